@@ -1,0 +1,5 @@
+"""`python -m stackflower`, which is what `accelerate launch -m stackflower` runs."""
+
+from stackflower.cli import main
+
+main()

@@ -1,0 +1,68 @@
+"""From a configuration to parts: the encoder, the stage, the discriminator's side. No training code."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from stackflower.config import RunConfig
+from stackflower.data.source import Source
+from stackflower.sides import Side
+from stackflower.stages.base import Stage
+from stackflower.text.base import TextEncoder
+
+LOAD_RATIO = 19 / 16  # StackGAN crops 64 out of 76 pixels and 256 out of 304
+
+
+def build_source(config: RunConfig) -> Source:
+    """The data set."""
+    source: Source = config.data.create("data")
+    return source
+
+
+def build_encoder(config: RunConfig) -> TextEncoder:
+    """The caption encoder."""
+    encoder: TextEncoder = config.text.create("text")
+    return encoder
+
+
+def build_stage(config: RunConfig, text_dim: int) -> Stage:
+    """Conditioning and generator, freshly initialised."""
+    conditioning = config.conditioning.create("conditioning", text_dim=text_dim)
+    generator = config.generator.create("generator", condition_dim=conditioning.dim)
+    return Stage(conditioning, generator)
+
+
+def build_sides(config: RunConfig, text_dim: int, stage: Stage) -> dict[str, Side]:
+    """A discriminator with objective and penalties for each resolution, named by it: ``discriminator-64``."""
+    return {
+        f"discriminator-{resolution}": Side(
+            config.discriminator.create(
+                "discriminator", text_dim=text_dim, condition_dim=stage.conditioning.dim, resolution=resolution
+            ),
+            config.objective.create("objective"),
+            {part.name: part.create("penalty") for part in config.penalties},
+        )
+        for resolution in stage.resolutions
+    }
+
+
+def build_networks(config: RunConfig, text_dim: int) -> tuple[Stage, dict[str, Side]]:
+    """All networks of a run, their initial weights fixed by the run's seed."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        stage = build_stage(config, text_dim)
+        return stage, build_sides(config, text_dim, stage)
+
+
+def load_size(config: RunConfig, stage: Stage) -> int:
+    """Pixels of the prepared pictures, from which training crops."""
+    return config.train.load_size or round(max(stage.resolutions) * LOAD_RATIO)
+
+
+def run_values(config: RunConfig, text_dim: int, **more: Any) -> dict[str, Any]:
+    """What a run's ``config.json`` holds: the configuration and what else rebuilding the networks needs."""
+    from stackflower import __version__
+
+    return {"stackflower": __version__, "text_dim": text_dim, **more, "run": config.plain()}

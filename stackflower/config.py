@@ -1,0 +1,343 @@
+"""What a run is: frozen dataclasses, read from a recipe and flags, checked whole, written to ``config.json``.
+
+Precedence: recipe < flags < ``--set``. A part is ``{"name": …, options}``; its options are those of its constructor.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import json
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal, get_type_hints
+
+from stackflower import registry
+from stackflower.errors import ComponentError, ConfigError
+
+
+@dataclass(frozen=True)
+class Part:
+    """A named part and its options."""
+
+    name: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    def create(self, kind: str, **context: Any) -> Any:
+        """Build it; `context` is what the builder supplies for this kind."""
+        return registry.create(kind, self.name, **context, **self.options)
+
+    def plain(self) -> dict[str, Any]:
+        return {"name": self.name, **self.options}
+
+
+@dataclass(frozen=True)
+class Train:
+    """How long, how fast and in what steps training goes. All durations are counted in images seen."""
+
+    images: int | None = None  # how many images to train on
+    epochs: float | None = None  # the same, in passes over the training split
+    batch_size: int = 64  # images a step, over all processes and accumulation steps
+    gradient_accumulation: int = 1  # parts that a batch is worked through in
+    captions_averaged: int = 1  # captions of a picture whose embeddings are averaged
+    flip: bool = True  # mirror half of the pictures left to right
+    load_size: int | None = None  # pixels that the crop is taken from (19/16 of the resolution)
+    noise: Literal["normal", "uniform"] = "normal"  # distribution of the generator's noise
+    ema_half_life: float = 10_000.0  # images after which a weight has half faded from the average; 0 turns it off
+    critic_steps: int = 1  # discriminator steps for each generator step
+    noises_per_caption: int = 1  # how often each caption stands in a drawn batch
+    sync_batch_norm: bool = True  # batch statistics over all processes
+
+
+@dataclass(frozen=True)
+class Optimizer:
+    """Adam's settings for one side and its learning-rate schedule."""
+
+    lr: float = 2e-4  # learning rate
+    beta1: float = 0.5  # decay of the mean gradient
+    beta2: float = 0.999  # decay of the mean squared gradient
+    halve_every: float = 0.0  # epochs after which the learning rate is halved, again and again; 0: never
+    decay_from: float = 1.0  # share of training after which the learning rate falls linearly to zero; 1: never
+
+
+@dataclass(frozen=True)
+class Output:
+    """What is written while training."""
+
+    log_every: int = 50  # steps between lines of metrics.jsonl
+    sample_every: float = 0.0  # images between sample grids; 0: a tenth of the training
+    checkpoint_every: float = 0.0  # images between checkpoints; 0: a tenth of the training
+    keep_last: int = 2  # newest checkpoints that are kept
+    keep_every: int = 0  # every Nth checkpoint is kept for good; 0: none
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """Everything that decides what a run does."""
+
+    recipe: str
+    stage: int
+    seed: int
+    mixed_precision: str
+    data: Part
+    text: Part
+    conditioning: Part
+    generator: Part
+    discriminator: Part
+    objective: Part
+    penalties: tuple[Part, ...]
+    train: Train
+    optimizer: Mapping[str, Optimizer]
+    output: Output
+
+    def plain(self) -> dict[str, Any]:
+        """As JSON and TOML hold it; `from_plain` reads it back."""
+        values: dict[str, Any] = {}
+        for spec in dataclasses.fields(self):
+            value = getattr(self, spec.name)
+            if isinstance(value, Part):
+                value = value.plain()
+            elif spec.name == "penalties":
+                value = {part.name: dict(part.options) for part in value}
+            elif spec.name == "optimizer":
+                value = {side: dataclasses.asdict(settings) for side, settings in value.items()}
+            elif dataclasses.is_dataclass(value) and not isinstance(value, type):
+                value = dataclasses.asdict(value)
+            values[spec.name] = value
+        return values
+
+    def json(self) -> str:
+        return json.dumps(self.plain(), indent=2, ensure_ascii=False) + "\n"
+
+
+PARTS = ("data", "text", "conditioning", "generator", "discriminator", "objective")
+SECTIONS: dict[str, type] = {"train": Train, "output": Output}
+SIDES = ("generator", "discriminator")
+HEADER = ("description", "source", "deviations", "recipe", "stage", "seed", "mixed_precision")
+PRECISIONS = ("auto", "no", "bf16", "fp16")
+DEFAULTS: dict[str, Any] = {
+    "stage": 1, "seed": 0, "mixed_precision": "auto",
+    "data": {"name": "synthetic-flowers"}, "text": {"name": "ngram"}, "conditioning": {"name": "augmentation"},
+    "generator": {"name": "stage1"}, "discriminator": {"name": "matching"},
+}  # fmt: skip
+
+
+def recipes() -> dict[str, str]:
+    """The built-in recipes: name to one-line description."""
+    found = {}
+    for path in sorted(resources.files("stackflower.recipes").iterdir(), key=lambda path: path.name):
+        if path.name.endswith(".toml"):
+            found[path.name.removesuffix(".toml")] = tomllib.loads(path.read_text(encoding="utf-8"))["description"]
+    return found
+
+
+def load_recipe(name: str) -> dict[str, Any]:
+    """A built-in recipe by name, or a TOML file by path, as nested plain values."""
+    if name in recipes():
+        text = resources.files("stackflower.recipes").joinpath(f"{name}.toml").read_text(encoding="utf-8")
+    else:
+        path = Path(name).expanduser()
+        if not path.is_file():
+            raise ConfigError(
+                f"There is no recipe {name!r}.{registry.suggest(name, recipes())} A path to a TOML file goes too."
+            )
+        try:
+            text = path.read_text(encoding="utf-8")
+        except UnicodeDecodeError as error:
+            raise ConfigError(f"Recipe {name} is not a text file in UTF-8 ({error}).") from error
+    try:
+        return {**tomllib.loads(text), "recipe": name}
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"Recipe {name} is not TOML: {error}.") from error
+
+
+def parse_value(text: str) -> Any:
+    """A ``--set`` value: TOML where it is TOML (numbers, true, "…", […]), otherwise the string itself."""
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def _put(tree: dict[str, Any], path: Sequence[str], value: Any) -> None:
+    for key in path[:-1]:
+        tree = tree.setdefault(key, {})
+        if not isinstance(tree, dict):
+            raise ConfigError(f"--set {'.'.join(path)}: {key!r} is a value, not a section.")
+    tree[path[-1]] = value
+
+
+def _swap(tree: dict[str, Any], kind: str, name: str) -> None:
+    """Name a part; the options of a part of another name do not carry over."""
+    section = tree.get(kind)
+    if not isinstance(section, dict) or section.get("name") != name:
+        tree[kind] = {"name": name}
+
+
+def merge(recipe: Mapping[str, Any], flags: Mapping[str, Any], settings: Sequence[str]) -> dict[str, Any]:
+    """Recipe, then flags (dotted keys; a part's own name names the part), then ``--set`` texts, as one tree."""
+    tree = copy.deepcopy(DEFAULTS)
+    for key, value in recipe.items():
+        tree[key] = copy.deepcopy(dict(value) if isinstance(value, Mapping) else value)
+        if key in PARTS and isinstance(value, Mapping) and "name" not in value:
+            tree[key]["name"] = DEFAULTS.get(key, {}).get("name", "")
+    if "discriminator" in flags and "objective" not in flags:
+        tree.pop("objective", None)  # a swapped discriminator brings its own
+    for key, value in flags.items():
+        if key in PARTS:
+            _swap(tree, key, value["name"] if isinstance(value, dict) else value)
+            if isinstance(value, dict):
+                tree[key] |= value
+        elif key == "penalties":
+            tree["penalties"] = value
+        else:
+            _put(tree, key.split("."), value)
+    for text in settings:
+        key, equals, value = text.partition("=")
+        if not equals:
+            raise ConfigError(f"--set {text}: wanted part.option=value, as in --set generator.channels=96.")
+        _put(tree, key.strip().split("."), parse_value(value.strip()))
+    return tree
+
+
+def _section(cls: type, values: Any, name: str, problems: list[str]) -> Any:
+    """A dataclass from plain values, collecting what is wrong."""
+    if not isinstance(values, Mapping):
+        problems.append(
+            f"{name} = {values!r}: wanted a section with {', '.join(f.name for f in dataclasses.fields(cls))}."
+        )
+        return cls()
+    hints, good = get_type_hints(cls), {}
+    for key, value in values.items():
+        if key not in hints:
+            problems.append(f"There is no setting {name}.{key}.{registry.suggest(key, hints)}")
+        elif not registry.fits(value, hints[key]):
+            problems.append(f"{name}.{key} = {value!r}: wanted {registry.describe(hints[key])}.")
+        else:
+            good[key] = value
+    return cls(**good)
+
+
+def _part(tree: Mapping[str, Any], kind: str, problems: list[str]) -> Part:
+    values = tree.get(kind)
+    if not isinstance(values, Mapping) or not isinstance(values.get("name"), str):
+        problems.append(f'{kind} = {values!r}: wanted a section with a name, as in [{kind}] name = "…".')
+        return Part("")
+    options = {key: value for key, value in values.items() if key != "name"}
+    problems += registry.check(kind, values["name"], options)
+    return Part(values["name"], options)
+
+
+def _penalties(values: Any, problems: list[str]) -> tuple[Part, ...]:
+    if not isinstance(values, Mapping):
+        problems.append(f"penalties = {values!r}: wanted a section for each, as in [penalties.r1] weight = 10.")
+        return ()
+    parts = []
+    for name, options in values.items():
+        options = options if isinstance(options, Mapping) else {"weight": options}
+        problems += registry.check("penalty", name, options)
+        parts.append(Part(name, dict(options)))
+    return tuple(parts)
+
+
+def _ranges(config: RunConfig) -> list[str]:
+    """Values that are of the right type and still impossible."""
+    problems = []
+    train, output = config.train, config.output
+    if (train.images is None) == (train.epochs is None):
+        given = "neither" if train.images is None else "both"
+        problems.append(f"Training's length: give either train.images or train.epochs; {given} is given.")
+    positive = {
+        "train.images": train.images, "train.epochs": train.epochs, "train.batch_size": train.batch_size,
+        "train.gradient_accumulation": train.gradient_accumulation, "train.captions_averaged": train.captions_averaged,
+        "train.critic_steps": train.critic_steps, "train.noises_per_caption": train.noises_per_caption,
+        "output.log_every": output.log_every, "output.keep_last": output.keep_last,
+    }  # fmt: skip
+    problems += [
+        f"{key} = {value}: it must be above 0." for key, value in positive.items() if value is not None and value <= 0
+    ]
+    for key, value in {
+        "train.ema_half_life": train.ema_half_life, "output.sample_every": output.sample_every,
+        "output.checkpoint_every": output.checkpoint_every, "output.keep_every": output.keep_every,
+    }.items():  # fmt: skip
+        if value < 0:
+            problems.append(f"{key} = {value}: it can't be negative.")
+    parts = max(1, train.gradient_accumulation * train.noises_per_caption)
+    if train.batch_size > 0 and train.batch_size % parts:
+        problems.append(
+            f"train.batch_size = {train.batch_size} must divide by gradient_accumulation × noises_per_caption = {parts}."
+        )
+    for side, settings in config.optimizer.items():
+        if settings.lr <= 0:
+            problems.append(f"optimizer.{side}.lr = {settings.lr}: it must be above 0.")
+        for name in ("beta1", "beta2"):
+            if not 0 <= getattr(settings, name) < 1:
+                problems.append(
+                    f"optimizer.{side}.{name} = {getattr(settings, name)}: allowed is 0 up to, not with, 1."
+                )
+        if not 0 <= settings.decay_from <= 1:
+            problems.append(f"optimizer.{side}.decay_from = {settings.decay_from}: allowed is 0 to 1.")
+    return problems
+
+
+def _mix(config: RunConfig) -> list[str]:
+    """Parts that don't go together."""
+    try:
+        discriminator = registry.get("discriminator", config.discriminator.name)
+        objective = registry.get("objective", config.objective.name)
+    except ComponentError:
+        return []
+    if discriminator.reads != objective.reads:  # type: ignore[attr-defined]
+        return [
+            f"discriminator {config.discriminator.name!r} gives {discriminator.reads} scores and "  # type: ignore[attr-defined]
+            f"objective {config.objective.name!r} wants {objective.reads} scores; "  # type: ignore[attr-defined]
+            f"with this discriminator use --objective {discriminator.default_objective}."  # type: ignore[attr-defined]
+        ]
+    return []
+
+
+def resolve(tree: Mapping[str, Any]) -> RunConfig:
+    """A checked RunConfig from a merged tree. ConfigError lists everything that is wrong, at once."""
+    problems: list[str] = []
+    tree = dict(tree)
+    known = (*HEADER, *PARTS, *SECTIONS, "penalties", "optimizer")
+    problems += [
+        f"There is no section or key {key!r}.{registry.suggest(key, known)}" for key in tree if key not in known
+    ]
+    if "objective" not in tree:
+        name = tree["discriminator"].get("name") if isinstance(tree.get("discriminator"), Mapping) else None
+        try:
+            default = registry.get("discriminator", str(name)).default_objective  # type: ignore[attr-defined]
+        except ComponentError:
+            default = "bce"  # the unknown discriminator is told below
+        tree["objective"] = {"name": default}
+    if tree["stage"] != 1:
+        problems.append(f"--stage {tree['stage']}: allowed is 1.")
+    if tree["mixed_precision"] not in PRECISIONS:
+        problems.append(f"mixed_precision = {tree['mixed_precision']!r}: allowed are {', '.join(PRECISIONS)}.")
+    if not isinstance(tree["seed"], int) or tree["seed"] < 0:
+        problems.append(f"seed = {tree['seed']!r}: wanted a whole number from 0 up.")
+    optimizers = tree.get("optimizer", {})
+    if not isinstance(optimizers, Mapping) or set(optimizers) - set(SIDES):
+        problems.append(f"optimizer has the sections {', '.join(SIDES)}; given: {optimizers!r}.")
+        optimizers = {}
+    config = RunConfig(
+        recipe=str(tree.get("recipe", "")), stage=tree["stage"], seed=tree["seed"],
+        mixed_precision=tree["mixed_precision"],
+        **{kind: _part(tree, kind, problems) for kind in PARTS},
+        penalties=_penalties(tree.get("penalties", {}), problems),
+        optimizer={side: _section(Optimizer, optimizers.get(side, {}), f"optimizer.{side}", problems) for side in SIDES},
+        **{name: _section(cls, tree.get(name, {}), name, problems) for name, cls in SECTIONS.items()},
+    )  # fmt: skip
+    problems += _ranges(config) + _mix(config)
+    if problems:
+        raise ConfigError(dict.fromkeys(problems))
+    return config
+
+
+def from_plain(values: Mapping[str, Any]) -> RunConfig:
+    """A RunConfig from what `RunConfig.plain` gave."""
+    return resolve(values)

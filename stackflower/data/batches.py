@@ -1,0 +1,166 @@
+"""Batches for training: cropped, flipped and paired on the training device, a whole batch at a time.
+
+Every draw comes from one generator seeded by (seed, step), made for the whole batch over all processes and then
+sliced: N processes see just the batch that one would, and a resumed run just the batch it would have seen.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from stackflower.data.prepared import Prepared
+
+
+class Batch(NamedTuple):
+    """One process's share of a step."""
+
+    images: Tensor  # (N, 3, R, R) float32 in [-1, 1], channels-last
+    embeddings: Tensor  # (N, T), of captions of the same pictures
+    wrong: Tensor  # (N, T), of captions of pictures of another class
+    drawn: Tensor  # (N, T), what to draw: `embeddings`, or a part of them several times over
+    noise: Tensor  # (N, Z), standard normal or uniform
+
+    def split(self, parts: int) -> list[Batch]:
+        """The batch in equal parts."""
+        if parts == 1:
+            return [self]
+        return [Batch(*part) for part in zip(*(tensor.chunk(parts) for tensor in self), strict=True)]
+
+
+def seeded(seed: int, *path: int, device: torch.device | str = "cpu") -> torch.Generator:
+    """A generator for one purpose: the same (seed, path) gives the same numbers."""
+    digest = hashlib.blake2b(repr((seed, *path)).encode(), digest_size=8).digest()
+    generator = torch.Generator(device)
+    generator.manual_seed(int.from_bytes(digest, "little") >> 1)
+    return generator
+
+
+class Mismatched:
+    """Draws, for each picture, another of a different class, uniformly.
+
+    Pictures without classes are each their own. With one class only, any other picture; `exact` says which.
+
+    Args:
+        labels: (N,) int64 class of each picture, or None.
+        count: N, where there are no labels.
+    """
+
+    def __init__(self, labels: Tensor | None, count: int, device: torch.device | str = "cpu"):
+        if labels is None or len(labels.unique()) < 2:
+            self.exact = labels is None
+            labels = torch.arange(count)
+        else:
+            self.exact = True
+        _, labels = labels.unique(return_inverse=True)
+        sizes = torch.bincount(labels)
+        starts = sizes.cumsum(0) - sizes
+        self.order = labels.argsort(stable=True).to(device)  # pictures, class by class
+        self.start, self.size = starts[labels].to(device), sizes[labels].to(device)
+
+    def __call__(self, index: Tensor, generator: torch.Generator) -> Tensor:
+        """`index` (n,) of pictures → (n,) of pictures of other classes."""
+        start, size = self.start[index], self.size[index]
+        others = (len(self.order) - size).clamp_min(1)
+        draw = (
+            torch.rand(len(index), generator=generator, device=generator.device, dtype=torch.float64) * others
+        ).long()
+        return self.order[torch.where(draw >= start, draw + size, draw) % len(self.order)]
+
+
+class Batches:
+    """The training split on a device, a batch for every step.
+
+    Args:
+        data: the prepared split.
+        embeddings: (captions, T) float32, in the order of the captions of `data`.
+        resolution: R of the images.
+        seed: of the order and of every draw.
+        noise_dim: Z.
+        averaged: how many captions' embeddings are averaged for one picture (StackGAN averages four).
+        flip: mirror half of the pictures left to right.
+        noise: "normal" or "uniform" on [-1, 1].
+        noises_per_caption: how many neighbours of a drawn batch share a caption, each with noise of its own.
+    """
+
+    def __init__(
+        self,
+        data: Prepared,
+        embeddings: Tensor,
+        *,
+        resolution: int,
+        seed: int,
+        noise_dim: int,
+        averaged: int = 1,
+        flip: bool = True,
+        noise: str = "normal",
+        noises_per_caption: int = 1,
+        device: torch.device | str = "cpu",
+    ):
+        self.device = torch.device(device)
+        self.seed, self.resolution, self.noise_dim = seed, resolution, noise_dim
+        self.averaged, self.flip, self.noise, self.noises_per_caption = averaged, flip, noise, noises_per_caption
+        self.images = data.images.to(self.device)
+        self.embeddings = embeddings.to(self.device)
+        counts = torch.tensor([len(captions) for captions in data.captions])
+        self.counts = counts.to(self.device)
+        self.offsets = (counts.cumsum(0) - counts).to(self.device)
+        self.mismatched = Mismatched(data.labels, len(counts), self.device)
+        self._epoch, self._order = -1, torch.empty(0, dtype=torch.int64)
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def indices(self, first: int, count: int) -> Tensor:
+        """The pictures number `first` to `first + count` of the endless shuffled sequence."""
+        parts = []
+        while count > 0:
+            epoch, position = divmod(first, len(self))
+            if epoch != self._epoch:
+                self._epoch, self._order = epoch, torch.randperm(len(self), generator=seeded(self.seed, 1, epoch))
+            part = self._order[position : position + count]
+            parts.append(part)
+            first, count = first + len(part), count - len(part)
+        return torch.cat(parts).to(self.device, non_blocking=True)
+
+    def _embed(self, index: Tensor, generator: torch.Generator) -> Tensor:
+        """Mean embedding of `averaged` different captions of each picture (all of them where there are fewer)."""
+        count, offset = self.counts[index], self.offsets[index]
+        if self.averaged == 1:
+            draw = torch.rand(len(index), generator=generator, device=self.device, dtype=torch.float64)
+            return self.embeddings[offset + (draw * count).long()]
+        keys = torch.rand(len(index), int(self.counts.max()), generator=generator, device=self.device)
+        keys.masked_fill_(torch.arange(keys.shape[1], device=self.device) >= count[:, None], 2.0)
+        chosen = keys.argsort(1)[:, : self.averaged]
+        valid = torch.arange(chosen.shape[1], device=self.device) < count[:, None]
+        rows = self.embeddings[offset[:, None] + chosen.minimum(count[:, None] - 1)]
+        return (rows * valid[..., None]).sum(1) / valid.sum(1, keepdim=True)
+
+    def _crop(self, index: Tensor, top: Tensor, left: Tensor, mirror: Tensor) -> Tensor:
+        """Crop, flip and scale to [-1, 1]: one gather for the batch."""
+        size = torch.arange(self.resolution, device=self.device)
+        across = torch.where(mirror[:, None], size.flip(0), size)
+        pixels = self.images[index[:, None, None], (top[:, None] + size)[:, :, None], (left[:, None] + across)[:, None]]
+        return pixels.permute(0, 3, 1, 2).to(torch.float32).mul_(1 / 127.5).sub_(1.0)
+
+    def __call__(self, first: int, total: int, share: slice = slice(None)) -> Batch:
+        """The batch of `total` pictures that starts at picture number `first`; `share` is this process's part."""
+        index = self.indices(first, total)
+        generator = seeded(self.seed, 2, first, device=self.device)
+        room = self.images.shape[1] - self.resolution + 1
+        corner = torch.randint(room, (2, total), generator=generator, device=self.device)
+        mirror = torch.rand(total, generator=generator, device=self.device) < (0.5 if self.flip else -1.0)
+        matched = self._embed(index, generator)
+        wrong = self._embed(self.mismatched(index, generator), generator)
+        noise = torch.empty(total, self.noise_dim, device=self.device)
+        noise = (
+            noise.normal_(generator=generator) if self.noise == "normal" else noise.uniform_(-1, 1, generator=generator)
+        )
+        images = self._crop(index[share], corner[0][share], corner[1][share], mirror[share])
+        drawn = matched
+        if self.noises_per_caption > 1:
+            drawn = matched[:: self.noises_per_caption].repeat_interleave(self.noises_per_caption, 0)[:total]
+        return Batch(images, matched[share], wrong[share], drawn[share], noise[share])

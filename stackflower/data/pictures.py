@@ -1,0 +1,78 @@
+"""Pictures from files to arrays and back."""
+
+from __future__ import annotations
+
+import os
+import uuid
+import warnings
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps
+from skimage.util import img_as_ubyte, montage
+
+from stackflower.errors import DataError
+
+EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm"})
+LARGEST = 200_000_000  # pixels; more is taken for a decompression bomb
+
+
+def to_rgb(picture: Image.Image) -> Image.Image:
+    """Any mode to 8-bit RGB: 16-bit is scaled down, transparency laid over white, CMYK and palettes converted."""
+    if picture.mode.startswith(("I", "F")):
+        values = np.asarray(picture)
+        if values.dtype == np.int32 or values.dtype == np.float32:
+            values = (
+                values.clip(0, 65535).astype(np.uint16) if values.max() > 255 else values.clip(0, 255).astype(np.uint8)
+            )
+        return Image.fromarray(img_as_ubyte(values)).convert("RGB")
+    if "A" in picture.getbands() or "transparency" in picture.info:
+        picture = picture.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture).convert("RGB")
+    return picture.convert("RGB")
+
+
+def load_square(path: Path, size: int) -> np.ndarray:
+    """The centre square of a picture file, resampled (Lanczos, antialiased) to uint8 (size, size, 3).
+
+    DataError, a sentence with the file's name, for what is not a picture, is cut off, or is absurdly large.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            with Image.open(path) as picture:
+                if picture.width * picture.height > LARGEST:
+                    raise DataError(
+                        f"{path}: {picture.width:,}×{picture.height:,} pixels are more than {LARGEST:,}; make it smaller."
+                    )
+                picture.draft(
+                    "RGB", (size * 2, size * 2)
+                )  # JPEG: decode at a fraction of the size where that is enough
+                upright = ImageOps.exif_transpose(picture)
+                square = ImageOps.fit(to_rgb(upright), (size, size), Image.Resampling.LANCZOS)
+        return np.asarray(square)
+    except DataError:
+        raise
+    except Image.DecompressionBombError as error:
+        raise DataError(f"{path}: {error}; make it smaller.") from error
+    except (OSError, SyntaxError, ValueError) as error:
+        size_on_disk = path.stat().st_size if path.exists() else 0
+        reason = "it is empty" if path.exists() and not size_on_disk else str(error).replace(str(path), "it")
+        raise DataError(f"{path} can't be read as a picture: {reason}.") from error
+
+
+def save_png(image: np.ndarray, path: Path) -> None:
+    """Write uint8 (H, W, 3) as PNG, aside and then renamed."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}-{uuid.uuid4().hex[:8]}")
+    try:
+        Image.fromarray(image).save(temporary, format="PNG")
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def grid(images: np.ndarray, columns: int, padding: int = 2) -> np.ndarray:
+    """Pictures uint8 (N, H, W, 3) side by side on white, `columns` a row."""
+    rows = -(-len(images) // columns)
+    return montage(images, grid_shape=(rows, columns), padding_width=padding, fill=(255, 255, 255), channel_axis=-1)

@@ -1,0 +1,196 @@
+"""The sample and embed commands: captions in, picture files out."""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from accelerate import PartialState
+from PIL import Image, ImageDraw, ImageFont
+
+from stackflower.config import Part
+from stackflower.data.pictures import grid, save_png
+from stackflower.errors import ConfigError, DataError
+from stackflower.pipeline import Pipeline
+from stackflower.runs import write_text
+
+
+@dataclass(frozen=True)
+class Written:
+    """What was drawn and where it is."""
+
+    files: list[str]
+    where: str
+    captions: list[str]
+
+    def plain(self) -> dict[str, Any]:
+        return {"where": self.where, "files": self.files, "captions": self.captions}
+
+    def text(self) -> str:
+        if len(self.files) == 1:
+            return self.files[0]
+        return f"{len(self.files):,} pictures in {self.where}"
+
+
+def read_captions(path: Path) -> list[str]:
+    """Captions of a text file, one a line, or of a metadata.jsonl (its first text a row)."""
+    if not path.is_file():
+        raise DataError(
+            f"There is no file {path}; --captions takes a text file with one caption a line, or a metadata.jsonl."
+        )
+    try:
+        lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path} is not a text file in UTF-8 ({error}); save it as UTF-8.") from error
+    if path.suffix == ".jsonl":
+        try:
+            texts = [json.loads(line)["text"] for line in lines]
+        except (json.JSONDecodeError, KeyError, TypeError) as error:
+            raise DataError(
+                f'{path}: every line must be an object with "text" ({type(error).__name__}: {error}).'
+            ) from error
+        lines = [text if isinstance(text, str) else text[0] for text in texts]
+    if not lines:
+        raise DataError(f"{path} has no captions.")
+    return lines
+
+
+def captions_of(given: Sequence[str], file: str | None) -> list[str]:
+    """The captions of a command line: given there, or in a file."""
+    if file is not None and given:
+        raise ConfigError("Give captions on the command line or by --captions FILE, not both.")
+    captions = list(given) if file is None else read_captions(Path(file).expanduser())
+    if not captions:
+        raise ConfigError('There is no caption: give one or more sentences, as in "a red flower", or --captions FILE.')
+    return captions
+
+
+def captioned(images: np.ndarray, captions: Sequence[str], scale: int = 2) -> np.ndarray:
+    """A row of pictures for each caption, the caption above it; uint8 (N, R, R, 3), N a multiple of the captions."""
+    columns = len(images) // len(captions)
+    rows = []
+    for number, caption in enumerate(captions):
+        row = Image.fromarray(grid(images[number * columns : (number + 1) * columns], columns))
+        row = row.resize((row.width * scale, row.height * scale), Image.Resampling.LANCZOS)
+        font = ImageFont.load_default(size=14)
+        words, lines = caption.split(), [""]
+        for word in words:
+            longer = f"{lines[-1]} {word}".strip()
+            if font.getlength(longer) <= row.width - 12 or not lines[-1]:
+                lines[-1] = longer
+            else:
+                lines.append(word)
+        lines = lines[:4]
+        sheet = Image.new("RGB", (row.width, row.height + 18 * len(lines) + 8), "white")
+        ImageDraw.Draw(sheet).multiline_text((6, 4), "\n".join(lines), fill="black", font=font, spacing=3)
+        sheet.paste(row, (0, sheet.height - row.height))
+        rows.append(sheet)
+    whole = Image.new("RGB", (max(row.width for row in rows), sum(row.height for row in rows)), "white")
+    top = 0
+    for sheet in rows:
+        whole.paste(sheet, (0, top))
+        top += sheet.height
+    return np.asarray(whole)
+
+
+def draw(
+    run: str, captions: list[str], file: str | None, *, per_caption: int, seed: int, out: str | None, as_grid: bool, truncation: float | None,
+    batch_size: int,
+) -> Written | None:  # fmt: skip
+    """Draw and write; None on processes other than the first, which write their part."""
+    captions = captions_of(captions, file)
+    pipeline = Pipeline.from_run(run)
+    state = PartialState()
+    one_file = out is not None and out.lower().endswith(".png")
+    total = len(captions) * per_caption
+    if one_file and total > 1 and not as_grid:
+        raise ConfigError(f"{total} pictures don't fit into one {out}: name a folder, or add --grid.")
+    base = Path(out).expanduser() if out else Path(run) / "drawn"
+    if not one_file and base.is_file():
+        raise ConfigError(f"--out {base} is a file; name a folder, or a new file ending in .png.")
+    batches = pipeline.draw(
+        captions,
+        per_caption=per_caption,
+        seed=seed,
+        batch_size=batch_size,
+        truncation=truncation,
+        part=(state.process_index, state.num_processes),
+    )
+    try:
+        if as_grid:
+            return _write_grid(
+                batches, captions, base if one_file else base / f"grid-{uuid.uuid4().hex[:6]}.png", state, out is None
+            )
+        return _write_files(batches, captions, per_caption, base, one_file, state)
+    except OSError as error:
+        raise DataError(f"The pictures can't be written to {base}: {error}. Choose another --out.") from error
+
+
+def _write_grid(batches: Any, captions: list[str], path: Path, state: PartialState, default: bool) -> Written | None:
+    from accelerate.utils import gather_object
+
+    images = [batch.numpy() for batch in batches]
+    if state.num_processes > 1:
+        images = gather_object(images)
+    if not state.is_main_process:
+        return None
+    save_png(captioned(np.concatenate(images), captions), path)
+    return Written([str(path)], str(path.parent), captions)
+
+
+def _write_files(
+    batches: Any, captions: list[str], per_caption: int, base: Path, one_file: bool, state: PartialState
+) -> Written | None:
+    total = len(captions) * per_caption
+    names = [f"{row // per_caption:05d}-{row % per_caption:02d}.png" for row in range(total)]
+    position = total * state.process_index // state.num_processes
+    for batch in batches:
+        for image in batch.numpy():
+            save_png(image, base if one_file else base / names[position])
+            position += 1
+    state.wait_for_everyone()
+    if not state.is_main_process:
+        return None
+    if one_file:
+        return Written([str(base)], str(base.parent), captions)
+    rows = [{"file_name": name, "text": captions[number // per_caption]} for number, name in enumerate(names)]
+    write_text(base / "metadata.jsonl", "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    return Written([str(base / name) for name in names], str(base), captions)
+
+
+def embed_captions(captions: list[str], file: str | None, text: dict[str, Any], out: str | None) -> dict[str, Any]:
+    """Embeddings of captions, written as .npy or listed."""
+    captions = captions_of(captions, file)
+    options = dict(text)
+    table = Part(options.pop("name"), options).create("text").encode(captions).numpy()
+    if out is None:
+        similar = table @ table.T
+        lines = [f"{len(captions)} captions, {table.shape[1]} dimensions; cosine similarities:"]
+        lines += [
+            "  ".join(f"{value:5.2f}" for value in row) + f"  {caption}"
+            for row, caption in zip(similar, captions, strict=True)
+        ][:20]
+        return {"captions": captions, "embeddings": table.tolist(), "text": "\n".join(lines)}
+    path = Path(out).expanduser()
+    if path.suffix != ".npy":
+        raise ConfigError(f"--out {out}: embeddings are written as .npy; name a file such as embeddings.npy.")
+    temporary = path.with_name(f".{path.stem}-{uuid.uuid4().hex[:8]}.npy")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        np.save(temporary, table)
+        temporary.replace(path)
+    except OSError as error:
+        raise DataError(f"{path} can't be written: {error}. Choose another --out.") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+    return {
+        "file": str(path),
+        "captions": len(captions),
+        "dimensions": table.shape[1],
+        "text": f"{path}: {len(captions)} × {table.shape[1]}",
+    }

@@ -1,0 +1,283 @@
+"""The train command: from a recipe and flags to a trained run."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import click
+import torch
+from torch import Tensor
+
+from stackflower import build, devices
+from stackflower import config as configuration
+from stackflower.config import RunConfig
+from stackflower.data.batches import Batches
+from stackflower.data.prepared import Bar, Prepared, embed, prepare
+from stackflower.data.source import Progress, Source
+from stackflower.errors import RunError
+from stackflower.journal import Journal, duration
+from stackflower.runs import RunFolder, free_name, newest_run
+from stackflower.text.base import TextEncoder
+from stackflower.trainer import Stop, Trainer
+
+Say = Callable[[str], None]
+RESUMABLE = ("train.images", "train.epochs", "output", "mixed_precision")  # what may differ when a run goes on
+
+
+@dataclass(frozen=True)
+class Request:
+    """What was asked of `stackflower train`."""
+
+    stage: int = 1
+    recipe: str | None = None
+    flags: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    settings: Sequence[str] = ()
+    out: str | None = None
+    resume: str | None = None
+    time_limit: float | None = None
+    report_to: Sequence[str] = ()
+    dry_run: bool = False
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How training ended."""
+
+    run: RunFolder
+    images: int
+    stopped: str | None  # why it stopped early
+    signal: int | None
+
+
+@contextmanager
+def bar(label: str, length: int) -> Iterator[Progress]:
+    """A progress bar on stderr; without a terminal, the label and how long it took."""
+    began = time.monotonic()
+    stream = click.get_text_stream("stderr")
+    with click.progressbar(length=length, label=label, file=stream, width=24) as display:
+        yield display.update
+    if not stream.isatty():
+        click.echo(f"  done in {duration(time.monotonic() - began)}", err=True)
+
+
+@contextmanager
+def silent(label: str, length: int) -> Iterator[Progress]:
+    """No progress bar."""
+    yield lambda done: None
+
+
+def choose_recipe(request: Request) -> tuple[str, str]:
+    """The recipe, and the sentence that says which and why."""
+    if request.recipe:
+        return request.recipe, f"Recipe {request.recipe}, as asked."
+    if devices.has_accelerator():
+        return (
+            "stackgan",
+            "Recipe stackgan (the paper's Stage-I, value by value), because there is a GPU; --recipe quickstart is the small one.",
+        )
+    return "quickstart", (
+        "Recipe quickstart (a narrow Stage-I that learns in minutes), because there is no GPU; --recipe stackgan is the paper's."
+    )
+
+
+def resolve(request: Request, recipe: str) -> RunConfig:
+    """The configuration asked for; every mistake in one list."""
+    flags = {"stage": request.stage, **request.flags}
+    values = configuration.load_recipe(recipe)
+    for one, other in (("train.images", "train.epochs"), ("train.epochs", "train.images")):
+        if one in flags or any(text.startswith(one + "=") for text in request.settings):
+            values = {
+                **values,
+                "train": {k: v for k, v in values.get("train", {}).items() if k != other.partition(".")[2]},
+            }
+    return configuration.resolve(configuration.merge(values, flags, request.settings))
+
+
+def _differences(old: Any, new: Any, path: str = "") -> list[tuple[str, Any, Any]]:
+    if isinstance(old, Mapping) and isinstance(new, Mapping):
+        keys = dict.fromkeys([*old, *new])
+        return [
+            found for key in keys for found in _differences(old.get(key), new.get(key), f"{path}.{key}".lstrip("."))
+        ]
+    return [] if old == new else [(path, old, new)]
+
+
+def resumed(request: Request, run: RunFolder) -> RunConfig:
+    """The configuration to go on with: the run's own, but for lengths and outputs. RunError for anything else."""
+    old = run.config()
+    tree = configuration.merge(old.plain(), {}, ())
+    for key, other in (("train.images", "epochs"), ("train.epochs", "images")):
+        if key in request.flags:
+            tree["train"][other] = None
+    if request.recipe and request.recipe != old.recipe:
+        raise RunError(f"{run} was trained with --recipe {old.recipe}, not {request.recipe}; a run keeps its recipe.")
+    new = configuration.resolve(configuration.merge(tree, request.flags, request.settings))
+    changed = [
+        (key, was, now)
+        for key, was, now in _differences(old.plain(), new.plain())
+        if not any(key == allowed or key.startswith(allowed + ".") for allowed in RESUMABLE)
+    ]
+    if changed:
+        listed = "\n".join(f"  {key} is {was!r} in the run and {now!r} in this command" for key, was, now in changed)
+        raise RunError(
+            f"{run} was trained with another configuration:\n{listed}\n"
+            f"Leave these out to go on with it, or train a new run with another --out."
+        )
+    return new
+
+
+def _plan(config: RunConfig, source: Source, say: Say) -> None:
+    """What --dry-run prints."""
+    rows = source.rows("train")
+    encoder = build.build_encoder(config)
+    cost = devices.cost(config, encoder.dim)
+    say(configuration.RunConfig.json(config).rstrip())
+    for name, value in cost.items():
+        if name.endswith("_parameters"):
+            say(f"{name.removesuffix('_parameters') + ' parameters':<28} {value:,}")
+    say(f"{'images per epoch':<28} {len(rows):,}")
+    say(f"{'images to train on':<28} {total_images(config, len(rows)):,}")
+    say(f"{'FLOPs of a step':<28} {cost['step_flops']:.3g} ({config.train.batch_size} images)")
+    say(f"{'memory for training':<28} about {cost['memory_bytes'] / 2**20:,.0f} MiB, and the data and libraries")
+
+
+def total_images(config: RunConfig, epoch: int) -> int:
+    """How many images the configuration trains on, in whole steps' worth or a little more."""
+    if config.train.images is not None:
+        return int(config.train.images)
+    assert config.train.epochs is not None
+    return int(config.train.epochs * epoch)
+
+
+def grid_captions(data: Prepared, rows: int = 8) -> list[int]:
+    """Rows of the embedding table for the sample grid: the first captions of evenly spaced pictures."""
+    counts = torch.tensor([len(captions) for captions in data.captions])
+    offsets = counts.cumsum(0) - counts
+    chosen = torch.linspace(0, len(counts) - 1, min(rows, len(counts))).long()
+    return offsets[chosen].tolist()
+
+
+def _data(config: RunConfig, encoder: TextEncoder, size: int, say: Say, display: Bar) -> tuple[Prepared, Tensor]:
+    source = build.build_source(config)
+    for warning in source.warnings("train"):
+        say(f"Warning: {warning}")
+    data = prepare(source, "train", size, display)
+    return data, embed(data.flat_captions(), encoder, display)
+
+
+def _fit_time(trainer: Trainer, stop: Stop, steps: int = 20) -> int:
+    """How many images fit into the time limit, by the speed of the first steps (the first two not counted)."""
+    assert stop.deadline is not None
+    began = 0.0
+    for step in range(steps + 2):
+        if step == 2:
+            began = time.monotonic()
+        trainer.train_step()
+        if stop.asked():
+            break
+    if trainer.accelerator.device.type == "cuda":
+        torch.cuda.synchronize()
+    each = (time.monotonic() - began) / steps
+    left = max(stop.deadline - time.monotonic(), 0.0)
+    per_step = trainer.config.train.batch_size * trainer.config.train.critic_steps
+    spare = 0.95  # grids and checkpoints take their share
+    images = torch.tensor([trainer.images + int(left * spare / each) * per_step], device=trainer.device)
+    return int(trainer.accelerator.reduce(images, "sum").item()) // trainer.accelerator.num_processes
+
+
+def train(request: Request, say: Say) -> Outcome | None:
+    """Train or go on; None after a dry run. Every StackflowerError is a sentence for the user."""
+    run, going_on = None, False
+    if request.resume:
+        named = request.out if request.resume == "latest" and request.out else request.resume
+        run = newest_run() if named == "latest" else RunFolder(named)
+        config, going_on = resumed(request, run), True
+        reason = f"Going on with {run} (recipe {config.recipe})."
+    else:
+        recipe, reason = choose_recipe(request)
+        config = resolve(request, recipe)
+    precision = devices.resolve_precision(config.mixed_precision)
+    say(f"{reason} {devices.describe_device(precision)}.")
+    if request.dry_run:
+        _plan(config, build.build_source(config), lambda text: click.echo(text))
+        return None
+    run = run or RunFolder(request.out or free_name(config.recipe))
+    fits_time = (
+        request.time_limit is not None and not going_on
+        and not {"train.images", "train.epochs"} & {*request.flags, *(text.partition("=")[0] for text in request.settings)}
+    )  # fmt: skip
+    return _run(config, run, going_on, fits_time, request, say)
+
+
+def _run(config: RunConfig, run: RunFolder, going_on: bool, fits_time: bool, request: Request, say: Say) -> Outcome:
+    stop = Stop(request.time_limit)
+    accelerator = devices.make_accelerator(config, request.report_to, str(run.path))
+    main = accelerator.is_main_process
+    with ExitStack() as stack:
+        if main:
+            stack.enter_context(run.lock())
+        stack.enter_context(stop.listening())
+        # the first process prepares the data, the others then find it in the cache
+        encoder = build.build_encoder(config)
+        stage = build.build_stage(config, encoder.dim)
+        with accelerator.main_process_first():
+            size = build.load_size(config, stage)
+            data, embeddings = _data(config, encoder, size, say if main else _ignore, bar if main else silent)
+        chosen = grid_captions(data)
+        captions = [data.flat_captions()[row] for row in chosen]
+        if main and not going_on:
+            run.create(build.run_values(config, encoder.dim, grid_captions=captions))
+        accelerator.wait_for_everyone()
+        if request.report_to:
+            accelerator.init_trackers("stackflower", config=None)
+        journal = Journal(run, accelerator, captions, embeddings[chosen], config.seed)
+        trainer = Trainer(
+            config, run, accelerator, lambda noise_dim: _batches(config, data, embeddings, noise_dim, max(stage.resolutions), accelerator.device),
+            encoder.dim, journal, total_images(config, len(data.rows)),
+        )  # fmt: skip
+        whole = run.whole_checkpoints()
+        if going_on and whole:
+            trainer.restore(whole[-1])
+            say(f"From {trainer.images:,} images on.")
+        elif going_on:
+            say("It has no whole checkpoint: from the beginning.")
+        if fits_time:
+            trainer.total = _fit_time(trainer, stop)
+            config = dataclasses.replace(
+                config, train=dataclasses.replace(config.train, images=trainer.total, epochs=None)
+            )
+            trainer.config = config
+            trainer.save()
+            if main:
+                run.update(build.run_values(config, encoder.dim, grid_captions=captions))
+            say(f"{trainer.total:,} images fit into {duration(request.time_limit or 0)}.")
+        stopped = trainer.train(stop)
+        accelerator.end_training()
+        return Outcome(run, trainer.images, stopped, stop.signal)
+
+
+def _ignore(text: str) -> None:
+    """What processes other than the first say."""
+
+
+def _batches(
+    config: RunConfig, data: Prepared, embeddings: Tensor, noise_dim: int, resolution: int, device: Any
+) -> Batches:
+    train = config.train
+    return Batches(
+        data,
+        embeddings,
+        resolution=resolution,
+        seed=config.seed,
+        noise_dim=noise_dim,
+        averaged=train.captions_averaged,
+        flip=train.flip,
+        noise=train.noise,
+        noises_per_caption=train.noises_per_caption,
+        device=device,
+    )

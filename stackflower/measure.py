@@ -1,0 +1,336 @@
+"""The eval command: draw for the data's captions, score, and say by what protocol."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import PartialState
+from accelerate.utils import gather_object
+from torch import Tensor
+
+from stackflower import build
+from stackflower.config import Part
+from stackflower.data.batches import seeded
+from stackflower.data.drawn import SyntheticFlowers
+from stackflower.data.pictures import load_square
+from stackflower.data.prepared import Bar, Prepared, prepare
+from stackflower.data.source import Source
+from stackflower.errors import ConfigError, DataError
+from stackflower.evaluation.extractors import Extracted, Extractor
+from stackflower.evaluation.scores import frechet_distance, inception_score, share_correct, within_group_variance
+from stackflower.launch import bar, silent
+from stackflower.pipeline import Pipeline
+from stackflower.runs import RunFolder
+from stackflower.train_classifier import built_in_classifier
+
+METRICS = ("is", "fid", "captions", "diversity")
+DIVERSITY_CAPTIONS, DIVERSITY_NOISES = 48, 16
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """How scores are computed.
+
+    Args:
+        metrics: of METRICS; None: all that the data allows.
+        samples: how many pictures are drawn; None: one for each picture of the split, at most 5,000.
+        splits: of the Inception Score.
+        seed: of captions' choice, noise and shuffling.
+        truncation: of the noise, or None.
+    """
+
+    metrics: Sequence[str] | None = None
+    samples: int | None = None
+    splits: int = 10
+    seed: int = 0
+    truncation: float | None = None
+
+
+@dataclass
+class Real:
+    """The split that a run is scored against."""
+
+    source: Source
+    split: str
+    data: Prepared
+    resolution: int
+
+    @classmethod
+    def open(cls, source: Source, resolution: int, size: int, display: Bar) -> Real:
+        split = "validation" if "validation" in source.splits() else "train"
+        return cls(source, split, prepare(source, split, size, display), resolution)
+
+    def chosen(self, count: int | None, seed: int) -> tuple[list[int], list[int]]:
+        """`count` pictures of the split (over again, where there are fewer) and a caption of each, at random."""
+        available = len(self.data.rows)
+        wanted = min(available, 5000) if count is None else count
+        generator = seeded(seed, 4)
+        order = torch.cat([torch.randperm(available, generator=generator) for _ in range(-(-wanted // available))])[
+            :wanted
+        ]
+        draws = torch.rand(wanted, generator=generator, dtype=torch.float64).tolist()
+        pictures = order.tolist()
+        return pictures, [
+            int(draw * len(self.data.captions[picture])) for picture, draw in zip(pictures, draws, strict=True)
+        ]
+
+    def asked(self, picture: int, caption: int) -> dict[str, str]:
+        """What a caption states: attribute → value. Without a record of it, the values that stand in the caption."""
+        rows = self.data.rows
+        values = {name: column[picture] for name, column in rows.attributes.items()}
+        if rows.asked is not None:
+            return {name: values[name] for name in rows.asked[picture][caption] if name in values}
+        words = f" {rows.captions[picture][caption].lower()} "
+        return {name: value for name, value in values.items() if value and value.lower() in words}
+
+
+class Drawer:
+    """Draws and extracts, each process its part, and gathers."""
+
+    def __init__(self, pipeline: Pipeline, extractor: Extractor, processes: int, index: int):
+        self.pipeline, self.extractor, self.processes, self.index = pipeline, extractor, processes, index
+
+    def __call__(self, captions: Sequence[str], per_caption: int, seed: int, truncation: float | None) -> Extracted:
+        part = (self.index, self.processes)
+        batches = self.pipeline.draw(captions, per_caption=per_caption, seed=seed, truncation=truncation, part=part)
+        images = torch.cat([batch.permute(0, 3, 1, 2) for batch in batches])
+        return self.gather(self.extractor(images))
+
+    def gather(self, part: Extracted) -> Extracted:
+        """All processes' parts, in order."""
+        if self.processes == 1:
+            return part
+        parts = gather_object([part])
+        heads = {name: torch.cat([p.heads[name] for p in parts]) for name in parts[0].heads}
+        return Extracted(torch.cat([p.features for p in parts]), torch.cat([p.logits for p in parts]), heads)
+
+
+def _check(metrics: Sequence[str] | None) -> None:
+    unknown = [name for name in metrics or () if name not in METRICS]
+    if unknown:
+        raise ConfigError(f"--metrics {','.join(unknown)}: allowed are {', '.join(METRICS)}, separated by commas.")
+
+
+def _captions_score(found: Extracted, asked: Sequence[Mapping[str, str]], extractor: Extractor) -> dict[str, Any]:
+    """Caption accuracy of each attribute, and the share of pictures in which all that was asked is found."""
+    scores: dict[str, Any] = {}
+    right = torch.ones(len(asked), dtype=torch.bool)
+    for name, values in extractor.attributes.items():
+        position = {value: number for number, value in enumerate(values)}
+        wanted = torch.tensor([position.get(one.get(name, ""), -1) for one in asked])
+        stated = wanted >= 0
+        if stated.any():
+            scores[name] = share_correct(found.heads[name], wanted, stated)
+            scores[f"{name}_captions"] = int(stated.sum())
+            right &= ~stated | (found.heads[name].argmax(1) == wanted)
+    return scores | {"all_asked": float(right.double().mean())}
+
+
+def _real_alike(
+    real: Real, extractor: Extractor, picked: Sequence[tuple[int, int]], seed: int
+) -> tuple[Extracted, Tensor, str]:
+    """Real pictures of the same captions (drawn data) or of the same classes (photographs), with their groups."""
+    if isinstance(real.source, SyntheticFlowers):
+        size, edge = real.data.images.shape[1], (real.data.images.shape[1] - real.resolution) // 2
+        parts = [
+            real.source.alike(real.asked(picture, caption), DIVERSITY_NOISES, size, seed + 7919 + number)
+            for number, (picture, caption) in enumerate(picked)
+        ]
+        images = torch.from_numpy(np.concatenate(parts))[
+            :, edge : edge + real.resolution, edge : edge + real.resolution
+        ]
+        groups = torch.arange(len(picked)).repeat_interleave(DIVERSITY_NOISES)
+        return extractor(images.permute(0, 3, 1, 2)), groups, "real pictures that the same caption describes"
+    labels = real.data.labels
+    if labels is None:
+        raise DataError("Diversity compares with real pictures of the same class; this data has no labels.")
+    wanted = labels[[picture for picture, _ in picked]].unique()
+    members = torch.isin(labels, wanted).nonzero().flatten()
+    return extractor(real.data.centre(real.resolution, members)), labels[members], "real pictures of the same class"
+
+
+def _diversity(real: Real, drawer: Drawer, protocol: Protocol) -> dict[str, Any]:
+    """Variance of features over noises within a caption, over that of real pictures."""
+    pictures, numbers = real.chosen(DIVERSITY_CAPTIONS, protocol.seed + 1)
+    picked = list(zip(pictures, numbers, strict=True))
+    captions = [real.data.captions[picture][number] for picture, number in picked]
+    drawn = drawer(captions, DIVERSITY_NOISES, protocol.seed + 1, protocol.truncation)
+    groups = torch.arange(len(captions)).repeat_interleave(DIVERSITY_NOISES)
+    theirs, their_groups, against = _real_alike(real, drawer.extractor, picked, protocol.seed)
+    mine = within_group_variance(drawn.features, groups)
+    other = within_group_variance(theirs.features, their_groups)
+    return {
+        "value": mine / other,
+        "drawn_variance": mine,
+        "real_variance": other,
+        "against": against,
+        "captions": len(captions),
+        "noises": DIVERSITY_NOISES,
+    }
+
+
+def choose_extractor(name: str | None, weights: str | None, source: Source, resolution: int, display: Bar) -> Extractor:
+    """The extractor asked for; for the built-in data the domain classifier is trained and cached by itself."""
+    if name is None:
+        name = "domain" if weights or isinstance(source, SyntheticFlowers) else "inception-v3"
+    if name == "domain" and weights is None:
+        if not isinstance(source, SyntheticFlowers):
+            raise DataError(
+                "The extractor 'domain' needs a classifier of this data: `stackflower train-classifier --data DIR --out FILE` "
+                "makes one, then --extractor domain --weights FILE. Or --extractor inception-v3."
+            )
+        weights = str(built_in_classifier(resolution, display))
+    options = {} if weights is None else {"weights": weights}
+    extractor: Extractor = Part(name, options).create("extractor")
+    return extractor
+
+
+def evaluate(
+    pipeline: Pipeline,
+    real: Real,
+    extractor: Extractor,
+    protocol: Protocol,
+    *,
+    processes: int = 1,
+    index: int = 0,
+    weights: str = "",
+) -> dict[str, Any]:
+    """Scores of a trained run with the protocol they were computed by."""
+    _check(protocol.metrics)
+    pictures, numbers = real.chosen(protocol.samples, protocol.seed)
+    captions = [real.data.captions[picture][number] for picture, number in zip(pictures, numbers, strict=True)]
+    asked = [real.asked(picture, number) for picture, number in zip(pictures, numbers, strict=True)]
+    drawer = Drawer(pipeline, extractor, processes, index)
+    found = drawer(captions, 1, protocol.seed, protocol.truncation)
+    theirs = extractor(real.data.centre(real.resolution, torch.tensor(pictures).unique()))
+    return _scores(found, theirs, protocol, extractor) | _conditional(real, drawer, found, asked, protocol) | {
+        "protocol": {
+            **extractor.describe(), "split": real.split, "images": len(captions), "captions": f"one of each picture of {real.split}",
+            "real_images": len(set(pictures)), "splits": protocol.splits, "seed": protocol.seed, "shuffle": "captions drawn in random order by the seed",
+            "truncation": protocol.truncation, "weights": weights, "drawn_at": pipeline.resolution,
+        }
+    }  # fmt: skip
+
+
+def _scores(found: Extracted, theirs: Extracted, protocol: Protocol, extractor: Extractor) -> dict[str, Any]:
+    wanted = protocol.metrics or METRICS
+    scores: dict[str, Any] = {}
+    if "is" in wanted:
+        for name, logits in (("inception_score", found.logits), ("real_inception_score", theirs.logits)):
+            if protocol.splits > len(logits):
+                raise ConfigError(f"--splits {protocol.splits} of {len(logits)} pictures: use at most {len(logits)}.")
+            mean, std = inception_score(logits, protocol.splits)
+            scores |= {f"{name}_mean": mean, f"{name}_std": std}
+        scores["inception_score_share_of_real"] = scores["inception_score_mean"] / scores["real_inception_score_mean"]
+    if "fid" in wanted:
+        scores["frechet_distance"] = frechet_distance(found.features, theirs.features)
+        if min(len(found.features), len(theirs.features)) < 2048:
+            scores["frechet_distance_note"] = "biased upwards: fewer than 2,048 pictures on a side"
+    return scores
+
+
+def _conditional(
+    real: Real, drawer: Drawer, found: Extracted, asked: Sequence[Mapping[str, str]], protocol: Protocol
+) -> dict[str, Any]:
+    wanted, scores = protocol.metrics or METRICS, {}
+    explicit = protocol.metrics is not None
+    if "captions" in wanted:
+        if drawer.extractor.attributes:
+            scores["caption_accuracy"] = _captions_score(found, asked, drawer.extractor)
+        elif explicit:
+            raise DataError("Caption accuracy needs data with attributes and --extractor domain trained on them.")
+    if "diversity" in wanted and (explicit or real.data.labels is not None):
+        scores["diversity_within_caption"] = _diversity(real, drawer, protocol)
+    return scores
+
+
+def evaluate_folder(folder: Path, real: Real, extractor: Extractor, protocol: Protocol) -> dict[str, Any]:
+    """Scores of the pictures in a folder, whoever made them."""
+    _check(protocol.metrics)
+    files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in (".png", ".jpg", ".jpeg", ".webp"))
+    if len(files) < 2:
+        raise DataError(f"{folder} has {len(files)} pictures; scores need at least 2.")
+    images = np.stack([load_square(path, real.resolution) for path in files])
+    found = extractor(torch.from_numpy(images).permute(0, 3, 1, 2))
+    shuffle = torch.randperm(len(files), generator=seeded(protocol.seed, 4))
+    found = Extracted(found.features[shuffle], found.logits[shuffle], {})
+    theirs = extractor(real.data.centre(real.resolution))
+    return _scores(found, theirs, protocol, extractor) | {
+        "protocol": {
+            **extractor.describe(), "images": len(files), "folder": str(folder), "real_images": len(real.data.rows), "split": real.split,
+            "splits": protocol.splits, "seed": protocol.seed, "shuffle": "files in random order by the seed",
+        }
+    }  # fmt: skip
+
+
+def measure(
+    run: str | None,
+    images: str | None,
+    data: dict[str, Any] | None,
+    extractor: str | None,
+    weights: str | None,
+    protocol: Protocol,
+) -> dict[str, Any] | None:
+    """The scores of a run or of a folder of pictures; None on processes other than the first."""
+    if (run is None) == (images is None):
+        raise ConfigError("Give a run folder or --images DIR" + (", not both." if run else "."))
+    _check(protocol.metrics)
+    state = PartialState()
+    display = bar if state.is_main_process else silent
+    if images is not None:
+        folder = Path(images).expanduser()
+        if not folder.is_dir():
+            raise ConfigError(f"--images {images}: there is no such folder.")
+        source, resolution, size = _source_of(data or {"name": "synthetic-flowers"}), 64, 76
+    else:
+        pipeline = Pipeline.from_run(run or "")
+        config = RunFolder(run or "").config()
+        source = _source_of(data) if data else build.build_source(config)
+        resolution, size = pipeline.resolution, build.load_size(config, pipeline.stage)
+    with state.main_process_first():
+        network = choose_extractor(extractor, weights, source, resolution, display)
+        real = Real.open(source, resolution, size, display)
+    if images is not None:
+        return evaluate_folder(folder, real, network, protocol)
+    averaged = "averaged (EMA)" if config.train.ema_half_life else "live"
+    scores = evaluate(
+        pipeline, real, network, protocol, processes=state.num_processes, index=state.process_index, weights=averaged
+    )
+    return {"run": str(run), **scores} if state.is_main_process else None
+
+
+def _source_of(part: dict[str, Any]) -> Source:
+    options = dict(part)
+    source: Source = Part(options.pop("name"), options).create("data")
+    return source
+
+
+def report(scores: Mapping[str, Any]) -> str:
+    """The scores as a person reads them, the protocol below."""
+    lines = []
+    if "inception_score_mean" in scores:
+        lines.append(
+            f"Inception Score     {scores['inception_score_mean']:.2f} ± {scores['inception_score_std']:.2f}   real pictures "
+            f"{scores['real_inception_score_mean']:.2f} ± {scores['real_inception_score_std']:.2f}   share "
+            f"{scores['inception_score_share_of_real']:.0%}"
+        )
+    if "frechet_distance" in scores:
+        note = scores.get("frechet_distance_note", "")
+        lines.append(f"Fréchet distance    {scores['frechet_distance']:.2f}" + (f"   ({note})" if note else ""))
+    for name, value in scores.get("caption_accuracy", {}).items():
+        if not name.endswith("_captions"):
+            count = scores["caption_accuracy"].get(f"{name}_captions")
+            lines.append(
+                f"caption accuracy    {value:.3f}   {name}" + (f" ({count:,} captions ask for it)" if count else "")
+            )
+    if "diversity_within_caption" in scores:
+        found = scores["diversity_within_caption"]
+        lines.append(f"diversity           {found['value']:.2f}   of {found['against']}")
+    lines.append("protocol")
+    lines += [f"  {name:<18}{value}" for name, value in scores["protocol"].items()]
+    return "\n".join(lines)

@@ -1,0 +1,80 @@
+"""Regularisers that go with any objective. They are computed in float32, outside autocast."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import ClassVar, Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from stackflower.objectives import Critic
+from stackflower.registry import register
+from stackflower.stages.base import Text
+
+
+class Shown(NamedTuple):
+    """What a penalty may look at; the generator's side has `noise` and no `real`."""
+
+    critic: Critic
+    real: Tensor | None  # (N, 3, R, R)
+    fake: Tensor  # (N, 3, R, R)
+    text: Text
+    noise: Tensor  # (N, Z), what `fake` was drawn from
+
+
+class Penalty(nn.Module, ABC):
+    """A regulariser of one side, computed every `every` steps and then weighed `every`-fold (lazy regularisation)."""
+
+    side: ClassVar[Literal["discriminator", "generator"]] = "discriminator"
+
+    def __init__(self, *, weight: float, every: int = 1):
+        super().__init__()
+        self.weight, self.every = weight, every
+
+    @abstractmethod
+    def forward(self, shown: Shown) -> Tensor:
+        """The unweighted scalar."""
+
+
+@register("penalty", "r1")
+class R1(Penalty):
+    """Zero-centred gradient penalty on real images (Mescheder et al. 2018): ½·E‖∇ₓ D(x)‖².
+
+    Args:
+        weight: γ; 10 in the paper.
+        every: how often it is computed, in steps (16 in StyleGAN2).
+    """
+
+    def __init__(self, *, weight: float = 10.0, every: int = 1):
+        super().__init__(weight=weight, every=every)
+
+    def forward(self, shown: Shown) -> Tensor:
+        assert shown.real is not None
+        images = shown.real.detach().float().requires_grad_()
+        (verdict,) = shown.critic(images, [shown.text])
+        (slope,) = torch.autograd.grad(verdict.match.sum(), images, create_graph=True)
+        return 0.5 * slope.float().square().sum((1, 2, 3)).mean()
+
+
+@register("penalty", "mode-seeking")
+class ModeSeeking(Penalty):
+    """Rewards different pictures for different noises (Mao et al. 2019): E[ ‖z₁ − z₂‖ / ‖G(z₁) − G(z₂)‖ ].
+
+    Neighbours in the batch are compared, so it wants `train.noises_per_caption = 2`; both images and noises are measured
+    by their mean absolute difference, as the authors do.
+
+    Args:
+        weight: its weight in the generator's loss.
+        every: how often it is computed, in steps.
+    """
+
+    side = "generator"
+
+    def __init__(self, *, weight: float = 1.0, every: int = 1):
+        super().__init__(weight=weight, every=every)
+
+    def forward(self, shown: Shown) -> Tensor:
+        images = (shown.fake[0::2].float() - shown.fake[1::2].float()).abs().mean((1, 2, 3))
+        noises = (shown.noise[0::2] - shown.noise[1::2]).abs().mean(1)
+        return (noises / (images + 1e-5)).mean()

@@ -1,0 +1,171 @@
+"""A run is a folder: its files, who may write to it, and which checkpoints are whole.
+
+config.json  metrics.jsonl  generator.safetensors  samples/*.png  checkpoints/images-*/
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+from stackflower.config import RunConfig, from_plain
+from stackflower.errors import ConfigError, RunError
+
+STATE = "state.json"  # the last file written into a checkpoint
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file aside and rename it into place."""
+    temporary = path.with_name(f".{path.name}-{uuid.uuid4().hex[:8]}")
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _lock(handle: IO[str]) -> bool:
+    """Take the operating system's lock on an open file; it falls with the process, however that ends."""
+    try:
+        if os.name == "nt":
+            import msvcrt
+
+            msvcrt.locking(handle.fileno(), msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined,unused-ignore]
+        else:
+            import fcntl
+
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
+
+
+class RunFolder:
+    """Paths inside a run and what may be done with them."""
+
+    def __init__(self, path: str | Path):
+        self.path = Path(path).expanduser()
+
+    def __str__(self) -> str:
+        return str(self.path)
+
+    @property
+    def config_file(self) -> Path:
+        return self.path / "config.json"
+
+    @property
+    def metrics_file(self) -> Path:
+        return self.path / "metrics.jsonl"
+
+    @property
+    def weights_file(self) -> Path:
+        """The stage as it draws: the averaged weights, or the live ones where averaging is off."""
+        return self.path / "generator.safetensors"
+
+    @property
+    def samples(self) -> Path:
+        return self.path / "samples"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    def whole_checkpoints(self) -> list[Path]:
+        """Finished checkpoints, oldest first."""
+        return sorted(path.parent for path in self.checkpoints.glob(f"images-*/{STATE}"))
+
+    def create(self, values: dict[str, Any]) -> None:
+        """Make the folder with its configuration. RunError if something is there already."""
+        if self.path.is_file() or (self.path.is_dir() and any(p.name != ".lock" for p in self.path.iterdir())):
+            what = "holds a run" if self.config_file.exists() else "is not empty"
+            raise RunError(
+                f"{self.path} {what}. `--resume {self.path}` goes on with a run; a new one needs another --out."
+            )
+        try:
+            self.samples.mkdir(parents=True, exist_ok=True)
+            self.checkpoints.mkdir(exist_ok=True)
+            self.update(values)
+        except OSError as error:
+            raise RunError(f"The run folder {self.path} can't be made: {error}. Choose another --out.") from error
+
+    def update(self, values: dict[str, Any]) -> None:
+        """Replace the configuration."""
+        write_text(self.config_file, json.dumps(values, indent=2, ensure_ascii=False) + "\n")
+
+    def values(self) -> dict[str, Any]:
+        """What ``config.json`` holds. RunError says what is missing or broken."""
+        if not self.path.is_dir():
+            near = sorted(str(p.parent) for p in Path("runs").glob("*/config.json"))
+            hint = f" The runs here: {', '.join(near[-5:])}." if near else " `stackflower train --stage 1` makes one."
+            raise RunError(f"There is no run folder {self.path}.{hint}")
+        try:
+            values = json.loads(self.config_file.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise RunError(
+                f"{self.path} is no run folder, or part of it was deleted: config.json is missing. Without it the "
+                "networks can't be rebuilt; put it back or train anew."
+            ) from None
+        except (json.JSONDecodeError, UnicodeDecodeError) as error:
+            raise RunError(f"{self.config_file} is damaged ({error}); put a whole one back or train anew.") from error
+        if not isinstance(values, dict) or not {"run", "text_dim"} <= values.keys():
+            raise RunError(f"{self.config_file} is not a run's configuration; put the right one back or train anew.")
+        return values
+
+    def config(self) -> RunConfig:
+        """The run's configuration, checked."""
+        try:
+            return from_plain(self.values()["run"])
+        except ConfigError as error:
+            raise RunError(f"{self.config_file} does not fit this version of Stackflower:\n{error}") from error
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Hold the folder against other writers. RunError if another process writes to it."""
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            handle = (self.path / ".lock").open("a+", encoding="utf-8")
+        except OSError as error:
+            raise RunError(f"The run folder {self.path} can't be written: {error}. Choose another --out.") from error
+        with handle:
+            if not _lock(handle):
+                raise RunError(
+                    f"Another process is writing to {self.path}. Wait until it ends, stop it, or choose another --out."
+                )
+            yield
+
+    def prune(self, keep_last: int, keep_every: int) -> None:
+        """Delete all but the newest `keep_last` checkpoints and every `keep_every`-th of all that were written."""
+        whole = self.whole_checkpoints()
+        for path in whole[:-keep_last]:
+            number = json.loads((path / STATE).read_text(encoding="utf-8"))["number"]
+            if not (keep_every and number % keep_every == 0):
+                (path / STATE).unlink()  # no longer whole, whatever happens next
+                shutil.rmtree(path, ignore_errors=True)
+        for path in self.checkpoints.iterdir():
+            if not (path / STATE).exists():
+                shutil.rmtree(path, ignore_errors=True)
+
+
+def newest_run(root: str | Path = "runs") -> RunFolder:
+    """The run that was written last. RunError if there is none."""
+    found = sorted(
+        Path(root).glob("*/config.json"), key=lambda path: max(p.stat().st_mtime for p in path.parent.iterdir())
+    )
+    if not found:
+        raise RunError(f"There is no run in {root}/ to resume. Name its folder: --resume RUN.")
+    return RunFolder(found[-1].parent)
+
+
+def free_name(recipe: str, root: str | Path = "runs") -> Path:
+    """A folder name no run has yet: ``runs/quickstart-1``, ``-2`` …"""
+    stem = Path(recipe).stem or "run"
+    number = 1
+    while (Path(root) / f"{stem}-{number}").exists():
+        number += 1
+    return Path(root) / f"{stem}-{number}"

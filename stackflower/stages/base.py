@@ -1,0 +1,146 @@
+"""What a stage is made of, and what passes between the parts.
+
+A `Stage` joins a `Conditioning` and a `Generator`: text embedding (N, T) and noise (N, Z) to images. A
+`Discriminator` judges images against a `Text`, the pair of what the encoder and what the conditioning made of a
+caption. None of them knows of losses, optimizers or devices.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import ClassVar, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+
+class Text(NamedTuple):
+    """A caption as a discriminator may read it."""
+
+    embedding: Tensor  # (N, T), from the text encoder
+    condition: Tensor  # (N, C), the conditioning's deterministic part, detached from the generator
+
+    def rows(self, index: Tensor | slice) -> Text:
+        """The same for a part of the batch."""
+        return Text(self.embedding[index], self.condition[index])
+
+
+class Generated(NamedTuple):
+    """What a stage draws."""
+
+    images: tuple[Tensor, ...]  # one (N, 3, R, R) in [-1, 1] for each of the stage's resolutions
+    condition: Tensor  # (N, C), deterministic
+    terms: Mapping[str, Tensor]  # losses of the stage's own, such as the KL term, unweighted scalars
+
+
+class Verdict(NamedTuple):
+    """A discriminator's scores."""
+
+    match: Tensor  # (N,), the image is real and is what the text says
+    real: Tensor | None = None  # (N,), the image is real, whatever the text
+
+
+class Condition(NamedTuple):
+    """What a conditioning makes of a text embedding."""
+
+    sample: Tensor  # (N, C), what the generator draws from
+    mean: Tensor  # (N, C), its deterministic part
+    terms: Mapping[str, Tensor]  # losses of its own, unweighted scalars
+
+
+class Conditioning(nn.Module, ABC):
+    """Text embedding (N, T) to condition (N, `dim`), using `noise_dim` standard normal numbers an image."""
+
+    dim: int
+    noise_dim: int = 0
+    weights: Mapping[str, float] = {}  # the weight of each of its terms
+
+    @abstractmethod
+    def forward(self, embedding: Tensor, noise: Tensor) -> Condition:
+        """`embedding` (N, T), `noise` (N, noise_dim)."""
+
+
+class Generator(nn.Module, ABC):
+    """Condition (N, C) and noise (N, `noise_dim`) to images in [-1, 1], one for each of `resolutions`."""
+
+    resolutions: tuple[int, ...]
+    noise_dim: int
+
+    @abstractmethod
+    def forward(self, condition: Tensor, noise: Tensor) -> tuple[Tensor, ...]:
+        """`condition` (N, C), `noise` (N, noise_dim) → images (N, 3, R, R) for R in `resolutions`."""
+
+
+class Stage(nn.Module):
+    """Conditioning and generator as one network: text embedding (N, T) and noise (N, Z) to images.
+
+    All that is random is in `noise` (standard normal), so a seed fixes a picture.
+    """
+
+    def __init__(self, conditioning: Conditioning, generator: Generator):
+        super().__init__()
+        self.conditioning = conditioning
+        self.generator = generator
+
+    @property
+    def resolutions(self) -> tuple[int, ...]:
+        return self.generator.resolutions
+
+    @property
+    def noise_dim(self) -> int:
+        """Z: the conditioning's numbers, then the generator's."""
+        return self.conditioning.noise_dim + self.generator.noise_dim
+
+    def forward(self, embedding: Tensor, noise: Tensor) -> Generated:
+        mine, theirs = noise.split([self.conditioning.noise_dim, self.generator.noise_dim], dim=1)
+        condition = self.conditioning(embedding, mine)
+        images = self.generator(condition.sample, theirs)
+        return Generated(images, condition.mean.detach(), condition.terms)
+
+
+class Discriminator(nn.Module, ABC):
+    """Images (N, 3, R, R) and text to verdicts.
+
+    `trunk` sees the images once; `judge` scores what it saw against a text, as often as asked.
+    """
+
+    reads: ClassVar[str] = "logit"  # an autoencoder says "energy": low means real
+    default_objective: ClassVar[str] = "bce"
+
+    @abstractmethod
+    def trunk(self, images: Tensor) -> Tensor:
+        """Images (N, 3, R, R) in [-1, 1] to features, first dimension N."""
+
+    @abstractmethod
+    def judge(self, features: Tensor, text: Text) -> Verdict:
+        """Features of `trunk` against the text of each image, first dimension N."""
+
+    def forward(self, images: Tensor, texts: Sequence[Text]) -> list[Verdict]:
+        """A verdict for each of `texts`, the trunk run once."""
+        features = self.trunk(images)
+        return [self.judge(features, text) for text in texts]
+
+
+def initialise(module: nn.Module, std: float = 0.02) -> None:
+    """DCGAN's initial weights: N(0, `std`) for convolutions and dense layers, N(1, `std`) for norms, zero biases."""
+    for layer in module.modules():
+        weight = getattr(layer, "weight", None)
+        if isinstance(layer, (nn.modules.conv._ConvNd, nn.Linear)):
+            nn.init.normal_(layer.weight, 0.0, std)
+        elif isinstance(weight, nn.Parameter) and weight.ndim == 1:
+            nn.init.normal_(weight, 1.0, std)
+        else:
+            continue
+        if isinstance(layer.bias, nn.Parameter):
+            nn.init.zeros_(layer.bias)
+
+
+def parameters_of(module: nn.Module) -> int:
+    """How many numbers training moves."""
+    return sum(parameter.numel() for parameter in module.parameters() if parameter.requires_grad)
+
+
+def standard_noise(count: int, stage: Stage, generator: torch.Generator) -> Tensor:
+    """Standard normal noise (count, Z) from a seeded generator, on its device."""
+    return torch.randn(count, stage.noise_dim, generator=generator, device=generator.device)

@@ -1,0 +1,61 @@
+"""From a sentence embedding to the condition that a generator draws from."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from stackflower.registry import register
+from stackflower.stages.base import Condition, Conditioning
+
+
+def kl_to_standard_normal(mean: Tensor, log_variance: Tensor) -> Tensor:
+    """KL(N(mean, exp(log_variance)) ‖ N(0, 1)), averaged over images and dimensions, as a float32 scalar."""
+    mean, log_variance = mean.float(), log_variance.float()
+    return 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).mean()
+
+
+@register("conditioning", "augmentation")
+class ConditioningAugmentation(Conditioning):
+    """Conditioning augmentation (Zhang et al. 2016, section 3.1): c = μ(φ) + σ(φ)·ε, with KL(N(μ, σ²) ‖ N(0, I)).
+
+    A dense layer and a gated (`gated`, as the authors' PyTorch release) or leaky rectified (the Stage-I of the paper's
+    first release) activation give μ and log σ².
+
+    Args:
+        dim: size C of the condition.
+        kl_weight: weight of the KL term (2 in the authors' configuration).
+        gated: gated linear unit instead of a leaky rectifier.
+    """
+
+    def __init__(self, *, text_dim: int, dim: int = 128, kl_weight: float = 2.0, gated: bool = False):
+        super().__init__()
+        self.dim = self.noise_dim = dim
+        self.gated = gated
+        self.weights = {"kl": kl_weight}
+        self.dense = nn.Linear(text_dim, dim * (4 if gated else 2))
+
+    def forward(self, embedding: Tensor, noise: Tensor) -> Condition:
+        hidden = self.dense(embedding)
+        hidden = nn.functional.glu(hidden) if self.gated else nn.functional.leaky_relu(hidden, 0.2)
+        mean, log_variance = hidden.float().chunk(2, dim=1)
+        sample = mean + torch.exp(0.5 * log_variance) * noise
+        return Condition(sample, mean, {"kl": kl_to_standard_normal(mean, log_variance)})
+
+
+@register("conditioning", "projection")
+class ProjectionConditioning(Conditioning):
+    """The deterministic condition of GAN-CLS (Reed et al. 2016): a dense layer and a leaky rectifier.
+
+    Args:
+        dim: size C of the condition.
+    """
+
+    def __init__(self, *, text_dim: int, dim: int = 128):
+        super().__init__()
+        self.dim = dim
+        self.dense = nn.Linear(text_dim, dim)
+
+    def forward(self, embedding: Tensor, noise: Tensor) -> Condition:
+        condition = nn.functional.leaky_relu(self.dense(embedding), 0.2).float()
+        return Condition(condition, condition, {})

@@ -1,0 +1,99 @@
+"""Layers that more than one part is built from."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+import torch.distributed as dist
+import torch.distributed.nn.functional as dist_functional
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+Norm = Literal["batch", "layer", "instance", "none"]
+
+
+class BatchNorm2d(nn.BatchNorm2d):
+    """Batch normalisation whose statistics, with `synchronised`, are those of the whole batch over all processes.
+
+    torch.nn.SyncBatchNorm does the same on CUDA alone; this one reduces over any backend, differentiably.
+    """
+
+    synchronised = False
+
+    def forward(self, input: Tensor) -> Tensor:
+        world = dist.get_world_size() if self.synchronised and dist.is_available() and dist.is_initialized() else 1
+        if not self.training or world == 1:
+            return super().forward(input)
+        values = input.float()
+        count = values.numel() // values.shape[1] * world  # processes hold equal shares of a batch
+        # two passes: E[x²] − E[x]² would cancel in float32
+        mean = dist_functional.all_reduce(values.sum((0, 2, 3))) / count
+        centred = values - mean[:, None, None]
+        variance = dist_functional.all_reduce(centred.square().sum((0, 2, 3))) / count
+        if self.track_running_stats and self.running_mean is not None and self.running_var is not None:
+            assert self.momentum is not None and self.num_batches_tracked is not None
+            with torch.no_grad():
+                self.num_batches_tracked += 1
+                self.running_mean.lerp_(mean, self.momentum)
+                self.running_var.lerp_(variance * count / (count - 1), self.momentum)
+        scale = self.weight * torch.rsqrt(variance + self.eps)
+        return (centred * scale[:, None, None] + self.bias[:, None, None]).to(input.dtype)
+
+
+def norm2d(kind: Norm, channels: int) -> nn.Module:
+    """A normalisation of (N, channels, H, W) by name."""
+    if kind == "batch":
+        return BatchNorm2d(channels)
+    if kind == "layer":
+        return nn.GroupNorm(1, channels)
+    if kind == "instance":
+        return nn.GroupNorm(channels, channels)
+    return nn.Identity()
+
+
+def synchronise_batch_norm(module: nn.Module, on: bool = True) -> None:
+    """Make every batch norm in `module` use the statistics of all processes (or, with `on` false, its own)."""
+    for layer in module.modules():
+        if isinstance(layer, BatchNorm2d):
+            layer.synchronised = on
+
+
+class UpsampleConv(nn.Module):
+    """Nearest-neighbour enlargement by two, then a 3×3 convolution without bias, as one transposed convolution.
+
+    Every 2×2 block of the enlarged input holds one value, so the two together are a stride-2 transposed convolution
+    with the 4×4 kernel ``K = W ∗ ones(2, 2)``: the same function, 16 products a pixel pair instead of 36. The weight
+    keeps the 3×3 form, as in the paper.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int):
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(out_channels, in_channels, 3, 3))
+        nn.init.normal_(self.weight, 0.0, 0.02)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.shape[-1] < 8:  # too few pixels for the smaller kernel count to pay for folding the weight
+            return F.conv2d(F.interpolate(x, scale_factor=2.0, mode="nearest"), self.weight, padding=1)
+        kernel = F.pad(self.weight.flip(2, 3).transpose(0, 1), (1, 1, 1, 1))
+        kernel = kernel[..., :-1, :] + kernel[..., 1:, :]
+        kernel = kernel[..., :-1] + kernel[..., 1:]
+        return F.conv_transpose2d(x, kernel, stride=2, padding=1)
+
+
+class MinibatchDeviation(nn.Module):
+    """Appends one map: the standard deviation within groups of images, averaged (Karras et al. 2018, section 3).
+
+    It shows the discriminator how alike the pictures of a batch are, so a generator that draws one picture is seen.
+    """
+
+    def __init__(self, group: int = 8):
+        super().__init__()
+        self.group = group
+
+    def forward(self, x: Tensor) -> Tensor:
+        n, c, h, w = x.shape
+        group = max(size for size in range(1, min(self.group, n) + 1) if n % size == 0)
+        deviation = x.float().reshape(group, n // group, c, h, w).var(0, unbiased=False).add(1e-8).sqrt()
+        value = deviation.mean((1, 2, 3)).to(x.dtype).repeat(group)
+        return torch.cat([x, value[:, None, None, None].expand(n, 1, h, w)], 1)

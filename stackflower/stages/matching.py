@@ -1,0 +1,87 @@
+"""The matching-aware discriminator of GAN-CLS and StackGAN."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from stackflower.errors import ComponentError
+from stackflower.registry import register
+from stackflower.stages.base import Discriminator, Text, Verdict, initialise
+from stackflower.stages.layers import MinibatchDeviation, Norm, norm2d
+
+
+def strided(in_channels: int, out_channels: int, norm: Norm) -> list[nn.Module]:
+    """A 4×4 convolution of stride 2, a norm and a leaky rectifier."""
+    return [
+        nn.Conv2d(in_channels, out_channels, 4, 2, 1, bias=norm == "none"),
+        norm2d(norm, out_channels),
+        nn.LeakyReLU(0.2, inplace=True),
+    ]
+
+
+@register("discriminator", "matching")
+class MatchingDiscriminator(Discriminator):
+    """Matching-aware discriminator (Reed et al. 2016, section 4.2; Zhang et al. 2016, section 3.2).
+
+    Strided convolutions down to 4×4; the text, repeated over the 4×4 positions, is joined to the features by a 3×3
+    convolution, and a 4×4 convolution gives the logit. The defaults are StackGAN's Stage-I discriminator.
+
+    Args:
+        channels: width of the first layer, doubled by every halving of the resolution up to 8-fold.
+        text: what it reads: the conditioning's detached mean ("condition", StackGAN as released) or the text
+            embedding itself through a dense layer of its own ("embedding", as in GAN-CLS).
+        projection_dim: size of that dense layer's output.
+        norm: normalisation of all but the first layer.
+        minibatch_deviation: append the standard deviation over the batch to the features.
+        unconditional: also judge reality without text (`Verdict.real`), as StackGAN's Stage-II does.
+    """
+
+    def __init__(
+        self,
+        *,
+        text_dim: int,
+        condition_dim: int,
+        resolution: int,
+        channels: int = 64,
+        text: Literal["condition", "embedding"] = "condition",
+        projection_dim: int = 128,
+        norm: Norm = "batch",
+        minibatch_deviation: bool = False,
+        unconditional: bool = False,
+    ):
+        super().__init__()
+        depth = int(math.log2(resolution / 4)) if resolution > 4 else 0
+        if resolution < 16 or 4 * 2**depth != resolution:
+            raise ComponentError(f"discriminator 'matching' judges 16, 32, 64, 128 … px, not {resolution}.")
+        widths = [channels * min(2**level, 8) for level in range(depth)]
+        layers = strided(3, widths[0], "none")
+        for narrow, wide in zip(widths, widths[1:], strict=False):
+            layers += strided(narrow, wide, norm)
+        if minibatch_deviation:
+            layers.append(MinibatchDeviation())
+        self.layers = nn.Sequential(*layers)
+        width, seen = widths[-1], widths[-1] + minibatch_deviation
+        self.project = (
+            nn.Sequential(nn.Linear(text_dim, projection_dim), nn.LeakyReLU(0.2)) if text == "embedding" else None
+        )
+        self.join = nn.Sequential(
+            nn.Conv2d(seen + (projection_dim if self.project else condition_dim), width, 3, padding=1, bias=False),
+            norm2d(norm, width),
+            nn.LeakyReLU(0.2, inplace=True),
+            nn.Conv2d(width, 1, 4),
+        )
+        self.plain = nn.Conv2d(seen, 1, 4) if unconditional else None
+        initialise(self)
+
+    def trunk(self, images: Tensor) -> Tensor:
+        return self.layers(images)
+
+    def judge(self, features: Tensor, text: Text) -> Verdict:
+        words = self.project(text.embedding) if self.project is not None else text.condition
+        words = words.to(features.dtype)[:, :, None, None].expand(-1, -1, *features.shape[2:])
+        match = self.join(torch.cat([features, words], 1)).flatten().float()
+        return Verdict(match, None if self.plain is None else self.plain(features).flatten().float())

@@ -1,0 +1,87 @@
+"""The Stage-I generator of StackGAN (Zhang et al. 2016, sections 3.2 and 4)."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from stackflower.errors import ComponentError
+from stackflower.registry import register
+from stackflower.stages.base import Generator, initialise
+from stackflower.stages.layers import Norm, UpsampleConv, norm2d
+
+
+class UpBlock(nn.Module):
+    """Doubles height and width, halves the channels: nearest enlargement, 3×3 convolution, norm, rectifier.
+
+    With `style_dim`, a dense layer of the style scales and shifts the normalised channels (conditional normalisation,
+    Brock et al. 2019), which lets text and noise act at this depth too.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, norm: Norm, style_dim: int = 0):
+        super().__init__()
+        self.convolution = UpsampleConv(in_channels, out_channels)
+        self.norm = norm2d(norm, out_channels)
+        self.style = nn.Linear(style_dim, 2 * out_channels) if style_dim else None
+
+    def forward(self, x: Tensor, style: Tensor) -> Tensor:
+        x = self.norm(self.convolution(x))
+        if self.style is not None:
+            scale, shift = self.style(style)[:, :, None, None].chunk(2, dim=1)
+            x = torch.addcmul(x + shift, x, scale)
+        return nn.functional.relu(x, inplace=True)
+
+
+@register("generator", "stage1")
+class StageOneGenerator(Generator):
+    """Stage-I: condition and noise through a dense layer to 4×4, then up-sampling blocks to `resolution`.
+
+    Channels run from 8·`channels` at 4×4, halved by every doubling of the resolution. The defaults are the paper's
+    64×64 generator.
+
+    Args:
+        resolution: height and width of the image, a power of two from 16 up.
+        channels: width; the paper's is 128, the authors' PyTorch release says 192.
+        noise_dim: size of z.
+        norm: normalisation after each convolution.
+        style: condition and noise also scale and shift every block's channels (noise at several depths).
+    """
+
+    def __init__(
+        self,
+        *,
+        condition_dim: int,
+        resolution: int = 64,
+        channels: int = 128,
+        noise_dim: int = 100,
+        norm: Norm = "batch",
+        style: bool = False,
+    ):
+        super().__init__()
+        depth = int(math.log2(resolution / 4)) if resolution > 4 else 0
+        if resolution < 16 or 4 * 2**depth != resolution:
+            raise ComponentError(f"generator.resolution = {resolution}: allowed are 16, 32, 64, 128, 256, …")
+        if channels * 8 % 2**depth:
+            raise ComponentError(f"generator.channels = {channels}: 8 × channels must divide by {2**depth}.")
+        self.resolutions = (resolution,)
+        self.noise_dim = noise_dim
+        self.widths = [channels * 8 // 2**level for level in range(depth + 1)]
+        inputs = condition_dim + noise_dim
+        self.dense = nn.Linear(inputs, self.widths[0] * 16, bias=False)
+        self.norm = norm2d(norm, self.widths[0])
+        self.blocks = nn.ModuleList(
+            UpBlock(wide, narrow, norm, inputs if style else 0)
+            for wide, narrow in zip(self.widths, self.widths[1:], strict=False)
+        )
+        self.to_image = nn.Conv2d(self.widths[-1], 3, 3, padding=1, bias=False)
+        initialise(self)
+
+    def forward(self, condition: Tensor, noise: Tensor) -> tuple[Tensor, ...]:
+        style = torch.cat([condition, noise], 1)
+        x = self.dense(style).reshape(len(style), self.widths[0], 4, 4)
+        x = nn.functional.relu(self.norm(x.contiguous(memory_format=torch.channels_last)), inplace=True)
+        for block in self.blocks:
+            x = block(x, style)
+        return (torch.tanh(self.to_image(x)),)

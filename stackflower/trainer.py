@@ -1,0 +1,367 @@
+"""The training loop: the only file that calls backward.
+
+A step: draw, judge real, mismatched and drawn pairs, step the discriminators; judge what was drawn again, step the
+stage; move the average. Everything counts images seen. Nothing here waits for the device but at the log interval.
+"""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, nullcontext
+from types import FrameType
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+
+from stackflower.build import build_networks
+from stackflower.checkpoint import (
+    CheckpointWriter,
+    load_weights,
+    optimizer_state,
+    read_state,
+    read_tensors,
+    restore_optimizer,
+    restore_rng,
+    rng_state,
+    save_weights,
+)  # fmt: skip
+from stackflower.config import Optimizer, RunConfig
+from stackflower.data.batches import Batch, Batches
+from stackflower.ema import EMA
+from stackflower.errors import TrainingFailed
+from stackflower.journal import Journal
+from stackflower.objectives import Pairs
+from stackflower.runs import RunFolder
+from stackflower.sides import Side, frozen
+from stackflower.stages.base import Generated, Text
+from stackflower.stages.layers import synchronise_batch_norm
+
+ROLLBACKS = 3  # how often a run goes back to its last checkpoint before it gives up
+
+
+def learning_rate(settings: Optimizer, images: int, total: int, epoch: int) -> float:
+    """The learning rate after `images` of `total` images, where an epoch has `epoch` images."""
+    rate = settings.lr
+    if settings.halve_every:
+        rate *= 0.5 ** int(images / (settings.halve_every * epoch))
+    if settings.decay_from < 1:
+        rate *= min(1.0, (1 - images / total) / (1 - settings.decay_from))
+    return rate
+
+
+class Stop:
+    """Asks the loop to end after its step, for Ctrl-C, SIGTERM or the time limit; a second Ctrl-C ends at once."""
+
+    def __init__(self, time_limit: float | None):
+        self.deadline = None if time_limit is None else time.monotonic() + time_limit
+        self.reason: str | None = None
+        self.signal: int | None = None
+
+    @contextmanager
+    def listening(self) -> Iterator[Stop]:
+        """Handle the signals inside the block, where this is the main thread."""
+
+        def handle(number: int, frame: FrameType | None) -> None:
+            if self.signal is not None and number == signal.SIGINT:
+                raise KeyboardInterrupt
+            self.signal, self.reason = number, signal.Signals(number).name
+
+        try:
+            before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+        except ValueError:  # not the main thread: signals are somebody else's
+            before = {}
+        try:
+            yield self
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def asked(self) -> bool:
+        """Whether this process was asked to stop."""
+        if self.reason is None and self.deadline is not None and time.monotonic() >= self.deadline:
+            self.reason = "the time limit"
+        return self.reason is not None
+
+
+class Trainer:
+    """Trains one run.
+
+    Args:
+        config: the run's configuration.
+        run: its folder, locked by the caller.
+        accelerator: device, precision and processes.
+        make_batches: from the noise dimension Z to the training batches on the accelerator's device.
+        text_dim: T of the embeddings.
+        journal: where progress is told.
+        total: images to train on.
+    """
+
+    def __init__(
+        self,
+        config: RunConfig,
+        run: RunFolder,
+        accelerator: Accelerator,
+        make_batches: Callable[[int], Batches],
+        text_dim: int,
+        journal: Journal,
+        total: int,
+    ):
+        self.config, self.run, self.accelerator, self.journal, self.total = config, run, accelerator, journal, total
+        self.device = accelerator.device
+        torch.manual_seed(config.seed + accelerator.process_index)  # dropout: other numbers on every process
+        stage, sides = build_networks(config, text_dim)
+        for network in (stage, *sides.values()):
+            network.to(self.device, memory_format=torch.channels_last)
+            synchronise_batch_norm(network, config.train.sync_batch_norm)
+        self.stage, self.sides = stage, sides
+        self.ema = EMA(stage, config.train.ema_half_life)
+        self.batches = make_batches(stage.noise_dim)
+        self.generator_optimizer = self._optimizer("generator", stage)
+        self.discriminator_optimizer = self._optimizer("discriminator", torch.nn.ModuleDict(sides))
+        self.images = self.step = self.checkpoints = self.rollbacks = 0
+        self.rate_scale = 1.0
+        # wrapping comes last: checkpoints hold the bare networks
+        self.wrapped = accelerator.prepare(stage)
+        self.wrapped_sides: dict[str, Side] = {name: accelerator.prepare(side) for name, side in sides.items()}
+        self.optimizers = [accelerator.prepare(o) for o in (self.generator_optimizer, self.discriminator_optimizer)]
+        rank, world = accelerator.process_index, accelerator.num_processes
+        share = config.train.batch_size // world
+        self.share = slice(rank * share, (rank + 1) * share)
+
+    def _optimizer(self, side: str, module: torch.nn.Module) -> torch.optim.Optimizer:
+        settings = self.config.optimizer[side]
+        parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
+        return torch.optim.Adam(parameters, lr=settings.lr, betas=(settings.beta1, settings.beta2), fused=True)
+
+    # ---- one step
+
+    def _texts(self, *embeddings: Tensor) -> list[Text]:
+        """Texts for discriminators: each embedding with its condition, detached."""
+        with torch.no_grad():
+            noise = embeddings[0].new_zeros(len(embeddings[0]), self.stage.conditioning.noise_dim)
+            return [Text(embedding, self.stage.conditioning(embedding, noise).mean) for embedding in embeddings]
+
+    def _draw(self, batch: Batch) -> tuple[Generated, Text]:
+        drawn = self.wrapped(batch.drawn, batch.noise)
+        return drawn, Text(batch.drawn, drawn.condition)
+
+    def _backward(self, terms: dict[str, Tensor], parts: int) -> None:
+        self.journal.add(terms, 1 / parts)
+        self.accelerator.backward(torch.stack([term.float() for term in terms.values()]).sum() / parts)
+
+    def _waiting(self, wrapped: Any, last: bool) -> Any:
+        """Hold back the exchange of gradients until the last part of a batch."""
+        return nullcontext() if last else self.accelerator.no_sync(wrapped)
+
+    def _discriminator_step(self, parts: list[Batch], drawings: list[tuple[Generated, Text]] | None) -> None:
+        for position, batch in enumerate(parts):
+            with ExitStack() as stack:
+                for side in self.wrapped_sides.values():
+                    stack.enter_context(self._waiting(side, position == len(parts) - 1))
+                with self.accelerator.autocast():
+                    if drawings is None:
+                        with torch.no_grad():
+                            drawn, text = self._draw(batch)
+                    else:
+                        drawn, text = drawings[position]
+                    shown, wrong = self._texts(batch.embeddings, batch.wrong)
+                    terms = {}
+                    for (name, side), real, fake in zip(
+                        self.wrapped_sides.items(), self._pyramid(batch.images), drawn.images, strict=True
+                    ):
+                        wanted = wrong if self.sides[name].objective.mismatched else None
+                        pairs = Pairs(real, fake.detach(), shown, wanted, text)
+                        found = side(pairs, batch.noise, self.step)
+                        terms |= {f"{name}/{key}": value for key, value in found.items()}
+                self._backward(terms, len(parts))
+        self._apply(self.optimizers[1])
+
+    def _pyramid(self, images: Tensor) -> list[Tensor]:
+        """The real images at each of the stage's resolutions."""
+        return [
+            images if resolution == images.shape[-1] else torch.nn.functional.adaptive_avg_pool2d(images, resolution)
+            for resolution in self.stage.resolutions
+        ]
+
+    def _generator_step(self, parts: list[Batch], drawings: list[tuple[Generated, Text]] | None) -> None:
+        with ExitStack() as stack:
+            for side in self.sides.values():
+                stack.enter_context(frozen(side))
+            for position, batch in enumerate(parts):
+                with self._waiting(self.wrapped, position == len(parts) - 1), self.accelerator.autocast():
+                    drawn, text = self._draw(batch) if drawings is None else drawings[position]
+                    weights = self.stage.conditioning.weights
+                    terms = {f"generator/{key}": weights[key] * value for key, value in drawn.terms.items()}
+                    for (name, side), fake in zip(self.sides.items(), drawn.images, strict=True):
+                        found = side.generator_terms(fake, text, batch.noise, self.step)
+                        terms |= {f"generator/{key}-{name.rpartition('-')[2]}": value for key, value in found.items()}
+                    self._backward(terms, len(parts))
+        self._apply(self.optimizers[0])
+
+    def _apply(self, optimizer: Any) -> None:
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+
+    def _rates(self) -> None:
+        for side, optimizer in zip(("generator", "discriminator"), self.optimizers, strict=True):
+            rate = learning_rate(self.config.optimizer[side], self.images, self.total, len(self.batches))
+            for group in optimizer.param_groups:
+                group["lr"] = rate * self.rate_scale
+
+    def train_step(self) -> None:
+        """Train on the next batch (with `critic_steps`, batches)."""
+        train = self.config.train
+        self._rates()
+        parts: list[Batch] = []
+        drawings: list[tuple[Generated, Text]] | None = None
+        for turn in range(train.critic_steps):
+            batch = self.batches(self.images, train.batch_size, self.share)
+            parts = batch.split(train.gradient_accumulation)
+            # drawn once for both sides where the graph fits; else anew, so that only one part's graph is held
+            if len(parts) == 1 and turn == train.critic_steps - 1:
+                with self.accelerator.autocast():
+                    drawings = [self._draw(parts[0])]
+            self._discriminator_step(parts, drawings)
+            self.images += train.batch_size
+        self._generator_step(parts, drawings)
+        self.ema.update(self.stage, self.images, train.batch_size * train.critic_steps)
+        self.step += 1
+
+    # ---- the run
+
+    def train(self, stop: Stop) -> str | None:
+        """Train to the end or until asked to stop; why it stopped, or None. TrainingFailed if it can't go on."""
+        output = self.config.output
+        grids = output.sample_every or self.total / 10
+        saves = output.checkpoint_every or self.total / 10
+        if not self.step:
+            self.save()
+        self.journal.start(self.images, self.total)
+        while self.images < self.total:
+            before = self.images
+            self.train_step()
+            done = self.images >= self.total
+            due = self.step % output.log_every == 0
+            stopping = self._agreed(stop, due)
+            save = done or stopping or before // saves != self.images // saves
+            if due or save:
+                bad = self._report()
+                if bad:
+                    self._roll_back(bad)
+                    continue
+            if before // grids != self.images // grids or done:
+                self._grid()
+            if save:
+                self.save()
+            if stopping and not done:
+                return stop.reason or "another process's signal"
+        return None
+
+    def _agreed(self, stop: Stop, due: bool) -> bool:
+        """Whether any process was asked to stop; several processes agree at the log interval."""
+        if self.accelerator.num_processes == 1:
+            return stop.asked()
+        if not due:
+            return False
+        asked = torch.tensor([float(stop.asked())], device=self.device)
+        return bool(self.accelerator.reduce(asked, "sum").item())
+
+    def _report(self) -> list[str]:
+        """Log the measures since the last report; the names of those that are not finite."""
+        measures = self.journal.measures(self.accelerator)
+        bad = [name for name, value in measures.items() if not torch.isfinite(torch.tensor(value))]
+        if not bad:
+            rates = {
+                f"lr/{s}": o.param_groups[0]["lr"]
+                for s, o in zip(("generator", "discriminator"), self.optimizers, strict=True)
+            }
+            self.journal.log(self.images, self.step, {**measures, **rates})
+        return bad
+
+    def _roll_back(self, bad: list[str]) -> None:
+        """Back to the last whole checkpoint with half the learning rate, at most three times."""
+        self.rollbacks += 1
+        rollbacks, scale = self.rollbacks, self.rate_scale / 2
+        images = self.images
+        whole = self.run.whole_checkpoints()
+        if rollbacks > ROLLBACKS or not whole:
+            self.journal.event(images, "failed", terms=bad)
+            raise TrainingFailed(
+                f"The loss term {', '.join(bad)} is not finite after {images:,} images, {ROLLBACKS} returns to the last "
+                f"checkpoint and a learning rate of {self.rate_scale:g} of the given one. The last finite checkpoint is "
+                f"kept in {self.run}. A lower --set optimizer.generator.lr (and discriminator) or a penalty such as "
+                "--penalty r1 usually helps."
+            )
+        self.restore(whole[-1])
+        self.rollbacks, self.rate_scale = rollbacks, scale
+        self.journal.event(
+            images,
+            "rollback",
+            terms=bad,
+            back_to=self.images,
+            rate_scale=scale,
+            time_number=rollbacks,
+            text=f"{', '.join(bad)} not finite at {images:,} images: back to {self.images:,}, learning rate × {scale:g}",
+        )
+
+    def _grid(self) -> None:
+        if self.accelerator.is_main_process:
+            with self.accelerator.autocast():
+                self.journal.grid(self.ema.module, self.images)
+
+    def save(self) -> None:
+        """Write a checkpoint and, as the run's model, the averaged stage."""
+        writer = CheckpointWriter(self.run, self.images)
+        if self.accelerator.is_main_process:
+            self.checkpoints += 1
+            writer.tensors("generator", self.stage.state_dict())
+            writer.tensors("generator-ema", self.ema.module.state_dict())
+            for name, side in self.sides.items():
+                writer.tensors(name, side.state_dict())
+            modules = (self.stage, torch.nn.ModuleDict(self.sides))
+            for name, optimizer, module in zip(
+                ("generator", "discriminator"),
+                (self.generator_optimizer, self.discriminator_optimizer),
+                modules,
+                strict=True,
+            ):
+                writer.tensors(f"optimizer-{name}", optimizer_state(optimizer, module))
+        self.accelerator.wait_for_everyone()
+        writer.tensors(f"rng-{self.accelerator.process_index}", rng_state(self.device))
+        self.accelerator.wait_for_everyone()
+        if self.accelerator.is_main_process:
+            scaler = self.accelerator.scaler
+            writer.publish({
+                "images": self.images, "step": self.step, "number": self.checkpoints, "rollbacks": self.rollbacks,
+                "rate_scale": self.rate_scale, "processes": self.accelerator.num_processes,
+                "scaler": scaler.state_dict() if scaler is not None else None,
+            })  # fmt: skip
+            try:
+                save_weights(self.ema.module, self.run.weights_file)
+            except Exception as error:
+                writer.fail(error)
+            self.run.prune(self.config.output.keep_last, self.config.output.keep_every)
+        self.accelerator.wait_for_everyone()
+
+    def restore(self, path: Any) -> None:
+        """Put everything back as it was when the checkpoint at `path` was written."""
+        state = read_state(path)
+        load_weights(self.stage, path / "generator.safetensors")
+        load_weights(self.ema.module, path / "generator-ema.safetensors")
+        for name, side in self.sides.items():
+            load_weights(side, path / f"{name}.safetensors")
+        sides = torch.nn.ModuleDict(self.sides)
+        restore_optimizer(self.generator_optimizer, self.stage, read_tensors(path, "optimizer-generator"))
+        restore_optimizer(self.discriminator_optimizer, sides, read_tensors(path, "optimizer-discriminator"))
+        rng = path / f"rng-{self.accelerator.process_index}.safetensors"
+        if rng.exists():  # a run resumed on more processes than it had: the new ones keep their own
+            restore_rng(read_tensors(path, rng.stem), self.device)
+        if state["scaler"] and self.accelerator.scaler is not None:
+            self.accelerator.scaler.load_state_dict(state["scaler"])
+        self.images, self.step, self.checkpoints = state["images"], state["step"], state["number"]
+        self.rollbacks, self.rate_scale = state["rollbacks"], state["rate_scale"]
+        self.journal.forget()
