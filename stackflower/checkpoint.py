@@ -61,7 +61,7 @@ def load_weights(module: nn.Module, path: Path) -> None:
 
 def optimizer_state(optimizer: torch.optim.Optimizer, module: nn.Module) -> dict[str, Tensor]:
     """An optimizer's state by the names of the parameters it moves: ``generator.dense.weight/exp_avg``."""
-    names = {parameter: name for name, parameter in module.named_parameters()}
+    names: dict[Tensor, str] = {parameter: name for name, parameter in module.named_parameters()}
     return {
         f"{names[parameter]}/{key}": value
         for parameter, state in optimizer.state.items()

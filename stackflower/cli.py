@@ -114,12 +114,14 @@ def penalty_parts(values: Sequence[str]) -> dict[str, Any] | None:
     return found or None
 
 
-@main.command(epilog=examples(
-    "stackflower train --stage 1",
-    "stackflower train --stage 1 --data my-flowers --text sentence-transformers/all-MiniLM-L6-v2 --time-limit 25m",
-    "stackflower train --stage 1 --recipe stackgan --objective hinge --penalty r1=1 --set penalties.r1.every=16",
-    "stackflower train --resume latest",
-))  # fmt: skip
+@main.command(
+    epilog=examples(
+        "stackflower train --stage 1",
+        "stackflower train --stage 1 --data my-flowers --text sentence-transformers/all-MiniLM-L6-v2 --time-limit 25m",
+        "stackflower train --stage 1 --recipe stackgan --objective hinge --penalty r1=1 --set penalties.r1.every=16",
+        "stackflower train --resume latest",
+    )
+)
 @click.option("--stage", type=int, default=1, show_default=True, help="Which stage to train.")
 @click.option("--data", help=DATA_HELP)
 @click.option("--out", metavar="RUN", help="The run folder. [default: runs/RECIPE-N]")
@@ -145,24 +147,46 @@ def penalty_parts(values: Sequence[str]) -> dict[str, Any] | None:
 @click.option("--set", "settings", metavar="PART.OPTION=VALUE", multiple=True, help="Any other setting.")
 @click.option("--dry-run", is_flag=True, help="Print the resolved run and its cost; create nothing.")
 def train(
-    stage: int, out: str | None, recipe: str | None, time_limit: float | None, resume: str | None, report_to: tuple[str, ...],
-    settings: tuple[str, ...], dry_run: bool, **flags: Any,
-) -> None:  # fmt: skip
+    stage: int,
+    out: str | None,
+    recipe: str | None,
+    time_limit: float | None,
+    resume: str | None,
+    report_to: tuple[str, ...],
+    settings: tuple[str, ...],
+    dry_run: bool,
+    **flags: Any,
+) -> None:
     """Train a stage, or go on training."""
     from stackflower.launch import Request
     from stackflower.launch import train as run_training
 
     parts: dict[str, Any] = {
-        "data": data_part(flags["data"]), "text": text_part(flags["text"]), "penalties": penalty_parts(flags["penalty"]),
-        "train.images": flags["images"], "train.epochs": flags["epochs"], "train.batch_size": flags["batch_size"],
+        "data": data_part(flags["data"]),
+        "text": text_part(flags["text"]),
+        "penalties": penalty_parts(flags["penalty"]),
+        "train.images": flags["images"],
+        "train.epochs": flags["epochs"],
+        "train.batch_size": flags["batch_size"],
         "train.gradient_accumulation": flags["gradient_accumulation"],
-        "optimizer.generator.lr": flags["lr"], "optimizer.discriminator.lr": flags["lr"],
-        **{key: flags[key] for key in ("conditioning", "generator", "discriminator", "objective", "seed", "mixed_precision")},
-    }  # fmt: skip
+        "optimizer.generator.lr": flags["lr"],
+        "optimizer.discriminator.lr": flags["lr"],
+        **{
+            key: flags[key]
+            for key in ("conditioning", "generator", "discriminator", "objective", "seed", "mixed_precision")
+        },
+    }
     request = Request(
-        stage=stage, recipe=recipe, flags={key: value for key, value in parts.items() if value is not None}, settings=settings,
-        out=out, resume=resume, time_limit=time_limit, report_to=report_to, dry_run=dry_run,
-    )  # fmt: skip
+        stage=stage,
+        recipe=recipe,
+        flags={key: value for key, value in parts.items() if value is not None},
+        settings=settings,
+        out=out,
+        resume=resume,
+        time_limit=time_limit,
+        report_to=report_to,
+        dry_run=dry_run,
+    )
     outcome = run_training(request, say)
     if outcome is None:
         return
@@ -182,11 +206,13 @@ def train(
     click.echo(f"Score it:      stackflower eval {outcome.run}")
 
 
-@main.command(epilog=examples(
-    'stackflower sample runs/quickstart-1 "a red flower with pointed petals" --per-caption 8 --grid',
-    "stackflower sample runs/quickstart-1 --captions captions.txt --out drawn --per-caption 4",
-    'stackflower sample runs/quickstart-1 "a blue flower" --out blue.png --seed 3',
-))  # fmt: skip
+@main.command(
+    epilog=examples(
+        'stackflower sample runs/quickstart-1 "a red flower with pointed petals" --per-caption 8 --grid',
+        "stackflower sample runs/quickstart-1 --captions captions.txt --out drawn --per-caption 4",
+        'stackflower sample runs/quickstart-1 "a blue flower" --out blue.png --seed 3',
+    )
+)
 @click.argument("run")
 @click.argument("captions", nargs=-1)
 @click.option("--captions", "file", metavar="FILE", help="One caption a line, or a metadata.jsonl.")
@@ -198,9 +224,17 @@ def train(
 @click.option("--batch-size", type=click.IntRange(1), default=64, show_default=True, help="Pictures at a time.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def sample(
-    run: str, captions: tuple[str, ...], file: str | None, per_caption: int, seed: int, out: str | None, grid: bool,
-    truncation: float | None, batch_size: int, as_json: bool,
-) -> None:  # fmt: skip
+    run: str,
+    captions: tuple[str, ...],
+    file: str | None,
+    per_caption: int,
+    seed: int,
+    out: str | None,
+    grid: bool,
+    truncation: float | None,
+    batch_size: int,
+    as_json: bool,
+) -> None:
     """Draw pictures for captions with a trained run."""
     from stackflower.drawing import draw
 
@@ -219,12 +253,15 @@ def sample(
         tell(written.plain(), as_json, written.text)
 
 
-@main.command("eval", epilog=examples(
-    "stackflower eval runs/quickstart-1",
-    "stackflower train-classifier --data my-flowers --out flowers.safetensors",
-    "stackflower eval runs/flowers --extractor domain --weights flowers.safetensors --json",
-    "stackflower eval --images drawn --data my-flowers --metrics is,fid",
-))  # fmt: skip
+@main.command(
+    "eval",
+    epilog=examples(
+        "stackflower eval runs/quickstart-1",
+        "stackflower train-classifier --data my-flowers --out flowers.safetensors",
+        "stackflower eval runs/flowers --extractor domain --weights flowers.safetensors --json",
+        "stackflower eval --images drawn --data my-flowers --metrics is,fid",
+    ),
+)
 @click.argument("run", required=False)
 @click.option("--images", metavar="DIR", help="Score the pictures of a folder instead of a run.")
 @click.option("--data", help=f"What to score against: {DATA_HELP} [default: the run's]")
@@ -241,9 +278,18 @@ def sample(
 @click.option("--truncation", type=click.FloatRange(0, min_open=True), help="Redraw noise beyond this many deviations.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def evaluate(
-    run: str | None, images: str | None, data: str | None, metrics: str | None, samples: int | None, splits: int,
-    extractor: str | None, weights: str | None, seed: int, truncation: float | None, as_json: bool,
-) -> None:  # fmt: skip
+    run: str | None,
+    images: str | None,
+    data: str | None,
+    metrics: str | None,
+    samples: int | None,
+    splits: int,
+    extractor: str | None,
+    weights: str | None,
+    seed: int,
+    truncation: float | None,
+    as_json: bool,
+) -> None:
     """Score a run: the Inception Score and more, beside the same of real pictures."""
     from stackflower.measure import Protocol, measure, report
 
@@ -253,10 +299,13 @@ def evaluate(
         tell(scores, as_json, lambda: report(scores))
 
 
-@main.command("train-classifier", epilog=examples(
-    "stackflower train-classifier --data my-flowers --out flowers.safetensors",
-    "stackflower train-classifier --data my-flowers --out quick.safetensors --network plain --epochs 10",
-))  # fmt: skip
+@main.command(
+    "train-classifier",
+    epilog=examples(
+        "stackflower train-classifier --data my-flowers --out flowers.safetensors",
+        "stackflower train-classifier --data my-flowers --out quick.safetensors --network plain --epochs 10",
+    ),
+)
 @click.option("--data", required=True, help=DATA_HELP)
 @click.option("--out", metavar="FILE", required=True, help="The file to write.")
 @click.option("--resolution", type=click.IntRange(16), default=64, show_default=True, help="Pixels it looks at.")
@@ -264,7 +313,7 @@ def evaluate(
 @click.option("--epochs", type=click.IntRange(1), default=30, show_default=True)
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-def train_classifier(data: str, out: str, resolution: int, network: str, epochs: int, seed: int, as_json: bool) -> None:
+def train_classifier(data: str, out: str, resolution: int, network: Any, epochs: int, seed: int, as_json: bool) -> None:
     """Train the classifier that scores are computed with, from a data set's labels and attributes."""
     from stackflower.config import Part
     from stackflower.launch import bar
@@ -274,7 +323,7 @@ def train_classifier(data: str, out: str, resolution: int, network: str, epochs:
     source = Part(part.pop("name"), part).create("data")
     model = fit(
         source, Path(out), bar, described=data, resolution=resolution, network=network, epochs=epochs, seed=seed
-    )  # type: ignore[arg-type]
+    )
     text = ", ".join(f"{name} {value:.4f}" for name, value in model.accuracy.items()) or "no validation split"
     tell({"out": out, "held_out_accuracy": model.accuracy}, as_json, lambda: f"{out}: held-out accuracy {text}")
 

@@ -119,10 +119,15 @@ SIDES = ("generator", "discriminator")
 HEADER = ("description", "source", "deviations", "recipe", "stage", "seed", "mixed_precision")
 PRECISIONS = ("auto", "no", "bf16", "fp16")
 DEFAULTS: dict[str, Any] = {
-    "stage": 1, "seed": 0, "mixed_precision": "auto",
-    "data": {"name": "synthetic-flowers"}, "text": {"name": "ngram"}, "conditioning": {"name": "augmentation"},
-    "generator": {"name": "stage1"}, "discriminator": {"name": "matching"},
-}  # fmt: skip
+    "stage": 1,
+    "seed": 0,
+    "mixed_precision": "auto",
+    "data": {"name": "synthetic-flowers"},
+    "text": {"name": "ngram"},
+    "conditioning": {"name": "augmentation"},
+    "generator": {"name": "stage1"},
+    "discriminator": {"name": "matching"},
+}
 
 
 def recipes() -> dict[str, str]:
@@ -251,18 +256,25 @@ def _ranges(config: RunConfig) -> list[str]:
         given = "neither" if train.images is None else "both"
         problems.append(f"Training's length: give either train.images or train.epochs; {given} is given.")
     positive = {
-        "train.images": train.images, "train.epochs": train.epochs, "train.batch_size": train.batch_size,
-        "train.gradient_accumulation": train.gradient_accumulation, "train.captions_averaged": train.captions_averaged,
-        "train.critic_steps": train.critic_steps, "train.noises_per_caption": train.noises_per_caption,
-        "output.log_every": output.log_every, "output.keep_last": output.keep_last,
-    }  # fmt: skip
+        "train.images": train.images,
+        "train.epochs": train.epochs,
+        "train.batch_size": train.batch_size,
+        "train.gradient_accumulation": train.gradient_accumulation,
+        "train.captions_averaged": train.captions_averaged,
+        "train.critic_steps": train.critic_steps,
+        "train.noises_per_caption": train.noises_per_caption,
+        "output.log_every": output.log_every,
+        "output.keep_last": output.keep_last,
+    }
     problems += [
         f"{key} = {value}: it must be above 0." for key, value in positive.items() if value is not None and value <= 0
     ]
     for key, value in {
-        "train.ema_half_life": train.ema_half_life, "output.sample_every": output.sample_every,
-        "output.checkpoint_every": output.checkpoint_every, "output.keep_every": output.keep_every,
-    }.items():  # fmt: skip
+        "train.ema_half_life": train.ema_half_life,
+        "output.sample_every": output.sample_every,
+        "output.checkpoint_every": output.checkpoint_every,
+        "output.keep_every": output.keep_every,
+    }.items():
         if value < 0:
             problems.append(f"{key} = {value}: it can't be negative.")
     parts = max(1, train.gradient_accumulation * train.noises_per_caption)
@@ -324,14 +336,26 @@ def resolve(tree: Mapping[str, Any]) -> RunConfig:
     if not isinstance(optimizers, Mapping) or set(optimizers) - set(SIDES):
         problems.append(f"optimizer has the sections {', '.join(SIDES)}; given: {optimizers!r}.")
         optimizers = {}
+    parts = {kind: _part(tree, kind, problems) for kind in PARTS}
+    sections = {name: _section(cls, tree.get(name, {}), name, problems) for name, cls in SECTIONS.items()}
     config = RunConfig(
-        recipe=str(tree.get("recipe", "")), stage=tree["stage"], seed=tree["seed"],
+        recipe=str(tree.get("recipe", "")),
+        stage=tree["stage"],
+        seed=tree["seed"],
         mixed_precision=tree["mixed_precision"],
-        **{kind: _part(tree, kind, problems) for kind in PARTS},
+        data=parts["data"],
+        text=parts["text"],
+        conditioning=parts["conditioning"],
+        generator=parts["generator"],
+        discriminator=parts["discriminator"],
+        objective=parts["objective"],
         penalties=_penalties(tree.get("penalties", {}), problems),
-        optimizer={side: _section(Optimizer, optimizers.get(side, {}), f"optimizer.{side}", problems) for side in SIDES},
-        **{name: _section(cls, tree.get(name, {}), name, problems) for name, cls in SECTIONS.items()},
-    )  # fmt: skip
+        train=sections["train"],
+        optimizer={
+            side: _section(Optimizer, optimizers.get(side, {}), f"optimizer.{side}", problems) for side in SIDES
+        },
+        output=sections["output"],
+    )
     problems += _ranges(config) + _mix(config)
     if problems:
         raise ConfigError(dict.fromkeys(problems))

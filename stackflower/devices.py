@@ -118,7 +118,7 @@ def cost(config: RunConfig, text_dim: int) -> dict[str, float]:
                     Pairs(torch.empty_like(image), image.detach(), text, wrong, text), noise, 1
                 )  # no lazy ones
                 torch.stack(list(terms.values())).sum().backward()
-            fooled = []
+            fooled: list[torch.Tensor] = []
             for side, image in zip(sides.values(), drawn.images, strict=True):
                 with frozen(side):
                     fooled += side.generator_terms(image, text, noise, 1).values()

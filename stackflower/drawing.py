@@ -99,9 +99,17 @@ def captioned(images: np.ndarray, captions: Sequence[str], scale: int = 2) -> np
 
 
 def draw(
-    run: str, captions: list[str], file: str | None, *, per_caption: int, seed: int, out: str | None, as_grid: bool, truncation: float | None,
+    run: str,
+    captions: list[str],
+    file: str | None,
+    *,
+    per_caption: int,
+    seed: int,
+    out: str | None,
+    as_grid: bool,
+    truncation: float | None,
     batch_size: int,
-) -> Written | None:  # fmt: skip
+) -> Written | None:
     """Draw and write; None on processes other than the first, which write their part."""
     captions = captions_of(captions, file)
     pipeline = Pipeline.from_run(run)

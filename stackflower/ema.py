@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import copy
+from typing import Generic, TypeVar
 
 import torch
 from torch import nn
 
+Network = TypeVar("Network", bound=nn.Module)
 
-class EMA:
+
+class EMA(Generic[Network]):
     """Averaged copy of `module` (Karras et al. 2018); buffers, such as batch statistics, are copied.
 
     Args:
@@ -16,8 +19,8 @@ class EMA:
         ramp: the half-life is never more than this share of the images seen, so that an early average is not stale.
     """
 
-    def __init__(self, module: nn.Module, half_life: float, ramp: float = 0.05):
-        self.module = copy.deepcopy(module).eval().requires_grad_(False)
+    def __init__(self, module: Network, half_life: float, ramp: float = 0.05):
+        self.module: Network = copy.deepcopy(module).eval().requires_grad_(False)
         self.half_life, self.ramp = half_life, ramp
 
     @torch.no_grad()

@@ -51,7 +51,7 @@ class Outcome:
     run: RunFolder
     images: int
     stopped: str | None  # why it stopped early
-    signal: int | None
+    signal: int | None  # the signal that stopped it
 
 
 @contextmanager
@@ -60,7 +60,7 @@ def bar(label: str, length: int) -> Iterator[Progress]:
     began = time.monotonic()
     stream = click.get_text_stream("stderr")
     with click.progressbar(length=length, label=label, file=stream, width=24) as display:
-        yield display.update
+        yield lambda done: display.update(done)
     if not stream.isatty():
         click.echo(f"  done in {duration(time.monotonic() - began)}", err=True)
 
@@ -208,9 +208,11 @@ def train(request: Request, say: Say) -> Outcome | None:
         return None
     run = run or RunFolder(request.out or free_name(config.recipe))
     fits_time = (
-        request.time_limit is not None and not going_on
-        and not {"train.images", "train.epochs"} & {*request.flags, *(text.partition("=")[0] for text in request.settings)}
-    )  # fmt: skip
+        request.time_limit is not None
+        and not going_on
+        and not {"train.images", "train.epochs"}
+        & {*request.flags, *(text.partition("=")[0] for text in request.settings)}
+    )
     return _run(config, run, going_on, fits_time, request, say)
 
 
@@ -237,9 +239,14 @@ def _run(config: RunConfig, run: RunFolder, going_on: bool, fits_time: bool, req
             accelerator.init_trackers("stackflower", config=None)
         journal = Journal(run, accelerator, captions, embeddings[chosen], config.seed)
         trainer = Trainer(
-            config, run, accelerator, lambda noise_dim: _batches(config, data, embeddings, noise_dim, max(stage.resolutions), accelerator.device),
-            encoder.dim, journal, total_images(config, len(data.rows)),
-        )  # fmt: skip
+            config,
+            run,
+            accelerator,
+            lambda noise_dim: _batches(config, data, embeddings, noise_dim, max(stage.resolutions), accelerator.device),
+            encoder.dim,
+            journal,
+            total_images(config, len(data.rows)),
+        )
         whole = run.whole_checkpoints()
         if going_on and whole:
             trainer.restore(whole[-1])

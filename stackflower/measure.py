@@ -208,13 +208,25 @@ def evaluate(
     drawer = Drawer(pipeline, extractor, processes, index)
     found = drawer(captions, 1, protocol.seed, protocol.truncation)
     theirs = extractor(real.data.centre(real.resolution, torch.tensor(pictures).unique()))
-    return _scores(found, theirs, protocol, extractor) | _conditional(real, drawer, found, asked, protocol) | {
-        "protocol": {
-            **extractor.describe(), "split": real.split, "images": len(captions), "captions": f"one of each picture of {real.split}",
-            "real_images": len(set(pictures)), "splits": protocol.splits, "seed": protocol.seed, "shuffle": "captions drawn in random order by the seed",
-            "truncation": protocol.truncation, "weights": weights, "drawn_at": pipeline.resolution,
+    return (
+        _scores(found, theirs, protocol, extractor)
+        | _conditional(real, drawer, found, asked, protocol)
+        | {
+            "protocol": {
+                **extractor.describe(),
+                "split": real.split,
+                "images": len(captions),
+                "captions": f"one of each picture of {real.split}",
+                "real_images": len(set(pictures)),
+                "splits": protocol.splits,
+                "seed": protocol.seed,
+                "shuffle": "captions drawn in random order by the seed",
+                "truncation": protocol.truncation,
+                "weights": weights,
+                "drawn_at": pipeline.resolution,
+            }
         }
-    }  # fmt: skip
+    )
 
 
 def _scores(found: Extracted, theirs: Extracted, protocol: Protocol, extractor: Extractor) -> dict[str, Any]:
@@ -262,10 +274,16 @@ def evaluate_folder(folder: Path, real: Real, extractor: Extractor, protocol: Pr
     theirs = extractor(real.data.centre(real.resolution))
     return _scores(found, theirs, protocol, extractor) | {
         "protocol": {
-            **extractor.describe(), "images": len(files), "folder": str(folder), "real_images": len(real.data.rows), "split": real.split,
-            "splits": protocol.splits, "seed": protocol.seed, "shuffle": "files in random order by the seed",
+            **extractor.describe(),
+            "images": len(files),
+            "folder": str(folder),
+            "real_images": len(real.data.rows),
+            "split": real.split,
+            "splits": protocol.splits,
+            "seed": protocol.seed,
+            "shuffle": "files in random order by the seed",
         }
-    }  # fmt: skip
+    }
 
 
 def measure(

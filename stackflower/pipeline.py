@@ -36,7 +36,7 @@ class Pipeline:
 
     def __init__(self, stage: Stage, encoder: TextEncoder, device: torch.device | str = "cpu"):
         self.device = torch.device(device)
-        self.stage = stage.eval().requires_grad_(False).to(self.device, memory_format=torch.channels_last)
+        self.stage = stage.eval().requires_grad_(False).to(self.device).to(memory_format=torch.channels_last)
         self.encoder = encoder
 
     @classmethod

@@ -113,10 +113,12 @@ def _own() -> dict[tuple[str, str], Entry]:
             continue
         module = ".".join(("stackflower", *path.relative_to(root).with_suffix("").parts))
         for node in ast.parse(source).body:
-            for mark in node.decorator_list if isinstance(node, ast.ClassDef) else ():
+            if not isinstance(node, ast.ClassDef):
+                continue
+            for mark in node.decorator_list:
                 if isinstance(mark, ast.Call) and getattr(mark.func, "id", "") == "register":
                     kind, name = (ast.literal_eval(argument) for argument in mark.args)
-                    found[kind, name] = Entry(kind, name, f"{module}:{node.name}", "stackflower")  # type: ignore[union-attr]
+                    found[kind, name] = Entry(kind, name, f"{module}:{node.name}", "stackflower")
     return found
 
 

@@ -75,9 +75,15 @@ def train_classifier(
     precision = torch.bfloat16 if devices.resolve_precision("auto") == "bf16" else None
     with display(f"training a classifier ({epochs} epochs)", epochs * len(data.rows)) as progress:
         fit(
-            model, labelled(data, wanted, numbers), epochs=epochs, seed=seed, precision=precision, device=device or "cpu",
-            smoothing=smoothing, progress=progress,
-        )  # fmt: skip
+            model,
+            labelled(data, wanted, numbers),
+            epochs=epochs,
+            seed=seed,
+            precision=precision,
+            device=device or "cpu",
+            smoothing=smoothing,
+            progress=progress,
+        )
     if "validation" in source.splits():
         held_out = prepare(source, "validation", size, display)
         model.accuracy = {
@@ -95,7 +101,11 @@ def built_in_classifier(resolution: int, display: Bar) -> Path:
     path = cache_folder() / "classifiers" / f"synthetic-flowers-{key}.safetensors"
     if not path.exists():
         train_classifier(
-            SyntheticFlowers(**BUILT_IN), path, display, described="synthetic-flowers, 12,000 pictures of other seeds",
-            heads=BUILT_IN_HEADS, **settings,
-        )  # fmt: skip
+            SyntheticFlowers(**BUILT_IN),
+            path,
+            display,
+            described="synthetic-flowers, 12,000 pictures of other seeds",
+            heads=BUILT_IN_HEADS,
+            **settings,
+        )
     return path

@@ -28,7 +28,7 @@ from stackflower.checkpoint import (
     restore_rng,
     rng_state,
     save_weights,
-)  # fmt: skip
+)
 from stackflower.config import Optimizer, RunConfig
 from stackflower.data.batches import Batch, Batches
 from stackflower.ema import EMA
@@ -115,7 +115,7 @@ class Trainer:
         torch.manual_seed(config.seed + accelerator.process_index)  # dropout: other numbers on every process
         stage, sides = build_networks(config, text_dim)
         for network in (stage, *sides.values()):
-            network.to(self.device, memory_format=torch.channels_last)
+            network.to(self.device).to(memory_format=torch.channels_last)
             synchronise_batch_norm(network, config.train.sync_batch_norm)
         self.stage, self.sides = stage, sides
         self.ema = EMA(stage, config.train.ema_half_life)
@@ -169,7 +169,7 @@ class Trainer:
                     else:
                         drawn, text = drawings[position]
                     shown, wrong = self._texts(batch.embeddings, batch.wrong)
-                    terms = {}
+                    terms: dict[str, Tensor] = {}
                     for (name, side), real, fake in zip(
                         self.wrapped_sides.items(), self._pyramid(batch.images), drawn.images, strict=True
                     ):
@@ -335,11 +335,17 @@ class Trainer:
         self.accelerator.wait_for_everyone()
         if self.accelerator.is_main_process:
             scaler = self.accelerator.scaler
-            writer.publish({
-                "images": self.images, "step": self.step, "number": self.checkpoints, "rollbacks": self.rollbacks,
-                "rate_scale": self.rate_scale, "processes": self.accelerator.num_processes,
-                "scaler": scaler.state_dict() if scaler is not None else None,
-            })  # fmt: skip
+            writer.publish(
+                {
+                    "images": self.images,
+                    "step": self.step,
+                    "number": self.checkpoints,
+                    "rollbacks": self.rollbacks,
+                    "rate_scale": self.rate_scale,
+                    "processes": self.accelerator.num_processes,
+                    "scaler": scaler.state_dict() if scaler is not None else None,
+                }
+            )
             try:
                 save_weights(self.ema.module, self.run.weights_file)
             except Exception as error:

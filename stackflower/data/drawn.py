@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+import itertools
+import os
+import subprocess
+import sys
 from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
 
 import numpy as np
+import torch
 
 from stackflower.data import synthetic
-from stackflower.data.grammar import captions
+from stackflower.data.grammar import captions as write_captions
 from stackflower.data.prepared import key_of
 from stackflower.data.source import Progress, Rows, Source
-from stackflower.errors import ConfigError
+from stackflower.errors import ConfigError, DataError
 from stackflower.registry import register
 
-VERSION = 1  # of the drawings and captions: a new one when either changes
+MOST_CAPTIONS = 16  # for one picture
+VERSION = 2  # of the drawings and captions: a new one when either changes
+WORKER = "import sys; from stackflower.data.drawn import draw_share; draw_share(sys.argv[1], *map(int, sys.argv[2:]))"
+WORTH_A_PROCESS = 1_000  # pictures for which another interpreter starts
 LABEL = ("colour", "shape")  # the class of a picture is the pair of these
 
 
@@ -28,6 +36,44 @@ def class_names() -> dict[int, str]:
     """The classes: every colour with every shape."""
     first, second = (synthetic.ATTRIBUTES[name] for name in LABEL)
     return {one * len(second) + two: f"{a} {b}" for one, a in enumerate(first) for two, b in enumerate(second)}
+
+
+def _draw_on_all_cores(images: np.memmap, count: int, seed: int, processes: int, progress: Progress) -> None:
+    """Draw each share of the pictures in an interpreter of its own: one's threads would wait for each other."""
+    cuts = [count * number // processes // 64 * 64 for number in range(processes)] + [count]
+    images.flush()
+    workers = [
+        subprocess.Popen(
+            [sys.executable, "-c", WORKER, str(images.filename), *map(str, (count, seed, first, last))],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for first, last in itertools.pairwise(cuts)
+    ]
+    try:
+        for worker in workers:
+            assert worker.stdout is not None and worker.stderr is not None
+            for line in worker.stdout:
+                progress(int(line))
+            if worker.wait():
+                raise DataError(f"Drawing the flowers failed: {worker.stderr.read().strip().splitlines()[-1]}")
+    finally:
+        for worker in workers:
+            worker.kill()
+            worker.communicate()
+
+
+def draw_share(path: str, count: int, seed: int, first: int, last: int) -> None:
+    """Draw pictures `first` to `last` of (count, seed) into an .npy file that is there; tells stdout how many are done."""
+    images = np.load(path, mmap_mode="r+")
+    torch.set_num_threads(1)
+    drawn = {name: column[:last] for name, column in _sample(count, seed).items()}
+    for start in range(first, last, 64):
+        part = synthetic.draw(drawn, images.shape[1], seed, first=start, last=min(start + 64, last))
+        images[start : start + len(part)] = part
+        print(len(part), flush=True)
+    images.flush()
 
 
 @register("data", "synthetic-flowers")
@@ -47,6 +93,8 @@ class SyntheticFlowers(Source):
             for name, value in (("count", count), ("validation", validation), ("captions", captions))
             if value < 1
         ]
+        if captions > MOST_CAPTIONS:
+            problems.append(f"data.captions = {captions}: at most {MOST_CAPTIONS} are allowed.")
         if problems:
             raise ConfigError(problems)
         self.counts = {"train": count, "validation": validation}
@@ -63,7 +111,7 @@ class SyntheticFlowers(Source):
 
     def rows(self, split: str) -> Rows:
         drawn = _sample(self.counts[split], self._seed(split))
-        texts, asked = captions(drawn, self._seed(split), self.per_image)
+        texts, asked = write_captions(drawn, self._seed(split), self.per_image)
         first, second = (drawn[name] for name in LABEL)
         return Rows(
             captions=texts,
@@ -73,10 +121,14 @@ class SyntheticFlowers(Source):
             asked=asked,
         )
 
-    def fill(self, split: str, images: np.ndarray, progress: Progress) -> None:
-        images[:] = synthetic.draw(
-            _sample(self.counts[split], self._seed(split)), images.shape[1], self._seed(split), progress
-        )
+    def fill(self, split: str, images: np.ndarray, progress: Progress) -> list[int]:
+        drawn, seed = _sample(self.counts[split], self._seed(split)), self._seed(split)
+        processes = min(os.cpu_count() or 1, len(images) // WORTH_A_PROCESS)
+        if processes > 1 and isinstance(images, np.memmap) and images.filename:
+            _draw_on_all_cores(images, len(images), seed, processes, progress)
+        else:
+            images[:] = synthetic.draw(drawn, images.shape[1], seed, progress)
+        return []
 
     def alike(self, asked: Mapping[str, str], count: int, size: int, seed: int) -> np.ndarray:
         """Other real pictures of one caption: uint8 (count, size, size, 3), what it asks for fixed and all else free."""
@@ -86,6 +138,9 @@ class SyntheticFlowers(Source):
         """A row of metadata.jsonl."""
         assert rows.labels is not None and rows.asked is not None
         return {
-            "text": rows.captions[number], "label": rows.labels[number], "class_name": rows.class_names[rows.labels[number]],
-            "attributes": {name: values[number] for name, values in rows.attributes.items()}, "asked": rows.asked[number],
-        }  # fmt: skip
+            "text": rows.captions[number],
+            "label": rows.labels[number],
+            "class_name": rows.class_names[rows.labels[number]],
+            "attributes": {name: values[number] for name, values in rows.attributes.items()},
+            "asked": rows.asked[number],
+        }

@@ -7,6 +7,7 @@ of strings), and if wanted ``label`` (an integer), ``class_name``, ``attributes`
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import json
 import os
@@ -48,10 +49,8 @@ def _read_csv(path: Path) -> Iterator[tuple[int, dict[str, Any] | str]]:
                 values["label"] = int(values["label"])
             for key in ("text", "attributes", "asked"):  # a list or an object may stand in a cell as JSON
                 if str(values.get(key, ""))[:1] in ("[", "{"):
-                    try:
+                    with contextlib.suppress(json.JSONDecodeError):
                         values[key] = json.loads(values[key])
-                    except json.JSONDecodeError:
-                        pass
             yield number, values
 
 
@@ -196,32 +195,40 @@ class FolderSource(Source):
             asked=[row["asked"] for row in rows] if rows and all("asked" in row for row in rows) else None,
         )
 
-    def fill(self, split: str, images: np.ndarray, progress: Progress) -> None:
+    def fill(self, split: str, images: np.ndarray, progress: Progress) -> list[int]:
         part, rows = self.split(split), self._usable(split)
-        problems: list[str] = []
+        problems: dict[int, str] = {}
 
         def one(position: int) -> None:
             try:
                 images[position] = load_square(part.folder / rows[position]["file_name"], images.shape[1])
             except DataError as error:
-                problems.append(str(error))
+                problems[position] = str(error)
 
         with ThreadPoolExecutor(os.cpu_count()) as pool:  # Pillow decodes outside the interpreter's lock
             for _ in pool.map(one, range(len(rows))):
                 progress(1)
-        if problems:
+        if problems and (not self.skip_bad or len(problems) == len(rows)):
             raise DataError(
-                f"{len(problems):,} pictures in {part.folder} can't be read:\n{_several(sorted(problems))}\n"
-                "Mend or remove them with their rows."
+                f"{len(problems):,} pictures in {part.folder} can't be read:\n{_several(sorted(problems.values()))}\n"
+                "Mend or remove them with their rows; --set data.skip_bad=true leaves such rows out."
             )
+        return sorted(problems)
 
     def warnings(self, split: str) -> list[str]:
+        _, problems = self.split(split).read
+        told = []
+        if problems and self.skip_bad:
+            told.append(
+                f"{len(problems):,} rows of {self.split(split).metadata} are left out, the first: {problems[0]}"
+            )
         orphans = self.split(split).orphans()
         if not orphans:
-            return []
+            return told
         return [
+            *told,
             f"{len(orphans):,} pictures in {self.split(split).folder} have no row in {self.split(split).metadata.name} "
-            f"and are not used ({', '.join(orphans[:3])}{', …' if len(orphans) > 3 else ''})."
+            f"and are not used ({', '.join(orphans[:3])}{', …' if len(orphans) > 3 else ''}).",
         ]
 
     def check(self) -> tuple[list[str], list[str]]:

@@ -66,7 +66,10 @@ def info(part: dict[str, Any]) -> dict[str, Any]:
         rows = source.rows(split)
         words = {word for captions in rows.captions for caption in captions for word in caption.lower().split()}
         found[split] = {
-            "pictures": len(rows), "captions": sum(map(len, rows.captions)), "classes": len(set(rows.labels or ())),
-            "attributes": sorted(rows.attributes), "distinct_words": len(words),
-        }  # fmt: skip
+            "pictures": len(rows),
+            "captions": sum(map(len, rows.captions)),
+            "classes": len(set(rows.labels or ())),
+            "attributes": sorted(rows.attributes),
+            "distinct_words": len(words),
+        }
     return found

@@ -31,7 +31,6 @@ WORDS: dict[str, dict[str, tuple[str, ...]]] = {
         "pointed": ("pointed", "pointed", "pointy", "sharply pointed"),
         "ruffled": ("ruffled", "ruffled", "frilly", "wavy"),
         "slender": ("slender", "slender", "thin", "narrow"),
-        "heart-shaped": ("heart-shaped", "heart-shaped", "heart shaped", "notched"),
     },
     "centre": {
         "yellow": ("yellow", "yellow", "bright yellow", "golden"),
@@ -85,7 +84,6 @@ _EDGES = {
     "pointed": ("pointed at the tips", "pointed at the ends", "sharply pointed"),
     "ruffled": ("ruffled at the edges", "frilly at the edges", "wavy along the edges"),
     "slender": ("long and slender", "thin and long", "narrow and long"),
-    "heart-shaped": ("shaped like hearts", "heart-shaped", "notched at the tips"),
 }
 _SHARE = {
     "colour": 0.92,
@@ -209,7 +207,7 @@ def _around(voice: _Voice) -> str:
             + (voice.core() + voice.tail(voice.stamens))
         )
     else:
-        verb = voice.pick(("surround", "encircle", "spread out from", "are arranged around", "fan out round"))
+        verb = voice.pick(("surround", "encircle", "spread out from", "are arranged around", "fan out from"))
     return f"{petals} {verb} {voice.core()}" + voice.tail(voice.stamens)
 
 
@@ -312,7 +310,7 @@ def captions(
     missing = [name for name in ATTRIBUTES if name not in attributes]
     if missing:
         raise ValueError(f"The pictures' attributes lack {', '.join(missing)}.")
-    source = np.random.Generator(np.random.Philox(key=[seed, 4]))
+    source = np.random.Generator(np.random.Philox(key=[seed % 2**64, 4]))
     texts: list[list[str]] = []
     stated: list[list[list[str]]] = []
     width = len(_NAMES)

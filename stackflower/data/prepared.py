@@ -95,7 +95,10 @@ def prepare(source: Source, split: str, size: int, bar: Bar) -> Prepared:
                 temporary / "images.npy", mode="w+", dtype=np.uint8, shape=(len(rows), size, size, 3)
             )
             with bar(f"preparing {split} ({len(rows):,} pictures at {size} px)", len(rows)) as progress:
-                source.fill(split, images, progress)
+                left_out = source.fill(split, images, progress)
+            if left_out:
+                rows = rows.without(left_out)
+                np.save(temporary / "images.npy", np.delete(images, left_out, axis=0))
             images.flush()
             (temporary / "rows.json").write_text(json.dumps(rows.plain()), encoding="utf-8")
             _publish(temporary, folder)

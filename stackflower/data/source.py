@@ -25,6 +25,21 @@ class Rows:
     def __len__(self) -> int:
         return len(self.captions)
 
+    def without(self, left_out: list[int]) -> Rows:
+        """The rows but those at these positions."""
+        gone = set(left_out)
+
+        def keep(column: list[Any] | None) -> Any:
+            return None if column is None else [value for place, value in enumerate(column) if place not in gone]
+
+        return Rows(
+            captions=keep(self.captions),
+            labels=keep(self.labels),
+            class_names=self.class_names,
+            attributes={name: keep(column) for name, column in self.attributes.items()},
+            asked=keep(self.asked),
+        )
+
     def plain(self) -> dict[str, Any]:
         """As JSON holds it."""
         return asdict(self)
@@ -51,8 +66,11 @@ class Source(ABC):
         """The captions, labels and attributes. DataError lists everything that is wrong with them."""
 
     @abstractmethod
-    def fill(self, split: str, images: np.ndarray, progress: Progress) -> None:
-        """Write the pictures into `images`, uint8 (N, S, S, 3), in the order of the rows."""
+    def fill(self, split: str, images: np.ndarray, progress: Progress) -> list[int]:
+        """Write the pictures into `images`, uint8 (N, S, S, 3), in the order of the rows.
+
+        Returns the positions of pictures to leave out; a source that leaves none out returns an empty list.
+        """
 
     def warnings(self, split: str) -> list[str]:
         """What a user should know of the split, a sentence each."""

@@ -19,7 +19,7 @@ from torch import Tensor
 
 ATTRIBUTES: dict[str, tuple[str, ...]] = {
     "colour": ("red", "orange", "yellow", "pink", "magenta", "purple", "blue", "white"),
-    "shape": ("rounded", "pointed", "ruffled", "slender", "heart-shaped"),
+    "shape": ("rounded", "pointed", "ruffled", "slender"),
     "centre": ("yellow", "green", "brown", "white"),
     "petals": ("four", "five", "six", "seven", "eight", "nine", "ten"),
     "size": ("small", "medium", "large"),
@@ -95,7 +95,9 @@ _THINGS = (
     (0.50, 0.28, 0.6, 0.5, 1.0, 0.7),
 )
 # strength of the light's direction, then its colour
-_LIGHT = ((1.25, 1.06, 1.04, 1.00), (0.60, 0.90, 0.92, 0.94), (1.10, 1.05, 0.93, 0.79))
+_LIGHT = ((1.25, 1.06, 1.04, 1.00), (0.60, 0.90, 0.92, 0.94), (1.10, 1.04, 0.95, 0.85))
+# what the air before the background adds on the sun's side
+_HAZE = ((0.03, 0.03, 0.02), (0.05, 0.06, 0.07), (0.34, 0.17, 0.02))
 
 
 def _key(seed: int, use: int) -> list[int]:
@@ -151,9 +153,14 @@ def _checked(attributes: Mapping[str, np.ndarray], resolution: int) -> dict[str,
 
 
 def draw(
-    attributes: Mapping[str, np.ndarray], resolution: int, seed: int, progress: Callable[[int], None] | None = None
+    attributes: Mapping[str, np.ndarray],
+    resolution: int,
+    seed: int,
+    progress: Callable[[int], None] | None = None,
+    first: int = 0,
+    last: int | None = None,
 ) -> np.ndarray:
-    """Draw the pictures: uint8 (N, resolution, resolution, 3), RGB.
+    """Draw the pictures `first` to `last`: uint8 (last − first, resolution, resolution, 3), RGB.
 
     ``attributes`` holds (N,) indices for every name (see ``sample_attributes``). Picture i depends on
     ``seed``, i and its own attributes alone, and is the same flower at every resolution (64 to 256).
@@ -162,7 +169,10 @@ def draw(
     """
     columns = _checked(attributes, resolution)
     count = len(columns["colour"])
-    pictures = np.empty((count, resolution, resolution, 3), dtype=np.uint8)
+    last = count if last is None else last
+    if first % _GROUP:
+        raise ValueError(f"first = {first}: it must be a multiple of {_GROUP}.")
+    pictures = np.empty((last - first, resolution, resolution, 3), dtype=np.uint8)
 
     def group(start: int) -> int:
         # A short last group is filled up, so that every picture has the same place in tensors of one shape
@@ -171,15 +181,16 @@ def draw(
         chosen = {name: torch.from_numpy(column[rows].astype(np.int64)) for name, column in columns.items()}
         random = np.random.Philox(key=_key(seed, 2), counter=[0, 0, start // _GROUP, 0])
         table = torch.from_numpy(np.random.Generator(random).random((_GROUP, _COLUMNS), dtype=np.float32))
-        done = min(_GROUP, count - start)
+        done = min(_GROUP, last - start)
+        place = start - first
         with torch.inference_mode():
             for top, band in _bands(table, chosen, resolution):
-                pictures[start : start + done, top : top + band.shape[1]] = band[:done].numpy()
+                pictures[place : place + done, top : top + band.shape[1]] = band[:done].numpy()
         return done
 
     _outlines()
     with ThreadPoolExecutor(torch.get_num_threads()) as pool:
-        for done in pool.map(group, range(0, count, _GROUP)):
+        for done in pool.map(group, range(first, last, _GROUP)):
             if progress is not None:
                 progress(done)
     return pictures
@@ -199,7 +210,7 @@ class _Draws:
         return self._table[:, start : self._next].reshape(-1, *shape) * (high - low) + low
 
 
-def _rows(values: Sequence[Sequence[float]], index: Tensor) -> Tensor:
+def _rows(values: Sequence[Sequence[float | Sequence[float]]], index: Tensor) -> Tensor:
     return torch.tensor(values)[index]
 
 
@@ -248,8 +259,9 @@ def _enlarge(cells: Tensor, x: Tensor, y: Tensor) -> Tensor:
         total: Tensor | float = 0.0
         for tap, weight in enumerate(weights):
             index = (place.floor().long() + tap - 1).clamp(0, side - 1)
-            part = cells[:, index] if dim == 1 else cells[:, :, index]
-            total = total + part * (weight[:, None] if dim == 1 else weight) / 6
+            index, weight = (index[:, None], weight[:, None]) if dim == 1 else (index, weight)
+            shape = (len(cells), len(place), side) if dim == 1 else (*cells.shape[:2], len(place))
+            total = total + cells.gather(dim, index.expand(shape)) * (weight / 6)
         cells = torch.as_tensor(total)
     return cells
 
@@ -270,7 +282,6 @@ def _outlines() -> Tensor:
         "pointed": (1 + along) ** 0.6 * (1 - along) ** 1.05,
         "ruffled": (1 - along**2) ** 0.42 * (0.66 + 0.34 * along),
         "slender": (1 - along**2) ** 0.40 * (0.9 + 0.1 * along),
-        "heart-shaped": (1 - along**2) ** 0.45 * (0.64 + 0.36 * along),
     }
     rows = []
     for shape in ATTRIBUTES["shape"]:
@@ -285,9 +296,6 @@ def _outlines() -> Tensor:
                 wave = random.integers(10, 13) * angle + phase[0] + 0.8 * np.sin(2 * angle + phase[1])
                 edge *= 1 + outer * (0.085 * np.cos(wave) + 0.03 * np.cos(1.7 * wave + phase[2]))
                 fold = outer * np.cos(wave + 0.9)
-            elif shape == "heart-shaped":
-                edge *= 1 - 0.40 * np.exp(-(np.abs(angle / 0.34) ** 1.5))
-                fold = -1.3 * np.exp(-((angle / 0.16) ** 2))
             slope = (np.roll(edge, -1) - np.roll(edge, 1)) / (4 * math.pi / _BINS) / edge**2
             x, y = np.cos(angle), np.sin(angle)
             rows.append(np.stack([1 / edge, x / edge + y * slope, y / edge - x * slope, fold]))
@@ -343,14 +351,23 @@ def _backdrop(draws: _Draws, kind: Tensor, place: Tensor) -> Planes:
     return _lay(picture, green, 1 - 0.3 * stem.clamp(-1, 1), alpha)
 
 
+def _hazy(picture: Planes, sun: Tensor, light: Tensor) -> Planes:
+    """The backdrop in the day's light: a low sun glows through, a grey sky flattens, a high sun does little."""
+    line = _line(_BACKDROP)
+    x, y = line[None, None, :], line[None, :, None]
+    glow = _step((2.1 - torch.hypot(x - 1.1 * _flat(sun.cos()), y - 1.1 * _flat(sun.sin()))) / 2.1)
+    return [plane + (1 - plane) * glow * _flat(_rows(_HAZE, light)[:, c]) for c, plane in enumerate(picture)]
+
+
 class _Frame:
     """Where the flower is: its own coordinates at each pixel (B, H, W), and the light on it."""
 
     def __init__(self, draws: _Draws, chosen: dict[str, Tensor]) -> None:
-        low = torch.tensor((0.57, 0.73, 0.89))[chosen["size"]]
-        self.radius = low + draws(0, 0.07)
-        self.place = draws(-1, 1, 2) * (0.30 - 0.24 * self.radius)[:, None]
-        self.tilt, self.squeeze, self.turn = draws(0, math.pi), draws(0.80, 1.0), draws(-math.pi, math.pi)
+        low = torch.tensor((0.62, 0.76, 0.90))[chosen["size"]]
+        self.radius = low + draws(0, 0.05)
+        self.place = draws(-1, 1, 2) * (0.24 - 0.20 * self.radius)[:, None]
+        # a petal points up, more or less: with any turn, the number of petals takes far longer to learn
+        self.tilt, self.squeeze, self.turn = draws(0, math.pi), draws(0.86, 1.0), draws(-0.2, 0.2) - math.pi / 2
         self.disc = torch.maximum(draws(0.19, 0.255), 0.168 / self.radius)
         self.sun = draws(-2.6, -0.5)
         self.light = _rows(_LIGHT, chosen["light"])
@@ -396,7 +413,6 @@ class _Petals:
             wide.clamp(max=0.33),
             (1.2 * wide).clamp(max=0.50),
             (0.46 * wide).clamp(max=0.125),
-            (1.14 * wide).clamp(max=0.48),
         ]
         self.width = torch.stack(widths, 1).gather(1, shape[:, None]) * draws(0.92, 1.06, _MOST_PETALS)
         self.length, self.depth = draws(0.90, 1.0, _MOST_PETALS), draws(0, 1, _MOST_PETALS)
@@ -427,7 +443,7 @@ class _Petals:
         across = (frame.y * cosine - frame.x * sine) / breadth
         distance, rho, fold = self._edge(petal, u, across, 0.48 * reach, breadth)
         u = u.clamp(0, 1)
-        shade = self._shade(frame, petal, u, across, breadth) + 0.20 * fold * rho.clamp(max=1) ** 2
+        shade = self._shade(frame, petal, u, across, breadth) + 0.25 * fold * rho.clamp(max=1) ** 2
         hollow = 1 - 0.38 * _fade((_flat(frame.disc) - frame.r).clamp(max=0) / 0.07)
         shade = (shade + 0.09 * mottle) * _at(self.tone, petal) * hollow
         alpha = frame.cover(distance)
@@ -505,13 +521,14 @@ class _Heart:
         ragged = 1 + 0.035 * _wave(11 * angle + _flat(self.waves[:, 0]))
         q = frame.r / (radius * (ragged + 0.03 * _wave(5 * angle + _flat(self.waves[:, 1]))))
         toward = (frame.x * _flat(frame.sun.cos()) + frame.y * _flat(frame.sun.sin())) / radius
-        shade = 0.76 + 0.24 * (1 - q * q).clamp(min=0) ** 0.5 + 0.20 * _flat(frame.light[:, 0]) * toward
+        square = (q * q).clamp(max=1)
+        shade = 1.0 - 0.24 * square * square + 0.20 * _flat(frame.light[:, 0]) * toward
         rings = 3.2 * q
         florets = _wave(13 * angle + rings) * _wave(8 * angle - rings)
         coarse = _wave(8 * angle + 0.8 * rings) * _wave(5 * angle - 0.8 * rings)
         seen = frame.fine(0.40 * radius * q.clamp(min=0.2))
         shade = shade + (0.17 * florets * seen + 0.10 * coarse * (1 - seen)) * q.clamp(max=1)
-        shade = shade + _flat(self.hollow) * _fade(q * q * (-1 / 0.38**2)) - 0.22 * _step((q - 0.72) / 0.28)
+        shade = shade + _flat(self.hollow) * _fade(square * (-1 / 0.38**2)) - 0.22 * _step((q - 0.72) / 0.28)
         alpha = frame.cover((1 - q) * radius)
         dark, lit = shade.clamp(0.15, 1), 0.6 * (shade - 1).clamp(0, 0.5)
         tones = [_flat(self.colour[:, c]) for c in range(3)]
@@ -543,7 +560,7 @@ def _bands(table: Tensor, chosen: dict[str, Tensor], side: int) -> Iterator[tupl
     """The group's pictures in bands of rows: the first row, and uint8 (B, rows, side, 3)."""
     draws = _Draws(table)
     frame = _Frame(draws, chosen)
-    backdrop = _backdrop(draws, chosen["background"], frame.place)
+    backdrop = _hazy(_backdrop(draws, chosen["background"], frame.place), frame.sun, chosen["light"])
     petals, heart = _Petals(draws, chosen, frame), _Heart(draws, chosen, frame)
     exposure = 1 + draws(-0.05, 0.05)
     line = _line(side)
@@ -557,6 +574,5 @@ def _bands(table: Tensor, chosen: dict[str, Tensor], side: int) -> Iterator[tupl
         picture = heart.lay_stamens(frame, heart.lay(frame, picture))
         glow = 0.06 * (x * _flat(frame.sun.cos()) + y * _flat(frame.sun.sin()))
         light = _flat(exposure) * (1 - 0.10 * (x * x + y * y)) + _flat(frame.light[:, 0]) * glow
-        light = 255 * light
-        lit = [(plane * light * _flat(frame.light[:, 1 + c])).clamp(0, 255) for c, plane in enumerate(picture)]
-        yield top, torch.stack([(plane + 0.5).to(torch.uint8) for plane in lit], dim=-1)
+        lit = [plane * light * _flat(frame.light[:, 1 + c]) for c, plane in enumerate(picture)]
+        yield top, torch.stack([(plane.clamp(0, 1) * 255 + 0.5).to(torch.uint8) for plane in lit], dim=-1)

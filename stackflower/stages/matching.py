@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import math
+from collections.abc import Sequence
 from typing import Literal
 
-import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from stackflower.errors import ComponentError
@@ -59,7 +61,7 @@ class MatchingDiscriminator(Discriminator):
             raise ComponentError(f"discriminator 'matching' judges 16, 32, 64, 128 … px, not {resolution}.")
         widths = [channels * min(2**level, 8) for level in range(depth)]
         layers = strided(3, widths[0], "none")
-        for narrow, wide in zip(widths, widths[1:], strict=False):
+        for narrow, wide in itertools.pairwise(widths):
             layers += strided(narrow, wide, norm)
         if minibatch_deviation:
             layers.append(MinibatchDeviation())
@@ -68,12 +70,9 @@ class MatchingDiscriminator(Discriminator):
         self.project = (
             nn.Sequential(nn.Linear(text_dim, projection_dim), nn.LeakyReLU(0.2)) if text == "embedding" else None
         )
-        self.join = nn.Sequential(
-            nn.Conv2d(seen + (projection_dim if self.project else condition_dim), width, 3, padding=1, bias=False),
-            norm2d(norm, width),
-            nn.LeakyReLU(0.2, inplace=True),
-            nn.Conv2d(width, 1, 4),
-        )
+        words = projection_dim if self.project else condition_dim
+        self.join = nn.Conv2d(seen + words, width, 3, padding=1, bias=False)
+        self.head = nn.Sequential(norm2d(norm, width), nn.LeakyReLU(0.2, inplace=True), nn.Conv2d(width, 1, 4))
         self.plain = nn.Conv2d(seen, 1, 4) if unconditional else None
         initialise(self)
 
@@ -81,7 +80,20 @@ class MatchingDiscriminator(Discriminator):
         return self.layers(images)
 
     def judge(self, features: Tensor, text: Text) -> Verdict:
+        return self._verdict(features, self._picture_half(features), text)
+
+    def forward(self, images: Tensor, texts: Sequence[Text]) -> list[Verdict]:
+        # the joining convolution of (features, words) is the sum of one over each: the features' is made once
+        features = self.trunk(images)
+        half = self._picture_half(features)
+        return [self._verdict(features, half, text) for text in texts]
+
+    def _picture_half(self, features: Tensor) -> Tensor:
+        return F.conv2d(features, self.join.weight[:, : features.shape[1]], padding=1)
+
+    def _verdict(self, features: Tensor, half: Tensor, text: Text) -> Verdict:
         words = self.project(text.embedding) if self.project is not None else text.condition
         words = words.to(features.dtype)[:, :, None, None].expand(-1, -1, *features.shape[2:])
-        match = self.join(torch.cat([features, words], 1)).flatten().float()
-        return Verdict(match, None if self.plain is None else self.plain(features).flatten().float())
+        joined = half + F.conv2d(words, self.join.weight[:, features.shape[1] :], padding=1)
+        plain = None if self.plain is None else self.plain(features).flatten().float()
+        return Verdict(self.head(joined).flatten().float(), plain)

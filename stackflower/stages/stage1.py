@@ -30,7 +30,7 @@ class UpBlock(nn.Module):
         x = self.norm(self.convolution(x))
         if self.style is not None:
             scale, shift = self.style(style)[:, :, None, None].chunk(2, dim=1)
-            x = torch.addcmul(x + shift, x, scale)
+            x = torch.addcmul(shift, x, 1 + scale)
         return nn.functional.relu(x, inplace=True)
 
 

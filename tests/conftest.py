@@ -1,0 +1,115 @@
+"""Shared by all tests: a cache of their own, a fresh Accelerate, tiny runs."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from accelerate.state import AcceleratorState, PartialState
+from click.testing import CliRunner, Result
+
+TINY = [
+    "--set",
+    "data.count=48",
+    "--set",
+    "data.validation=16",
+    "--set",
+    "train.load_size=64",
+    "--set",
+    "generator.resolution=16",
+    "--set",
+    "generator.channels=4",
+    "--set",
+    "discriminator.channels=4",
+    "--set",
+    "text.dim=64",
+    "--set",
+    "conditioning.dim=8",
+    "--batch-size",
+    "8",
+    "--mixed-precision",
+    "no",
+]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The prepared cache of this session; without hub or accelerator."""
+    folder = tmp_path_factory.mktemp("cache")
+    before = dict(os.environ)
+    os.environ |= {"STACKFLOWER_CACHE": str(folder), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "2"}
+    torch.set_num_threads(2)
+    yield folder
+    os.environ.clear()
+    os.environ.update(before)
+
+
+@pytest.fixture(autouse=True)
+def fresh_accelerate() -> Iterator[None]:
+    """Accelerate keeps its state in the process; every test gets a new one."""
+    yield
+    AcceleratorState._reset_state()
+    PartialState._reset_state()
+
+
+@pytest.fixture
+def stackflower(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
+    """Run a command in this process, in an empty folder."""
+    from stackflower.cli import main
+
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments: object, code: int = 0) -> Result:
+        AcceleratorState._reset_state()
+        PartialState._reset_state()
+        result = CliRunner().invoke(main, [str(argument) for argument in arguments])
+        if result.exception is not None and not isinstance(result.exception, SystemExit):
+            raise result.exception
+        assert result.exit_code == code, result.output
+        assert "Traceback" not in result.output
+        return result
+
+    return run
+
+
+@pytest.fixture
+def shell(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Run a Python module in a process of its own."""
+
+    def run(*arguments: object, timeout: float = 300, **options: object) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", *map(str, arguments)],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            **options,
+        )  # type: ignore[call-overload]
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny finished run, shared by the tests that only read it."""
+    from stackflower.cli import main
+
+    folder = tmp_path_factory.mktemp("trained") / "run"
+    result = CliRunner().invoke(main, ["train", "--images", "96", "--out", str(folder), *TINY])
+    AcceleratorState._reset_state()
+    PartialState._reset_state()
+    assert result.exit_code == 0, result.output
+    return folder
+
+
+def real_data() -> Path:
+    """The folder of real pictures that STACKFLOWER_REAL_DATA names; skips where there is none."""
+    folder = os.environ.get("STACKFLOWER_REAL_DATA")
+    if not folder or not Path(folder).is_dir():
+        pytest.skip("STACKFLOWER_REAL_DATA names no folder of real pictures")
+    return Path(folder)

@@ -1,0 +1,301 @@
+"""The command line: what it prints, and that bad input gets a sentence and exit code 2."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import TINY
+from PIL import Image
+
+
+def test_dry_run_resolves_everything_and_creates_nothing(stackflower, tmp_path: Path) -> None:
+    out = stackflower("train", "--stage", 1, "--recipe", "stackgan", "--dry-run").output
+    assert "Recipe stackgan, as asked." in out.splitlines()[0]
+    assert "FLOPs of a step" in out and "memory for training" in out and "generator parameters" in out
+    assert '"kl_weight": 2.0' in out and "images per epoch" in out
+    assert not list(tmp_path.iterdir())
+
+
+def test_dry_run_counts_what_a_step_costs(stackflower) -> None:
+    """The paper's Stage-I: parameters by hand, and FLOPs that double with the batch."""
+    out = stackflower("train", "--recipe", "stackgan", "--set", "text.dim=1024", "--dry-run").output
+    widths = [1024, 512, 256, 128, 64]
+    generator = 228 * 1024 * 16 + 2 * 1024 + sum(9 * a * b + 2 * b for a, b in itertools.pairwise(widths)) + 9 * 64 * 3
+    conditioning = 1024 * 256 + 256
+    assert f"{generator + conditioning:,}" in out
+
+    def flops(batch: int) -> float:
+        text = stackflower("train", "--recipe", "stackgan", "--batch-size", batch, "--dry-run").output
+        return float(next(line for line in text.splitlines() if line.startswith("FLOPs")).split()[4])
+
+    assert flops(128) == pytest.approx(2 * flops(64), rel=0.01)
+
+
+def test_the_first_line_says_which_recipe_and_why(stackflower) -> None:
+    out = stackflower("train", "--stage", 1, "--images", 16, *TINY).output
+    assert out.splitlines()[0].startswith("Recipe quickstart") and "because there is no GPU" in out.splitlines()[0]
+
+
+def test_precedence_is_recipe_then_flags_then_set(stackflower, tmp_path: Path) -> None:
+    (tmp_path / "mine.toml").write_text(
+        'description = "mine"\n[train]\nimages = 100\nbatch_size = 10\n[generator]\nchannels = 2\n'
+    )
+
+    def resolved(*arguments: object) -> dict:
+        out = stackflower("train", "--recipe", "mine.toml", *arguments, "--dry-run").stdout
+        return json.loads(out[out.index("{") : out.rindex("}") + 1])
+
+    assert resolved()["train"]["batch_size"] == 10
+    assert resolved("--batch-size", 20)["train"]["batch_size"] == 20
+    assert resolved("--batch-size", 20, "--set", "train.batch_size=30")["train"]["batch_size"] == 30
+    assert resolved("--epochs", 2)["train"] | {"images": None, "epochs": 2.0} == resolved("--epochs", 2)["train"]
+
+
+def test_swapping_a_part_by_flag_drops_the_other_parts_options(stackflower) -> None:
+    out = stackflower(
+        "train", "--recipe", "stackgan", "--conditioning", "projection", "--objective", "hinge", "--dry-run"
+    ).output
+    assert '"name": "projection"' in out and "kl_weight" not in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--recipe", "stackgam"], "There is no recipe 'stackgam'. Did you mean 'stackgan'?"),
+        (["--discriminator", "matchin"], "There is no discriminator called 'matchin'. Did you mean 'matching'?"),
+        (["--set", "generator.chanels=3"], "has no option 'chanels'. Did you mean 'channels'?"),
+        (["--set", "generator.channels"], "wanted part.option=value"),
+        (["--set", "train.batch=3"], "There is no setting train.batch."),
+        (["--set", "trian.images=3"], "There is no section or key 'trian'."),
+        (["--set", "train.images=-3"], "it must be above 0"),
+        (["--set", "generator.resolution=48"], "generator.resolution = 48: allowed are 16, 32, 64"),
+        (["--penalty", "r1=much"], "the weight must be a number"),
+        (["--penalty", "r2"], "There is no penalty called 'r2'"),
+        (["--text", "nagram"], "There is no text encoder 'nagram'. Did you mean 'ngram'?"),
+        (["--text", "/no/such/model"], "can't be loaded"),
+        (["--data", "no-such-folder"], "There is no folder 'no-such-folder'"),
+        (["--stage", "4"], "--stage 4"),
+        (["--resume", "nowhere"], "There is no run folder nowhere."),
+        (["--resume"], "There is no run in runs/ to resume."),
+        (["--report-to", "paper"], "allowed are tensorboard"),
+        (["--mixed-precision", "fp16"], "needs a GPU"),
+        (["--time-limit", "soon"], "is not a time; write it as 90s, 20m or 1h30m"),
+        (["--batch-size", "7", "--gradient-accumulation", "2"], "must divide"),
+    ],
+)
+def test_wrong_calls_get_a_sentence(stackflower, tmp_path: Path, arguments: list[str], message: str) -> None:
+    assert message in stackflower("train", *arguments, code=2).output
+    assert not list(tmp_path.iterdir())
+
+
+def test_all_mistakes_are_told_at_once(stackflower) -> None:
+    out = stackflower(
+        "train", "--set", "generator.a=1", "--set", "train.b=2", "--objective", "what", "--penalty", "r3", code=2
+    ).output
+    assert all(word in out for word in ("'a'", "train.b", "'what'", "'r3'"))
+
+
+def test_a_broken_recipe_file(stackflower, tmp_path: Path) -> None:
+    (tmp_path / "broken.toml").write_text("train = [")
+    assert "is not TOML" in stackflower("train", "--recipe", "broken.toml", code=2).output
+    (tmp_path / "odd.toml").write_text('description = "x"\ngenerator = 3\n[train]\nimages = "many"\n')
+    out = stackflower("train", "--recipe", "odd.toml", code=2).output
+    assert "generator = 3" in out and "train.images = 'many'" in out
+
+
+def test_a_folder_that_holds_something_is_not_overwritten(stackflower, tmp_path: Path, trained: Path) -> None:
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "thesis.txt").write_text("precious")
+    assert "is not empty" in stackflower("train", "--out", "full", "--images", 8, *TINY, code=2).output
+    assert f"`--resume {trained}`" in stackflower("train", "--out", trained, "--images", 8, *TINY, code=2).output
+
+
+def test_resuming_with_another_configuration_names_what_differs(stackflower, trained: Path) -> None:
+    out = stackflower("train", "--resume", trained, "--batch-size", 4, "--objective", "bce", code=2).output
+    assert "train.batch_size is 8 in the run and 4 in this command" in out and "objective" in out
+    assert "keeps its recipe" in stackflower("train", "--resume", trained, "--recipe", "stackgan", code=2).output
+
+
+@pytest.mark.parametrize(
+    ("gone", "message"),
+    [
+        ("config.json", "config.json is missing"),
+        ("generator.safetensors", "generator.safetensors is missing"),
+    ],
+)
+def test_a_half_deleted_run(stackflower, tmp_path: Path, trained: Path, gone: str, message: str) -> None:
+    import shutil
+
+    shutil.copytree(trained, tmp_path / "run")
+    (tmp_path / "run" / gone).unlink()
+    assert message in stackflower("sample", "run", "a red flower", code=2).output
+
+
+def test_damaged_files_in_a_run(stackflower, tmp_path: Path, trained: Path) -> None:
+    import shutil
+
+    shutil.copytree(trained, tmp_path / "run")
+    (tmp_path / "run" / "generator.safetensors").write_bytes(b"\x00" * 100)
+    assert "is damaged" in stackflower("sample", "run", "a red flower", code=2).output
+    for path in (tmp_path / "run" / "checkpoints").glob("*/discriminator-16.safetensors"):
+        path.unlink()
+    assert "Delete" in stackflower("train", "--resume", "run", "--images", 200, code=2).output
+    (tmp_path / "run" / "config.json").write_text("{")
+    assert "is damaged" in stackflower("sample", "run", "a red flower", code=2).output
+
+
+# ---- sample
+
+
+def test_sample_prints_where_it_wrote(stackflower, tmp_path: Path, trained: Path) -> None:
+    out = stackflower("sample", trained, "a red flower", "--out", "one.png").stdout
+    assert out.strip() == "one.png" and Image.open(tmp_path / "one.png").size == (16, 16)
+    stackflower("sample", trained, "a red flower", "a blue flower", "--per-caption", 3, "--out", "many")
+    rows = [json.loads(line) for line in (tmp_path / "many" / "metadata.jsonl").read_text().splitlines()]
+    assert [row["file_name"] for row in rows] == [f"{c:05d}-{k:02d}.png" for c in range(2) for k in range(3)]
+    assert rows[3]["text"] == "a blue flower" and (tmp_path / "many" / "00001-02.png").exists()
+
+
+def test_sample_is_seeded_and_independent_of_the_batch(stackflower, tmp_path: Path, trained: Path) -> None:
+    for name, arguments in {"a": [], "b": ["--batch-size", 2], "c": ["--seed", 1]}.items():
+        stackflower("sample", trained, "a red flower", "--per-caption", 5, "--out", name, *arguments)
+    read = {name: [np.asarray(Image.open(p)) for p in sorted((tmp_path / name).glob("*.png"))] for name in "abc"}
+    assert all(abs(one.astype(int) - two).max() <= 1 for one, two in zip(read["a"], read["b"], strict=True))
+    assert any((one != two).any() for one, two in zip(read["a"], read["c"], strict=True))
+
+
+def test_sample_grid_has_the_captions(stackflower, tmp_path: Path, trained: Path) -> None:
+    stackflower("sample", trained, "a red flower", "یک گل آبی", "--per-caption", 4, "--grid", "--out", "grid.png")
+    with Image.open(tmp_path / "grid.png") as picture:
+        assert picture.width >= 4 * 16 * 2 and picture.height > 2 * 16 * 2 + 20
+
+
+def test_sample_from_files_of_captions(stackflower, tmp_path: Path, trained: Path) -> None:
+    (tmp_path / "captions.txt").write_text("a red flower\n\n红色的花\n", encoding="utf-8")
+    stackflower("sample", trained, "--captions", "captions.txt", "--out", "one")
+    (tmp_path / "metadata.jsonl").write_text('{"text": ["a", "b"]}\n{"text": "c"}\n')
+    stackflower("sample", trained, "--captions", "metadata.jsonl", "--out", "two")
+    assert len(list((tmp_path / "one").glob("*.png"))) == len(list((tmp_path / "two").glob("*.png"))) == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "There is no caption"),
+        (["  "], "Caption 1 is empty"),
+        (["a", "b", "--out", "x.png"], "name a folder, or add --grid"),
+        (["--captions", "none.txt"], "There is no file none.txt"),
+        (["a", "--captions", "none.txt"], "not both"),
+    ],
+)
+def test_wrong_sampling(stackflower, trained: Path, arguments: list[str], message: str) -> None:
+    assert message in stackflower("sample", trained, *arguments, code=2).output
+
+
+def test_a_caption_of_ten_thousand_words_can_be_drawn(stackflower, trained: Path) -> None:
+    stackflower("sample", trained, "petal " * 10_000, "--out", "long.png")
+
+
+def test_pipeline_from_python(trained: Path) -> None:
+    from stackflower import Pipeline
+
+    pictures = Pipeline.from_run(trained)("a red flower", per_caption=3, seed=0)
+    assert len(pictures) == 3 and all(
+        isinstance(picture, Image.Image) and picture.size == (16, 16) for picture in pictures
+    )
+    again = Pipeline.from_run(trained)(["a red flower"], per_caption=3, seed=0)
+    assert all(one.tobytes() == two.tobytes() for one, two in zip(pictures, again, strict=True))
+    assert len(Pipeline.from_run(trained)("a red flower", truncation=0.5)) == 1
+
+
+# ---- eval, ls, embed
+
+
+def test_scores_carry_their_protocol(stackflower, trained: Path, tmp_path: Path) -> None:
+    stackflower(
+        "data", "make", "synthetic-flowers", "--out", "data", "--count", 60, "--validation", 24, "--resolution", 64
+    )
+    out = stackflower(
+        "train-classifier",
+        "--data",
+        "data",
+        "--out",
+        "c.safetensors",
+        "--resolution",
+        16,
+        "--network",
+        "plain",
+        "--epochs",
+        1,
+    )
+    assert "held-out accuracy" in out.stdout
+    command = ["eval", trained, "--extractor", "domain", "--weights", "c.safetensors", "--splits", 2]
+    scores = json.loads(stackflower(*command, "--json").stdout)
+    assert scores["inception_score_mean"] >= 1 and scores["real_inception_score_mean"] >= 1
+    assert set(scores["caption_accuracy"]) >= {"colour", "shape", "centre", "all_asked"}
+    assert scores["diversity_within_caption"]["value"] >= 0 and scores["frechet_distance"] >= 0
+    protocol = scores["protocol"]
+    assert {
+        "extractor",
+        "weights_sha256",
+        "images",
+        "captions",
+        "splits",
+        "seed",
+        "shuffle",
+        "resize",
+        "truncation",
+        "weights",
+    } <= protocol.keys()
+    assert scores == json.loads(stackflower(*command, "--json").stdout), "the same seed, the same scores"
+    text = stackflower(*command, "--metrics", "is").stdout
+    assert "Inception Score" in text and "real pictures" in text and "Fréchet" not in text
+    stackflower("sample", trained, "a red flower", "--per-caption", 8, "--out", "drawn")
+    folder = json.loads(
+        stackflower("eval", "--images", "drawn", "--data", "data", *command[2:], "--metrics", "is,fid", "--json").stdout
+    )
+    assert folder["protocol"]["images"] == 8
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["eval"], "Give a run folder or --images DIR"),
+        (["eval", "RUN", "--metrics", "iss"], "allowed are is, fid, captions, diversity"),
+        (["eval", "RUN", "--extractor", "inception-v3", "--weights", "no.pth"], "--extractor domain"),
+        (["eval", "RUN", "--extractor", "domain", "--weights", "no.safetensors"], "`stackflower train-classifier"),
+        (["eval", "RUN", "--extractor", "vgg"], "There is no extractor called 'vgg'"),
+        (["eval", "--images", "nowhere"], "there is no such folder"),
+        (["ls", "generators"], "Did you mean 'generator'?"),
+        (["embed"], "There is no caption"),
+        (["embed", "a", "--out", "x.csv"], "written as .npy"),
+        (["data", "make", "flowers", "--out", "x"], "Allowed: synthetic-flowers"),
+    ],
+)
+def test_other_wrong_calls(stackflower, trained: Path, arguments: list[str], message: str) -> None:
+    assert message in stackflower(*[str(trained) if part == "RUN" else part for part in arguments], code=2).output
+
+
+def test_ls_lists_every_part_with_its_distribution(stackflower) -> None:
+    from stackflower import registry
+
+    rows = json.loads(stackflower("ls", "--json").stdout)["parts"]
+    assert {(row["kind"], row["name"]) for row in rows} >= {(entry.kind, entry.name) for entry in registry.entries()}
+    assert all(row["description"] and row["from"] for row in rows)
+    assert "matching" in stackflower("ls", "discriminator").stdout
+
+
+def test_embed(stackflower, tmp_path: Path) -> None:
+    stackflower("embed", "a red flower", "a blue flower", "--out", "e.npy")
+    table = np.load(tmp_path / "e.npy")
+    assert table.shape[0] == 2 and np.allclose(np.linalg.norm(table, axis=1), 1)
+    assert "a red flower" in stackflower("embed", "a red flower").stdout
+
+
+def test_every_help_has_examples(stackflower) -> None:
+    for command in ("train", "sample", "eval", "embed", "train-classifier"):
+        assert "Examples:" in stackflower(command, "--help").output

@@ -1,0 +1,207 @@
+"""Every registered part, by parametrization: it builds, its shapes are right, gradients reach all of it, it survives a file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from stackflower import registry
+from stackflower.objectives import Pairs
+from stackflower.penalties import Shown
+from stackflower.sides import Side, frozen
+from stackflower.stages.base import Stage, Text
+
+T, C, N, R = 12, 6, 8, 16
+
+
+def small(kind: str, name: str) -> dict[str, object]:
+    """Options that make a part small, where it has them."""
+    known = {"channels": 4, "resolution": R, "dim": C, "noise_dim": 5, "projection_dim": 7}
+    return {key: value for key, value in known.items() if key in registry.options(kind, name)}
+
+
+def make(kind: str, name: str, **more: object) -> torch.nn.Module:
+    context = {"text_dim": T, "condition_dim": C, "resolution": R}
+    wanted = {key: context[key] for key in registry.KINDS[kind].context}
+    module = registry.create(kind, name, **wanted, **(small(kind, name) | more))
+    assert isinstance(module, torch.nn.Module)
+    return module
+
+
+def make_stage(conditioning: str = "augmentation", generator: str = "stage1") -> Stage:
+    return Stage(make("conditioning", conditioning), make("generator", generator))  # type: ignore[arg-type]
+
+
+def every_parameter_learns(module: torch.nn.Module, loss: torch.Tensor) -> None:
+    loss.backward()
+    for name, parameter in module.named_parameters():
+        assert parameter.grad is not None and torch.isfinite(parameter.grad).all(), name
+        assert parameter.grad.abs().sum() > 0, name
+
+
+def text() -> Text:
+    return Text(torch.randn(N, T), torch.randn(N, C))
+
+
+def survives_a_file(module: torch.nn.Module, again: torch.nn.Module, path: Path) -> None:
+    save_file({key: value.contiguous() for key, value in module.state_dict().items()}, path)
+    again.load_state_dict(load_file(path))
+    for key, value in module.state_dict().items():
+        assert torch.equal(value, again.state_dict()[key]), key
+
+
+@pytest.mark.parametrize("name", registry.names("conditioning"))
+def test_conditioning(name: str, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    part = make("conditioning", name)
+    found = part(torch.randn(N, T), torch.randn(N, part.noise_dim))  # type: ignore[operator]
+    assert found.sample.shape == found.mean.shape == (N, part.dim)
+    assert set(found.terms) == set(part.weights)
+    every_parameter_learns(part, found.sample.square().sum() + sum(found.terms.values()))
+    survives_a_file(part, make("conditioning", name), tmp_path / "part.safetensors")
+
+
+@pytest.mark.parametrize("name", registry.names("generator"))
+@pytest.mark.parametrize("resolution", [16, 64])
+def test_generator(name: str, resolution: int, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    part = make("generator", name, resolution=resolution)
+    images = part(torch.randn(N, C), torch.randn(N, part.noise_dim))  # type: ignore[operator]
+    assert part.resolutions == (resolution,)
+    assert [image.shape for image in images] == [(N, 3, resolution, resolution)]
+    assert all(image.abs().max() <= 1 for image in images)
+    every_parameter_learns(part, sum((image * torch.randn_like(image)).sum() for image in images))
+    survives_a_file(part, make("generator", name, resolution=resolution), tmp_path / "part.safetensors")
+
+
+@pytest.mark.parametrize("name", registry.names("generator"))
+def test_a_picture_depends_on_text_and_noise_alone(name: str) -> None:
+    stage = make_stage(generator=name).eval()
+    embedding, noise = torch.randn(2, T), torch.randn(2, stage.noise_dim)
+    with torch.no_grad():
+        first, again = stage(embedding, noise).images[0], stage(embedding, noise).images[0]
+        other = stage(embedding, noise.flip(0)).images[0]
+        elsewhere = stage(embedding.flip(0), noise).images[0]
+    assert torch.equal(first, again)
+    assert not torch.allclose(first, other) and not torch.allclose(first, elsewhere)
+
+
+@pytest.mark.parametrize("name", registry.names("discriminator"))
+def test_discriminator(name: str, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    part = make("discriminator", name)
+    seen = []
+    part.trunk, trunk = (lambda images: seen.append(1) or trunk(images)), part.trunk  # type: ignore[func-returns-value]
+    verdicts = part(torch.randn(N, 3, R, R).clamp(-1, 1), [text(), text()])
+    assert len(seen) == 1, "the trunk is run once, however many texts"
+    assert [verdict.match.shape for verdict in verdicts] == [(N,), (N,)]
+    assert not torch.equal(verdicts[0].match, verdicts[1].match)
+    every_parameter_learns(part, sum((verdict.match * torch.randn(N)).sum() for verdict in verdicts))
+    survives_a_file(part, make("discriminator", name), tmp_path / "part.safetensors")
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"text": "embedding"},
+        {"minibatch_deviation": True},
+        {"unconditional": True},
+        {"norm": "none"},
+        {"norm": "layer"},
+        {"norm": "instance"},
+    ],
+)
+def test_matching_discriminators_options(options: dict[str, object]) -> None:
+    part = make("discriminator", "matching", **options)
+    (verdict,) = part(torch.randn(N, 3, R, R), [text()])
+    assert (verdict.real is not None) == options.get("unconditional", False)
+    every_parameter_learns(
+        part,
+        (verdict.match * torch.randn(N)).sum() + (0 if verdict.real is None else (verdict.real * torch.randn(N)).sum()),
+    )
+
+
+def test_the_matching_discriminator_joins_text_by_one_convolution() -> None:
+    """Its two halves are the 3×3 convolution over features and repeated text that the paper describes."""
+    part, images, words = make("discriminator", "matching").double(), torch.randn(N, 3, R, R).double(), text()
+    words = Text(words.embedding.double(), words.condition.double())
+    features = part.trunk(images)
+    repeated = words.condition[:, :, None, None].expand(-1, -1, 4, 4)
+    expected = part.head(part.join(torch.cat([features, repeated], 1))).flatten()
+    (verdict,) = part(images, [words])
+    assert torch.allclose(verdict.match.double(), expected, atol=1e-5)
+    assert torch.allclose(part.judge(features, words).match, verdict.match, atol=1e-5)
+
+
+@pytest.mark.parametrize("objective", registry.names("objective"))
+@pytest.mark.parametrize("discriminator", registry.names("discriminator"))
+def test_one_step_of_both_sides(objective: str, discriminator: str) -> None:
+    torch.manual_seed(0)
+    critic, goal = make("discriminator", discriminator), registry.create("objective", objective)
+    if critic.reads != goal.reads:
+        pytest.skip(f"{critic.reads} scores against {goal.reads} scores is refused at start-up")
+    side, stage = Side(critic, goal, {}), make_stage()  # type: ignore[arg-type]
+    noise = torch.randn(N, stage.noise_dim)
+    drawn = stage(torch.randn(N, T), noise)
+    words = Text(torch.randn(N, T), drawn.condition)
+    pairs = Pairs(torch.rand(N, 3, R, R), drawn.images[0].detach(), words, text() if goal.mismatched else None, words)
+    terms = side(pairs, noise, 0)
+    assert all(term.ndim == 0 and torch.isfinite(term) for term in terms.values())
+    every_parameter_learns(side.discriminator, sum(terms.values()))
+    side.zero_grad()
+    with frozen(side):
+        terms = side.generator_terms(drawn.images[0], words, noise, 0)
+    every_parameter_learns(stage, sum(terms.values()) + sum(drawn.terms.values()))
+    assert all(parameter.grad is None for parameter in side.parameters()), (
+        "the generator's step leaves the discriminator alone"
+    )
+
+
+@pytest.mark.parametrize("name", registry.names("penalty"))
+def test_penalty(name: str) -> None:
+    torch.manual_seed(0)
+    critic, stage, penalty = (
+        make("discriminator", "matching", norm="none"),
+        make_stage(),
+        registry.create("penalty", name),
+    )
+    noise = torch.randn(N, stage.noise_dim)
+    drawn = stage(torch.randn(N, T), noise).images[0]
+    value = penalty(Shown(critic, torch.rand(N, 3, R, R), drawn, text(), noise))
+    assert value.ndim == 0 and value.dtype == torch.float32 and value > 0
+    value.backward()
+    moved = critic if penalty.side == "discriminator" else stage
+    assert any(p.grad is not None and p.grad.abs().sum() > 0 for p in moved.parameters())
+
+
+def test_a_lazy_penalty_is_weighed_for_the_steps_between() -> None:
+    torch.manual_seed(0)
+    images, words, noise = torch.rand(N, 3, R, R), text(), torch.randn(N, 3)
+    critic = make("discriminator", "matching", norm="none")
+    pairs = Pairs(images, images, words, words, words)
+    values = {}
+    for every in (1, 4):
+        side = Side(
+            critic,
+            registry.create("objective", "hinge"),
+            {"r1": registry.create("penalty", "r1", weight=2.0, every=every)},
+        )  # type: ignore[arg-type]
+        values[every] = [side(pairs, noise, step).get("r1", torch.tensor(0.0)).item() for step in range(4)]
+    assert values[4][1:] == [0, 0, 0]
+    assert values[4][0] == pytest.approx(4 * values[1][0])
+
+
+@pytest.mark.parametrize("name", sorted(set(registry.names("text")) - {"huggingface"}))
+def test_text_encoder(name: str) -> None:
+    encoder = registry.create("text", name)
+    captions = ["a red flower", "این گل سرخ است", "红色的花", "🌺", "a red flower", " ".join(["petal"] * 1000)]
+    table = encoder.encode(captions)
+    assert table.shape == (len(captions), encoder.dim) and table.dtype == torch.float32
+    assert torch.allclose(table.norm(dim=1), torch.ones(len(captions)), atol=1e-5)
+    assert torch.equal(table[0], table[4])
+    assert torch.equal(encoder.encode(captions[:1]), table[:1])
+    assert encoder(captions).square().mean(1).sqrt() == pytest.approx([1.0] * len(captions), abs=1e-4)
+    assert encoder.fingerprint() == registry.create("text", name).fingerprint()

@@ -1,0 +1,320 @@
+"""Own data: what is read, what is refused, what is told; the prepared cache; batches."""
+
+from __future__ import annotations
+
+import json
+import time
+from contextlib import nullcontext
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import TINY, real_data
+from PIL import Image
+
+from stackflower.data import drawn, synthetic
+from stackflower.data.batches import Batches
+from stackflower.data.folder import FolderSource
+from stackflower.data.pictures import load_square
+from stackflower.data.prepared import embed, prepare
+from stackflower.data.source import Rows
+from stackflower.errors import DataError
+from stackflower.text.ngram import NgramEncoder
+
+
+def display(label: str, length: int) -> nullcontext:
+    return nullcontext(lambda done: None)
+
+
+def picture(path: Path, mode: str = "RGB", size: tuple[int, int] = (90, 80)) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    values = np.random.default_rng(0).integers(0, 255, (size[1], size[0], 3), dtype=np.uint8)
+    if mode == "I;16":
+        Image.fromarray(values[..., 0].astype(np.uint16) * 256).save(path)
+    else:
+        Image.fromarray(values).convert(mode).save(path)
+
+
+def folder(path: Path, rows: list[dict], name: str = "metadata.jsonl") -> Path:
+    path.mkdir(parents=True, exist_ok=True)
+    (path / name).write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+@pytest.fixture
+def good(tmp_path: Path) -> Path:
+    for number in range(12):
+        picture(tmp_path / "good" / f"{number}.jpg")
+    captions = ["a red flower", "une fleur rouge", "红色的花", "گل سرخ", "красный цветок", "🌹 rose"]
+    rows = [
+        {
+            "file_name": f"{n}.jpg",
+            "text": captions if n % 2 else captions[n // 2],
+            "label": n % 3,
+            "class_name": f"class {n % 3}",
+        }
+        for n in range(12)
+    ]
+    return folder(tmp_path / "good", rows)
+
+
+def test_a_folder_is_read(good: Path) -> None:
+    source = FolderSource(path=str(good))
+    data = prepare(source, "train", 32, display)
+    assert data.images.shape == (12, 32, 32, 3) and data.images.dtype == torch.uint8
+    assert [len(captions) for captions in data.captions] == [1, 6] * 6
+    assert data.labels is not None and data.labels.tolist() == [n % 3 for n in range(12)]
+    assert data.rows.class_names[2] == "class 2" and source.splits() == ["train"]
+
+
+def test_csv_and_split_folders(tmp_path: Path) -> None:
+    for split in ("train", "val"):
+        picture(tmp_path / split / "deep" / "a b.png")
+        (tmp_path / split / "metadata.csv").write_text(
+            'file_name,text,label\n"deep/a b.png","[""red"", ""rot""]",4\n', encoding="utf-8-sig"
+        )
+    source = FolderSource(path=str(tmp_path))
+    assert source.splits() == ["train", "validation"]
+    assert source.rows("validation") == Rows(captions=[["red", "rot"]], labels=[4])
+
+
+def test_the_second_start_opens_the_cache(good: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = prepare(FolderSource(path=str(good)), "train", 32, display)
+    monkeypatch.setattr(FolderSource, "fill", lambda *arguments: pytest.fail("decoded twice"))
+    began = time.monotonic()
+    second = prepare(FolderSource(path=str(good)), "train", 32, display)
+    assert time.monotonic() - began < 1 and torch.equal(first.images, second.images) and first.rows == second.rows
+
+
+def test_a_changed_picture_or_caption_is_noticed(good: Path) -> None:
+    before = FolderSource(path=str(good)).fingerprint("train")
+    picture(good / "3.jpg", size=(100, 80))
+    changed = FolderSource(path=str(good)).fingerprint("train")
+    (good / "metadata.jsonl").write_text(
+        (good / "metadata.jsonl").read_text(encoding="utf-8").replace("rouge", "bleue"), encoding="utf-8"
+    )
+    assert len({before, changed, FolderSource(path=str(good)).fingerprint("train")}) == 3
+
+
+@pytest.mark.parametrize("mode", ["L", "CMYK", "I;16", "RGBA", "P", "LA", "1"])
+def test_pictures_of_any_mode_become_rgb(tmp_path: Path, mode: str) -> None:
+    path = tmp_path / ("a.tif" if mode == "CMYK" else "a.png")
+    picture(path, mode)
+    array = load_square(path, 32)
+    assert array.shape == (32, 32, 3) and array.dtype == np.uint8 and array.std() > 5
+
+
+def test_transparency_is_laid_over_white_and_16_bits_are_scaled(tmp_path: Path) -> None:
+    Image.new("RGBA", (40, 40), (255, 0, 0, 0)).save(tmp_path / "clear.png")
+    assert (load_square(tmp_path / "clear.png", 8) == 255).all()
+    Image.fromarray(np.full((40, 40), 32768, dtype=np.uint16)).save(tmp_path / "half.png")
+    assert abs(int(load_square(tmp_path / "half.png", 8)[0, 0, 0]) - 128) <= 1
+
+
+def bomb(path: Path) -> None:
+    """A tiny file that says it is 60,000 × 60,000 pixels."""
+    import struct
+    import zlib
+
+    def chunk(kind: bytes, body: bytes) -> bytes:
+        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+    header = struct.pack(">IIBBBBB", 60_000, 60_000, 8, 2, 0, 0, 0)
+    path.write_bytes(
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0" * 10)) + chunk(b"IEND", b"")
+    )
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda path: path.write_bytes(b"not a picture"), "can't be read as a picture"),
+        (lambda path: path.write_bytes(b""), "it is empty"),
+        (lambda path: path.write_bytes(path.read_bytes()[:900]), "can't be read as a picture"),
+        (bomb, "make it smaller"),
+    ],
+    ids=["unreadable", "empty", "truncated", "bomb"],
+)
+def test_pictures_that_cannot_be_read(stackflower, good: Path, spoil, message: str) -> None:
+    spoil(good / "3.jpg")
+    spoil(good / "5.jpg")
+    for command in (["data", "check", good], ["train", "--data", good, "--images", 8, "--out", "run"]):
+        out = stackflower(*command, code=2).output
+        assert message in out and "3.jpg" in out and "5.jpg" in out
+    assert not Path("run").exists()
+    kept = prepare(FolderSource(path=str(good), skip_bad=True), "train", 32, display)
+    assert (len(kept.images) == len(kept.captions) == 10 and kept.captions[3] == ["گل سرخ"]) or len(
+        kept.captions[3]
+    ) in (1, 6)
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"file_name": "gone.jpg", "text": "a"}, "names gone.jpg, and there is no such picture"),
+        ({"file_name": "1.jpg", "text": "a"}, "names 1.jpg a second time"),
+        ({"text": "a"}, 'has no "file_name"'),
+        ({"file_name": "99.jpg"}, "has no caption"),
+        ({"file_name": "99.jpg", "text": []}, "has no caption"),
+        ({"file_name": "99.jpg", "text": "   "}, "has an empty caption"),
+        ({"file_name": "99.jpg", "text": ["fine", ""]}, "has an empty caption"),
+        ({"file_name": "99.jpg", "text": "petal " * 10_000}, "has a caption of 10,000 words"),
+        ({"file_name": "99.jpg", "text": "a", "label": "rose"}, "has the label 'rose'"),
+        ([1, 2], "is not a JSON object"),
+    ],
+)
+def test_rows_that_cannot_be_used(stackflower, good: Path, row: object, message: str) -> None:
+    picture(good / "99.jpg")
+    with (good / "metadata.jsonl").open("a", encoding="utf-8") as lines:
+        lines.write(json.dumps(row) + "\nnot json\n")
+    for command in (["data", "check", good], ["train", "--data", good, "--images", 8, "--out", "run"]):
+        out = stackflower(*command, code=2).output
+        assert f"line 13 {message}" in out and "line 14 is not JSON" in out
+
+
+def test_a_folder_without_metadata_names_what_is_there(stackflower, tmp_path: Path) -> None:
+    picture(tmp_path / "bare" / "1.png")
+    (tmp_path / "bare" / "metadata.json").write_text("{}")
+    out = stackflower("train", "--data", tmp_path / "bare", code=2).output
+    assert "has no metadata.jsonl or metadata.csv. There is metadata.json: rename it" in out
+
+
+def test_a_picture_without_a_row_is_warned_of(stackflower, good: Path) -> None:
+    picture(good / "orphan.png")
+    options = [part for part in TINY if "data." not in part]
+    options = [
+        part
+        for place, part in enumerate(options)
+        if not (part == "--set" and (place + 1 == len(options) or options[place + 1].startswith("--")))
+    ]
+    out = stackflower("train", "--data", good, "--images", 8, "--out", "run", *options).output
+    assert "1 pictures in" in out and "orphan.png" in out
+    assert "orphan.png" in stackflower("data", "check", good).output
+
+
+def test_own_data_from_start_to_score(stackflower, good: Path) -> None:
+    """Ten-caption, multi-script data through train, sample and resume."""
+    options = [
+        "--set",
+        "generator.resolution=16",
+        "--set",
+        "generator.channels=4",
+        "--set",
+        "discriminator.channels=4",
+        "--batch-size",
+        4,
+    ]
+    stackflower("train", "--data", good, "--images", 16, "--out", "run", *options, "--set", "train.captions_averaged=4")
+    stackflower("sample", "run", "红色的花", "--out", "x.png")
+    stackflower("train", "--resume", "run", "--images", 24)
+
+
+def test_made_data_is_an_image_folder(stackflower, tmp_path: Path) -> None:
+    stackflower(
+        "data", "make", "synthetic-flowers", "--out", "flowers", "--count", 10, "--validation", 4, "--resolution", 64
+    )
+    source = FolderSource(path=str(tmp_path / "flowers"))
+    rows = source.rows("train")
+    assert len(rows) == 10 and set(rows.attributes) == set(synthetic.ATTRIBUTES) and rows.asked is not None
+    assert (
+        rows == drawn.SyntheticFlowers(count=10, validation=4).rows("train")
+        or rows.captions == drawn.SyntheticFlowers(count=10, validation=4).rows("train").captions
+    )
+    assert "No problems" in stackflower("data", "check", "flowers").output
+    assert (
+        "is there and not empty" in stackflower("data", "make", "synthetic-flowers", "--out", "flowers", code=2).output
+    )
+    assert "10" in stackflower("data", "info", "flowers").output
+    assert "10 pictures" in stackflower("data", "prepare", "flowers").output
+
+
+def test_flowers_drawn_by_several_processes_are_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = drawn.SyntheticFlowers(count=200)
+    monkeypatch.setattr(drawn, "WORTH_A_PROCESS", 100)
+    monkeypatch.setattr(drawn.os, "cpu_count", lambda: 2)
+    images = np.lib.format.open_memmap(tmp_path / "images.npy", mode="w+", dtype=np.uint8, shape=(200, 64, 64, 3))
+    told = []
+    source.fill("train", images, told.append)
+    assert sum(told) == 200
+    plain = np.empty_like(np.asarray(images))
+    source.fill("train", plain, lambda done: None)
+    assert np.array_equal(images, plain)
+
+
+# ---- batches
+
+
+def batches(**options: object) -> Batches:
+    data = prepare(drawn.SyntheticFlowers(count=48), "train", 76, display)
+    table = embed(data.flat_captions(), NgramEncoder(dim=32), display)
+    return Batches(data, table, **({"resolution": 64, "seed": 3, "noise_dim": 5} | options))  # type: ignore[arg-type]
+
+
+def test_shares_of_a_batch_make_the_whole() -> None:
+    make = batches()
+    whole = make(16, 8)
+    halves = [make(16, 8, slice(0, 4)), make(16, 8, slice(4, 8))]
+    for name, values in whole._asdict().items():
+        assert torch.equal(values, torch.cat([getattr(half, name) for half in halves])), name
+
+
+def test_every_picture_comes_once_an_epoch_in_another_order() -> None:
+    make = batches()
+    first, second = make.indices(0, 48), make.indices(48, 48)
+    assert first.sort().values.tolist() == second.sort().values.tolist() == list(range(48))
+    assert first.tolist() != second.tolist()
+    assert torch.equal(make.indices(40, 20), torch.cat([first[40:], second[:12]]))
+
+
+def test_crops_are_of_the_picture_and_half_are_mirrored() -> None:
+    make = batches()
+    batch = make(0, 48)
+    assert batch.images.shape == (48, 3, 64, 64) and batch.images.abs().max() <= 1
+    assert batch.images.is_contiguous(memory_format=torch.channels_last)
+    mirrored = 0
+    for image, index in zip(batch.images, make.indices(0, 48).tolist(), strict=True):
+        original = make.images[index].permute(2, 0, 1).float() / 127.5 - 1
+        windows = original.unfold(1, 64, 1).unfold(2, 64, 1).permute(1, 2, 0, 3, 4).flatten(0, 1)
+        plain, flipped = ((windows - x).abs().amax((1, 2, 3)).min() < 1e-5 for x in (image, image.flip(2)))
+        assert plain or flipped
+        mirrored += bool(flipped and not plain)
+    assert 10 <= mirrored <= 38
+    assert not torch.equal(batches(flip=False)(0, 48).images, batch.images)
+
+
+def test_averaged_captions_are_different_ones_of_the_picture() -> None:
+    make = batches(averaged=4)
+    found = make(0, 48).embeddings
+    for row, index in zip(found, make.indices(0, 48).tolist(), strict=True):
+        own = make.embeddings[6 * index : 6 * index + 6]
+        sums = torch.stack([own[list(c)].mean(0) for c in __import__("itertools").combinations(range(6), 4)])
+        assert (sums - row).abs().amax(1).min() < 1e-5
+    assert torch.allclose(batches(averaged=6)(0, 8).embeddings, batches(averaged=9)(0, 8).embeddings, atol=1e-5)
+
+
+def test_noises_per_caption_repeats_neighbours() -> None:
+    batch = batches(noises_per_caption=2)(0, 8)
+    assert torch.equal(batch.drawn[0::2], batch.drawn[1::2]) and torch.equal(batch.drawn[0::2], batch.embeddings[0::2])
+
+
+# ---- real pictures
+
+
+def test_real_flowers_are_read_and_their_cache_opens_at_once() -> None:
+    source = FolderSource(path=str(real_data() / "flowers-96"))
+    data = prepare(source, "validation", 76, display)
+    assert len(data.images) == 737 and all(len(captions) == 6 for captions in data.captions)
+    began = time.monotonic()
+    prepare(FolderSource(path=str(real_data() / "flowers-96")), "validation", 76, display)
+    assert time.monotonic() - began < 1
+
+
+def test_real_anime_faces_are_an_image_folder() -> None:
+    rows = FolderSource(path=str(real_data() / "anime-faces-64")).rows("train")
+    assert len(rows) == 12_000 and all("hair" in captions[0] for captions in rows.captions)
+
+
+def test_the_errors_are_ours(tmp_path: Path) -> None:
+    with pytest.raises(DataError):
+        FolderSource(path=str(tmp_path / "none"))

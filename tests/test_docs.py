@@ -1,0 +1,116 @@
+"""What the documentation tells people to type, typed."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import TINY
+
+from stackflower import registry
+from stackflower.cli import main
+from stackflower.config import load_recipe, merge, recipes, resolve
+
+ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def blocks(page: Path, language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
+
+
+def commands(page: Path) -> list[list[str]]:
+    """Every `stackflower …` in a shell block, continued lines joined."""
+    lines = [line for block in blocks(page, "sh") for line in block.replace("\\\n", " ").splitlines()]
+    return [
+        shlex.split(part, comments=True)
+        for line in lines
+        for part in line.split("&&")
+        if part.strip().startswith("stackflower ")
+    ]
+
+
+@pytest.mark.parametrize(
+    ("page", "command"),
+    [(page.name, command) for page in PAGES for command in commands(page)],
+    ids=lambda value: value if isinstance(value, str) else " ".join(value)[:60],
+)
+def test_every_command_in_the_docs_parses(page: str, command: list[str]) -> None:
+    """Its command and all its options exist; what it does is tested elsewhere."""
+    found, rest = main, command[1:]
+    while rest and hasattr(found, "commands"):
+        assert rest[0] in found.commands, f"{page}: {' '.join(command)}"
+        found, rest = found.commands[rest[0]], rest[1:]
+    found.make_context(command[1], list(rest), resilient_parsing=False)
+
+
+def test_the_two_commands_of_the_readme() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert "pip install -e . && stackflower train --stage 1\n" in text
+    assert 'pip install -e ".[test]" && pytest\n' in text
+
+
+def test_the_page_on_parts_works_as_written(tmp_path: Path) -> None:
+    """The example distribution is written out, installed beside, listed, trained, and sampled, with no edit here."""
+    page = ROOT / "docs" / "extending.md"
+    parts = tmp_path / "my-parts"
+    parts.mkdir()
+    (parts / "my_parts.py").write_text(blocks(page, "python")[0], encoding="utf-8")
+    (parts / "pyproject.toml").write_text(blocks(page, "toml")[0], encoding="utf-8")
+    target = tmp_path / "site"
+    subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "pip",
+            "install",
+            "--quiet",
+            "--no-deps",
+            "--no-build-isolation",
+            "--target",
+            str(target),
+            str(parts),
+        ],
+        check=True,
+    )
+    environment = {**os.environ, "PYTHONPATH": str(target)}
+
+    def run(*arguments: str) -> str:
+        result = subprocess.run(
+            [sys.executable, "-m", "stackflower", *arguments],
+            cwd=tmp_path,
+            env=environment,
+            capture_output=True,
+            text=True,
+        )
+        assert result.returncode == 0, result.stderr
+        return result.stdout
+
+    for command in commands(page):
+        if command[1] == "train":
+            tiny = TINY if "pooled" in command else []
+            run(*command[1:], *tiny, "--set", "data.count=40")
+        else:
+            out = run(*command[1:])
+            assert command[1] != "ls" or re.search(r"pooled +my-parts +Averages features", out)
+    assert (tmp_path / "red.png").exists()
+    assert "'my-parts'" not in run("ls", "objective")
+
+
+@pytest.mark.parametrize("name", sorted(recipes()))
+def test_every_recipe_resolves_and_says_where_it_is_from(name: str) -> None:
+    recipe = load_recipe(name)
+    assert recipe["description"] and recipe["source"]
+    resolve(merge(recipe, {}, ()))
+    assert f"`{name}`" in (ROOT / "docs" / "recipes.md").read_text(encoding="utf-8")
+
+
+def test_every_part_is_in_the_docs() -> None:
+    text = "".join(page.read_text(encoding="utf-8") for page in PAGES)
+    for entry in registry.entries():
+        assert f"`{entry.name}`" in text, f"{entry.kind} {entry.name}"

@@ -1,0 +1,252 @@
+"""Formulas against closed forms in float64, plain loops, and other libraries."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from stackflower.config import Optimizer
+from stackflower.data.batches import Mismatched, seeded
+from stackflower.ema import EMA
+from stackflower.evaluation.scores import frechet_distance, inception_score, share_correct, within_group_variance
+from stackflower.objectives import BinaryCrossEntropy, Hinge, Pairs
+from stackflower.penalties import R1, ModeSeeking, Shown
+from stackflower.stages.base import Text, Verdict
+from stackflower.stages.conditioning import ConditioningAugmentation, kl_to_standard_normal
+from stackflower.stages.layers import MinibatchDeviation, UpsampleConv
+from stackflower.trainer import learning_rate
+
+
+def test_kl_term_equals_torch_distributions_in_float64() -> None:
+    mean, log_variance = torch.randn(5, 7), torch.randn(5, 7)
+    normal = torch.distributions.Normal(mean.double(), (0.5 * log_variance.double()).exp())
+    expected = torch.distributions.kl_divergence(normal, torch.distributions.Normal(0.0, 1.0)).mean()
+    assert kl_to_standard_normal(mean, log_variance).item() == pytest.approx(expected.item(), rel=1e-6)
+    assert kl_to_standard_normal(torch.zeros(2, 3), torch.zeros(2, 3)).item() == 0
+
+
+def test_kl_gradient_is_that_of_the_closed_form() -> None:
+    mean, log_variance = torch.randn(4, 3, requires_grad=True), torch.randn(4, 3, requires_grad=True)
+    kl_to_standard_normal(mean, log_variance).backward()
+    assert torch.allclose(mean.grad, mean.detach() / 12)
+    assert torch.allclose(log_variance.grad, (log_variance.detach().exp() - 1) / 24)
+
+
+def test_augmentation_samples_with_the_stated_mean_and_deviation() -> None:
+    torch.manual_seed(0)
+    part = ConditioningAugmentation(text_dim=4, dim=3)
+    embedding, noise = torch.randn(1, 4), torch.randn(50_000, 3)
+    found = part(embedding.expand(50_000, 4), noise)
+    hidden = F.leaky_relu(part.dense(embedding), 0.2)
+    assert torch.allclose(found.sample.mean(0), hidden[0, :3], atol=0.03)
+    assert torch.allclose(found.sample.var(0), hidden[0, 3:].exp(), rtol=0.03)
+
+
+def critic(match: dict[str, float]):
+    """A critic whose verdict is a constant for each kind of pair, told apart by the text's first number."""
+
+    def judge(images: torch.Tensor, texts: list[Text]) -> list[Verdict]:
+        kind = "fake" if images[0, 0, 0, 0] < 0 else "real"
+        return [Verdict(torch.full((2,), match["wrong" if text.embedding[0, 0] < 0 else kind])) for text in texts]
+
+    return judge
+
+
+REAL, FAKE = torch.ones(2, 3, 4, 4), -torch.ones(2, 3, 4, 4)
+RIGHT, WRONG = Text(torch.ones(2, 1), torch.ones(2, 1)), Text(-torch.ones(2, 1), torch.ones(2, 1))
+
+
+def softplus(x: float) -> float:
+    return math.log1p(math.exp(x))
+
+
+def test_bce_is_gan_cls_with_soft_labels() -> None:
+    scores = {"real": 1.3, "wrong": -0.4, "fake": 0.7}
+    pairs = Pairs(REAL, FAKE, RIGHT, WRONG, RIGHT)
+    terms = BinaryCrossEntropy().discriminator_terms(critic(scores), pairs)
+    assert terms["real"].item() == pytest.approx(softplus(-1.3), rel=1e-6)
+    assert terms["wrong"].item() == pytest.approx(softplus(-0.4) / 2, rel=1e-6)
+    assert terms["fake"].item() == pytest.approx(softplus(0.7) / 2, rel=1e-6)
+    soft = BinaryCrossEntropy(real_label=0.9, fake_label=0.1).discriminator_terms(critic(scores), pairs)
+    assert soft["real"].item() == pytest.approx(0.9 * softplus(-1.3) + 0.1 * softplus(1.3), rel=1e-6)
+    assert soft["fake"].item() == pytest.approx((0.1 * softplus(-0.7) + 0.9 * softplus(0.7)) / 2, rel=1e-6)
+    fooled = BinaryCrossEntropy().generator_terms(critic(scores), FAKE, RIGHT)["fool"]
+    assert fooled.item() == pytest.approx(softplus(-0.7), rel=1e-6)
+
+
+def test_hinge() -> None:
+    scores = {"real": 0.3, "wrong": -0.4, "fake": -1.7}
+    terms = Hinge().discriminator_terms(critic(scores), Pairs(REAL, FAKE, RIGHT, WRONG, RIGHT))
+    assert [terms[name].item() for name in ("real", "wrong", "fake")] == pytest.approx([0.7, 0.3, 0.0])
+    assert Hinge().generator_terms(critic(scores), FAKE, RIGHT)["fool"].item() == pytest.approx(1.7)
+
+
+def test_without_mismatched_pairs_fake_counts_whole() -> None:
+    terms = Hinge().discriminator_terms(critic({"real": 0, "fake": 0}), Pairs(REAL, FAKE, RIGHT, None, RIGHT))
+    assert {name: value.item() for name, value in terms.items()} == {"real": 1.0, "fake": 1.0}
+
+
+def test_r1_and_its_gradient_against_the_closed_form() -> None:
+    """For D(x) = wᵀx² the slope is 2wx, so R1 = 2 Σ (w x)² and dR1/dw = 4 w x²."""
+    weight = torch.randn(3, 4, 4, requires_grad=True)
+    images = torch.randn(2, 3, 4, 4)
+
+    def judge(x: torch.Tensor, texts: list[Text]) -> list[Verdict]:
+        return [Verdict((weight * x.square()).sum((1, 2, 3)))]
+
+    value = R1(weight=1.0)(Shown(judge, images, FAKE, RIGHT, torch.zeros(2, 1)))
+    w, x = weight.detach().double(), images.double()
+    assert value.item() == pytest.approx((2 * (w * x).square().sum((1, 2, 3))).mean().item(), rel=1e-5)
+    value.backward()
+    assert torch.allclose(weight.grad.double(), (4 * w * x.square()).mean(0), rtol=1e-4)
+
+
+def test_mode_seeking_compares_neighbours() -> None:
+    fake = torch.zeros(4, 3, 2, 2)
+    fake[1], fake[3] = 0.5, 0.25
+    noise = torch.zeros(4, 5)
+    noise[1], noise[3] = 1.0, 2.0
+    value = ModeSeeking()(Shown(critic({}), None, fake, RIGHT, noise)).item()
+    assert value == pytest.approx((1 / 0.5 + 2 / 0.25) / 2, rel=1e-4)
+
+
+@pytest.mark.parametrize("size", [4, 8, 16])
+def test_upsampling_convolution_is_enlargement_then_convolution(size: int) -> None:
+    layer = UpsampleConv(5, 6).double()
+    x = torch.randn(2, 5, size, size, dtype=torch.float64, requires_grad=True)
+    plain = F.conv2d(F.interpolate(x, scale_factor=2, mode="nearest"), layer.weight, padding=1)
+    fast = layer(x)
+    assert torch.allclose(plain, fast, atol=1e-12)
+    seed = torch.randn_like(plain)
+    for one, other in zip(
+        *(torch.autograd.grad((y * seed).sum(), (x, layer.weight)) for y in (plain, fast)), strict=True
+    ):
+        assert torch.allclose(one, other, atol=1e-12)
+
+
+def test_minibatch_deviation_is_the_mean_deviation_within_groups() -> None:
+    x = torch.randn(6, 2, 3, 3)
+    out = MinibatchDeviation(group=3)(x)
+    for member in range(6):
+        group = x[member % 2 :: 2]
+        assert out[member, 2].unique().item() == pytest.approx(
+            group.var(0, unbiased=False).sqrt().mean().item(), rel=1e-4
+        )
+    assert torch.equal(out[:, :2], x)
+
+
+def test_ema_halves_in_its_half_life() -> None:
+    module = torch.nn.Linear(1, 1, bias=False)
+    average = EMA(module, half_life=640)
+    start = average.module.weight.item()
+    torch.nn.init.constant_(module.weight, 5.0)
+    for step in range(10):
+        average.update(module, 1_000_000 + 64 * step, 64)
+    assert average.module.weight.item() == pytest.approx(5 + (start - 5) / 2, rel=1e-5)
+
+
+def test_learning_rate_halves_by_epochs_and_falls_at_the_end() -> None:
+    halving = Optimizer(lr=1.0, halve_every=50)
+    assert [learning_rate(halving, images, 10**9, 100) for images in (0, 4999, 5000, 10_000)] == [1, 1, 0.5, 0.25]
+    falling = Optimizer(lr=1.0, decay_from=0.5)
+    assert [learning_rate(falling, images, 100, 10) for images in (0, 50, 75, 100)] == [1, 1, 0.5, 0]
+
+
+# ---- mismatched captions
+
+
+@pytest.mark.parametrize("labels", [[0, 0, 1, 1, 1, 2], [5, 9, 5, 9, 5, 5], None])
+def test_wrong_pairs_never_share_a_class_and_are_uniform(labels: list[int] | None) -> None:
+    count = 6
+    draw = Mismatched(None if labels is None else torch.tensor(labels), count)
+    index = torch.arange(count).repeat(20_000)
+    other = draw(index, seeded(0, 1))
+    classes = torch.arange(count) if labels is None else torch.tensor(labels)
+    assert (classes[index] != classes[other]).all()
+    for picture in range(count):
+        allowed = (classes != classes[picture]).nonzero().flatten()
+        found = torch.bincount(other[index == picture], minlength=count)[allowed] / 20_000
+        assert torch.allclose(found, torch.full_like(found, 1 / len(allowed)), atol=0.02)
+
+
+def test_wrong_pairs_are_seeded() -> None:
+    draw = Mismatched(torch.tensor([0, 1, 2, 3]), 4)
+    index = torch.arange(4).repeat(10)
+    assert torch.equal(draw(index, seeded(3)), draw(index, seeded(3)))
+    assert not torch.equal(draw(index, seeded(3)), draw(index, seeded(4)))
+
+
+def test_with_one_class_the_wrong_caption_is_another_pictures() -> None:
+    draw = Mismatched(torch.zeros(5, dtype=torch.int64), 5)
+    index = torch.arange(5).repeat(100)
+    assert (draw(index, seeded(0)) != index).all()
+
+
+# ---- scores
+
+
+def test_inception_score_of_known_distributions() -> None:
+    sure = torch.eye(10).repeat(20, 1) * 1000
+    assert inception_score(sure, 1)[0] == pytest.approx(10, rel=1e-9)  # one class each, all classes: K
+    assert inception_score(torch.zeros(50, 10), 5) == pytest.approx((1.0, 0.0))  # no idea: 1
+    one = torch.zeros(50, 10)
+    one[:, 3] = 1000
+    assert inception_score(one, 1)[0] == pytest.approx(1)  # always the same: 1
+
+
+def test_inception_score_by_a_plain_loop() -> None:
+    logits = torch.randn(103, 7).double() * 3
+    parts = list(logits.tensor_split(4))
+    expected = []
+    for part in parts:
+        p = part.softmax(1)
+        marginal = p.mean(0)
+        total = sum(float((row * (row / marginal).log()).sum()) for row in p)
+        expected.append(math.exp(total / len(p)))
+    mean = sum(expected) / 4
+    deviation = math.sqrt(sum((value - mean) ** 2 for value in expected) / 4)
+    assert inception_score(logits, 4) == pytest.approx((mean, deviation), rel=1e-10)
+
+
+def test_inception_score_survives_extreme_logits() -> None:
+    assert math.isfinite(inception_score(torch.tensor([[1e4, -1e4], [-1e4, 1e4]]), 1)[0])
+
+
+def test_scores_equal_torch_fidelity() -> None:
+    fidelity = pytest.importorskip("torch_fidelity.metric_isc")
+    from torch_fidelity.metric_fid import fid_features_to_statistics, fid_statistics_to_metric
+
+    logits, one, other = torch.randn(500, 20) * 2, torch.randn(300, 16), torch.randn(280, 16) * 1.5 + 0.3
+    theirs = fidelity.isc_features_to_metric(logits.double(), splits=10, shuffle=False)
+    assert inception_score(logits, 10) == pytest.approx(
+        (theirs["inception_score_mean"], theirs["inception_score_std"]), rel=1e-9
+    )
+    stats = [fid_features_to_statistics(features) for features in (one, other)]
+    distance = fid_statistics_to_metric(*stats, verbose=False)["frechet_inception_distance"]
+    assert frechet_distance(one, other) == pytest.approx(distance, rel=1e-6)
+
+
+def test_frechet_distance_closed_form() -> None:
+    points = torch.tensor([[-1.0], [1.0]]).repeat(50, 1).double()
+    variance = points.var(0).item()
+    assert frechet_distance(points, 2 * points + 3) == pytest.approx(
+        9 + (math.sqrt(4 * variance) - math.sqrt(variance)) ** 2
+    )
+    assert frechet_distance(points, points) == pytest.approx(0, abs=1e-9)
+
+
+def test_variance_within_groups() -> None:
+    features = torch.randn(12, 3)
+    groups = torch.tensor([0, 1, 2] * 4)
+    expected = sum(features[groups == g].double().var(0).sum() for g in range(3)) / 3
+    assert within_group_variance(features, groups) == pytest.approx(expected.item(), rel=1e-10)
+    assert within_group_variance(torch.ones(4, 2), torch.tensor([0, 0, 1, 1])) == 0
+
+
+def test_share_correct_counts_only_what_was_asked() -> None:
+    logits = torch.eye(3)
+    assert share_correct(logits, torch.tensor([0, 1, 0]), torch.tensor([True, True, True])) == pytest.approx(2 / 3)
+    assert share_correct(logits, torch.tensor([0, 1, 0]), torch.tensor([True, True, False])) == 1

@@ -1,0 +1,94 @@
+"""One registry: what it lists, what it refuses, and where third parties' parts come from."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from torch import nn
+
+from stackflower import registry
+from stackflower.errors import ComponentError
+from stackflower.objectives import Hinge
+
+
+def test_every_kind_has_parts_and_every_part_imports() -> None:
+    for kind in registry.KINDS:
+        assert registry.names(kind), kind
+        for name in registry.names(kind):
+            assert isinstance(registry.get(kind, name), type)
+
+
+def test_listing_imports_no_torch() -> None:
+    code = "import sys; from stackflower import registry; registry.entries(); assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_unknown_kind_and_name_say_what_is_allowed() -> None:
+    with pytest.raises(ComponentError, match="kinds are: data, text"):
+        registry.names("optimiser")
+    with pytest.raises(ComponentError, match=r"Did you mean 'matching'\?"):
+        registry.get("discriminator", "maching")
+
+
+def test_a_taken_name_is_refused_with_both_owners() -> None:
+    with pytest.raises(ComponentError, match=r"stackflower\.objectives:Hinge .* needs another name"):
+
+        @registry.register("objective", "hinge")
+        class Other(Hinge):
+            pass
+
+
+def test_a_wrong_base_class_is_refused() -> None:
+    with pytest.raises(ComponentError, match=r"must derive from stackflower\.objectives:Objective"):
+
+        @registry.register("objective", "mine")
+        class Other(nn.Module):
+            pass
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"chanels": 3}, r"no option 'chanels'.*Did you mean 'channels'"),
+        ({"channels": "many"}, "generator.channels = 'many': wanted int"),
+        ({"channels": True}, "wanted int"),
+        ({"norm": "bach"}, "one of 'batch', 'layer', 'instance', 'none'"),
+        ({"condition_dim": 3}, "no option 'condition_dim'"),
+    ],
+)
+def test_options_are_the_constructors_parameters(options: dict[str, object], message: str) -> None:
+    (problem,) = registry.check("generator", "stage1", options)
+    assert __import__("re").search(message, problem), problem
+
+
+def test_all_wrong_options_are_told_at_once() -> None:
+    assert len(registry.check("generator", "stage1", {"a": 1, "b": 2, "channels": "x"})) == 3
+
+
+def test_a_missing_option_names_the_flag() -> None:
+    assert registry.check("data", "folder", {}) == ["data 'folder' needs its option 'path': --set data.path=…"]
+
+
+def test_a_broken_plug_in_fails_only_when_asked_for(tmp_path: Path) -> None:
+    info = tmp_path / "broken_parts-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: broken-parts\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[stackflower.components]\nobjective.broken = nowhere_at_all:Broken\n")
+    code = (
+        "from stackflower import registry\n"
+        "assert 'broken' in registry.names('objective')\n"
+        "registry.get('objective', 'hinge')\n"
+        "try: registry.get('objective', 'broken')\n"
+        "except registry.ComponentError as error: print(error)\n"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**__import__("os").environ, "PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "'broken-parts'" in result.stdout and "does not import" in result.stdout

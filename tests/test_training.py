@@ -1,0 +1,339 @@
+"""Training as a whole: it runs, resumes bit for bit, survives what befalls it, and is the same on two processes."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import TINY
+from safetensors.torch import load_file
+
+from stackflower import checkpoint
+from stackflower.runs import RunFolder
+from stackflower.trainer import Trainer
+
+STATE = ["generator", "generator-ema", "discriminator-16", "optimizer-generator", "optimizer-discriminator", "rng-0"]
+
+
+def last(run: Path) -> Path:
+    return RunFolder(run).whole_checkpoints()[-1]
+
+
+def same(one: Path, other: Path) -> None:
+    """Two runs ended with the same numbers, tensor for tensor."""
+    assert last(one).name == last(other).name
+    for name in STATE:
+        mine, theirs = load_file(last(one) / f"{name}.safetensors"), load_file(last(other) / f"{name}.safetensors")
+        assert mine.keys() == theirs.keys() and mine, name
+        for key in mine:
+            assert torch.equal(mine[key], theirs[key]), f"{name}: {key}"
+    one_model, other_model = load_file(one / "generator.safetensors"), load_file(other / "generator.safetensors")
+    assert all(torch.equal(one_model[key], other_model[key]) for key in one_model)
+
+
+def lines(run: Path) -> list[dict[str, object]]:
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_a_run_leaves_what_it_promises(trained: Path) -> None:
+    assert {path.name for path in trained.iterdir()} >= {
+        "config.json",
+        "metrics.jsonl",
+        "samples",
+        "checkpoints",
+        "generator.safetensors",
+    }
+    assert [path.name for path in RunFolder(trained).whole_checkpoints()][-1] == "images-000000096"
+    assert (trained / "samples" / "images-000000096.png").exists()
+    (entry,) = lines(trained)[-1:]
+    assert entry["images"] == 96 and {"discriminator-16/real", "generator/kl", "images_per_second"} <= entry.keys()
+    assert not [path for path in trained.rglob(".*") if path.name != ".lock"]
+
+
+@pytest.mark.parametrize(
+    "extra",
+    [
+        [],
+        ["--penalty", "r1=1", "--set", "penalties.r1.every=3"],
+        ["--penalty", "mode-seeking", "--set", "train.noises_per_caption=2", "--gradient-accumulation", "2"],
+        [
+            "--set",
+            "train.critic_steps=2",
+            "--objective",
+            "hinge",
+            "--conditioning",
+            "projection",
+            "--set",
+            "train.noise=uniform",
+        ],
+    ],
+    ids=["plain", "lazy-r1", "mode-seeking-accumulated", "critic-steps"],
+)
+def test_resuming_is_exact(stackflower, tmp_path: Path, extra: list[str]) -> None:
+    tiny = [*TINY, *extra]
+    if "projection" in extra:
+        tiny = list(tiny)
+    stackflower("train", "--out", "whole", "--images", 96, *tiny, "--set", "output.checkpoint_every=32")
+    stackflower("train", "--out", "parts", "--images", 96, *tiny, "--set", "output.checkpoint_every=32")
+    run = RunFolder("parts")
+    while len(run.whole_checkpoints()) > 1:  # back to an earlier one
+        __import__("shutil").rmtree(run.whole_checkpoints()[-1])
+    (tmp_path / "parts" / "generator.safetensors").unlink()
+    stackflower("train", "--resume", "parts")
+    same(tmp_path / "whole", tmp_path / "parts")
+    assert [line["images"] for line in lines(tmp_path / "parts")] == [
+        line["images"] for line in lines(tmp_path / "whole")
+    ]
+
+
+def start(tmp_path: Path, *arguments: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "stackflower", "train", *arguments],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def wait_for(condition, seconds: float = 120) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+SLOW = [
+    *TINY,
+    "--images",
+    "4000",
+    "--set",
+    "output.checkpoint_every=16",
+    "--set",
+    "output.log_every=1",
+    "--set",
+    "output.sample_every=100000",
+]
+
+
+def test_killed_and_resumed_equals_uninterrupted(tmp_path: Path, stackflower) -> None:
+    stackflower("train", "--out", "whole", *SLOW)
+    process = start(tmp_path, "--out", "run", *SLOW)
+    for _ in range(2):
+        wait_for(lambda: bool(RunFolder(tmp_path / "run").whole_checkpoints()))
+        time.sleep(random.uniform(0.05, 0.5))
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        process = start(tmp_path, "--resume", "run")
+        time.sleep(2)
+    process.communicate(timeout=240)
+    assert process.returncode == 0
+    same(tmp_path / "whole", tmp_path / "run")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_asked_to_stop_it_saves_and_prints_the_line_that_resumes(tmp_path: Path, number: int) -> None:
+    process = start(tmp_path, "--out", "run", *SLOW, "--images", "400000", "--set", "output.checkpoint_every=1000000")
+    wait_for(lambda: (tmp_path / "run" / "metrics.jsonl").exists())
+    process.send_signal(number)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 128 + number, err
+    assert out.strip() == "stackflower train --resume run" and "saved" in err
+    state = checkpoint.read_state(last(tmp_path / "run"))
+    assert state["images"] == state["step"] * 8 > 0
+
+
+def test_the_time_limit_alone_sets_the_length(stackflower, tmp_path: Path) -> None:
+    stackflower("train", "--out", "run", *TINY, "--time-limit", "4s")
+    config = json.loads((tmp_path / "run" / "config.json").read_text())["run"]
+    assert config["train"]["images"] > 0 and config["train"]["epochs"] is None
+    assert checkpoint.read_state(last(tmp_path / "run"))["images"] > 200
+
+
+def poison(monkeypatch: pytest.MonkeyPatch, times: int) -> list[int]:
+    """Make the generator's loss infinite at the sixth step, `times` times."""
+    left, plain = [times], Trainer._generator_step
+
+    def step(self: Trainer, *arguments: object) -> None:
+        if self.step == 5 and left[0]:
+            left[0] -= 1
+            with torch.no_grad():
+                self.stage.generator.to_image.weight.fill_(float("nan"))
+        plain(self, *arguments)
+
+    monkeypatch.setattr(Trainer, "_generator_step", step)
+    return left
+
+
+def test_a_loss_that_turns_infinite_goes_back_with_half_the_rate(
+    stackflower, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    poison(monkeypatch, 2)
+    result = stackflower(
+        "train",
+        "--out",
+        "run",
+        "--images",
+        96,
+        *TINY,
+        "--set",
+        "output.checkpoint_every=24",
+        "--set",
+        "output.log_every=4",
+    )
+    events = [line for line in lines(tmp_path / "run") if line.get("event") == "rollback"]
+    assert [event["rate_scale"] for event in events] == [0.5, 0.25]
+    assert "not finite" in result.output and events[0]["terms"]
+    assert lines(tmp_path / "run")[-1]["lr/generator"] < 0.3 * 4e-4
+    weights = load_file(tmp_path / "run" / "generator.safetensors")
+    assert all(torch.isfinite(value).all() for value in weights.values())
+
+
+def test_after_three_times_it_stops_and_names_the_term(
+    stackflower, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    poison(monkeypatch, 10)
+    result = stackflower("train", "--out", "run", "--images", 96, *TINY, "--set", "output.log_every=4", code=1)
+    assert "generator/fool-16" in result.output and "--penalty r1" in result.output
+    assert all(torch.isfinite(v).all() for v in load_file(last(tmp_path / "run") / "generator.safetensors").values())
+
+
+def test_a_full_disk_leaves_the_last_checkpoint(stackflower, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plain, calls = checkpoint.save_file, [0]
+
+    def full(tensors: dict[str, torch.Tensor], path: Path, *rest: object) -> None:
+        calls[0] += 1
+        if calls[0] > 20:
+            Path(path).write_bytes(b"half")
+            raise OSError(28, "No space left on device")
+        plain(tensors, path, *rest)
+
+    monkeypatch.setattr(checkpoint, "save_file", full)
+    result = stackflower("train", "--out", "run", "--images", 96, *TINY, "--set", "output.checkpoint_every=16", code=1)
+    assert "No space left on device" in result.output and "stackflower train --resume run" in result.output
+    monkeypatch.undo()
+    monkeypatch.chdir(tmp_path)
+    stackflower("train", "--resume", "run")
+    stackflower("train", "--out", "whole", "--images", 96, *TINY, "--set", "output.checkpoint_every=16")
+    same(tmp_path / "whole", tmp_path / "run")
+
+
+def test_old_checkpoints_go_and_every_nth_stays(stackflower, tmp_path: Path) -> None:
+    stackflower(
+        "train",
+        "--out",
+        "run",
+        "--images",
+        96,
+        *TINY,
+        "--set",
+        "output.checkpoint_every=8",
+        "--set",
+        "output.keep_every=4",
+    )
+    kept = [int(path.name[7:]) for path in RunFolder(tmp_path / "run").whole_checkpoints()]
+    assert kept == [24, 56, 88, 96]  # numbers 4, 8, 12 and the last two
+
+
+def test_a_run_in_use_is_refused(stackflower, tmp_path: Path) -> None:
+    process = start(tmp_path, "--out", "run", *SLOW, "--images", "400000")
+    try:
+        wait_for(lambda: (tmp_path / "run" / "config.json").exists())
+        assert "Another process is writing to run" in stackflower("train", "--resume", "run", code=2).output
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def gloo(tmp_path: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    launch = [
+        sys.executable,
+        "-m",
+        "accelerate.commands.launch",
+        "--cpu",
+        "--num_processes",
+        "2",
+        "--num_machines",
+        "1",
+    ]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
+    port = str(random.randint(20_000, 60_000))
+    return subprocess.run(
+        [
+            *launch,
+            "--main_process_port",
+            port,
+            "--mixed_precision",
+            "no",
+            "--dynamo_backend",
+            "no",
+            "-m",
+            "stackflower",
+            *arguments,
+        ],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=280,
+    )
+
+
+@pytest.mark.parametrize(
+    "norm", [[], ["--set", "generator.norm=none", "--set", "discriminator.norm=none"]], ids=["synchronised", "off"]
+)
+def test_two_processes_train_as_one(tmp_path: Path, stackflower, norm: list[str]) -> None:
+    """One step with SGD-like transparency: Adam's first moment after one step is (1 − β₁) times the gradient."""
+    arguments = [*TINY, *norm, "--images", "8", "--set", "discriminator.minibatch_deviation=false"]
+    stackflower("train", "--out", "one", *arguments)
+    result = gloo(tmp_path, "train", "--out", "two", *arguments)
+    assert result.returncode == 0, result.stderr[-3000:]
+    assert json.loads((last(tmp_path / "two") / "state.json").read_text())["processes"] == 2
+    for name in ("optimizer-generator", "optimizer-discriminator"):
+        one, two = (load_file(last(tmp_path / run) / f"{name}.safetensors") for run in ("one", "two"))
+        gradients = [key for key in one if key.endswith("exp_avg")]
+        scale = max(float(one[key].abs().max()) for key in gradients)
+        assert gradients and scale > 0
+        for key in gradients:
+            assert (one[key] - two[key]).abs().max() <= 1e-5 * max(scale, 1e-3), key
+
+
+def test_sampling_and_scoring_on_two_processes_as_on_one(tmp_path: Path, stackflower, trained: Path) -> None:
+    captions = ["a red flower", "a blue flower with six petals", "white petals"]
+    stackflower("sample", trained, *captions, "--per-caption", 3, "--out", "one")
+    result = gloo(tmp_path, "sample", str(trained), *captions, "--per-caption", "3", "--out", "two")
+    assert result.returncode == 0, result.stderr[-3000:]
+    names = sorted(path.name for path in (tmp_path / "one").iterdir())
+    assert names == sorted(path.name for path in (tmp_path / "two").iterdir()) and len(names) == 10
+    assert all((tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes() for name in names)
+    stackflower(
+        "data", "make", "synthetic-flowers", "--out", "data", "--count", 40, "--validation", 24, "--resolution", 64
+    )
+    stackflower(
+        "train-classifier",
+        "--data",
+        "data",
+        "--out",
+        "c.safetensors",
+        "--resolution",
+        16,
+        "--network",
+        "plain",
+        "--epochs",
+        1,
+    )
+    arguments = ["eval", str(trained), "--extractor", "domain", "--weights", "c.safetensors", "--splits", "2", "--json"]
+    one = json.loads(stackflower(*arguments).stdout)
+    result = gloo(tmp_path, *arguments)
+    assert result.returncode == 0, result.stderr[-3000:]
+    two = json.loads(result.stdout)
+    assert two["inception_score_mean"] == pytest.approx(one["inception_score_mean"], rel=1e-4)
+    assert two["caption_accuracy"] == one["caption_accuracy"]
