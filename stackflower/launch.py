@@ -59,7 +59,8 @@ def bar(label: str, length: int) -> Iterator[Progress]:
     """A progress bar on stderr; without a terminal, the label and how long it took."""
     began = time.monotonic()
     stream = click.get_text_stream("stderr")
-    with click.progressbar(length=length, label=label, file=stream, width=24) as display:
+    progressbar: Any = click.progressbar  # untyped in some versions of click
+    with progressbar(length=length, label=label, file=stream, width=24) as display:
         yield lambda done: display.update(done)
     if not stream.isatty():
         click.echo(f"  done in {duration(time.monotonic() - began)}", err=True)
@@ -68,7 +69,7 @@ def bar(label: str, length: int) -> Iterator[Progress]:
 @contextmanager
 def silent(label: str, length: int) -> Iterator[Progress]:
     """No progress bar."""
-    yield lambda done: None
+    yield _nothing
 
 
 def choose_recipe(request: Request) -> tuple[str, str]:
@@ -266,6 +267,10 @@ def _run(config: RunConfig, run: RunFolder, going_on: bool, fits_time: bool, req
         stopped = trainer.train(stop)
         accelerator.end_training()
         return Outcome(run, trainer.images, stopped, stop.signal)
+
+
+def _nothing(done: int) -> None:
+    """Progress that nobody watches."""
 
 
 def _ignore(text: str) -> None:

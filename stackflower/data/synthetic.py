@@ -363,12 +363,12 @@ class _Frame:
     """Where the flower is: its own coordinates at each pixel (B, H, W), and the light on it."""
 
     def __init__(self, draws: _Draws, chosen: dict[str, Tensor]) -> None:
-        low = torch.tensor((0.62, 0.76, 0.90))[chosen["size"]]
+        low = torch.tensor((0.66, 0.78, 0.90))[chosen["size"]]
         self.radius = low + draws(0, 0.05)
-        self.place = draws(-1, 1, 2) * (0.24 - 0.20 * self.radius)[:, None]
+        self.place = draws(-1, 1, 2) * (0.16 - 0.13 * self.radius)[:, None]
         # a petal points up, more or less: with any turn, the number of petals takes far longer to learn
         self.tilt, self.squeeze, self.turn = draws(0, math.pi), draws(0.86, 1.0), draws(-0.2, 0.2) - math.pi / 2
-        self.disc = torch.maximum(draws(0.19, 0.255), 0.168 / self.radius)
+        self.disc = torch.maximum(draws(0.25, 0.30), 0.19 / self.radius)
         self.sun = draws(-2.6, -0.5)
         self.light = _rows(_LIGHT, chosen["light"])
         self.behind = torch.where(chosen["background"] == _SKY, 0.08, 0.42)

@@ -113,7 +113,7 @@ def load_classifier(path: Path) -> DomainClassifier:
         ) from None
     except (SafetensorError, KeyError, TypeError, RuntimeError, OSError) as error:
         raise DataError(f"{path} is not a classifier written by `stackflower train-classifier` ({error}).") from error
-    return model.eval().requires_grad_(False).to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
+    return model.eval().requires_grad_(False).to(memory_format=torch.channels_last)
 
 
 @dataclass(frozen=True)

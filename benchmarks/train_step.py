@@ -1,0 +1,226 @@
+"""The paper's Stage-I at batch 64: Stackflower's training step beside the same networks written plainly.
+
+Plain means what a port usually is: eager float32, contiguous, enlargement and convolution apart, optimizer without fusion, the
+trunk run again for the mismatched pair. Both are measured in one process, in turns; the figures that mean something are the
+ratio and the shares. Run it on an otherwise idle machine:
+
+    python benchmarks/train_step.py --steps 5
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+from stackflower.build import build_stage, load_size
+from stackflower.config import load_recipe, merge, resolve
+from stackflower.data.batches import Batches
+from stackflower.data.prepared import Prepared
+from stackflower.data.source import Rows
+from stackflower.devices import cost, describe_device, resolve_precision
+from stackflower.journal import Journal
+from stackflower.runs import RunFolder
+from stackflower.trainer import Trainer
+
+TEXT = 1024
+
+
+class PlainGenerator(nn.Module):
+    """Stage-I with conditioning augmentation, layer by layer."""
+
+    def __init__(self, width: int = 128, condition: int = 128, noise: int = 100):
+        super().__init__()
+        self.width, self.condition = width, condition
+        self.text = nn.Linear(TEXT, 2 * condition)
+        self.dense = nn.Sequential(
+            nn.Linear(condition + noise, width * 8 * 16, bias=False), nn.BatchNorm1d(width * 128), nn.ReLU()
+        )
+        blocks: list[nn.Module] = []
+        for level in range(4):
+            wide = width * 8 // 2**level
+            blocks += [
+                nn.Upsample(scale_factor=2),
+                nn.Conv2d(wide, wide // 2, 3, 1, 1, bias=False),
+                nn.BatchNorm2d(wide // 2),
+                nn.ReLU(),
+            ]
+        self.blocks = nn.Sequential(*blocks, nn.Conv2d(width // 2, 3, 3, 1, 1, bias=False), nn.Tanh())
+
+    def forward(self, embedding: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        mean, log_variance = F.leaky_relu(self.text(embedding), 0.2).chunk(2, 1)
+        condition = mean + (0.5 * log_variance).exp() * torch.randn_like(mean)
+        images = self.blocks(self.dense(torch.cat([condition, noise], 1)).reshape(-1, self.width * 8, 4, 4))
+        return images, mean, 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).mean()
+
+
+class PlainDiscriminator(nn.Module):
+    """Stage-I's discriminator, layer by layer."""
+
+    def __init__(self, width: int = 64, condition: int = 128):
+        super().__init__()
+        layers: list[nn.Module] = [nn.Conv2d(3, width, 4, 2, 1), nn.LeakyReLU(0.2)]
+        for level in range(3):
+            narrow = width * 2**level
+            layers += [
+                nn.Conv2d(narrow, 2 * narrow, 4, 2, 1, bias=False),
+                nn.BatchNorm2d(2 * narrow),
+                nn.LeakyReLU(0.2),
+            ]
+        self.trunk = nn.Sequential(*layers)
+        wide = width * 8
+        self.joint = nn.Sequential(
+            nn.Conv2d(wide + condition, wide, 3, 1, 1, bias=False),
+            nn.BatchNorm2d(wide),
+            nn.LeakyReLU(0.2),
+            nn.Conv2d(wide, 1, 4),
+        )
+
+    def forward(self, images: Tensor, condition: Tensor) -> Tensor:
+        features = self.trunk(images)
+        return self.joint(torch.cat([features, condition[:, :, None, None].expand(-1, -1, 4, 4)], 1)).flatten()
+
+
+def plain_step(device: torch.device, batch: int) -> Callable[[], None]:
+    """A training step as a port has it."""
+    generator, discriminator = PlainGenerator().to(device), PlainDiscriminator().to(device)
+    optimizers = [
+        torch.optim.Adam(m.parameters(), 2e-4, (0.5, 0.999), foreach=False, fused=False)
+        for m in (generator, discriminator)
+    ]
+    real, embedding = torch.rand(batch, 3, 64, 64, device=device) * 2 - 1, torch.randn(batch, TEXT, device=device)
+    ones, zeros = torch.ones(batch, device=device), torch.zeros(batch, device=device)
+    bce = F.binary_cross_entropy_with_logits
+
+    def step() -> None:
+        images, mean, kl = generator(embedding, torch.randn(batch, 100, device=device))
+        condition = mean.detach()
+        loss = bce(discriminator(real, condition), ones) + 0.5 * (
+            bce(discriminator(real, condition.roll(1, 0)), zeros)
+            + bce(discriminator(images.detach(), condition), zeros)
+        )
+        optimizers[1].zero_grad()
+        loss.backward()
+        optimizers[1].step()
+        loss = bce(discriminator(images, condition), ones) + 2 * kl
+        optimizers[0].zero_grad()
+        loss.backward()
+        optimizers[0].step()
+
+    return step
+
+
+def stackflower_trainer(folder: str, batch: int, pictures: int = 2048) -> Trainer:
+    """The recipe `stackgan`'s trainer on random pictures in memory."""
+    settings = [f"train.batch_size={batch}", f"text.dim={TEXT}", "output.log_every=1000000"]
+    config = resolve(merge(load_recipe("stackgan"), {}, settings))
+    accelerator = Accelerator(mixed_precision=resolve_precision("auto"))
+    rows = Rows(captions=[["a flower"] * 5] * pictures, labels=[number % 50 for number in range(pictures)])
+
+    size = load_size(config, build_stage(config, TEXT))
+    data = Prepared(torch.randint(0, 255, (pictures, size, size, 3), dtype=torch.uint8), rows, "")
+    table = torch.randn(5 * pictures, TEXT)
+
+    def batches(noise_dim: int) -> Batches:
+        return Batches(data, table, resolution=64, seed=0, noise_dim=noise_dim, averaged=4, device=accelerator.device)
+
+    run = RunFolder(folder)
+    journal = Journal(run, accelerator, ["a flower"], torch.zeros(1, TEXT), 0)
+    return Trainer(config, run, accelerator, batches, TEXT, journal, 10**9)
+
+
+def seconds(step: Callable[[], object], steps: int, device: torch.device) -> float:
+    """Mean seconds of a call."""
+
+    def wait() -> None:
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+
+    wait()
+    began = time.perf_counter()
+    for _ in range(steps):
+        step()
+    wait()
+    return (time.perf_counter() - began) / steps
+
+
+def matrix_rate(dtype: torch.dtype, device: torch.device, size: int = 2048) -> float:
+    """Best FLOP/s of a square matrix product in `dtype`."""
+    a, b = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
+    seconds(lambda: a @ b, 3, device)
+    return max(2 * size**3 / seconds(lambda: a @ b, 3, device) for _ in range(5))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--steps", type=int, default=5, help="steps of each in a round")
+    parser.add_argument("--rounds", type=int, default=3, help="rounds, of which the median counts")
+    parser.add_argument("--batch-size", type=int, default=64)
+    parser.add_argument("--json", action="store_true")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = stackflower_trainer(str(Path(folder) / "run"), options.batch_size)
+        device = trainer.device
+        plain = plain_step(device, options.batch_size)
+        for warm in (plain, trainer.train_step):
+            seconds(warm, 2, device)
+        rounds = [
+            (seconds(plain, options.steps, device), seconds(trainer.train_step, options.steps, device))
+            for _ in range(options.rounds)
+        ]
+        slow, fast = (sorted(column)[len(rounds) // 2] for column in zip(*rounds, strict=True))
+        pipeline = seconds(lambda: trainer.batches(trainer.images, options.batch_size, trainer.share), 20, device)
+        precision = resolve_precision("auto")
+        dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+        rate = matrix_rate(dtype, device)
+        executed = cost(trainer.config, TEXT)["step_flops"]
+    model = nominal_flops(options.batch_size)
+    found = {
+        "device": describe_device(precision),
+        "machine": platform.processor() or platform.machine(),
+        "torch": torch.__version__,
+        "plain_images_per_second": options.batch_size / slow,
+        "images_per_second": options.batch_size / fast,
+        "ratio": slow / fast,
+        "matrix_product_gflops": rate / 1e9,
+        "share_of_matrix_rate": model / fast / rate,
+        "share_of_matrix_rate_executed": executed / fast / rate,
+        "data_pipeline_share": pipeline / fast,
+    }
+    if options.json:
+        print(json.dumps(found))
+    else:
+        for name, value in found.items():
+            print(f"{name:<32}{value:.3f}" if isinstance(value, float) else f"{name:<32}{value}")
+
+
+def nominal_flops(batch: int) -> float:
+    """FLOPs of the networks as the paper writes them, counted on the plain step (trunk once for the real images)."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    with torch.device("meta"):
+        generator, discriminator = PlainGenerator(), PlainDiscriminator()
+        embedding, real = torch.empty(2, TEXT), torch.empty(2, 3, 64, 64)
+        with FlopCounterMode(display=False) as counter:
+            images, mean, kl = generator(embedding, torch.empty(2, 100))
+            condition = mean.detach()
+            features = [discriminator.trunk(real), discriminator.trunk(images.detach())]
+            words = condition[:, :, None, None].expand(-1, -1, 4, 4)
+            shown = [features[0], features[0], features[1]]
+            torch.stack([discriminator.joint(torch.cat([f, words], 1)).sum() for f in shown]).sum().backward()
+            discriminator.requires_grad_(False)
+            (discriminator(images, condition).sum() + kl).backward()
+    return counter.get_total_flops() / 2 * batch
+
+
+if __name__ == "__main__":
+    main()
