@@ -39,14 +39,14 @@ def save_weights(module: nn.Module, path: Path, metadata: dict[str, str] | None 
         temporary.unlink(missing_ok=True)
 
 
-def load_weights(module: nn.Module, path: Path) -> None:
-    """Read a module's state, every name and shape matching. RunError says what does not."""
+def load_weights(module: nn.Module, path: Path, otherwise: str = "Put the run's own file back or train anew.") -> None:
+    """Read a module's state, every name and shape matching. RunError says what does not, and what to do: `otherwise`."""
     try:
         state = load_file(path)
     except FileNotFoundError:
-        raise RunError(f"{path} is missing: part of the run was deleted. Put it back or train anew.") from None
+        raise RunError(f"{path} is missing: part of the run was deleted. {otherwise}") from None
     except (SafetensorError, OSError) as error:
-        raise RunError(f"{path} is damaged ({error}). Put a whole one back or train anew.") from error
+        raise RunError(f"{path} is damaged ({error}). {otherwise}") from error
     mine = module.state_dict()
     wrong = sorted(set(mine) ^ set(state)) + sorted(
         name for name in set(mine) & set(state) if mine[name].shape != state[name].shape
@@ -54,7 +54,7 @@ def load_weights(module: nn.Module, path: Path) -> None:
     if wrong:
         raise RunError(
             f"{path} is from other networks than config.json describes: {', '.join(wrong[:5])}"
-            f"{f' and {len(wrong) - 5} more' if len(wrong) > 5 else ''}. Put the run's own files back or train anew."
+            f"{f' and {len(wrong) - 5} more' if len(wrong) > 5 else ''}. {otherwise}"
         )
     module.load_state_dict(state)
 

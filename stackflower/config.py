@@ -49,6 +49,7 @@ class Train:
     ema_half_life: float = 10_000.0  # images after which a weight has half faded from the average; 0 turns it off
     critic_steps: int = 1  # discriminator steps for each generator step
     noises_per_caption: int = 1  # how often each caption stands in a drawn batch
+    wrong_candidates: int = 1  # captions of other classes drawn for a picture, of which the likest is its wrong one
     sync_batch_norm: bool = True  # batch statistics over all processes
 
 
@@ -263,6 +264,7 @@ def _ranges(config: RunConfig) -> list[str]:
         "train.captions_averaged": train.captions_averaged,
         "train.critic_steps": train.critic_steps,
         "train.noises_per_caption": train.noises_per_caption,
+        "train.wrong_candidates": train.wrong_candidates,
         "output.log_every": output.log_every,
         "output.keep_last": output.keep_last,
     }

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 
 import torch
-from accelerate import Accelerator, DistributedDataParallelKwargs
+from accelerate import Accelerator, DistributedDataParallelKwargs, PartialState
 from torch.utils.flop_counter import FlopCounterMode
 
 from stackflower.build import build_networks
@@ -55,6 +55,11 @@ def describe_device(precision: str) -> str:
     return f"{name}, {'float32' if precision == 'no' else precision}"
 
 
+def process_state() -> PartialState:
+    """This process among those that were launched together."""
+    return PartialState(cpu=not has_accelerator())
+
+
 TRACKERS = {"tensorboard": "tensorboard", "wandb": "wandb", "mlflow": "mlflow"}
 
 
@@ -70,6 +75,7 @@ def make_accelerator(config: RunConfig, report_to: Sequence[str] = (), project: 
             raise MissingDependency(library, tracker, f"--report-to {tracker}") from None
     os.environ.setdefault("ACCELERATE_MIXED_PRECISION", "no")  # the run says which, not the machine's configuration
     accelerator = Accelerator(
+        cpu=not has_accelerator(),  # so that processes on CPUs find each other (gloo)
         mixed_precision=resolve_precision(config.mixed_precision),
         log_with=list(report_to) or None,
         project_dir=project,

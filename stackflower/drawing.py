@@ -15,6 +15,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from stackflower.config import Part
 from stackflower.data.pictures import grid, save_png
+from stackflower.devices import process_state
 from stackflower.errors import ConfigError, DataError
 from stackflower.pipeline import Pipeline
 from stackflower.runs import write_text
@@ -113,7 +114,7 @@ def draw(
     """Draw and write; None on processes other than the first, which write their part."""
     captions = captions_of(captions, file)
     pipeline = Pipeline.from_run(run)
-    state = PartialState()
+    state = process_state()
     one_file = out is not None and out.lower().endswith(".png")
     total = len(captions) * per_caption
     if one_file and total > 1 and not as_grid:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -58,7 +59,7 @@ class Outcome:
 def bar(label: str, length: int) -> Iterator[Progress]:
     """A progress bar on stderr; without a terminal, the label and how long it took."""
     began = time.monotonic()
-    stream = click.get_text_stream("stderr")
+    stream = sys.stderr
     progressbar: Any = click.progressbar  # untyped in some versions of click
     with progressbar(length=length, label=label, file=stream, width=24) as display:
         yield lambda done: display.update(done)
@@ -221,19 +222,23 @@ def _run(config: RunConfig, run: RunFolder, going_on: bool, fits_time: bool, req
     stop = Stop(request.time_limit)
     accelerator = devices.make_accelerator(config, request.report_to, str(run.path))
     main = accelerator.is_main_process
+    encoder = build.build_encoder(config)
+    with torch.device("meta"):  # what the networks refuse is told before anything is written or prepared
+        stage, _ = build.build_networks(config, encoder.dim)
     with ExitStack() as stack:
-        if main:
+        if main and not going_on:
+            run.refuse_taken()
+        elif main:
             stack.enter_context(run.lock())
         stack.enter_context(stop.listening())
         # the first process prepares the data, the others then find it in the cache
-        encoder = build.build_encoder(config)
-        stage = build.build_stage(config, encoder.dim)
         with accelerator.main_process_first():
             size = build.load_size(config, stage)
             data, embeddings = _data(config, encoder, size, say if main else _ignore, bar if main else silent)
         chosen = grid_captions(data)
         captions = [data.flat_captions()[row] for row in chosen]
         if main and not going_on:
+            stack.enter_context(run.lock())
             run.create(build.run_values(config, encoder.dim, grid_captions=captions))
         accelerator.wait_for_everyone()
         if request.report_to:
@@ -291,5 +296,6 @@ def _batches(
         flip=train.flip,
         noise=train.noise,
         noises_per_caption=train.noises_per_caption,
+        wrong_candidates=train.wrong_candidates,
         device=device,
     )

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from accelerate import PartialState
 from accelerate.utils import gather_object
 from torch import Tensor
 
@@ -20,6 +19,7 @@ from stackflower.data.drawn import SyntheticFlowers
 from stackflower.data.pictures import load_square
 from stackflower.data.prepared import Bar, Prepared, prepare
 from stackflower.data.source import Source
+from stackflower.devices import process_state
 from stackflower.errors import ConfigError, DataError
 from stackflower.evaluation.extractors import Extracted, Extractor
 from stackflower.evaluation.scores import frechet_distance, inception_score, share_correct, within_group_variance
@@ -298,7 +298,7 @@ def measure(
     if (run is None) == (images is None):
         raise ConfigError("Give a run folder or --images DIR" + (", not both." if run else "."))
     _check(protocol.metrics)
-    state = PartialState()
+    state = process_state()
     display = bar if state.is_main_process else silent
     if images is not None:
         folder = Path(images).expanduser()

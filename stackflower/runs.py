@@ -80,13 +80,17 @@ class RunFolder:
         """Finished checkpoints, oldest first."""
         return sorted(path.parent for path in self.checkpoints.glob(f"images-*/{STATE}"))
 
-    def create(self, values: dict[str, Any]) -> None:
-        """Make the folder with its configuration. RunError if something is there already."""
+    def refuse_taken(self) -> None:
+        """RunError if something is there already."""
         if self.path.is_file() or (self.path.is_dir() and any(p.name != ".lock" for p in self.path.iterdir())):
             what = "holds a run" if self.config_file.exists() else "is not empty"
             raise RunError(
                 f"{self.path} {what}. `--resume {self.path}` goes on with a run; a new one needs another --out."
             )
+
+    def create(self, values: dict[str, Any]) -> None:
+        """Make the folder with its configuration. RunError if something is there already."""
+        self.refuse_taken()
         try:
             self.samples.mkdir(parents=True, exist_ok=True)
             self.checkpoints.mkdir(exist_ok=True)

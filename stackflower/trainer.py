@@ -6,6 +6,7 @@ stage; move the average. Everything counts images seen. Nothing here waits for t
 
 from __future__ import annotations
 
+import math
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -249,7 +250,7 @@ class Trainer:
             stopping = self._agreed(stop, due)
             save = done or stopping or before // saves != self.images // saves
             if due or save:
-                bad = self._report()
+                bad = self._report(save)
                 if bad:
                     self._roll_back(bad)
                     continue
@@ -270,10 +271,14 @@ class Trainer:
         asked = torch.tensor([float(stop.asked())], device=self.device)
         return bool(self.accelerator.reduce(asked, "sum").item())
 
-    def _report(self) -> list[str]:
+    def _report(self, saving: bool) -> list[str]:
         """Log the measures since the last report; the names of those that are not finite."""
         measures = self.journal.measures(self.accelerator)
-        bad = [name for name, value in measures.items() if not torch.isfinite(torch.tensor(value))]
+        bad = [name for name, value in measures.items() if not math.isfinite(value)]
+        if saving:  # the last step's losses may be finite and what it made of the weights not
+            modules = {"generator": self.stage, **self.sides}
+            norms = {name: torch._foreach_norm(list(module.parameters())) for name, module in modules.items()}
+            bad += [f"{name}'s weights" for name, norm in norms.items() if not torch.stack(norm).isfinite().all()]
         if not bad:
             rates = {
                 f"lr/{s}": o.param_groups[0]["lr"]
@@ -356,10 +361,11 @@ class Trainer:
     def restore(self, path: Any) -> None:
         """Put everything back as it was when the checkpoint at `path` was written."""
         state = read_state(path)
-        load_weights(self.stage, path / "generator.safetensors")
-        load_weights(self.ema.module, path / "generator-ema.safetensors")
+        otherwise = f"Delete {path} to resume from the checkpoint before."
+        load_weights(self.stage, path / "generator.safetensors", otherwise)
+        load_weights(self.ema.module, path / "generator-ema.safetensors", otherwise)
         for name, side in self.sides.items():
-            load_weights(side, path / f"{name}.safetensors")
+            load_weights(side, path / f"{name}.safetensors", otherwise)
         sides = torch.nn.ModuleDict(self.sides)
         restore_optimizer(self.generator_optimizer, self.stage, read_tensors(path, "optimizer-generator"))
         restore_optimizer(self.discriminator_optimizer, sides, read_tensors(path, "optimizer-discriminator"))

@@ -13,28 +13,18 @@ import torch
 from accelerate.state import AcceleratorState, PartialState
 from click.testing import CliRunner, Result
 
-TINY = [
-    "--set",
-    "data.count=48",
-    "--set",
-    "data.validation=16",
-    "--set",
-    "train.load_size=64",
-    "--set",
-    "generator.resolution=16",
-    "--set",
-    "generator.channels=4",
-    "--set",
-    "discriminator.channels=4",
-    "--set",
-    "text.dim=64",
-    "--set",
-    "conditioning.dim=8",
-    "--batch-size",
-    "8",
-    "--mixed-precision",
-    "no",
+
+def settings(*pairs: str) -> list[str]:
+    """``--set`` before each."""
+    return [part for pair in pairs for part in ("--set", pair)]
+
+
+TINY_NETWORKS = [
+    *settings("generator.resolution=16", "generator.channels=4", "discriminator.channels=4", "conditioning.dim=8"),
+    *settings("train.load_size=64"),
+    *("--batch-size", "8", "--mixed-precision", "no"),
 ]
+TINY = [*TINY_NETWORKS, *settings("data.count=48", "data.validation=16", "text.dim=64")]
 
 
 @pytest.fixture(scope="session", autouse=True)

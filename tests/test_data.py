@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import TINY, real_data
+from conftest import TINY_NETWORKS, real_data
 from PIL import Image
 
 from stackflower.data import drawn, synthetic
@@ -182,13 +182,7 @@ def test_a_folder_without_metadata_names_what_is_there(stackflower, tmp_path: Pa
 
 def test_a_picture_without_a_row_is_warned_of(stackflower, good: Path) -> None:
     picture(good / "orphan.png")
-    options = [part for part in TINY if "data." not in part]
-    options = [
-        part
-        for place, part in enumerate(options)
-        if not (part == "--set" and (place + 1 == len(options) or options[place + 1].startswith("--")))
-    ]
-    out = stackflower("train", "--data", good, "--images", 8, "--out", "run", *options).output
+    out = stackflower("train", "--data", good, "--images", 8, "--out", "run", *TINY_NETWORKS).output
     assert "1 pictures in" in out and "orphan.png" in out
     assert "orphan.png" in stackflower("data", "check", good).output
 
@@ -291,6 +285,17 @@ def test_averaged_captions_are_different_ones_of_the_picture() -> None:
         sums = torch.stack([own[list(c)].mean(0) for c in __import__("itertools").combinations(range(6), 4)])
         assert (sums - row).abs().amax(1).min() < 1e-5
     assert torch.allclose(batches(averaged=6)(0, 8).embeddings, batches(averaged=9)(0, 8).embeddings, atol=1e-5)
+
+
+def test_of_several_wrong_captions_the_likest_is_taken() -> None:
+    make = batches(wrong_candidates=8)
+    batch, plain = make(0, 48), batches()(0, 48)
+    own = (batch.wrong * batch.embeddings).sum(1)
+    assert own.mean() > (plain.wrong * plain.embeddings).sum(1).mean()
+    labels = drawn.SyntheticFlowers(count=48).rows("train").labels
+    for wrong, index in zip(batch.wrong, make.indices(0, 48).tolist(), strict=True):
+        (rows,) = (make.embeddings == wrong).all(1).nonzero(as_tuple=True)
+        assert labels is not None and any(labels[row // 6] != labels[index] for row in rows.tolist())
 
 
 def test_noises_per_caption_repeats_neighbours() -> None:

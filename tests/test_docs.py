@@ -110,7 +110,10 @@ def test_every_recipe_resolves_and_says_where_it_is_from(name: str) -> None:
     assert f"`{name}`" in (ROOT / "docs" / "recipes.md").read_text(encoding="utf-8")
 
 
-def test_every_part_is_in_the_docs() -> None:
-    text = "".join(page.read_text(encoding="utf-8") for page in PAGES)
+def test_every_part_and_option_is_in_the_docs() -> None:
+    lines = (ROOT / "docs" / "parts.md").read_text(encoding="utf-8").splitlines()
     for entry in registry.entries():
-        assert f"`{entry.name}`" in text, f"{entry.kind} {entry.name}"
+        (line,) = [line for line in lines if line.startswith(f"| `{entry.name}` |")]
+        for option, parameter in registry.options(entry.kind, entry.name).items():
+            default = "" if parameter.default is parameter.empty else f" = {parameter.default!r}"
+            assert f"`{option}`{default}" in line, f"{entry.kind} {entry.name}: {option}"

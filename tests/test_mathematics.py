@@ -85,7 +85,7 @@ def test_hinge() -> None:
 
 
 def test_without_mismatched_pairs_fake_counts_whole() -> None:
-    terms = Hinge().discriminator_terms(critic({"real": 0, "fake": 0}), Pairs(REAL, FAKE, RIGHT, None, RIGHT))
+    terms = Hinge().discriminator_terms(critic({"real": 0.0, "fake": 0.0}), Pairs(REAL, FAKE, RIGHT, None, RIGHT))
     assert {name: value.item() for name, value in terms.items()} == {"real": 1.0, "fake": 1.0}
 
 

@@ -254,33 +254,13 @@ def test_a_run_in_use_is_refused(stackflower, tmp_path: Path) -> None:
 
 
 def gloo(tmp_path: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    launch = [
-        sys.executable,
-        "-m",
-        "accelerate.commands.launch",
-        "--cpu",
-        "--num_processes",
-        "2",
-        "--num_machines",
-        "1",
-    ]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
+    """The same command on two processes."""
+    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
     port = str(random.randint(20_000, 60_000))
     return subprocess.run(
-        [
-            *launch,
-            "--main_process_port",
-            port,
-            "--mixed_precision",
-            "no",
-            "--dynamo_backend",
-            "no",
-            "-m",
-            "stackflower",
-            *arguments,
-        ],
+        [*launch, "--master-port", port, "-m", "stackflower", *arguments],
         cwd=tmp_path,
-        env=environment,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
         timeout=280,

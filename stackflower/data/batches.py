@@ -83,6 +83,8 @@ class Batches:
         averaged: how many captions' embeddings are averaged for one picture (StackGAN averages four).
         flip: mirror half of the pictures left to right.
         noise: "normal" or "uniform" on [-1, 1].
+        wrong_candidates: how many captions of other classes are drawn for a picture, of which the one most like its own
+            caption is its wrong one: hard negatives (Faghri et al. 2018, VSE++).
         noises_per_caption: how many neighbours of a drawn batch share a caption, each with noise of its own.
     """
 
@@ -98,6 +100,7 @@ class Batches:
         flip: bool = True,
         noise: str = "normal",
         noises_per_caption: int = 1,
+        wrong_candidates: int = 1,
         device: torch.device | str = "cpu",
     ):
         self.device = torch.device(device)
@@ -109,6 +112,7 @@ class Batches:
         self.counts = counts.to(self.device)
         self.offsets = (counts.cumsum(0) - counts).to(self.device)
         self.mismatched = Mismatched(data.labels, len(counts), self.device)
+        self.wrong_candidates = wrong_candidates
         self._epoch, self._order = -1, torch.empty(0, dtype=torch.int64)
 
     def __len__(self) -> int:
@@ -139,6 +143,15 @@ class Batches:
         rows = self.embeddings[offset[:, None] + chosen.minimum(count[:, None] - 1)]
         return (rows * valid[..., None]).sum(1) / valid.sum(1, keepdim=True)
 
+    def _wrong(self, index: Tensor, matched: Tensor, generator: torch.Generator) -> Tensor:
+        """Embeddings (n, T) that the pictures don't match: of several drawn, the one nearest the matching one."""
+        several = index.repeat_interleave(self.wrong_candidates)
+        found = self._embed(self.mismatched(several, generator), generator).unflatten(0, (len(index), -1))
+        if self.wrong_candidates == 1:
+            return found[:, 0]
+        hardest = torch.einsum("nkt,nt->nk", found, matched).argmax(1)
+        return found[torch.arange(len(index), device=self.device), hardest]
+
     def _crop(self, index: Tensor, top: Tensor, left: Tensor, mirror: Tensor) -> Tensor:
         """Crop, flip and scale to [-1, 1]: one gather for the batch."""
         size = torch.arange(self.resolution, device=self.device)
@@ -154,7 +167,7 @@ class Batches:
         corner = torch.randint(room, (2, total), generator=generator, device=self.device)
         mirror = torch.rand(total, generator=generator, device=self.device) < (0.5 if self.flip else -1.0)
         matched = self._embed(index, generator)
-        wrong = self._embed(self.mismatched(index, generator), generator)
+        wrong = self._wrong(index, matched, generator)
         noise = torch.empty(total, self.noise_dim, device=self.device)
         noise = (
             noise.normal_(generator=generator) if self.noise == "normal" else noise.uniform_(-1, 1, generator=generator)
