@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import TINY
+from conftest import TINY, settings
 from safetensors.torch import load_file
 
 from stackflower import checkpoint
@@ -192,7 +192,8 @@ def test_a_loss_that_turns_infinite_goes_back_with_half_the_rate(
     events = [line for line in lines(tmp_path / "run") if line.get("event") == "rollback"]
     assert [event["rate_scale"] for event in events] == [0.5, 0.25]
     assert "not finite" in result.output and events[0]["terms"]
-    assert lines(tmp_path / "run")[-1]["lr/generator"] < 0.3 * 4e-4
+    assert "generator's weights" in events[0]["terms"], "found before the checkpoint was written"
+    assert lines(tmp_path / "run")[-1]["lr/generator"] <= 0.25 * 5e-4
     weights = load_file(tmp_path / "run" / "generator.safetensors")
     assert all(torch.isfinite(value).all() for value in weights.values())
 
@@ -201,7 +202,8 @@ def test_after_three_times_it_stops_and_names_the_term(
     stackflower, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     poison(monkeypatch, 10)
-    result = stackflower("train", "--out", "run", "--images", 96, *TINY, "--set", "output.log_every=4", code=1)
+    seldom = settings("output.log_every=4", "output.checkpoint_every=100000")
+    result = stackflower("train", "--out", "run", "--images", 96, *TINY, *seldom, code=1)
     assert "generator/fool-16" in result.output and "--penalty r1" in result.output
     assert all(torch.isfinite(v).all() for v in load_file(last(tmp_path / "run") / "generator.safetensors").values())
 

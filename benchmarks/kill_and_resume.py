@@ -1,0 +1,93 @@
+"""Kill a run at random moments, resume it each time, and compare with one that was never stopped, tensor for tensor.
+
+python benchmarks/kill_and_resume.py --times 20
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+
+from stackflower.runs import RunFolder
+
+RUN = [
+    "--images",
+    "6000",
+    "--batch-size",
+    "8",
+    "--mixed-precision",
+    "no",
+    "--set",
+    "data.count=200",
+    "--set",
+    "generator.channels=4",
+    "--set",
+    "generator.resolution=16",
+    "--set",
+    "discriminator.channels=4",
+    "--set",
+    "train.load_size=64",
+    "--set",
+    "output.checkpoint_every=80",
+    "--set",
+    "output.log_every=5",
+    "--set",
+    "output.sample_every=1500",
+]
+
+
+def start(folder: Path, *arguments: str) -> subprocess.Popen[bytes]:
+    """`stackflower train …` in a process of its own."""
+    with (folder / "log.txt").open("ab") as log:
+        return subprocess.Popen(
+            [sys.executable, "-m", "stackflower", "train", *arguments], cwd=folder, stdout=log, stderr=log
+        )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--times", type=int, default=20)
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    chance = random.Random(options.seed)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        began = time.monotonic()
+        assert start(folder, "--out", "whole", *RUN).wait() == 0, (folder / "log.txt").read_text()
+        lasted = time.monotonic() - began
+        process, killed = start(folder, "--out", "run", *RUN), 0
+        while killed < options.times:
+            # from before the first checkpoint to well into training
+            time.sleep(chance.uniform(0.5, 1.0) * lasted * 0.7)
+            if process.poll() is not None:
+                break
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+            killed += 1
+            begun = (folder / "run" / "config.json").exists()
+            whole = RunFolder(folder / "run").whole_checkpoints() if begun else []
+            print(f"killed {killed} times; whole checkpoints: {[path.name for path in whole]}", flush=True)
+            process = start(folder, *(["--resume", "run"] if begun else ["--out", "run", *RUN]))
+        assert process.wait() == 0, (folder / "log.txt").read_text()[-3000:]
+        one, two = (RunFolder(folder / run).whole_checkpoints()[-1] for run in ("whole", "run"))
+        compared = 0
+        for path in sorted(one.glob("*.safetensors")):
+            mine, theirs = load_file(path), load_file(two / path.name)
+            assert mine.keys() == theirs.keys()
+            for key in mine:
+                assert torch.equal(mine[key], theirs[key]), f"{path.name}: {key}"
+                compared += 1
+    print(f"{killed} kills, {compared} tensors equal")
+
+
+if __name__ == "__main__":
+    main()
