@@ -11,10 +11,9 @@ from typing import Any
 
 import numpy as np
 from accelerate import PartialState
-from PIL import Image, ImageDraw, ImageFont
 
 from stackflower.config import Part
-from stackflower.data.pictures import grid, save_png
+from stackflower.data.pictures import captioned, save_png
 from stackflower.devices import process_state
 from stackflower.errors import ConfigError, DataError
 from stackflower.pipeline import Pipeline
@@ -69,34 +68,6 @@ def captions_of(given: Sequence[str], file: str | None) -> list[str]:
     if not captions:
         raise ConfigError('There is no caption: give one or more sentences, as in "a red flower", or --captions FILE.')
     return captions
-
-
-def captioned(images: np.ndarray, captions: Sequence[str], scale: int = 2) -> np.ndarray:
-    """A row of pictures for each caption, the caption above it; uint8 (N, R, R, 3), N a multiple of the captions."""
-    columns = len(images) // len(captions)
-    rows = []
-    for number, caption in enumerate(captions):
-        row = Image.fromarray(grid(images[number * columns : (number + 1) * columns], columns))
-        row = row.resize((row.width * scale, row.height * scale), Image.Resampling.LANCZOS)
-        font = ImageFont.load_default(size=14)
-        words, lines = caption.split(), [""]
-        for word in words:
-            longer = f"{lines[-1]} {word}".strip()
-            if font.getlength(longer) <= row.width - 12 or not lines[-1]:
-                lines[-1] = longer
-            else:
-                lines.append(word)
-        lines = lines[:4]
-        sheet = Image.new("RGB", (row.width, row.height + 18 * len(lines) + 8), "white")
-        ImageDraw.Draw(sheet).multiline_text((6, 4), "\n".join(lines), fill="black", font=font, spacing=3)
-        sheet.paste(row, (0, sheet.height - row.height))
-        rows.append(sheet)
-    whole = Image.new("RGB", (max(row.width for row in rows), sum(row.height for row in rows)), "white")
-    top = 0
-    for sheet in rows:
-        whole.paste(sheet, (0, top))
-        top += sheet.height
-    return np.asarray(whole)
 
 
 def draw(

@@ -15,7 +15,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from stackflower.data.pictures import grid, save_png
+from stackflower.data.pictures import captioned, save_png
 from stackflower.pipeline import to_uint8
 from stackflower.runs import RunFolder
 from stackflower.stages.base import Stage
@@ -128,7 +128,9 @@ class Journal:
         done = images / self.total
         overall = (images - self.began_at) / max(now - self.began, 1e-9)
         left = duration((self.total - images) / max(overall, 1e-9))
-        terms = " ".join(f"{name.partition('/')[2]} {value:.2f}" for name, value in measures.items())
+        terms = " ".join(
+            f"{name.partition('/')[2]} {value:.2f}" for name, value in measures.items() if not name.startswith("lr/")
+        )
         line = f"{images:,}/{self.total:,} images  {speed:.0f}/s  {left} left  {terms}"
         if sys.stderr.isatty():
             bar = "█" * int(20 * done) + "░" * (20 - int(20 * done))
@@ -146,6 +148,6 @@ class Journal:
         noise = torch.randn(len(self.embeddings) * columns, stage.noise_dim, generator=generator, device=device)
         drawn = stage(self.embeddings.repeat_interleave(columns, 0), noise).images[-1]
         try:
-            save_png(grid(to_uint8(drawn).numpy(), columns), self.run.samples / f"images-{images:09d}.png")
+            save_png(captioned(to_uint8(drawn).numpy(), self.captions), self.run.samples / f"images-{images:09d}.png")
         except OSError as error:
             click.echo(f"The sample grid could not be written: {error}", err=True)

@@ -159,15 +159,15 @@ def test_the_time_limit_alone_sets_the_length(stackflower, tmp_path: Path) -> No
 
 
 def poison(monkeypatch: pytest.MonkeyPatch, times: int) -> list[int]:
-    """Make the generator's loss infinite at the sixth step, `times` times."""
+    """Spoil the generator's weights at the sixth step, `times` times."""
     left, plain = [times], Trainer._generator_step
 
     def step(self: Trainer, *arguments: object) -> None:
+        plain(self, *arguments)
         if self.step == 5 and left[0]:
             left[0] -= 1
             with torch.no_grad():
                 self.stage.generator.to_image.weight.fill_(float("nan"))
-        plain(self, *arguments)
 
     monkeypatch.setattr(Trainer, "_generator_step", step)
     return left

@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 import uuid
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageDraw, ImageFont, ImageOps
 from skimage.util import img_as_ubyte, montage
 
 from stackflower.errors import DataError
@@ -76,3 +77,36 @@ def grid(images: np.ndarray, columns: int, padding: int = 2) -> np.ndarray:
     """Pictures uint8 (N, H, W, 3) side by side on white, `columns` a row."""
     rows = -(-len(images) // columns)
     return montage(images, grid_shape=(rows, columns), padding_width=padding, fill=(255, 255, 255), channel_axis=-1)
+
+
+def _wrapped(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int, most: int = 4) -> list[str]:
+    """A text broken into at most `most` lines of `width` pixels."""
+    lines = [""]
+    for word in text.split():
+        longer = f"{lines[-1]} {word}".strip()
+        if font.getlength(longer) <= width or not lines[-1]:
+            lines[-1] = longer
+        else:
+            lines.append(word)
+    return lines[:most]
+
+
+def captioned(images: np.ndarray, captions: Sequence[str], scale: int = 2) -> np.ndarray:
+    """A row of pictures for each caption, the caption above it; uint8 (N, R, R, 3), N a multiple of the captions."""
+    columns = len(images) // len(captions)
+    rows = []
+    for number, caption in enumerate(captions):
+        row = Image.fromarray(grid(images[number * columns : (number + 1) * columns], columns))
+        row = row.resize((row.width * scale, row.height * scale), Image.Resampling.LANCZOS)
+        font = ImageFont.load_default(size=14)
+        lines = _wrapped(caption, font, row.width - 12)
+        sheet = Image.new("RGB", (row.width, row.height + 18 * len(lines) + 8), "white")
+        ImageDraw.Draw(sheet).multiline_text((6, 4), "\n".join(lines), fill="black", font=font, spacing=3)
+        sheet.paste(row, (0, sheet.height - row.height))
+        rows.append(sheet)
+    whole = Image.new("RGB", (max(row.width for row in rows), sum(row.height for row in rows)), "white")
+    top = 0
+    for sheet in rows:
+        whole.paste(sheet, (0, top))
+        top += sheet.height
+    return np.asarray(whole)
