@@ -79,6 +79,8 @@ def main() -> None:
             process = start(folder, *(["--resume", "run"] if begun else ["--out", "run", *RUN]))
         assert process.wait() == 0, (folder / "log.txt").read_text()[-3000:]
         one, two = (RunFolder(folder / run).whole_checkpoints()[-1] for run in ("whole", "run"))
+        models = [load_file(folder / run / "generator.safetensors") for run in ("whole", "run")]
+        assert all(torch.equal(models[0][key], models[1][key]) for key in models[0])
         compared = 0
         for path in sorted(one.glob("*.safetensors")):
             mine, theirs = load_file(path), load_file(two / path.name)

@@ -22,9 +22,9 @@ import torch.nn.functional as F
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from stackflower.build import build_stage, load_size
+from stackflower.build import build_source, build_stage, load_size
 from stackflower.config import load_recipe, merge, resolve
-from stackflower.data.batches import Batches
+from stackflower.data.batches import Batches, DrawNoise
 from stackflower.data.prepared import Prepared
 from stackflower.data.source import Rows
 from stackflower.devices import cost, describe_device, resolve_precision
@@ -126,12 +126,12 @@ def stackflower_trainer(folder: str, batch: int, pictures: int = 2048) -> Traine
     accelerator = Accelerator(mixed_precision=resolve_precision("auto"))
     rows = Rows(captions=[["a flower"] * 5] * pictures, labels=[number % 50 for number in range(pictures)])
 
-    size = load_size(config, build_stage(config, TEXT))
+    size = load_size(config, build_stage(config, TEXT), build_source(config))
     data = Prepared(torch.randint(0, 255, (pictures, size, size, 3), dtype=torch.uint8), rows, "")
     table = torch.randn(5 * pictures, TEXT)
 
-    def batches(noise_dim: int) -> Batches:
-        return Batches(data, table, resolution=64, seed=0, noise_dim=noise_dim, averaged=4, device=accelerator.device)
+    def batches(draw_noise: DrawNoise) -> Batches:
+        return Batches(data, table, resolution=64, seed=0, draw_noise=draw_noise, averaged=4, device=accelerator.device)
 
     run = RunFolder(folder)
     journal = Journal(run, accelerator, ["a flower"], torch.zeros(1, TEXT), 0)

@@ -8,6 +8,7 @@ import torch
 
 from stackflower.config import RunConfig
 from stackflower.data.source import Source
+from stackflower.errors import ConfigError
 from stackflower.sides import Side
 from stackflower.stages.base import Stage
 from stackflower.text.base import TextEncoder
@@ -56,9 +57,26 @@ def build_networks(config: RunConfig, text_dim: int) -> tuple[Stage, dict[str, S
         return stage, build_sides(config, text_dim, stage)
 
 
-def load_size(config: RunConfig, stage: Stage) -> int:
-    """Pixels of the prepared pictures, from which training crops."""
-    return config.train.load_size or round(max(stage.resolutions) * LOAD_RATIO)
+def clamped(size: int, source: Source) -> int:
+    """The nearest size that the source can be prepared at."""
+    return min(max(size, source.sizes[0]), source.sizes[1])
+
+
+def load_size(config: RunConfig, stage: Stage, source: Source) -> int:
+    """Pixels of the prepared pictures, from which training crops. ConfigError where that is too few."""
+    resolution = max(stage.resolutions)
+    size = config.train.load_size or clamped(round(resolution * LOAD_RATIO), source)
+    if size < resolution:
+        raise ConfigError(
+            f"train.load_size = {size} is less than the {resolution} px that are drawn; --set "
+            f"train.load_size={round(resolution * LOAD_RATIO)} leaves the usual margin for cropping."
+        )
+    if not source.sizes[0] <= size <= source.sizes[1]:
+        raise ConfigError(
+            f"train.load_size = {size}: this data can be prepared at {source.sizes[0]} to {source.sizes[1]} px; "
+            "choose a lower --set generator.resolution or another load_size."
+        )
+    return size
 
 
 def run_values(config: RunConfig, text_dim: int, **more: Any) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from stackflower.errors import RunError, TrainingFailed
-from stackflower.runs import STATE, RunFolder
+from stackflower.runs import STATE, RunFolder, write_text
 
 
 def _contiguous(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -146,6 +146,11 @@ def read_state(path: Path) -> dict[str, Any]:
         return json.loads((path / STATE).read_text(encoding="utf-8"))
     except (OSError, json.JSONDecodeError) as error:
         raise RunError(f"{path / STATE} is damaged ({error}). Delete {path} to resume from the one before.") from error
+
+
+def write_state(path: Path, state: dict[str, Any]) -> None:
+    """Replace a checkpoint's ``state.json``."""
+    write_text(path / STATE, json.dumps(state, indent=2))
 
 
 def read_tensors(path: Path, name: str) -> dict[str, Tensor]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 import re
 import sys
@@ -82,7 +83,11 @@ def data_part(value: str | None) -> dict[str, Any] | None:
     from stackflower import registry
 
     plain = set(registry.names("data")) - {"folder"}
-    return {"name": value} if value in plain and not Path(value).is_dir() else {"name": "folder", "path": value}
+    return (
+        {"name": value}
+        if value in plain and not Path(value).is_dir()
+        else {"name": "folder", "path": str(Path(value).expanduser().absolute())}
+    )
 
 
 def text_part(value: str | None) -> dict[str, Any] | None:
@@ -94,11 +99,12 @@ def text_part(value: str | None) -> dict[str, Any] | None:
     known = set(registry.names("text")) - {"huggingface"}
     if value in known and not Path(value).is_dir():
         return {"name": value}
-    if "/" not in value and not Path(value).is_dir():
+    if "/" not in value and not Path(value).is_dir() and difflib.get_close_matches(value, known):
         raise ConfigError(
             f"There is no text encoder {value!r}.{registry.suggest(value, known)} Or name a Hugging Face model: its id, as "
             "in sentence-transformers/all-MiniLM-L6-v2, or a local folder."
         )
+    value = str(Path(value).expanduser().absolute()) if Path(value).expanduser().is_dir() else value
     return {"name": "huggingface", "model": value}
 
 

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal, get_type_hints
+from typing import Any, get_type_hints
 
 from stackflower import registry
 from stackflower.errors import ComponentError, ConfigError
@@ -45,7 +45,6 @@ class Train:
     captions_averaged: int = 1  # captions of a picture whose embeddings are averaged
     flip: bool = True  # mirror half of the pictures left to right
     load_size: int | None = None  # pixels that the crop is taken from (19/16 of the resolution)
-    noise: Literal["normal", "uniform"] = "normal"  # distribution of the generator's noise
     ema_half_life: float = 10_000.0  # images after which a weight has half faded from the average; 0 turns it off
     critic_steps: int = 1  # discriminator steps for each generator step
     noises_per_caption: int = 1  # how often each caption stands in a drawn batch
@@ -190,7 +189,9 @@ def merge(recipe: Mapping[str, Any], flags: Mapping[str, Any], settings: Sequenc
         tree[key] = copy.deepcopy(dict(value) if isinstance(value, Mapping) else value)
         if key in PARTS and isinstance(value, Mapping) and "name" not in value:
             tree[key]["name"] = DEFAULTS.get(key, {}).get("name", "")
-    if "discriminator" in flags and "objective" not in flags:
+    before = tree.get("discriminator")
+    named = before.get("name") if isinstance(before, Mapping) else None
+    if flags.get("discriminator", named) != named and "objective" not in flags:
         tree.pop("objective", None)  # a swapped discriminator brings its own
     for key, value in flags.items():
         if key in PARTS:
@@ -292,6 +293,8 @@ def _ranges(config: RunConfig) -> list[str]:
                 problems.append(
                     f"optimizer.{side}.{name} = {getattr(settings, name)}: allowed is 0 up to, not with, 1."
                 )
+        if settings.halve_every < 0:
+            problems.append(f"optimizer.{side}.halve_every = {settings.halve_every}: it can't be negative.")
         if not 0 <= settings.decay_from <= 1:
             problems.append(f"optimizer.{side}.decay_from = {settings.decay_from}: allowed is 0 to 1.")
     return problems
@@ -304,6 +307,11 @@ def _mix(config: RunConfig) -> list[str]:
         objective = registry.get("objective", config.objective.name)
     except ComponentError:
         return []
+    if any(part.name == "mode-seeking" for part in config.penalties) and config.train.noises_per_caption != 2:
+        return [
+            "penalty 'mode-seeking' compares two pictures of one caption: add --set train.noises_per_caption=2 "
+            f"(it is {config.train.noises_per_caption})."
+        ]
     if discriminator.reads != objective.reads:  # type: ignore[attr-defined]
         return [
             f"discriminator {config.discriminator.name!r} gives {discriminator.reads} scores and "  # type: ignore[attr-defined]

@@ -54,7 +54,10 @@ def read_captions(path: Path) -> list[str]:
             raise DataError(
                 f'{path}: every line must be an object with "text" ({type(error).__name__}: {error}).'
             ) from error
-        lines = [text if isinstance(text, str) else text[0] for text in texts]
+        first = [text[0] if isinstance(text, list) and text else text for text in texts]
+        if not all(isinstance(text, str) for text in first):
+            raise DataError(f'{path}: "text" must be a string or a list of strings in every line.')
+        lines = first
     if not lines:
         raise DataError(f"{path} has no captions.")
     return lines
@@ -84,8 +87,8 @@ def draw(
 ) -> Written | None:
     """Draw and write; None on processes other than the first, which write their part."""
     captions = captions_of(captions, file)
-    pipeline = Pipeline.from_run(run)
     state = process_state()
+    pipeline = Pipeline.from_run(run, state.device)
     one_file = out is not None and out.lower().endswith(".png")
     total = len(captions) * per_caption
     if one_file and total > 1 and not as_grid:
@@ -104,14 +107,14 @@ def draw(
     try:
         if as_grid:
             return _write_grid(
-                batches, captions, base if one_file else base / f"grid-{uuid.uuid4().hex[:6]}.png", state, out is None
+                batches, captions, base if one_file else base / f"grid-{uuid.uuid4().hex[:6]}.png", state
             )
         return _write_files(batches, captions, per_caption, base, one_file, state)
     except OSError as error:
         raise DataError(f"The pictures can't be written to {base}: {error}. Choose another --out.") from error
 
 
-def _write_grid(batches: Any, captions: list[str], path: Path, state: PartialState, default: bool) -> Written | None:
+def _write_grid(batches: Any, captions: list[str], path: Path, state: PartialState) -> Written | None:
     from accelerate.utils import gather_object
 
     images = [batch.numpy() for batch in batches]

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from stackflower.data.pictures import captioned, save_png
 from stackflower.pipeline import to_uint8
-from stackflower.runs import RunFolder
+from stackflower.runs import RunFolder, write_text
 from stackflower.stages.base import Stage
 
 QUIET = 10.0  # seconds between lines where there is no terminal to draw a bar on
@@ -85,11 +85,15 @@ class Journal:
             kept = []
             for line in self.run.metrics_file.read_text(encoding="utf-8").splitlines(keepends=True):
                 try:  # a killed run may leave half a line
-                    if json.loads(line)["images"] <= images:
+                    values = json.loads(line)
+                    if values["images"] <= images or "event" in values:
                         kept.append(line)
                 except (json.JSONDecodeError, KeyError):
                     continue
-            self.run.metrics_file.write_text("".join(kept), encoding="utf-8")
+            try:
+                write_text(self.run.metrics_file, "".join(kept))
+            except OSError as error:
+                click.echo(f"metrics.jsonl could not be written: {error}", err=True)
 
     def log(self, images: int, step: int, measures: Mapping[str, float]) -> None:
         """One line of metrics.jsonl, of the trackers, and of the console."""
@@ -145,7 +149,7 @@ class Journal:
         """Draw the fixed captions with the fixed noise, a row each, to ``samples/images-….png``."""
         device = self.embeddings.device
         generator = torch.Generator(device).manual_seed(self.noise_seed)
-        noise = torch.randn(len(self.embeddings) * columns, stage.noise_dim, generator=generator, device=device)
+        noise = stage.draw_noise(len(self.embeddings) * columns, generator)
         drawn = stage(self.embeddings.repeat_interleave(columns, 0), noise).images[-1]
         try:
             save_png(captioned(to_uint8(drawn).numpy(), self.captions), self.run.samples / f"images-{images:09d}.png")

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import click
@@ -17,16 +18,17 @@ from torch import Tensor
 from stackflower import build, devices
 from stackflower import config as configuration
 from stackflower.config import RunConfig
-from stackflower.data.batches import Batches
+from stackflower.data.batches import Batches, DrawNoise
 from stackflower.data.prepared import Bar, Prepared, embed, prepare
 from stackflower.data.source import Progress, Source
-from stackflower.errors import RunError
+from stackflower.errors import ConfigError, RunError
 from stackflower.journal import Journal, duration
 from stackflower.runs import RunFolder, free_name, newest_run
 from stackflower.text.base import TextEncoder
 from stackflower.trainer import Stop, Trainer
 
 Say = Callable[[str], None]
+SPARE = 0.95  # of the time limit; grids and checkpoints take their share
 RESUMABLE = ("train.images", "train.epochs", "output", "mixed_precision")  # what may differ when a run goes on
 
 
@@ -164,32 +166,35 @@ def grid_captions(data: Prepared, rows: int = 8) -> list[int]:
     return offsets[chosen].tolist()
 
 
-def _data(config: RunConfig, encoder: TextEncoder, size: int, say: Say, display: Bar) -> tuple[Prepared, Tensor]:
-    source = build.build_source(config)
+def _data(source: Source, encoder: TextEncoder, size: int, say: Say, display: Bar) -> tuple[Prepared, Tensor]:
     for warning in source.warnings("train"):
         say(f"Warning: {warning}")
     data = prepare(source, "train", size, display)
     return data, embed(data.flat_captions(), encoder, display)
 
 
-def _fit_time(trainer: Trainer, stop: Stop, steps: int = 20) -> int:
-    """How many images fit into the time limit, by the speed of the first steps (the first two not counted)."""
-    assert stop.deadline is not None
+def _fit_time(trainer: Trainer, stop: Stop, warm: int = 2, timed: int = 8) -> int | None:
+    """How many images fit into the time limit, by the speed of some first steps; None if asked to stop meanwhile.
+
+    The steps are not kept: the run starts anew from its first checkpoint, so that it is what --images would have made it.
+    """
+    trainer.save()
     began = 0.0
-    for step in range(steps + 2):
-        if step == 2:
+    for step in range(warm + timed):
+        if step == warm:
             began = time.monotonic()
         trainer.train_step()
-        if stop.asked():
-            break
-    if trainer.accelerator.device.type == "cuda":
+        if trainer.agreed(stop):
+            return None
+    if trainer.device.type == "cuda":
         torch.cuda.synchronize()
-    each = (time.monotonic() - began) / steps
-    left = max(stop.deadline - time.monotonic(), 0.0)
-    per_step = trainer.config.train.batch_size * trainer.config.train.critic_steps
-    spare = 0.95  # grids and checkpoints take their share
-    images = torch.tensor([trainer.images + int(left * spare / each) * per_step], device=trainer.device)
-    return int(trainer.accelerator.reduce(images, "sum").item()) // trainer.accelerator.num_processes
+    each = (time.monotonic() - began) / timed
+    trainer.restore(trainer.run.whole_checkpoints()[0])
+    assert stop.deadline is not None
+    left = max(stop.deadline - time.monotonic(), 0.0) * SPARE
+    steps = torch.tensor([max(left / each, 1.0)], device=trainer.device)
+    mean = trainer.accelerator.reduce(steps, "mean").item()
+    return int(mean) * trainer.config.train.batch_size * trainer.config.train.critic_steps
 
 
 def train(request: Request, say: Say) -> Outcome | None:
@@ -197,6 +202,8 @@ def train(request: Request, say: Say) -> Outcome | None:
     run, going_on = None, False
     if request.resume:
         named = request.out if request.resume == "latest" and request.out else request.resume
+        if request.out and Path(request.out) != Path(named):
+            raise ConfigError(f"--resume {named} goes on in {named}; leave out --out {request.out}.")
         run = newest_run() if named == "latest" else RunFolder(named)
         config, going_on = resumed(request, run), True
         reason = f"Going on with {run} (recipe {config.recipe})."
@@ -218,13 +225,32 @@ def train(request: Request, say: Say) -> Outcome | None:
     return _run(config, run, going_on, fits_time, request, say)
 
 
+def _same_data(run: RunFolder, key: str, fingerprint: str) -> None:
+    """RunError if a run would go on with other pictures, captions or embeddings than it has seen."""
+    known = run.values()
+    changed = [
+        what
+        for what, was, now in (
+            ("the pictures or captions", known.get("data_key"), key),
+            ("the text encoder", known.get("encoder"), fingerprint),
+        )
+        if was not in (None, now)
+    ]
+    if changed:
+        raise RunError(
+            f"Since {run} was trained, {' and '.join(changed)} changed, so it can't go on as it was. Put back what it was "
+            "trained with, or train a new run with another --out."
+        )
+
+
 def _run(config: RunConfig, run: RunFolder, going_on: bool, fits_time: bool, request: Request, say: Say) -> Outcome:
     stop = Stop(request.time_limit)
     accelerator = devices.make_accelerator(config, request.report_to, str(run.path))
     main = accelerator.is_main_process
     encoder = build.build_encoder(config)
-    with torch.device("meta"):  # what the networks refuse is told before anything is written or prepared
-        stage, _ = build.build_networks(config, encoder.dim)
+    source = build.build_source(config)
+    stage, _ = build.build_networks(config, encoder.dim)  # what they refuse is told before anything is written
+    size = build.load_size(config, stage, source)
     with ExitStack() as stack:
         if main and not going_on:
             run.refuse_taken()
@@ -233,13 +259,24 @@ def _run(config: RunConfig, run: RunFolder, going_on: bool, fits_time: bool, req
         stack.enter_context(stop.listening())
         # the first process prepares the data, the others then find it in the cache
         with accelerator.main_process_first():
-            size = build.load_size(config, stage)
-            data, embeddings = _data(config, encoder, size, say if main else _ignore, bar if main else silent)
+            data, embeddings = _data(source, encoder, size, say if main else _ignore, bar if main else silent)
         chosen = grid_captions(data)
         captions = [data.flat_captions()[row] for row in chosen]
+
+        def values(config: RunConfig) -> dict[str, Any]:
+            return build.run_values(
+                config,
+                encoder.dim,
+                data_key=data.key,
+                encoder=encoder.fingerprint(),
+                precision=accelerator.mixed_precision,
+            )
+
+        if going_on:
+            _same_data(run, data.key, encoder.fingerprint())
         if main and not going_on:
             stack.enter_context(run.lock())
-            run.create(build.run_values(config, encoder.dim, grid_captions=captions))
+            run.create(values(config))
         accelerator.wait_for_everyone()
         if request.report_to:
             accelerator.init_trackers("stackflower", config=None)
@@ -248,7 +285,9 @@ def _run(config: RunConfig, run: RunFolder, going_on: bool, fits_time: bool, req
             config,
             run,
             accelerator,
-            lambda noise_dim: _batches(config, data, embeddings, noise_dim, max(stage.resolutions), accelerator.device),
+            lambda draw_noise: _batches(
+                config, data, embeddings, draw_noise, max(stage.resolutions), accelerator.device
+            ),
             encoder.dim,
             journal,
             total_images(config, len(data.rows)),
@@ -259,16 +298,14 @@ def _run(config: RunConfig, run: RunFolder, going_on: bool, fits_time: bool, req
             say(f"From {trainer.images:,} images on.")
         elif going_on:
             say("It has no whole checkpoint: from the beginning.")
-        if fits_time:
-            trainer.total = _fit_time(trainer, stop)
-            config = dataclasses.replace(
-                config, train=dataclasses.replace(config.train, images=trainer.total, epochs=None)
-            )
+        fitting = _fit_time(trainer, stop) if fits_time else None
+        if fitting is not None:
+            trainer.total = fitting
+            config = dataclasses.replace(config, train=dataclasses.replace(config.train, images=fitting, epochs=None))
             trainer.config = config
-            trainer.save()
-            if main:
-                run.update(build.run_values(config, encoder.dim, grid_captions=captions))
-            say(f"{trainer.total:,} images fit into {duration(request.time_limit or 0)}.")
+            say(f"{fitting:,} images fit into {duration(request.time_limit or 0)}.")
+        if main:
+            run.update(values(config))
         stopped = trainer.train(stop)
         accelerator.end_training()
         return Outcome(run, trainer.images, stopped, stop.signal)
@@ -283,7 +320,7 @@ def _ignore(text: str) -> None:
 
 
 def _batches(
-    config: RunConfig, data: Prepared, embeddings: Tensor, noise_dim: int, resolution: int, device: Any
+    config: RunConfig, data: Prepared, embeddings: Tensor, draw_noise: DrawNoise, resolution: int, device: Any
 ) -> Batches:
     train = config.train
     return Batches(
@@ -291,10 +328,9 @@ def _batches(
         embeddings,
         resolution=resolution,
         seed=config.seed,
-        noise_dim=noise_dim,
+        draw_noise=draw_noise,
         averaged=train.captions_averaged,
         flip=train.flip,
-        noise=train.noise,
         noises_per_caption=train.noises_per_caption,
         wrong_candidates=train.wrong_candidates,
         device=device,

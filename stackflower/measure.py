@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -65,6 +66,17 @@ class Real:
         split = "validation" if "validation" in source.splits() else "train"
         return cls(source, split, prepare(source, split, size, display), resolution)
 
+    def describe(self) -> dict[str, object]:
+        """The data's part of the protocol."""
+        told = self.split if len(self.source.splits()) > 1 else f"{self.split} (there is no other: seen in training)"
+        edge = self.data.images.shape[1]
+        return {
+            "data": self.source.title(),
+            "data_key": self.data.key,
+            "split": told,
+            "real_crop": f"central {self.resolution} of {edge} px",
+        }
+
     def chosen(self, count: int | None, seed: int) -> tuple[list[int], list[int]]:
         """`count` pictures of the split (over again, where there are fewer) and a caption of each, at random."""
         available = len(self.data.rows)
@@ -85,8 +97,9 @@ class Real:
         values = {name: column[picture] for name, column in rows.attributes.items()}
         if rows.asked is not None:
             return {name: values[name] for name in rows.asked[picture][caption] if name in values}
-        words = f" {rows.captions[picture][caption].lower()} "
-        return {name: value for name, value in values.items() if value and value.lower() in words}
+        words = re.findall(r"[^\W_]+", rows.captions[picture][caption].lower())
+        padded = f" {' '.join(words)} "
+        return {name: value for name, value in values.items() if value and f" {value.lower()} " in padded}
 
 
 class Drawer:
@@ -98,16 +111,18 @@ class Drawer:
     def __call__(self, captions: Sequence[str], per_caption: int, seed: int, truncation: float | None) -> Extracted:
         part = (self.index, self.processes)
         batches = self.pipeline.draw(captions, per_caption=per_caption, seed=seed, truncation=truncation, part=part)
-        images = torch.cat([batch.permute(0, 3, 1, 2) for batch in batches])
-        return self.gather(self.extractor(images))
+        parts = [self.extractor(batch.permute(0, 3, 1, 2)) for batch in batches]
+        return joined([found for one in self.gathered(parts) for found in one])
 
-    def gather(self, part: Extracted) -> Extracted:
-        """All processes' parts, in order."""
-        if self.processes == 1:
-            return part
-        parts = gather_object([part])
-        heads = {name: torch.cat([p.heads[name] for p in parts]) for name in parts[0].heads}
-        return Extracted(torch.cat([p.features for p in parts]), torch.cat([p.logits for p in parts]), heads)
+    def gathered(self, mine: list[Extracted]) -> list[list[Extracted]]:
+        """Every process's parts, in order."""
+        return [mine] if self.processes == 1 else gather_object([mine])
+
+
+def joined(parts: Sequence[Extracted]) -> Extracted:
+    """Parts one after the other."""
+    heads = {name: torch.cat([part.heads[name] for part in parts]) for name in parts[0].heads}
+    return Extracted(torch.cat([p.features for p in parts]), torch.cat([p.logits for p in parts]), heads)
 
 
 def _check(metrics: Sequence[str] | None) -> None:
@@ -119,7 +134,7 @@ def _check(metrics: Sequence[str] | None) -> None:
 def _captions_score(found: Extracted, asked: Sequence[Mapping[str, str]], extractor: Extractor) -> dict[str, Any]:
     """Caption accuracy of each attribute, and the share of pictures in which all that was asked is found."""
     scores: dict[str, Any] = {}
-    right = torch.ones(len(asked), dtype=torch.bool)
+    right, any_stated = torch.ones(len(asked), dtype=torch.bool), torch.zeros(len(asked), dtype=torch.bool)
     for name, values in extractor.attributes.items():
         position = {value: number for number, value in enumerate(values)}
         wanted = torch.tensor([position.get(one.get(name, ""), -1) for one in asked])
@@ -127,8 +142,9 @@ def _captions_score(found: Extracted, asked: Sequence[Mapping[str, str]], extrac
         if stated.any():
             scores[name] = share_correct(found.heads[name], wanted, stated)
             scores[f"{name}_captions"] = int(stated.sum())
+            any_stated |= stated
             right &= ~stated | (found.heads[name].argmax(1) == wanted)
-    return scores | {"all_asked": float(right.double().mean())}
+    return scores | ({"all_asked": float(right[any_stated].double().mean())} if any_stated.any() else {})
 
 
 def _real_alike(
@@ -207,16 +223,16 @@ def evaluate(
     asked = [real.asked(picture, number) for picture, number in zip(pictures, numbers, strict=True)]
     drawer = Drawer(pipeline, extractor, processes, index)
     found = drawer(captions, 1, protocol.seed, protocol.truncation)
-    theirs = extractor(real.data.centre(real.resolution, torch.tensor(pictures).unique()))
+    theirs = extractor(real.data.centre(real.resolution, torch.tensor(list(dict.fromkeys(pictures)))))
     return (
         _scores(found, theirs, protocol, extractor)
         | _conditional(real, drawer, found, asked, protocol)
         | {
             "protocol": {
                 **extractor.describe(),
-                "split": real.split,
+                **real.describe(),
                 "images": len(captions),
-                "captions": f"one of each picture of {real.split}",
+                "captions": f"one each of {len(set(pictures)):,} pictures of the split, drawn at random by the seed",
                 "real_images": len(set(pictures)),
                 "splits": protocol.splits,
                 "seed": protocol.seed,
@@ -271,14 +287,16 @@ def evaluate_folder(folder: Path, real: Real, extractor: Extractor, protocol: Pr
     found = extractor(torch.from_numpy(images).permute(0, 3, 1, 2))
     shuffle = torch.randperm(len(files), generator=seeded(protocol.seed, 4))
     found = Extracted(found.features[shuffle], found.logits[shuffle], {})
-    theirs = extractor(real.data.centre(real.resolution))
+    order = torch.randperm(len(real.data.rows), generator=seeded(protocol.seed, 4))  # data may lie class by class
+    theirs = extractor(real.data.centre(real.resolution, order))
     return _scores(found, theirs, protocol, extractor) | {
         "protocol": {
             **extractor.describe(),
             "images": len(files),
             "folder": str(folder),
+            "resized_to": real.resolution,
             "real_images": len(real.data.rows),
-            "split": real.split,
+            **real.describe(),
             "splits": protocol.splits,
             "seed": protocol.seed,
             "shuffle": "files in random order by the seed",
@@ -304,12 +322,19 @@ def measure(
         folder = Path(images).expanduser()
         if not folder.is_dir():
             raise ConfigError(f"--images {images}: there is no such folder.")
-        source, resolution, size = _source_of(data or {"name": "synthetic-flowers"}), 64, 76
+        if data is None:
+            raise ConfigError(f"--images {images}: say what to compare with, as in --data my-flowers.")
+        refused = sorted({"captions", "diversity"} & set(protocol.metrics or ()))
+        if refused or protocol.samples:
+            what = "--samples" if protocol.samples else f"--metrics {','.join(refused)}"
+            raise ConfigError(f"{what} does not go with --images: a folder says nothing of captions; use is and fid.")
+        source = _source_of(data)
+        resolution, size = 64, build.clamped(76, source)
     else:
-        pipeline = Pipeline.from_run(run or "")
+        pipeline = Pipeline.from_run(run or "", state.device)
         config = RunFolder(run or "").config()
         source = _source_of(data) if data else build.build_source(config)
-        resolution, size = pipeline.resolution, build.load_size(config, pipeline.stage)
+        resolution, size = pipeline.resolution, build.load_size(config, pipeline.stage, source)
     with state.main_process_first():
         network = choose_extractor(extractor, weights, source, resolution, display)
         real = Real.open(source, resolution, size, display)

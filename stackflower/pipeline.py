@@ -87,10 +87,14 @@ class Pipeline:
     def _noise(self, seed: int, rows: int, truncation: float | None, block: int = 64) -> Tensor:
         """Noise (rows, Z), drawn in blocks with seeds of their own, so that more rows don't change the first ones."""
         generators = [seeded(seed, 3, number) for number in range(-(-rows // block))]
-        noise = torch.cat([torch.randn(block, self.stage.noise_dim, generator=g) for g in generators])
-        while truncation is not None and bool((outside := noise.abs() > truncation).any()):
-            noise[outside] = torch.randn(int(outside.sum()), generator=generators[0])
+        noise = torch.cat([self._block(block, g, truncation) for g in generators])
         return noise[:rows]
+
+    def _block(self, rows: int, generator: torch.Generator, truncation: float | None) -> Tensor:
+        noise = self.stage.draw_noise(rows, generator)
+        while truncation is not None and bool((outside := noise.abs() > truncation).any()):
+            noise = torch.where(outside, self.stage.draw_noise(rows, generator), noise)
+        return noise
 
     def __call__(
         self,

@@ -26,8 +26,19 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from stackflower.errors import ComponentError
+from stackflower.errors import ComponentError, StackflowerError
 
+POSITIVE = {
+    "channels",
+    "dim",
+    "every",
+    "noise_dim",
+    "projection_dim",
+    "resolution",
+    "batch_size",
+    "max_tokens",
+    "window",
+}
 GROUP = "stackflower.components"
 T = TypeVar("T", bound=type)
 
@@ -178,7 +189,7 @@ def get(kind: str, name: str) -> type:
     if (kind, name) not in _classes:
         try:
             cls = _import(entry.target)
-        except (ImportError, AttributeError) as error:
+        except Exception as error:  # whatever a broken module raises
             raise ComponentError(
                 f"{kind} {name!r} from distribution {entry.owner!r} ({entry.target}) does not import: {error}"
             ) from error
@@ -244,6 +255,8 @@ def check(kind: str, name: str, given: Mapping[str, Any]) -> list[str]:
             problems.append(f"{kind} {name!r} has no option {key!r}.{suggest(key, allowed)}")
         elif not fits(value, allowed[key].annotation):
             problems.append(f"{kind}.{key} = {value!r}: wanted {describe(allowed[key].annotation)} (part {name!r}).")
+        elif allowed[key].annotation is int and key in POSITIVE and value < 1:
+            problems.append(f"{kind}.{key} = {value}: it must be above 0 (part {name!r}).")
     for key, parameter in allowed.items():
         if parameter.default is parameter.empty and key not in given:
             problems.append(f"{kind} {name!r} needs its option {key!r}: --set {kind}.{key}=…")
@@ -259,4 +272,12 @@ def create(kind: str, name: str, /, **arguments: Any) -> Any:
         raise ComponentError("\n".join(problems))
     given = {key: tuple(value) if isinstance(value, list) else value for key, value in given.items()}
     wanted = inspect.signature(get(kind, name)).parameters  # a part need not take all that its kind is offered
-    return get(kind, name)(**{key: value for key, value in context.items() if key in wanted}, **given)
+    cls = get(kind, name)
+    try:
+        return cls(**{key: value for key, value in context.items() if key in wanted}, **given)
+    except StackflowerError:
+        raise
+    except Exception as error:  # somebody's constructor: name it, whatever it raises
+        raise ComponentError(
+            f"{kind} {name!r} ({cls.__module__}.{cls.__qualname__}) can't be built: {error}"
+        ) from error

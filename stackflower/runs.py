@@ -80,9 +80,15 @@ class RunFolder:
         """Finished checkpoints, oldest first."""
         return sorted(path.parent for path in self.checkpoints.glob(f"images-*/{STATE}"))
 
+    def _belongings(self) -> Iterator[Path]:
+        """What is in the folder, but for our own leftovers of a run that was killed before it began."""
+        for path in self.path.iterdir():
+            if not path.name.startswith(".") and (path.is_file() or any(path.iterdir())):
+                yield path
+
     def refuse_taken(self) -> None:
         """RunError if something is there already."""
-        if self.path.is_file() or (self.path.is_dir() and any(p.name != ".lock" for p in self.path.iterdir())):
+        if self.path.is_file() or (self.path.is_dir() and any(self._belongings())):
             what = "holds a run" if self.config_file.exists() else "is not empty"
             raise RunError(
                 f"{self.path} {what}. `--resume {self.path}` goes on with a run; a new one needs another --out."
@@ -94,7 +100,7 @@ class RunFolder:
         try:
             self.samples.mkdir(parents=True, exist_ok=True)
             self.checkpoints.mkdir(exist_ok=True)
-            self.update(values)
+            self.update(values)  # last: with it, the folder is a run
         except OSError as error:
             raise RunError(f"The run folder {self.path} can't be made: {error}. Choose another --out.") from error
 
@@ -147,8 +153,11 @@ class RunFolder:
         """Delete all but the newest `keep_last` checkpoints and every `keep_every`-th of all that were written."""
         whole = self.whole_checkpoints()
         for path in whole[:-keep_last]:
-            number = json.loads((path / STATE).read_text(encoding="utf-8"))["number"]
-            if not (keep_every and number % keep_every == 0):
+            try:
+                number = json.loads((path / STATE).read_text(encoding="utf-8"))["number"]
+            except (json.JSONDecodeError, KeyError):
+                number = 0  # damaged: it can't be resumed from
+            if not (keep_every and number and number % keep_every == 0):
                 (path / STATE).unlink()  # no longer whole, whatever happens next
                 shutil.rmtree(path, ignore_errors=True)
         for path in self.checkpoints.iterdir():

@@ -30,7 +30,9 @@ class Side(nn.Module):
         for name, penalty in self.penalties.items():
             assert isinstance(penalty, Penalty)
             if penalty.side == side and step % penalty.every == 0:
-                with torch.autocast(shown.fake.device.type, enabled=False):
+                device = shown.fake.device.type
+                # "meta" tensors, on which the cost of a step is counted, have no autocast
+                with torch.autocast("cpu" if device == "meta" else device, enabled=False):
                     terms[name] = penalty(shown) * (penalty.weight * penalty.every)
 
     def forward(self, pairs: Pairs, noise: Tensor, step: int) -> dict[str, Tensor]:
@@ -51,8 +53,11 @@ class Side(nn.Module):
 @contextmanager
 def frozen(module: nn.Module) -> Iterator[None]:
     """No gradients for the module's weights: the generator's step needs only those of its images."""
-    module.requires_grad_(False)
+    learning = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    for parameter in learning:
+        parameter.requires_grad_(False)
     try:
         yield
     finally:
-        module.requires_grad_(True)
+        for parameter in learning:
+            parameter.requires_grad_(True)

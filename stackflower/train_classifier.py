@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from stackflower import devices
+from stackflower.build import LOAD_RATIO, clamped
 from stackflower.data import drawn, synthetic
 from stackflower.data.drawn import SyntheticFlowers
 from stackflower.data.prepared import Bar, Prepared, cache_folder, key_of, prepare
@@ -65,7 +66,15 @@ def train_classifier(
     size: int | None = None,
 ) -> DomainClassifier:
     """Train on the training split, measure on the validation split, write one file."""
-    size = size or round(resolution * 19 / 16)
+    size = size or clamped(round(resolution * LOAD_RATIO), source)
+    if out.is_dir():
+        raise DataError(f"--out {out} is a folder; name a file, as in {out / 'classifier.safetensors'}.")
+    try:  # before hours of training, not after
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.with_name(f".{out.name}.try").touch()
+        out.with_name(f".{out.name}.try").unlink()
+    except OSError as error:
+        raise DataError(f"--out {out} can't be written: {error}. Choose another file.") from error
     data = prepare(source, "train", size, display)
     wanted = heads_of(data, heads)
     torch.manual_seed(seed)

@@ -29,18 +29,20 @@ from stackflower.checkpoint import (
     restore_rng,
     rng_state,
     save_weights,
+    write_state,
 )
 from stackflower.config import Optimizer, RunConfig
-from stackflower.data.batches import Batch, Batches
+from stackflower.data.batches import Batch, Batches, DrawNoise
 from stackflower.ema import EMA
 from stackflower.errors import TrainingFailed
 from stackflower.journal import Journal
-from stackflower.objectives import Pairs
+from stackflower.objectives import Objective, Pairs
 from stackflower.runs import RunFolder
 from stackflower.sides import Side, frozen
 from stackflower.stages.base import Generated, Text
 from stackflower.stages.layers import synchronise_batch_norm
 
+AGREE_EVERY = 10  # steps between the moments at which several processes agree to stop
 ROLLBACKS = 3  # how often a run goes back to its last checkpoint before it gives up
 
 
@@ -95,7 +97,7 @@ class Trainer:
         config: the run's configuration.
         run: its folder, locked by the caller.
         accelerator: device, precision and processes.
-        make_batches: from the noise dimension Z to the training batches on the accelerator's device.
+        make_batches: from `Stage.draw_noise` to the training batches on the accelerator's device.
         text_dim: T of the embeddings.
         journal: where progress is told.
         total: images to train on.
@@ -106,7 +108,7 @@ class Trainer:
         config: RunConfig,
         run: RunFolder,
         accelerator: Accelerator,
-        make_batches: Callable[[int], Batches],
+        make_batches: Callable[[DrawNoise], Batches],
         text_dim: int,
         journal: Journal,
         total: int,
@@ -120,11 +122,12 @@ class Trainer:
             synchronise_batch_norm(network, config.train.sync_batch_norm)
         self.stage, self.sides = stage, sides
         self.ema = EMA(stage, config.train.ema_half_life)
-        self.batches = make_batches(stage.noise_dim)
+        self.batches = make_batches(stage.draw_noise)
         self.generator_optimizer = self._optimizer("generator", stage)
         self.discriminator_optimizer = self._optimizer("discriminator", torch.nn.ModuleDict(sides))
         self.images = self.step = self.checkpoints = self.rollbacks = 0
         self.rate_scale = 1.0
+        self.latest: dict[str, Tensor] = {}  # this step's terms, for objectives with state
         # wrapping comes last: checkpoints hold the bare networks
         self.wrapped = accelerator.prepare(stage)
         self.wrapped_sides: dict[str, Side] = {name: accelerator.prepare(side) for name, side in sides.items()}
@@ -152,6 +155,8 @@ class Trainer:
 
     def _backward(self, terms: dict[str, Tensor], parts: int) -> None:
         self.journal.add(terms, 1 / parts)
+        for name, term in terms.items():
+            self.latest[name] = self.latest.get(name, 0.0) + term.detach().float() / parts
         self.accelerator.backward(torch.stack([term.float() for term in terms.values()]).sum() / parts)
 
     def _waiting(self, wrapped: Any, last: bool) -> Any:
@@ -213,6 +218,21 @@ class Trainer:
             for group in optimizer.param_groups:
                 group["lr"] = rate * self.rate_scale
 
+    def _after_step(self) -> None:
+        """Let objectives with state of their own move it, by the step's terms averaged over processes."""
+        for name, side in self.sides.items():
+            if type(side.objective).after_step is not Objective.after_step:
+                own = {key: value for key, value in self.latest.items() if self._belongs(key, name)}
+                mean = self.accelerator.reduce(torch.stack(list(own.values())), "mean")
+                measured = {key.partition("/")[2]: value for key, value in zip(own, mean, strict=True)}
+                self.journal.add({f"{name}/{k}": v for k, v in side.objective.after_step(measured).items()})
+        self.latest = {}
+
+    @staticmethod
+    def _belongs(term: str, side: str) -> bool:
+        """Whether a term is of a side: ``discriminator-64/real`` and ``generator/fool-64`` are of discriminator-64."""
+        return term.startswith(f"{side}/") or term.endswith(f"-{side.rpartition('-')[2]}")
+
     def train_step(self) -> None:
         """Train on the next batch (with `critic_steps`, batches)."""
         train = self.config.train
@@ -229,6 +249,7 @@ class Trainer:
             self._discriminator_step(parts, drawings)
             self.images += train.batch_size
         self._generator_step(parts, drawings)
+        self._after_step()
         self.ema.update(self.stage, self.images, train.batch_size * train.critic_steps)
         self.step += 1
 
@@ -239,7 +260,7 @@ class Trainer:
         output = self.config.output
         grids = output.sample_every or self.total / 10
         saves = output.checkpoint_every or self.total / 10
-        if not self.step:
+        if not self.run.whole_checkpoints():
             self.save()
         self.journal.start(self.images, self.total)
         while self.images < self.total:
@@ -247,7 +268,7 @@ class Trainer:
             self.train_step()
             done = self.images >= self.total
             due = self.step % output.log_every == 0
-            stopping = self._agreed(stop, due)
+            stopping = self.agreed(stop, due or self.step % AGREE_EVERY == 0)
             save = done or stopping or before // saves != self.images // saves
             if due or save:
                 bad = self._report(save)
@@ -262,11 +283,11 @@ class Trainer:
                 return stop.reason or "another process's signal"
         return None
 
-    def _agreed(self, stop: Stop, due: bool) -> bool:
-        """Whether any process was asked to stop; several processes agree at the log interval."""
+    def agreed(self, stop: Stop, now: bool = True) -> bool:
+        """Whether any process was asked to stop; several processes agree when it is time to (`now`)."""
         if self.accelerator.num_processes == 1:
             return stop.asked()
-        if not due:
+        if not now:
             return False
         asked = torch.tensor([float(stop.asked())], device=self.device)
         return bool(self.accelerator.reduce(asked, "sum").item())
@@ -303,6 +324,9 @@ class Trainer:
             )
         self.restore(whole[-1])
         self.rollbacks, self.rate_scale = rollbacks, scale
+        if self.accelerator.is_main_process:  # so that a run killed now goes on with what it learned from this
+            write_state(whole[-1], {**read_state(whole[-1]), "rollbacks": rollbacks, "rate_scale": scale})
+            self.journal.start(self.images, self.total)
         self.journal.event(
             images,
             "rollback",
@@ -370,10 +394,12 @@ class Trainer:
         restore_optimizer(self.generator_optimizer, self.stage, read_tensors(path, "optimizer-generator"))
         restore_optimizer(self.discriminator_optimizer, sides, read_tensors(path, "optimizer-discriminator"))
         rng = path / f"rng-{self.accelerator.process_index}.safetensors"
-        if rng.exists():  # a run resumed on more processes than it had: the new ones keep their own
+        if self.accelerator.process_index < state["processes"]:  # new processes keep their own
             restore_rng(read_tensors(path, rng.stem), self.device)
         if state["scaler"] and self.accelerator.scaler is not None:
             self.accelerator.scaler.load_state_dict(state["scaler"])
         self.images, self.step, self.checkpoints = state["images"], state["step"], state["number"]
         self.rollbacks, self.rate_scale = state["rollbacks"], state["rate_scale"]
         self.journal.forget()
+        if self.accelerator.is_main_process:  # a kill may have come between this checkpoint and the run's model
+            save_weights(self.ema.module, self.run.weights_file)

@@ -55,6 +55,11 @@ def test_precedence_is_recipe_then_flags_then_set(stackflower, tmp_path: Path) -
     assert resolved("--epochs", 2)["train"] | {"images": None, "epochs": 2.0} == resolved("--epochs", 2)["train"]
 
 
+def test_naming_the_part_that_is_there_changes_nothing(stackflower) -> None:
+    plain = stackflower("train", "--recipe", "quickstart", "--dry-run").stdout
+    assert stackflower("train", "--recipe", "quickstart", "--discriminator", "matching", "--dry-run").stdout == plain
+
+
 def test_swapping_a_part_by_flag_drops_the_other_parts_options(stackflower) -> None:
     out = stackflower(
         "train", "--recipe", "stackgan", "--conditioning", "projection", "--objective", "hinge", "--dry-run"
@@ -77,10 +82,16 @@ def test_swapping_a_part_by_flag_drops_the_other_parts_options(stackflower) -> N
         (["--penalty", "r2"], "There is no penalty called 'r2'"),
         (["--text", "nagram"], "There is no text encoder 'nagram'. Did you mean 'ngram'?"),
         (["--text", "/no/such/model"], "can't be loaded"),
-        (["--data", "no-such-folder"], "There is no folder 'no-such-folder'"),
+        (["--data", "no-such-folder"], "no-such-folder'. --data takes a folder with metadata.jsonl"),
         (["--stage", "4"], "--stage 4"),
         (["--resume", "nowhere"], "There is no run folder nowhere."),
         (["--resume"], "There is no run in runs/ to resume."),
+        (["--recipe", "stackgan", "--penalty", "mode-seeking"], "add --set train.noises_per_caption=2"),
+        (["--set", "penalties.r1.every=0"], "it must be above 0"),
+        (["--set", "generator.channels=0"], "generator.channels = 0: it must be above 0"),
+        (["--set", "generator.resolution=128"], "train.load_size = 66 is less than the 128 px that are drawn"),
+        (["--recipe", "stackgan", "--set", "train.load_size=300"], "can be prepared at 16 to 256 px"),
+        (["--resume", "a", "--out", "b"], "leave out --out b"),
         (["--report-to", "paper"], "allowed are tensorboard"),
         (["--mixed-precision", "fp16"], "needs a GPU"),
         (["--time-limit", "soon"], "is not a time; write it as 90s, 20m or 1h30m"),
@@ -269,6 +280,11 @@ def test_scores_carry_their_protocol(stackflower, trained: Path, tmp_path: Path)
         (["eval", "RUN", "--extractor", "inception-v3", "--weights", "no.pth"], "--extractor domain"),
         (["eval", "RUN", "--extractor", "domain", "--weights", "no.safetensors"], "`stackflower train-classifier"),
         (["eval", "RUN", "--extractor", "vgg"], "There is no extractor called 'vgg'"),
+        (["eval", "--images", "."], "say what to compare with, as in --data"),
+        (
+            ["eval", "--images", ".", "--data", "synthetic-flowers", "--metrics", "captions"],
+            "does not go with --images",
+        ),
         (["eval", "--images", "nowhere"], "there is no such folder"),
         (["ls", "generators"], "Did you mean 'generator'?"),
         (["embed"], "There is no caption"),

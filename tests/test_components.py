@@ -89,6 +89,14 @@ def test_a_picture_depends_on_text_and_noise_alone(name: str) -> None:
     assert not torch.allclose(first, other) and not torch.allclose(first, elsewhere)
 
 
+def test_uniform_noise_is_for_the_generator_alone() -> None:
+    stage = Stage(make("conditioning", "augmentation"), make("generator", "stage1", noise="uniform"))  # type: ignore[arg-type]
+    noise = stage.draw_noise(2000, torch.Generator().manual_seed(0))
+    mine, theirs = noise.split([C, 5], dim=1)
+    assert mine.abs().max() > 2 and theirs.abs().max() <= 1
+    assert mine.std() == pytest.approx(1, abs=0.05) and theirs.std() == pytest.approx(3**-0.5, abs=0.02)
+
+
 @pytest.mark.parametrize("name", registry.names("discriminator"))
 def test_discriminator(name: str, tmp_path: Path) -> None:
     torch.manual_seed(0)

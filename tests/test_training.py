@@ -13,10 +13,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import TINY, settings
+from conftest import TINY, TINY_NETWORKS, settings
 from safetensors.torch import load_file
 
-from stackflower import checkpoint
+from stackflower import checkpoint, registry
+from stackflower.objectives import Hinge
 from stackflower.runs import RunFolder
 from stackflower.trainer import Trainer
 
@@ -72,7 +73,7 @@ def test_a_run_leaves_what_it_promises(trained: Path) -> None:
             "--conditioning",
             "projection",
             "--set",
-            "train.noise=uniform",
+            "generator.noise=uniform",
         ],
     ],
     ids=["plain", "lazy-r1", "mode-seeking-accumulated", "critic-steps"],
@@ -92,6 +93,57 @@ def test_resuming_is_exact(stackflower, tmp_path: Path, extra: list[str]) -> Non
     assert [line["images"] for line in lines(tmp_path / "parts")] == [
         line["images"] for line in lines(tmp_path / "whole")
     ]
+
+
+def test_a_longer_resume_is_remembered_and_the_model_is_whole(stackflower, tmp_path: Path, trained: Path) -> None:
+    import shutil
+
+    shutil.copytree(trained, tmp_path / "run")
+    stackflower("train", "--resume", "run", "--images", 128)
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["run"]["train"]["images"] == 128
+    (tmp_path / "run" / "generator.safetensors").unlink()
+    stackflower("train", "--resume", "run")
+    model, average = (
+        load_file(p)
+        for p in (tmp_path / "run" / "generator.safetensors", last(tmp_path / "run") / "generator-ema.safetensors")
+    )
+    assert all(torch.equal(model[key], average[key]) for key in average)
+
+
+def test_a_run_does_not_go_on_with_other_data(stackflower, tmp_path: Path) -> None:
+    flowers = ["data", "make", "synthetic-flowers", "--count", 16, "--validation", 8, "--resolution", 64]
+    stackflower(*flowers, "--out", "flowers")
+    stackflower("train", "--data", "flowers", "--out", "run", "--images", 16, *TINY_NETWORKS)
+    metadata = tmp_path / "flowers" / "train" / "metadata.jsonl"
+    metadata.write_text(metadata.read_text().replace("flower", "bloom"))
+    assert "the pictures or captions changed" in stackflower("train", "--resume", "run", "--images", 32, code=2).output
+
+
+class Counting(Hinge):
+    """An objective with state: how many steps it has seen, and the last real loss."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("steps", torch.zeros(()))
+
+    def after_step(self, measured):  # type: ignore[no-untyped-def]
+        self.steps += 1
+        assert {"real", "fake", "wrong", "fool-16"} <= measured.keys()
+        return {"steps": self.steps.clone()}
+
+
+def test_an_objectives_state_moves_and_survives_a_resume(
+    stackflower, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = registry.get
+    monkeypatch.setattr(
+        registry, "get", lambda kind, name: Counting if (kind, name) == ("objective", "hinge") else plain(kind, name)
+    )
+    stackflower("train", "--out", "run", "--images", 96, *TINY)
+    stackflower("train", "--resume", "run", "--images", 128)
+    state = load_file(last(tmp_path / "run") / "discriminator-16.safetensors")
+    assert state["objective.steps"] == 128 / 8
+    assert lines(tmp_path / "run")[-1]["discriminator-16/steps"] > 0
 
 
 def start(tmp_path: Path, *arguments: str) -> subprocess.Popen[str]:

@@ -7,12 +7,15 @@ sliced: N processes see just the batch that one would, and a resumed run just th
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from stackflower.data.prepared import Prepared
+
+DrawNoise = Callable[[int, torch.Generator], Tensor]
 
 
 class Batch(NamedTuple):
@@ -22,7 +25,7 @@ class Batch(NamedTuple):
     embeddings: Tensor  # (N, T), of captions of the same pictures
     wrong: Tensor  # (N, T), of captions of pictures of another class
     drawn: Tensor  # (N, T), what to draw: `embeddings`, or a part of them several times over
-    noise: Tensor  # (N, Z), standard normal or uniform
+    noise: Tensor  # (N, Z)
 
     def split(self, parts: int) -> list[Batch]:
         """The batch in equal parts."""
@@ -42,7 +45,7 @@ def seeded(seed: int, *path: int, device: torch.device | str = "cpu") -> torch.G
 class Mismatched:
     """Draws, for each picture, another of a different class, uniformly.
 
-    Pictures without classes are each their own. With one class only, any other picture; `exact` says which.
+    Pictures without classes are each their own. With one class only, any other picture.
 
     Args:
         labels: (N,) int64 class of each picture, or None.
@@ -51,10 +54,7 @@ class Mismatched:
 
     def __init__(self, labels: Tensor | None, count: int, device: torch.device | str = "cpu"):
         if labels is None or len(labels.unique()) < 2:
-            self.exact = labels is None
             labels = torch.arange(count)
-        else:
-            self.exact = True
         _, labels = labels.unique(return_inverse=True)
         sizes = torch.bincount(labels)
         starts = sizes.cumsum(0) - sizes
@@ -79,10 +79,9 @@ class Batches:
         embeddings: (captions, T) float32, in the order of the captions of `data`.
         resolution: R of the images.
         seed: of the order and of every draw.
-        noise_dim: Z.
+        draw_noise: (count, seeded generator) → noise (count, Z), as `Stage.draw_noise`.
         averaged: how many captions' embeddings are averaged for one picture (StackGAN averages four).
         flip: mirror half of the pictures left to right.
-        noise: "normal" or "uniform" on [-1, 1].
         wrong_candidates: how many captions of other classes are drawn for a picture, of which the one most like its own
             caption is its wrong one: hard negatives (Faghri et al. 2018, VSE++).
         noises_per_caption: how many neighbours of a drawn batch share a caption, each with noise of its own.
@@ -95,17 +94,16 @@ class Batches:
         *,
         resolution: int,
         seed: int,
-        noise_dim: int,
+        draw_noise: DrawNoise,
         averaged: int = 1,
         flip: bool = True,
-        noise: str = "normal",
         noises_per_caption: int = 1,
         wrong_candidates: int = 1,
         device: torch.device | str = "cpu",
     ):
         self.device = torch.device(device)
-        self.seed, self.resolution, self.noise_dim = seed, resolution, noise_dim
-        self.averaged, self.flip, self.noise, self.noises_per_caption = averaged, flip, noise, noises_per_caption
+        self.seed, self.resolution, self.draw_noise = seed, resolution, draw_noise
+        self.averaged, self.flip, self.noises_per_caption = averaged, flip, noises_per_caption
         self.images = data.images.to(self.device)
         self.embeddings = embeddings.to(self.device)
         counts = torch.tensor([len(captions) for captions in data.captions])
@@ -168,10 +166,7 @@ class Batches:
         mirror = torch.rand(total, generator=generator, device=self.device) < (0.5 if self.flip else -1.0)
         matched = self._embed(index, generator)
         wrong = self._wrong(index, matched, generator)
-        noise = torch.empty(total, self.noise_dim, device=self.device)
-        noise = (
-            noise.normal_(generator=generator) if self.noise == "normal" else noise.uniform_(-1, 1, generator=generator)
-        )
+        noise = self.draw_noise(total, generator)
         images = self._crop(index[share], corner[0][share], corner[1][share], mirror[share])
         drawn = matched
         if self.noises_per_caption > 1:

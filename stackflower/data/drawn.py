@@ -38,6 +38,18 @@ def class_names() -> dict[int, str]:
     return {one * len(second) + two: f"{a} {b}" for one, a in enumerate(first) for two, b in enumerate(second)}
 
 
+def draw_at(
+    attributes: Mapping[str, np.ndarray], size: int, seed: int, progress: Progress | None = None, **share: int
+) -> np.ndarray:
+    """`synthetic.draw` at any size up to its largest: what is smaller than its smallest is averaged from a multiple."""
+    factor = -(-synthetic.RESOLUTIONS[0] // size)
+    pictures = synthetic.draw(attributes, size * factor, seed, progress, **share)
+    if factor == 1:
+        return pictures
+    blocks = pictures.reshape(len(pictures), size, factor, size, factor, 3)
+    return np.rint(blocks.mean((2, 4))).astype(np.uint8)
+
+
 def _draw_on_all_cores(images: np.memmap, count: int, seed: int, processes: int, progress: Progress) -> None:
     """Draw each share of the pictures in an interpreter of its own: one's threads would wait for each other."""
     cuts = [count * number // processes // 64 * 64 for number in range(processes)] + [count]
@@ -70,7 +82,7 @@ def draw_share(path: str, count: int, seed: int, first: int, last: int) -> None:
     torch.set_num_threads(1)
     drawn = {name: column[:last] for name, column in _sample(count, seed).items()}
     for start in range(first, last, 64):
-        part = synthetic.draw(drawn, images.shape[1], seed, first=start, last=min(start + 64, last))
+        part = draw_at(drawn, images.shape[1], seed, first=start, last=min(start + 64, last))
         images[start : start + len(part)] = part
         print(len(part), flush=True)
     images.flush()
@@ -100,6 +112,11 @@ class SyntheticFlowers(Source):
         self.counts = {"train": count, "validation": validation}
         self.per_image, self.seed = captions, seed
 
+    sizes = (16, synthetic.RESOLUTIONS[1])
+
+    def title(self) -> str:
+        return f"synthetic-flowers ({self.counts['train']:,} pictures, seed {self.seed})"
+
     def splits(self) -> list[str]:
         return list(self.counts)
 
@@ -127,12 +144,12 @@ class SyntheticFlowers(Source):
         if processes > 1 and isinstance(images, np.memmap) and images.filename:
             _draw_on_all_cores(images, len(images), seed, processes, progress)
         else:
-            images[:] = synthetic.draw(drawn, images.shape[1], seed, progress)
+            images[:] = draw_at(drawn, images.shape[1], seed, progress)
         return []
 
     def alike(self, asked: Mapping[str, str], count: int, size: int, seed: int) -> np.ndarray:
         """Other real pictures of one caption: uint8 (count, size, size, 3), what it asks for fixed and all else free."""
-        return synthetic.draw(synthetic.sample_attributes(count, seed, asked), size, seed)
+        return draw_at(synthetic.sample_attributes(count, seed, asked), size, seed)
 
     def row(self, rows: Rows, number: int) -> dict[str, Any]:
         """A row of metadata.jsonl."""

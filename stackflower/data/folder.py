@@ -68,6 +68,18 @@ def _texts(row: dict[str, Any]) -> tuple[list[str], str | None]:
     return [" ".join(text.split()) for text in texts], None
 
 
+def _columns(row: dict[str, Any], texts: list[str]) -> str | None:
+    """What is wrong with a row's attributes."""
+    attributes, asked = row.get("attributes"), row.get("asked")
+    if attributes is not None and not isinstance(attributes, dict):
+        return f"has the attributes {attributes!r}; wanted an object of names to values"
+    if asked is None:
+        return None
+    if not isinstance(asked, list) or not all(isinstance(names, list) for names in asked) or len(asked) != len(texts):
+        return f'has an "asked" that is not a list of attribute names for each of its {len(texts)} captions'
+    return None
+
+
 class Split:
     """One folder of pictures with its metadata, read and checked."""
 
@@ -113,6 +125,7 @@ class Split:
                     elif name not in self.files:
                         problem = f"names {name}, and there is no such picture"
                     seen.add(name)
+                problem = problem or _columns(row, texts)
                 if not isinstance(row.get("label", 0), int):
                     problem = f"has the label {row['label']!r}; a label is a whole number"
                 if problem:
@@ -154,6 +167,9 @@ class FolderSource(Source):
                 f"There is no folder {path!r}. --data takes a folder with metadata.jsonl, or synthetic-flowers."
             )
 
+    def title(self) -> str:
+        return self.path.resolve().name
+
     def splits(self) -> list[str]:
         found = [name for name, folders in SPLITS.items() if any((self.path / folder).is_dir() for folder in folders)]
         return found if "train" in found else ["train"]
@@ -181,6 +197,8 @@ class FolderSource(Source):
                 f"{self.split(split).folder} can't be used as it is:\n{_several(problems)}\n"
                 f"`stackflower data check {self.path}` lists everything; --set data.skip_bad=true leaves such rows out."
             )
+        if not rows:
+            raise DataError(f"{self.split(split).folder} has no row that can be used: {problems[0]}")
         return rows
 
     def rows(self, split: str) -> Rows:
@@ -218,6 +236,12 @@ class FolderSource(Source):
     def warnings(self, split: str) -> list[str]:
         _, problems = self.split(split).read
         told = []
+        labelled = sum("label" in row for row in self.split(split).read[0])
+        if 0 < labelled < len(self.split(split).read[0]):
+            told.append(
+                f"{labelled:,} of {len(self.split(split).read[0]):,} rows of {self.split(split).metadata} have a label: "
+                "none is used, and a wrong caption may be of the same class."
+            )
         if problems and self.skip_bad:
             told.append(
                 f"{len(problems):,} rows of {self.split(split).metadata} are left out, the first: {problems[0]}"

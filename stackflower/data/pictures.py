@@ -56,7 +56,7 @@ def load_square(path: Path, size: int) -> np.ndarray:
         raise
     except Image.DecompressionBombError as error:
         raise DataError(f"{path}: {error}; make it smaller.") from error
-    except (OSError, SyntaxError, ValueError) as error:
+    except Exception as error:  # decoders raise anything for a damaged file: EOFError, struct.error, KeyError …
         size_on_disk = path.stat().st_size if path.exists() else 0
         reason = "it is empty" if path.exists() and not size_on_disk else str(error).replace(str(path), "it")
         raise DataError(f"{path} can't be read as a picture: {reason}.") from error

@@ -18,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -128,8 +129,16 @@ def embed(captions: Sequence[str], encoder: TextEncoder, bar: Bar, chunk: int = 
             parts.append(encoder(unique[first : first + chunk]))
             progress(len(parts[-1]))
     table = torch.cat(parts)[torch.tensor([position[caption] for caption in captions])].contiguous()
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}-{uuid.uuid4().hex[:8]}")
-    save_file({"embeddings": table}, temporary)
-    temporary.replace(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_file({"embeddings": table}, temporary)
+        temporary.replace(path)
+    except (OSError, SafetensorError) as error:
+        raise DataError(
+            f"The embeddings could not be written to {path.parent}: {error}. Free some space, or set the environment "
+            "variable STACKFLOWER_CACHE to a folder elsewhere."
+        ) from error
+    finally:
+        temporary.unlink(missing_ok=True)
     return table

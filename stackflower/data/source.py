@@ -72,6 +72,12 @@ class Source(ABC):
         Returns the positions of pictures to leave out; a source that leaves none out returns an empty list.
         """
 
+    sizes: tuple[int, int] = (1, 65_536)  # pixels that pictures can be prepared at
+
+    def title(self) -> str:
+        """The data set in a word or two, for protocols."""
+        return type(self).__name__
+
     def warnings(self, split: str) -> list[str]:
         """What a user should know of the split, a sentence each."""
         return []

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import ClassVar, NamedTuple
+from typing import ClassVar, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -20,10 +20,6 @@ class Text(NamedTuple):
 
     embedding: Tensor  # (N, T), from the text encoder
     condition: Tensor  # (N, C), the conditioning's deterministic part, detached from the generator
-
-    def rows(self, index: Tensor | slice) -> Text:
-        """The same for a part of the batch."""
-        return Text(self.embedding[index], self.condition[index])
 
 
 class Generated(NamedTuple):
@@ -66,6 +62,7 @@ class Generator(nn.Module, ABC):
 
     resolutions: tuple[int, ...]
     noise_dim: int
+    noise: Literal["normal", "uniform"] = "normal"  # standard normal, or uniform on [-1, 1]
 
     @abstractmethod
     def forward(self, condition: Tensor, noise: Tensor) -> tuple[Tensor, ...]:
@@ -75,7 +72,7 @@ class Generator(nn.Module, ABC):
 class Stage(nn.Module):
     """Conditioning and generator as one network: text embedding (N, T) and noise (N, Z) to images.
 
-    All that is random is in `noise` (standard normal), so a seed fixes a picture.
+    All that is random is in `noise`, so a seed fixes a picture.
     """
 
     def __init__(self, conditioning: Conditioning, generator: Generator):
@@ -91,6 +88,14 @@ class Stage(nn.Module):
     def noise_dim(self) -> int:
         """Z: the conditioning's numbers, then the generator's."""
         return self.conditioning.noise_dim + self.generator.noise_dim
+
+    def draw_noise(self, count: int, generator: torch.Generator) -> Tensor:
+        """Noise (count, Z) on the device of a seeded generator: standard normal for the conditioning, and for the
+        generator as its `noise` says."""
+        noise = torch.randn(count, self.noise_dim, generator=generator, device=generator.device)
+        if self.generator.noise == "uniform":
+            noise[:, self.conditioning.noise_dim :].uniform_(-1, 1, generator=generator)
+        return noise
 
     def forward(self, embedding: Tensor, noise: Tensor) -> Generated:
         mine, theirs = noise.split([self.conditioning.noise_dim, self.generator.noise_dim], dim=1)
@@ -139,8 +144,3 @@ def initialise(module: nn.Module, std: float = 0.02) -> None:
 def parameters_of(module: nn.Module) -> int:
     """How many numbers training moves."""
     return sum(parameter.numel() for parameter in module.parameters() if parameter.requires_grad)
-
-
-def standard_noise(count: int, stage: Stage, generator: torch.Generator) -> Tensor:
-    """Standard normal noise (count, Z) from a seeded generator, on its device."""
-    return torch.randn(count, stage.noise_dim, generator=generator, device=generator.device)

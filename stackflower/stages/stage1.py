@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -45,6 +46,7 @@ class StageOneGenerator(Generator):
         resolution: height and width of the image, a power of two from 16 up.
         channels: width; the paper's is 128, the authors' PyTorch release says 192.
         noise_dim: size of z.
+        noise: distribution of z, standard normal or uniform on [-1, 1].
         norm: normalisation after each convolution.
         style: condition and noise also scale and shift every block's channels (noise at several depths).
     """
@@ -56,6 +58,7 @@ class StageOneGenerator(Generator):
         resolution: int = 64,
         channels: int = 128,
         noise_dim: int = 100,
+        noise: Literal["normal", "uniform"] = "normal",
         norm: Norm = "batch",
         style: bool = False,
     ):
@@ -66,7 +69,7 @@ class StageOneGenerator(Generator):
         if channels * 8 % 2**depth:
             raise ComponentError(f"generator.channels = {channels}: 8 × channels must divide by {2**depth}.")
         self.resolutions = (resolution,)
-        self.noise_dim = noise_dim
+        self.noise_dim, self.noise = noise_dim, noise
         self.widths = [channels * 8 // 2**level for level in range(depth + 1)]
         inputs = condition_dim + noise_dim
         self.dense = nn.Linear(inputs, self.widths[0] * 16, bias=False)

@@ -41,14 +41,20 @@ class HuggingFaceEncoder(TextEncoder):
             self.tokenizer = AutoTokenizer.from_pretrained(self.model_name)
             # safetensors only: a pickled checkpoint could run code
             self.model = AutoModel.from_pretrained(self.model_name, use_safetensors=True, dtype=torch.float32).eval()
-        except (OSError, ValueError) as error:
+        except Exception as error:  # hub, files, formats: all mean that this model can't be had
             raise DataError(
-                f"The text encoder {model!r} can't be loaded: {str(error).splitlines()[0]} Give the id of a model on the "
+                f"The text encoder {model!r} can't be loaded: {(str(error) or type(error).__name__).splitlines()[0]} Give the id of a model on the "
                 "Hugging Face hub (and a network), a local folder with config.json and model.safetensors, or "
                 "--text ngram, which needs nothing."
             ) from error
-        self.model.requires_grad_(False)
         config = self.model.config
+        if getattr(config, "is_encoder_decoder", False):
+            self.model = self.model.get_encoder()
+        self.model.requires_grad_(False)
+        if self.tokenizer.pad_token is None:
+            self.tokenizer.pad_token = self.tokenizer.eos_token
+        if getattr(config, "hidden_size", None) is None:
+            raise DataError(f"{model!r} is no plain text encoder (its configuration has no hidden_size); name another.")
         self.dim = int(config.hidden_size)
         limit = getattr(config, "max_position_embeddings", max_tokens)
         self.max_tokens, self.batch_size = min(max_tokens, limit), batch_size

@@ -1,0 +1,64 @@
+"""What evaluation does with a run and with data, beyond the formulas."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import TINY_NETWORKS
+
+from stackflower.data.prepared import Prepared
+from stackflower.data.source import Rows
+from stackflower.measure import Real
+
+
+def real(rows: Rows) -> Real:
+    return Real(None, "validation", Prepared(torch.zeros(len(rows), 8, 8, 3, dtype=torch.uint8), rows, ""), 8)  # type: ignore[arg-type]
+
+
+def test_an_attribute_is_asked_for_by_whole_words() -> None:
+    rows = Rows(captions=[["a colored flower, covered in dew", "Red, indeed"]], attributes={"colour": ["red"]})
+    assert real(rows).asked(0, 0) == {} and real(rows).asked(0, 1) == {"colour": "red"}
+
+
+def test_what_a_caption_states_is_taken_from_the_data_where_it_is_there() -> None:
+    rows = Rows(
+        captions=[["yellow centre"]], attributes={"colour": ["yellow"], "centre": ["yellow"]}, asked=[[["centre"]]]
+    )
+    assert real(rows).asked(0, 0) == {"centre": "yellow"}
+
+
+def test_pictures_are_chosen_once_each_before_any_comes_again() -> None:
+    rows = Rows(captions=[["a", "b"]] * 10)
+    pictures, numbers = real(rows).chosen(25, seed=0)
+    assert sorted(pictures[:10]) == sorted(pictures[10:20]) == list(range(10)) and set(numbers) == {0, 1}
+    assert pictures != sorted(pictures) and real(rows).chosen(25, seed=0) == (pictures, numbers)
+    assert len(real(rows).chosen(None, seed=0)[0]) == 10
+
+
+def test_real_pictures_that_lie_class_by_class_are_shuffled(stackflower, tmp_path: Path) -> None:
+    """Splits of class-sorted pictures would hold one class each, and a perfect classifier's real score would be 1."""
+    from PIL import Image
+
+    colours = {"red": (220, 30, 30), "green": (30, 200, 30), "blue": (30, 30, 220), "white": (240, 240, 240)}
+    for split, count in (("train", 40), ("validation", 20)):
+        rows = []
+        for label, (name, colour) in enumerate(colours.items()):
+            for number in range(count):
+                path = tmp_path / "data" / split / f"{name}{number:02d}.png"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                Image.new("RGB", (24, 24), tuple(max(0, part - number) for part in colour)).save(path)  # type: ignore[arg-type]
+                rows.append({"file_name": path.name, "text": f"a {name} square", "label": label})
+        (tmp_path / "data" / split / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    stackflower("train", "--data", "data", "--images", 16, "--out", "run", *TINY_NETWORKS)
+    classifier = ["--resolution", 16, "--network", "plain", "--epochs", 60]
+    stackflower("train-classifier", "--data", "data", "--out", "c.safetensors", *classifier)
+    scoring = ["--extractor", "domain", "--weights", "c.safetensors", "--splits", 4, "--metrics", "is", "--json"]
+    scores = json.loads(stackflower("eval", "run", *scoring).stdout)
+    assert scores["real_inception_score_mean"] > 2.5, "near 4, not 1"
+    assert scores["protocol"]["data"] == "data" and scores["protocol"]["real_crop"] == "central 16 of 64 px"
+    folder = json.loads(stackflower("eval", "--images", "data/validation", "--data", "data", *scoring).stdout)
+    assert folder["inception_score_mean"] == pytest.approx(folder["real_inception_score_mean"], rel=0.5)
+    assert folder["real_inception_score_mean"] > 2.5
