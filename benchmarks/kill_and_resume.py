@@ -56,18 +56,16 @@ def start(folder: Path, *arguments: str) -> subprocess.Popen[bytes]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--times", type=int, default=20)
+    parser.add_argument("--seconds", type=float, nargs=2, default=(3.0, 6.0), help="each process lives this long")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     chance = random.Random(options.seed)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        began = time.monotonic()
         assert start(folder, "--out", "whole", *RUN).wait() == 0, (folder / "log.txt").read_text()
-        lasted = time.monotonic() - began
         process, killed = start(folder, "--out", "run", *RUN), 0
         while killed < options.times:
-            # from before the first checkpoint to well into training
-            time.sleep(chance.uniform(0.5, 1.0) * lasted * 0.7)
+            time.sleep(chance.uniform(*options.seconds))  # from before the first checkpoint to well into training
             if process.poll() is not None:
                 break
             process.send_signal(signal.SIGKILL)
@@ -88,6 +86,7 @@ def main() -> None:
             for key in mine:
                 assert torch.equal(mine[key], theirs[key]), f"{path.name}: {key}"
                 compared += 1
+    assert killed == options.times, f"the run ended after {killed} kills: shorten --seconds"
     print(f"{killed} kills, {compared} tensors equal")
 
 
