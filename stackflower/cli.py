@@ -325,8 +325,7 @@ def train_classifier(data: str, out: str, resolution: int, network: Any, epochs:
     from stackflower.launch import bar
     from stackflower.train_classifier import train_classifier as fit
 
-    part = data_part(data) or {}
-    source = Part(part.pop("name"), part).create("data")
+    source = Part.from_plain(data_part(data) or {}).create("data")
     model = fit(
         source, Path(out), bar, described=data, resolution=resolution, network=network, epochs=epochs, seed=seed
     )

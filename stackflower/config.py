@@ -33,6 +33,11 @@ class Part:
     def plain(self) -> dict[str, Any]:
         return {"name": self.name, **self.options}
 
+    @classmethod
+    def from_plain(cls, values: Mapping[str, Any]) -> Part:
+        """What `plain` gave."""
+        return cls(values["name"], {key: value for key, value in values.items() if key != "name"})
+
 
 @dataclass(frozen=True)
 class Train:

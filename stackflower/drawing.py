@@ -149,8 +149,7 @@ def _write_files(
 def embed_captions(captions: list[str], file: str | None, text: dict[str, Any], out: str | None) -> dict[str, Any]:
     """Embeddings of captions, written as .npy or listed."""
     captions = captions_of(captions, file)
-    options = dict(text)
-    table = Part(options.pop("name"), options).create("text").encode(captions).numpy()
+    table = Part.from_plain(text).create("text").encode(captions).numpy()
     if out is None:
         similar = table @ table.T
         lines = [f"{len(captions)} captions, {table.shape[1]} dimensions; cosine similarities:"]

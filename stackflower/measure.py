@@ -348,8 +348,7 @@ def measure(
 
 
 def _source_of(part: dict[str, Any]) -> Source:
-    options = dict(part)
-    source: Source = Part(options.pop("name"), options).create("data")
+    source: Source = Part.from_plain(part).create("data")
     return source
 
 

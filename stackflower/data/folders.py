@@ -20,8 +20,7 @@ from stackflower.launch import bar
 
 
 def _source(part: dict[str, Any]) -> Source:
-    options = dict(part)
-    source: Source = Part(options.pop("name"), options).create("data")
+    source: Source = Part.from_plain(part).create("data")
     return source
 
 
