@@ -241,8 +241,8 @@ def test_captions_state_each_attribute_about_as_often_as_people_do(written: Writ
     stated = Counter(name for row in written[2] for names_ in row for name in names_)
     bounds = {
         "colour": (0.88, 0.98),
-        "shape": (0.67, 0.73),
-        "centre": (0.57, 0.63),
+        "shape": (0.77, 0.83),
+        "centre": (0.67, 0.73),
         "petals": (0.32, 0.38),
         "size": (0.22, 0.28),
         "stamens": (0.22, 0.28),

@@ -21,7 +21,7 @@ from stackflower.errors import ConfigError, DataError
 from stackflower.registry import register
 
 MOST_CAPTIONS = 16  # for one picture
-VERSION = 2  # of the drawings and captions: a new one when either changes
+VERSION = 6  # of the drawings and captions: a new one when either changes
 WORKER = "import sys; from stackflower.data.drawn import draw_share; draw_share(sys.argv[1], *map(int, sys.argv[2:]))"
 WORTH_A_PROCESS = 1_000  # pictures for which another interpreter starts
 LABEL = ("colour", "shape")  # the class of a picture is the pair of these
@@ -60,6 +60,7 @@ def _draw_on_all_cores(images: np.memmap, count: int, seed: int, processes: int,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
+            start_new_session=True,  # Ctrl-C is for this process, which ends them
         )
         for first, last in itertools.pairwise(cuts)
     ]
@@ -69,7 +70,9 @@ def _draw_on_all_cores(images: np.memmap, count: int, seed: int, processes: int,
             for line in worker.stdout:
                 progress(int(line))
             if worker.wait():
-                raise DataError(f"Drawing the flowers failed: {worker.stderr.read().strip().splitlines()[-1]}")
+                said = worker.stderr.read().strip().splitlines()
+                why = said[-1] if said else f"a process ended with code {worker.returncode}; was there enough memory?"
+                raise DataError(f"Drawing the flowers failed: {why}")
     finally:
         for worker in workers:
             worker.kill()

@@ -77,8 +77,8 @@ def outlines() -> Tensor:
     along = -np.cos(np.linspace(0, math.pi, 4001))
     round_edge = np.sqrt(1 - along**2)
     profiles = {
-        "rounded": round_edge * (0.74 + 0.26 * along),
-        "pointed": (1 + along) ** 0.6 * (1 - along) ** 1.05,
+        "rounded": round_edge * (0.68 + 0.32 * along),
+        "pointed": (1 + along) ** 0.5 * (1 - along) ** 1.4,
         "ruffled": (1 - along**2) ** 0.42 * (0.66 + 0.34 * along),
         "slender": (1 - along**2) ** 0.40 * (0.9 + 0.1 * along),
     }
@@ -92,8 +92,8 @@ def outlines() -> Tensor:
             fold = np.zeros_like(angle)
             outer = 1 / (1 + np.exp(-6 * (np.cos(angle) + 0.35)))
             if shape == "ruffled":
-                wave = random.integers(10, 13) * angle + phase[0] + 0.8 * np.sin(2 * angle + phase[1])
-                edge *= 1 + outer * (0.085 * np.cos(wave) + 0.03 * np.cos(1.7 * wave + phase[2]))
+                wave = random.integers(8, 11) * angle + phase[0] + 0.8 * np.sin(2 * angle + phase[1])
+                edge *= 1 + outer * (0.12 * np.cos(wave) + 0.03 * np.cos(1.7 * wave + phase[2]))
                 fold = outer * np.cos(wave + 0.9)
             slope = (np.roll(edge, -1) - np.roll(edge, 1)) / (4 * math.pi / _BINS) / edge**2
             x, y = np.cos(angle), np.sin(angle)
@@ -105,11 +105,11 @@ class _Frame:
     """Where the flower is: its own coordinates at each pixel (B, H, W), and the light on it."""
 
     def __init__(self, draws: Draws, chosen: dict[str, Tensor]) -> None:
-        low = torch.tensor((0.66, 0.78, 0.90))[chosen["size"]]
-        self.radius = low + draws(0, 0.05)
-        self.place = draws(-1, 1, 2) * (0.16 - 0.13 * self.radius)[:, None]
+        low = torch.tensor((0.68, 0.80, 0.92))[chosen["size"]]
+        self.radius = low + draws(0, 0.03)
+        self.place = draws(-1, 1, 2) * 0.025
         # a petal points up, more or less: with any turn, the number of petals takes far longer to learn
-        self.tilt, self.squeeze, self.turn = draws(0, math.pi), draws(0.86, 1.0), draws(-0.2, 0.2) - math.pi / 2
+        self.tilt, self.squeeze, self.turn = draws(0, math.pi), draws(0.93, 1.0), draws(-0.05, 0.05) - math.pi / 2
         self.disc = torch.maximum(draws(0.25, 0.30), 0.19 / self.radius)
         self.sun = draws(-2.6, -0.5)
         self.light = pick(_LIGHT, chosen["light"])
@@ -146,18 +146,18 @@ class _Petals:
     def __init__(self, draws: Draws, chosen: dict[str, Tensor], frame: _Frame) -> None:
         self.number, shape = chosen["petals"] + 4, chosen["shape"]
         self.spacing = 2 * math.pi / self.number
-        shift = draws(-0.09, 0.09, _MOST_PETALS) * self.spacing[:, None]
+        shift = draws(-0.04, 0.04, _MOST_PETALS) * self.spacing[:, None]
         axis = torch.arange(_MOST_PETALS) * self.spacing[:, None] + shift + frame.turn[:, None]
         self.cosine, self.sine = axis.cos(), axis.sin()
         wide = 0.70 * (math.pi / self.number).tan()
         widths = [
-            (1.14 * wide).clamp(max=0.47),
+            (0.84 * wide).clamp(max=0.40),  # lobes, apart from one another
             wide.clamp(max=0.33),
-            (1.2 * wide).clamp(max=0.50),
+            (1.35 * wide).clamp(max=0.56),  # over one another: a fringed disc
             (0.46 * wide).clamp(max=0.125),
         ]
-        self.width = torch.stack(widths, 1).gather(1, shape[:, None]) * draws(0.92, 1.06, _MOST_PETALS)
-        self.length, self.depth = draws(0.90, 1.0, _MOST_PETALS), draws(0, 1, _MOST_PETALS)
+        self.width = torch.stack(widths, 1).gather(1, shape[:, None]) * draws(0.95, 1.05, _MOST_PETALS)
+        self.length = draws(0.95, 1.0, _MOST_PETALS)
         variant = draws(0, _VARIANTS, _MOST_PETALS).long().clamp(max=_VARIANTS - 1)
         self.outline = (shape[:, None] * _VARIANTS + variant) * _BINS
         self.streak = draws(-1, 1, _MOST_PETALS, _STREAKS)
@@ -185,11 +185,11 @@ class _Petals:
         across = (frame.y * cosine - frame.x * sine) / breadth
         distance, rho, fold = self._edge(petal, u, across, 0.48 * reach, breadth)
         u = u.clamp(0, 1)
-        shade = self._shade(frame, petal, u, across, breadth) + 0.25 * fold * rho.clamp(max=1) ** 2
+        shade = self._shade(frame, petal, u, across, breadth) + 0.40 * fold * rho.clamp(max=1) ** 2
         hollow = 1 - 0.38 * fade((flat(frame.disc) - frame.r).clamp(max=0) / 0.07)
         shade = (shade + 0.09 * mottle) * at(self.tone, petal) * hollow
         alpha = frame.cover(distance)
-        over = at(self.depth, petal[0]) > at(self.depth, petal[1])  # the first lies over the second
+        over = side < 0  # each petal lies over the next, all around, as a bud's petals are twisted
         gap = torch.where(over, distance[0], distance[1])
         dark = 1 - flat(0.22 + 0.18 * self.strength[:, 0]) * fade(gap.clamp(max=0) / 0.055)
         shade = shade * torch.stack([torch.where(over, 1.0, dark), torch.where(over, dark, 1.0)])

@@ -87,8 +87,8 @@ _EDGES = {
 }
 _SHARE = {
     "colour": 0.92,
-    "shape": 0.70,
-    "centre": 0.60,
+    "shape": 0.80,
+    "centre": 0.70,
     "petals": 0.35,
     "size": 0.25,
     "stamens": 0.25,
