@@ -33,6 +33,14 @@ def test_ngram_knows_what_belongs_together() -> None:
     assert near(encoder, "Red Flower!", "red flower !") == pytest.approx(1)
 
 
+def test_ngram_hears_what_a_long_sentence_says() -> None:
+    encoder = NgramEncoder()
+    long = "this is a flower, and the petals of it are those that are pointed and red"
+    assert near(encoder, long, "flower petals pointed red") > 0.9
+    assert near(encoder, "petals, no stamens", "petals, stamens") < 0.9
+    assert NgramEncoder().encode(["it is the"]).norm().item() == pytest.approx(1), "function words alone still count"
+
+
 def test_ngram_is_the_same_everywhere() -> None:
     """Hashes must not depend on the process or the platform."""
     code = "from stackflower.text.ngram import NgramEncoder; print(NgramEncoder(dim=16).encode(['a red flower'])[0].tolist())"

@@ -15,6 +15,13 @@ from torch import Tensor
 from stackflower.registry import register
 from stackflower.text.base import TextEncoder
 
+_TIES = """
+a an the this that these those it its is are was were be been has have having had does do there here which who whose
+of on in at by to from for as into and or with while
+"""
+FUNCTION_WORDS = frozenset(_TIES.split()) | frozenset(",.;:!?-'\"()")
+"""Words that tie a sentence together and say nothing of a picture; "no", "not" and "without" are not among them."""
+
 WORD = re.compile(r"[^\W_]+|[^\w\s]", re.UNICODE)
 
 
@@ -30,21 +37,29 @@ class NgramEncoder(TextEncoder):
     """Hashed words, word pairs up to `window` apart, and character n-grams, signed and of unit length.
 
     Words say what is there, pairs say what belongs together ("yellow center"), character n-grams bring related and
-    misspelt words near each other. Any script works: characters are folded by Unicode's NFKC and case folding.
+    misspelt words near each other. English function words and punctuation weigh little and stand in no pair, so that a
+    long sentence is as near to what it says as a short one. Any script works: characters are folded by Unicode's NFKC
+    and case folding.
 
     Args:
         dim: number of hash positions T.
         window: how far apart the two words of a pair may stand.
         characters: weight of the character n-grams (of 3 to 5 characters) beside the words'.
+        function_words: weight of function words and punctuation.
     """
 
-    def __init__(self, *, dim: int = 1024, window: int = 3, characters: float = 0.3):
-        self.dim, self.window, self.characters = dim, window, characters
+    def __init__(self, *, dim: int = 1024, window: int = 3, characters: float = 0.3, function_words: float = 0.1):
+        self.dim, self.window, self.characters, self.function_words = dim, window, characters, function_words
 
     def fingerprint(self) -> str:
-        return f"ngram-2 dim={self.dim} window={self.window} characters={self.characters}"
+        return (
+            f"ngram-3 dim={self.dim} window={self.window} characters={self.characters} "
+            f"function_words={self.function_words}"
+        )
 
     def _features(self, words: Sequence[str]) -> Iterator[tuple[str, float]]:
+        yield from ((word, self.function_words) for word in words if word in FUNCTION_WORDS)
+        words = [word for word in words if word not in FUNCTION_WORDS]
         for position, word in enumerate(words):
             yield word, 1.0
             for distance, other in enumerate(words[position + 1 : position + 1 + self.window], 1):
