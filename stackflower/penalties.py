@@ -57,6 +57,62 @@ class R1(Penalty):
         return 0.5 * slope.float().square().sum((1, 2, 3)).mean()
 
 
+@register("penalty", "gradient")
+class GradientPenalty(Penalty):
+    """Slope of one between real and drawn images (Gulrajani et al. 2017, WGAN-GP, equation 3): E[ (‖∇D(x̂)‖ − 1)² ].
+
+    x̂ lies at a random place on the line from a real image to a drawn one and is judged with the real one's text. The
+    critic must judge each picture by itself: no batch norm.
+
+    Args:
+        weight: λ; 10 in the paper.
+        every: how often it is computed, in steps.
+    """
+
+    def __init__(self, *, weight: float = 10.0, every: int = 1):
+        super().__init__(weight=weight, every=every)
+
+    def forward(self, shown: Shown) -> Tensor:
+        assert shown.real is not None
+        real, fake = shown.real.detach().float(), shown.fake.detach().float()
+        place = torch.rand(len(real), 1, 1, 1, device=real.device)
+        between = torch.lerp(fake, real, place).requires_grad_()
+        (verdict,) = shown.critic(between, [shown.text])
+        (slope,) = torch.autograd.grad(verdict.match.sum(), between, create_graph=True)
+        return (_length(slope) - 1).square().mean()
+
+
+@register("penalty", "matching-aware")
+class MatchingAwareGradient(Penalty):
+    """Matching-aware gradient penalty on real, matching pairs (Tao et al. 2022, DF-GAN, equation 2).
+
+    E[ (‖∇ₓ D(x, e)‖ + ‖∇ₑ D(x, e)‖)^p ], where e is what the discriminator reads of the text.
+
+    Args:
+        weight: k; 2 in the paper.
+        power: p; 6 in the paper.
+        every: how often it is computed, in steps.
+    """
+
+    def __init__(self, *, weight: float = 2.0, power: float = 6.0, every: int = 1):
+        super().__init__(weight=weight, every=every)
+        self.power = power
+
+    def forward(self, shown: Shown) -> Tensor:
+        assert shown.real is not None
+        images = shown.real.detach().float().requires_grad_()
+        read = [part.detach().float().requires_grad_() for part in (shown.text.embedding, shown.text.condition)]
+        (verdict,) = shown.critic(images, [Text(*read)])
+        slopes = torch.autograd.grad(verdict.match.sum(), [images, *read], create_graph=True, allow_unused=True)
+        lengths = [_length(slope) for slope in slopes if slope is not None]
+        return torch.stack(lengths).sum(0).pow(self.power).mean()
+
+
+def _length(slope: Tensor) -> Tensor:
+    """Euclidean length of each row (N, …); its own gradient stays finite at zero."""
+    return slope.float().flatten(1).square().sum(1).add(1e-12).sqrt()
+
+
 @register("penalty", "mode-seeking")
 class ModeSeeking(Penalty):
     """Rewards different pictures for different noises (Mao et al. 2019): E[ ‖z₁ − z₂‖ / ‖G(z₁) − G(z₂)‖ ].
