@@ -21,7 +21,7 @@ from stackflower.runs import RunFolder
 
 RUN = [
     "--images",
-    "6000",
+    "100000",
     "--batch-size",
     "8",
     "--mixed-precision",
@@ -41,7 +41,7 @@ RUN = [
     "--set",
     "output.log_every=5",
     "--set",
-    "output.sample_every=1500",
+    "output.sample_every=20000",
 ]
 
 
@@ -53,19 +53,32 @@ def start(folder: Path, *arguments: str) -> subprocess.Popen[bytes]:
         )
 
 
+def start_up(process: subprocess.Popen[bytes], run: Path) -> float:
+    """Seconds until a process has written the checkpoint that comes before its first step."""
+    began = time.monotonic()
+    while process.poll() is None and not ((run / "config.json").exists() and RunFolder(run).whole_checkpoints()):
+        time.sleep(0.05)
+    return time.monotonic() - began
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--times", type=int, default=20)
-    parser.add_argument("--seconds", type=float, nargs=2, default=(3.0, 6.0), help="each process lives this long")
+    parser.add_argument(
+        "--seconds", type=float, nargs=2, default=(-1.0, 2.0), help="how long after its first step a process is killed"
+    )
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     chance = random.Random(options.seed)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        assert start(folder, "--out", "whole", *RUN).wait() == 0, (folder / "log.txt").read_text()
+        process = start(folder, "--out", "whole", *RUN)
+        before = start_up(process, folder / "whole")
+        assert process.wait() == 0, (folder / "log.txt").read_text()
+        print(f"{before:.1f} s to the first step", flush=True)
         process, killed = start(folder, "--out", "run", *RUN), 0
         while killed < options.times:
-            time.sleep(chance.uniform(*options.seconds))  # from before the first checkpoint to well into training
+            time.sleep(max(0.0, before + chance.uniform(*options.seconds)))
             if process.poll() is not None:
                 break
             process.send_signal(signal.SIGKILL)

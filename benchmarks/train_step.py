@@ -1,7 +1,7 @@
 """The paper's Stage-I at batch 64: Stackflower's training step beside the same networks written plainly.
 
 Plain means what a port usually is: eager float32, contiguous, enlargement and convolution apart, optimizer without fusion, the
-trunk run again for the mismatched pair. Both are measured in one process, in turns; the figures that mean something are the
+trunk run again for the mismatched pair. Both are measured in one process; the figures that mean something are the
 ratio and the shares. Run it on an otherwise idle machine:
 
     python benchmarks/train_step.py --steps 5
@@ -19,7 +19,6 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from accelerate import Accelerator
 from torch import Tensor, nn
 
 from stackflower.build import build_source, build_stage, load_size
@@ -27,7 +26,7 @@ from stackflower.config import load_recipe, merge, resolve
 from stackflower.data.batches import Batches, DrawNoise
 from stackflower.data.prepared import Prepared
 from stackflower.data.source import Rows
-from stackflower.devices import cost, describe_device, resolve_precision
+from stackflower.devices import cost, describe_device, make_accelerator, process_state, resolve_precision
 from stackflower.journal import Journal
 from stackflower.runs import RunFolder
 from stackflower.trainer import Trainer
@@ -123,7 +122,7 @@ def stackflower_trainer(folder: str, batch: int, pictures: int = 2048) -> Traine
     """The recipe `stackgan`'s trainer on random pictures in memory."""
     settings = [f"train.batch_size={batch}", f"text.dim={TEXT}", "output.log_every=1000000"]
     config = resolve(merge(load_recipe("stackgan"), {}, settings))
-    accelerator = Accelerator(mixed_precision=resolve_precision("auto"))
+    accelerator = make_accelerator(config)
     rows = Rows(captions=[["a flower"] * 5] * pictures, labels=[number % 50 for number in range(pictures)])
 
     size = load_size(config, build_stage(config, TEXT), build_source(config))
@@ -153,6 +152,12 @@ def seconds(step: Callable[[], object], steps: int, device: torch.device) -> flo
     return (time.perf_counter() - began) / steps
 
 
+def median_seconds(step: Callable[[], object], steps: int, rounds: int, device: torch.device) -> float:
+    """Median over rounds of the mean seconds of a call, after two calls to warm up."""
+    seconds(step, 2, device)
+    return sorted(seconds(step, steps, device) for _ in range(rounds))[rounds // 2]
+
+
 def matrix_rate(dtype: torch.dtype, device: torch.device, size: int = 2048) -> float:
     """Best FLOP/s of a square matrix product in `dtype`."""
     a, b = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
@@ -168,16 +173,11 @@ def main() -> None:
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
+        # the plain step comes first: what Stackflower asks of the C library's allocator would hold for it too
+        device = process_state().device
+        slow = median_seconds(plain_step(device, options.batch_size), options.steps, options.rounds, device)
         trainer = stackflower_trainer(str(Path(folder) / "run"), options.batch_size)
-        device = trainer.device
-        plain = plain_step(device, options.batch_size)
-        for warm in (plain, trainer.train_step):
-            seconds(warm, 2, device)
-        rounds = [
-            (seconds(plain, options.steps, device), seconds(trainer.train_step, options.steps, device))
-            for _ in range(options.rounds)
-        ]
-        slow, fast = (sorted(column)[len(rounds) // 2] for column in zip(*rounds, strict=True))
+        fast = median_seconds(trainer.train_step, options.steps, options.rounds, device)
         pipeline = seconds(lambda: trainer.batches(trainer.images, options.batch_size, trainer.share), 20, device)
         precision = resolve_precision("auto")
         dtype = torch.bfloat16 if precision == "bf16" else torch.float32

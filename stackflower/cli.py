@@ -136,7 +136,12 @@ def penalty_parts(values: Sequence[str]) -> dict[str, Any] | None:
 @click.option("--generator", metavar="NAME", help="The generator.")
 @click.option("--discriminator", metavar="NAME", help="The discriminator; it brings its objective.")
 @click.option("--objective", metavar="NAME", help="The adversarial objective.")
-@click.option("--penalty", metavar="NAME[=WEIGHT]", multiple=True, help="A regulariser; may be given several times.")
+@click.option(
+    "--penalty",
+    metavar="NAME[=WEIGHT]",
+    multiple=True,
+    help="A regulariser beside the recipe's, or its new weight; none drops them. Several times.",
+)
 @click.option("--text", metavar="NAME|MODEL", help="ngram, or a Hugging Face text model by id or folder.")
 @click.option("--images", type=click.IntRange(1), help="Train on this many images.")
 @click.option("--epochs", type=click.FloatRange(0, min_open=True), help="Or on this many passes over the data.")

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any, Literal, get_type_hints
 
 from stackflower import registry
 from stackflower.errors import ComponentError, ConfigError
@@ -54,16 +54,18 @@ class Train:
     critic_steps: int = 1  # discriminator steps for each generator step
     noises_per_caption: int = 1  # how often each caption stands in a drawn batch
     wrong_candidates: int = 1  # captions of other classes drawn for a picture, of which the likest is its wrong one
+    interpolated: float = 0.0  # share of a drawn batch that is asked for halfway between two captions (GAN-INT)
     sync_batch_norm: bool = True  # batch statistics over all processes
 
 
 @dataclass(frozen=True)
 class Optimizer:
-    """Adam's settings for one side and its learning-rate schedule."""
+    """One side's optimizer and its learning-rate schedule."""
 
+    name: Literal["adam", "rmsprop", "sgd"] = "adam"
     lr: float = 2e-4  # learning rate
-    beta1: float = 0.5  # decay of the mean gradient
-    beta2: float = 0.999  # decay of the mean squared gradient
+    beta1: float = 0.5  # decay of the mean gradient; momentum in rmsprop and sgd
+    beta2: float = 0.999  # decay of the mean squared gradient (adam, rmsprop)
     halve_every: float = 0.0  # epochs after which the learning rate is halved, again and again; 0: never
     decay_from: float = 1.0  # share of training after which the learning rate falls linearly to zero; 1: never
 
@@ -187,6 +189,18 @@ def _swap(tree: dict[str, Any], kind: str, name: str) -> None:
         tree[kind] = {"name": name}
 
 
+def _penalise(recipe: Any, flags: Mapping[str, Any]) -> Any:
+    """The recipe's penalties with the flags' added; a flag for one that is there changes its weight. "none" drops all."""
+    if not isinstance(recipe, Mapping):
+        return recipe  # refused later, with the rest
+    kept = {} if "none" in flags else {name: dict(v) if isinstance(v, Mapping) else v for name, v in recipe.items()}
+    for name, options in flags.items():
+        if name != "none":
+            before = kept.get(name, {})
+            kept[name] = {**(before if isinstance(before, Mapping) else {"weight": before}), **options}
+    return kept
+
+
 def merge(recipe: Mapping[str, Any], flags: Mapping[str, Any], settings: Sequence[str]) -> dict[str, Any]:
     """Recipe, then flags (dotted keys; a part's own name names the part), then ``--set`` texts, as one tree."""
     tree = copy.deepcopy(DEFAULTS)
@@ -204,7 +218,7 @@ def merge(recipe: Mapping[str, Any], flags: Mapping[str, Any], settings: Sequenc
             if isinstance(value, dict):
                 tree[key] |= value
         elif key == "penalties":
-            tree["penalties"] = value
+            tree["penalties"] = _penalise(tree.get("penalties", {}), value)
         else:
             _put(tree, key.split("."), value)
     for text in settings:
@@ -240,7 +254,17 @@ def _part(tree: Mapping[str, Any], kind: str, problems: list[str]) -> Part:
         return Part("")
     options = {key: value for key, value in values.items() if key != "name"}
     problems += registry.check(kind, values["name"], options)
-    return Part(values["name"], options)
+    return Part(values["name"], _with_defaults(kind, values["name"], options))
+
+
+def _with_defaults(kind: str, name: str, given: Mapping[str, Any]) -> dict[str, Any]:
+    """The options given and the defaults of the rest: a later default does not change an earlier run."""
+    try:
+        known = registry.options(kind, name)
+    except ComponentError:
+        return dict(given)  # told by `registry.check`
+    defaults = {key: p.default for key, p in known.items() if p.default is not p.empty}
+    return {**{key: list(v) if isinstance(v, tuple) else v for key, v in defaults.items()}, **given}
 
 
 def _penalties(values: Any, problems: list[str]) -> tuple[Part, ...]:
@@ -251,7 +275,7 @@ def _penalties(values: Any, problems: list[str]) -> tuple[Part, ...]:
     for name, options in values.items():
         options = options if isinstance(options, Mapping) else {"weight": options}
         problems += registry.check("penalty", name, options)
-        parts.append(Part(name, dict(options)))
+        parts.append(Part(name, _with_defaults("penalty", name, options)))
     return tuple(parts)
 
 
@@ -285,6 +309,8 @@ def _ranges(config: RunConfig) -> list[str]:
     }.items():
         if value < 0:
             problems.append(f"{key} = {value}: it can't be negative.")
+    if not 0 <= train.interpolated <= 1:
+        problems.append(f"train.interpolated = {train.interpolated}: allowed is 0 to 1.")
     parts = max(1, train.gradient_accumulation * train.noises_per_caption)
     if train.batch_size > 0 and train.batch_size % parts:
         problems.append(

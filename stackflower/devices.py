@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs, PartialState
@@ -14,8 +15,24 @@ from stackflower.build import build_networks
 from stackflower.config import RunConfig
 from stackflower.errors import ConfigError, MissingDependency
 from stackflower.objectives import Pairs
-from stackflower.sides import frozen
-from stackflower.stages.base import Text, parameters_of
+from stackflower.sides import Side, frozen
+from stackflower.stages.base import Stage, Text, parameters_of
+
+
+def keep_memory() -> bool:
+    """Have glibc keep what is freed instead of giving it back to the system and faulting it in again, page by page.
+
+    A step on a CPU frees and asks for the same hundred megabytes over and over; whether it could be set. Memory in use
+    stays at its peak, which training reaches in its first step; call it when the data are ready.
+    """
+    if sys.platform != "linux":
+        return False
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (OSError, AttributeError):  # another C library
+        return False
+    trim_threshold, mmap_max = (-1, 2**31 - 1), (-4, 0)  # M_TRIM_THRESHOLD, M_MMAP_MAX of <malloc.h>
+    return all(mallopt(*setting) for setting in (trim_threshold, mmap_max))
 
 
 def has_accelerator() -> bool:
@@ -63,8 +80,8 @@ def process_state() -> PartialState:
 TRACKERS = {"tensorboard": "tensorboard", "wandb": "wandb", "mlflow": "mlflow"}
 
 
-def make_accelerator(config: RunConfig, report_to: Sequence[str] = (), project: str | None = None) -> Accelerator:
-    """Accelerate's view of this process; the batch must divide among the processes."""
+def check_trackers(report_to: Sequence[str]) -> None:
+    """ConfigError or MissingDependency for a tracker that is unknown or not installed."""
     for tracker in report_to:
         library = TRACKERS.get(tracker)
         if library is None:
@@ -73,6 +90,11 @@ def make_accelerator(config: RunConfig, report_to: Sequence[str] = (), project: 
             __import__(library)
         except ImportError:
             raise MissingDependency(library, tracker, f"--report-to {tracker}") from None
+
+
+def make_accelerator(config: RunConfig, report_to: Sequence[str] = (), project: str | None = None) -> Accelerator:
+    """Accelerate's view of this process; the batch must divide among the processes."""
+    check_trackers(report_to)
     os.environ.setdefault("ACCELERATE_MIXED_PRECISION", "no")  # the run says which, not the machine's configuration
     accelerator = Accelerator(
         cpu=not has_accelerator(),  # so that processes on CPUs find each other (gloo)
@@ -98,45 +120,61 @@ def make_accelerator(config: RunConfig, report_to: Sequence[str] = (), project: 
     return accelerator
 
 
+def _step_on_meta(stage: Stage, sides: Mapping[str, Side], text_dim: int, batch: int) -> tuple[int, int, int, int]:
+    """FLOPs of drawing (forward), of the discriminators' step, of judging for the generator's step, both ways, and the
+    numbers that are kept for the backward pass of the larger of the two."""
+    embedding, noise = torch.empty(batch, text_dim), torch.empty(batch, stage.noise_dim)
+    saved = 0
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        nonlocal saved
+        saved += tensor.numel()
+        return tensor
+
+    label = torch.zeros(batch, dtype=torch.int64)
+    flops = []
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        with FlopCounterMode(display=False) as counter:
+            drawn = stage(embedding, noise)
+        flops.append(counter.get_total_flops())
+        text = Text(embedding, drawn.condition, label)
+        with FlopCounterMode(display=False) as counter:
+            for side, image in zip(sides.values(), drawn.images, strict=True):
+                wrong = text if side.objective.mismatched else None
+                pairs = Pairs(torch.empty_like(image), image.detach(), text, wrong, text)
+                terms = side.objective.discriminator_terms(side.discriminator, pairs)
+                torch.stack(list(terms.values())).sum().backward()
+        flops.append(counter.get_total_flops())
+        with FlopCounterMode(display=False) as counter:
+            for side, image in zip(sides.values(), drawn.images, strict=True):
+                with frozen(side):
+                    terms = side.objective.generator_terms(side.discriminator, image.detach().requires_grad_(), text)
+                    torch.stack(list(terms.values())).sum().backward()
+        flops.append(counter.get_total_flops())
+    return flops[0], flops[1], flops[2], saved
+
+
 def cost(config: RunConfig, text_dim: int) -> dict[str, float]:
     """Parameters of each network, FLOPs of a training step, and an estimate of its memory in bytes.
 
-    The step is counted on meta tensors: nothing is computed. A multiplication and an addition are two FLOPs.
+    The step is counted on meta tensors: nothing is computed. A multiplication and an addition are two FLOPs. Penalties,
+    which may come only every so many steps, are not counted.
     """
     with torch.device("meta"):
         stage, sides = build_networks(config, text_dim)
-        batch = 2  # enough for batch statistics; a step is linear in it
-        embedding, noise = torch.empty(batch, text_dim), torch.empty(batch, stage.noise_dim)
-        saved = 0
-
-        def keep(tensor: torch.Tensor) -> torch.Tensor:
-            nonlocal saved
-            saved += tensor.numel()
-            return tensor
-
-        counter = FlopCounterMode(display=False)
-        with counter, torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-            drawn = stage(embedding, noise)
-            text = Text(embedding, drawn.condition)
-            for side, image in zip(sides.values(), drawn.images, strict=True):
-                wrong = text if side.objective.mismatched else None
-                terms = side(
-                    Pairs(torch.empty_like(image), image.detach(), text, wrong, text), noise, 1
-                )  # no lazy ones
-                torch.stack(list(terms.values())).sum().backward()
-            fooled: list[torch.Tensor] = []
-            for side, image in zip(sides.values(), drawn.images, strict=True):
-                with frozen(side):
-                    fooled += side.generator_terms(image, text, noise, 1).values()
-            torch.stack([*fooled, *drawn.terms.values()]).sum().backward()
+        small, large = (_step_on_meta(stage, sides, text_dim, batch) for batch in (2, 4))
+    train, size = config.train, config.train.batch_size
+    draw, judge, fool = (count / 2 * size for count in small[:3])
+    # what the discriminators are shown is drawn anew for each critic step but the last, and where a batch is split
+    redrawn = train.critic_steps - (train.gradient_accumulation == 1)
+    activations = (large[3] - small[3]) / 2  # an image's; the rest are weights, counted below
     weights = parameters_of(stage) + sum(sum(p.numel() for p in side.parameters()) for side in sides.values())
-    size = config.train.batch_size
     bytes_each = 2 if resolve_precision(config.mixed_precision) != "no" else 4
-    part = size // config.train.gradient_accumulation
+    part = size // train.gradient_accumulation
     return {
         "generator_parameters": sum(p.numel() for p in stage.parameters()),
         **{f"{name}_parameters": sum(p.numel() for p in side.parameters()) for name, side in sides.items()},
-        "step_flops": counter.get_total_flops() / batch * size,
+        "step_flops": (train.critic_steps * judge) + fool + 3 * draw + redrawn * draw,
         # weights, gradients, two moments and the average, in float32; saved activations in the working precision
-        "memory_bytes": weights * 4 * 5 + saved / batch * part * bytes_each,
+        "memory_bytes": weights * 4 * 5 + activations * part * bytes_each,
     }

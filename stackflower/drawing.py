@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -141,9 +142,20 @@ def _write_files(
         return None
     if one_file:
         return Written([str(base)], str(base.parent), captions)
+    for stale in set(_drawn_before(base)) - set(names):  # or the folder would hold pictures that its metadata lacks
+        (base / stale).unlink(missing_ok=True)
     rows = [{"file_name": name, "text": captions[number // per_caption]} for number, name in enumerate(names)]
     write_text(base / "metadata.jsonl", "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
     return Written([str(base / name) for name in names], str(base), captions)
+
+
+def _drawn_before(base: Path) -> list[str]:
+    """Files of our own naming that an earlier command listed in this folder's metadata.jsonl."""
+    try:
+        rows = [json.loads(line) for line in (base / "metadata.jsonl").read_text(encoding="utf-8").splitlines()]
+        return [row["file_name"] for row in rows if re.fullmatch(r"\d{5}-\d{2,}\.png", row["file_name"])]
+    except (OSError, ValueError, KeyError, TypeError):
+        return []
 
 
 def embed_captions(captions: list[str], file: str | None, text: dict[str, Any], out: str | None) -> dict[str, Any]:

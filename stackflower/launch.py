@@ -29,7 +29,8 @@ from stackflower.trainer import Stop, Trainer
 
 Say = Callable[[str], None]
 SPARE = 0.95  # of the time limit; grids and checkpoints take their share
-RESUMABLE = ("train.images", "train.epochs", "output", "mixed_precision")  # what may differ when a run goes on
+# what may differ when a run goes on; that a moved folder holds what it held is checked by its contents
+RESUMABLE = ("train.images", "train.epochs", "output", "mixed_precision", "data.path")
 
 
 @dataclass(frozen=True)
@@ -139,6 +140,9 @@ def _plan(config: RunConfig, source: Source, say: Say) -> None:
     """What --dry-run prints."""
     rows = source.rows("train")
     encoder = build.build_encoder(config)
+    with torch.device("meta"):
+        stage, _ = build.build_networks(config, encoder.dim)
+    build.load_size(config, stage, source)  # refuses what training would refuse
     cost = devices.cost(config, encoder.dim)
     say(configuration.RunConfig.json(config).rstrip())
     for name, value in cost.items():
@@ -173,12 +177,16 @@ def _data(source: Source, encoder: TextEncoder, size: int, say: Say, display: Ba
     return data, embed(data.flat_captions(), encoder, display)
 
 
-def _fit_time(trainer: Trainer, stop: Stop, warm: int = 2, timed: int = 8) -> int | None:
+def _fit_time(trainer: Trainer, stop: Stop, warm: int = 2) -> int | None:
     """How many images fit into the time limit, by the speed of some first steps; None if asked to stop meanwhile.
+
+    As many are timed as there are between two penalties of the rarest kind, so that each penalty has its share.
 
     The steps are not kept: the run starts anew from its first checkpoint, so that it is what --images would have made it.
     """
     trainer.save()
+    rarest = max((p.every for side in trainer.sides.values() for p in side.every_penalty()), default=1)
+    timed = max(8, min(rarest, 64))
     began = 0.0
     for step in range(warm + timed):
         if step == warm:
@@ -212,10 +220,14 @@ def train(request: Request, say: Say) -> Outcome | None:
         config = resolve(request, recipe)
     precision = devices.resolve_precision(config.mixed_precision)
     say(f"{reason} {devices.describe_device(precision)}.")
-    if request.dry_run:
-        _plan(config, build.build_source(config), lambda text: click.echo(text))
-        return None
     run = run or RunFolder(request.out or free_name(config.recipe))
+    if request.dry_run:
+        devices.check_trackers(request.report_to)
+        if not going_on:
+            run.refuse_taken()
+        _plan(config, build.build_source(config), lambda text: click.echo(text))
+        say(f"Nothing was created; the run would be {run}.")
+        return None
     fits_time = (
         request.time_limit is not None
         and not going_on
@@ -256,10 +268,10 @@ def _run(config: RunConfig, run: RunFolder, going_on: bool, fits_time: bool, req
             run.refuse_taken()
         elif main:
             stack.enter_context(run.lock())
-        stack.enter_context(stop.listening())
         # the first process prepares the data, the others then find it in the cache
         with accelerator.main_process_first():
             data, embeddings = _data(source, encoder, size, say if main else _ignore, bar if main else silent)
+        stack.enter_context(stop.listening())  # until here there is nothing to save, and Ctrl-C ends at once
         chosen = grid_captions(data)
         captions = [data.flat_captions()[row] for row in chosen]
 
@@ -292,12 +304,8 @@ def _run(config: RunConfig, run: RunFolder, going_on: bool, fits_time: bool, req
             journal,
             total_images(config, len(data.rows)),
         )
-        whole = run.whole_checkpoints()
-        if going_on and whole:
-            trainer.restore(whole[-1])
-            say(f"From {trainer.images:,} images on.")
-        elif going_on:
-            say("It has no whole checkpoint: from the beginning.")
+        if going_on:
+            _go_on(trainer, run, say)
         fitting = _fit_time(trainer, stop) if fits_time else None
         if fitting is not None:
             trainer.total = fitting
@@ -309,6 +317,21 @@ def _run(config: RunConfig, run: RunFolder, going_on: bool, fits_time: bool, req
         stopped = trainer.train(stop)
         accelerator.end_training()
         return Outcome(run, trainer.images, stopped, stop.signal)
+
+
+def _go_on(trainer: Trainer, run: RunFolder, say: Say) -> None:
+    """Restore the last whole checkpoint. RunError where there is a model and none."""
+    whole = run.whole_checkpoints()
+    if whole:
+        trainer.restore(whole[-1])
+        say(f"From {trainer.images:,} images on.")
+    elif run.weights_file.exists():
+        raise RunError(
+            f"{run} has a trained model and no checkpoint to go on from ({run.checkpoints} is empty or gone); going on would "
+            "begin anew and overwrite it. `stackflower sample` still draws with it; train a new run with another --out."
+        )
+    else:
+        say("It has no whole checkpoint: from the beginning.")
 
 
 def _nothing(done: int) -> None:
@@ -333,5 +356,6 @@ def _batches(
         flip=train.flip,
         noises_per_caption=train.noises_per_caption,
         wrong_candidates=train.wrong_candidates,
+        interpolated=train.interpolated,
         device=device,
     )

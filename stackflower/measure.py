@@ -254,7 +254,10 @@ def _scores(found: Extracted, theirs: Extracted, protocol: Protocol, extractor: 
                 raise ConfigError(f"--splits {protocol.splits} of {len(logits)} pictures: use at most {len(logits)}.")
             mean, std = inception_score(logits, protocol.splits)
             scores |= {f"{name}_mean": mean, f"{name}_std": std}
-        scores["inception_score_share_of_real"] = scores["inception_score_mean"] / scores["real_inception_score_mean"]
+        if len(found.logits) == len(theirs.logits):  # fewer pictures a split score lower
+            scores["inception_score_share_of_real"] = (
+                scores["inception_score_mean"] / scores["real_inception_score_mean"]
+            )
     if "fid" in wanted:
         scores["frechet_distance"] = frechet_distance(found.features, theirs.features)
         if min(len(found.features), len(theirs.features)) < 2048:
@@ -273,7 +276,13 @@ def _conditional(
         elif explicit:
             raise DataError("Caption accuracy needs data with attributes and --extractor domain trained on them.")
     if "diversity" in wanted and (explicit or real.data.labels is not None):
-        scores["diversity_within_caption"] = _diversity(real, drawer, protocol)
+        try:
+            scores["diversity_within_caption"] = _diversity(real, drawer, protocol)
+        except ValueError as error:
+            if explicit:
+                raise DataError(
+                    f"Diversity can't be measured: no two real pictures share a class or caption ({error})"
+                ) from error
     return scores
 
 
@@ -339,7 +348,7 @@ def measure(
         network = choose_extractor(extractor, weights, source, resolution, display)
         real = Real.open(source, resolution, size, display)
     if images is not None:
-        return evaluate_folder(folder, real, network, protocol)
+        return evaluate_folder(folder, real, network, protocol) if state.is_main_process else None
     averaged = "averaged (EMA)" if config.train.ema_half_life else "live"
     scores = evaluate(
         pipeline, real, network, protocol, processes=state.num_processes, index=state.process_index, weights=averaged
@@ -358,8 +367,12 @@ def report(scores: Mapping[str, Any]) -> str:
     if "inception_score_mean" in scores:
         lines.append(
             f"Inception Score     {scores['inception_score_mean']:.2f} ± {scores['inception_score_std']:.2f}   real pictures "
-            f"{scores['real_inception_score_mean']:.2f} ± {scores['real_inception_score_std']:.2f}   share "
-            f"{scores['inception_score_share_of_real']:.0%}"
+            f"{scores['real_inception_score_mean']:.2f} ± {scores['real_inception_score_std']:.2f}   "
+            + (
+                f"share {scores['inception_score_share_of_real']:.0%}"
+                if "inception_score_share_of_real" in scores
+                else "(of another number of pictures: no share)"
+            )
         )
     if "frechet_distance" in scores:
         note = scores.get("frechet_distance_note", "")

@@ -12,7 +12,7 @@ from torch import Tensor
 from stackflower.build import build_encoder, build_stage
 from stackflower.checkpoint import load_weights
 from stackflower.data.batches import seeded
-from stackflower.errors import ConfigError
+from stackflower.errors import ConfigError, RunError
 from stackflower.runs import RunFolder
 from stackflower.stages.base import Stage
 from stackflower.text.base import TextEncoder
@@ -44,11 +44,19 @@ class Pipeline:
         """Rebuild what a run trained: averaged weights, encoder, sizes. RunError says what is missing."""
         folder = RunFolder(run)
         values, config = folder.values(), folder.config()
+        encoder = build_encoder(config)
+        known = values.get("encoder")
+        if encoder.dim != values["text_dim"] or known not in (None, encoder.fingerprint()):
+            raise RunError(
+                f"{folder} was trained with another text encoder ({known}, {values['text_dim']} numbers) than this one "
+                f"({encoder.fingerprint()}, {encoder.dim}): what it draws would not be what is asked. Put back the encoder, or "
+                f"the version of Stackflower that trained it ({values.get('stackflower', 'unknown')})."
+            )
         stage = build_stage(config, values["text_dim"])
         load_weights(stage, folder.weights_file)
         if device is None:
             device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else "cpu"
-        return cls(stage, build_encoder(config), device or "cpu")
+        return cls(stage, encoder, device or "cpu")
 
     @property
     def resolution(self) -> int:

@@ -105,8 +105,13 @@ class RunFolder:
             raise RunError(f"The run folder {self.path} can't be made: {error}. Choose another --out.") from error
 
     def update(self, values: dict[str, Any]) -> None:
-        """Replace the configuration."""
-        write_text(self.config_file, json.dumps(values, indent=2, ensure_ascii=False) + "\n")
+        """Replace the configuration. RunError where it can't be written; the one before stays."""
+        try:
+            write_text(self.config_file, json.dumps(values, indent=2, ensure_ascii=False) + "\n")
+        except OSError as error:
+            raise RunError(
+                f"{self.config_file} can't be written: {error}. Make room and type the command again."
+            ) from error
 
     def values(self) -> dict[str, Any]:
         """What ``config.json`` holds. RunError says what is missing or broken."""

@@ -25,6 +25,10 @@ class Side(nn.Module):
         self.objective = objective
         self.penalties = nn.ModuleDict(penalties)
 
+    def every_penalty(self) -> list[Penalty]:
+        """The penalties of both sides."""
+        return [penalty for penalty in self.penalties.values() if isinstance(penalty, Penalty)]
+
     def _penalise(self, side: str, step: int, shown: Shown, terms: dict[str, Tensor]) -> None:
         """Add the penalties due at `step`, in float32, weighed for the steps between."""
         for name, penalty in self.penalties.items():

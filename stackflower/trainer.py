@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from safetensors import SafetensorError
 from torch import Tensor
 
 from stackflower.build import build_networks
@@ -33,6 +34,7 @@ from stackflower.checkpoint import (
 )
 from stackflower.config import Optimizer, RunConfig
 from stackflower.data.batches import Batch, Batches, DrawNoise
+from stackflower.devices import keep_memory
 from stackflower.ema import EMA
 from stackflower.errors import TrainingFailed
 from stackflower.journal import Journal
@@ -115,6 +117,8 @@ class Trainer:
     ):
         self.config, self.run, self.accelerator, self.journal, self.total = config, run, accelerator, journal, total
         self.device = accelerator.device
+        if self.device.type == "cpu":
+            keep_memory()
         torch.manual_seed(config.seed + accelerator.process_index)  # dropout: other numbers on every process
         stage, sides = build_networks(config, text_dim)
         for network in (stage, *sides.values()):
@@ -139,6 +143,10 @@ class Trainer:
     def _optimizer(self, side: str, module: torch.nn.Module) -> torch.optim.Optimizer:
         settings = self.config.optimizer[side]
         parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
+        if settings.name == "rmsprop":
+            return torch.optim.RMSprop(parameters, lr=settings.lr, alpha=settings.beta2, momentum=settings.beta1)
+        if settings.name == "sgd":
+            return torch.optim.SGD(parameters, lr=settings.lr, momentum=settings.beta1, fused=True)
         return torch.optim.Adam(parameters, lr=settings.lr, betas=(settings.beta1, settings.beta2), fused=True)
 
     # ---- one step
@@ -151,12 +159,13 @@ class Trainer:
 
     def _draw(self, batch: Batch) -> tuple[Generated, Text]:
         drawn = self.wrapped(batch.drawn, batch.noise)
-        return drawn, Text(batch.drawn, drawn.condition)
+        return drawn, Text(batch.drawn, drawn.condition, batch.drawn_label)
 
-    def _backward(self, terms: dict[str, Tensor], parts: int) -> None:
+    def _backward(self, terms: dict[str, Tensor], parts: int, turns: int = 1) -> None:
+        """Gradients of the terms' sum; `turns` is how often these terms come in a step."""
         self.journal.add(terms, 1 / parts)
         for name, term in terms.items():
-            self.latest[name] = self.latest.get(name, 0.0) + term.detach().float() / parts
+            self.latest[name] = self.latest.get(name, 0.0) + term.detach().float() / (parts * turns)
         self.accelerator.backward(torch.stack([term.float() for term in terms.values()]).sum() / parts)
 
     def _waiting(self, wrapped: Any, last: bool) -> Any:
@@ -175,6 +184,7 @@ class Trainer:
                     else:
                         drawn, text = drawings[position]
                     shown, wrong = self._texts(batch.embeddings, batch.wrong)
+                    shown = shown._replace(label=batch.label)
                     terms: dict[str, Tensor] = {}
                     for (name, side), real, fake in zip(
                         self.wrapped_sides.items(), self._pyramid(batch.images), drawn.images, strict=True
@@ -183,7 +193,7 @@ class Trainer:
                         pairs = Pairs(real, fake.detach(), shown, wanted, text)
                         found = side(pairs, batch.noise, self.step)
                         terms |= {f"{name}/{key}": value for key, value in found.items()}
-                self._backward(terms, len(parts))
+                self._backward(terms, len(parts), self.config.train.critic_steps)
         self._apply(self.optimizers[1])
 
     def _pyramid(self, images: Tensor) -> list[Tensor]:
@@ -377,8 +387,11 @@ class Trainer:
             )
             try:
                 save_weights(self.ema.module, self.run.weights_file)
-            except Exception as error:
-                writer.fail(error)
+            except (OSError, SafetensorError) as error:
+                raise TrainingFailed(
+                    f"{self.run.weights_file} can't be written: {error}. The checkpoint of {self.images:,} images is whole. "
+                    f"Make room and type: stackflower train --resume {self.run}"
+                ) from error
             self.run.prune(self.config.output.keep_last, self.config.output.keep_every)
         self.accelerator.wait_for_everyone()
 
@@ -402,4 +415,10 @@ class Trainer:
         self.rollbacks, self.rate_scale = state["rollbacks"], state["rate_scale"]
         self.journal.forget()
         if self.accelerator.is_main_process:  # a kill may have come between this checkpoint and the run's model
-            save_weights(self.ema.module, self.run.weights_file)
+            try:
+                save_weights(self.ema.module, self.run.weights_file)
+            except (OSError, SafetensorError) as error:
+                raise TrainingFailed(
+                    f"{self.run.weights_file} can't be written: {error}. {path.name} is untouched. Make room and type: "
+                    f"stackflower train --resume {self.run}"
+                ) from error

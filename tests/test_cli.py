@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 import json
+import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +19,47 @@ def test_dry_run_resolves_everything_and_creates_nothing(stackflower, tmp_path: 
     assert "Recipe stackgan, as asked." in out.splitlines()[0]
     assert "FLOPs of a step" in out and "memory for training" in out and "generator parameters" in out
     assert '"kl_weight": 2.0' in out and "images per epoch" in out
+    assert "the run would be runs/stackgan-1" in out
     assert not list(tmp_path.iterdir())
+
+
+def test_dry_run_finds_what_the_run_would_stop_at(stackflower, tmp_path: Path) -> None:
+    (tmp_path / "taken").mkdir()
+    (tmp_path / "taken" / "config.json").write_text("{}")
+    assert "needs another --out" in stackflower("train", "--out", "taken", "--dry-run", code=2).output
+    assert "--report-to carrier" in stackflower("train", "--report-to", "carrier", "--dry-run", code=2).output
+
+
+def test_a_penalty_joins_the_recipes_or_changes_its_weight(stackflower) -> None:
+    def penalties(*flags: str) -> object:
+        text = stackflower("train", "--recipe", "quickstart", "--dry-run", *flags).stdout
+        return json.JSONDecoder().raw_decode(text)[0]["penalties"]
+
+    plain = penalties()
+    assert penalties("--penalty", "r1=2.5") == {**plain, "r1": {**plain["r1"], "weight": 2.5}}
+    assert penalties("--penalty", "none") == {}
+    assert penalties("--penalty", "none", "--penalty", "r1=1") == {"r1": {"weight": 1.0, "every": 1}}
+
+
+def test_dry_run_refuses_sizes_and_writes_out_every_default(stackflower) -> None:
+    out = stackflower(
+        "train", "--recipe", "quickstart", "--set", "generator.resolution=128", "--dry-run", code=2
+    ).output
+    assert "train.load_size = 66 is less than the 128 px" in out
+    values = json.JSONDecoder().raw_decode(stackflower("train", "--recipe", "quickstart", "--dry-run").stdout)[0]
+    assert values["generator"]["norm"] == "batch" and values["objective"]["contrast"] == 1.0
+
+
+def test_dry_run_counts_critic_steps_and_the_memory_of_activations(stackflower) -> None:
+    def found(label: str, *flags: str) -> float:
+        out = stackflower("train", "--recipe", "stackgan", "--mixed-precision", "no", "--dry-run", *flags).stdout
+        return float(re.search(rf"{label} +(?:about )?([\d.e+,]+)", out)[1].replace(",", ""))
+
+    steps = [found("FLOPs of a step", "--set", f"train.critic_steps={count}") for count in (1, 2, 3)]
+    assert steps[2] - steps[1] == pytest.approx(steps[1] - steps[0], rel=0.01) and steps[1] > 1.4 * steps[0]
+    small, large = (found("memory for training", "--batch-size", str(size)) for size in (64, 128))
+    assert 700 < small < 1500, "weights are not counted once for every picture"
+    assert small < large < 2 * small, "the weights' part does not grow with the batch"
 
 
 def test_dry_run_counts_what_a_step_costs(stackflower) -> None:
@@ -88,6 +130,7 @@ def test_swapping_a_part_by_flag_drops_the_other_parts_options(stackflower) -> N
         (["--resume"], "There is no run in runs/ to resume."),
         (["--recipe", "stackgan", "--penalty", "mode-seeking"], "add --set train.noises_per_caption=2"),
         (["--set", "penalties.r1.every=0"], "it must be above 0"),
+        (["--set", "train.interpolated=2"], "train.interpolated = 2: allowed is 0 to 1"),
         (["--set", "generator.channels=0"], "generator.channels = 0: it must be above 0"),
         (["--set", "generator.resolution=128"], "train.load_size = 66 is less than the 128 px that are drawn"),
         (["--recipe", "stackgan", "--set", "train.load_size=300"], "can be prepared at 16 to 256 px"),
@@ -139,16 +182,12 @@ def test_resuming_with_another_configuration_names_what_differs(stackflower, tra
     ],
 )
 def test_a_half_deleted_run(stackflower, tmp_path: Path, trained: Path, gone: str, message: str) -> None:
-    import shutil
-
     shutil.copytree(trained, tmp_path / "run")
     (tmp_path / "run" / gone).unlink()
     assert message in stackflower("sample", "run", "a red flower", code=2).output
 
 
 def test_damaged_files_in_a_run(stackflower, tmp_path: Path, trained: Path) -> None:
-    import shutil
-
     shutil.copytree(trained, tmp_path / "run")
     (tmp_path / "run" / "generator.safetensors").write_bytes(b"\x00" * 100)
     assert "is damaged" in stackflower("sample", "run", "a red flower", code=2).output
@@ -315,3 +354,34 @@ def test_embed(stackflower, tmp_path: Path) -> None:
 def test_every_help_has_examples(stackflower) -> None:
     for command in ("train", "sample", "eval", "embed", "train-classifier"):
         assert "Examples:" in stackflower(command, "--help").output
+
+
+def test_a_run_without_checkpoints_keeps_its_model(stackflower, tmp_path: Path, trained: Path) -> None:
+    shutil.copytree(trained, tmp_path / "run")
+    shutil.rmtree(tmp_path / "run" / "checkpoints")
+    before = (tmp_path / "run" / "generator.safetensors").read_bytes()
+    out = stackflower("train", "--resume", "run", "--images", 128, code=2).output
+    assert "no checkpoint to go on from" in out
+    assert (tmp_path / "run" / "generator.safetensors").read_bytes() == before
+    assert (tmp_path / "run" / "metrics.jsonl").read_bytes() == (trained / "metrics.jsonl").read_bytes()
+
+
+def test_drawing_with_another_encoder_than_was_trained_with_is_refused(
+    stackflower, tmp_path: Path, trained: Path
+) -> None:
+    shutil.copytree(trained, tmp_path / "run")
+    values = json.loads((tmp_path / "run" / "config.json").read_text(encoding="utf-8"))
+    for change in ({"encoder": "ngram-1 dim=64"}, {"run": {**values["run"], "text": {"name": "ngram", "dim": 32}}}):
+        (tmp_path / "run" / "config.json").write_text(json.dumps({**values, **change}), encoding="utf-8")
+        assert "was trained with another text encoder" in stackflower("sample", "run", "a red flower", code=2).output
+
+
+def test_sampling_again_leaves_no_picture_of_before(stackflower, tmp_path: Path, trained: Path) -> None:
+    stackflower("sample", trained, "a red flower", "a blue flower", "--per-caption", 2, "--out", "drawn")
+    (tmp_path / "drawn" / "mine.png").write_bytes(b"precious")
+    stackflower("sample", trained, "a red flower", "--out", "drawn")
+    assert sorted(path.name for path in (tmp_path / "drawn").iterdir()) == [
+        "00000-00.png",
+        "metadata.jsonl",
+        "mine.png",
+    ]

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from torchvision.models import inception_v3
 
 from stackflower import registry
+from stackflower.data.folders import make as make_folder
+from stackflower.evaluation.classifier import DomainClassifier, save_classifier
 from stackflower.objectives import Pairs
 from stackflower.penalties import Shown
 from stackflower.sides import Side, frozen
@@ -77,6 +81,14 @@ def test_generator(name: str, resolution: int, tmp_path: Path) -> None:
     survives_a_file(part, make("generator", name, resolution=resolution), tmp_path / "part.safetensors")
 
 
+@pytest.mark.parametrize("options", [{"style": True}, {"mapping_layers": 2}, {"style": True, "mapping_layers": 1}])
+def test_stage_one_generators_options(options: dict[str, object]) -> None:
+    torch.manual_seed(0)
+    part = make("generator", "stage1", **options)
+    (images,) = part(torch.randn(N, C), torch.randn(N, part.noise_dim))  # type: ignore[operator]
+    every_parameter_learns(part, (images * torch.randn_like(images)).sum())
+
+
 @pytest.mark.parametrize("name", registry.names("generator"))
 def test_a_picture_depends_on_text_and_noise_alone(name: str) -> None:
     stage = make_stage(generator=name).eval()
@@ -117,6 +129,7 @@ def test_discriminator(name: str, tmp_path: Path) -> None:
         {"text": "embedding"},
         {"minibatch_deviation": True},
         {"unconditional": True},
+        {"contrastive": True},
         {"norm": "none"},
         {"norm": "layer"},
         {"norm": "instance"},
@@ -126,10 +139,9 @@ def test_matching_discriminators_options(options: dict[str, object]) -> None:
     part = make("discriminator", "matching", **options)
     (verdict,) = part(torch.randn(N, 3, R, R), [text()])
     assert (verdict.real is not None) == options.get("unconditional", False)
-    every_parameter_learns(
-        part,
-        (verdict.match * torch.randn(N)).sum() + (0 if verdict.real is None else (verdict.real * torch.randn(N)).sum()),
-    )
+    assert (verdict.alike is not None) == options.get("contrastive", False)
+    scores = [score for score in verdict if score is not None]
+    every_parameter_learns(part, sum((score * torch.randn_like(score)).sum() for score in scores))
 
 
 def test_the_matching_discriminator_joins_text_by_one_convolution() -> None:
@@ -214,3 +226,43 @@ def test_text_encoder(name: str) -> None:
     assert torch.equal(encoder.encode(captions[:1]), table[:1])
     assert encoder(captions).square().mean(1).sqrt() == pytest.approx([1.0] * len(captions), abs=1e-4)
     assert encoder.fingerprint() == registry.create("text", name).fingerprint()
+
+
+SOURCES = {"synthetic-flowers": {"count": 6, "validation": 3}, "folder": {"path": "flowers"}}
+
+
+@pytest.mark.parametrize("name", registry.names("data"))
+def test_data_source(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    make_folder("synthetic-flowers", "flowers", count=6, validation=3, resolution=64, seed=0)
+    source, again = (registry.create("data", name, **SOURCES[name]) for _ in range(2))
+    assert source.splits() == ["train", "validation"]
+    assert source.fingerprint("train") == again.fingerprint("train") != source.fingerprint("validation")
+    for split, count in (("train", 6), ("validation", 3)):
+        rows = source.rows(split)
+        assert len(rows) == len(rows.captions) == len(rows.labels) == count
+        assert all(captions and all(captions) for captions in rows.captions)
+        images, done = np.zeros((count, 64, 64, 3), np.uint8), []
+        assert source.fill(split, images, done.append) == []
+        assert sum(done) == count and (images.std((1, 2, 3)) > 5).all(), "no picture was left blank"
+
+
+@pytest.mark.parametrize("name", registry.names("extractor"))
+def test_extractor(name: str, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    weights = tmp_path / "weights"
+    if name == "inception-v3":
+        torch.save(inception_v3(weights=None, init_weights=False, aux_logits=True).state_dict(), weights)
+    else:
+        heads = {"label": ("a", "b", "c"), "colour": ("red", "blue")}
+        save_classifier(DomainClassifier(heads=heads, resolution=R, width=4).eval(), weights)
+    extractor = registry.create("extractor", name, weights=str(weights))
+    images = torch.randint(0, 256, (3, 3, 20, 20), dtype=torch.uint8)
+    found, one = extractor(images), extractor(images[1:2])
+    assert found.features.shape[0] == found.logits.shape[0] == 3 and found.logits.dtype == torch.float32
+    assert torch.allclose(found.logits[1], one.logits[0], rtol=1e-3, atol=1e-4), "each picture by itself"
+    assert {head: values.shape[1] for head, values in found.heads.items()} == {
+        head: len(values) for head, values in extractor.attributes.items()
+    }
+    assert extractor.describe()["classes"] == found.logits.shape[1]
+    assert len(str(extractor.describe()["weights_sha256"])) == 16

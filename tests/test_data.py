@@ -305,6 +305,24 @@ def test_noises_per_caption_repeats_neighbours() -> None:
     assert torch.equal(batch.drawn[0::2], batch.drawn[1::2]) and torch.equal(batch.drawn[0::2], batch.embeddings[0::2])
 
 
+def test_interpolated_texts_lie_halfway_between_two_captions() -> None:
+    plain, batch = batches(noises_per_caption=2)(0, 8), batches(noises_per_caption=2, interpolated=0.5)(0, 8)
+    assert torch.equal(batch.drawn[4:], plain.drawn[4:]) and torch.equal(batch.drawn_label[4:], plain.drawn_label[4:])
+    for row in (0, 2):
+        expected = (plain.drawn[row] + plain.drawn[row - 2]) / 2
+        assert torch.allclose(batch.drawn[row], expected) and torch.equal(batch.drawn[row], batch.drawn[row + 1])
+    assert (batch.drawn_label[:4] < 0).all() and torch.equal(batch.images, plain.images)
+
+
+def test_labels_go_with_the_pictures_and_with_what_is_drawn() -> None:
+    whole = batches(noises_per_caption=2)(0, 8)
+    assert torch.equal(whole.drawn_label[0::2], whole.label[0::2])
+    assert torch.equal(whole.drawn_label[1::2], whole.label[0::2])
+    parts = whole.split(2)
+    assert torch.equal(torch.cat([part.label for part in parts]), whole.label)
+    assert torch.equal(batches(noises_per_caption=2)(0, 8, slice(4, 8)).drawn_label, whole.drawn_label[4:])
+
+
 # ---- real pictures
 
 

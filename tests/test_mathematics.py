@@ -12,8 +12,8 @@ from stackflower.config import Optimizer
 from stackflower.data.batches import Mismatched, seeded
 from stackflower.ema import EMA
 from stackflower.evaluation.scores import frechet_distance, inception_score, share_correct, within_group_variance
-from stackflower.objectives import BinaryCrossEntropy, Hinge, Pairs
-from stackflower.penalties import R1, ModeSeeking, Shown
+from stackflower.objectives import BinaryCrossEntropy, Hinge, LeastSquares, Pairs, Wasserstein, contrast
+from stackflower.penalties import R1, GradientPenalty, MatchingAwareGradient, ModeSeeking, Shown
 from stackflower.stages.base import Text, Verdict
 from stackflower.stages.conditioning import ConditioningAugmentation, kl_to_standard_normal
 from stackflower.stages.layers import MinibatchDeviation, UpsampleConv
@@ -84,9 +84,102 @@ def test_hinge() -> None:
     assert Hinge().generator_terms(critic(scores), FAKE, RIGHT)["fool"].item() == pytest.approx(1.7)
 
 
+def test_least_squares() -> None:
+    scores = {"real": 0.3, "wrong": -0.4, "fake": 1.7}
+    goal = LeastSquares(real_label=0.9, fake_label=0.1)
+    terms = goal.discriminator_terms(critic(scores), Pairs(REAL, FAKE, RIGHT, WRONG, RIGHT))
+    assert [terms[name].item() for name in ("real", "wrong", "fake")] == pytest.approx(
+        [0.5 * 0.6**2, 0.25 * 0.5**2, 0.25 * 1.6**2]
+    )
+    assert goal.generator_terms(critic(scores), FAKE, RIGHT)["fool"].item() == pytest.approx(0.5 * 0.8**2)
+
+
+def test_wasserstein_is_the_difference_of_means() -> None:
+    scores = {"real": 0.3, "wrong": -0.4, "fake": 1.7}
+    terms = Wasserstein().discriminator_terms(critic(scores), Pairs(REAL, FAKE, RIGHT, None, RIGHT))
+    assert sum(terms.values()).item() == pytest.approx(1.7 - 0.3)
+    assert not Wasserstein().mismatched and Wasserstein(mismatched=True).mismatched
+    terms = Wasserstein(mismatched=True).discriminator_terms(critic(scores), Pairs(REAL, FAKE, RIGHT, WRONG, RIGHT))
+    assert sum(terms.values()).item() == pytest.approx(0.5 * (1.7 - 0.4) - 0.3)
+    assert Wasserstein().generator_terms(critic(scores), FAKE, RIGHT)["fool"].item() == pytest.approx(-1.7)
+
+
+def test_gradient_penalty_against_the_closed_form() -> None:
+    """For D(x) = w Σx² the slope at x̂ is 2wx̂; with real = drawn, x̂ is that image wherever it lies on the line."""
+    w, images = torch.tensor(0.7, requires_grad=True), torch.randn(2, 3, 4, 4)
+
+    def judge(x: torch.Tensor, texts: list[Text]) -> list[Verdict]:
+        return [Verdict(w * x.square().sum((1, 2, 3)))]
+
+    value = GradientPenalty()(Shown(judge, images, images.clone(), RIGHT, torch.zeros(2, 1)))
+    value.backward()
+    length = images.double().flatten(1).norm(dim=1)
+    assert value.item() == pytest.approx(((1.4 * length - 1) ** 2).mean().item(), rel=1e-5)
+    assert w.grad.item() == pytest.approx((2 * (1.4 * length - 1) * 2 * length).mean().item(), rel=1e-5)
+    seen = []
+
+    def note(x: torch.Tensor, texts: list[Text]) -> list[Verdict]:
+        seen.append(x.detach()[:, 0, 0, 0])
+        return [Verdict(w * x.sum((1, 2, 3)))]
+
+    GradientPenalty()(Shown(note, REAL, FAKE, RIGHT, torch.zeros(2, 1)))
+    assert (seen[0].abs() < 1).all() and seen[0][0] != seen[0][1], (
+        "between real (1) and drawn (-1), each at its own place"
+    )
+
+
+def test_matching_aware_penalty_and_its_gradient_against_the_closed_form() -> None:
+    """For D(x, e) = w Σx² + v Σe the slopes are 2wx and v: the penalty is (2w‖x‖ + v√T)^p."""
+    w, v = torch.tensor(0.7, requires_grad=True), torch.tensor(0.4, requires_grad=True)
+    images, words = torch.randn(2, 3, 4, 4) / 4, Text(torch.randn(2, 5), torch.randn(2, 3))
+
+    def judge(x: torch.Tensor, texts: list[Text]) -> list[Verdict]:
+        return [Verdict(w * x.square().sum((1, 2, 3)) + v * texts[0].embedding.sum(1))]
+
+    value = MatchingAwareGradient(power=3)(Shown(judge, images, FAKE, words, torch.zeros(2, 1)))
+    value.backward()
+    length = images.double().flatten(1).norm(dim=1)
+    inner = 2 * 0.7 * length + 0.4 * 5**0.5
+    assert value.item() == pytest.approx((inner**3).mean().item(), rel=1e-5)
+    assert w.grad.item() == pytest.approx((3 * inner**2 * 2 * length).mean().item(), rel=1e-5)
+    assert v.grad.item() == pytest.approx((3 * inner**2 * 5**0.5).mean().item(), rel=1e-5)
+
+
 def test_without_mismatched_pairs_fake_counts_whole() -> None:
     terms = Hinge().discriminator_terms(critic({"real": 0.0, "fake": 0.0}), Pairs(REAL, FAKE, RIGHT, None, RIGHT))
     assert {name: value.item() for name, value in terms.items()} == {"real": 1.0, "fake": 1.0}
+
+
+OWN = torch.arange(4)
+
+
+def test_contrast_is_the_cross_entropy_over_texts_of_other_classes() -> None:
+    alike, label = torch.randn(4, 4, dtype=torch.float64), torch.tensor([7, 3, 7, 5])
+    expected = 0.0
+    for image in range(4):
+        wrong = [text for text in range(4) if label[text] != label[image]]
+        total = sum(math.exp(alike[image, text]) for text in (image, *wrong))
+        expected += (math.log(total) - alike[image, image].item()) / 4
+    assert contrast(alike, OWN, label).item() == pytest.approx(expected, rel=1e-12)
+    plain = sum(alike[i].exp().sum().log().item() - alike[i, i].item() for i in range(4)) / 4
+    assert contrast(alike, OWN).item() == pytest.approx(plain, rel=1e-12)
+    assert contrast(alike, OWN, torch.zeros(4)).item() == 0, "one class: nothing to tell apart"
+    wrong = torch.randn(4, dtype=torch.float64)
+    more = sum((alike[i].exp().sum() + wrong[i].exp()).log().item() - alike[i, i].item() for i in range(4)) / 4
+    assert contrast(alike, OWN, None, wrong).item() == pytest.approx(more, rel=1e-12)
+
+
+def test_objectives_weigh_the_contrast_where_the_discriminator_gives_one() -> None:
+    alike = {1.0: torch.randn(2, 2), -1.0: torch.randn(2, 2)}  # by the text's first number: right and wrong
+
+    def judge(images: torch.Tensor, texts: list[Text]) -> list[Verdict]:
+        return [Verdict(torch.zeros(2), alike=alike[text.embedding[0, 0].item()]) for text in texts]
+
+    goal = Hinge(contrast=0.5, generator_contrast=0.25)
+    found = goal.discriminator_terms(judge, Pairs(REAL, FAKE, RIGHT, WRONG, RIGHT))["contrast"].item()
+    assert found == pytest.approx(0.5 * contrast(alike[1.0], OWN[:2], None, alike[-1.0].diagonal()).item())
+    found = goal.generator_terms(judge, FAKE, RIGHT)["contrast"].item()
+    assert found == pytest.approx(0.25 * contrast(alike[1.0], OWN[:2]).item())
 
 
 def test_r1_and_its_gradient_against_the_closed_form() -> None:

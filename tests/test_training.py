@@ -60,6 +60,18 @@ def test_a_run_leaves_what_it_promises(trained: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("kind", "name"), [(kind, name) for kind in ("discriminator", "generator") for name in registry.names(kind)]
+)
+def test_any_part_is_swapped_in_by_its_flag_alone(stackflower, tmp_path: Path, kind: str, name: str) -> None:
+    """With nothing else given it trains, is saved, goes on, and is drawn with."""
+    stackflower("train", "--out", "run", "--images", 16, f"--{kind}", name, *TINY)
+    stackflower("train", "--resume", "run", "--images", 24)
+    assert (tmp_path / "run" / "samples" / "images-000000024.png").exists()
+    stackflower("sample", "run", "a red flower", "--out", "red.png")
+    stackflower("train", f"--{kind}", name, *TINY, "--images", 16, "--dry-run")
+
+
+@pytest.mark.parametrize(
     "extra",
     [
         [],
@@ -75,8 +87,11 @@ def test_a_run_leaves_what_it_promises(trained: Path) -> None:
             "--set",
             "generator.noise=uniform",
         ],
+        settings(
+            "optimizer.generator.name=rmsprop", "optimizer.discriminator.name=sgd", "optimizer.discriminator.beta1=0.9"
+        ),
     ],
-    ids=["plain", "lazy-r1", "mode-seeking-accumulated", "critic-steps"],
+    ids=["plain", "lazy-r1", "mode-seeking-accumulated", "critic-steps", "rmsprop-and-sgd"],
 )
 def test_resuming_is_exact(stackflower, tmp_path: Path, extra: list[str]) -> None:
     tiny = [*TINY, *extra]
@@ -122,8 +137,8 @@ def test_a_run_does_not_go_on_with_other_data(stackflower, tmp_path: Path) -> No
 class Counting(Hinge):
     """An objective with state: how many steps it has seen, and the last real loss."""
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, *, generator_contrast: float = 1.0) -> None:
+        super().__init__(generator_contrast=generator_contrast)
         self.register_buffer("steps", torch.zeros(()))
 
     def after_step(self, measured):  # type: ignore[no-untyped-def]
@@ -273,6 +288,8 @@ def test_a_full_disk_leaves_the_last_checkpoint(stackflower, tmp_path: Path, mon
     monkeypatch.setattr(checkpoint, "save_file", full)
     result = stackflower("train", "--out", "run", "--images", 96, *TINY, "--set", "output.checkpoint_every=16", code=1)
     assert "No space left on device" in result.output and "stackflower train --resume run" in result.output
+    again = stackflower("train", "--resume", "run", code=1)
+    assert "No space left on device" in again.output and "is untouched" in again.output
     monkeypatch.undo()
     monkeypatch.chdir(tmp_path)
     stackflower("train", "--resume", "run")
@@ -326,7 +343,7 @@ def gloo(tmp_path: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 )
 def test_two_processes_train_as_one(tmp_path: Path, stackflower, norm: list[str]) -> None:
     """One step with SGD-like transparency: Adam's first moment after one step is (1 − β₁) times the gradient."""
-    arguments = [*TINY, *norm, "--images", "8", "--set", "discriminator.minibatch_deviation=false"]
+    arguments = [*TINY, *norm, "--images", "8"]  # with quickstart's contrast, deviation and penalties
     stackflower("train", "--out", "one", *arguments)
     result = gloo(tmp_path, "train", "--out", "two", *arguments)
     assert result.returncode == 0, result.stderr[-3000:]

@@ -26,6 +26,8 @@ class Batch(NamedTuple):
     wrong: Tensor  # (N, T), of captions of pictures of another class
     drawn: Tensor  # (N, T), what to draw: `embeddings`, or a part of them several times over
     noise: Tensor  # (N, Z)
+    label: Tensor  # (N,) int64, class of the pictures
+    drawn_label: Tensor  # (N,) int64, class of the pictures whose captions are drawn
 
     def split(self, parts: int) -> list[Batch]:
         """The batch in equal parts."""
@@ -40,6 +42,14 @@ def seeded(seed: int, *path: int, device: torch.device | str = "cpu") -> torch.G
     generator = torch.Generator(device)
     generator.manual_seed(int.from_bytes(digest, "little") >> 1)
     return generator
+
+
+def below(count: Tensor, generator: torch.Generator) -> Tensor:
+    """For each of `count` (N,), a whole number from 0 up to, not with, it."""
+    # Apple's GPUs have no float64
+    precise = torch.float32 if generator.device.type == "mps" else torch.float64
+    draw = torch.rand(len(count), generator=generator, device=generator.device, dtype=precise)
+    return (draw * count).long().minimum(count - 1)
 
 
 class Mismatched:
@@ -60,14 +70,13 @@ class Mismatched:
         starts = sizes.cumsum(0) - sizes
         self.order = labels.argsort(stable=True).to(device)  # pictures, class by class
         self.start, self.size = starts[labels].to(device), sizes[labels].to(device)
+        self.labels = labels.to(device)  # (N,), what counts as the class of each picture
 
     def __call__(self, index: Tensor, generator: torch.Generator) -> Tensor:
         """`index` (n,) of pictures → (n,) of pictures of other classes."""
         start, size = self.start[index], self.size[index]
         others = (len(self.order) - size).clamp_min(1)
-        draw = (
-            torch.rand(len(index), generator=generator, device=generator.device, dtype=torch.float64) * others
-        ).long()
+        draw = below(others, generator)
         return self.order[torch.where(draw >= start, draw + size, draw) % len(self.order)]
 
 
@@ -84,6 +93,8 @@ class Batches:
         flip: mirror half of the pictures left to right.
         wrong_candidates: how many captions of other classes are drawn for a picture, of which the one most like its own
             caption is its wrong one: hard negatives (Faghri et al. 2018, VSE++).
+        interpolated: share of a drawn batch whose text is halfway between two captions' embeddings, which no picture shows
+            (Reed et al. 2016, section 4.3, GAN-INT with β = ½).
         noises_per_caption: how many neighbours of a drawn batch share a caption, each with noise of its own.
     """
 
@@ -99,6 +110,7 @@ class Batches:
         flip: bool = True,
         noises_per_caption: int = 1,
         wrong_candidates: int = 1,
+        interpolated: float = 0.0,
         device: torch.device | str = "cpu",
     ):
         self.device = torch.device(device)
@@ -110,7 +122,7 @@ class Batches:
         self.counts = counts.to(self.device)
         self.offsets = (counts.cumsum(0) - counts).to(self.device)
         self.mismatched = Mismatched(data.labels, len(counts), self.device)
-        self.wrong_candidates = wrong_candidates
+        self.wrong_candidates, self.interpolated = wrong_candidates, interpolated
         self._epoch, self._order = -1, torch.empty(0, dtype=torch.int64)
 
     def __len__(self) -> int:
@@ -132,8 +144,7 @@ class Batches:
         """Mean embedding of `averaged` different captions of each picture (all of them where there are fewer)."""
         count, offset = self.counts[index], self.offsets[index]
         if self.averaged == 1:
-            draw = torch.rand(len(index), generator=generator, device=self.device, dtype=torch.float64)
-            return self.embeddings[offset + (draw * count).long()]
+            return self.embeddings[offset + below(count, generator)]
         keys = torch.rand(len(index), int(self.counts.max()), generator=generator, device=self.device)
         keys.masked_fill_(torch.arange(keys.shape[1], device=self.device) >= count[:, None], 2.0)
         chosen = keys.argsort(1)[:, : self.averaged]
@@ -168,7 +179,14 @@ class Batches:
         wrong = self._wrong(index, matched, generator)
         noise = self.draw_noise(total, generator)
         images = self._crop(index[share], corner[0][share], corner[1][share], mirror[share])
-        drawn = matched
-        if self.noises_per_caption > 1:
-            drawn = matched[:: self.noises_per_caption].repeat_interleave(self.noises_per_caption, 0)[:total]
-        return Batch(images, matched[share], wrong[share], drawn[share], noise[share])
+        label = self.mismatched.labels[index]
+        # every caption of the batch, or the first of every few neighbours for all of them
+        source = torch.arange(total, device=self.device) // self.noises_per_caption * self.noises_per_caption
+        drawn, drawn_label = matched[source], label[source]
+        mixed = round(total * self.interpolated / self.noises_per_caption) * self.noises_per_caption
+        if mixed:
+            halfway = (drawn + drawn.roll(self.noises_per_caption, 0)) / 2
+            drawn = torch.cat([halfway[:mixed], drawn[mixed:]])
+            drawn_label = torch.cat([-1 - source[:mixed], drawn_label[mixed:]])  # of no picture's class
+        whole = Batch(images, matched, wrong, drawn, noise, label, drawn_label)
+        return Batch(images, *(tensor[share] for tensor in whole[1:]))

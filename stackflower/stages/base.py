@@ -20,6 +20,7 @@ class Text(NamedTuple):
 
     embedding: Tensor  # (N, T), from the text encoder
     condition: Tensor  # (N, C), the conditioning's deterministic part, detached from the generator
+    label: Tensor | None = None  # (N,) int64; texts of one class are not wrong for one another's images
 
 
 class Generated(NamedTuple):
@@ -35,6 +36,7 @@ class Verdict(NamedTuple):
 
     match: Tensor  # (N,), the image is real and is what the text says
     real: Tensor | None = None  # (N,), the image is real, whatever the text
+    alike: Tensor | None = None  # (N, M) logits: how well image i fits text j of the whole batch, over all processes
 
 
 class Condition(NamedTuple):

@@ -13,6 +13,24 @@ from torch import Tensor, nn
 Norm = Literal["batch", "layer", "instance", "none"]
 
 
+def world() -> tuple[int, int]:
+    """This process's rank and how many processes train together."""
+    together = dist.is_available() and dist.is_initialized()
+    return (dist.get_rank(), dist.get_world_size()) if together else (0, 1)
+
+
+def gathered(x: Tensor) -> Tensor:
+    """The whole batch (world·N, …) from each process's share (N, …), in the order of ranks, differentiable any number of times.
+
+    A sum of shares padded with zeros, for backends that gather no gradients; meant for small tensors.
+    """
+    rank, size = world()
+    if size == 1:
+        return x
+    padded = F.pad(x, [0, 0] * (x.ndim - 1) + [rank * len(x), (size - 1 - rank) * len(x)])
+    return dist_functional.all_reduce(padded)
+
+
 class BatchNorm2d(nn.BatchNorm2d):
     """Batch normalisation whose statistics, with `synchronised`, are those of the whole batch over all processes.
 
@@ -22,11 +40,11 @@ class BatchNorm2d(nn.BatchNorm2d):
     synchronised = False
 
     def forward(self, input: Tensor) -> Tensor:
-        world = dist.get_world_size() if self.synchronised and dist.is_available() and dist.is_initialized() else 1
-        if not self.training or world == 1:
+        size = world()[1] if self.synchronised else 1
+        if not self.training or size == 1:
             return super().forward(input)
         values = input.float()
-        count = values.numel() // values.shape[1] * world  # processes hold equal shares of a batch
+        count = values.numel() // values.shape[1] * size  # processes hold equal shares of a batch
         # two passes: E[x²] − E[x]² would cancel in float32
         mean = dist_functional.all_reduce(values.sum((0, 2, 3))) / count
         centred = values - mean[:, None, None]
@@ -53,9 +71,9 @@ def norm2d(kind: Norm, channels: int) -> nn.Module:
 
 
 def synchronise_batch_norm(module: nn.Module, on: bool = True) -> None:
-    """Make every batch norm in `module` use the statistics of all processes (or, with `on` false, its own)."""
+    """Make every batch statistic in `module` that of all processes (or, with `on` false, of its own share)."""
     for layer in module.modules():
-        if isinstance(layer, BatchNorm2d):
+        if isinstance(layer, (BatchNorm2d, MinibatchDeviation)):
             layer.synchronised = on
 
 
@@ -84,17 +102,23 @@ class UpsampleConv(nn.Module):
 class MinibatchDeviation(nn.Module):
     """Appends one map: the standard deviation within groups of images, averaged (Karras et al. 2018, section 3).
 
-    It shows the discriminator how alike the pictures of a batch are, so a generator that draws one picture is seen.
+    It shows the discriminator how alike the pictures of a batch are, so a generator that draws one picture is seen. With
+    `synchronised`, the batch is that of all processes.
     """
+
+    synchronised = False
 
     def __init__(self, group: int = 8):
         super().__init__()
         self.group = group
 
     def forward(self, x: Tensor) -> Tensor:
-        n, _c, h, w = x.shape
-        group = max(size for size in range(1, min(self.group, n) + 1) if n % size == 0)
-        members = x.float().unflatten(0, (group, n // group))
+        share, _c, h, w = x.shape
+        rank, size = world() if self.synchronised else (0, 1)
+        whole = gathered(x.float()) if size > 1 else x.float()
+        n = len(whole)
+        group = max(number for number in range(1, min(self.group, n) + 1) if n % number == 0)
+        members = whole.unflatten(0, (group, n // group))
         variance = (members - members.mean(0)).square().mean(0)  # torch.var does the same at a fifth of the speed
-        value = variance.add(1e-8).sqrt().mean((1, 2, 3)).to(x.dtype).repeat(group)
-        return torch.cat([x, value[:, None, None, None].expand(n, 1, h, w)], 1)
+        value = variance.add(1e-8).sqrt().mean((1, 2, 3)).to(x.dtype).repeat(group)[rank * share : (rank + 1) * share]
+        return torch.cat([x, value[:, None, None, None].expand(share, 1, h, w)], 1)

@@ -13,7 +13,9 @@ from torch import Tensor, nn
 from stackflower.errors import ComponentError
 from stackflower.registry import register
 from stackflower.stages.base import Discriminator, Text, Verdict, initialise
-from stackflower.stages.layers import MinibatchDeviation, Norm, norm2d
+from stackflower.stages.layers import MinibatchDeviation, Norm, gathered, norm2d
+
+TEMPERATURE = 0.1  # of the contrast
 
 
 def strided(in_channels: int, out_channels: int, norm: Norm) -> list[nn.Module]:
@@ -40,6 +42,9 @@ class MatchingDiscriminator(Discriminator):
         norm: normalisation of all but the first layer.
         minibatch_deviation: append the standard deviation over the batch to the features.
         unconditional: also judge reality without text (`Verdict.real`), as StackGAN's Stage-II does.
+        contrastive: also tell how well each image fits each text of the batch (`Verdict.alike`): the cosine of the
+            features' mean and the embedding, each through a dense layer of its own to `projection_dim`, over a
+            temperature of 0.1 (Zhang et al. 2021, XMC-GAN, equation 3).
     """
 
     def __init__(
@@ -54,11 +59,12 @@ class MatchingDiscriminator(Discriminator):
         norm: Norm = "batch",
         minibatch_deviation: bool = False,
         unconditional: bool = False,
+        contrastive: bool = False,
     ):
         super().__init__()
         depth = int(math.log2(resolution / 4)) if resolution > 4 else 0
         if resolution < 16 or 4 * 2**depth != resolution:
-            raise ComponentError(f"discriminator 'matching' judges 16, 32, 64, 128 … px, not {resolution}.")
+            raise ComponentError(f"This discriminator judges 16, 32, 64, 128 … px, not {resolution}.")
         widths = [channels * min(2**level, 8) for level in range(depth)]
         layers = strided(3, widths[0], "none")
         for narrow, wide in itertools.pairwise(widths):
@@ -74,6 +80,8 @@ class MatchingDiscriminator(Discriminator):
         self.join = nn.Conv2d(seen + words, width, 3, padding=1, bias=False)
         self.head = nn.Sequential(norm2d(norm, width), nn.LeakyReLU(0.2, inplace=True), nn.Conv2d(width, 1, 4))
         self.plain = nn.Conv2d(seen, 1, 4) if unconditional else None
+        self.image_key = nn.Linear(width, projection_dim) if contrastive else None
+        self.text_key = nn.Linear(text_dim, projection_dim) if contrastive else None
         initialise(self)
 
     def trunk(self, images: Tensor) -> Tensor:
@@ -96,4 +104,13 @@ class MatchingDiscriminator(Discriminator):
         words = words.to(features.dtype)[:, :, None, None].expand(-1, -1, *features.shape[2:])
         joined = half + F.conv2d(words, self.join.weight[:, features.shape[1] :], padding=1)
         plain = None if self.plain is None else self.plain(features).flatten().float()
-        return Verdict(self.head(joined).flatten().float(), plain)
+        return Verdict(self.head(joined).flatten().float(), plain, self._alike(features, text))
+
+    def _alike(self, features: Tensor, text: Text) -> Tensor | None:
+        if self.image_key is None or self.text_key is None:
+            return None
+        image = self.image_key(features[:, : self.image_key.in_features].mean((2, 3)))
+        words = gathered(self.text_key(text.embedding.to(features.dtype)).float())
+        # written as sums, which autocast leaves in float32: the logits differ by less than bf16 can tell
+        cosine = (F.normalize(image.float(), dim=1)[:, None] * F.normalize(words, dim=1)).sum(2)
+        return cosine / TEMPERATURE

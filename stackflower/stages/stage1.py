@@ -31,7 +31,7 @@ class UpBlock(nn.Module):
         x = self.norm(self.convolution(x))
         if self.style is not None:
             scale, shift = self.style(style)[:, :, None, None].chunk(2, dim=1)
-            x = torch.addcmul(shift, x, 1 + scale)
+            x = x * (1 + scale) + shift  # addcmul is several times slower where few channels are broadcast
         return nn.functional.relu(x, inplace=True)
 
 
@@ -49,6 +49,9 @@ class StageOneGenerator(Generator):
         noise: distribution of z, standard normal or uniform on [-1, 1].
         norm: normalisation after each convolution.
         style: condition and noise also scale and shift every block's channels (noise at several depths).
+        mapping_layers: dense layers, twice as wide as condition and noise, that the two pass through together before all else
+            (the mapping network of Karras et al. 2019). Without them text and noise only add up, and noise can't decide
+            just what the text leaves open.
     """
 
     def __init__(
@@ -61,6 +64,7 @@ class StageOneGenerator(Generator):
         noise: Literal["normal", "uniform"] = "normal",
         norm: Norm = "batch",
         style: bool = False,
+        mapping_layers: int = 0,
     ):
         super().__init__()
         depth = int(math.log2(resolution / 4)) if resolution > 4 else 0
@@ -72,6 +76,10 @@ class StageOneGenerator(Generator):
         self.noise_dim, self.noise = noise_dim, noise
         self.widths = [channels * 8 // 2**level for level in range(depth + 1)]
         inputs = condition_dim + noise_dim
+        layers: list[nn.Module] = []
+        for _ in range(mapping_layers):
+            layers += [nn.Linear(inputs, 2 * (condition_dim + noise_dim)), nn.LeakyReLU(0.2)]
+            inputs = 2 * (condition_dim + noise_dim)
         self.dense = nn.Linear(inputs, self.widths[0] * 16, bias=False)
         self.norm = norm2d(norm, self.widths[0])
         self.blocks = nn.ModuleList(
@@ -80,9 +88,13 @@ class StageOneGenerator(Generator):
         )
         self.to_image = nn.Conv2d(self.widths[-1], 3, 3, padding=1, bias=False)
         initialise(self)
+        for layer in layers:
+            if isinstance(layer, nn.Linear):  # N(0, 0.02) would leave next to nothing after two of them
+                nn.init.kaiming_normal_(layer.weight, 0.2)
+        self.mapping = nn.Sequential(*layers)
 
     def forward(self, condition: Tensor, noise: Tensor) -> tuple[Tensor, ...]:
-        style = torch.cat([condition, noise], 1)
+        style = self.mapping(torch.cat([condition, noise], 1))
         x = self.dense(style).reshape(len(style), self.widths[0], 4, 4)
         x = nn.functional.relu(self.norm(x.contiguous(memory_format=torch.channels_last)), inplace=True)
         for block in self.blocks:
