@@ -21,7 +21,7 @@ from stackflower.runs import RunFolder
 
 RUN = [
     "--images",
-    "100000",
+    "30000",
     "--batch-size",
     "8",
     "--mixed-precision",
@@ -41,7 +41,7 @@ RUN = [
     "--set",
     "output.log_every=5",
     "--set",
-    "output.sample_every=20000",
+    "output.sample_every=10000",
 ]
 
 
