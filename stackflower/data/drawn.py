@@ -21,7 +21,7 @@ from stackflower.errors import ConfigError, DataError
 from stackflower.registry import register
 
 MOST_CAPTIONS = 16  # for one picture
-VERSION = 6  # of the drawings and captions: a new one when either changes
+VERSION = 7  # of the drawings and captions: a new one when either changes
 WORKER = "import sys; from stackflower.data.drawn import draw_share; draw_share(sys.argv[1], *map(int, sys.argv[2:]))"
 WORTH_A_PROCESS = 1_000  # pictures for which another interpreter starts
 LABEL = ("colour", "shape")  # the class of a picture is the pair of these

@@ -151,7 +151,7 @@ class _Petals:
         self.cosine, self.sine = axis.cos(), axis.sin()
         wide = 0.70 * (math.pi / self.number).tan()
         widths = [
-            (0.84 * wide).clamp(max=0.40),  # lobes, apart from one another
+            (0.74 * wide).clamp(max=0.36),  # lobes, apart from one another
             wide.clamp(max=0.33),
             (1.35 * wide).clamp(max=0.56),  # over one another: a fringed disc
             (0.46 * wide).clamp(max=0.125),
