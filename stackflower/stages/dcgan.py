@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import math
 from typing import Literal
 
 import torch
@@ -12,7 +11,7 @@ from torch import Tensor, nn
 from stackflower.errors import ComponentError
 from stackflower.registry import register
 from stackflower.stages.base import Generator, initialise
-from stackflower.stages.layers import Norm, norm2d
+from stackflower.stages.layers import Norm, doublings, norm2d
 
 
 @register("generator", "dcgan")
@@ -40,8 +39,8 @@ class DCGANGenerator(Generator):
         dropout: float = 0.0,
     ):
         super().__init__()
-        depth = int(math.log2(resolution / 4)) if resolution > 4 else 0
-        if resolution < 16 or 4 * 2**depth != resolution:
+        depth = doublings(resolution)
+        if depth is None:
             raise ComponentError(f"generator.resolution = {resolution}: allowed are 16, 32, 64, 128, 256, …")
         if not 0 <= dropout < 1:
             raise ComponentError(f"generator.dropout = {dropout}: allowed is 0 up to, not with, 1.")

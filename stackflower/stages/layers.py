@@ -59,6 +59,12 @@ class BatchNorm2d(nn.BatchNorm2d):
         return (centred * scale[:, None, None] + self.bias[:, None, None]).to(input.dtype)
 
 
+def doublings(resolution: int) -> int | None:
+    """How often 4 is doubled to give `resolution`; None unless that is a power of two from 16 up."""
+    depth = resolution.bit_length() - 3
+    return depth if resolution >= 16 and 4 * 2**depth == resolution else None
+
+
 def norm2d(kind: Norm, channels: int) -> nn.Module:
     """A normalisation of (N, channels, H, W) by name."""
     if kind == "batch":

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Sequence
 from typing import Literal
 
@@ -13,7 +12,7 @@ from torch import Tensor, nn
 from stackflower.errors import ComponentError
 from stackflower.registry import register
 from stackflower.stages.base import Discriminator, Text, Verdict, initialise
-from stackflower.stages.layers import MinibatchDeviation, Norm, gathered, norm2d
+from stackflower.stages.layers import MinibatchDeviation, Norm, doublings, gathered, norm2d
 
 TEMPERATURE = 0.1  # of the contrast
 
@@ -62,8 +61,8 @@ class MatchingDiscriminator(Discriminator):
         contrastive: bool = False,
     ):
         super().__init__()
-        depth = int(math.log2(resolution / 4)) if resolution > 4 else 0
-        if resolution < 16 or 4 * 2**depth != resolution:
+        depth = doublings(resolution)
+        if depth is None:
             raise ComponentError(f"This discriminator judges 16, 32, 64, 128 … px, not {resolution}.")
         widths = [channels * min(2**level, 8) for level in range(depth)]
         layers = strided(3, widths[0], "none")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import math
 
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
@@ -11,6 +10,7 @@ from torch.nn.utils.parametrizations import spectral_norm
 from stackflower.errors import ComponentError
 from stackflower.registry import register
 from stackflower.stages.base import Discriminator, Text, Verdict, initialise
+from stackflower.stages.layers import doublings
 
 
 @register("discriminator", "projection")
@@ -28,8 +28,8 @@ class ProjectionDiscriminator(Discriminator):
 
     def __init__(self, *, text_dim: int, resolution: int, channels: int = 64, spectral: bool = True):
         super().__init__()
-        depth = int(math.log2(resolution / 4)) if resolution > 4 else 0
-        if resolution < 16 or 4 * 2**depth != resolution:
+        depth = doublings(resolution)
+        if depth is None:
             raise ComponentError(f"This discriminator judges 16, 32, 64, 128 … px, not {resolution}.")
         widths = [channels * min(2**level, 8) for level in range(depth)]
         layers: list[nn.Module] = []

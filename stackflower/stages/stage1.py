@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Literal
 
 import torch
@@ -11,7 +10,7 @@ from torch import Tensor, nn
 from stackflower.errors import ComponentError
 from stackflower.registry import register
 from stackflower.stages.base import Generator, initialise
-from stackflower.stages.layers import Norm, UpsampleConv, norm2d
+from stackflower.stages.layers import Norm, UpsampleConv, doublings, norm2d
 
 
 class UpBlock(nn.Module):
@@ -67,8 +66,8 @@ class StageOneGenerator(Generator):
         mapping_layers: int = 0,
     ):
         super().__init__()
-        depth = int(math.log2(resolution / 4)) if resolution > 4 else 0
-        if resolution < 16 or 4 * 2**depth != resolution:
+        depth = doublings(resolution)
+        if depth is None:
             raise ComponentError(f"generator.resolution = {resolution}: allowed are 16, 32, 64, 128, 256, …")
         if channels * 8 % 2**depth:
             raise ComponentError(f"generator.channels = {channels}: 8 × channels must divide by {2**depth}.")
