@@ -385,15 +385,19 @@ class Trainer:
                     "scaler": scaler.state_dict() if scaler is not None else None,
                 }
             )
-            try:
-                save_weights(self.ema.module, self.run.weights_file)
-            except (OSError, SafetensorError) as error:
-                raise TrainingFailed(
-                    f"{self.run.weights_file} can't be written: {error}. The checkpoint of {self.images:,} images is whole. "
-                    f"Make room and type: stackflower train --resume {self.run}"
-                ) from error
+            self._save_model(f"The checkpoint of {self.images:,} images is whole")
             self.run.prune(self.config.output.keep_last, self.config.output.keep_every)
         self.accelerator.wait_for_everyone()
+
+    def _save_model(self, kept: str) -> None:
+        """Write the averaged stage as the run's model. TrainingFailed, saying what is `kept`, where it can't be."""
+        try:
+            save_weights(self.ema.module, self.run.weights_file)
+        except (OSError, SafetensorError) as error:
+            raise TrainingFailed(
+                f"{self.run.weights_file} can't be written: {error}. {kept}. Make room and type: "
+                f"stackflower train --resume {self.run}"
+            ) from error
 
     def restore(self, path: Any) -> None:
         """Put everything back as it was when the checkpoint at `path` was written."""
@@ -415,10 +419,4 @@ class Trainer:
         self.rollbacks, self.rate_scale = state["rollbacks"], state["rate_scale"]
         self.journal.forget()
         if self.accelerator.is_main_process:  # a kill may have come between this checkpoint and the run's model
-            try:
-                save_weights(self.ema.module, self.run.weights_file)
-            except (OSError, SafetensorError) as error:
-                raise TrainingFailed(
-                    f"{self.run.weights_file} can't be written: {error}. {path.name} is untouched. Make room and type: "
-                    f"stackflower train --resume {self.run}"
-                ) from error
+            self._save_model(f"{path.name} is untouched")
