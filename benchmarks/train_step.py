@@ -22,12 +22,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from stackflower.build import build_source, build_stage, load_size
-from stackflower.config import load_recipe, merge, resolve
+from stackflower.config import merge, resolve
 from stackflower.data.batches import Batches, DrawNoise
 from stackflower.data.prepared import Prepared
 from stackflower.data.source import Rows
 from stackflower.devices import cost, describe_device, make_accelerator, process_state, resolve_precision
 from stackflower.journal import Journal
+from stackflower.recipes import load_recipe
 from stackflower.runs import RunFolder
 from stackflower.trainer import Trainer
 
@@ -130,7 +131,8 @@ def stackflower_trainer(folder: str, batch: int, pictures: int = 2048) -> Traine
     table = torch.randn(5 * pictures, TEXT)
 
     def batches(draw_noise: DrawNoise) -> Batches:
-        return Batches(data, table, resolution=64, seed=0, draw_noise=draw_noise, averaged=4, device=accelerator.device)
+        embed = table.to(accelerator.device).__getitem__
+        return Batches(data, embed, resolution=64, seed=0, draw_noise=draw_noise, averaged=4, device=accelerator.device)
 
     run = RunFolder(folder)
     journal = Journal(run, accelerator, ["a flower"], torch.zeros(1, TEXT), 0)

@@ -11,8 +11,6 @@ import json
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib import resources
-from pathlib import Path
 from typing import Any, Literal, get_type_hints
 
 from stackflower import registry
@@ -49,6 +47,7 @@ class Train:
     gradient_accumulation: int = 1  # parts that a batch is worked through in
     captions_averaged: int = 1  # captions of a picture whose embeddings are averaged
     flip: bool = True  # mirror half of the pictures left to right
+    flip_vertical: bool = False  # and half of them upside down
     load_size: int | None = None  # pixels that the crop is taken from (19/16 of the resolution)
     ema_half_life: float = 10_000.0  # images after which a weight has half faded from the average; 0 turns it off
     critic_steps: int = 1  # discriminator steps for each generator step
@@ -68,6 +67,39 @@ class Optimizer:
     beta2: float = 0.999  # decay of the mean squared gradient (adam, rmsprop)
     halve_every: float = 0.0  # epochs after which the learning rate is halved, again and again; 0: never
     decay_from: float = 1.0  # share of training after which the learning rate falls linearly to zero; 1: never
+    plateau: float = 0.0  # epochs without a lower convergence measure after which the learning rate is halved; 0: never
+    clip_norm: float = 0.0  # gradients longer than this are shortened to it; 0: never
+
+
+@dataclass(frozen=True)
+class Lower:
+    """The stage that a stage draws over, as its run had it: what is needed to rebuild the networks."""
+
+    run: str  # the folder it was read from, for the record: its weights become part of the run above
+    stage: int
+    conditioning: Part
+    generator: Part
+    below: Lower | None = None
+
+    def plain(self) -> dict[str, Any]:
+        return {
+            "run": self.run,
+            "stage": self.stage,
+            "conditioning": self.conditioning.plain(),
+            "generator": self.generator.plain(),
+            "below": None if self.below is None else self.below.plain(),
+        }
+
+    @classmethod
+    def from_plain(cls, values: Mapping[str, Any]) -> Lower:
+        """What `plain` gave."""
+        return cls(
+            str(values["run"]),
+            int(values["stage"]),
+            Part.from_plain(values["conditioning"]),
+            Part.from_plain(values["generator"]),
+            None if values.get("below") is None else cls.from_plain(values["below"]),
+        )
 
 
 @dataclass(frozen=True)
@@ -99,13 +131,14 @@ class RunConfig:
     train: Train
     optimizer: Mapping[str, Optimizer]
     output: Output
+    below: Lower | None = None
 
     def plain(self) -> dict[str, Any]:
         """As JSON and TOML hold it; `from_plain` reads it back."""
         values: dict[str, Any] = {}
         for spec in dataclasses.fields(self):
             value = getattr(self, spec.name)
-            if isinstance(value, Part):
+            if isinstance(value, (Part, Lower)):
                 value = value.plain()
             elif spec.name == "penalties":
                 value = {part.name: dict(part.options) for part in value}
@@ -122,8 +155,9 @@ class RunConfig:
 
 PARTS = ("data", "text", "conditioning", "generator", "discriminator", "objective")
 SECTIONS: dict[str, type] = {"train": Train, "output": Output}
-SIDES = ("generator", "discriminator")
-HEADER = ("description", "source", "deviations", "recipe", "stage", "seed", "mixed_precision")
+SIDES = ("generator", "discriminator", "text")
+SIDE_DEFAULTS: dict[str, dict[str, Any]] = {"text": {"clip_norm": 10.0}}  # the competition report's
+HEADER = ("description", "source", "deviations", "recipe", "stage", "seed", "mixed_precision", "below")
 PRECISIONS = ("auto", "no", "bf16", "fp16")
 DEFAULTS: dict[str, Any] = {
     "stage": 1,
@@ -135,35 +169,6 @@ DEFAULTS: dict[str, Any] = {
     "generator": {"name": "stage1"},
     "discriminator": {"name": "matching"},
 }
-
-
-def recipes() -> dict[str, str]:
-    """The built-in recipes: name to one-line description."""
-    found = {}
-    for path in sorted(resources.files("stackflower.recipes").iterdir(), key=lambda path: path.name):
-        if path.name.endswith(".toml"):
-            found[path.name.removesuffix(".toml")] = tomllib.loads(path.read_text(encoding="utf-8"))["description"]
-    return found
-
-
-def load_recipe(name: str) -> dict[str, Any]:
-    """A built-in recipe by name, or a TOML file by path, as nested plain values."""
-    if name in recipes():
-        text = resources.files("stackflower.recipes").joinpath(f"{name}.toml").read_text(encoding="utf-8")
-    else:
-        path = Path(name).expanduser()
-        if not path.is_file():
-            raise ConfigError(
-                f"There is no recipe {name!r}.{registry.suggest(name, recipes())} A path to a TOML file goes too."
-            )
-        try:
-            text = path.read_text(encoding="utf-8")
-        except UnicodeDecodeError as error:
-            raise ConfigError(f"Recipe {name} is not a text file in UTF-8 ({error}).") from error
-    try:
-        return {**tomllib.loads(text), "recipe": name}
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"Recipe {name} is not TOML: {error}.") from error
 
 
 def parse_value(text: str) -> Any:
@@ -324,32 +329,70 @@ def _ranges(config: RunConfig) -> list[str]:
                 problems.append(
                     f"optimizer.{side}.{name} = {getattr(settings, name)}: allowed is 0 up to, not with, 1."
                 )
-        if settings.halve_every < 0:
-            problems.append(f"optimizer.{side}.halve_every = {settings.halve_every}: it can't be negative.")
+        for name in ("halve_every", "plateau", "clip_norm"):
+            if getattr(settings, name) < 0:
+                problems.append(f"optimizer.{side}.{name} = {getattr(settings, name)}: it can't be negative.")
         if not 0 <= settings.decay_from <= 1:
             problems.append(f"optimizer.{side}.decay_from = {settings.decay_from}: allowed is 0 to 1.")
     return problems
 
 
+def _stages(config: RunConfig) -> list[str]:
+    """Stage, generator and what lies below must agree."""
+    generator, below = registry.get("generator", config.generator.name), config.below
+    refines = generator.refines  # type: ignore[attr-defined]
+    known = {name: registry.get("generator", name) for name in registry.names("generator")}
+    fitting = ", ".join(name for name, cls in known.items() if cls.refines == (config.stage > 1))  # type: ignore[attr-defined]
+    problems = []
+    if config.stage > 1 and below is None:
+        problems.append(
+            f"--stage {config.stage} draws over a trained run of stage {config.stage - 1}: add --below RUN."
+        )
+    elif below is not None and config.stage != below.stage + 1:
+        problems.append(
+            f"--below {below.run} is of stage {below.stage}, so what is trained over it is --stage {below.stage + 1}."
+        )
+    if refines != (config.stage > 1):
+        what = "draws over a stage below and so needs --stage 2 --below RUN" if refines else "draws from noise alone"
+        problems.append(
+            f"generator {config.generator.name!r} {what}; with --stage {config.stage} use one of: {fitting}."
+        )
+    return problems
+
+
 def _mix(config: RunConfig) -> list[str]:
-    """Parts that don't go together."""
+    """Parts that don't go together, a sentence each that names both."""
     try:
         discriminator = registry.get("discriminator", config.discriminator.name)
         objective = registry.get("objective", config.objective.name)
+        problems = _stages(config)
     except ComponentError:
         return []
-    if any(part.name == "mode-seeking" for part in config.penalties) and config.train.noises_per_caption != 2:
-        return [
+    penalties = {part.name for part in config.penalties}
+    if "mode-seeking" in penalties and config.train.noises_per_caption != 2:
+        problems.append(
             "penalty 'mode-seeking' compares two pictures of one caption: add --set train.noises_per_caption=2 "
             f"(it is {config.train.noises_per_caption})."
+        )
+    norm = config.discriminator.options.get("norm")
+    if norm == "batch":
+        problems += [
+            f"penalty {name!r} measures a picture's own slope, and discriminator {config.discriminator.name!r} with batch norm "
+            "judges a picture by its neighbours: add --set discriminator.norm=layer, or use --discriminator critic."
+            for name in sorted(penalties & {"gradient", "matching-aware"})
         ]
     if discriminator.reads != objective.reads:  # type: ignore[attr-defined]
-        return [
+        problems.append(
             f"discriminator {config.discriminator.name!r} gives {discriminator.reads} scores and "  # type: ignore[attr-defined]
             f"objective {config.objective.name!r} wants {objective.reads} scores; "  # type: ignore[attr-defined]
             f"with this discriminator use --objective {discriminator.default_objective}."  # type: ignore[attr-defined]
-        ]
-    return []
+        )
+    if any(settings.plateau for settings in config.optimizer.values()) and not objective.converges:  # type: ignore[attr-defined]
+        problems.append(
+            f"optimizer.*.plateau follows a convergence measure, and objective {config.objective.name!r} has none; use "
+            "--objective began, or the schedules halve_every and decay_from."
+        )
+    return problems
 
 
 def resolve(tree: Mapping[str, Any]) -> RunConfig:
@@ -367,8 +410,8 @@ def resolve(tree: Mapping[str, Any]) -> RunConfig:
         except ComponentError:
             default = "bce"  # the unknown discriminator is told below
         tree["objective"] = {"name": default}
-    if tree["stage"] != 1:
-        problems.append(f"--stage {tree['stage']}: allowed is 1.")
+    if not isinstance(tree["stage"], int) or tree["stage"] < 1:
+        problems.append(f"--stage {tree['stage']}: allowed are 1, 2, 3 …")
     if tree["mixed_precision"] not in PRECISIONS:
         problems.append(f"mixed_precision = {tree['mixed_precision']!r}: allowed are {', '.join(PRECISIONS)}.")
     if not isinstance(tree["seed"], int) or tree["seed"] < 0:
@@ -393,9 +436,13 @@ def resolve(tree: Mapping[str, Any]) -> RunConfig:
         penalties=_penalties(tree.get("penalties", {}), problems),
         train=sections["train"],
         optimizer={
-            side: _section(Optimizer, optimizers.get(side, {}), f"optimizer.{side}", problems) for side in SIDES
+            side: _section(
+                Optimizer, {**SIDE_DEFAULTS.get(side, {}), **optimizers.get(side, {})}, f"optimizer.{side}", problems
+            )
+            for side in SIDES
         },
         output=sections["output"],
+        below=Lower.from_plain(tree["below"]) if tree.get("below") else None,
     )
     problems += _ranges(config) + _mix(config)
     if problems:

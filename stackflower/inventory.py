@@ -7,8 +7,8 @@ import importlib.util
 from pathlib import Path
 
 from stackflower import registry
-from stackflower.config import recipes
 from stackflower.errors import ConfigError
+from stackflower.recipes import recipes
 from stackflower.registry import Entry, suggest
 
 

@@ -14,7 +14,8 @@ from conftest import TINY
 
 from stackflower import registry
 from stackflower.cli import main
-from stackflower.config import load_recipe, merge, recipes, resolve
+from stackflower.config import merge, resolve
+from stackflower.recipes import load_recipe, recipes
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
