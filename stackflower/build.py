@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 
-from stackflower.config import RunConfig
+from stackflower.config import Lower, RunConfig
 from stackflower.data.source import Source
 from stackflower.errors import ConfigError
 from stackflower.sides import Side
 from stackflower.stages.base import Stage
 from stackflower.text.base import TextEncoder
+from stackflower.text.learned import LearnedEncoder, TextSide
 
 LOAD_RATIO = 19 / 16  # StackGAN crops 64 out of 76 pixels and 256 out of 304
 
@@ -22,17 +25,35 @@ def build_source(config: RunConfig) -> Source:
     return source
 
 
-def build_encoder(config: RunConfig) -> TextEncoder:
-    """The caption encoder."""
+def build_encoder(config: RunConfig, kept: Path | None = None) -> TextEncoder:
+    """The caption encoder, with what a run has `kept` of it, if that is there."""
     encoder: TextEncoder = config.text.create("text")
+    if kept is not None and kept.is_dir():
+        encoder.restore(kept)
     return encoder
 
 
-def build_stage(config: RunConfig, text_dim: int) -> Stage:
-    """Conditioning and generator, freshly initialised."""
+def fit_encoder(config: RunConfig, encoder: TextEncoder, captions: Sequence[str]) -> None:
+    """Give the encoder the training captions; what is random in it is fixed by the run's seed."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        encoder.fit(captions)
+
+
+def build_text_side(config: RunConfig, encoder: LearnedEncoder, resolution: int) -> TextSide:
+    """What a run trains of a text encoder, its picture encoder freshly initialised."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        return TextSide(encoder, resolution)
+
+
+def build_stage(config: RunConfig | Lower, text_dim: int) -> Stage:
+    """Conditioning and generator, freshly initialised, over the stages below."""
+    lower = None if config.below is None else build_stage(config.below, text_dim)
     conditioning = config.conditioning.create("conditioning", text_dim=text_dim)
-    generator = config.generator.create("generator", condition_dim=conditioning.dim)
-    return Stage(conditioning, generator)
+    context = {} if lower is None else {"lower_resolution": lower.resolutions[-1]}
+    generator = config.generator.create("generator", condition_dim=conditioning.dim, **context)
+    return Stage(conditioning, generator, lower)
 
 
 def build_sides(config: RunConfig, text_dim: int, stage: Stage) -> dict[str, Side]:

@@ -125,10 +125,12 @@ def penalty_parts(values: Sequence[str]) -> dict[str, Any] | None:
         "stackflower train --stage 1",
         "stackflower train --stage 1 --data my-flowers --text sentence-transformers/all-MiniLM-L6-v2 --time-limit 25m",
         "stackflower train --stage 1 --recipe stackgan --objective hinge --penalty r1=1 --set penalties.r1.every=16",
+        "stackflower train --stage 2 --below runs/quickstart-1",
         "stackflower train --resume latest",
     )
 )
 @click.option("--stage", type=int, default=1, show_default=True, help="Which stage to train.")
+@click.option("--below", metavar="RUN", help="The trained run that a stage from 2 up draws over.")
 @click.option("--data", help=DATA_HELP)
 @click.option("--out", metavar="RUN", help="The run folder. [default: runs/RECIPE-N]")
 @click.option("--recipe", metavar="NAME|FILE", help="A built-in recipe or a TOML file. [default: by the machine]")
@@ -159,6 +161,7 @@ def penalty_parts(values: Sequence[str]) -> dict[str, Any] | None:
 @click.option("--dry-run", is_flag=True, help="Print the resolved run and its cost; create nothing.")
 def train(
     stage: int,
+    below: str | None,
     out: str | None,
     recipe: str | None,
     time_limit: float | None,
@@ -189,6 +192,7 @@ def train(
     }
     request = Request(
         stage=stage,
+        below=below,
         recipe=recipe,
         flags={key: value for key, value in parts.items() if value is not None},
         settings=settings,

@@ -19,6 +19,7 @@ from stackflower.data.pictures import captioned, save_png
 from stackflower.pipeline import to_uint8
 from stackflower.runs import RunFolder, write_text
 from stackflower.stages.base import Stage
+from stackflower.text.base import TextEncoder
 
 QUIET = 10.0  # seconds between lines where there is no terminal to draw a bar on
 
@@ -37,7 +38,7 @@ class Journal:
     Args:
         run: the run folder.
         captions: of the sample grid, one row each.
-        embeddings: (rows, T) of those captions.
+        embeddings: (rows, T) of those captions; of no use where the encoder learns.
         noise_seed: of the grid's noise, the same for the whole run.
     """
 
@@ -86,7 +87,7 @@ class Journal:
             for line in self.run.metrics_file.read_text(encoding="utf-8").splitlines(keepends=True):
                 try:  # a killed run may leave half a line
                     values = json.loads(line)
-                    if values["images"] <= images or "event" in values:
+                    if values["images"] <= images or values.get("event") in ("rollback", "failed"):
                         kept.append(line)
                 except (json.JSONDecodeError, KeyError):
                     continue
@@ -145,12 +146,13 @@ class Journal:
             click.echo(line, err=True)
 
     @torch.no_grad()
-    def grid(self, stage: Stage, images: int, columns: int = 8) -> None:
-        """Draw the fixed captions with the fixed noise, a row each, to ``samples/images-….png``."""
-        device = self.embeddings.device
-        generator = torch.Generator(device).manual_seed(self.noise_seed)
-        noise = stage.draw_noise(len(self.embeddings) * columns, generator)
-        drawn = stage(self.embeddings.repeat_interleave(columns, 0), noise).images[-1]
+    def grid(self, stage: Stage, images: int, encoder: TextEncoder | None = None, columns: int = 8) -> None:
+        """Draw the fixed captions with the fixed noise, a row each, to ``samples/images-….png``; `encoder` is one that
+        has learned since."""
+        embeddings = self.embeddings if encoder is None else encoder(self.captions).to(self.accelerator.device)
+        generator = torch.Generator(embeddings.device).manual_seed(self.noise_seed)
+        noise = stage.draw_noise(len(embeddings) * columns, generator)
+        drawn = stage(embeddings.repeat_interleave(columns, 0), noise).images[-1]
         try:
             save_png(captioned(to_uint8(drawn).numpy(), self.captions), self.run.samples / f"images-{images:09d}.png")
         except OSError as error:

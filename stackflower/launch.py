@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -13,6 +14,7 @@ from typing import Any
 
 import click
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 
 from stackflower import build, devices
@@ -23,9 +25,14 @@ from stackflower.data.prepared import Bar, Prepared, embed, prepare
 from stackflower.data.source import Progress, Source
 from stackflower.errors import ConfigError, RunError
 from stackflower.journal import Journal, duration
+from stackflower.lower import flags_over
+from stackflower.recipes import load_recipe
 from stackflower.runs import RunFolder, free_name, newest_run
+from stackflower.stages.base import Stage
+from stackflower.stopping import Stop
 from stackflower.text.base import TextEncoder
-from stackflower.trainer import Stop, Trainer
+from stackflower.text.learned import LearnedEncoder
+from stackflower.trainer import LearnedText, Trainer
 
 Say = Callable[[str], None]
 SPARE = 0.95  # of the time limit; grids and checkpoints take their share
@@ -42,6 +49,7 @@ class Request:
     flags: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     settings: Sequence[str] = ()
     out: str | None = None
+    below: str | None = None
     resume: str | None = None
     time_limit: float | None = None
     report_to: Sequence[str] = ()
@@ -83,17 +91,19 @@ def choose_recipe(request: Request) -> tuple[str, str]:
     if devices.has_accelerator():
         return (
             "stackgan",
-            "Recipe stackgan (the paper's Stage-I, value by value), because there is a GPU; --recipe quickstart is the small one.",
+            "Recipe stackgan (the paper's, value by value), because there is a GPU; --recipe quickstart is the small one.",
         )
     return "quickstart", (
-        "Recipe quickstart (a narrow Stage-I that learns in minutes), because there is no GPU; --recipe stackgan is the paper's."
+        "Recipe quickstart (narrow networks that learn in minutes), because there is no GPU; --recipe stackgan is the paper's."
     )
 
 
 def resolve(request: Request, recipe: str) -> RunConfig:
     """The configuration asked for; every mistake in one list."""
     flags = {"stage": request.stage, **request.flags}
-    values = configuration.load_recipe(recipe)
+    if request.below is not None:
+        flags = flags_over(request.below, flags)
+    values = load_recipe(recipe, request.stage)
     for one, other in (("train.images", "train.epochs"), ("train.epochs", "train.images")):
         if one in flags or any(text.startswith(one + "=") for text in request.settings):
             values = {
@@ -139,7 +149,7 @@ def resumed(request: Request, run: RunFolder) -> RunConfig:
 def _plan(config: RunConfig, source: Source, say: Say) -> None:
     """What --dry-run prints."""
     rows = source.rows("train")
-    encoder = build.build_encoder(config)
+    encoder = build.build_encoder(config, _kept(config))
     with torch.device("meta"):
         stage, _ = build.build_networks(config, encoder.dim)
     build.load_size(config, stage, source)  # refuses what training would refuse
@@ -170,10 +180,16 @@ def grid_captions(data: Prepared, rows: int = 8) -> list[int]:
     return offsets[chosen].tolist()
 
 
-def _data(source: Source, encoder: TextEncoder, size: int, say: Say, display: Bar) -> tuple[Prepared, Tensor]:
+def _data(
+    config: RunConfig, source: Source, encoder: TextEncoder, size: int, say: Say, display: Bar
+) -> tuple[Prepared, Tensor]:
+    """The prepared split, and the embeddings of its captions; or, where the encoder learns, their tokens."""
     for warning in source.warnings("train"):
         say(f"Warning: {warning}")
     data = prepare(source, "train", size, display)
+    build.fit_encoder(config, encoder, data.flat_captions())
+    if isinstance(encoder, LearnedEncoder) and encoder.learns:
+        return data, encoder.tokenise(data.flat_captions())
     return data, embed(data.flat_captions(), encoder, display)
 
 
@@ -259,7 +275,7 @@ def _run(config: RunConfig, run: RunFolder, going_on: bool, fits_time: bool, req
     stop = Stop(request.time_limit)
     accelerator = devices.make_accelerator(config, request.report_to, str(run.path))
     main = accelerator.is_main_process
-    encoder = build.build_encoder(config)
+    encoder = build.build_encoder(config, run.text_folder if going_on else _kept(config))
     source = build.build_source(config)
     stage, _ = build.build_networks(config, encoder.dim)  # what they refuse is told before anything is written
     size = build.load_size(config, stage, source)
@@ -270,39 +286,39 @@ def _run(config: RunConfig, run: RunFolder, going_on: bool, fits_time: bool, req
             stack.enter_context(run.lock())
         # the first process prepares the data, the others then find it in the cache
         with accelerator.main_process_first():
-            data, embeddings = _data(source, encoder, size, say if main else _ignore, bar if main else silent)
+            data, table = _data(config, source, encoder, size, say if main else _ignore, bar if main else silent)
+        table = table.to(accelerator.device)
+        text = _learned(encoder, table, accelerator.device)
         stack.enter_context(stop.listening())  # until here there is nothing to save, and Ctrl-C ends at once
         chosen = grid_captions(data)
         captions = [data.flat_captions()[row] for row in chosen]
-
-        def values(config: RunConfig) -> dict[str, Any]:
-            return build.run_values(
-                config,
-                encoder.dim,
-                data_key=data.key,
-                encoder=encoder.fingerprint(),
-                precision=accelerator.mixed_precision,
-            )
-
+        values = functools.partial(
+            build.run_values,
+            text_dim=encoder.dim,
+            data_key=data.key,
+            encoder=encoder.fingerprint(),
+            precision=accelerator.mixed_precision,
+        )
         if going_on:
             _same_data(run, data.key, encoder.fingerprint())
         if main and not going_on:
             stack.enter_context(run.lock())
             run.create(values(config))
+            _keep_encoder(encoder, run)
         accelerator.wait_for_everyone()
         if request.report_to:
             accelerator.init_trackers("stackflower", config=None)
-        journal = Journal(run, accelerator, captions, embeddings[chosen], config.seed)
+        journal = Journal(run, accelerator, captions, table[chosen], config.seed)
         trainer = Trainer(
             config,
             run,
             accelerator,
-            lambda draw_noise: _batches(
-                config, data, embeddings, draw_noise, max(stage.resolutions), accelerator.device
-            ),
+            lambda draw_noise: _batches(config, data, table, text, draw_noise, stage, accelerator.device),
             encoder.dim,
             journal,
             total_images(config, len(data.rows)),
+            text,
+            _lower_weights(config, run),
         )
         if going_on:
             _go_on(trainer, run, say)
@@ -317,6 +333,33 @@ def _run(config: RunConfig, run: RunFolder, going_on: bool, fits_time: bool, req
         stopped = trainer.train(stop)
         accelerator.end_training()
         return Outcome(run, trainer.images, stopped, stop.signal)
+
+
+def _kept(config: RunConfig) -> Path | None:
+    """Where the stage below keeps its text encoder."""
+    return None if config.below is None else RunFolder(config.below.run).text_folder
+
+
+def _keep_encoder(encoder: TextEncoder, run: RunFolder) -> None:
+    try:
+        encoder.save(run.text_folder)
+    except (OSError, SafetensorError) as error:
+        raise RunError(f"{run.text_folder} can't be written: {error}. Make room, or choose another --out.") from error
+
+
+def _learned(encoder: TextEncoder, tokens: Tensor, device: torch.device) -> LearnedText | None:
+    """The encoder with its captions, where it is trained here."""
+    if not (isinstance(encoder, LearnedEncoder) and encoder.learns):
+        return None
+    encoder.network.to(device)
+    return LearnedText(encoder, tokens)
+
+
+def _lower_weights(config: RunConfig, run: RunFolder) -> Path | None:
+    """The model of the run below, until the first checkpoint of this one holds it too."""
+    if config.below is None or run.whole_checkpoints():
+        return None
+    return RunFolder(config.below.run).weights_file
 
 
 def _go_on(trainer: Trainer, run: RunFolder, say: Say) -> None:
@@ -343,17 +386,29 @@ def _ignore(text: str) -> None:
 
 
 def _batches(
-    config: RunConfig, data: Prepared, embeddings: Tensor, draw_noise: DrawNoise, resolution: int, device: Any
+    config: RunConfig,
+    data: Prepared,
+    table: Tensor,
+    text: LearnedText | None,
+    draw_noise: DrawNoise,
+    stage: Stage,
+    device: torch.device,
 ) -> Batches:
+    def learned(captions: Tensor) -> Tensor:
+        assert text is not None
+        with torch.no_grad():
+            return text.encoder.embed(text.tokens[captions])
+
     train = config.train
     return Batches(
         data,
-        embeddings,
-        resolution=resolution,
+        learned if text is not None else table.__getitem__,
+        resolution=max(stage.resolutions),
         seed=config.seed,
         draw_noise=draw_noise,
         averaged=train.captions_averaged,
         flip=train.flip,
+        flip_vertical=train.flip_vertical,
         noises_per_caption=train.noises_per_caption,
         wrong_candidates=train.wrong_candidates,
         interpolated=train.interpolated,

@@ -57,6 +57,7 @@ class Objective(nn.Module, ABC):
 
     reads: ClassVar[str] = "logit"
     mismatched: bool = True  # whether it wants wrong pairs
+    converges: ClassVar[bool] = False  # whether `after_step` measures "convergence", which a plateau schedule follows
 
     @abstractmethod
     def discriminator_terms(self, critic: Critic, pairs: Pairs) -> dict[str, Tensor]:
@@ -68,6 +69,10 @@ class Objective(nn.Module, ABC):
 
     def after_step(self, measured: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Update own state from the step's terms (averaged over processes); return measures for the log."""
+        return {}
+
+    def after_epoch(self) -> dict[str, Tensor]:
+        """Update own state after a pass over the pictures; return measures for the log."""
         return {}
 
 

@@ -134,3 +134,21 @@ class ModeSeeking(Penalty):
         images = (shown.fake[0::2].float() - shown.fake[1::2].float()).abs().mean((1, 2, 3))
         noises = (shown.noise[0::2] - shown.noise[1::2]).abs().mean(1)
         return (noises / (images + 1e-5)).mean()
+
+
+@register("penalty", "out-of-range")
+class OutOfRange(Penalty):
+    """Keeps unbounded pictures within [-1, 1]: E[ max(|x| − 1, 0)² ], the anime-face report's cure for specks.
+
+    Args:
+        weight: its weight in the generator's loss.
+        every: how often it is computed, in steps.
+    """
+
+    side = "generator"
+
+    def __init__(self, *, weight: float = 1.0, every: int = 1):
+        super().__init__(weight=weight, every=every)
+
+    def forward(self, shown: Shown) -> Tensor:
+        return (shown.fake.float().abs() - 1).relu().square().mean()

@@ -44,7 +44,7 @@ class Pipeline:
         """Rebuild what a run trained: averaged weights, encoder, sizes. RunError says what is missing."""
         folder = RunFolder(run)
         values, config = folder.values(), folder.config()
-        encoder = build_encoder(config)
+        encoder = build_encoder(config, folder.text_folder)
         known = values.get("encoder")
         if encoder.dim != values["text_dim"] or known not in (None, encoder.fingerprint()):
             raise RunError(

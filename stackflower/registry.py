@@ -55,7 +55,7 @@ KINDS: dict[str, Kind] = {
     "data": Kind("stackflower.data.source:Source"),
     "text": Kind("stackflower.text.base:TextEncoder"),
     "conditioning": Kind("stackflower.stages.base:Conditioning", ("text_dim",)),
-    "generator": Kind("stackflower.stages.base:Generator", ("condition_dim",)),
+    "generator": Kind("stackflower.stages.base:Generator", ("condition_dim", "lower_resolution")),
     "discriminator": Kind("stackflower.stages.base:Discriminator", ("text_dim", "condition_dim", "resolution")),
     "objective": Kind("stackflower.objectives:Objective"),
     "penalty": Kind("stackflower.penalties:Penalty"),

@@ -1,6 +1,6 @@
 """A run is a folder: its files, who may write to it, and which checkpoints are whole.
 
-config.json  metrics.jsonl  generator.safetensors  samples/*.png  checkpoints/images-*/
+config.json  metrics.jsonl  generator.safetensors  text/  samples/*.png  checkpoints/images-*/
 """
 
 from __future__ import annotations
@@ -67,6 +67,11 @@ class RunFolder:
     def weights_file(self) -> Path:
         """The stage as it draws: the averaged weights, or the live ones where averaging is off."""
         return self.path / "generator.safetensors"
+
+    @property
+    def text_folder(self) -> Path:
+        """What the run's text encoder keeps: a vocabulary, weights, vectors."""
+        return self.path / "text"
 
     @property
     def samples(self) -> Path:

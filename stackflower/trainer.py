@@ -1,25 +1,25 @@
 """The training loop: the only file that calls backward.
 
-A step: draw, judge real, mismatched and drawn pairs, step the discriminators; judge what was drawn again, step the
-stage; move the average. Everything counts images seen. Nothing here waits for the device but at the log interval.
+A step: rank captions, where the text encoder learns too; draw, judge real, mismatched and drawn pairs, step the
+discriminators; judge what was drawn again, step the stage; move the averages. Everything counts images seen. Nothing here waits for the device but at the log interval.
 """
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 import math
-import signal
-import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, nullcontext
-from types import FrameType
-from typing import Any
+from collections.abc import Callable
+from contextlib import ExitStack, nullcontext
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
 from accelerate import Accelerator
 from safetensors import SafetensorError
 from torch import Tensor
 
-from stackflower.build import build_networks
+from stackflower.build import build_networks, build_text_side
 from stackflower.checkpoint import (
     CheckpointWriter,
     load_weights,
@@ -32,7 +32,7 @@ from stackflower.checkpoint import (
     save_weights,
     write_state,
 )
-from stackflower.config import Optimizer, RunConfig
+from stackflower.config import RunConfig
 from stackflower.data.batches import Batch, Batches, DrawNoise
 from stackflower.devices import keep_memory
 from stackflower.ema import EMA
@@ -40,56 +40,30 @@ from stackflower.errors import TrainingFailed
 from stackflower.journal import Journal
 from stackflower.objectives import Objective, Pairs
 from stackflower.runs import RunFolder
+from stackflower.schedules import Plateau, learning_rate
 from stackflower.sides import Side, frozen
-from stackflower.stages.base import Generated, Text
+from stackflower.stages.base import Generated, Generator, Text
 from stackflower.stages.layers import synchronise_batch_norm
+from stackflower.stopping import Stop
+from stackflower.text.learned import LearnedEncoder
 
 AGREE_EVERY = 10  # steps between the moments at which several processes agree to stop
 ROLLBACKS = 3  # how often a run goes back to its last checkpoint before it gives up
 
 
-def learning_rate(settings: Optimizer, images: int, total: int, epoch: int) -> float:
-    """The learning rate after `images` of `total` images, where an epoch has `epoch` images."""
-    rate = settings.lr
-    if settings.halve_every:
-        rate *= 0.5 ** int(images / (settings.halve_every * epoch))
-    if settings.decay_from < 1:
-        rate *= min(1.0, (1 - images / total) / (1 - settings.decay_from))
-    return rate
+class LearnedText(NamedTuple):
+    """A text encoder that is trained with the GAN, and the training captions as it reads them."""
+
+    encoder: LearnedEncoder
+    tokens: Tensor  # (captions, L) int64
 
 
-class Stop:
-    """Asks the loop to end after its step, for Ctrl-C, SIGTERM or the time limit; a second Ctrl-C ends at once."""
+class Learner(NamedTuple):
+    """What one optimizer moves."""
 
-    def __init__(self, time_limit: float | None):
-        self.deadline = None if time_limit is None else time.monotonic() + time_limit
-        self.reason: str | None = None
-        self.signal: int | None = None
-
-    @contextmanager
-    def listening(self) -> Iterator[Stop]:
-        """Handle the signals inside the block, where this is the main thread."""
-
-        def handle(number: int, frame: FrameType | None) -> None:
-            if self.signal is not None and number == signal.SIGINT:
-                raise KeyboardInterrupt
-            self.signal, self.reason = number, signal.Signals(number).name
-
-        try:
-            before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
-        except ValueError:  # not the main thread: signals are somebody else's
-            before = {}
-        try:
-            yield self
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
-
-    def asked(self) -> bool:
-        """Whether this process was asked to stop."""
-        if self.reason is None and self.deadline is not None and time.monotonic() >= self.deadline:
-            self.reason = "the time limit"
-        return self.reason is not None
+    module: torch.nn.Module  # bare: checkpoints hold it without wrappers
+    optimizer: torch.optim.Optimizer
+    prepared: Any  # the optimizer as Accelerate steps it
 
 
 class Trainer:
@@ -103,6 +77,8 @@ class Trainer:
         text_dim: T of the embeddings.
         journal: where progress is told.
         total: images to train on.
+        text: the encoder to train beside, or None where captions were encoded once.
+        lower_weights: the model of the run below, for a stage over another.
     """
 
     def __init__(
@@ -114,6 +90,8 @@ class Trainer:
         text_dim: int,
         journal: Journal,
         total: int,
+        text: LearnedText | None = None,
+        lower_weights: Path | None = None,
     ):
         self.config, self.run, self.accelerator, self.journal, self.total = config, run, accelerator, journal, total
         self.device = accelerator.device
@@ -121,24 +99,42 @@ class Trainer:
             keep_memory()
         torch.manual_seed(config.seed + accelerator.process_index)  # dropout: other numbers on every process
         stage, sides = build_networks(config, text_dim)
+        if lower_weights is not None:
+            assert stage.lower is not None
+            load_weights(stage.lower, lower_weights)
         for network in (stage, *sides.values()):
             network.to(self.device).to(memory_format=torch.channels_last)
             synchronise_batch_norm(network, config.train.sync_batch_norm)
-        self.stage, self.sides = stage, sides
-        self.ema = EMA(stage, config.train.ema_half_life)
+        self.stage, self.sides, self.text = stage, sides, text
         self.batches = make_batches(stage.draw_noise)
-        self.generator_optimizer = self._optimizer("generator", stage)
-        self.discriminator_optimizer = self._optimizer("discriminator", torch.nn.ModuleDict(sides))
+        if type(stage.generator).remember is not Generator.remember:
+            first = self.batches(0, config.train.batch_size)
+            stage.remember(first.drawn, first.noise)
+        self.ema = EMA(stage, config.train.ema_half_life)
         self.images = self.step = self.checkpoints = self.rollbacks = 0
         self.rate_scale = 1.0
         self.latest: dict[str, Tensor] = {}  # this step's terms, for objectives with state
         # wrapping comes last: checkpoints hold the bare networks
         self.wrapped = accelerator.prepare(stage)
         self.wrapped_sides: dict[str, Side] = {name: accelerator.prepare(side) for name, side in sides.items()}
-        self.optimizers = [accelerator.prepare(o) for o in (self.generator_optimizer, self.discriminator_optimizer)]
+        self.learners: dict[str, Learner] = {}
+        self._learn("generator", stage)
+        self._learn("discriminator", torch.nn.ModuleDict(sides))
+        if text is not None:
+            text_side = build_text_side(config, text.encoder, max(stage.resolutions)).to(self.device)
+            self.wrapped_text = accelerator.prepare(text_side)
+            self.text_ema = EMA(text.encoder.network, config.train.ema_half_life)
+            self.averaged_encoder = copy.copy(text.encoder)  # the same tokens, the averaged weights
+            self.averaged_encoder.network = self.text_ema.module
+            self._learn("text", text_side)
+        self.plateaus = {name: Plateau() for name in self.learners}
         rank, world = accelerator.process_index, accelerator.num_processes
         share = config.train.batch_size // world
         self.share = slice(rank * share, (rank + 1) * share)
+
+    def _learn(self, name: str, module: torch.nn.Module) -> None:
+        optimizer = self._optimizer(name, module)
+        self.learners[name] = Learner(module, optimizer, self.accelerator.prepare(optimizer))
 
     def _optimizer(self, side: str, module: torch.nn.Module) -> torch.optim.Optimizer:
         settings = self.config.optimizer[side]
@@ -194,7 +190,7 @@ class Trainer:
                         found = side(pairs, batch.noise, self.step)
                         terms |= {f"{name}/{key}": value for key, value in found.items()}
                 self._backward(terms, len(parts), self.config.train.critic_steps)
-        self._apply(self.optimizers[1])
+        self._apply("discriminator")
 
     def _pyramid(self, images: Tensor) -> list[Tensor]:
         """The real images at each of the stage's resolutions."""
@@ -210,23 +206,37 @@ class Trainer:
             for position, batch in enumerate(parts):
                 with self._waiting(self.wrapped, position == len(parts) - 1), self.accelerator.autocast():
                     drawn, text = self._draw(batch) if drawings is None else drawings[position]
-                    weights = self.stage.conditioning.weights
+                    weights = self.stage.weights
                     terms = {f"generator/{key}": weights[key] * value for key, value in drawn.terms.items()}
                     for (name, side), fake in zip(self.sides.items(), drawn.images, strict=True):
                         found = side.generator_terms(fake, text, batch.noise, self.step)
                         terms |= {f"generator/{key}-{name.rpartition('-')[2]}": value for key, value in found.items()}
                     self._backward(terms, len(parts))
-        self._apply(self.optimizers[0])
+        self._apply("generator")
 
-    def _apply(self, optimizer: Any) -> None:
+    def _text_step(self, parts: list[Batch]) -> None:
+        assert self.text is not None
+        for position, batch in enumerate(parts):
+            last = position == len(parts) - 1
+            with self._waiting(self.wrapped_text, last), self.accelerator.autocast():
+                tokens = self.text.tokens
+                found = self.wrapped_text(batch.images, tokens[batch.caption], tokens[batch.wrong_caption], batch.label)
+                self._backward({f"text/{key}": value for key, value in found.items()}, len(parts))
+        self._apply("text")
+
+    def _apply(self, name: str) -> None:
+        module, _, optimizer = self.learners[name]
+        limit = self.config.optimizer[name].clip_norm
+        if limit:
+            self.accelerator.clip_grad_norm_([p for p in module.parameters() if p.requires_grad], limit)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
 
     def _rates(self) -> None:
-        for side, optimizer in zip(("generator", "discriminator"), self.optimizers, strict=True):
-            rate = learning_rate(self.config.optimizer[side], self.images, self.total, len(self.batches))
-            for group in optimizer.param_groups:
-                group["lr"] = rate * self.rate_scale
+        for name, learner in self.learners.items():
+            rate = learning_rate(self.config.optimizer[name], self.images, self.total, len(self.batches))
+            for group in learner.prepared.param_groups:
+                group["lr"] = rate * self.rate_scale * self.plateaus[name].scale
 
     def _after_step(self) -> None:
         """Let objectives with state of their own move it, by the step's terms averaged over processes."""
@@ -234,9 +244,16 @@ class Trainer:
             if type(side.objective).after_step is not Objective.after_step:
                 own = {key: value for key, value in self.latest.items() if self._belongs(key, name)}
                 mean = self.accelerator.reduce(torch.stack(list(own.values())), "mean")
-                measured = {key.partition("/")[2]: value for key, value in zip(own, mean, strict=True)}
+                suffix = f"-{name.rpartition('-')[2]}"
+                measured = {
+                    key.partition("/")[2].removesuffix(suffix): value for key, value in zip(own, mean, strict=True)
+                }
                 self.journal.add({f"{name}/{k}": v for k, v in side.objective.after_step(measured).items()})
         self.latest = {}
+
+    def _after_epoch(self) -> None:
+        for name, side in self.sides.items():
+            self.journal.add({f"{name}/{key}": value for key, value in side.objective.after_epoch().items()})
 
     @staticmethod
     def _belongs(term: str, side: str) -> bool:
@@ -245,13 +262,15 @@ class Trainer:
 
     def train_step(self) -> None:
         """Train on the next batch (with `critic_steps`, batches)."""
-        train = self.config.train
+        train, before = self.config.train, self.images
         self._rates()
         parts: list[Batch] = []
         drawings: list[tuple[Generated, Text]] | None = None
         for turn in range(train.critic_steps):
             batch = self.batches(self.images, train.batch_size, self.share)
             parts = batch.split(train.gradient_accumulation)
+            if self.text is not None and turn == 0:
+                self._text_step(parts)
             # drawn once for both sides where the graph fits; else anew, so that only one part's graph is held
             if len(parts) == 1 and turn == train.critic_steps - 1:
                 with self.accelerator.autocast():
@@ -260,7 +279,11 @@ class Trainer:
             self.images += train.batch_size
         self._generator_step(parts, drawings)
         self._after_step()
-        self.ema.update(self.stage, self.images, train.batch_size * train.critic_steps)
+        if before // len(self.batches) != self.images // len(self.batches):
+            self._after_epoch()
+        self.ema.update(self.stage, self.images, self.images - before)
+        if self.text is not None:
+            self.text_ema.update(self.text.encoder.network, self.images, self.images - before)
         self.step += 1
 
     # ---- the run
@@ -307,16 +330,21 @@ class Trainer:
         measures = self.journal.measures(self.accelerator)
         bad = [name for name, value in measures.items() if not math.isfinite(value)]
         if saving:  # the last step's losses may be finite and what it made of the weights not
-            modules = {"generator": self.stage, **self.sides}
-            norms = {name: torch._foreach_norm(list(module.parameters())) for name, module in modules.items()}
+            norms = {name: torch._foreach_norm(list(one.module.parameters())) for name, one in self.learners.items()}
             bad += [f"{name}'s weights" for name, norm in norms.items() if not torch.stack(norm).isfinite().all()]
         if not bad:
-            rates = {
-                f"lr/{s}": o.param_groups[0]["lr"]
-                for s, o in zip(("generator", "discriminator"), self.optimizers, strict=True)
-            }
+            rates = {f"lr/{name}": one.prepared.param_groups[0]["lr"] for name, one in self.learners.items()}
             self.journal.log(self.images, self.step, {**measures, **rates})
+            self._follow(measures)
         return bad
+
+    def _follow(self, measures: dict[str, float]) -> None:
+        """Halve learning rates whose convergence measure, averaged over resolutions, has stopped falling."""
+        found = [value for name, value in measures.items() if name.endswith("/convergence")]
+        for name, plateau in self.plateaus.items():
+            window = self.config.optimizer[name].plateau * len(self.batches)
+            if window and found and plateau.note(sum(found) / len(found), self.images, window):
+                self.journal.event(self.images, "plateau", side=name, scale=plateau.scale)
 
     def _roll_back(self, bad: list[str]) -> None:
         """Back to the last whole checkpoint with half the learning rate, at most three times."""
@@ -350,7 +378,8 @@ class Trainer:
     def _grid(self) -> None:
         if self.accelerator.is_main_process:
             with self.accelerator.autocast():
-                self.journal.grid(self.ema.module, self.images)
+                encoder = None if self.text is None else self.averaged_encoder
+                self.journal.grid(self.ema.module, self.images, encoder)
 
     def save(self) -> None:
         """Write a checkpoint and, as the run's model, the averaged stage."""
@@ -361,14 +390,11 @@ class Trainer:
             writer.tensors("generator-ema", self.ema.module.state_dict())
             for name, side in self.sides.items():
                 writer.tensors(name, side.state_dict())
-            modules = (self.stage, torch.nn.ModuleDict(self.sides))
-            for name, optimizer, module in zip(
-                ("generator", "discriminator"),
-                (self.generator_optimizer, self.discriminator_optimizer),
-                modules,
-                strict=True,
-            ):
-                writer.tensors(f"optimizer-{name}", optimizer_state(optimizer, module))
+            if self.text is not None:
+                writer.tensors("text", self.learners["text"].module.state_dict())
+                writer.tensors("text-ema", self.text_ema.module.state_dict())
+            for name, learner in self.learners.items():
+                writer.tensors(f"optimizer-{name}", optimizer_state(learner.optimizer, learner.module))
         self.accelerator.wait_for_everyone()
         writer.tensors(f"rng-{self.accelerator.process_index}", rng_state(self.device))
         self.accelerator.wait_for_everyone()
@@ -381,6 +407,7 @@ class Trainer:
                     "number": self.checkpoints,
                     "rollbacks": self.rollbacks,
                     "rate_scale": self.rate_scale,
+                    "plateaus": {name: dataclasses.asdict(plateau) for name, plateau in self.plateaus.items()},
                     "processes": self.accelerator.num_processes,
                     "scaler": scaler.state_dict() if scaler is not None else None,
                 }
@@ -390,9 +417,11 @@ class Trainer:
         self.accelerator.wait_for_everyone()
 
     def _save_model(self, kept: str) -> None:
-        """Write the averaged stage as the run's model. TrainingFailed, saying what is `kept`, where it can't be."""
+        """Write the averaged stage (and encoder) as the run's model. TrainingFailed, saying what is `kept`, where it can't be."""
         try:
             save_weights(self.ema.module, self.run.weights_file)
+            if self.text is not None:
+                self.averaged_encoder.save(self.run.text_folder)
         except (OSError, SafetensorError) as error:
             raise TrainingFailed(
                 f"{self.run.weights_file} can't be written: {error}. {kept}. Make room and type: "
@@ -407,9 +436,11 @@ class Trainer:
         load_weights(self.ema.module, path / "generator-ema.safetensors", otherwise)
         for name, side in self.sides.items():
             load_weights(side, path / f"{name}.safetensors", otherwise)
-        sides = torch.nn.ModuleDict(self.sides)
-        restore_optimizer(self.generator_optimizer, self.stage, read_tensors(path, "optimizer-generator"))
-        restore_optimizer(self.discriminator_optimizer, sides, read_tensors(path, "optimizer-discriminator"))
+        if self.text is not None:
+            load_weights(self.learners["text"].module, path / "text.safetensors", otherwise)
+            load_weights(self.text_ema.module, path / "text-ema.safetensors", otherwise)
+        for name, learner in self.learners.items():
+            restore_optimizer(learner.optimizer, learner.module, read_tensors(path, f"optimizer-{name}"))
         rng = path / f"rng-{self.accelerator.process_index}.safetensors"
         if self.accelerator.process_index < state["processes"]:  # new processes keep their own
             restore_rng(read_tensors(path, rng.stem), self.device)
@@ -417,6 +448,7 @@ class Trainer:
             self.accelerator.scaler.load_state_dict(state["scaler"])
         self.images, self.step, self.checkpoints = state["images"], state["step"], state["number"]
         self.rollbacks, self.rate_scale = state["rollbacks"], state["rate_scale"]
+        self.plateaus = {name: Plateau(**values) for name, values in state.get("plateaus", {}).items()} or self.plateaus
         self.journal.forget()
         if self.accelerator.is_main_process:  # a kill may have come between this checkpoint and the run's model
             self._save_model(f"{path.name} is untouched")

@@ -32,8 +32,9 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """The prepared cache of this session; without hub or accelerator."""
     folder = tmp_path_factory.mktemp("cache")
     before = dict(os.environ)
-    os.environ |= {"STACKFLOWER_CACHE": str(folder), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "2"}
-    torch.set_num_threads(2)
+    os.environ |= {"STACKFLOWER_CACHE": str(folder), "HF_HUB_OFFLINE": "1"}
+    os.environ.setdefault("OMP_NUM_THREADS", "2")
+    torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
     yield folder
     os.environ.clear()
     os.environ.update(before)

@@ -242,7 +242,7 @@ def batches(**options: object) -> Batches:
     table = embed(data.flat_captions(), NgramEncoder(dim=32), display)
     return Batches(
         data,
-        table,
+        table.__getitem__,
         **({"resolution": 64, "seed": 3, "draw_noise": lambda count, g: torch.randn(count, 5, generator=g)} | options),
     )  # type: ignore[arg-type]
 
@@ -283,7 +283,7 @@ def test_averaged_captions_are_different_ones_of_the_picture() -> None:
     make = batches(averaged=4)
     found = make(0, 48).embeddings
     for row, index in zip(found, make.indices(0, 48).tolist(), strict=True):
-        own = make.embeddings[6 * index : 6 * index + 6]
+        own = make.embed.__self__[6 * index : 6 * index + 6]
         sums = torch.stack([own[list(c)].mean(0) for c in __import__("itertools").combinations(range(6), 4)])
         assert (sums - row).abs().amax(1).min() < 1e-5
     assert torch.allclose(batches(averaged=6)(0, 8).embeddings, batches(averaged=9)(0, 8).embeddings, atol=1e-5)
@@ -296,7 +296,7 @@ def test_of_several_wrong_captions_the_likest_is_taken() -> None:
     assert own.mean() > (plain.wrong * plain.embeddings).sum(1).mean()
     labels = drawn.SyntheticFlowers(count=48).rows("train").labels
     for wrong, index in zip(batch.wrong, make.indices(0, 48).tolist(), strict=True):
-        (rows,) = (make.embeddings == wrong).all(1).nonzero(as_tuple=True)
+        (rows,) = (make.embed.__self__ == wrong).all(1).nonzero(as_tuple=True)
         assert labels is not None and any(labels[row // 6] != labels[index] for row in rows.tolist())
 
 

@@ -14,10 +14,10 @@ from stackflower.ema import EMA
 from stackflower.evaluation.scores import frechet_distance, inception_score, share_correct, within_group_variance
 from stackflower.objectives import BinaryCrossEntropy, Hinge, LeastSquares, Pairs, Wasserstein, contrast
 from stackflower.penalties import R1, GradientPenalty, MatchingAwareGradient, ModeSeeking, Shown
+from stackflower.schedules import learning_rate
 from stackflower.stages.base import Text, Verdict
 from stackflower.stages.conditioning import ConditioningAugmentation, kl_to_standard_normal
 from stackflower.stages.layers import MinibatchDeviation, UpsampleConv
-from stackflower.trainer import learning_rate
 
 
 def test_kl_term_equals_torch_distributions_in_float64() -> None:

@@ -55,7 +55,7 @@ def test_a_wrong_base_class_is_refused() -> None:
         ({"chanels": 3}, r"no option 'chanels'.*Did you mean 'channels'"),
         ({"channels": "many"}, "generator.channels = 'many': wanted int"),
         ({"channels": True}, "wanted int"),
-        ({"norm": "bach"}, "one of 'batch', 'layer', 'instance', 'none'"),
+        ({"norm": "bach"}, "one of 'batch', 'layer', 'instance', 'virtual', 'none'"),
         ({"condition_dim": 3}, "no option 'condition_dim'"),
     ],
 )

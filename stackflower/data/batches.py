@@ -16,6 +16,7 @@ from torch import Tensor
 from stackflower.data.prepared import Prepared
 
 DrawNoise = Callable[[int, torch.Generator], Tensor]
+Embed = Callable[[Tensor], Tensor]
 
 
 class Batch(NamedTuple):
@@ -28,6 +29,8 @@ class Batch(NamedTuple):
     noise: Tensor  # (N, Z)
     label: Tensor  # (N,) int64, class of the pictures
     drawn_label: Tensor  # (N,) int64, class of the pictures whose captions are drawn
+    caption: Tensor  # (N,) int64, number of a caption of each picture
+    wrong_caption: Tensor  # (N,) int64, number of the caption that `wrong` embeds
 
     def split(self, parts: int) -> list[Batch]:
         """The batch in equal parts."""
@@ -85,12 +88,14 @@ class Batches:
 
     Args:
         data: the prepared split.
-        embeddings: (captions, T) float32, in the order of the captions of `data`.
+        embed: numbers of captions, in the order of the captions of `data`, (…,) int64 → embeddings (…, T) float32: a table's
+            lookup, or an encoder that is being trained.
         resolution: R of the images.
         seed: of the order and of every draw.
         draw_noise: (count, seeded generator) → noise (count, Z), as `Stage.draw_noise`.
         averaged: how many captions' embeddings are averaged for one picture (StackGAN averages four).
         flip: mirror half of the pictures left to right.
+        flip_vertical: and half of them upside down.
         wrong_candidates: how many captions of other classes are drawn for a picture, of which the one most like its own
             caption is its wrong one: hard negatives (Faghri et al. 2018, VSE++).
         interpolated: share of a drawn batch whose text is halfway between two captions' embeddings, which no picture shows
@@ -101,13 +106,14 @@ class Batches:
     def __init__(
         self,
         data: Prepared,
-        embeddings: Tensor,
+        embed: Embed,
         *,
         resolution: int,
         seed: int,
         draw_noise: DrawNoise,
         averaged: int = 1,
         flip: bool = True,
+        flip_vertical: bool = False,
         noises_per_caption: int = 1,
         wrong_candidates: int = 1,
         interpolated: float = 0.0,
@@ -115,9 +121,10 @@ class Batches:
     ):
         self.device = torch.device(device)
         self.seed, self.resolution, self.draw_noise = seed, resolution, draw_noise
-        self.averaged, self.flip, self.noises_per_caption = averaged, flip, noises_per_caption
+        self.averaged, self.noises_per_caption = averaged, noises_per_caption
+        self.flip, self.flip_vertical = flip, flip_vertical
         self.images = data.images.to(self.device)
-        self.embeddings = embeddings.to(self.device)
+        self.embed = embed
         counts = torch.tensor([len(captions) for captions in data.captions])
         self.counts = counts.to(self.device)
         self.offsets = (counts.cumsum(0) - counts).to(self.device)
@@ -140,32 +147,38 @@ class Batches:
             first, count = first + len(part), count - len(part)
         return torch.cat(parts).to(self.device, non_blocking=True)
 
-    def _embed(self, index: Tensor, generator: torch.Generator) -> Tensor:
-        """Mean embedding of `averaged` different captions of each picture (all of them where there are fewer)."""
+    def _embed(self, index: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Mean embedding of `averaged` different captions of each picture (all of them where there are fewer), and the
+        number of the first of these captions."""
         count, offset = self.counts[index], self.offsets[index]
         if self.averaged == 1:
-            return self.embeddings[offset + below(count, generator)]
+            captions = offset + below(count, generator)
+            return self.embed(captions), captions
         keys = torch.rand(len(index), int(self.counts.max()), generator=generator, device=self.device)
         keys.masked_fill_(torch.arange(keys.shape[1], device=self.device) >= count[:, None], 2.0)
         chosen = keys.argsort(1)[:, : self.averaged]
         valid = torch.arange(chosen.shape[1], device=self.device) < count[:, None]
-        rows = self.embeddings[offset[:, None] + chosen.minimum(count[:, None] - 1)]
-        return (rows * valid[..., None]).sum(1) / valid.sum(1, keepdim=True)
+        rows = self.embed(offset[:, None] + chosen.minimum(count[:, None] - 1))
+        return (rows * valid[..., None]).sum(1) / valid.sum(1, keepdim=True), offset + chosen[:, 0]
 
-    def _wrong(self, index: Tensor, matched: Tensor, generator: torch.Generator) -> Tensor:
-        """Embeddings (n, T) that the pictures don't match: of several drawn, the one nearest the matching one."""
+    def _wrong(self, index: Tensor, matched: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Embeddings (n, T) that the pictures don't match, with their captions: of several drawn, the one nearest the
+        matching one."""
         several = index.repeat_interleave(self.wrong_candidates)
-        found = self._embed(self.mismatched(several, generator), generator).unflatten(0, (len(index), -1))
+        found, captions = self._embed(self.mismatched(several, generator), generator)
         if self.wrong_candidates == 1:
-            return found[:, 0]
+            return found, captions
+        found, captions = found.unflatten(0, (len(index), -1)), captions.unflatten(0, (len(index), -1))
         hardest = torch.einsum("nkt,nt->nk", found, matched).argmax(1)
-        return found[torch.arange(len(index), device=self.device), hardest]
+        rows = torch.arange(len(index), device=self.device)
+        return found[rows, hardest], captions[rows, hardest]
 
-    def _crop(self, index: Tensor, top: Tensor, left: Tensor, mirror: Tensor) -> Tensor:
+    def _crop(self, index: Tensor, top: Tensor, left: Tensor, mirror: Tensor, upturn: Tensor) -> Tensor:
         """Crop, flip and scale to [-1, 1]: one gather for the batch."""
         size = torch.arange(self.resolution, device=self.device)
         across = torch.where(mirror[:, None], size.flip(0), size)
-        pixels = self.images[index[:, None, None], (top[:, None] + size)[:, :, None], (left[:, None] + across)[:, None]]
+        down = torch.where(upturn[:, None], size.flip(0), size)
+        pixels = self.images[index[:, None, None], (top[:, None] + down)[:, :, None], (left[:, None] + across)[:, None]]
         return pixels.permute(0, 3, 1, 2).to(torch.float32).mul_(1 / 127.5).sub_(1.0)
 
     def __call__(self, first: int, total: int, share: slice = slice(None)) -> Batch:
@@ -175,10 +188,13 @@ class Batches:
         room = self.images.shape[1] - self.resolution + 1
         corner = torch.randint(room, (2, total), generator=generator, device=self.device)
         mirror = torch.rand(total, generator=generator, device=self.device) < (0.5 if self.flip else -1.0)
-        matched = self._embed(index, generator)
-        wrong = self._wrong(index, matched, generator)
+        matched, caption = self._embed(index, generator)
+        wrong, wrong_caption = self._wrong(index, matched, generator)
         noise = self.draw_noise(total, generator)
-        images = self._crop(index[share], corner[0][share], corner[1][share], mirror[share])
+        upturn = torch.zeros_like(mirror)
+        if self.flip_vertical:
+            upturn = torch.rand(total, generator=generator, device=self.device) < 0.5
+        images = self._crop(index[share], corner[0][share], corner[1][share], mirror[share], upturn[share])
         label = self.mismatched.labels[index]
         # every caption of the batch, or the first of every few neighbours for all of them
         source = torch.arange(total, device=self.device) // self.noises_per_caption * self.noises_per_caption
@@ -188,5 +204,5 @@ class Batches:
             halfway = (drawn + drawn.roll(self.noises_per_caption, 0)) / 2
             drawn = torch.cat([halfway[:mixed], drawn[mixed:]])
             drawn_label = torch.cat([-1 - source[:mixed], drawn_label[mixed:]])  # of no picture's class
-        whole = Batch(images, matched, wrong, drawn, noise, label, drawn_label)
+        whole = Batch(images, matched, wrong, drawn, noise, label, drawn_label, caption, wrong_caption)
         return Batch(images, *(tensor[share] for tensor in whole[1:]))

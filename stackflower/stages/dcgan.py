@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from stackflower.errors import ComponentError
 from stackflower.registry import register
 from stackflower.stages.base import Generator, initialise
-from stackflower.stages.layers import Norm, doublings, norm2d
+from stackflower.stages.layers import GeneratorNorm, ReferenceBatch, doublings, norm2d
 
 
 @register("generator", "dcgan")
@@ -35,7 +35,7 @@ class DCGANGenerator(Generator):
         channels: int = 64,
         noise_dim: int = 100,
         noise: Literal["normal", "uniform"] = "normal",
-        norm: Norm = "batch",
+        norm: GeneratorNorm = "batch",
         dropout: float = 0.0,
     ):
         super().__init__()
@@ -55,6 +55,13 @@ class DCGANGenerator(Generator):
         layers += [norm2d(norm, widths[-1]), nn.ReLU(inplace=True), nn.ConvTranspose2d(widths[-1], 3, 4, 2, 1)]
         self.layers = nn.Sequential(*layers)
         initialise(self)
+        self.reference = ReferenceBatch(condition_dim + noise_dim) if norm == "virtual" else None
+
+    def remember(self, condition: Tensor, noise: Tensor) -> None:
+        if self.reference is not None:
+            self.reference.remember(torch.cat([condition, noise], 1))
 
     def forward(self, condition: Tensor, noise: Tensor) -> tuple[Tensor, ...]:
-        return (torch.tanh(self.layers(torch.cat([condition, noise], 1)[:, :, None, None])),)
+        inputs = torch.cat([condition, noise], 1)
+        inputs = inputs if self.reference is None else self.reference.before(inputs)
+        return (torch.tanh(self.layers(inputs[:, :, None, None])[-len(condition) :]),)

@@ -11,6 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 Norm = Literal["batch", "layer", "instance", "none"]
+GeneratorNorm = Literal["batch", "layer", "instance", "virtual", "none"]
+REFERENCE = 16  # rows of the batch that virtual batch normalisation refers to
 
 
 def world() -> tuple[int, int]:
@@ -65,8 +67,62 @@ def doublings(resolution: int) -> int | None:
     return depth if resolution >= 16 and 4 * 2**depth == resolution else None
 
 
-def norm2d(kind: Norm, channels: int) -> nn.Module:
+class VirtualBatchNorm2d(nn.Module):
+    """Virtual batch normalisation (Salimans et al. 2016, section 3.4) of inputs whose first `REFERENCE` rows are a fixed batch.
+
+    Those are normalised by their own statistics, every other image by the statistics of the fixed batch and itself: so no
+    image depends on its neighbours.
+    """
+
+    def __init__(self, channels: int, eps: float = 1e-5):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(channels))
+        self.bias = nn.Parameter(torch.zeros(channels))
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        values, rows = x.float(), REFERENCE
+        each_mean = values.mean((2, 3))  # (R + N, C)
+        each_variance = (values - each_mean[..., None, None]).square().mean((2, 3))
+        mean = each_mean[:rows].mean(0)
+        variance = (each_variance[:rows] + (each_mean[:rows] - mean).square()).mean(0)
+        own_mean, own_variance = each_mean[rows:], each_variance[rows:]
+        joint_mean = (rows * mean + own_mean) / (rows + 1)
+        joint_variance = (
+            rows * (variance + (mean - joint_mean).square()) + own_variance + (own_mean - joint_mean).square()
+        ) / (rows + 1)
+        means = torch.cat([mean.expand(rows, -1), joint_mean])
+        variances = torch.cat([variance.expand(rows, -1), joint_variance])
+        scale = self.weight * torch.rsqrt(variances + self.eps)
+        return ((values - means[..., None, None]) * scale[..., None, None] + self.bias[:, None, None]).to(x.dtype)
+
+
+class ReferenceBatch(nn.Module):
+    """The fixed batch of virtual batch normalisation: `REFERENCE` inputs (width D), saved with the network.
+
+    They are random until `remember` is given inputs of the training.
+    """
+
+    inputs: Tensor
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.register_buffer("inputs", torch.randn(REFERENCE, width))
+
+    def remember(self, inputs: Tensor) -> None:
+        """Take the first rows of `inputs` (N, D), over again where there are fewer than `REFERENCE`."""
+        rows = torch.arange(REFERENCE, device=inputs.device) % len(inputs)
+        self.inputs.copy_(inputs.detach()[rows])
+
+    def before(self, inputs: Tensor) -> Tensor:
+        """The fixed batch, then `inputs`."""
+        return torch.cat([self.inputs.to(inputs.dtype), inputs])
+
+
+def norm2d(kind: GeneratorNorm, channels: int) -> nn.Module:
     """A normalisation of (N, channels, H, W) by name."""
+    if kind == "virtual":
+        return VirtualBatchNorm2d(channels)
     if kind == "batch":
         return BatchNorm2d(channels)
     if kind == "layer":

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from stackflower.errors import ComponentError
 from stackflower.registry import register
 from stackflower.stages.base import Generator, initialise
-from stackflower.stages.layers import Norm, UpsampleConv, doublings, norm2d
+from stackflower.stages.layers import GeneratorNorm, ReferenceBatch, UpsampleConv, doublings, norm2d
 
 
 class UpBlock(nn.Module):
@@ -20,7 +20,7 @@ class UpBlock(nn.Module):
     Brock et al. 2019), which lets text and noise act at this depth too.
     """
 
-    def __init__(self, in_channels: int, out_channels: int, norm: Norm, style_dim: int = 0):
+    def __init__(self, in_channels: int, out_channels: int, norm: GeneratorNorm, style_dim: int = 0):
         super().__init__()
         self.convolution = UpsampleConv(in_channels, out_channels)
         self.norm = norm2d(norm, out_channels)
@@ -51,6 +51,7 @@ class StageOneGenerator(Generator):
         mapping_layers: dense layers, twice as wide as condition and noise, that the two pass through together before all else
             (the mapping network of Karras et al. 2019). Without them text and noise only add up, and noise can't decide
             just what the text leaves open.
+        dropout: share of the channels that are left out at 4×4 and 8×8 while training.
     """
 
     def __init__(
@@ -61,9 +62,10 @@ class StageOneGenerator(Generator):
         channels: int = 128,
         noise_dim: int = 100,
         noise: Literal["normal", "uniform"] = "normal",
-        norm: Norm = "batch",
+        norm: GeneratorNorm = "batch",
         style: bool = False,
         mapping_layers: int = 0,
+        dropout: float = 0.0,
     ):
         super().__init__()
         depth = doublings(resolution)
@@ -71,8 +73,11 @@ class StageOneGenerator(Generator):
             raise ComponentError(f"generator.resolution = {resolution}: allowed are 16, 32, 64, 128, 256, …")
         if channels * 8 % 2**depth:
             raise ComponentError(f"generator.channels = {channels}: 8 × channels must divide by {2**depth}.")
+        if not 0 <= dropout < 1:
+            raise ComponentError(f"generator.dropout = {dropout}: allowed is 0 up to, not with, 1.")
         self.resolutions = (resolution,)
         self.noise_dim, self.noise = noise_dim, noise
+        self.dropout = nn.Dropout2d(dropout)
         self.widths = [channels * 8 // 2**level for level in range(depth + 1)]
         inputs = condition_dim + noise_dim
         layers: list[nn.Module] = []
@@ -91,11 +96,20 @@ class StageOneGenerator(Generator):
             if isinstance(layer, nn.Linear):  # N(0, 0.02) would leave next to nothing after two of them
                 nn.init.kaiming_normal_(layer.weight, 0.2)
         self.mapping = nn.Sequential(*layers)
+        self.reference = ReferenceBatch(condition_dim + noise_dim) if norm == "virtual" else None
+
+    def remember(self, condition: Tensor, noise: Tensor) -> None:
+        if self.reference is not None:
+            self.reference.remember(torch.cat([condition, noise], 1))
 
     def forward(self, condition: Tensor, noise: Tensor) -> tuple[Tensor, ...]:
-        style = self.mapping(torch.cat([condition, noise], 1))
+        inputs = torch.cat([condition, noise], 1)
+        style = self.mapping(inputs if self.reference is None else self.reference.before(inputs))
         x = self.dense(style).reshape(len(style), self.widths[0], 4, 4)
         x = nn.functional.relu(self.norm(x.contiguous(memory_format=torch.channels_last)), inplace=True)
-        for block in self.blocks:
+        x = self.dropout(x)
+        for depth, block in enumerate(self.blocks):
             x = block(x, style)
-        return (torch.tanh(self.to_image(x)),)
+            if depth == 0:
+                x = self.dropout(x)
+        return (torch.tanh(self.to_image(x[-len(condition) :])),)

@@ -2,18 +2,42 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
+import re
+import unicodedata
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 from torch import Tensor
+
+WORD = re.compile(r"[^\W_]+|[^\w\s]", re.UNICODE)
+
+
+def words_of(caption: str) -> list[str]:
+    """A caption's words and punctuation marks, folded by Unicode's NFKC and case folding; any script."""
+    return WORD.findall(unicodedata.normalize("NFKC", caption).casefold())
+
+
+def digest_of(*tensors: Tensor) -> str:
+    """A short name for what tensors hold."""
+    digest = hashlib.blake2b(digest_size=8)
+    for tensor in tensors:
+        digest.update(tensor.detach().cpu().contiguous().float().numpy().tobytes())
+    return digest.hexdigest()
 
 
 class TextEncoder(ABC):
     """Captions to sentence embeddings (N, `dim`)."""
 
     dim: int
+
+    @property
+    def learns(self) -> bool:
+        """Whether it is trained together with the GAN (see `LearnedEncoder`); otherwise captions are encoded once."""
+        return False
 
     @abstractmethod
     def encode(self, captions: Sequence[str]) -> Tensor:
@@ -22,6 +46,15 @@ class TextEncoder(ABC):
     @abstractmethod
     def fingerprint(self) -> str:
         """What the embeddings depend on; the cache of embeddings is keyed by it."""
+
+    def fit(self, captions: Sequence[str]) -> None:  # noqa: B027 - most need nothing
+        """Take what it needs of the training captions, such as a vocabulary; called once, before anything is encoded."""
+
+    def save(self, folder: Path) -> None:  # noqa: B027
+        """Write into a run what encoding needs beside the options: a vocabulary, weights, vectors."""
+
+    def restore(self, folder: Path) -> None:  # noqa: B027
+        """Read what `save` wrote. RunError says what is missing or damaged."""
 
     def __call__(self, captions: Sequence[str]) -> Tensor:
         """Embeddings as the networks read them: scaled to unit root mean square, whatever `dim` is, so that a

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-import unicodedata
 import zlib
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
@@ -13,7 +11,7 @@ import torch
 from torch import Tensor
 
 from stackflower.registry import register
-from stackflower.text.base import TextEncoder
+from stackflower.text.base import TextEncoder, words_of
 
 _TIES = """
 a an the this that these those it its is are was were be been has have having had does do there here which who whose
@@ -21,8 +19,6 @@ of on in at by to from for as into and or with while
 """
 FUNCTION_WORDS = frozenset(_TIES.split()) | frozenset(",.;:!?-'\"()")
 """Words that tie a sentence together and say nothing of a picture; "no", "not" and "without" are not among them."""
-
-WORD = re.compile(r"[^\W_]+|[^\w\s]", re.UNICODE)
 
 
 @lru_cache(maxsize=200_000)
@@ -73,7 +69,7 @@ class NgramEncoder(TextEncoder):
     def encode(self, captions: Sequence[str]) -> Tensor:
         table = np.zeros((len(captions), self.dim), dtype=np.float32)
         for row, caption in enumerate(captions):
-            words = WORD.findall(unicodedata.normalize("NFKC", caption).casefold())
+            words = words_of(caption)
             slots = [(*_slot(feature, self.dim), weight) for feature, weight in self._features(words)]
             if slots:
                 position, sign, weight = (np.array(column) for column in zip(*slots, strict=True))

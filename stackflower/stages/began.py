@@ -1,0 +1,168 @@
+"""BEGAN's networks (Berthelot et al. 2017, figure 1), with a sentence beside the code: an autoencoder that judges, a decoder that draws."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from stackflower.errors import ComponentError
+from stackflower.registry import register
+from stackflower.stages.base import Discriminator, Generator, Text, Verdict
+from stackflower.stages.layers import doublings
+
+BASE = 8  # pixels at which the decoder starts and the encoder ends
+
+
+def _initialise(module: nn.Module) -> None:
+    """Weights that keep the size of what passes an exponential linear unit; zero biases."""
+    for layer in module.modules():
+        if isinstance(layer, (nn.Conv2d, nn.Linear)):
+            fan_in = layer.weight[0].numel()
+            nn.init.normal_(layer.weight, 0.0, 1.245 / math.sqrt(fan_in))
+            assert layer.bias is not None
+            nn.init.zeros_(layer.bias)
+
+
+def _doublings(resolution: int) -> int:
+    depth = doublings(resolution)
+    if depth is None:
+        raise ComponentError(f"BEGAN's networks have 16, 32, 64, 128 … px, not {resolution}.")
+    return depth - 1  # from 8×8
+
+
+def _twice(in_channels: int, out_channels: int) -> list[nn.Module]:
+    """Two 3×3 convolutions with exponential linear units."""
+    return [
+        nn.Conv2d(in_channels, out_channels, 3, padding=1),
+        nn.ELU(inplace=True),
+        nn.Conv2d(out_channels, out_channels, 3, padding=1),
+        nn.ELU(inplace=True),
+    ]
+
+
+class Decoder(nn.Module):
+    """Code (N, `code_dim`) to images (N, 3, `resolution`, `resolution`); nothing bounds them to [-1, 1]."""
+
+    def __init__(self, code_dim: int, resolution: int, channels: int):
+        super().__init__()
+        self.channels = channels
+        self.dense = nn.Linear(code_dim, channels * BASE * BASE)
+        layers: list[nn.Module] = _twice(channels, channels)
+        for _ in range(_doublings(resolution)):
+            layers += [nn.Upsample(scale_factor=2, mode="nearest"), *_twice(channels, channels)]
+        self.layers = nn.Sequential(*layers, nn.Conv2d(channels, 3, 3, padding=1))
+        _initialise(self)
+
+    def forward(self, code: Tensor) -> Tensor:
+        x = self.dense(code).reshape(len(code), self.channels, BASE, BASE)
+        return self.layers(x.contiguous(memory_format=torch.channels_last))
+
+
+class Encoded(NamedTuple):
+    """What the autoencoder's encoder saw."""
+
+    code: Tensor  # (N, code_dim)
+    images: Tensor  # (N, 3, R, R), to compare with what is decoded
+
+
+@register("discriminator", "began")
+class AutoencoderDiscriminator(Discriminator):
+    """An autoencoder whose score is its reconstruction error, low for real: L(x, e) = mean |D(x, e) − x| (section 3.1).
+
+    The text stands beside the code, and a dense layer joins the two, as in the conditional BEGAN of the anime-face report.
+
+    Args:
+        channels: width n of the decoder and of the encoder's first layers, which grow by n with every halving.
+        code_dim: size of the code; 64 in the report.
+        text: what it reads: the text embedding through a dense layer of its own, or the conditioning's detached mean.
+        projection_dim: size of that dense layer's output; 16 in the report.
+    """
+
+    reads = "energy"
+    default_objective = "began"
+
+    def __init__(
+        self,
+        *,
+        text_dim: int,
+        condition_dim: int,
+        resolution: int,
+        channels: int = 64,
+        code_dim: int = 64,
+        text: Literal["condition", "embedding"] = "embedding",
+        projection_dim: int = 16,
+    ):
+        super().__init__()
+        layers: list[nn.Module] = [nn.Conv2d(3, channels, 3, padding=1), nn.ELU(inplace=True)]
+        width = channels
+        for level in range(_doublings(resolution)):
+            layers += [*_twice(width, channels * (level + 1)), nn.AvgPool2d(2)]
+            width = channels * (level + 1)
+        layers += _twice(width, width)
+        self.encoder = nn.Sequential(*layers)
+        self.to_code = nn.Linear(width * BASE * BASE, code_dim)
+        self.project = nn.Linear(text_dim, projection_dim) if text == "embedding" else None
+        words = projection_dim if self.project else condition_dim
+        self.join = nn.Linear(code_dim + words, code_dim)
+        _initialise(self)
+        self.decoder = Decoder(code_dim, resolution, channels)
+
+    def trunk(self, images: Tensor) -> Encoded:
+        return Encoded(self.to_code(self.encoder(images).flatten(1)), images)
+
+    def reconstruct(self, features: Encoded, text: Text) -> Tensor:
+        """The images (N, 3, R, R) as the autoencoder remembers them, with the text beside the code."""
+        words = text.condition if self.project is None else F.elu(self.project(text.embedding.to(features.code.dtype)))
+        return self.decoder(F.elu(self.join(torch.cat([features.code, words.to(features.code.dtype)], 1))))
+
+    def judge(self, features: Encoded, text: Text) -> Verdict:
+        error = self.reconstruct(features, text).float() - features.images.float()
+        return Verdict(error.abs().mean((1, 2, 3)))
+
+    def forward(self, images: Tensor, texts: Sequence[Text]) -> list[Verdict]:
+        """A verdict for each of `texts`: the encoder runs once, the decoder once over all texts together."""
+        code, images = self.trunk(images)
+        count = len(texts)
+        together = Text(*(torch.cat([text[part] for text in texts]) for part in (0, 1)))  # type: ignore[misc]
+        verdict = self.judge(Encoded(code.repeat(count, 1), images.repeat(count, 1, 1, 1)), together)
+        return [Verdict(match) for match in verdict.match.chunk(count)]
+
+
+@register("generator", "began")
+class DecoderGenerator(Generator):
+    """BEGAN's generator: condition and noise through a dense layer to a code, then the autoencoder's decoder (section 3.5).
+
+    Its pictures are not bounded by a tanh; `--penalty out-of-range` keeps them within [-1, 1].
+
+    Args:
+        resolution: height and width of the image, a power of two from 16 up.
+        channels: width n of every layer; 128 in the anime-face report.
+        noise_dim: size of z; 64 in the report.
+        noise: distribution of z, uniform on [-1, 1] (the paper's) or standard normal.
+        code_dim: size of the code that condition and noise are joined to.
+    """
+
+    def __init__(
+        self,
+        *,
+        condition_dim: int,
+        resolution: int = 64,
+        channels: int = 64,
+        noise_dim: int = 64,
+        noise: Literal["normal", "uniform"] = "uniform",
+        code_dim: int = 64,
+    ):
+        super().__init__()
+        self.resolutions = (resolution,)
+        self.noise_dim, self.noise = noise_dim, noise
+        self.join = nn.Linear(condition_dim + noise_dim, code_dim)
+        _initialise(self)
+        self.decoder = Decoder(code_dim, resolution, channels)
+
+    def forward(self, condition: Tensor, noise: Tensor) -> tuple[Tensor, ...]:
+        return (self.decoder(F.elu(self.join(torch.cat([condition, noise], 1)))),)
