@@ -73,7 +73,7 @@ def main() -> None:
     """Text-to-image GANs of the StackGAN family: train them, swap their parts, measure them."""
 
 
-DATA_HELP = "synthetic-flowers, or a folder with metadata.jsonl."
+DATA_HELP = "synthetic-flowers, a folder with metadata.jsonl, or WebDataset shards."
 
 
 def data_part(value: str | None) -> dict[str, Any] | None:
@@ -82,12 +82,14 @@ def data_part(value: str | None) -> dict[str, Any] | None:
         return None
     from stackflower import registry
 
-    plain = set(registry.names("data")) - {"folder"}
-    return (
-        {"name": value}
-        if value in plain and not Path(value).is_dir()
-        else {"name": "folder", "path": str(Path(value).expanduser().absolute())}
+    plain = set(registry.names("data")) - {"folder", "shards"}
+    path = Path(value).expanduser()
+    if value in plain and not path.is_dir():
+        return {"name": value}
+    shards = path.suffix == ".tar" or (
+        path.is_dir() and any(path.glob("*.tar")) and not any(path.glob("**/metadata.*"))
     )
+    return {"name": "shards" if shards else "folder", "path": str(path.absolute())}
 
 
 def text_part(value: str | None) -> dict[str, Any] | None:
@@ -97,6 +99,11 @@ def text_part(value: str | None) -> dict[str, Any] | None:
     from stackflower import registry
 
     known = set(registry.names("text")) - {"huggingface"}
+    trained = Path(value).expanduser() / "text.json"
+    if trained.is_file():
+        from stackflower.train_text import trained_part
+
+        return trained_part(trained)
     if value in known and not Path(value).is_dir():
         return {"name": value}
     if "/" not in value and not Path(value).is_dir() and difflib.get_close_matches(value, known):
@@ -144,7 +151,11 @@ def penalty_parts(values: Sequence[str]) -> dict[str, Any] | None:
     multiple=True,
     help="A regulariser beside the recipe's, or its new weight; none drops them. Several times.",
 )
-@click.option("--text", metavar="NAME|MODEL", help="ngram, or a Hugging Face text model by id or folder.")
+@click.option(
+    "--text",
+    metavar="NAME|DIR|MODEL",
+    help="An encoder, what train-text wrote, or a Hugging Face model by id or folder.",
+)
 @click.option("--images", type=click.IntRange(1), help="Train on this many images.")
 @click.option("--epochs", type=click.FloatRange(0, min_open=True), help="Or on this many passes over the data.")
 @click.option("--time-limit", type=Duration(), help="Stop after 90s, 20m, 1h30m; alone, it sets the length.")
@@ -225,7 +236,7 @@ def train(
     epilog=examples(
         'stackflower sample runs/quickstart-1 "a red flower with pointed petals" --per-caption 8 --grid',
         "stackflower sample runs/quickstart-1 --captions captions.txt --out drawn --per-caption 4",
-        'stackflower sample runs/quickstart-1 "a blue flower" --out blue.png --seed 3',
+        'stackflower sample runs/quickstart-1 "a blue flower" --out blue.png --seed 3 --best-of 10',
     )
 )
 @click.argument("run")
@@ -236,6 +247,11 @@ def train(
 @click.option("--out", metavar="DIR|FILE.png", help="Where to write. [default: RUN/drawn]")
 @click.option("--grid", is_flag=True, help="One picture with a row for each caption, the caption above it.")
 @click.option("--truncation", type=click.FloatRange(0, min_open=True), help="Redraw noise beyond this many deviations.")
+@click.option(
+    "--best-of", type=click.IntRange(1), default=1, metavar="K", help="Keep the discriminator's favourite of K."
+)
+@click.option("--sharpen", type=click.FloatRange(0), default=1.0, metavar="F", help="Edges F times as strong.")
+@click.option("--side-by-side", is_flag=True, help="Every resolution that the run draws, in one picture.")
 @click.option("--batch-size", type=click.IntRange(1), default=64, show_default=True, help="Pictures at a time.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def sample(
@@ -247,6 +263,9 @@ def sample(
     out: str | None,
     grid: bool,
     truncation: float | None,
+    best_of: int,
+    sharpen: float,
+    side_by_side: bool,
     batch_size: int,
     as_json: bool,
 ) -> None:
@@ -263,6 +282,9 @@ def sample(
         as_grid=grid,
         truncation=truncation,
         batch_size=batch_size,
+        best_of=best_of,
+        sharpen=sharpen,
+        side_by_side=side_by_side,
     )
     if written is not None:
         tell(written.plain(), as_json, written.text)
@@ -287,6 +309,7 @@ def sample(
     "--samples", type=click.IntRange(2), help="How many pictures. [default: the validation split's, at most 5,000]"
 )
 @click.option("--splits", type=click.IntRange(1), default=10, show_default=True, help="Of the Inception Score.")
+@click.option("--trim-border", is_flag=True, help="With --images: cut off borders of one colour first.")
 @click.option("--extractor", metavar="NAME", help="domain or inception-v3.")
 @click.option("--weights", metavar="FILE", help="The extractor's weights.")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of captions, noise and shuffling.")
@@ -299,6 +322,7 @@ def evaluate(
     metrics: str | None,
     samples: int | None,
     splits: int,
+    trim_border: bool,
     extractor: str | None,
     weights: str | None,
     seed: int,
@@ -308,7 +332,7 @@ def evaluate(
     """Score a run: the Inception Score and more, beside the same of real pictures."""
     from stackflower.measure import Protocol, measure, report
 
-    protocol = Protocol(tuple(metrics.split(",")) if metrics else None, samples, splits, seed, truncation)
+    protocol = Protocol(tuple(metrics.split(",")) if metrics else None, samples, splits, seed, truncation, trim_border)
     scores = measure(run, images, data_part(data), extractor, weights, protocol)
     if scores is not None:
         tell(scores, as_json, lambda: report(scores))
@@ -340,6 +364,32 @@ def train_classifier(data: str, out: str, resolution: int, network: Any, epochs:
     )
     text = ", ".join(f"{name} {value:.4f}" for name, value in model.accuracy.items()) or "no validation split"
     tell({"out": out, "held_out_accuracy": model.accuracy}, as_json, lambda: f"{out}: held-out accuracy {text}")
+
+
+@main.command(
+    "train-text",
+    epilog=examples(
+        "stackflower train-text --data my-flowers --out words",
+        "stackflower train-text --data my-flowers --text char-cnn-rnn --epochs 30 --out characters",
+        "stackflower train --stage 1 --data my-flowers --text words",
+    ),
+)
+@click.option("--data", required=True, help=DATA_HELP)
+@click.option("--out", metavar="DIR", required=True, help="A new folder, which --text then names.")
+@click.option("--text", default="rnn", show_default=True, metavar="NAME", help="rnn or char-cnn-rnn.")
+@click.option("--epochs", type=click.IntRange(1), default=20, show_default=True)
+@click.option("--batch-size", type=click.IntRange(2), default=64, show_default=True)
+@click.option("--lr", type=click.FloatRange(0, min_open=True), default=1e-3, show_default=True)
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
+@click.option("--set", "settings", metavar="text.OPTION=VALUE", multiple=True, help="An option of the encoder.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def train_text(data: str, out: str, text: str, settings: tuple[str, ...], as_json: bool, **numbers: Any) -> None:
+    """Train a caption encoder on a data set's pictures and captions, before the GAN."""
+    from stackflower.launch import bar
+    from stackflower.train_text import train_text as fit
+
+    found = fit(data_part(data) or {}, text, settings, Path(out), bar, **numbers)
+    tell(found, as_json, lambda: found["told"])
 
 
 @main.command()

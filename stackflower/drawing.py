@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ import numpy as np
 from accelerate import PartialState
 
 from stackflower.config import Part
-from stackflower.data.pictures import captioned, save_png
+from stackflower.data.pictures import captioned, save_png, sharpened
 from stackflower.devices import process_state
 from stackflower.errors import ConfigError, DataError
 from stackflower.pipeline import Pipeline
@@ -85,11 +85,18 @@ def draw(
     as_grid: bool,
     truncation: float | None,
     batch_size: int,
+    best_of: int = 1,
+    sharpen: float = 1.0,
+    side_by_side: bool = False,
 ) -> Written | None:
     """Draw and write; None on processes other than the first, which write their part."""
     captions = captions_of(captions, file)
     state = process_state()
-    pipeline = Pipeline.from_run(run, state.device)
+    pipeline = Pipeline.from_run(run, state.device, with_judge=best_of > 1)
+    if side_by_side and len(pipeline.stage.every_resolution) == 1:
+        raise ConfigError(
+            f"--side-by-side: {run} draws {pipeline.resolution} px alone; a stage over another (--stage 2) and a tree draw more."
+        )
     one_file = out is not None and out.lower().endswith(".png")
     total = len(captions) * per_caption
     if one_file and total > 1 and not as_grid:
@@ -103,22 +110,23 @@ def draw(
         seed=seed,
         batch_size=batch_size,
         truncation=truncation,
+        best_of=best_of,
+        side_by_side=side_by_side,
         part=(state.process_index, state.num_processes),
     )
+    sharp = (np.stack([sharpened(one, sharpen) for one in batch.numpy()]) for batch in batches)
     try:
         if as_grid:
-            return _write_grid(
-                batches, captions, base if one_file else base / f"grid-{uuid.uuid4().hex[:6]}.png", state
-            )
-        return _write_files(batches, captions, per_caption, base, one_file, state)
+            return _write_grid(sharp, captions, base if one_file else base / f"grid-{uuid.uuid4().hex[:6]}.png", state)
+        return _write_files(sharp, captions, per_caption, base, one_file, state)
     except OSError as error:
         raise DataError(f"The pictures can't be written to {base}: {error}. Choose another --out.") from error
 
 
-def _write_grid(batches: Any, captions: list[str], path: Path, state: PartialState) -> Written | None:
+def _write_grid(batches: Iterator[np.ndarray], captions: list[str], path: Path, state: PartialState) -> Written | None:
     from accelerate.utils import gather_object
 
-    images = [batch.numpy() for batch in batches]
+    images = list(batches)
     if state.num_processes > 1:
         images = gather_object(images)
     if not state.is_main_process:
@@ -128,13 +136,18 @@ def _write_grid(batches: Any, captions: list[str], path: Path, state: PartialSta
 
 
 def _write_files(
-    batches: Any, captions: list[str], per_caption: int, base: Path, one_file: bool, state: PartialState
+    batches: Iterator[np.ndarray],
+    captions: list[str],
+    per_caption: int,
+    base: Path,
+    one_file: bool,
+    state: PartialState,
 ) -> Written | None:
     total = len(captions) * per_caption
     names = [f"{row // per_caption:05d}-{row % per_caption:02d}.png" for row in range(total)]
     position = total * state.process_index // state.num_processes
     for batch in batches:
-        for image in batch.numpy():
+        for image in batch:
             save_png(image, base if one_file else base / names[position])
             position += 1
     state.wait_for_everyone()

@@ -43,6 +43,7 @@ class Protocol:
         splits: of the Inception Score.
         seed: of captions' choice, noise and shuffling.
         truncation: of the noise, or None.
+        trim_border: cut borders of one colour off a folder's pictures.
     """
 
     metrics: Sequence[str] | None = None
@@ -50,6 +51,7 @@ class Protocol:
     splits: int = 10
     seed: int = 0
     truncation: float | None = None
+    trim_border: bool = False
 
 
 @dataclass
@@ -292,7 +294,7 @@ def evaluate_folder(folder: Path, real: Real, extractor: Extractor, protocol: Pr
     files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in (".png", ".jpg", ".jpeg", ".webp"))
     if len(files) < 2:
         raise DataError(f"{folder} has {len(files)} pictures; scores need at least 2.")
-    images = np.stack([load_square(path, real.resolution) for path in files])
+    images = np.stack([load_square(path, real.resolution, protocol.trim_border) for path in files])
     found = extractor(torch.from_numpy(images).permute(0, 3, 1, 2))
     shuffle = torch.randperm(len(files), generator=seeded(protocol.seed, 4))
     found = Extracted(found.features[shuffle], found.logits[shuffle], {})
@@ -304,6 +306,7 @@ def evaluate_folder(folder: Path, real: Real, extractor: Extractor, protocol: Pr
             "images": len(files),
             "folder": str(folder),
             "resized_to": real.resolution,
+            "borders": "of one colour cut off" if protocol.trim_border else "kept",
             "real_images": len(real.data.rows),
             **real.describe(),
             "splits": protocol.splits,
@@ -325,6 +328,8 @@ def measure(
     if (run is None) == (images is None):
         raise ConfigError("Give a run folder or --images DIR" + (", not both." if run else "."))
     _check(protocol.metrics)
+    if protocol.trim_border and images is None:
+        raise ConfigError("--trim-border is for a folder's pictures: --images DIR. What a run draws has no border.")
     state = process_state()
     display = bar if state.is_main_process else silent
     if images is not None:

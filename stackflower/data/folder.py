@@ -54,7 +54,7 @@ def _read_csv(path: Path) -> Iterator[tuple[int, dict[str, Any] | str]]:
             yield number, values
 
 
-def _texts(row: dict[str, Any]) -> tuple[list[str], str | None]:
+def captions_of_row(row: dict[str, Any]) -> tuple[list[str], str | None]:
     """The captions of a row and what is wrong with them."""
     texts = row.get("text")
     texts = [texts] if isinstance(texts, str) else texts
@@ -115,7 +115,7 @@ class Split:
                 if isinstance(row, str):
                     problems.append(f"{where} {row}.")
                     continue
-                name, (texts, problem) = row.get("file_name"), _texts(row)
+                name, (texts, problem) = row.get("file_name"), captions_of_row(row)
                 if not isinstance(name, str) or not name:
                     problem = 'has no "file_name"'
                 else:
@@ -144,7 +144,8 @@ class Split:
         return sorted(self.files - {row["file_name"] for row in rows})
 
 
-def _several(problems: list[str], most: int = 20) -> str:
+def several(problems: list[str], most: int = 20) -> str:
+    """The first of many sentences, and how many more there are."""
     more = f"\n… and {len(problems) - most:,} more." if len(problems) > most else ""
     return "\n".join(problems[:most]) + more
 
@@ -194,7 +195,7 @@ class FolderSource(Source):
         rows, problems = self.split(split).read
         if problems and not self.skip_bad:
             raise DataError(
-                f"{self.split(split).folder} can't be used as it is:\n{_several(problems)}\n"
+                f"{self.split(split).folder} can't be used as it is:\n{several(problems)}\n"
                 f"`stackflower data check {self.path}` lists everything; --set data.skip_bad=true leaves such rows out."
             )
         if not rows:
@@ -228,7 +229,7 @@ class FolderSource(Source):
                 progress(1)
         if problems and (not self.skip_bad or len(problems) == len(rows)):
             raise DataError(
-                f"{len(problems):,} pictures in {part.folder} can't be read:\n{_several(sorted(problems.values()))}\n"
+                f"{len(problems):,} pictures in {part.folder} can't be read:\n{several(sorted(problems.values()))}\n"
                 "Mend or remove them with their rows; --set data.skip_bad=true leaves such rows out."
             )
         return sorted(problems)

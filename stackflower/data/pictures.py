@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import uuid
 import warnings
@@ -9,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont, ImageOps
+from PIL import Image, ImageDraw, ImageEnhance, ImageFont, ImageOps
 from skimage.util import img_as_ubyte, montage
 
 from stackflower.errors import DataError
@@ -33,15 +34,18 @@ def to_rgb(picture: Image.Image) -> Image.Image:
     return picture.convert("RGB")
 
 
-def load_square(path: Path, size: int) -> np.ndarray:
+def load_square(path: Path, size: int, trim: bool = False, content: bytes | None = None) -> np.ndarray:
     """The centre square of a picture file, resampled (Lanczos, antialiased) to uint8 (size, size, 3).
+
+    With `trim`, a border of one colour is cut off first (`without_border`). `content` is the file's bytes, where they lie
+    inside another file and `path` only names them.
 
     DataError, a sentence with the file's name, for what is not a picture, is cut off, or is absurdly large.
     """
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            with Image.open(path) as picture:
+            with Image.open(path if content is None else io.BytesIO(content)) as picture:
                 if picture.width * picture.height > LARGEST:
                     raise DataError(
                         f"{path}: {picture.width:,}×{picture.height:,} pixels are more than {LARGEST:,}; make it smaller."
@@ -50,6 +54,7 @@ def load_square(path: Path, size: int) -> np.ndarray:
                     "RGB", (size * 2, size * 2)
                 )  # JPEG: decode at a fraction of the size where that is enough
                 upright = ImageOps.exif_transpose(picture)
+                upright = without_border(upright) if trim else upright
                 square = ImageOps.fit(to_rgb(upright), (size, size), Image.Resampling.LANCZOS)
         return np.asarray(square)
     except DataError:
@@ -57,9 +62,37 @@ def load_square(path: Path, size: int) -> np.ndarray:
     except Image.DecompressionBombError as error:
         raise DataError(f"{path}: {error}; make it smaller.") from error
     except Exception as error:  # decoders raise anything for a damaged file: EOFError, struct.error, KeyError …
-        size_on_disk = path.stat().st_size if path.exists() else 0
-        reason = "it is empty" if path.exists() and not size_on_disk else str(error).replace(str(path), "it")
+        empty = not content if content is not None else path.exists() and not path.stat().st_size
+        reason = "it is empty" if empty else str(error).replace(str(path), "it")
         raise DataError(f"{path} can't be read as a picture: {reason}.") from error
+
+
+def sharpened(image: np.ndarray, factor: float) -> np.ndarray:
+    """uint8 (H, W, 3) with its edges `factor` times as strong, as Pillow's sharpness filter has it; 1 changes nothing."""
+    return np.asarray(ImageEnhance.Sharpness(Image.fromarray(image)).enhance(factor))
+
+
+def without_border(picture: Image.Image, tolerance: int = 12) -> Image.Image:
+    """A picture without the rows and columns at its edges that are all of one colour, give or take `tolerance` levels of 255.
+
+    The colour is that of the corner from which they start; a picture of one colour stays as it is.
+    """
+    pixels = np.asarray(to_rgb(picture)).astype(np.int16)
+    top, bottom, left, right = 0, pixels.shape[0], 0, pixels.shape[1]
+    first, last = pixels[0, 0], pixels[-1, -1]
+
+    def plain(strip: np.ndarray, colour: np.ndarray) -> bool:
+        return bool((np.abs(strip - colour) <= tolerance).all())
+
+    while top < bottom and plain(pixels[top, left:right], first):
+        top += 1
+    while bottom > top and plain(pixels[bottom - 1, left:right], last):
+        bottom -= 1
+    while left < right and plain(pixels[top:bottom, left], first):
+        left += 1
+    while right > left and plain(pixels[top:bottom, right - 1], last):
+        right -= 1
+    return picture.crop((left, top, right, bottom)) if top < bottom and left < right else picture
 
 
 def save_png(image: np.ndarray, path: Path) -> None:

@@ -1,0 +1,146 @@
+"""The train-text command: a caption encoder from a data set's pictures and captions, to be used as it is afterwards."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from torch import Tensor
+
+from stackflower import devices, registry
+from stackflower.build import LOAD_RATIO, clamped
+from stackflower.config import Part, parse_value
+from stackflower.data.batches import Batches
+from stackflower.data.prepared import Bar, Prepared, prepare
+from stackflower.errors import ConfigError, DataError
+from stackflower.text.learned import LearnedEncoder, TextSide
+
+ABOUT = "text.json"
+RESOLUTION = 64
+
+
+def trained_part(about: Path) -> dict[str, Any]:
+    """The text part of a run that uses what `train_text` wrote, from its ``text.json``."""
+    try:
+        values = json.loads(about.read_text(encoding="utf-8"))
+        return {**values["text"], "weights": str(about.parent.absolute())}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(
+            f"{about} is damaged ({error}); train the encoder anew with `stackflower train-text`."
+        ) from error
+
+
+def _encoder(name: str, settings: Sequence[str]) -> tuple[LearnedEncoder, dict[str, Any]]:
+    options: dict[str, Any] = {}
+    for text in settings:
+        key, equals, value = text.partition("=")
+        if not equals or not key.startswith("text."):
+            raise ConfigError(f"--set {text}: wanted text.OPTION=VALUE, as in --set text.dim=256.")
+        options[key.removeprefix("text.")] = parse_value(value)
+    encoder = Part(name, options).create("text")
+    if not isinstance(encoder, LearnedEncoder):
+        learned = [one for one in registry.names("text") if issubclass(registry.get("text", one), LearnedEncoder)]
+        raise ConfigError(f"--text {name} has nothing to learn. Allowed: {', '.join(learned)}.")
+    return encoder, options
+
+
+@torch.no_grad()
+def found_first(side: TextSide, tokens: Tensor, images: Tensor, of: int = 32) -> float:
+    """Share of captions whose own picture is the nearest, by cosine, among `of` pictures of the split."""
+    side.eval()
+    right, count = 0, 0
+    for first in range(0, len(images) - of + 1, of):
+        pictures = side.pictures(images[first : first + of].float().div(127.5).sub(1))
+        words = side.network(tokens[first : first + of])
+        score = torch.nn.functional.normalize(words, dim=1) @ torch.nn.functional.normalize(pictures, dim=1).T
+        right += int((score.argmax(1) == torch.arange(of, device=score.device)).sum())
+        count += of
+    return right / max(count, 1)
+
+
+def train_text(
+    data: dict[str, Any],
+    text: str,
+    settings: Sequence[str],
+    out: Path,
+    display: Bar,
+    *,
+    epochs: int,
+    batch_size: int,
+    lr: float,
+    seed: int,
+) -> dict[str, Any]:
+    """Train an encoder and write its folder; what is known of it. ConfigError or DataError for what can't be."""
+    out = out.expanduser()
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise DataError(f"{out} is there and not empty; choose a new folder with --out.")
+    encoder, options = _encoder(text, settings)
+    source = Part.from_plain(data).create("data")
+    size = clamped(round(RESOLUTION * LOAD_RATIO), source)
+    train = prepare(source, "train", size, display)
+    device = devices.process_state().device
+    torch.manual_seed(seed)
+    encoder.fit(train.flat_captions())
+    side = TextSide(encoder, RESOLUTION).to(device)
+    _fit(side, encoder, train, display, device, epochs=epochs, batch_size=batch_size, lr=lr, seed=seed)
+    held_out = "validation" in source.splits()
+    judged = prepare(source, "validation" if held_out else "train", size, display)
+    first = [captions[0] for captions in judged.captions]
+    share = found_first(side, encoder.tokenise(first).to(device), judged.centre(RESOLUTION).to(device))
+    found = {
+        "text": {"name": text, **options},
+        "epochs": epochs,
+        "seed": seed,
+        "data": source.title(),
+        "found_first_of_32": share,
+        "split": "validation" if held_out else "train (there is no other)",
+    }
+    try:
+        encoder.save(out)
+        (out / ABOUT).write_text(json.dumps(found, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    except (OSError, SafetensorError) as error:
+        raise DataError(f"{out} can't be written: {error}. Choose another --out.") from error
+    told = f"{out}: of 32 pictures, {share:.1%} of captions find their own first ({found['split']}; chance is 3.1%)"
+    return {"out": str(out), **found, "told": f"{told}\nUse it: stackflower train --stage 1 --text {out}"}
+
+
+def _fit(
+    side: TextSide,
+    encoder: LearnedEncoder,
+    data: Prepared,
+    display: Bar,
+    device: torch.device,
+    *,
+    epochs: int,
+    batch_size: int,
+    lr: float,
+    seed: int,
+) -> None:
+    tokens = encoder.tokenise(data.flat_captions()).to(device)
+    batch_size = min(batch_size, len(data.rows))
+    batches = Batches(
+        data,
+        lambda captions: torch.zeros(*captions.shape, 1, device=device),
+        resolution=RESOLUTION,
+        seed=seed,
+        draw_noise=lambda count, generator: torch.zeros(count, 0, device=device),
+        device=device,
+    )
+    optimizer = torch.optim.Adam(side.parameters(), lr=lr)
+    steps = max(1, epochs * len(batches) // batch_size)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+    side.train()
+    with display(f"training the text encoder ({epochs} epochs)", steps) as progress:
+        for step in range(steps):
+            batch = batches(step * batch_size, batch_size)
+            terms = side(batch.images, tokens[batch.caption], tokens[batch.wrong_caption], batch.label)
+            optimizer.zero_grad(set_to_none=True)
+            torch.stack(list(terms.values())).sum().backward()
+            torch.nn.utils.clip_grad_norm_(side.parameters(), 10.0)
+            optimizer.step()
+            schedule.step()
+            progress(1)
