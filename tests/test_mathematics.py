@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -17,7 +18,10 @@ from stackflower.penalties import R1, GradientPenalty, MatchingAwareGradient, Mo
 from stackflower.schedules import learning_rate
 from stackflower.stages.base import Text, Verdict
 from stackflower.stages.conditioning import ConditioningAugmentation, kl_to_standard_normal
-from stackflower.stages.layers import MinibatchDeviation, UpsampleConv
+from stackflower.stages.layers import REFERENCE, MinibatchDeviation, UpsampleConv, VirtualBatchNorm2d
+from stackflower.stages.tree import colour_consistency
+from stackflower.text.ranking import cosine_ranking, joint_embedding
+from stackflower.text.rnn import BidirectionalGRU
 
 
 def test_kl_term_equals_torch_distributions_in_float64() -> None:
@@ -343,3 +347,84 @@ def test_share_correct_counts_only_what_was_asked() -> None:
     logits = torch.eye(3)
     assert share_correct(logits, torch.tensor([0, 1, 0]), torch.tensor([True, True, True])) == pytest.approx(2 / 3)
     assert share_correct(logits, torch.tensor([0, 1, 0]), torch.tensor([True, True, False])) == 1
+
+
+# ---- losses of captions and pictures, colours, norms
+
+
+def test_the_cosine_ranking_loss_is_the_reports() -> None:
+    torch.manual_seed(0)
+    image, own, wrong = (torch.randn(5, 7, dtype=torch.float64, requires_grad=True) for _ in range(3))
+    label = torch.tensor([0, 1, 1, 2, 0])
+    value = cosine_ranking(image, own, wrong, label, 0.2)
+    x, v, w = (tensor.detach().numpy() for tensor in (image, own, wrong))
+
+    def cosine(a: np.ndarray, b: np.ndarray) -> float:
+        return float(a @ b / np.linalg.norm(a) / np.linalg.norm(b))
+
+    captions = [max(0, 0.2 - cosine(x[n], v[n]) + cosine(x[n], w[n])) for n in range(5)]
+    # the wrong picture is the row before's, where that is of another class: not for rows 0 (class of row 4) and 2
+    pictures = [max(0, 0.2 - cosine(x[n], v[n]) + cosine(x[n - 1], v[n])) for n in (1, 3, 4)]
+    assert value.item() == pytest.approx(np.mean(captions) + np.mean(pictures), rel=1e-9)
+    assert torch.autograd.gradcheck(lambda *t: cosine_ranking(*t, label, 5.0), (image, own, wrong))
+
+
+def test_the_joint_embedding_loss_is_symmetric_and_spares_ones_own_class() -> None:
+    torch.manual_seed(0)
+    image, text = (torch.randn(4, 6, dtype=torch.float64, requires_grad=True) for _ in range(2))
+    label = torch.tensor([0, 1, 0, 2])
+    score, expected = (image @ text.T).detach().numpy(), 0.0
+    for n in range(4):
+        others = [m for m in range(4) if label[m] != label[n]]
+        expected += np.mean([max(0, 1 + score[n, m] - score[n, n]) for m in others]) / 4
+        expected += np.mean([max(0, 1 + score[m, n] - score[n, n]) for m in others]) / 4
+    value = joint_embedding(image, text, label, 1.0)
+    assert value.item() == pytest.approx(expected, rel=1e-9)
+    assert joint_embedding(text, image, label, 1.0).item() == pytest.approx(expected, rel=1e-9)
+    assert torch.autograd.gradcheck(lambda a, b: joint_embedding(a, b, label, 9.0), (image, text))
+
+
+def test_colour_consistency_compares_means_and_covariances_of_pixels() -> None:
+    torch.manual_seed(0)
+    small, large = torch.rand(3, 3, 4, 4), torch.rand(3, 3, 8, 8)
+    expected = 0.0
+    for one, other in zip(small.double().numpy(), large.double().numpy(), strict=True):
+        a, b = one.reshape(3, -1), other.reshape(3, -1)
+        expected += ((a.mean(1) - b.mean(1)) ** 2).sum() / 3
+        expected += 5 * ((np.cov(a, bias=True) - np.cov(b, bias=True)) ** 2).sum() / 3
+    assert colour_consistency(small, large).item() == pytest.approx(expected, rel=1e-5)
+    enlarged = torch.nn.functional.interpolate(small, scale_factor=2)
+    assert colour_consistency(small, enlarged).item() == pytest.approx(0, abs=1e-10)
+
+
+def test_virtual_batch_norm_uses_the_fixed_batch_and_the_image_itself() -> None:
+    torch.manual_seed(0)
+    layer = VirtualBatchNorm2d(3)
+    torch.nn.init.normal_(layer.weight)
+    torch.nn.init.normal_(layer.bias)
+    x = torch.randn(REFERENCE + 4, 3, 5, 5) + 2
+    found = layer(x).detach().double().numpy()
+    values, fixed = x.double().numpy(), x[:REFERENCE].double().numpy()
+    weight, bias = layer.weight.detach().double().numpy(), layer.bias.detach().double().numpy()
+    for row in range(len(x)):
+        seen = fixed if row < REFERENCE else np.concatenate([fixed, values[row : row + 1]])
+        for channel in range(3):
+            mean, variance = seen[:, channel].mean(), seen[:, channel].var()
+            expected = (values[row, channel] - mean) / np.sqrt(variance + 1e-5) * weight[channel] + bias[channel]
+            assert np.allclose(found[row, channel], expected, atol=1e-4)
+
+
+def test_the_backwards_direction_reads_a_caption_backwards_whatever_pads_it() -> None:
+    """Against torch's own packed bidirectional GRU."""
+    torch.manual_seed(0)
+    network = BidirectionalGRU(12, 5, 8)
+    both = torch.nn.GRU(5, 4, batch_first=True, bidirectional=True)
+    for mine, suffix in ((network.forwards, "_l0"), (network.backwards, "_l0_reverse")):
+        for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh"):
+            getattr(both, name + suffix).data.copy_(getattr(mine, f"{name}_l0"))
+    tokens = torch.tensor([[3, 4, 5, 0, 0], [6, 7, 8, 9, 10], [2, 0, 0, 0, 0]])
+    packed = torch.nn.utils.rnn.pack_padded_sequence(
+        network.words(tokens), torch.tensor([3, 5, 1]), batch_first=True, enforce_sorted=False
+    )
+    _, last = both(packed)
+    assert torch.allclose(network(tokens), torch.cat([last[0], last[1]], 1), atol=1e-6)

@@ -1,0 +1,308 @@
+"""Stages over others, trees, encoders that are trained, shards, and what sampling chooses, by the command line."""
+
+from __future__ import annotations
+
+import io
+import json
+import shutil
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import TINY, TINY_NETWORKS, real_data, settings
+from PIL import Image
+from safetensors.torch import load_file
+
+from stackflower import registry
+from stackflower.config import ConfigError, merge, resolve
+from stackflower.data.pictures import sharpened, without_border
+from stackflower.data.shards import ShardSource
+from stackflower.pipeline import Pipeline
+from stackflower.recipes import load_recipe, narrowed, recipes
+from stackflower.runs import RunFolder
+
+SECOND = [*TINY, *settings("generator.resolution=32", "generator.channels=4", "generator.blocks=1")]
+
+
+def second(stackflower, *more: object) -> None:  # type: ignore[no-untyped-def]
+    stackflower("train", "--out", "first", "--images", 32, *TINY)
+    stackflower("train", "--stage", 2, "--below", "first", "--out", "second", "--images", 32, *SECOND, *more)
+
+
+def test_stage_two_leaves_stage_one_alone_and_needs_it_no_more(stackflower, tmp_path: Path) -> None:
+    second(stackflower)
+    below = load_file(tmp_path / "first" / "generator.safetensors")
+    above = load_file(tmp_path / "second" / "generator.safetensors")
+    assert below and all(torch.equal(above[f"lower.{name}"], value) for name, value in below.items())
+    shutil.rmtree(tmp_path / "first")
+    stackflower("train", "--resume", "second", "--images", 48)
+    stackflower("sample", "second", "a red flower", "--out", "large.png")
+    stackflower("sample", "second", "a red flower", "--side-by-side", "--out", "both.png")
+    large, both = Image.open(tmp_path / "large.png"), np.asarray(Image.open(tmp_path / "both.png"))
+    assert large.size == (32, 32) and both.shape == (32, 64, 3)
+    assert np.array_equal(both[:, 32:], np.asarray(large))
+    small = both[::2, :32:2]
+    assert np.array_equal(small.repeat(2, 0).repeat(2, 1), both[:, :32]), "the stage below, enlarged"
+    scores = json.loads(stackflower("eval", "second", "--images", ".", code=2).output and "{}")
+    assert scores == {}
+
+
+def test_a_third_stage_by_the_same_command(stackflower, tmp_path: Path) -> None:
+    second(stackflower)
+    third = [*TINY, *settings("generator.resolution=64", "generator.channels=4", "generator.blocks=1")]
+    stackflower("train", "--stage", 3, "--below", "second", "--out", "third", "--images", 16, *third)
+    stackflower("sample", "third", "a red flower", "--side-by-side", "--out", "all.png")
+    assert Image.open(tmp_path / "all.png").size == (192, 64)
+
+
+def test_resuming_a_stage_over_another_is_exact(stackflower, tmp_path: Path) -> None:
+    from test_training import same
+
+    second(stackflower, "--set", "output.checkpoint_every=16")
+    run = RunFolder("second")
+    shutil.copytree("second", "again")
+    shutil.rmtree(RunFolder("again").whole_checkpoints()[-1])
+    stackflower("train", "--resume", "again")
+    same(tmp_path / "second", tmp_path / "again")
+    assert run.config().below is not None
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--stage", "2"], "add --below RUN"),
+        (["--stage", "3", "--below", "first"], "is of stage 1, so what is trained over it is --stage 2"),
+        (["--below", "first"], "--stage 2"),
+        (["--generator", "stage2"], "draws over a stage below"),
+        (["--stage", "2", "--below", "first", "--generator", "dcgan"], "use one of: stage2"),
+        (["--stage", "2", "--below", "first", "--text", "rnn"], "reads captions with ngram"),
+        (["--stage", "2", "--below", "nowhere"], "There is no run folder nowhere"),
+        (["--stage", "2", "--below", "first", "--recipe", "gan-cls"], "has no stage over another"),
+        (["--stage", "0"], "--stage 0: allowed are 1, 2"),
+        (["--discriminator", "began", "--objective", "hinge"], "energy scores"),
+        (["--discriminator", "projection", "--objective", "began"], "logit scores"),
+        (["--recipe", "gan-cls", "--penalty", "gradient"], "judges a picture by its neighbours"),
+        (["--recipe", "gan-cls", "--penalty", "matching-aware"], "judges a picture by its neighbours"),
+        (["--set", "optimizer.generator.plateau=2"], "has none; use --objective began"),
+        (["--generator", "tree", "--set", "generator.resolution=32"], "the smallest of the resolutions"),
+        (["--text", "word-vectors", "--set", "text.path=nowhere.txt"], "There is no file nowhere.txt"),
+        (["--text", "rnn", "--set", "text.weights=nowhere"], "The text encoder in nowhere is missing"),
+    ],
+)
+def test_impossible_mixes_are_refused_in_a_sentence(
+    stackflower, trained: Path, tmp_path: Path, arguments, sentence
+) -> None:
+    (tmp_path / "first").symlink_to(trained)
+    output = stackflower("train", "--out", "run", *arguments, code=2).output
+    assert sentence in output
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_discriminator_chooses_the_best_of_several(trained: Path) -> None:
+    pipeline = Pipeline.from_run(trained, "cpu", with_judge=True)
+    captions = ["a red flower", "a blue flower"]
+    seen: list[torch.Tensor] = []
+    judge = pipeline.judge.discriminator  # type: ignore[union-attr]
+    forward = judge.forward
+
+    def noted(images, texts):  # type: ignore[no-untyped-def]
+        found = forward(images, texts)
+        seen.append(found[0].match)
+        return found
+
+    judge.forward = noted  # type: ignore[method-assign]
+    (best,) = pipeline.draw(captions, per_caption=2, best_of=4)
+    (every,) = pipeline.draw(captions, per_caption=8)  # the same noise, one after the other
+    (scores,) = seen
+    assert best.shape[0] == 4 and every.shape[0] == 16
+    chosen = scores.reshape(4, 4).argmax(1)
+    assert len(chosen.unique()) > 1
+    for row in range(4):
+        assert torch.equal(best[row], every[4 * row + chosen[row]])
+    one_by_one = torch.cat(list(pipeline.draw(captions, per_caption=2, best_of=4, batch_size=4)))
+    assert (one_by_one.int() - best.int()).abs().max() <= 1
+
+
+def test_choosing_needs_a_checkpoint(stackflower, trained: Path, tmp_path: Path) -> None:
+    shutil.copytree(trained, tmp_path / "bare", ignore=shutil.ignore_patterns("checkpoints"))
+    stackflower("sample", "bare", "a red flower", "--out", "one.png")
+    assert "no checkpoint left" in stackflower("sample", "bare", "a red flower", "--best-of", 3, code=2).output
+    assert "16 px alone" in stackflower("sample", "bare", "a red flower", "--side-by-side", code=2).output
+
+
+def test_sharpening_and_borders(stackflower, trained: Path, tmp_path: Path) -> None:
+    stackflower("sample", trained, "a red flower", "--out", "plain.png")
+    stackflower("sample", trained, "a red flower", "--sharpen", 3, "--out", "sharp.png")
+    plain, sharp = (np.asarray(Image.open(tmp_path / f"{name}.png")) for name in ("plain", "sharp"))
+    assert np.array_equal(sharp, sharpened(plain, 3.0)) and not np.array_equal(sharp, plain)
+    assert np.array_equal(sharpened(plain, 1.0), plain)
+    picture = np.zeros((40, 50, 3), np.uint8)
+    picture[10:30, 5:45] = np.random.default_rng(0).integers(60, 255, (20, 40, 3))
+    framed = Image.fromarray(picture)
+    assert np.array_equal(np.asarray(without_border(framed)), picture[10:30, 5:45])
+    white = Image.new("RGB", (9, 7), "white")
+    assert without_border(white).size == (9, 7)
+
+
+# ---- encoders
+
+
+def test_an_encoder_trained_before_finds_a_captions_picture(stackflower, tmp_path: Path) -> None:
+    colours = ["red", "green", "blue", "yellow", "white", "black", "magenta", "cyan"]
+    for split, count in (("train", 64), ("validation", 32)):
+        folder = tmp_path / "flowers" / split
+        folder.mkdir(parents=True)
+        lines = []
+        for number in range(count):
+            colour = colours[number % 8]
+            Image.new("RGB", (64, 64), colour).save(folder / f"{number}.png")
+            row = {"file_name": f"{number}.png", "text": f"a {colour} flower", "label": number % 8}
+            lines.append(json.dumps(row))
+        (folder / "metadata.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    options = settings("text.dim=32", "text.word_dim=16")
+    asked = ["--data", "flowers", "--out", "words", "--epochs", 20, "--batch-size", 16, *options]
+    output = stackflower("train-text", *asked, "--json").output
+    found = json.loads(output[output.index("{") :])
+    assert found["found_first_of_32"] >= 0.1, "the first of the four of its colour; chance is 1 of 32"
+    stackflower("train", "--data", "flowers", "--text", "words", "--out", "run", "--images", 16, *TINY_NETWORKS)
+    kept = load_file(tmp_path / "run" / "text" / "encoder.safetensors")
+    shutil.rmtree("words")
+    stackflower("train", "--resume", "run", "--images", 24)
+    again = load_file(tmp_path / "run" / "text" / "encoder.safetensors")
+    assert all(torch.equal(again[name], value) for name, value in kept.items()), "it is used as it is"
+    stackflower("sample", "run", "a red flower", "a word nobody wrote", "--out", "drawn")
+    assert (
+        "nothing to learn"
+        in stackflower("train-text", "--data", "flowers", "--text", "ngram", "--out", "x", code=2).output
+    )
+
+
+@pytest.mark.parametrize("name", ["rnn", "char-cnn-rnn"])
+def test_an_encoder_learns_with_the_gan_by_its_own_optimizer(stackflower, tmp_path: Path, name: str) -> None:
+    small = settings("text.dim=16", *(["text.channels=8"] if name == "char-cnn-rnn" else ["text.word_dim=8"]))
+    tiny = [pair for pair in TINY if "text.dim" not in pair]
+    tiny = [*TINY_NETWORKS, *settings("data.count=48", "data.validation=16"), *small]
+    stackflower("train", "--text", name, "--out", "run", "--images", 32, *tiny, *settings("output.checkpoint_every=16"))
+    first, last = (path / "text.safetensors" for path in RunFolder("run").whole_checkpoints()[-2:])
+    before, after = load_file(first), load_file(last)
+    assert any(not torch.equal(before[key], after[key]) for key in before if key.startswith("network."))
+    line = json.loads((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()[-1])
+    assert "text/ranking" in line and "lr/text" in line
+    stackflower("sample", "run", "a red flower", "--out", "red.png")
+    (tmp_path / "run" / "text" / "encoder.json").unlink()
+    assert "put them back" in stackflower("sample", "run", "a red flower", code=2).output
+
+
+def test_word_vectors_become_part_of_the_run(stackflower, tmp_path: Path) -> None:
+    generator = np.random.default_rng(0)
+    words = ["red", "blue", "yellow", "white", "flower", "petals", "pointed", "rounded"]
+    lines = [f"{word} {' '.join(f'{value:.3f}' for value in generator.normal(size=12))}" for word in words]
+    (tmp_path / "vectors.txt").write_text("\n".join(lines), encoding="utf-8")
+    tiny = [*TINY_NETWORKS, *settings("data.count=48", "data.validation=16", "text.path=vectors.txt")]
+    stackflower("train", "--text", "word-vectors", "--out", "run", "--images", 16, *tiny)
+    (tmp_path / "vectors.txt").unlink()
+    stackflower("sample", "run", "a red flower", "--out", "red.png")
+    stackflower("train", "--resume", "run", "--images", 24)
+    (tmp_path / "broken.txt").write_text("red 1 2 3\nblue 1 2\n", encoding="utf-8")
+    broken = [*tiny[:-1], "text.path=broken.txt"]
+    assert "line 2 has 2 numbers" in stackflower("train", "--text", "word-vectors", *broken, code=2).output
+
+
+# ---- shards
+
+
+def write_shard(path: Path, samples: dict[str, dict[str, bytes]]) -> None:
+    with tarfile.open(path, "w") as shard:
+        for key, files in samples.items():
+            for suffix, content in files.items():
+                member = tarfile.TarInfo(f"{key}.{suffix}")
+                member.size = len(content)
+                shard.addfile(member, io.BytesIO(content))
+
+
+def jpeg(colour: str) -> bytes:
+    buffer = io.BytesIO()
+    Image.new("RGB", (90, 70), colour).save(buffer, "JPEG")
+    return buffer.getvalue()
+
+
+def test_shards_are_read_where_they_lie(tmp_path: Path) -> None:
+    row = json.dumps({"text": ["a red flower", "red"], "label": 3, "class_name": "rose"}).encode()
+    write_shard(tmp_path / "train-000.tar", {"a": {"jpg": jpeg("red"), "json": row}})
+    write_shard(tmp_path / "train-001.tar", {"sub/b": {"jpg": jpeg("blue"), "json": row.replace(b"3", b"4")}})
+    write_shard(tmp_path / "val-000.tar", {"c": {"png": jpeg("green"), "txt": b"a green flower\na leaf\n"}})
+    source = ShardSource(path=str(tmp_path))
+    assert source.splits() == ["train", "validation"]
+    rows = source.rows("train")
+    assert rows.captions == [["a red flower", "red"]] * 2 and rows.labels == [3, 4] and rows.class_names[3] == "rose"
+    assert source.rows("validation").captions == [["a green flower", "a leaf"]]
+    images = np.zeros((2, 32, 32, 3), np.uint8)
+    assert source.fill("train", images, lambda done: None) == []
+    assert images[0].mean((0, 1)).argmax() == 0 and images[1].mean((0, 1)).argmax() == 2
+    one = ShardSource(path=str(tmp_path / "train-{001..007}.tar"))
+    assert len(one.rows("train")) == 1 and one.splits() == ["train"]
+    copied = tmp_path / "elsewhere"
+    shutil.copytree(tmp_path, copied, ignore=shutil.ignore_patterns("elsewhere"))
+    assert ShardSource(path=str(copied)).fingerprint("train") == source.fingerprint("train")
+
+
+def test_bad_shards_are_told(tmp_path: Path, stackflower) -> None:
+    good = {"jpg": jpeg("red"), "txt": b"a red flower"}
+    write_shard(
+        tmp_path / "train-000.tar",
+        {"a": good, "b": {"jpg": jpeg("red")}, "c": {"txt": b"x"}, "d": {**good, "json": b"{"}},
+    )
+    output = stackflower("train", "--data", str(tmp_path), *TINY_NETWORKS, code=2).output
+    assert "train-000.tar/b has no caption" in output and "c has captions and no picture" in output
+    assert "d has a caption file that can't be read" in output and "data.skip_bad=true" in output
+    source = ShardSource(path=str(tmp_path), skip_bad=True)
+    assert (
+        source.rows("train").captions == [["a red flower"]] and "3 samples are left out" in source.warnings("train")[0]
+    )
+    (tmp_path / "train-001.tar").write_bytes(b"no tar file at all")
+    assert "can't be read as a tar file" in stackflower("train", "--data", str(tmp_path), *TINY_NETWORKS, code=2).output
+
+
+def test_a_tree_and_stage_two_on_real_shards(stackflower) -> None:
+    shards = real_data() / "flowers-288-wds" / "validation-000000.tar"
+    tiny = ["--data", shards, *TINY_NETWORKS, "--text", "ngram", "--images", 16]
+    stackflower("train", "--out", "tree", "--generator", "tree", *tiny, *settings("generator.resolution=64"))
+    stackflower("train", "--out", "first", *tiny)
+    rest = settings("generator.resolution=64", "generator.channels=4", "train.load_size=70")
+    stackflower("train", "--stage", 2, "--below", "first", "--out", "second", "--images", 16, *TINY_NETWORKS, *rest)
+    stackflower("sample", "second", "a yellow flower", "--side-by-side", "--out", "both.png")
+
+
+# ---- recipes
+
+
+def test_small_siblings_come_by_one_rule() -> None:
+    for name in recipes():
+        if name.endswith("-mini"):
+            large, small = load_recipe(name.removesuffix("-mini")), load_recipe(name)
+            assert small["train"]["batch_size"] <= 16 and small["train"]["images"] and "epochs" not in small["train"]
+            assert resolve(merge(small, {}, ())).generator.options["resolution"] == 64
+            assert "images" not in large["train"] and small["generator"]["name"] == large["generator"]["name"]
+            assert small["discriminator"]["name"] == large["discriminator"]["name"]
+
+
+def test_narrowing_changes_what_it_says_and_nothing_else() -> None:
+    values = load_recipe("stackgan")
+    small = narrowed(values)
+    assert small["generator"]["channels"] == 32 and small["discriminator"]["channels"] == 24
+    assert small["conditioning"]["kl_weight"] == pytest.approx(0.05) and small["conditioning"]["dim"] == 128
+    assert small["optimizer"]["generator"]["lr"] == pytest.approx(5e-4)
+    assert small["optimizer"]["generator"]["beta1"] == 0.5 and small["objective"] == values["objective"]
+    assert values == load_recipe("stackgan"), "the recipe itself is left alone"
+
+
+def test_stages_of_a_recipe() -> None:
+    above = load_recipe("stackgan", 2)
+    assert above["generator"]["name"] == "stage2" and above["discriminator"]["unconditional"] is True
+    assert above["train"]["epochs"] == 600 and above["optimizer"]["generator"]["halve_every"] == 100
+    assert load_recipe("stackgan-mini", 2)["generator"]["resolution"] == 128
+    with pytest.raises(ConfigError, match="has no stage over another"):
+        load_recipe("gan-cls", 2)
+    assert set(registry.names("generator")) >= {"began", "dcgan", "deep-fusion", "residual", "stage1", "stage2", "tree"}
