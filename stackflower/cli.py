@@ -330,12 +330,13 @@ def evaluate(
     as_json: bool,
 ) -> None:
     """Score a run: the Inception Score and more, beside the same of real pictures."""
-    from stackflower.measure import Protocol, measure, report
+    from stackflower.measure import Protocol, measure
+    from stackflower.measure import report as told
 
     protocol = Protocol(tuple(metrics.split(",")) if metrics else None, samples, splits, seed, truncation, trim_border)
     scores = measure(run, images, data_part(data), extractor, weights, protocol)
     if scores is not None:
-        tell(scores, as_json, lambda: report(scores))
+        tell(scores, as_json, lambda: told(scores))
 
 
 @main.command(
@@ -390,6 +391,17 @@ def train_text(data: str, out: str, text: str, settings: tuple[str, ...], as_jso
 
     found = fit(data_part(data) or {}, text, settings, Path(out), bar, **numbers)
     tell(found, as_json, lambda: found["told"])
+
+
+@main.command(epilog=examples("stackflower report runs/quickstart-1"))
+@click.argument("run")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def report(run: str, as_json: bool) -> None:
+    """Draw a run's curves and put it on one page, report.html in the run's folder."""
+    from stackflower.report import report as write
+
+    found = write(run)
+    tell(found, as_json, lambda: str(found["report"]))
 
 
 @main.command()

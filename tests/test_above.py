@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import json
 import shutil
 import tarfile
@@ -15,7 +16,7 @@ from conftest import TINY, TINY_NETWORKS, real_data, settings
 from PIL import Image
 from safetensors.torch import load_file
 
-from stackflower import registry
+from stackflower import registry, report
 from stackflower.config import ConfigError, merge, resolve
 from stackflower.data.pictures import sharpened, without_border
 from stackflower.data.shards import ShardSource
@@ -306,3 +307,24 @@ def test_stages_of_a_recipe() -> None:
     with pytest.raises(ConfigError, match="has no stage over another"):
         load_recipe("gan-cls", 2)
     assert set(registry.names("generator")) >= {"began", "dcgan", "deep-fusion", "residual", "stage1", "stage2", "tree"}
+
+
+def test_a_report_of_a_run(stackflower, trained: Path, tmp_path: Path) -> None:
+    shutil.copytree(trained, tmp_path / "run")
+    output = stackflower("report", "run").output
+    assert "report.html" in output
+    page, svg = (tmp_path / "run" / "report.html").read_text(), (tmp_path / "run" / "curves.svg").read_text()
+    assert "discriminator-16" in svg and svg.count("<polyline") >= 6 and "samples/images-000000096.png" in page
+    (tmp_path / "run" / "metrics.jsonl").write_text('{"images": 3, "hal')
+    assert "has told nothing yet" in stackflower("report", "run", code=2).output
+
+
+def test_curves_are_drawn_to_scale() -> None:
+    points = [(float(x), float(x)) for x in range(11)]
+    found = report.chart("loss", {"a": points})
+    (line,) = [part.split('"')[1] for part in found.splitlines() if "<polyline" in part]
+    places = [tuple(map(float, place.split(","))) for place in line.split()]
+    assert len(places) == 11
+    steps = {(round(b[0] - a[0], 0), round(b[1] - a[1], 0)) for a, b in itertools.pairwise(places)}
+    assert len(steps) <= 2 and all(across > 0 and down < 0 for across, down in steps)
+    assert len(report._thinned([(x, 1.0) for x in range(10_000)])) <= report.POINTS
