@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from stackflower.errors import RunError
+from stackflower.stages.layers import gathered
 from stackflower.text.base import TextEncoder, digest_of
 from stackflower.text.ranking import ImageEncoder
 
@@ -134,4 +135,6 @@ class TextSide(nn.Module):
     def forward(self, images: Tensor, tokens: Tensor, wrong: Tensor, label: Tensor) -> dict[str, Tensor]:
         """`images` (N, 3, R, R), `tokens` of their captions and of `wrong` ones (N, L), `label` (N,) → loss terms."""
         own, other = self.network(torch.cat([tokens, wrong])).float().chunk(2)
-        return {"ranking": self._rank(self.pictures(images).float(), own, other, label)}
+        # over the whole batch of all processes, so that several rank as one would
+        vectors = (gathered(vector) for vector in (self.pictures(images).float(), own, other))
+        return {"ranking": self._rank(*vectors, gathered(label))}
