@@ -136,5 +136,5 @@ class TextSide(nn.Module):
         """`images` (N, 3, R, R), `tokens` of their captions and of `wrong` ones (N, L), `label` (N,) → loss terms."""
         own, other = self.network(torch.cat([tokens, wrong])).float().chunk(2)
         # over the whole batch of all processes, so that several rank as one would
-        vectors = (gathered(vector) for vector in (self.pictures(images).float(), own, other))
-        return {"ranking": self._rank(*vectors, gathered(label))}
+        pictures = gathered(self.pictures(images).float())
+        return {"ranking": self._rank(pictures, gathered(own), gathered(other), gathered(label))}
