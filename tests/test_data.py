@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import time
 from contextlib import nullcontext
@@ -14,10 +15,10 @@ from conftest import TINY_NETWORKS, real_data
 from PIL import Image
 
 from stackflower.data import drawn, synthetic
-from stackflower.data.batches import Batches
+from stackflower.data.batches import Batches, Mismatched
 from stackflower.data.folder import FolderSource
 from stackflower.data.pictures import load_square
-from stackflower.data.prepared import embed, prepare
+from stackflower.data.prepared import Prepared, embed, prepare
 from stackflower.data.source import Rows
 from stackflower.errors import DataError
 from stackflower.text.ngram import NgramEncoder
@@ -374,3 +375,14 @@ def test_labels_of_some_rows_only_are_told(good: Path) -> None:
         lines.write('{"file_name": "99.jpg", "text": "a"}\n')
     (warning,) = FolderSource(path=str(good)).warnings("train")
     assert "12 of 13 rows" in warning and "wrong caption" in warning
+
+
+def test_without_labels_pictures_with_the_same_captions_are_of_one_class() -> None:
+    rows = Rows(
+        captions=[["red hair"], ["blue hair"], ["red hair"], ["red hair", "blue eyes"], ["blue eyes", "red hair"]]
+    )
+    data = Prepared(torch.zeros(5, 4, 4, 3, dtype=torch.uint8), rows, "")
+    assert data.classes().tolist() == [0, 1, 0, 2, 2]
+    others = Mismatched(data.classes(), 5)(torch.zeros(200, dtype=torch.int64), torch.Generator().manual_seed(0))
+    assert set(others.tolist()) == {1, 3, 4}
+    assert Prepared(data.images, dataclasses.replace(rows, labels=[7] * 5), "").classes().tolist() == [7] * 5

@@ -128,7 +128,7 @@ class Batches:
         counts = torch.tensor([len(captions) for captions in data.captions])
         self.counts = counts.to(self.device)
         self.offsets = (counts.cumsum(0) - counts).to(self.device)
-        self.mismatched = Mismatched(data.labels, len(counts), self.device)
+        self.mismatched = Mismatched(data.classes(), len(counts), self.device)
         self.wrong_candidates, self.interpolated = wrong_candidates, interpolated
         self._epoch, self._order = -1, torch.empty(0, dtype=torch.int64)
 

@@ -57,6 +57,14 @@ class Prepared:
         """(N,) int64, or None."""
         return None if self.rows.labels is None else torch.tensor(self.rows.labels)
 
+    def classes(self) -> Tensor:
+        """(N,) int64: the labels; without them, pictures with just the same captions (tags, say) are of one class, as none
+        of these captions is wrong for another of them."""
+        if self.labels is not None:
+            return self.labels
+        known: dict[frozenset[str], int] = {}
+        return torch.tensor([known.setdefault(frozenset(captions), len(known)) for captions in self.captions])
+
     def flat_captions(self) -> list[str]:
         """Every caption, picture by picture: the order of the rows of an embedding table."""
         return [caption for captions in self.rows.captions for caption in captions]
