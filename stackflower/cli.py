@@ -309,6 +309,9 @@ def sample(
     "--samples", type=click.IntRange(2), help="How many pictures. [default: the validation split's, at most 5,000]"
 )
 @click.option("--splits", type=click.IntRange(1), default=10, show_default=True, help="Of the Inception Score.")
+@click.option(
+    "--resolution", type=click.IntRange(16), help="With --images: pixels they are looked at with. [default: 64]"
+)
 @click.option("--trim-border", is_flag=True, help="With --images: cut off borders of one colour first.")
 @click.option("--extractor", metavar="NAME", help="domain or inception-v3.")
 @click.option("--weights", metavar="FILE", help="The extractor's weights.")
@@ -322,6 +325,7 @@ def evaluate(
     metrics: str | None,
     samples: int | None,
     splits: int,
+    resolution: int | None,
     trim_border: bool,
     extractor: str | None,
     weights: str | None,
@@ -334,7 +338,7 @@ def evaluate(
     from stackflower.measure import report as told
 
     protocol = Protocol(tuple(metrics.split(",")) if metrics else None, samples, splits, seed, truncation, trim_border)
-    scores = measure(run, images, data_part(data), extractor, weights, protocol)
+    scores = measure(run, images, data_part(data), extractor, weights, protocol, resolution)
     if scores is not None:
         tell(scores, as_json, lambda: told(scores))
 

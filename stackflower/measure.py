@@ -323,13 +323,16 @@ def measure(
     extractor: str | None,
     weights: str | None,
     protocol: Protocol,
+    resolution: int | None = None,
 ) -> dict[str, Any] | None:
-    """The scores of a run or of a folder of pictures; None on processes other than the first."""
+    """The scores of a run or of a folder of pictures, looked at with `resolution` px (64); None on processes other than the
+    first."""
     if (run is None) == (images is None):
         raise ConfigError("Give a run folder or --images DIR" + (", not both." if run else "."))
     _check(protocol.metrics)
-    if protocol.trim_border and images is None:
-        raise ConfigError("--trim-border is for a folder's pictures: --images DIR. What a run draws has no border.")
+    if images is None and (protocol.trim_border or resolution):
+        flag = "--trim-border" if protocol.trim_border else "--resolution"
+        raise ConfigError(f"{flag} is for a folder's pictures: --images DIR. A run's are scored as it draws them.")
     state = process_state()
     display = bar if state.is_main_process else silent
     if images is not None:
@@ -343,7 +346,8 @@ def measure(
             what = "--samples" if protocol.samples else f"--metrics {','.join(refused)}"
             raise ConfigError(f"{what} does not go with --images: a folder says nothing of captions; use is and fid.")
         source = _source_of(data)
-        resolution, size = 64, build.clamped(76, source)
+        resolution = resolution or 64
+        size = build.clamped(round(resolution * build.LOAD_RATIO), source)
     else:
         pipeline = Pipeline.from_run(run or "", state.device)
         config = RunFolder(run or "").config()
