@@ -54,7 +54,8 @@ def main() -> None:
     pictures, numbers = real.chosen(asked.samples, asked.seed)
     captions = [real.data.captions[picture][number] for picture, number in zip(pictures, numbers, strict=True)]
     shown = real.data.centre(size, torch.tensor(pictures))
-    wanted, noise = pipeline.encoder(captions), pipeline._noise(asked.seed, len(captions), None)
+    wanted = pipeline.encoder(captions).to(pipeline.device)
+    noise = pipeline._noise(asked.seed, len(captions), None).to(pipeline.device)
     drawn, below = [], []
     with torch.inference_mode():
         for first in range(0, len(captions), 50):

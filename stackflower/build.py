@@ -30,6 +30,8 @@ def build_encoder(config: RunConfig, kept: Path | None = None) -> TextEncoder:
     encoder: TextEncoder = config.text.create("text")
     if kept is not None and kept.is_dir():
         encoder.restore(kept)
+    elif isinstance(encoder, LearnedEncoder) and not encoder.learns:
+        encoder.fit(())  # its folder is there and whole, or that is told before any data is opened
     return encoder
 
 
@@ -86,7 +88,8 @@ def clamped(size: int, source: Source) -> int:
 def load_size(config: RunConfig, stage: Stage, source: Source) -> int:
     """Pixels of the prepared pictures, from which training crops. ConfigError where that is too few."""
     resolution = max(stage.resolutions)
-    size = config.train.load_size or clamped(round(resolution * LOAD_RATIO), source)
+    ratio = LOAD_RATIO if config.below is None else config.below.load_ratio
+    size = config.train.load_size or clamped(round(resolution * ratio), source)
     if size < resolution:
         raise ConfigError(
             f"train.load_size = {size} is less than the {resolution} px that are drawn; --set "

@@ -136,7 +136,7 @@ def penalty_parts(values: Sequence[str]) -> dict[str, Any] | None:
         "stackflower train --resume latest",
     )
 )
-@click.option("--stage", type=int, default=1, show_default=True, help="Which stage to train.")
+@click.option("--stage", type=int, help="Which stage to train. [default: 1]")
 @click.option("--below", metavar="RUN", help="The trained run that a stage from 2 up draws over.")
 @click.option("--data", help=DATA_HELP)
 @click.option("--out", metavar="RUN", help="The run folder. [default: runs/RECIPE-N]")
@@ -171,7 +171,7 @@ def penalty_parts(values: Sequence[str]) -> dict[str, Any] | None:
 @click.option("--set", "settings", metavar="PART.OPTION=VALUE", multiple=True, help="Any other setting.")
 @click.option("--dry-run", is_flag=True, help="Print the resolved run and its cost; create nothing.")
 def train(
-    stage: int,
+    stage: int | None,
     below: str | None,
     out: str | None,
     recipe: str | None,
@@ -386,7 +386,7 @@ def train_classifier(data: str, out: str, resolution: int, network: Any, epochs:
 @click.option("--batch-size", type=click.IntRange(2), default=64, show_default=True)
 @click.option("--lr", type=click.FloatRange(0, min_open=True), default=1e-3, show_default=True)
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
-@click.option("--set", "settings", metavar="text.OPTION=VALUE", multiple=True, help="An option of the encoder.")
+@click.option("--set", "settings", metavar="text.OPTION=VALUE", multiple=True, help="An option of text or data.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def train_text(data: str, out: str, text: str, settings: tuple[str, ...], as_json: bool, **numbers: Any) -> None:
     """Train a caption encoder on a data set's pictures and captions, before the GAN."""
@@ -462,10 +462,15 @@ def data_make(name: str, out: str, count: int, validation: int, resolution: int,
 @click.argument("folder")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def data_check(folder: str, as_json: bool) -> None:
-    """List everything that is wrong with a folder of pictures and captions; exit code 2 if anything is."""
+    """List everything that is wrong with a folder of pictures and captions, or with shards; exit code 2 if anything is."""
+    from stackflower.config import Part
     from stackflower.data.folder import FolderSource
+    from stackflower.data.shards import ShardSource
 
-    problems, notes = FolderSource(path=folder).check()
+    source = Part.from_plain(data_part(folder) or {}).create("data")
+    if not isinstance(source, (FolderSource, ShardSource)):
+        raise ConfigError(f"{folder} is built in: there is nothing to check.")
+    problems, notes = source.check()
     lines = [*problems, *notes, f"{len(problems):,} problems." if problems else "No problems: it can be trained on."]
     tell({"problems": problems, "notes": notes}, as_json, lambda: "\n".join(lines))
     if problems:

@@ -79,11 +79,15 @@ class Lower:
     stage: int
     conditioning: Part
     generator: Part
+    load_ratio: (
+        float  # prepared over drawn pixels: the stage above must crop as much, or its flowers are of another size
+    )
     below: Lower | None = None
 
     def plain(self) -> dict[str, Any]:
         return {
             "run": self.run,
+            "load_ratio": self.load_ratio,
             "stage": self.stage,
             "conditioning": self.conditioning.plain(),
             "generator": self.generator.plain(),
@@ -98,6 +102,7 @@ class Lower:
             int(values["stage"]),
             Part.from_plain(values["conditioning"]),
             Part.from_plain(values["generator"]),
+            float(values["load_ratio"]),
             None if values.get("below") is None else cls.from_plain(values["below"]),
         )
 
@@ -158,6 +163,7 @@ SECTIONS: dict[str, type] = {"train": Train, "output": Output}
 SIDES = ("generator", "discriminator", "text")
 SIDE_DEFAULTS: dict[str, dict[str, Any]] = {"text": {"clip_norm": 10.0}}  # the competition report's
 HEADER = ("description", "source", "deviations", "recipe", "stage", "seed", "mixed_precision", "below")
+BOUNDS = frozenset({"gradient", "matching-aware", "r1"})  # penalties that keep a discriminator's slope in bounds
 PRECISIONS = ("auto", "no", "bf16", "fp16")
 DEFAULTS: dict[str, Any] = {
     "stage": 1,
@@ -374,13 +380,31 @@ def _mix(config: RunConfig) -> list[str]:
             "penalty 'mode-seeking' compares two pictures of one caption: add --set train.noises_per_caption=2 "
             f"(it is {config.train.noises_per_caption})."
         )
-    norm = config.discriminator.options.get("norm")
-    if norm == "batch":
-        problems += [
-            f"penalty {name!r} measures a picture's own slope, and discriminator {config.discriminator.name!r} with batch norm "
-            "judges a picture by its neighbours: add --set discriminator.norm=layer, or use --discriminator critic."
-            for name in sorted(penalties & {"gradient", "matching-aware"})
-        ]
+    options = config.discriminator.options
+    shared = [
+        f"{key}={value}"
+        for key, value in (("norm", "batch"), ("minibatch_deviation", True))
+        if options.get(key) == value
+    ]
+    problems += [
+        f"penalty {name!r} measures a picture's own slope, and discriminator {config.discriminator.name!r} with "
+        f"{' and '.join(shared)} judges a picture by its neighbours: use --discriminator critic, or --set "
+        "discriminator.norm=layer and --set discriminator.minibatch_deviation=false."
+        for name in sorted(penalties & {"gradient", "matching-aware"})
+        if shared
+    ]
+    for name in sorted(penalties & set(registry.names("penalty"))):
+        wanted = registry.get("penalty", name).reads  # type: ignore[attr-defined]
+        if wanted not in (None, discriminator.reads):  # type: ignore[attr-defined]
+            problems.append(
+                f"penalty {name!r} reads {wanted} scores and discriminator {config.discriminator.name!r} gives "
+                f"{discriminator.reads} scores; leave one of them out."  # type: ignore[attr-defined]
+            )
+    if objective.unbounded and not penalties & BOUNDS:  # type: ignore[attr-defined]
+        problems.append(
+            f"objective {config.objective.name!r} lets the discriminator grow without bound: add a penalty on its slope, one of "
+            f"{', '.join(f'--penalty {name}' for name in sorted(BOUNDS))}."
+        )
     if discriminator.reads != objective.reads:  # type: ignore[attr-defined]
         problems.append(
             f"discriminator {config.discriminator.name!r} gives {discriminator.reads} scores and "  # type: ignore[attr-defined]
@@ -407,6 +431,10 @@ def resolve(tree: Mapping[str, Any]) -> RunConfig:
         name = tree["discriminator"].get("name") if isinstance(tree.get("discriminator"), Mapping) else None
         try:
             default = registry.get("discriminator", str(name)).default_objective  # type: ignore[attr-defined]
+            penalties = tree.get("penalties", {})
+            unbounded = registry.get("objective", default).unbounded  # type: ignore[attr-defined]
+            if unbounded and isinstance(penalties, Mapping) and not BOUNDS & set(penalties):
+                tree["penalties"] = {**penalties, "gradient": {}}  # it comes with its objective
         except ComponentError:
             default = "bce"  # the unknown discriminator is told below
         tree["objective"] = {"name": default}

@@ -19,6 +19,7 @@ from stackflower.devices import process_state
 from stackflower.errors import ConfigError, DataError
 from stackflower.pipeline import Pipeline
 from stackflower.runs import write_text
+from stackflower.text.base import TextEncoder
 
 
 @dataclass(frozen=True)
@@ -174,7 +175,14 @@ def _drawn_before(base: Path) -> list[str]:
 def embed_captions(captions: list[str], file: str | None, text: dict[str, Any], out: str | None) -> dict[str, Any]:
     """Embeddings of captions, written as .npy or listed."""
     captions = captions_of(captions, file)
-    table = Part.from_plain(text).create("text").encode(captions).numpy()
+    encoder: TextEncoder = Part.from_plain(text).create("text")
+    if encoder.learns:
+        raise ConfigError(
+            f"--text {text['name']} has learned nothing yet: `stackflower train-text --data DIR --text {text['name']} --out FOLDER` "
+            "trains it, then --text FOLDER."
+        )
+    encoder.fit(captions)
+    table = encoder.encode(captions).numpy()
     if out is None:
         similar = table @ table.T
         lines = [f"{len(captions)} captions, {table.shape[1]} dimensions; cosine similarities:"]

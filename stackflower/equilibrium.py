@@ -10,7 +10,7 @@ from torch import Tensor
 from stackflower.objectives import Critic, Objective, Pairs
 from stackflower.registry import register
 from stackflower.stages.base import Text
-from stackflower.stages.layers import gathered
+from stackflower.stages.layers import gathered, world
 
 
 @register("objective", "began")
@@ -21,7 +21,8 @@ class BoundaryEquilibrium(Objective):
     k ← k + λ(γL(x) − L(G(z))), kept within [0, 1]. The convergence measure is L(x) + |γL(x) − L(G(z))|. From the
     conditional BEGAN of the anime-face report: real images with another picture's text raise the loss, up to
     `wrong_cap` times the error with their own; and an epoch leaves out the real images whose error is above the mean and
-    `threshold` standard deviations of the epoch before (they are measured all the same, so they can come back).
+    `threshold` standard deviations of the epoch before (they are measured all the same, so they can come back). With
+    gradient accumulation, each part of a batch counts alike, however many of it are kept.
 
     Args:
         gamma: γ, the wanted L(G(z)) / L(x): the less, the sharper and the more alike the pictures; 0.4 in the report.
@@ -85,7 +86,8 @@ class BoundaryEquilibrium(Objective):
         if self.threshold:
             keep = (own <= self.limit).float()
             self._note(own, 1 - keep)
-        share = keep / keep.sum().clamp_min(1)
+        # of the kept pictures of all processes, whose losses are averaged
+        share = keep * world()[1] / gathered(keep).sum().clamp_min(1)
         terms = {"real": (shown.match * share).sum(), "fake": -self.k * drawn.match.mean()}
         if mismatched:
             raised = mismatched[0].match.minimum(self.wrong_cap * own)

@@ -25,7 +25,7 @@ from stackflower.data.prepared import Bar, Prepared, embed, prepare
 from stackflower.data.source import Progress, Source
 from stackflower.errors import ConfigError, RunError
 from stackflower.journal import Journal, duration
-from stackflower.lower import flags_over
+from stackflower.lower import check_text, flags_over
 from stackflower.recipes import load_recipe
 from stackflower.runs import RunFolder, free_name, newest_run
 from stackflower.stages.base import Stage
@@ -44,7 +44,7 @@ RESUMABLE = ("train.images", "train.epochs", "output", "mixed_precision", "data.
 class Request:
     """What was asked of `stackflower train`."""
 
-    stage: int = 1
+    stage: int | None = None
     recipe: str | None = None
     flags: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     settings: Sequence[str] = ()
@@ -100,17 +100,20 @@ def choose_recipe(request: Request) -> tuple[str, str]:
 
 def resolve(request: Request, recipe: str) -> RunConfig:
     """The configuration asked for; every mistake in one list."""
-    flags = {"stage": request.stage, **request.flags}
+    stage = 1 if request.stage is None else request.stage
+    flags = {"stage": stage, **request.flags}
     if request.below is not None:
         flags = flags_over(request.below, flags)
-    values = load_recipe(recipe, request.stage)
+    values = load_recipe(recipe, stage)
     for one, other in (("train.images", "train.epochs"), ("train.epochs", "train.images")):
         if one in flags or any(text.startswith(one + "=") for text in request.settings):
             values = {
                 **values,
                 "train": {k: v for k, v in values.get("train", {}).items() if k != other.partition(".")[2]},
             }
-    return configuration.resolve(configuration.merge(values, flags, request.settings))
+    config = configuration.resolve(configuration.merge(values, flags, request.settings))
+    check_text(config, flags)
+    return config
 
 
 def _differences(old: Any, new: Any, path: str = "") -> list[tuple[str, Any, Any]]:
@@ -129,6 +132,13 @@ def resumed(request: Request, run: RunFolder) -> RunConfig:
     for key, other in (("train.images", "epochs"), ("train.epochs", "images")):
         if key in request.flags:
             tree["train"][other] = None
+    if request.stage not in (None, old.stage):
+        raise RunError(f"{run} is of stage {old.stage}, not {request.stage}; leave out --stage to go on with it.")
+    below = None if old.below is None else old.below.run
+    if request.below is not None and str(RunFolder(request.below).path.resolve()) != below:
+        raise RunError(
+            f"{run} was trained over {below or 'no other run'}, not {request.below}; leave out --below to go on with it."
+        )
     if request.recipe and request.recipe != old.recipe:
         raise RunError(f"{run} was trained with --recipe {old.recipe}, not {request.recipe}; a run keeps its recipe.")
     new = configuration.resolve(configuration.merge(tree, request.flags, request.settings))
@@ -158,6 +168,10 @@ def _plan(config: RunConfig, source: Source, say: Say) -> None:
     for name, value in cost.items():
         if name.endswith("_parameters"):
             say(f"{name.removesuffix('_parameters') + ' parameters':<28} {value:,}")
+    if isinstance(encoder, LearnedEncoder) and encoder.learns:
+        build.fit_encoder(config, encoder, [caption for captions in rows.captions for caption in captions])
+        text_side = build.build_text_side(config, encoder, max(stage.resolutions))
+        say(f"{'text parameters':<28} {sum(p.numel() for p in text_side.parameters()):,}")
     say(f"{'images per epoch':<28} {len(rows):,}")
     say(f"{'images to train on':<28} {total_images(config, len(rows)):,}")
     say(f"{'FLOPs of a step':<28} {cost['step_flops']:.3g} ({config.train.batch_size} images)")

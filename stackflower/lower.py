@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from stackflower import registry
-from stackflower.config import Lower
+import torch
+
+from stackflower import build, registry
+from stackflower.config import Lower, RunConfig
 from stackflower.errors import ConfigError, RunError
 from stackflower.runs import RunFolder
 from stackflower.text.learned import LearnedEncoder
@@ -25,10 +27,30 @@ def flags_over(path: str, flags: Mapping[str, Any]) -> dict[str, Any]:
     if issubclass(registry.get("text", config.text.name), LearnedEncoder):
         text["weights"] = str(run.text_folder.resolve())  # it is not trained again: the stage below reads it too
     given = flags.get("text")
-    if given is not None and any(text.get(key) != value for key, value in given.items()):
-        raise ConfigError(
-            f"--text {given.get('model', given['name'])}: {run} reads captions with {config.text.name}, and the stage over it "
-            "must read them alike; leave out --text, or train the stage below with the other encoder."
-        )
-    below = Lower(str(run.path.resolve()), config.stage, config.conditioning, config.generator, config.below)
+    if given is not None and any(config.text.plain().get(key) != value for key, value in given.items()):
+        raise ConfigError(_unlike(str(run), config.text.name, given.get("model", given["name"])))
+    with torch.device("meta"):
+        stage = build.build_stage(config, int(run.values()["text_dim"]))
+    ratio = build.load_size(config, stage, build.build_source(config)) / max(stage.resolutions)
+    below = Lower(str(run.path.resolve()), config.stage, config.conditioning, config.generator, ratio, config.below)
     return {"data": config.data.plain(), **flags, "text": text, "below": below.plain()}
+
+
+def _unlike(run: str, theirs: str, given: str) -> str:
+    return (
+        f"--text {given}: {run} reads captions with {theirs}, and the stage over it must read them alike; leave out --text, or "
+        "train the stage below with the other encoder."
+    )
+
+
+def check_text(config: RunConfig, flags: Mapping[str, Any]) -> None:
+    """ConfigError where the captions of a stage over another would be read in another way than below it."""
+    if config.below is None:
+        return
+    wanted, given = dict(flags["text"]), config.text.plain()
+    changed = [key for key, value in given.items() if key in wanted and wanted[key] != value]
+    if changed:
+        told = ", ".join(f"text.{key} = {given[key]!r} ({wanted[key]!r} below)" for key in changed)
+        raise ConfigError(
+            f"{told}: the stage over {config.below.run} must read captions as that one does; leave it out."
+        )

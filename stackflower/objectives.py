@@ -57,6 +57,9 @@ class Objective(nn.Module, ABC):
 
     reads: ClassVar[str] = "logit"
     mismatched: bool = True  # whether it wants wrong pairs
+    unbounded: ClassVar[bool] = (
+        False  # whether the discriminator's loss falls for ever unless a penalty bounds its slope
+    )
     converges: ClassVar[bool] = False  # whether `after_step` measures "convergence", which a plateau schedule follows
 
     @abstractmethod
@@ -224,12 +227,14 @@ class LeastSquares(MatchingAware):
 class Wasserstein(MatchingAware):
     """Wasserstein distance by its dual (Arjovsky et al. 2017, equation 2): the critic's mean on real less that on drawn pairs.
 
-    The critic must be kept from growing without bound: give it a penalty such as `--penalty r1`.
+    The critic must be kept from growing without bound: give it a penalty such as `--penalty gradient`.
 
     Args:
         mismatched: also push mismatched pairs down, at half the weight, as GAN-CLS does.
         contrast, generator_contrast: weights of the contrast term, where the discriminator gives one.
     """
+
+    unbounded = True
 
     def __init__(self, *, mismatched: bool = False, contrast: float = 1.0, generator_contrast: float = 1.0):
         super().__init__(contrast=contrast, generator_contrast=generator_contrast)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from stackflower.objectives import Critic
 from stackflower.registry import register
-from stackflower.stages.base import Text
+from stackflower.stages.base import Text, Verdict
 
 
 class Shown(NamedTuple):
@@ -20,14 +20,16 @@ class Shown(NamedTuple):
     critic: Critic
     real: Tensor | None  # (N, 3, R, R)
     fake: Tensor  # (N, 3, R, R)
-    text: Text
+    text: Text  # what `real` shows; on the generator's side what `fake` was asked to show
     noise: Tensor  # (N, Z), what `fake` was drawn from
+    drawn: Text | None = None  # on the discriminator's side, what `fake` was asked to show
 
 
 class Penalty(nn.Module, ABC):
     """A regulariser of one side, computed every `every` steps and then weighed `every`-fold (lazy regularisation)."""
 
     side: ClassVar[Literal["discriminator", "generator"]] = "discriminator"
+    reads: ClassVar[str | None] = None  # the kind of score it needs, "logit" or "energy"; None: any
 
     def __init__(self, *, weight: float, every: int = 1):
         super().__init__()
@@ -54,7 +56,7 @@ class R1(Penalty):
         assert shown.real is not None
         images = shown.real.detach().float().requires_grad_()
         (verdict,) = shown.critic(images, [shown.text])
-        (slope,) = torch.autograd.grad(verdict.match.sum(), images, create_graph=True)
+        (slope,) = torch.autograd.grad(_total(verdict), images, create_graph=True)
         return 0.5 * slope.float().square().sum((1, 2, 3)).mean()
 
 
@@ -79,7 +81,7 @@ class GradientPenalty(Penalty):
         place = torch.rand(len(real), 1, 1, 1, device=real.device)
         between = torch.lerp(fake, real, place).requires_grad_()
         (verdict,) = shown.critic(between, [shown.text])
-        (slope,) = torch.autograd.grad(verdict.match.sum(), between, create_graph=True)
+        (slope,) = torch.autograd.grad(_total(verdict), between, create_graph=True)
         return (_length(slope) - 1).square().mean()
 
 
@@ -104,9 +106,14 @@ class MatchingAwareGradient(Penalty):
         images = shown.real.detach().float().requires_grad_()
         read = [part.detach().float().requires_grad_() for part in (shown.text.embedding, shown.text.condition)]
         (verdict,) = shown.critic(images, [Text(*read)])
-        slopes = torch.autograd.grad(verdict.match.sum(), [images, *read], create_graph=True, allow_unused=True)
+        slopes = torch.autograd.grad(_total(verdict), [images, *read], create_graph=True, allow_unused=True)
         lengths = [_length(slope) for slope in slopes if slope is not None]
         return torch.stack(lengths).sum(0).pow(self.power).mean()
+
+
+def _total(verdict: Verdict) -> Tensor:
+    """The scores whose slope is measured: with text and, where the discriminator judges that too, without."""
+    return verdict.match.sum() if verdict.real is None else verdict.match.sum() + verdict.real.sum()
 
 
 def _length(slope: Tensor) -> Tensor:
@@ -167,15 +174,17 @@ class GreyscaleStructure(Penalty):
         every: how often it is computed, in steps.
     """
 
+    reads = "logit"
+
     def __init__(self, *, weight: float = 1.0, every: int = 1):
         super().__init__(weight=weight, every=every)
 
     def forward(self, shown: Shown) -> Tensor:
-        assert shown.real is not None
+        assert shown.real is not None and shown.drawn is not None
         luminance = shown.fake.new_tensor([0.299, 0.587, 0.114], dtype=torch.float32)[:, None, None]
         real, fake = (
             (images.detach().float() * luminance).sum(1, keepdim=True).expand(-1, 3, -1, -1)
             for images in (shown.real, shown.fake)
         )
-        (on_real,), (on_fake,) = shown.critic(real, [shown.text]), shown.critic(fake, [shown.text])
+        (on_real,), (on_fake,) = shown.critic(real, [shown.text]), shown.critic(fake, [shown.drawn])
         return F.softplus(-on_real.match).mean() + F.softplus(on_fake.match).mean()

@@ -132,8 +132,14 @@ class Pipeline:
     def _best(self, drawn: Generated, embedding: Tensor, count: int) -> Tensor:
         """Of every `count` neighbours, the row of the one that the discriminator believes most."""
         assert self.judge is not None
-        (verdict,) = self.judge.discriminator(drawn.images[-1], [Text(embedding, drawn.condition)])
-        score = verdict.match.float()
+        score = torch.cat(
+            [  # a picture's own candidates by themselves: some discriminators look at a whole batch
+                self.judge.discriminator(images, [Text(words, condition)])[0].match.float()
+                for images, words, condition in zip(
+                    drawn.images[-1].split(count), embedding.split(count), drawn.condition.split(count), strict=True
+                )
+            ]
+        )
         if self.judge.discriminator.reads == "energy":
             score = -score
         best = score.unflatten(0, (-1, count)).argmax(1)

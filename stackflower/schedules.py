@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from torch import Tensor
+
 from stackflower.config import Optimizer
 
 
@@ -22,24 +24,28 @@ def learning_rate(settings: Optimizer, images: int, total: int, epoch: int) -> f
 class Plateau:
     """Halves a learning rate whenever a measure has stopped falling (BEGAN, section 4.1).
 
-    The measure is averaged over windows of a number of images; a window that is not below the best before halves.
+    The measure of every step is summed on its device; at the end of a window of images its mean is read, and one that is not
+    below the best before halves.
     """
 
     scale: float = 1.0
     best: float = math.inf
-    start: int = 0  # images at which this window began
-    total: float = 0.0
+    total: float | Tensor = 0.0
     count: int = 0
 
-    def note(self, measure: float, images: int, window: float) -> bool:
-        """Take in a measure after `images` images; whether that halved the rate."""
+    def note(self, measure: Tensor) -> None:
+        """Take in a step's measure, without waiting for the device."""
         self.total, self.count = self.total + measure, self.count + 1
-        if images - self.start < window:
-            return False
-        mean = self.total / self.count
+
+    def close(self) -> bool:
+        """End a window, waiting for the device; whether that halved the rate."""
+        mean = float(self.total) / max(self.count, 1)
         halved = mean >= self.best
         if halved:
             self.scale /= 2
-        self.best = min(self.best, mean)
-        self.start, self.total, self.count = images, 0.0, 0
+        self.best, self.total, self.count = min(self.best, mean), 0.0, 0
         return halved
+
+    def plain(self) -> dict[str, float]:
+        """As JSON holds it."""
+        return {"scale": self.scale, "best": self.best, "total": float(self.total), "count": self.count}

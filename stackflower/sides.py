@@ -43,7 +43,10 @@ class Side(nn.Module):
         """The discriminator's terms, weighted; their sum is minimised."""
         terms = self.objective.discriminator_terms(self.discriminator, pairs)
         self._penalise(
-            "discriminator", step, Shown(self.discriminator, pairs.real, pairs.fake, pairs.text, noise), terms
+            "discriminator",
+            step,
+            Shown(self.discriminator, pairs.real, pairs.fake, pairs.text, noise, pairs.drawn),
+            terms,
         )
         return terms
 

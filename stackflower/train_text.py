@@ -27,29 +27,35 @@ def trained_part(about: Path) -> dict[str, Any]:
     """The text part of a run that uses what `train_text` wrote, from its ``text.json``."""
     try:
         values = json.loads(about.read_text(encoding="utf-8"))
-        return {**values["text"], "weights": str(about.parent.absolute())}
+        return {"name": values["text"]["name"], **values["text"], "weights": str(about.parent.absolute())}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(
             f"{about} is damaged ({error}); train the encoder anew with `stackflower train-text`."
         ) from error
 
 
-def _encoder(name: str, settings: Sequence[str]) -> tuple[LearnedEncoder, dict[str, Any]]:
-    options: dict[str, Any] = {}
+def _options(settings: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """What ``--set`` says of the encoder and of the data."""
+    options: dict[str, dict[str, Any]] = {"text": {}, "data": {}}
     for text in settings:
         key, equals, value = text.partition("=")
-        if not equals or not key.startswith("text."):
-            raise ConfigError(f"--set {text}: wanted text.OPTION=VALUE, as in --set text.dim=256.")
-        options[key.removeprefix("text.")] = parse_value(value)
+        kind, dot, option = key.partition(".")
+        if not (equals and dot and kind in options):
+            raise ConfigError(f"--set {text}: wanted text.OPTION=VALUE or data.OPTION=VALUE, as in --set text.dim=256.")
+        options[kind][option] = parse_value(value)
+    return options
+
+
+def _encoder(name: str, options: dict[str, Any]) -> LearnedEncoder:
     encoder = Part(name, options).create("text")
     if not isinstance(encoder, LearnedEncoder):
         learned = [one for one in registry.names("text") if issubclass(registry.get("text", one), LearnedEncoder)]
         raise ConfigError(f"--text {name} has nothing to learn. Allowed: {', '.join(learned)}.")
-    return encoder, options
+    return encoder
 
 
 @torch.no_grad()
-def found_first(side: TextSide, tokens: Tensor, images: Tensor, of: int = 32) -> float:
+def found_first(side: TextSide, tokens: Tensor, images: Tensor, of: int) -> float:
     """Share of captions whose own picture is the nearest, by cosine, among `of` pictures of the split."""
     side.eval()
     right, count = 0, 0
@@ -59,7 +65,7 @@ def found_first(side: TextSide, tokens: Tensor, images: Tensor, of: int = 32) ->
         score = torch.nn.functional.normalize(words, dim=1) @ torch.nn.functional.normalize(pictures, dim=1).T
         right += int((score.argmax(1) == torch.arange(of, device=score.device)).sum())
         count += of
-    return right / max(count, 1)
+    return right / count
 
 
 def train_text(
@@ -78,8 +84,9 @@ def train_text(
     out = out.expanduser()
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise DataError(f"{out} is there and not empty; choose a new folder with --out.")
-    encoder, options = _encoder(text, settings)
-    source = Part.from_plain(data).create("data")
+    options = _options(settings)
+    encoder = _encoder(text, options["text"])
+    source = Part.from_plain({**data, **options["data"]}).create("data")
     size = clamped(round(RESOLUTION * LOAD_RATIO), source)
     train = prepare(source, "train", size, display)
     device = devices.process_state().device
@@ -90,13 +97,15 @@ def train_text(
     held_out = "validation" in source.splits()
     judged = prepare(source, "validation" if held_out else "train", size, display)
     first = [captions[0] for captions in judged.captions]
-    share = found_first(side, encoder.tokenise(first).to(device), judged.centre(RESOLUTION).to(device))
+    of = min(32, len(first))
+    share = found_first(side, encoder.tokenise(first).to(device), judged.centre(RESOLUTION).to(device), of)
     found = {
-        "text": {"name": text, **options},
+        "text": {"name": text, **options["text"]},
         "epochs": epochs,
         "seed": seed,
         "data": source.title(),
-        "found_first_of_32": share,
+        "found_first": share,
+        "of": of,
         "split": "validation" if held_out else "train (there is no other)",
     }
     try:
@@ -104,7 +113,7 @@ def train_text(
         (out / ABOUT).write_text(json.dumps(found, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     except (OSError, SafetensorError) as error:
         raise DataError(f"{out} can't be written: {error}. Choose another --out.") from error
-    told = f"{out}: of 32 pictures, {share:.1%} of captions find their own first ({found['split']}; chance is 3.1%)"
+    told = f"{out}: of {of} pictures, {share:.1%} of captions find their own first ({found['split']}; chance is {1 / of:.1%})"
     return {"out": str(out), **found, "told": f"{told}\nUse it: stackflower train --stage 1 --text {out}"}
 
 

@@ -7,7 +7,6 @@ discriminators; judge what was drawn again, step the stage; move the averages. E
 from __future__ import annotations
 
 import copy
-import dataclasses
 import math
 from collections.abc import Callable
 from contextlib import ExitStack, nullcontext
@@ -248,8 +247,18 @@ class Trainer:
                 measured = {
                     key.partition("/")[2].removesuffix(suffix): value for key, value in zip(own, mean, strict=True)
                 }
-                self.journal.add({f"{name}/{k}": v for k, v in side.objective.after_step(measured).items()})
+                told = side.objective.after_step(measured)
+                self.journal.add({f"{name}/{k}": v for k, v in told.items()})
+                for plateau in self.plateaus.values() if "convergence" in told else ():
+                    plateau.note(told["convergence"])
         self.latest = {}
+
+    def _follow(self, before: int) -> None:
+        """Halve learning rates whose convergence measure has stopped falling over a window of images."""
+        for name, plateau in self.plateaus.items():
+            window = self.config.optimizer[name].plateau * len(self.batches)
+            if window and before // window != self.images // window and plateau.close():
+                self.journal.event(self.images, "plateau", side=name, scale=plateau.scale)
 
     def _after_epoch(self) -> None:
         for name, side in self.sides.items():
@@ -281,6 +290,7 @@ class Trainer:
         self._after_step()
         if before // len(self.batches) != self.images // len(self.batches):
             self._after_epoch()
+        self._follow(before)
         self.ema.update(self.stage, self.images, self.images - before)
         if self.text is not None:
             self.text_ema.update(self.text.encoder.network, self.images, self.images - before)
@@ -335,16 +345,7 @@ class Trainer:
         if not bad:
             rates = {f"lr/{name}": one.prepared.param_groups[0]["lr"] for name, one in self.learners.items()}
             self.journal.log(self.images, self.step, {**measures, **rates})
-            self._follow(measures)
         return bad
-
-    def _follow(self, measures: dict[str, float]) -> None:
-        """Halve learning rates whose convergence measure, averaged over resolutions, has stopped falling."""
-        found = [value for name, value in measures.items() if name.endswith("/convergence")]
-        for name, plateau in self.plateaus.items():
-            window = self.config.optimizer[name].plateau * len(self.batches)
-            if window and found and plateau.note(sum(found) / len(found), self.images, window):
-                self.journal.event(self.images, "plateau", side=name, scale=plateau.scale)
 
     def _roll_back(self, bad: list[str]) -> None:
         """Back to the last whole checkpoint with half the learning rate, at most three times."""
@@ -407,7 +408,7 @@ class Trainer:
                     "number": self.checkpoints,
                     "rollbacks": self.rollbacks,
                     "rate_scale": self.rate_scale,
-                    "plateaus": {name: dataclasses.asdict(plateau) for name, plateau in self.plateaus.items()},
+                    "plateaus": {name: plateau.plain() for name, plateau in self.plateaus.items()},
                     "processes": self.accelerator.num_processes,
                     "scaler": scaler.state_dict() if scaler is not None else None,
                 }

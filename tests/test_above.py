@@ -17,9 +17,10 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from stackflower import registry, report
-from stackflower.config import ConfigError, merge, resolve
+from stackflower.config import merge, resolve
 from stackflower.data.pictures import load_square, sharpened, without_border
 from stackflower.data.shards import ShardSource
+from stackflower.errors import ConfigError, DataError
 from stackflower.pipeline import Pipeline
 from stackflower.recipes import load_recipe, narrowed, recipes
 from stackflower.runs import RunFolder
@@ -50,8 +51,11 @@ def test_stage_two_leaves_stage_one_alone_and_needs_it_no_more(stackflower, tmp_
 
 def test_a_third_stage_by_the_same_command(stackflower, tmp_path: Path) -> None:
     second(stackflower)
-    third = [*TINY, *settings("generator.resolution=64", "generator.channels=4", "generator.blocks=1")]
+    small = [*settings("generator.channels=4", "discriminator.channels=4", "conditioning.dim=8"), "--batch-size", 8]
+    third = [*small, "--mixed-precision", "no", *settings("generator.blocks=1", "data.count=48", "data.validation=16")]
     stackflower("train", "--stage", 3, "--below", "second", "--out", "third", "--images", 16, *third)
+    assert "is of stage 3, not 2" in stackflower("train", "--resume", "third", "--stage", 2, code=2).output
+    assert "was trained over" in stackflower("train", "--resume", "third", "--below", "first", code=2).output
     stackflower("sample", "third", "a red flower", "--side-by-side", "--out", "all.png")
     assert Image.open(tmp_path / "all.png").size == (192, 64)
 
@@ -86,6 +90,12 @@ def test_resuming_a_stage_over_another_is_exact(stackflower, tmp_path: Path) -> 
         (["--recipe", "gan-cls", "--penalty", "matching-aware"], "judges a picture by its neighbours"),
         (["--set", "optimizer.generator.plateau=2"], "has none; use --objective began"),
         (["--generator", "tree", "--set", "generator.resolution=32"], "the smallest of the resolutions"),
+        (["--stage", "2", "--below", "first", "--set", "text.window=1"], "must read captions as that one does"),
+        (["--stage", "2", "--below", "first", "--set", "text.dim=32"], "must read captions as that one does"),
+        (["--discriminator", "matching", "--objective", "wasserstein", "--penalty", "none"], "grow without bound"),
+        (["--discriminator", "began", "--penalty", "greyscale-structure"], "reads logit scores"),
+        (["--text", "char-cnn-rnn", "--set", "text.length=10"], "at least 50"),
+        (["--text", "rnn", "--set", "text.dim=1"], "at least 2"),
         (["--text", "word-vectors", "--set", "text.path=nowhere.txt"], "There is no file nowhere.txt"),
         (["--text", "rnn", "--set", "text.weights=nowhere"], "The text encoder in nowhere is missing"),
     ],
@@ -114,7 +124,7 @@ def test_the_discriminator_chooses_the_best_of_several(trained: Path) -> None:
     judge.forward = noted  # type: ignore[method-assign]
     (best,) = pipeline.draw(captions, per_caption=2, best_of=4)
     (every,) = pipeline.draw(captions, per_caption=8)  # the same noise, one after the other
-    (scores,) = seen
+    scores = torch.cat(seen)
     assert best.shape[0] == 4 and every.shape[0] == 16
     chosen = scores.reshape(4, 4).argmax(1)
     assert len(chosen.unique()) > 1
@@ -170,7 +180,7 @@ def test_an_encoder_trained_before_finds_a_captions_picture(stackflower, tmp_pat
     asked = ["--data", "flowers", "--out", "words", "--epochs", 20, "--batch-size", 16, *options]
     output = stackflower("train-text", *asked, "--json").output
     found = json.loads(output[output.index("{") :])
-    assert found["found_first_of_32"] >= 0.1, "the first of the four of its colour; chance is 1 of 32"
+    assert found["of"] == 32 and found["found_first"] >= 0.1, "the first of the four of its colour; chance is 1 of 32"
     stackflower("train", "--data", "flowers", "--text", "words", "--out", "run", "--images", 16, *TINY_NETWORKS)
     kept = load_file(tmp_path / "run" / "text" / "encoder.safetensors")
     shutil.rmtree("words")
@@ -246,11 +256,21 @@ def test_shards_are_read_where_they_lie(tmp_path: Path) -> None:
     images = np.zeros((2, 32, 32, 3), np.uint8)
     assert source.fill("train", images, lambda done: None) == []
     assert images[0].mean((0, 1)).argmax() == 0 and images[1].mean((0, 1)).argmax() == 2
-    one = ShardSource(path=str(tmp_path / "train-{001..007}.tar"))
-    assert len(one.rows("train")) == 1 and one.splits() == ["train"]
+    both = ShardSource(path=str(tmp_path / "train-{000..001}.tar"))
+    assert len(both.rows("train")) == 2 and both.splits() == ["train"]
+    with pytest.raises(DataError, match=r"names 6 files that are not there, the first train-002\.tar"):
+        ShardSource(path=str(tmp_path / "train-{000..007}.tar"))
     copied = tmp_path / "elsewhere"
     shutil.copytree(tmp_path, copied, ignore=shutil.ignore_patterns("elsewhere"))
-    assert ShardSource(path=str(copied)).fingerprint("train") == source.fingerprint("train")
+    copy = ShardSource(path=str(copied))
+    assert copy.fingerprint("train") == source.fingerprint("train")
+    assert copy.check() == (
+        [],
+        ["train: 2 samples in 2 shards, 4 captions.", "validation: 1 samples in 1 shards, 2 captions."],
+    )
+    edited = (copied / "train-001.tar").read_bytes().replace(b"a red flower", b"a bad flower")
+    (copied / "train-001.tar").write_bytes(edited)
+    assert ShardSource(path=str(copied)).fingerprint("train") != source.fingerprint("train")
 
 
 def test_bad_shards_are_told(tmp_path: Path, stackflower) -> None:
@@ -283,6 +303,16 @@ def test_a_tree_and_stage_two_on_real_shards(stackflower) -> None:
 # ---- recipes
 
 
+@pytest.mark.parametrize("name", sorted(recipes()))
+def test_every_recipe_and_every_stage_of_it_can_start(stackflower, trained: Path, name: str) -> None:
+    stackflower("train", "--recipe", name, "--dry-run")
+    text = load_recipe(name.removesuffix("-mini"))
+    if name.removesuffix("-mini") in ("quickstart", "stackgan"):
+        output = stackflower("train", "--stage", 2, "--below", trained, "--recipe", name, "--dry-run").output
+        assert '"load_ratio": 4.0' in output  # the tiny run crops 16 of 64 px
+    assert text["source"]
+
+
 def test_small_siblings_come_by_one_rule() -> None:
     for name in recipes():
         if name.endswith("-mini"):
@@ -307,7 +337,13 @@ def test_stages_of_a_recipe() -> None:
     above = load_recipe("stackgan", 2)
     assert above["generator"]["name"] == "stage2" and above["discriminator"]["unconditional"] is True
     assert above["train"]["epochs"] == 600 and above["optimizer"]["generator"]["halve_every"] == 100
-    assert load_recipe("stackgan-mini", 2)["generator"]["resolution"] == 128
+    assert load_recipe("stackgan-mini", 2)["generator"]["factor"] == 2
+    assert (
+        "load_size" not in load_recipe("quickstart", 2)["train"]
+        and load_recipe("stackgan-mini")["train"]["load_size"] == 66
+    )
+    assert "mode-seeking" in load_recipe("quickstart")["penalties"]
+    assert set(load_recipe("quickstart", 2)["penalties"]) == {"r1"}, "false drops a section"
     with pytest.raises(ConfigError, match="has no stage over another"):
         load_recipe("gan-cls", 2)
     assert set(registry.names("generator")) >= {"began", "dcgan", "deep-fusion", "residual", "stage1", "stage2", "tree"}

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import io
+import json
+import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -252,7 +255,7 @@ def test_penalty(name: str) -> None:
     noise = torch.randn(N, stage.noise_dim)
     drawn = stage(torch.randn(N, T), noise).images[0]
     drawn = 30 * drawn if name == "out-of-range" else drawn
-    value = penalty(Shown(critic, torch.rand(N, 3, R, R), drawn, text(), noise))
+    value = penalty(Shown(critic, torch.rand(N, 3, R, R), drawn, text(), noise, text()))
     assert value.ndim == 0 and value.dtype == torch.float32 and value > 0
     value.backward()
     moved = critic if penalty.side == "discriminator" else stage
@@ -310,13 +313,31 @@ def test_text_encoder(name: str, tmp_path: Path) -> None:
     assert torch.allclose(again.encode(captions), table, atol=1e-6) and again.fingerprint() == encoder.fingerprint()
 
 
-SOURCES = {"synthetic-flowers": {"count": 6, "validation": 3}, "folder": {"path": "flowers"}}
+SOURCES = {
+    "synthetic-flowers": {"count": 6, "validation": 3},
+    "folder": {"path": "flowers"},
+    "shards": {"path": "shards"},
+}
+
+
+def pack(folder: Path, shards: Path) -> None:
+    """A folder's splits as shards."""
+    shards.mkdir()
+    for split in ("train", "validation"):
+        with tarfile.open(shards / f"{split}-000000.tar", "w") as shard:
+            for line in (folder / split / "metadata.jsonl").read_text().splitlines():
+                name = json.loads(line)["file_name"]
+                shard.add(folder / split / name, name)
+                member = tarfile.TarInfo(name.replace(".png", ".json"))
+                member.size = len(line.encode())
+                shard.addfile(member, io.BytesIO(line.encode()))
 
 
 @pytest.mark.parametrize("name", registry.names("data"))
 def test_data_source(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     make_folder("synthetic-flowers", "flowers", count=6, validation=3, resolution=64, seed=0)
+    pack(tmp_path / "flowers", tmp_path / "shards")
     source, again = (registry.create("data", name, **SOURCES[name]) for _ in range(2))
     assert source.splits() == ["train", "validation"]
     assert source.fingerprint("train") == again.fingerprint("train") != source.fingerprint("validation")

@@ -169,7 +169,7 @@ class Counting(Hinge):
 
     def after_step(self, measured):  # type: ignore[no-untyped-def]
         self.steps += 1
-        assert {"real", "fake", "wrong", "fool-16"} <= measured.keys()
+        assert {"real", "fake", "wrong", "fool"} <= measured.keys()
         return {"steps": self.steps.clone()}
 
 

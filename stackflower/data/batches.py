@@ -126,7 +126,7 @@ class Batches:
         self.images = data.images.to(self.device)
         self.embed = embed
         counts = torch.tensor([len(captions) for captions in data.captions])
-        self.counts = counts.to(self.device)
+        self.counts, self.most = counts.to(self.device), int(counts.max())
         self.offsets = (counts.cumsum(0) - counts).to(self.device)
         self.mismatched = Mismatched(data.classes(), len(counts), self.device)
         self.wrong_candidates, self.interpolated = wrong_candidates, interpolated
@@ -154,7 +154,7 @@ class Batches:
         if self.averaged == 1:
             captions = offset + below(count, generator)
             return self.embed(captions), captions
-        keys = torch.rand(len(index), int(self.counts.max()), generator=generator, device=self.device)
+        keys = torch.rand(len(index), self.most, generator=generator, device=self.device)
         keys.masked_fill_(torch.arange(keys.shape[1], device=self.device) >= count[:, None], 2.0)
         chosen = keys.argsort(1)[:, : self.averaged]
         valid = torch.arange(chosen.shape[1], device=self.device) < count[:, None]

@@ -1,7 +1,7 @@
 """Pictures and captions in WebDataset shards: tar files of ``key.jpg`` beside ``key.json`` or ``key.txt``.
 
 The shards are read where they lie, never unpacked; what is decoded goes straight to the prepared form, which is mapped from
-disk, so a set need not fit into memory.
+disk, so that on a CPU a set need not fit into memory (on a GPU the training split is held there).
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import tarfile
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -127,10 +128,16 @@ class ShardSource(Source):
         if whole.is_dir():
             files = sorted(whole.glob("*.tar"))
         else:
-            files = [file for name in _braces(whole.name) for file in sorted(whole.parent.glob(name)) if file.is_file()]
+            matching = {name: sorted(whole.parent.glob(name)) for name in _braces(whole.name)}
+            files = [file for found in matching.values() for file in found if file.is_file()]
+            missing = [name for name, found in matching.items() if not found]
+            if files and missing:
+                raise DataError(
+                    f"{self.path!r} names {len(missing)} files that are not there, the first {missing[0]}; mend the pattern or the set."
+                )
         found: dict[str, list[Path]] = {}
         for file in files:
-            held_out = any(file.name.startswith(prefix) for prefix in SPLITS["validation"])
+            held_out = re.split(r"[-_.\d]", file.name, maxsplit=1)[0] in SPLITS["validation"]
             found.setdefault("validation" if held_out else "train", []).append(file)
         return found if "train" in found or not found else {"train": found["validation"]}
 
@@ -142,23 +149,27 @@ class ShardSource(Source):
         return [name for name in SPLITS if name in self.shards]
 
     def fingerprint(self, split: str) -> str:
-        stamps = []
-        for file in self.shards[split]:
-            size = os.stat(file).st_size
-            digest = hashlib.blake2b(digest_size=8)
-            with file.open("rb") as handle:  # some of it: a copied shard is the same shard, another of its size is not
-                for place in range(0, size, max(size // 16, 1)):
-                    handle.seek(place)
-                    digest.update(handle.read(4096))
-            stamps.append((file.name, size, digest.hexdigest()))
-        return key_of(stamps, self.skip_bad)
+        digest = hashlib.blake2b(digest_size=16)
+        for sample in self._read(
+            split
+        ):  # all captions, and a little of every picture: a copied shard is the same shard
+            digest.update(repr((sample.shard.name, sample.key, sample.picture, sample.row, sample.problem)).encode())
+            if sample.picture is not None:
+                with sample.shard.open("rb") as handle:
+                    for share in (1, 2, 3):
+                        handle.seek(sample.picture[0] + sample.picture[1] * share // 4)
+                        digest.update(handle.read(64))
+        return key_of(digest.hexdigest(), self.skip_bad)
+
+    def _read(self, split: str) -> list[Sample]:
+        if split not in self._samples:
+            self._samples[split] = [sample for file in self.shards[split] for sample in read_shard(file)]
+        return self._samples[split]
 
     def samples(self, split: str) -> list[Sample]:
         """The samples that can be used. DataError lists the others, unless they are to be skipped."""
-        if split not in self._samples:
-            self._samples[split] = [sample for file in self.shards[split] for sample in read_shard(file)]
-        problems = [f"{one.where} {one.problem}." for one in self._samples[split] if one.problem]
-        good = [one for one in self._samples[split] if not one.problem]
+        problems = [f"{one.where} {one.problem}." for one in self._read(split) if one.problem]
+        good = [one for one in self._read(split) if not one.problem]
         if problems and (not self.skip_bad or not good):
             raise DataError(
                 f"{self.path} can't be used as it is:\n{several(problems)}\n--set data.skip_bad=true leaves such samples out."
@@ -199,9 +210,41 @@ class ShardSource(Source):
         return sorted(problems)
 
     def warnings(self, split: str) -> list[str]:
-        self.samples(split)
-        bad = [f"{one.where} {one.problem}" for one in self._samples[split] if one.problem]
-        return [f"{len(bad):,} samples are left out, the first: {bad[0]}."] if bad else []
+        good, told = self.samples(split), []
+        bad = [f"{one.where} {one.problem}" for one in self._read(split) if one.problem]
+        labelled = sum("label" in sample.row for sample in good)
+        if bad:
+            told.append(f"{len(bad):,} samples are left out, the first: {bad[0]}.")
+        if 0 < labelled < len(good):
+            told.append(
+                f"{labelled:,} of {len(good):,} samples have a label: none is used, and a wrong caption may be of the same class."
+            )
+        return told
+
+    def check(self) -> tuple[list[str], list[str]]:
+        """Everything wrong with the shards, and what is worth knowing: (problems, notes), opening every picture."""
+        problems, notes = [], []
+        for split in self.splits():
+            try:
+                samples = self._read(split)
+            except DataError as error:
+                problems.append(str(error))
+                continue
+            problems += [f"{split}: {one.where} {one.problem}." for one in samples if one.problem]
+
+            def look(sample: Sample) -> str | None:
+                try:
+                    load_square(sample.where, 64, content=sample.read())
+                except DataError as error:
+                    return str(error)
+                return None
+
+            good = [one for one in samples if not one.problem]
+            with ThreadPoolExecutor(os.cpu_count()) as pool:
+                problems += [f"{split}: {problem}" for problem in pool.map(look, good) if problem]
+            captions = sum(len(one.row["text"]) for one in good)
+            notes.append(f"{split}: {len(good):,} samples in {len(self.shards[split])} shards, {captions:,} captions.")
+        return problems, notes
 
 
 def _braces(name: str) -> list[str]:

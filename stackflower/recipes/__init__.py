@@ -44,11 +44,13 @@ def recipes() -> dict[str, str]:
 
 
 def _merged(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
-    """`one` with what `other` has; a section that names another part takes nothing over."""
+    """`one` with what `other` has; a section that names another part takes nothing over, and `false` drops a section."""
     values = dict(one)
     for key, value in other.items():
         before = values.get(key)
-        if isinstance(before, Mapping) and isinstance(value, Mapping):
+        if value is False and isinstance(before, Mapping):
+            del values[key]
+        elif isinstance(before, Mapping) and isinstance(value, Mapping):
             same = value.get("name", before.get("name")) == before.get("name")
             values[key] = _merged(before, value) if same else copy.deepcopy(dict(value))
         else:
@@ -95,11 +97,11 @@ def narrowed(values: Mapping[str, Any]) -> dict[str, Any]:
         "images": 100_000,
         "batch_size": min(train.get("batch_size", 64), 16),
         "noises_per_caption": 2,
-        "load_size": round(resolution * 33 / 32),
         "ema_half_life": 600.0,
     }
-    for side in ("generator", "discriminator"):
-        settings = small.setdefault("optimizer", {}).setdefault(side, {})
+    optimizers = small.setdefault("optimizer", {})
+    for side in ("generator", "discriminator", *(["text"] if "text" in optimizers else [])):
+        settings = optimizers.setdefault(side, {})
         settings["lr"] = 2.5 * settings.get("lr", 2e-4)
         settings["decay_from"] = 0.3
         settings.pop("halve_every", None)
@@ -134,6 +136,11 @@ def load_recipe(name: str, stage: int = 1) -> dict[str, Any]:
             )
         mini = upper.pop("mini", {})
         values = _merged(values, upper)
+        if "load_size" not in upper.get("train", {}):  # as much is cropped off as in the stage below
+            values.get("train", {}).pop("load_size", None)
     if base != name and base in _built_in():
         values = _merged(narrowed(values), mini)
+        if stage == 1:
+            resolution = _default("generator", values["generator"], "resolution") or 64
+            values["train"] = {**values["train"], "load_size": round(resolution * 33 / 32)}
     return {**values, "recipe": name, "stage": stage}

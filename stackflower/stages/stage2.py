@@ -36,7 +36,8 @@ class StageTwoGenerator(Refiner):
     residual blocks, then nearest enlargement and 3×3 convolutions. Any pair of resolutions goes whose ratio is a power of two.
 
     Args:
-        resolution: height and width of the image; 256 in the paper.
+        resolution: height and width of the image; None: `factor` times those of the picture below.
+        factor: 4 in the paper (64 → 256).
         channels: width at the picture's own size, 4-fold at a quarter of it; 128 in the paper.
         blocks: residual blocks; 4 in the paper's 256×256 model.
         norm: normalisation after each convolution.
@@ -49,13 +50,15 @@ class StageTwoGenerator(Refiner):
         *,
         condition_dim: int,
         lower_resolution: int = 64,
-        resolution: int = 256,
+        resolution: int | None = None,
+        factor: int = 4,
         channels: int = 128,
         blocks: int = 4,
         norm: Norm = "batch",
         shortcut: bool = False,
     ):
         super().__init__()
+        resolution = resolution or factor * lower_resolution
         factor, rest = divmod(resolution, lower_resolution)
         if rest or factor < 2 or factor & (factor - 1) or lower_resolution % 4:
             raise ComponentError(

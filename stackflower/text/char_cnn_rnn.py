@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from stackflower.errors import ComponentError
 from stackflower.registry import register
 from stackflower.text.learned import LearnedEncoder
 from stackflower.text.ranking import joint_embedding
@@ -64,6 +65,8 @@ class CharacterEncoder(LearnedEncoder):
         weights: str | None = None,
     ):
         super().__init__(dim=dim, weights=weights)
+        if length < 50:
+            raise ComponentError(f"text.length = {length}: at least 50, or nothing is left after three convolutions.")
         self.channels, self.length, self.margin = channels, length, margin
         self.tokens: dict[str, int] = {}
 

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from stackflower.errors import ComponentError
 from stackflower.registry import register
 from stackflower.text.base import words_of
 from stackflower.text.learned import LearnedEncoder
@@ -67,6 +68,8 @@ class RecurrentEncoder(LearnedEncoder):
         weights: str | None = None,
     ):
         super().__init__(dim=dim, weights=weights)
+        if dim < 2:
+            raise ComponentError(f"text.dim = {dim}: at least 2, a half for each direction.")
         self.word_dim, self.max_words, self.min_count, self.margin = word_dim, max_words, min_count, margin
         self.tokens: dict[str, int] = {}
 
