@@ -19,6 +19,7 @@ from stackflower.schedules import learning_rate
 from stackflower.stages.base import Text, Verdict
 from stackflower.stages.conditioning import ConditioningAugmentation, kl_to_standard_normal
 from stackflower.stages.layers import REFERENCE, MinibatchDeviation, UpsampleConv, VirtualBatchNorm2d
+from stackflower.stages.stage2 import StageTwoGenerator
 from stackflower.stages.tree import colour_consistency
 from stackflower.text.ranking import cosine_ranking, joint_embedding
 from stackflower.text.rnn import BidirectionalGRU
@@ -395,6 +396,21 @@ def test_colour_consistency_compares_means_and_covariances_of_pixels() -> None:
     assert colour_consistency(small, large).item() == pytest.approx(expected, rel=1e-5)
     enlarged = torch.nn.functional.interpolate(small, scale_factor=2)
     assert colour_consistency(small, enlarged).item() == pytest.approx(0, abs=1e-10)
+
+
+def test_stage_two_with_a_shortcut_begins_at_the_picture_below_and_is_held_to_it() -> None:
+    torch.manual_seed(0)
+    stage = StageTwoGenerator(
+        condition_dim=3, lower_resolution=8, factor=2, channels=4, blocks=1, shortcut=True, consistency_weight=2.0
+    )
+    image = torch.rand(2, 3, 8, 8) * 1.6 - 0.8
+    (drawn,) = stage(torch.randn(2, 3), torch.empty(2, 0), image)
+    enlarged = torch.nn.functional.interpolate(image, size=16, mode="bilinear")
+    assert torch.allclose(drawn, enlarged, atol=1e-5)
+    assert dict(stage.weights) == {"consistency": 2.0}
+    averaged = drawn.reshape(2, 3, 8, 2, 8, 2).mean((3, 5))
+    assert torch.allclose(stage.terms((drawn,), image)["consistency"], (averaged - image).square().mean())
+    assert StageTwoGenerator(condition_dim=3, lower_resolution=8).terms((drawn,), image) == {}
 
 
 def test_virtual_batch_norm_uses_the_fixed_batch_and_the_image_itself() -> None:

@@ -77,8 +77,8 @@ class Generator(nn.Module, ABC):
     def remember(self, condition: Tensor, noise: Tensor) -> None:
         """Called once before training with a batch (N, C), (N, noise_dim), for what needs a fixed one."""
 
-    def terms(self, images: tuple[Tensor, ...]) -> dict[str, Tensor]:
-        """Losses of its own on what it drew, unweighted scalars."""
+    def terms(self, images: tuple[Tensor, ...], image: Tensor | None = None) -> dict[str, Tensor]:
+        """Losses of its own on what it drew (over `image`, the picture below, where there is one), unweighted scalars."""
         return {}
 
 
@@ -172,7 +172,7 @@ class Stage(nn.Module):
                 drawn = self.lower(embedding, below)
             lower = (*drawn.lower, *drawn.images)
             images = self.generator(condition.sample, theirs, lower[-1])
-        terms = {**condition.terms, **self.generator.terms(images)}
+        terms = {**condition.terms, **self.generator.terms(images, lower[-1] if lower else None)}
         return Generated(images, condition.mean.detach(), terms, lower)
 
 

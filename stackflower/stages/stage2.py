@@ -42,7 +42,10 @@ class StageTwoGenerator(Refiner):
         blocks: residual blocks; 4 in the paper's 256×256 model.
         norm: normalisation after each convolution.
         shortcut: add the picture below, enlarged, before the tanh, so that the stage learns what to change. Not in the paper;
-            short trainings gain much by it.
+            short trainings gain much by it. Training begins at the enlarged picture itself.
+        consistency_weight: of the term "consistency": mean squared difference between the picture below and the image averaged
+            down to its size (low-resolution consistency, as in super-resolution). Not in the paper, which lets Stage-II redraw
+            anything; few steps redraw for the worse.
     """
 
     def __init__(
@@ -56,6 +59,7 @@ class StageTwoGenerator(Refiner):
         blocks: int = 4,
         norm: Norm = "batch",
         shortcut: bool = False,
+        consistency_weight: float = 0.0,
     ):
         super().__init__()
         resolution = resolution or factor * lower_resolution
@@ -67,6 +71,7 @@ class StageTwoGenerator(Refiner):
             )
         self.resolutions = (resolution,)
         self.shortcut = shortcut
+        self.weights = {"consistency": consistency_weight} if consistency_weight else {}
         wide = 4 * channels
         self.encoder = nn.Sequential(
             nn.Conv2d(3, channels, 3, padding=1),
@@ -92,6 +97,8 @@ class StageTwoGenerator(Refiner):
         self.up = nn.Sequential(*layers)
         self.to_image = nn.Conv2d(wide, 3, 3, padding=1)
         initialise(self)
+        if shortcut:
+            nn.init.zeros_(self.to_image.weight)
 
     def forward(self, condition: Tensor, noise: Tensor, image: Tensor | None = None) -> tuple[Tensor, ...]:
         assert image is not None
@@ -103,3 +110,10 @@ class StageTwoGenerator(Refiner):
             below = nn.functional.interpolate(image.float(), size=drawn.shape[-1], mode="bilinear")
             drawn = drawn + torch.atanh(below.clamp(-0.99, 0.99))
         return (torch.tanh(drawn),)
+
+    def terms(self, images: tuple[Tensor, ...], image: Tensor | None = None) -> dict[str, Tensor]:
+        if not self.weights:
+            return {}
+        assert image is not None
+        small = nn.functional.adaptive_avg_pool2d(images[-1].float(), image.shape[-1])
+        return {"consistency": nn.functional.mse_loss(small, image.float())}

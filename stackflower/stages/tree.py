@@ -145,7 +145,7 @@ class TreeGenerator(Generator):
             images.append(torch.tanh(to_image(features)))
         return tuple(images)
 
-    def terms(self, images: tuple[Tensor, ...]) -> dict[str, Tensor]:
+    def terms(self, images: tuple[Tensor, ...], image: Tensor | None = None) -> dict[str, Tensor]:
         if not self.weights:
             return {}
         # the smaller picture is what the larger is held to, as in the release
