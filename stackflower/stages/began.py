@@ -99,11 +99,10 @@ class AutoencoderDiscriminator(Discriminator):
     ):
         super().__init__()
         layers: list[nn.Module] = [nn.Conv2d(3, channels, 3, padding=1), nn.ELU(inplace=True)]
-        width = channels
-        for level in range(_doublings(resolution)):
-            layers += [*_twice(width, channels * (level + 1)), nn.AvgPool2d(2)]
+        width, depth = channels, _doublings(resolution)
+        for level in range(depth + 1):
+            layers += [*_twice(width, channels * (level + 1)), *([nn.AvgPool2d(2)] if level < depth else [])]
             width = channels * (level + 1)
-        layers += _twice(width, width)
         self.encoder = nn.Sequential(*layers)
         self.to_code = nn.Linear(width * BASE * BASE, code_dim)
         self.project = nn.Linear(text_dim, projection_dim) if text == "embedding" else None
