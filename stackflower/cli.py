@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import math
 import re
 import sys
 from collections.abc import Callable, Sequence
@@ -14,6 +15,16 @@ import click
 
 from stackflower import __version__
 from stackflower.errors import ConfigError, StackflowerError
+
+
+class Finite(click.FloatRange):
+    """A number in a range, which "nan" and "inf" are not."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        number = float(super().convert(value, param, ctx))
+        if not math.isfinite(number):
+            self.fail(f"{value!r} is not a finite number.", param, ctx)
+        return number
 
 
 class Duration(click.ParamType):
@@ -157,11 +168,11 @@ def penalty_parts(values: Sequence[str]) -> dict[str, Any] | None:
     help="An encoder, what train-text wrote, or a Hugging Face model by id or folder.",
 )
 @click.option("--images", type=click.IntRange(1), help="Train on this many images.")
-@click.option("--epochs", type=click.FloatRange(0, min_open=True), help="Or on this many passes over the data.")
+@click.option("--epochs", type=Finite(0, min_open=True), help="Or on this many passes over the data.")
 @click.option("--time-limit", type=Duration(), help="Stop after 90s, 20m, 1h30m; alone, it sets the length.")
 @click.option("--batch-size", type=click.IntRange(1), help="Images a step, over all processes.")
 @click.option("--gradient-accumulation", type=click.IntRange(1), help="Work through a batch in this many parts.")
-@click.option("--lr", type=click.FloatRange(0, min_open=True), help="Learning rate of both sides.")
+@click.option("--lr", type=Finite(0, min_open=True), help="Learning rate of both sides.")
 @click.option("--seed", type=click.IntRange(0), help="Fixes weights, order, noise.")
 @click.option(
     "--mixed-precision", type=click.Choice(["auto", "no", "bf16", "fp16"]), help="auto: bf16 where it is native."
@@ -246,11 +257,11 @@ def train(
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Another seed, other pictures.")
 @click.option("--out", metavar="DIR|FILE.png", help="Where to write. [default: RUN/drawn]")
 @click.option("--grid", is_flag=True, help="One picture with a row for each caption, the caption above it.")
-@click.option("--truncation", type=click.FloatRange(0, min_open=True), help="Redraw noise beyond this many deviations.")
+@click.option("--truncation", type=Finite(0, min_open=True), help="Redraw noise beyond this many deviations.")
 @click.option(
     "--best-of", type=click.IntRange(1), default=1, metavar="K", help="Keep the discriminator's favourite of K."
 )
-@click.option("--sharpen", type=click.FloatRange(0), default=1.0, metavar="F", help="Edges F times as strong.")
+@click.option("--sharpen", type=Finite(0), default=1.0, metavar="F", help="Edges F times as strong.")
 @click.option("--side-by-side", is_flag=True, help="Every resolution that the run draws, in one picture.")
 @click.option("--batch-size", type=click.IntRange(1), default=64, show_default=True, help="Pictures at a time.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
@@ -316,7 +327,7 @@ def sample(
 @click.option("--extractor", metavar="NAME", help="domain or inception-v3.")
 @click.option("--weights", metavar="FILE", help="The extractor's weights.")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of captions, noise and shuffling.")
-@click.option("--truncation", type=click.FloatRange(0, min_open=True), help="Redraw noise beyond this many deviations.")
+@click.option("--truncation", type=Finite(0, min_open=True), help="Redraw noise beyond this many deviations.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def evaluate(
     run: str | None,
@@ -384,7 +395,7 @@ def train_classifier(data: str, out: str, resolution: int, network: Any, epochs:
 @click.option("--text", default="rnn", show_default=True, metavar="NAME", help="rnn or char-cnn-rnn.")
 @click.option("--epochs", type=click.IntRange(1), default=20, show_default=True)
 @click.option("--batch-size", type=click.IntRange(2), default=64, show_default=True)
-@click.option("--lr", type=click.FloatRange(0, min_open=True), default=1e-3, show_default=True)
+@click.option("--lr", type=Finite(0, min_open=True), default=1e-3, show_default=True)
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
 @click.option("--set", "settings", metavar="text.OPTION=VALUE", multiple=True, help="An option of text or data.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")

@@ -15,6 +15,7 @@ from typing import Any, Literal, get_type_hints
 
 from stackflower import registry
 from stackflower.errors import ComponentError, ConfigError
+from stackflower.ranges import Below1, Count, Natural, Positive, Share, Weight, out_of_range
 
 
 @dataclass(frozen=True)
@@ -41,19 +42,19 @@ class Part:
 class Train:
     """How long, how fast and in what steps training goes. All durations are counted in images seen."""
 
-    images: int | None = None  # how many images to train on
-    epochs: float | None = None  # the same, in passes over the training split
-    batch_size: int = 64  # images a step, over all processes and accumulation steps
-    gradient_accumulation: int = 1  # parts that a batch is worked through in
-    captions_averaged: int = 1  # captions of a picture whose embeddings are averaged
+    images: Count | None = None  # how many images to train on
+    epochs: Positive | None = None  # the same, in passes over the training split
+    batch_size: Count = 64  # images a step, over all processes and accumulation steps
+    gradient_accumulation: Count = 1  # parts that a batch is worked through in
+    captions_averaged: Count = 1  # captions of a picture whose embeddings are averaged
     flip: bool = True  # mirror half of the pictures left to right
     flip_vertical: bool = False  # and half of them upside down
-    load_size: int | None = None  # pixels that the crop is taken from (19/16 of the resolution)
-    ema_half_life: float = 10_000.0  # images after which a weight has half faded from the average; 0 turns it off
-    critic_steps: int = 1  # discriminator steps for each generator step
-    noises_per_caption: int = 1  # how often each caption stands in a drawn batch
-    wrong_candidates: int = 1  # captions of other classes drawn for a picture, of which the likest is its wrong one
-    interpolated: float = 0.0  # share of a drawn batch that is asked for halfway between two captions (GAN-INT)
+    load_size: Count | None = None  # pixels that the crop is taken from (19/16 of the resolution)
+    ema_half_life: Weight = 10_000.0  # images after which a weight has half faded from the average; 0 turns it off
+    critic_steps: Count = 1  # discriminator steps for each generator step
+    noises_per_caption: Count = 1  # how often each caption stands in a drawn batch
+    wrong_candidates: Count = 1  # captions of other classes drawn for a picture, of which the likest is its wrong one
+    interpolated: Share = 0.0  # share of a drawn batch that is asked for halfway between two captions (GAN-INT)
     sync_batch_norm: bool = True  # batch statistics over all processes
 
 
@@ -62,13 +63,15 @@ class Optimizer:
     """One side's optimizer and its learning-rate schedule."""
 
     name: Literal["adam", "rmsprop", "sgd"] = "adam"
-    lr: float = 2e-4  # learning rate
-    beta1: float = 0.5  # decay of the mean gradient; momentum in rmsprop and sgd
-    beta2: float = 0.999  # decay of the mean squared gradient (adam, rmsprop)
-    halve_every: float = 0.0  # epochs after which the learning rate is halved, again and again; 0: never
-    decay_from: float = 1.0  # share of training after which the learning rate falls linearly to zero; 1: never
-    plateau: float = 0.0  # epochs without a lower convergence measure after which the learning rate is halved; 0: never
-    clip_norm: float = 0.0  # gradients longer than this are shortened to it; 0: never
+    lr: Positive = 2e-4  # learning rate
+    beta1: Below1 = 0.5  # decay of the mean gradient; momentum in rmsprop and sgd
+    beta2: Below1 = 0.999  # decay of the mean squared gradient (adam, rmsprop)
+    halve_every: Weight = 0.0  # epochs after which the learning rate is halved, again and again; 0: never
+    decay_from: Share = 1.0  # share of training after which the learning rate falls linearly to zero; 1: never
+    plateau: Weight = (
+        0.0  # epochs without a lower convergence measure after which the learning rate is halved; 0: never
+    )
+    clip_norm: Weight = 0.0  # gradients longer than this are shortened to it; 0: never
 
 
 @dataclass(frozen=True)
@@ -111,11 +114,11 @@ class Lower:
 class Output:
     """What is written while training."""
 
-    log_every: int = 50  # steps between lines of metrics.jsonl
-    sample_every: float = 0.0  # images between sample grids; 0: a tenth of the training
-    checkpoint_every: float = 0.0  # images between checkpoints; 0: a tenth of the training
-    keep_last: int = 2  # newest checkpoints that are kept
-    keep_every: int = 0  # every Nth checkpoint is kept for good; 0: none
+    log_every: Count = 50  # steps between lines of metrics.jsonl
+    sample_every: Weight = 0.0  # images between sample grids; 0: a tenth of the training
+    checkpoint_every: Weight = 0.0  # images between checkpoints; 0: a tenth of the training
+    keep_last: Count = 2  # newest checkpoints that are kept
+    keep_every: Natural = 0  # every Nth checkpoint is kept for good; 0: none
 
 
 @dataclass(frozen=True)
@@ -212,13 +215,30 @@ def _penalise(recipe: Any, flags: Mapping[str, Any]) -> Any:
     return kept
 
 
+def _resolution(tree: Mapping[str, Any]) -> int | None:
+    """Pixels that the tree's generator draws, by its option or its default."""
+    part = tree.get("generator")
+    if not isinstance(part, Mapping):
+        return None
+    try:
+        known = registry.options("generator", str(part.get("name")))
+    except ComponentError:  # told when the whole is checked
+        return None
+    found = part.get("resolution", known["resolution"].default if "resolution" in known else None)
+    return found if isinstance(found, int) else None
+
+
 def merge(recipe: Mapping[str, Any], flags: Mapping[str, Any], settings: Sequence[str]) -> dict[str, Any]:
-    """Recipe, then flags (dotted keys; a part's own name names the part), then ``--set`` texts, as one tree."""
+    """Recipe, then flags (dotted keys; a part's own name names the part), then ``--set`` texts, as one tree.
+
+    Where they change the resolution, the recipe's margin for cropping does not carry over.
+    """
     tree = copy.deepcopy(DEFAULTS)
     for key, value in recipe.items():
         tree[key] = copy.deepcopy(dict(value) if isinstance(value, Mapping) else value)
         if key in PARTS and isinstance(value, Mapping) and "name" not in value:
             tree[key]["name"] = DEFAULTS.get(key, {}).get("name", "")
+    intended = _resolution(tree)
     before = tree.get("discriminator")
     named = before.get("name") if isinstance(before, Mapping) else None
     if flags.get("discriminator", named) != named and "objective" not in flags:
@@ -237,6 +257,10 @@ def merge(recipe: Mapping[str, Any], flags: Mapping[str, Any], settings: Sequenc
         if not equals:
             raise ConfigError(f"--set {text}: wanted part.option=value, as in --set generator.channels=96.")
         _put(tree, key.strip().split("."), parse_value(value.strip()))
+    train, drawn = tree.get("train"), _resolution(tree)
+    given = "train.load_size" in flags or any(text.startswith("train.load_size=") for text in settings)
+    if isinstance(train, dict) and intended != drawn and not given:
+        train["load_size"] = None
     return tree
 
 
@@ -247,12 +271,14 @@ def _section(cls: type, values: Any, name: str, problems: list[str]) -> Any:
             f"{name} = {values!r}: wanted a section with {', '.join(f.name for f in dataclasses.fields(cls))}."
         )
         return cls()
-    hints, good = get_type_hints(cls), {}
+    hints, good = get_type_hints(cls, include_extras=True), {}
     for key, value in values.items():
         if key not in hints:
             problems.append(f"There is no setting {name}.{key}.{registry.suggest(key, hints)}")
         elif not registry.fits(value, hints[key]):
             problems.append(f"{name}.{key} = {value!r}: wanted {registry.describe(hints[key])}.")
+        elif wrong := out_of_range(value, hints[key]):
+            problems.append(f"{name}.{key} = {value}: {wrong}")
         else:
             good[key] = value
     return cls(**good)
@@ -290,56 +316,26 @@ def _penalties(values: Any, problems: list[str]) -> tuple[Part, ...]:
     return tuple(parts)
 
 
-def _ranges(config: RunConfig) -> list[str]:
-    """Values that are of the right type and still impossible."""
+def _below(values: Any, problems: list[str]) -> Lower | None:
+    try:
+        return Lower.from_plain(values) if values else None
+    except (KeyError, TypeError, ValueError, AttributeError):
+        problems.append(f"below = {values!r}: the stage below is told by --below RUN, which reads it from the run.")
+        return None
+
+
+def _lengths(config: RunConfig) -> list[str]:
+    """Training's length and the parts of a batch, which several settings decide together."""
     problems = []
-    train, output = config.train, config.output
+    train = config.train
     if (train.images is None) == (train.epochs is None):
         given = "neither" if train.images is None else "both"
         problems.append(f"Training's length: give either train.images or train.epochs; {given} is given.")
-    positive = {
-        "train.images": train.images,
-        "train.epochs": train.epochs,
-        "train.batch_size": train.batch_size,
-        "train.gradient_accumulation": train.gradient_accumulation,
-        "train.captions_averaged": train.captions_averaged,
-        "train.critic_steps": train.critic_steps,
-        "train.noises_per_caption": train.noises_per_caption,
-        "train.wrong_candidates": train.wrong_candidates,
-        "output.log_every": output.log_every,
-        "output.keep_last": output.keep_last,
-    }
-    problems += [
-        f"{key} = {value}: it must be above 0." for key, value in positive.items() if value is not None and value <= 0
-    ]
-    for key, value in {
-        "train.ema_half_life": train.ema_half_life,
-        "output.sample_every": output.sample_every,
-        "output.checkpoint_every": output.checkpoint_every,
-        "output.keep_every": output.keep_every,
-    }.items():
-        if value < 0:
-            problems.append(f"{key} = {value}: it can't be negative.")
-    if not 0 <= train.interpolated <= 1:
-        problems.append(f"train.interpolated = {train.interpolated}: allowed is 0 to 1.")
-    parts = max(1, train.gradient_accumulation * train.noises_per_caption)
-    if train.batch_size > 0 and train.batch_size % parts:
+    parts = train.gradient_accumulation * train.noises_per_caption
+    if train.batch_size % parts:
         problems.append(
             f"train.batch_size = {train.batch_size} must divide by gradient_accumulation × noises_per_caption = {parts}."
         )
-    for side, settings in config.optimizer.items():
-        if settings.lr <= 0:
-            problems.append(f"optimizer.{side}.lr = {settings.lr}: it must be above 0.")
-        for name in ("beta1", "beta2"):
-            if not 0 <= getattr(settings, name) < 1:
-                problems.append(
-                    f"optimizer.{side}.{name} = {getattr(settings, name)}: allowed is 0 up to, not with, 1."
-                )
-        for name in ("halve_every", "plateau", "clip_norm"):
-            if getattr(settings, name) < 0:
-                problems.append(f"optimizer.{side}.{name} = {getattr(settings, name)}: it can't be negative.")
-        if not 0 <= settings.decay_from <= 1:
-            problems.append(f"optimizer.{side}.decay_from = {settings.decay_from}: allowed is 0 to 1.")
     return problems
 
 
@@ -400,7 +396,8 @@ def _mix(config: RunConfig) -> list[str]:
                 f"penalty {name!r} reads {wanted} scores and discriminator {config.discriminator.name!r} gives "
                 f"{discriminator.reads} scores; leave one of them out."  # type: ignore[attr-defined]
             )
-    if objective.unbounded and not penalties & BOUNDS:  # type: ignore[attr-defined]
+    bounded = {part.name for part in config.penalties if part.options.get("weight", 1)} & BOUNDS
+    if objective.unbounded and not bounded:  # type: ignore[attr-defined]
         problems.append(
             f"objective {config.objective.name!r} lets the discriminator grow without bound: add a penalty on its slope, one of "
             f"{', '.join(f'--penalty {name}' for name in sorted(BOUNDS))}."
@@ -445,8 +442,12 @@ def resolve(tree: Mapping[str, Any]) -> RunConfig:
     if not isinstance(tree["seed"], int) or tree["seed"] < 0:
         problems.append(f"seed = {tree['seed']!r}: wanted a whole number from 0 up.")
     optimizers = tree.get("optimizer", {})
-    if not isinstance(optimizers, Mapping) or set(optimizers) - set(SIDES):
-        problems.append(f"optimizer has the sections {', '.join(SIDES)}; given: {optimizers!r}.")
+    if not (
+        isinstance(optimizers, Mapping)
+        and set(optimizers) <= set(SIDES)
+        and all(isinstance(settings, Mapping) for settings in optimizers.values())
+    ):
+        problems.append(f"optimizer has the sections {', '.join(SIDES)}, each with settings; given: {optimizers!r}.")
         optimizers = {}
     parts = {kind: _part(tree, kind, problems) for kind in PARTS}
     sections = {name: _section(cls, tree.get(name, {}), name, problems) for name, cls in SECTIONS.items()}
@@ -470,9 +471,9 @@ def resolve(tree: Mapping[str, Any]) -> RunConfig:
             for side in SIDES
         },
         output=sections["output"],
-        below=Lower.from_plain(tree["below"]) if tree.get("below") else None,
+        below=_below(tree.get("below"), problems),
     )
-    problems += _ranges(config) + _mix(config)
+    problems += ([] if problems else _lengths(config)) + _mix(config)  # lengths say nothing of values that were refused
     if problems:
         raise ConfigError(dict.fromkeys(problems))
     return config

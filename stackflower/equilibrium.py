@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from stackflower.objectives import Critic, Objective, Pairs
+from stackflower.ranges import Positive, Share, Weight
 from stackflower.registry import register
 from stackflower.stages.base import Text
 from stackflower.stages.layers import gathered, world
@@ -43,11 +44,11 @@ class BoundaryEquilibrium(Objective):
     def __init__(
         self,
         *,
-        gamma: float = 0.4,
-        rate: float = 0.001,
-        wrong_weight: float = 0.5,
-        wrong_cap: float = 1.5,
-        threshold: float = 2.0,
+        gamma: Share = 0.4,
+        rate: Weight = 0.001,
+        wrong_weight: Weight = 0.5,
+        wrong_cap: Positive = 1.5,
+        threshold: Weight = 2.0,
     ):
         super().__init__()
         self.gamma, self.rate = gamma, rate

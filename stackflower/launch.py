@@ -105,12 +105,12 @@ def resolve(request: Request, recipe: str) -> RunConfig:
     if request.below is not None:
         flags = flags_over(request.below, flags)
     values = load_recipe(recipe, stage)
-    for one, other in (("train.images", "train.epochs"), ("train.epochs", "train.images")):
-        if one in flags or any(text.startswith(one + "=") for text in request.settings):
-            values = {
-                **values,
-                "train": {k: v for k, v in values.get("train", {}).items() if k != other.partition(".")[2]},
-            }
+    train = values.get("train", {})
+    for one, other in (("images", "epochs"), ("epochs", "images")):
+        asked = f"train.{one}" in flags or any(text.startswith(f"train.{one}=") for text in request.settings)
+        if asked and isinstance(train, Mapping):  # what else it is, is told when the whole is checked
+            train = {key: value for key, value in train.items() if key != other}
+    values["train"] = train
     config = configuration.resolve(configuration.merge(values, flags, request.settings))
     check_text(config, flags)
     return config

@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from stackflower.ranges import Share, Weight
 from stackflower.registry import register
 from stackflower.stages.base import Text, Verdict
 from stackflower.stages.layers import gathered, world
@@ -91,7 +92,7 @@ class MatchingAware(Objective):
         generator_contrast: the same for the generator; the less, the more its noises differ.
     """
 
-    def __init__(self, *, contrast: float = 1.0, generator_contrast: float = 1.0):
+    def __init__(self, *, contrast: Weight = 1.0, generator_contrast: Weight = 1.0):
         super().__init__()
         self.contrast, self.generator_contrast = contrast, generator_contrast
 
@@ -149,10 +150,10 @@ class BinaryCrossEntropy(MatchingAware):
     def __init__(
         self,
         *,
-        real_label: float = 1.0,
-        fake_label: float = 0.0,
-        contrast: float = 1.0,
-        generator_contrast: float = 1.0,
+        real_label: Share = 1.0,
+        fake_label: Share = 0.0,
+        contrast: Weight = 1.0,
+        generator_contrast: Weight = 1.0,
     ):
         super().__init__(contrast=contrast, generator_contrast=generator_contrast)
         self.real_label, self.fake_label = real_label, fake_label
@@ -179,7 +180,7 @@ class Hinge(MatchingAware):
         contrast, generator_contrast: weights of the contrast term, where the discriminator gives one.
     """
 
-    def __init__(self, *, contrast: float = 1.0, generator_contrast: float = 1.0):
+    def __init__(self, *, contrast: Weight = 1.0, generator_contrast: Weight = 1.0):
         super().__init__(contrast=contrast, generator_contrast=generator_contrast)
 
     def real(self, logits: Tensor) -> Tensor:
@@ -207,8 +208,8 @@ class LeastSquares(MatchingAware):
         *,
         real_label: float = 1.0,
         fake_label: float = 0.0,
-        contrast: float = 1.0,
-        generator_contrast: float = 1.0,
+        contrast: Weight = 1.0,
+        generator_contrast: Weight = 1.0,
     ):
         super().__init__(contrast=contrast, generator_contrast=generator_contrast)
         self.real_label, self.fake_label = real_label, fake_label
@@ -236,7 +237,7 @@ class Wasserstein(MatchingAware):
 
     unbounded = True
 
-    def __init__(self, *, mismatched: bool = False, contrast: float = 1.0, generator_contrast: float = 1.0):
+    def __init__(self, *, mismatched: bool = False, contrast: Weight = 1.0, generator_contrast: Weight = 1.0):
         super().__init__(contrast=contrast, generator_contrast=generator_contrast)
         self.mismatched = mismatched
 

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from stackflower.objectives import Critic
+from stackflower.ranges import Count, Positive, Weight
 from stackflower.registry import register
 from stackflower.stages.base import Text, Verdict
 
@@ -31,7 +32,7 @@ class Penalty(nn.Module, ABC):
     side: ClassVar[Literal["discriminator", "generator"]] = "discriminator"
     reads: ClassVar[str | None] = None  # the kind of score it needs, "logit" or "energy"; None: any
 
-    def __init__(self, *, weight: float, every: int = 1):
+    def __init__(self, *, weight: Weight, every: Count = 1):
         super().__init__()
         self.weight, self.every = weight, every
 
@@ -49,7 +50,7 @@ class R1(Penalty):
         every: how often it is computed, in steps (16 in StyleGAN2).
     """
 
-    def __init__(self, *, weight: float = 10.0, every: int = 1):
+    def __init__(self, *, weight: Weight = 10.0, every: Count = 1):
         super().__init__(weight=weight, every=every)
 
     def forward(self, shown: Shown) -> Tensor:
@@ -72,7 +73,7 @@ class GradientPenalty(Penalty):
         every: how often it is computed, in steps.
     """
 
-    def __init__(self, *, weight: float = 10.0, every: int = 1):
+    def __init__(self, *, weight: Weight = 10.0, every: Count = 1):
         super().__init__(weight=weight, every=every)
 
     def forward(self, shown: Shown) -> Tensor:
@@ -97,7 +98,7 @@ class MatchingAwareGradient(Penalty):
         every: how often it is computed, in steps.
     """
 
-    def __init__(self, *, weight: float = 2.0, power: float = 6.0, every: int = 1):
+    def __init__(self, *, weight: Weight = 2.0, power: Positive = 6.0, every: Count = 1):
         super().__init__(weight=weight, every=every)
         self.power = power
 
@@ -135,7 +136,7 @@ class ModeSeeking(Penalty):
 
     side = "generator"
 
-    def __init__(self, *, weight: float = 1.0, every: int = 1):
+    def __init__(self, *, weight: Weight = 1.0, every: Count = 1):
         super().__init__(weight=weight, every=every)
 
     def forward(self, shown: Shown) -> Tensor:
@@ -155,7 +156,7 @@ class OutOfRange(Penalty):
 
     side = "generator"
 
-    def __init__(self, *, weight: float = 1.0, every: int = 1):
+    def __init__(self, *, weight: Weight = 1.0, every: Count = 1):
         super().__init__(weight=weight, every=every)
 
     def forward(self, shown: Shown) -> Tensor:
@@ -176,7 +177,7 @@ class GreyscaleStructure(Penalty):
 
     reads = "logit"
 
-    def __init__(self, *, weight: float = 1.0, every: int = 1):
+    def __init__(self, *, weight: Weight = 1.0, every: Count = 1):
         super().__init__(weight=weight, every=every)
 
     def forward(self, shown: Shown) -> Tensor:

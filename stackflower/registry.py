@@ -5,7 +5,7 @@ A part is one class in one file under a decorator::
     @register("discriminator", "patch")
     class PatchDiscriminator(Discriminator): ...
 
-Its options are the constructor's keyword parameters; what the builder supplies (the `context` of the kind, such as
+Its options are the constructor's keyword parameters, with the numbers they allow in their annotations (`ranges`); what the builder supplies (the `context` of the kind, such as
 `text_dim`) is not an option. Our own parts are found by reading the package's source for the decorator, third
 parties' by their distribution's entry points (group ``stackflower.components``, ``<kind>.<name> = module:Class``):
 listing names imports nothing, and a part is imported when it is first asked for.
@@ -26,19 +26,9 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
+from stackflower import ranges
 from stackflower.errors import ComponentError, StackflowerError
 
-POSITIVE = {
-    "channels",
-    "dim",
-    "every",
-    "noise_dim",
-    "projection_dim",
-    "resolution",
-    "batch_size",
-    "max_tokens",
-    "window",
-}
 GROUP = "stackflower.components"
 T = TypeVar("T", bound=type)
 
@@ -213,6 +203,7 @@ def options(kind: str, name: str) -> dict[str, inspect.Parameter]:
 
 def fits(value: Any, wanted: Any) -> bool:
     """Whether a plain value (from TOML, JSON or the command line) may stand where `wanted` is annotated."""
+    wanted = ranges.plain(wanted)
     origin, arguments = typing.get_origin(wanted), typing.get_args(wanted)
     if wanted in (Any, inspect.Parameter.empty):
         return True
@@ -238,6 +229,11 @@ def fits(value: Any, wanted: Any) -> bool:
 
 def describe(annotation: Any) -> str:
     """An annotation as a person reads it: ``int``, ``float | None``, ``one of 'a', 'b'``."""
+    annotation = ranges.plain(annotation)
+    if typing.get_origin(annotation) in (typing.Union, types.UnionType):
+        return " | ".join(
+            "None" if choice is type(None) else describe(choice) for choice in typing.get_args(annotation)
+        )
     if typing.get_origin(annotation) is Literal:
         return "one of " + ", ".join(repr(choice) for choice in typing.get_args(annotation))
     return annotation.__name__ if isinstance(annotation, type) else str(annotation).replace("typing.", "")
@@ -255,8 +251,8 @@ def check(kind: str, name: str, given: Mapping[str, Any]) -> list[str]:
             problems.append(f"{kind} {name!r} has no option {key!r}.{suggest(key, allowed)}")
         elif not fits(value, allowed[key].annotation):
             problems.append(f"{kind}.{key} = {value!r}: wanted {describe(allowed[key].annotation)} (part {name!r}).")
-        elif allowed[key].annotation is int and key in POSITIVE and value < 1:
-            problems.append(f"{kind}.{key} = {value}: it must be above 0 (part {name!r}).")
+        elif wrong := ranges.out_of_range(value, allowed[key].annotation):
+            problems.append(f"{kind}.{key} = {value}: {wrong[:-1]} (part {name!r}).")
     for key, parameter in allowed.items():
         if parameter.default is parameter.empty and key not in given:
             problems.append(f"{kind} {name!r} needs its option {key!r}: --set {kind}.{key}=…")

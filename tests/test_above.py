@@ -220,9 +220,29 @@ def test_word_vectors_become_part_of_the_run(stackflower, tmp_path: Path) -> Non
     (tmp_path / "vectors.txt").unlink()
     stackflower("sample", "run", "a red flower", "--out", "red.png")
     stackflower("train", "--resume", "run", "--images", 24)
-    (tmp_path / "broken.txt").write_text("red 1 2 3\nblue 1 2\n", encoding="utf-8")
     broken = [*tiny[:-1], "text.path=broken.txt"]
-    assert "line 2 has 2 numbers" in stackflower("train", "--text", "word-vectors", *broken, code=2).output
+    for content, message in (
+        ("red 1 2 3\nblue 1 2\n", "line 2 has 2 numbers"),
+        ("red 1 2 3\nblue nan 1 2\n", "line 2, 'blue', has a number that is not finite"),
+        ("red 1 2 3\nblue 1e6 1 2\n", "line 2, 'blue', has a number that is not finite or above 65,504"),
+        ("red 1 2 3\nblue 1 x 2\n", "line 2: could not convert"),
+        ("red\n", "line 1 has 0 numbers"),
+    ):
+        (tmp_path / "broken.txt").write_text(content, encoding="utf-8")
+        assert message in stackflower("train", "--text", "word-vectors", *broken, code=2).output
+
+
+def test_word_vectors_of_every_layout(tmp_path: Path) -> None:
+    path = tmp_path / "vectors.txt"
+    path.write_text("3 2\nred 1 2\nat name 3 4\nblue\t5\t6\n", encoding="utf-8")
+    encoder = registry.create("text", "word-vectors", path=str(path))
+    encoder.fit(())
+    assert list(encoder.rows) == ["red", "at name", "blue"] and encoder.vectors.tolist() == [[1, 2], [3, 4], [5, 6]]
+
+
+def test_an_encoder_without_words_is_refused(stackflower) -> None:
+    out = stackflower("train", "--text", "rnn", "--set", "text.min_count=100000", *TINY, "--images", 16, code=2).output
+    assert "no word of the captions comes so often" in out
 
 
 # ---- shards

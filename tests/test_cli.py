@@ -42,10 +42,8 @@ def test_a_penalty_joins_the_recipes_or_changes_its_weight(stackflower) -> None:
 
 
 def test_dry_run_refuses_sizes_and_writes_out_every_default(stackflower) -> None:
-    out = stackflower(
-        "train", "--recipe", "quickstart", "--set", "generator.resolution=128", "--dry-run", code=2
-    ).output
-    assert "train.load_size = 66 is less than the 128 px" in out
+    out = stackflower("train", "--recipe", "quickstart", "--set", "train.load_size=48", "--dry-run", code=2).output
+    assert "train.load_size = 48 is less than the 64 px" in out
     values = json.JSONDecoder().raw_decode(stackflower("train", "--recipe", "quickstart", "--dry-run").stdout)[0]
     assert values["generator"]["norm"] == "batch" and values["objective"]["contrast"] == 1.0
 
@@ -132,7 +130,21 @@ def test_swapping_a_part_by_flag_drops_the_other_parts_options(stackflower) -> N
         (["--set", "penalties.r1.every=0"], "it must be above 0"),
         (["--set", "train.interpolated=2"], "train.interpolated = 2: allowed is 0 to 1"),
         (["--set", "generator.channels=0"], "generator.channels = 0: it must be above 0"),
-        (["--set", "generator.resolution=128"], "train.load_size = 66 is less than the 128 px that are drawn"),
+        (["--set", "train.load_size=48"], "train.load_size = 48 is less than the 64 px that are drawn"),
+        (
+            ["--set", "optimizer.generator=3"],
+            "optimizer has the sections generator, discriminator, text, each with settings",
+        ),
+        (["--set", "below=3"], "the stage below is told by --below RUN"),
+        (["--set", "below.run=x"], "the stage below is told by --below RUN"),
+        (["--text", "rnn", "--set", "text.word_dim=0"], "text.word_dim = 0: it must be above 0"),
+        (["--epochs", "inf"], "'inf' is not a finite number"),
+        (["--set", "train.epochs=nan"], "train.epochs = nan: it must be a finite number"),
+        (["--set", "train.load_size=0"], "train.load_size = 0: it must be above 0"),
+        (["--penalty", "r1=-5"], "penalty.weight = -5.0: it must be 0 or more (part 'r1')"),
+        (["--objective", "wasserstein", "--penalty", "r1=0"], "lets the discriminator grow without bound"),
+        (["--recipe", "began", "--set", "objective.gamma=-1"], "objective.gamma = -1: allowed is 0 to 1"),
+        (["--set", "generator.dropout=1"], "generator.dropout = 1: allowed is 0 up to, not with, 1"),
         (["--recipe", "stackgan", "--set", "train.load_size=300"], "can be prepared at 16 to 256 px"),
         (["--resume", "a", "--out", "b"], "leave out --out b"),
         (["--report-to", "paper"], "allowed are tensorboard"),
@@ -144,6 +156,16 @@ def test_swapping_a_part_by_flag_drops_the_other_parts_options(stackflower) -> N
 def test_wrong_calls_get_a_sentence(stackflower, tmp_path: Path, arguments: list[str], message: str) -> None:
     assert message in stackflower("train", *arguments, code=2).output
     assert not list(tmp_path.iterdir())
+
+
+def test_a_recipes_crop_goes_with_its_resolution(stackflower) -> None:
+    def planned(*flags: str) -> object:
+        text = stackflower("train", "--recipe", "quickstart", "--dry-run", *flags).stdout
+        return json.JSONDecoder().raw_decode(text)[0]["train"]["load_size"]
+
+    assert planned() == 66 and planned("--generator", "tree", "--set", "generator.resolution=64") == 66
+    assert planned("--generator", "tree") is None and planned("--set", "generator.resolution=128") is None
+    assert planned("--generator", "tree", "--set", "train.load_size=256") == 256
 
 
 def test_all_mistakes_are_told_at_once(stackflower) -> None:

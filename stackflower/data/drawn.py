@@ -18,6 +18,7 @@ from stackflower.data.grammar import captions as write_captions
 from stackflower.data.prepared import key_of
 from stackflower.data.source import Progress, Rows, Source
 from stackflower.errors import ConfigError, DataError
+from stackflower.ranges import Count, Natural
 from stackflower.registry import register
 
 MOST_CAPTIONS = 16  # for one picture
@@ -102,7 +103,7 @@ class SyntheticFlowers(Source):
         seed: another seed, other pictures.
     """
 
-    def __init__(self, *, count: int = 8000, validation: int = 1000, captions: int = 6, seed: int = 0):
+    def __init__(self, *, count: Count = 8000, validation: Count = 1000, captions: Count = 6, seed: Natural = 0):
         problems = [
             f"data.{name} = {value}: it must be above 0."
             for name, value in (("count", count), ("validation", validation), ("captions", captions))

@@ -128,6 +128,9 @@ def load_recipe(name: str, stage: int = 1) -> dict[str, Any]:
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"Recipe {name} is not TOML: {error}.") from error
     mini, upper = values.pop("mini", {}), values.pop("stage2", None)
+    for table, content in (("mini", mini), ("stage2", {} if upper is None else upper)):
+        if not isinstance(content, Mapping):
+            raise ConfigError(f"Recipe {name}: {table} = {content!r}; wanted a table, as in [{table}.train].")
     if stage > 1:
         if upper is None:
             stacked = [known for known, text in _built_in().items() if "stage2" in tomllib.loads(text)]
@@ -136,8 +139,9 @@ def load_recipe(name: str, stage: int = 1) -> dict[str, Any]:
             )
         mini = upper.pop("mini", {})
         values = _merged(values, upper)
-        if "load_size" not in upper.get("train", {}):  # as much is cropped off as in the stage below
-            values.get("train", {}).pop("load_size", None)
+        train = values.get("train")
+        if isinstance(train, dict) and "load_size" not in (upper.get("train") or {}):  # as much is cropped off as below
+            train.pop("load_size", None)
     if base != name and base in _built_in():
         values = _merged(narrowed(values), mini)
         if stage == 1:

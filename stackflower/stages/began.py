@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from stackflower.errors import ComponentError
+from stackflower.ranges import Count
 from stackflower.registry import register
 from stackflower.stages.base import Discriminator, Generator, Text, Verdict
 from stackflower.stages.layers import doublings
@@ -91,11 +92,11 @@ class AutoencoderDiscriminator(Discriminator):
         *,
         text_dim: int,
         condition_dim: int,
-        resolution: int,
-        channels: int = 64,
-        code_dim: int = 64,
+        resolution: Count,
+        channels: Count = 64,
+        code_dim: Count = 64,
         text: Literal["condition", "embedding"] = "embedding",
-        projection_dim: int = 16,
+        projection_dim: Count = 16,
     ):
         super().__init__()
         layers: list[nn.Module] = [nn.Conv2d(3, channels, 3, padding=1), nn.ELU(inplace=True)]
@@ -150,11 +151,11 @@ class DecoderGenerator(Generator):
         self,
         *,
         condition_dim: int,
-        resolution: int = 64,
-        channels: int = 64,
-        noise_dim: int = 64,
+        resolution: Count = 64,
+        channels: Count = 64,
+        noise_dim: Count = 64,
         noise: Literal["normal", "uniform"] = "uniform",
-        code_dim: int = 64,
+        code_dim: Count = 64,
     ):
         super().__init__()
         self.resolutions = (resolution,)

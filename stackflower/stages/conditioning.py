@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from stackflower.ranges import Count, Weight
 from stackflower.registry import register
 from stackflower.stages.base import Condition, Conditioning
 
@@ -28,7 +29,7 @@ class ConditioningAugmentation(Conditioning):
         gated: gated linear unit instead of a leaky rectifier.
     """
 
-    def __init__(self, *, text_dim: int, dim: int = 128, kl_weight: float = 2.0, gated: bool = False):
+    def __init__(self, *, text_dim: int, dim: Count = 128, kl_weight: Weight = 2.0, gated: bool = False):
         super().__init__()
         self.dim = self.noise_dim = dim
         self.gated = gated
@@ -53,7 +54,7 @@ class ProjectionConditioning(Conditioning):
             as the name of one picture (the cure that the anime-face report proposes for its collapse).
     """
 
-    def __init__(self, *, text_dim: int, dim: int = 128, noise: float = 0.0):
+    def __init__(self, *, text_dim: int, dim: Count = 128, noise: Weight = 0.0):
         super().__init__()
         self.dim = dim
         self.noise, self.noise_dim = noise, dim if noise else 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
+from stackflower.ranges import Count
 from stackflower.registry import register
 from stackflower.stages.matching import MatchingDiscriminator
 
@@ -28,10 +29,10 @@ class Critic(MatchingDiscriminator):
         *,
         text_dim: int,
         condition_dim: int,
-        resolution: int,
-        channels: int = 64,
+        resolution: Count,
+        channels: Count = 64,
         text: Literal["condition", "embedding"] = "embedding",
-        projection_dim: int = 128,
+        projection_dim: Count = 128,
         norm: Literal["layer", "none"] = "layer",
     ):
         super().__init__(

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from stackflower.errors import ComponentError
+from stackflower.ranges import Below1, Count
 from stackflower.registry import register
 from stackflower.stages.base import Generator, initialise
 from stackflower.stages.layers import GeneratorNorm, ReferenceBatch, doublings, norm2d
@@ -31,12 +32,12 @@ class DCGANGenerator(Generator):
         self,
         *,
         condition_dim: int,
-        resolution: int = 64,
-        channels: int = 64,
-        noise_dim: int = 100,
+        resolution: Count = 64,
+        channels: Count = 64,
+        noise_dim: Count = 100,
         noise: Literal["normal", "uniform"] = "normal",
         norm: GeneratorNorm = "batch",
-        dropout: float = 0.0,
+        dropout: Below1 = 0.0,
     ):
         super().__init__()
         depth = doublings(resolution)

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from stackflower.errors import ComponentError
+from stackflower.ranges import Count
 from stackflower.registry import register
 from stackflower.stages.base import Discriminator, Generator, Text, Verdict
 from stackflower.stages.layers import doublings
@@ -72,9 +73,9 @@ class DeepFusionGenerator(Generator):
         self,
         *,
         condition_dim: int,
-        resolution: int = 64,
-        channels: int = 32,
-        noise_dim: int = 100,
+        resolution: Count = 64,
+        channels: Count = 32,
+        noise_dim: Count = 100,
         noise: Literal["normal", "uniform"] = "normal",
     ):
         super().__init__()
@@ -135,8 +136,8 @@ class OneWayDiscriminator(Discriminator):
         *,
         text_dim: int,
         condition_dim: int,
-        resolution: int,
-        channels: int = 32,
+        resolution: Count,
+        channels: Count = 32,
         text: Literal["condition", "embedding"] = "embedding",
     ):
         super().__init__()

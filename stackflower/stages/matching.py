@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from stackflower.errors import ComponentError
+from stackflower.ranges import Count
 from stackflower.registry import register
 from stackflower.stages.base import Discriminator, Text, Verdict, initialise
 from stackflower.stages.layers import MinibatchDeviation, Norm, doublings, gathered, norm2d
@@ -51,10 +52,10 @@ class MatchingDiscriminator(Discriminator):
         *,
         text_dim: int,
         condition_dim: int,
-        resolution: int,
-        channels: int = 64,
+        resolution: Count,
+        channels: Count = 64,
         text: Literal["condition", "embedding"] = "condition",
-        projection_dim: int = 128,
+        projection_dim: Count = 128,
         norm: Norm = "batch",
         minibatch_deviation: bool = False,
         unconditional: bool = False,

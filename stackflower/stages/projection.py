@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
 from stackflower.errors import ComponentError
+from stackflower.ranges import Count
 from stackflower.registry import register
 from stackflower.stages.base import Discriminator, Text, Verdict, initialise
 from stackflower.stages.layers import doublings
@@ -26,7 +27,7 @@ class ProjectionDiscriminator(Discriminator):
 
     default_objective = "hinge"
 
-    def __init__(self, *, text_dim: int, resolution: int, channels: int = 64, spectral: bool = True):
+    def __init__(self, *, text_dim: int, resolution: Count, channels: Count = 64, spectral: bool = True):
         super().__init__()
         depth = doublings(resolution)
         if depth is None:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from stackflower.errors import ComponentError
+from stackflower.ranges import Below1, Count
 from stackflower.registry import register
 from stackflower.stages.base import Generator, initialise
 from stackflower.stages.layers import GeneratorNorm, ReferenceBatch, UpsampleConv, doublings, norm2d
@@ -52,12 +53,12 @@ class ResidualGenerator(Generator):
         self,
         *,
         condition_dim: int,
-        resolution: int = 64,
-        channels: int = 128,
-        noise_dim: int = 512,
+        resolution: Count = 64,
+        channels: Count = 128,
+        noise_dim: Count = 512,
         noise: Literal["normal", "uniform"] = "normal",
         norm: GeneratorNorm = "batch",
-        dropout: float = 0.0,
+        dropout: Below1 = 0.0,
     ):
         super().__init__()
         depth = doublings(resolution)

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from stackflower.errors import ComponentError
+from stackflower.ranges import Count, Natural, Weight
 from stackflower.registry import register
 from stackflower.stages.base import Refiner, initialise
 from stackflower.stages.layers import Norm, UpsampleConv, norm2d
@@ -53,13 +54,13 @@ class StageTwoGenerator(Refiner):
         *,
         condition_dim: int,
         lower_resolution: int = 64,
-        resolution: int | None = None,
-        factor: int = 4,
-        channels: int = 128,
-        blocks: int = 4,
+        resolution: Count | None = None,
+        factor: Count = 4,
+        channels: Count = 128,
+        blocks: Natural = 4,
         norm: Norm = "batch",
         shortcut: bool = False,
-        consistency_weight: float = 0.0,
+        consistency_weight: Weight = 0.0,
     ):
         super().__init__()
         resolution = resolution or factor * lower_resolution

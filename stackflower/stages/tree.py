@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from stackflower.errors import ComponentError
+from stackflower.ranges import Count, Natural, Weight
 from stackflower.registry import register
 from stackflower.stages.base import Generator, initialise
 from stackflower.stages.layers import Norm, UpsampleConv, doublings, norm2d
@@ -103,14 +104,14 @@ class TreeGenerator(Generator):
         self,
         *,
         condition_dim: int,
-        resolution: int = 256,
-        scales: int = 3,
-        channels: int = 64,
-        noise_dim: int = 100,
+        resolution: Count = 256,
+        scales: Count = 3,
+        channels: Count = 64,
+        noise_dim: Count = 100,
         noise: Literal["normal", "uniform"] = "normal",
-        blocks: int = 2,
+        blocks: Natural = 2,
         norm: Norm = "batch",
-        colour_weight: float = 50.0,
+        colour_weight: Weight = 50.0,
     ):
         super().__init__()
         smallest = resolution // 2 ** max(scales - 1, 0)

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from stackflower.errors import ComponentError
+from stackflower.ranges import Count, Weight
 from stackflower.registry import register
 from stackflower.text.learned import LearnedEncoder
 from stackflower.text.ranking import joint_embedding
@@ -55,13 +56,15 @@ class CharacterEncoder(LearnedEncoder):
         weights: folder that `stackflower train-text` wrote; the encoder is then used as it is.
     """
 
+    ranks_wrong = False
+
     def __init__(
         self,
         *,
-        dim: int = 1024,
-        channels: int = 256,
-        length: int = 201,
-        margin: float = 1.0,
+        dim: Count = 1024,
+        channels: Count = 256,
+        length: Count = 201,
+        margin: Weight = 1.0,
         weights: str | None = None,
     ):
         super().__init__(dim=dim, weights=weights)

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from stackflower.errors import DataError, MissingDependency
+from stackflower.ranges import Count
 from stackflower.registry import register
 from stackflower.text.base import TextEncoder
 
@@ -27,7 +28,7 @@ class HuggingFaceEncoder(TextEncoder):
         batch_size: captions a forward pass.
     """
 
-    def __init__(self, *, model: str, max_tokens: int = 256, batch_size: int = 64):
+    def __init__(self, *, model: str, max_tokens: Count = 256, batch_size: Count = 64):
         try:
             from transformers import AutoModel, AutoTokenizer
             from transformers.utils import logging

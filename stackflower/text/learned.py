@@ -7,7 +7,7 @@ import math
 from abc import abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -33,6 +33,7 @@ class LearnedEncoder(TextEncoder):
     """
 
     network: nn.Module  # tokens (n, L) int64 → vectors (n, dim)
+    ranks_wrong: ClassVar[bool] = True  # whether `rank` looks at wrong captions' vectors; otherwise it gets none (0, D)
 
     def __init__(self, *, dim: int, weights: str | None):
         self.dim, self.weights = dim, weights
@@ -130,11 +131,12 @@ class TextSide(nn.Module):
         super().__init__()
         self.network = encoder.network
         self.pictures = ImageEncoder(resolution, encoder.dim)
-        self._rank = encoder.rank
+        self._rank, self.ranks_wrong = encoder.rank, encoder.ranks_wrong
 
     def forward(self, images: Tensor, tokens: Tensor, wrong: Tensor, label: Tensor) -> dict[str, Tensor]:
         """`images` (N, 3, R, R), `tokens` of their captions and of `wrong` ones (N, L), `label` (N,) → loss terms."""
-        own, other = self.network(torch.cat([tokens, wrong])).float().chunk(2)
+        both = self.network(torch.cat([tokens, wrong]) if self.ranks_wrong else tokens).float()
+        own, other = both[: len(tokens)], both[len(tokens) :]
         # over the whole batch of all processes, so that several rank as one would
         pictures = gathered(self.pictures(images).float())
         return {"ranking": self._rank(pictures, gathered(own), gathered(other), gathered(label))}

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from stackflower.ranges import Count, Weight
 from stackflower.registry import register
 from stackflower.text.base import TextEncoder, words_of
 
@@ -44,7 +45,7 @@ class NgramEncoder(TextEncoder):
         function_words: weight of function words and punctuation.
     """
 
-    def __init__(self, *, dim: int = 1024, window: int = 3, characters: float = 0.3, function_words: float = 0.1):
+    def __init__(self, *, dim: Count = 1024, window: Count = 3, characters: Weight = 0.3, function_words: Weight = 0.1):
         self.dim, self.window, self.characters, self.function_words = dim, window, characters, function_words
 
     def fingerprint(self) -> str:

@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from stackflower.errors import ComponentError
+from stackflower.errors import ComponentError, DataError
+from stackflower.ranges import Count, Weight
 from stackflower.registry import register
 from stackflower.text.base import words_of
 from stackflower.text.learned import LearnedEncoder
@@ -60,11 +61,11 @@ class RecurrentEncoder(LearnedEncoder):
     def __init__(
         self,
         *,
-        dim: int = 256,
-        word_dim: int = 128,
-        max_words: int = 48,
-        min_count: int = 2,
-        margin: float = 0.2,
+        dim: Count = 256,
+        word_dim: Count = 128,
+        max_words: Count = 48,
+        min_count: Count = 2,
+        margin: Weight = 0.2,
         weights: str | None = None,
     ):
         super().__init__(dim=dim, weights=weights)
@@ -79,7 +80,13 @@ class RecurrentEncoder(LearnedEncoder):
 
     def vocabulary_of(self, captions: Sequence[str]) -> dict[str, Any]:
         counts = Counter(word for caption in captions for word in words_of(caption))
-        return {"words": sorted(word for word, count in counts.items() if count >= self.min_count)}
+        words = sorted(word for word, count in counts.items() if count >= self.min_count)
+        if not words:
+            raise DataError(
+                f"text.min_count = {self.min_count}: no word of the captions comes so often ({len(counts):,} different words, the "
+                f"most frequent {max(counts.values(), default=0):,} times), so none could be told from another; choose less."
+            )
+        return {"words": words}
 
     def vocabulary(self) -> dict[str, Any]:
         return {"words": list(self.tokens)}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,9 +15,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from stackflower.errors import DataError, RunError
+from stackflower.ranges import Count
 from stackflower.registry import register
 from stackflower.text.base import TextEncoder, digest_of, words_of
 
+LARGEST = 65_504  # the largest number of half precision, in which a run keeps the vectors
 WORDS, VECTORS = "words.json", "vectors.safetensors"
 
 
@@ -32,7 +35,7 @@ class WordVectorEncoder(TextEncoder):
         max_words: so many of the file's first (its most frequent) words are read.
     """
 
-    def __init__(self, *, path: str, max_words: int = 50_000):
+    def __init__(self, *, path: str, max_words: Count = 50_000):
         self.path, self.max_words = Path(path).expanduser(), max_words
         self.rows: dict[str, int] = {}
         self.vectors = torch.empty(0, 0)
@@ -66,18 +69,28 @@ class WordVectorEncoder(TextEncoder):
     def _read(self) -> tuple[list[str], list[np.ndarray]]:
         words: dict[str, None] = {}
         vectors: list[np.ndarray] = []
+        dim = 0
         with self.path.open(encoding="utf-8") as lines:
             for number, line in enumerate(lines, 1):
-                word, *numbers = line.rstrip().split(" ")
-                if number == 1 and len(numbers) == 1:
+                parts = re.split(r"[ \t]+", line.strip("\n\r \t"))
+                if number == 1 and len(parts) == 2 and all(part.isdecimal() for part in parts):
+                    dim = int(parts[1])
                     continue
-                folded = word.casefold()
-                if folded in words or not numbers:
+                dim = dim or len(parts) - 1
+                if not 0 < dim < len(parts):
+                    wanted = f"the first has {dim}" if dim else "wanted are a word and its numbers"
+                    raise ValueError(f"line {number} has {len(parts) - 1} numbers, {wanted}")
+                # entries of GloVe's largest files may be several words: the last numbers are the vector
+                word = " ".join(parts[:-dim]).casefold()
+                try:
+                    vector = np.array(parts[-dim:], dtype=np.float32)
+                except ValueError as error:
+                    raise ValueError(f"line {number}: {error}") from error
+                if not (np.abs(vector) <= LARGEST).all():
+                    raise ValueError(f"line {number}, {word!r}, has a number that is not finite or above {LARGEST:,}")
+                if word in words:
                     continue
-                vector = np.array(numbers, dtype=np.float32)
-                if vectors and len(vector) != len(vectors[0]):
-                    raise ValueError(f"line {number} has {len(vector)} numbers, the first has {len(vectors[0])}")
-                words[folded] = None
+                words[word] = None
                 vectors.append(vector)
                 if len(words) >= self.max_words:
                     break
