@@ -400,12 +400,15 @@ def test_two_processes_train_as_one(tmp_path: Path, stackflower, norm: list[str]
 
 def test_sampling_and_scoring_on_two_processes_as_on_one(tmp_path: Path, stackflower, trained: Path) -> None:
     captions = ["a red flower", "a blue flower with six petals", "white petals"]
-    stackflower("sample", trained, *captions, "--per-caption", 3, "--out", "one")
-    result = gloo(tmp_path, "sample", str(trained), *captions, "--per-caption", "3", "--out", "two")
-    assert result.returncode == 0, result.stderr[-3000:]
-    names = sorted(path.name for path in (tmp_path / "one").iterdir())
-    assert names == sorted(path.name for path in (tmp_path / "two").iterdir()) and len(names) == 10
-    assert all((tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes() for name in names)
+    for way in ("plain", "best"):  # nine pictures: one process has one more to judge than the other
+        options = ["--per-caption", "3", *(["--best-of", "2", "--batch-size", "4"] if way == "best" else [])]
+        stackflower("sample", trained, *captions, *options, "--out", f"{way}-one")
+        result = gloo(tmp_path, "sample", str(trained), *captions, *options, "--out", f"{way}-two")
+        assert result.returncode == 0, result.stderr[-3000:]
+        one, two = (
+            {path.name: path.read_bytes() for path in (tmp_path / f"{way}-{n}").iterdir()} for n in ("one", "two")
+        )
+        assert one == two and len(one) == 10
     stackflower(
         "data", "make", "synthetic-flowers", "--out", "data", "--count", 40, "--validation", 24, "--resolution", 64
     )
@@ -423,9 +426,9 @@ def test_sampling_and_scoring_on_two_processes_as_on_one(tmp_path: Path, stackfl
         1,
     )
     arguments = ["eval", str(trained), "--extractor", "domain", "--weights", "c.safetensors", "--splits", "2", "--json"]
-    one = json.loads(stackflower(*arguments).stdout)
+    alone = json.loads(stackflower(*arguments).stdout)
     result = gloo(tmp_path, *arguments)
     assert result.returncode == 0, result.stderr[-3000:]
-    two = json.loads(result.stdout)
-    assert two["inception_score_mean"] == pytest.approx(one["inception_score_mean"], rel=1e-4)
-    assert two["caption_accuracy"] == one["caption_accuracy"]
+    together = json.loads(result.stdout)
+    assert together["inception_score_mean"] == pytest.approx(alone["inception_score_mean"], rel=1e-4)
+    assert together["caption_accuracy"] == alone["caption_accuracy"]

@@ -107,7 +107,8 @@ class MatchingDiscriminator(Discriminator):
         return Verdict(self.head(joined).flatten().float(), plain, self._alike(features, text))
 
     def _alike(self, features: Tensor, text: Text) -> Tensor | None:
-        if self.image_key is None or self.text_key is None:
+        # only training asks for it; processes that draw judge as often as each has pictures and must not wait for each other
+        if self.image_key is None or self.text_key is None or not self.training:
             return None
         image = self.image_key(features[:, : self.image_key.in_features].mean((2, 3)))
         words = gathered(self.text_key(text.embedding.to(features.dtype)).float())
