@@ -28,7 +28,14 @@ class EMA(Generic[Network]):
         """Move towards `module`, after `images_seen` images, the last `batch_size` of them new."""
         half_life = min(self.half_life, images_seen * self.ramp)
         towards = 1.0 - 0.5 ** (batch_size / half_life) if half_life else 1.0
-        torch._foreach_lerp_(list(self.module.parameters()), [p.detach() for p in module.parameters()], towards)
+        # what is frozen, as a stage below is, stays what was copied
+        learning = [
+            (mean, new.detach())
+            for mean, new in zip(self.module.parameters(), module.parameters(), strict=True)
+            if new.requires_grad
+        ]
+        means, news = ([pair[side] for pair in learning] for side in (0, 1))
+        torch._foreach_lerp_(means, news, towards)
         buffers = list(self.module.buffers())
         if buffers:
             torch._foreach_copy_(buffers, list(module.buffers()))

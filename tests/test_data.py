@@ -386,3 +386,33 @@ def test_without_labels_pictures_with_the_same_captions_are_of_one_class() -> No
     others = Mismatched(data.classes(), 5)(torch.zeros(200, dtype=torch.int64), torch.Generator().manual_seed(0))
     assert set(others.tolist()) == {1, 3, 4}
     assert Prepared(data.images, dataclasses.replace(rows, labels=[7] * 5), "").classes().tolist() == [7] * 5
+
+
+def test_without_labels_a_wrong_caption_is_none_of_the_pictures_own() -> None:
+    """Templates and tags are shared by pictures that are not alike: "big" is wrong for none that is big."""
+    captions = [["a red flower", "big"], ["a red flower", "small"], ["a blue flower", "big"]] * 20
+    data = Prepared(torch.zeros(60, 4, 4, 3, dtype=torch.uint8), Rows(captions), "")
+    flat = data.flat_captions()
+    batches = Batches(
+        data,
+        lambda numbers: torch.nn.functional.one_hot(numbers, len(flat)).float(),
+        resolution=4,
+        seed=0,
+        draw_noise=lambda count, generator: torch.zeros(count, 1),
+        wrong_candidates=2,
+    )
+    seen = set()
+    for first in range(0, 600, 60):
+        batch = batches(first, 60)
+        assert torch.equal(batch.wrong.argmax(1), batch.wrong_caption)
+        for picture, wrong in zip(batches.indices(first, 60).tolist(), batch.wrong_caption.tolist(), strict=True):
+            assert flat[wrong] not in captions[picture]
+            seen.add((picture % 3, flat[wrong]))
+    assert seen == {
+        (0, "small"),
+        (0, "a blue flower"),
+        (1, "big"),
+        (1, "a blue flower"),
+        (2, "small"),
+        (2, "a red flower"),
+    }

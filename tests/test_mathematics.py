@@ -14,7 +14,7 @@ from stackflower.data.batches import Mismatched, seeded
 from stackflower.ema import EMA
 from stackflower.evaluation.scores import frechet_distance, inception_score, share_correct, within_group_variance
 from stackflower.objectives import BinaryCrossEntropy, Hinge, LeastSquares, Pairs, Wasserstein, contrast
-from stackflower.penalties import R1, GradientPenalty, MatchingAwareGradient, ModeSeeking, Shown
+from stackflower.penalties import R1, R2, GradientPenalty, MatchingAwareGradient, ModeSeeking, Shown
 from stackflower.schedules import learning_rate
 from stackflower.stages.base import Text, Verdict
 from stackflower.stages.conditioning import ConditioningAugmentation, kl_to_standard_normal
@@ -187,15 +187,21 @@ def test_objectives_weigh_the_contrast_where_the_discriminator_gives_one() -> No
     assert found == pytest.approx(0.25 * contrast(alike[1.0], OWN[:2]).item())
 
 
-def test_r1_and_its_gradient_against_the_closed_form() -> None:
-    """For D(x) = wᵀx² the slope is 2wx, so R1 = 2 Σ (w x)² and dR1/dw = 4 w x²."""
+@pytest.mark.parametrize("penalty", [R1, R2])
+def test_zero_centred_penalties_and_their_gradient_against_the_closed_form(penalty: type[R1] | type[R2]) -> None:
+    """For D(x) = wᵀx² the slope is 2wx, so ½‖∇D‖² = 2 Σ (w x)² and its derivative by w is 4 w x²; R1 at real, R2 at drawn."""
     weight = torch.randn(3, 4, 4, requires_grad=True)
     images = torch.randn(2, 3, 4, 4)
 
+    other = torch.randn_like(images)
+    drawn = Text(torch.randn(2, 3), torch.randn(2, 3))
+
     def judge(x: torch.Tensor, texts: list[Text]) -> list[Verdict]:
+        assert texts[0] is (RIGHT if penalty is R1 else drawn)
         return [Verdict((weight * x.square()).sum((1, 2, 3)))]
 
-    value = R1(weight=1.0)(Shown(judge, images, FAKE, RIGHT, torch.zeros(2, 1)))
+    real, fake = (images, other) if penalty is R1 else (other, images)
+    value = penalty(weight=1.0)(Shown(judge, real, fake, RIGHT, torch.zeros(2, 1), drawn))
     w, x = weight.detach().double(), images.double()
     assert value.item() == pytest.approx((2 * (w * x).square().sum((1, 2, 3))).mean().item(), rel=1e-5)
     value.backward()

@@ -15,6 +15,8 @@ from torch import Tensor
 
 from stackflower.data.prepared import Prepared
 
+TRIES = 8  # captions looked at for one that is not the picture's own
+
 DrawNoise = Callable[[int, torch.Generator], Tensor]
 Embed = Callable[[Tensor], Tensor]
 
@@ -130,10 +132,28 @@ class Batches:
         self.offsets = (counts.cumsum(0) - counts).to(self.device)
         self.mismatched = Mismatched(data.classes(), len(counts), self.device)
         self.wrong_candidates, self.interpolated = wrong_candidates, interpolated
+        self.text_of: Tensor | None
+        self.own: Tensor | None
+        self.text_of, self.own = self._shared_texts(data)
         self._epoch, self._order = -1, torch.empty(0, dtype=torch.int64)
 
     def __len__(self) -> int:
         return len(self.images)
+
+    def _shared_texts(self, data: Prepared) -> tuple[Tensor, Tensor] | tuple[None, None]:
+        """Where pictures of different classes share captions, as they may without labels: the number of each caption's text
+        (C,), and of each picture's own texts (N, `most`), -1 where it has fewer."""
+        if data.labels is not None:
+            return None, None
+        known: dict[str, int] = {}
+        numbers = torch.tensor([known.setdefault(text, len(known)) for text in data.flat_captions()])
+        counts, offsets = self.counts.cpu(), self.offsets.cpu()
+        pairs = torch.stack([numbers, data.classes().repeat_interleave(counts)])
+        if pairs.unique(dim=1).shape[1] == len(known):
+            return None, None
+        place = torch.arange(self.most)
+        own = numbers[(offsets[:, None] + place).clamp_max(len(numbers) - 1)].masked_fill(place >= counts[:, None], -1)
+        return numbers.to(self.device), own.to(self.device)
 
     def indices(self, first: int, count: int) -> Tensor:
         """The pictures number `first` to `first + count` of the endless shuffled sequence."""
@@ -147,12 +167,25 @@ class Batches:
             first, count = first + len(part), count - len(part)
         return torch.cat(parts).to(self.device, non_blocking=True)
 
+    def _caption(self, index: Tensor, generator: torch.Generator) -> Tensor:
+        """The number of one caption of each picture."""
+        return self.offsets[index] + below(self.counts[index], generator)
+
+    def _others_caption(self, index: Tensor, generator: torch.Generator) -> Tensor:
+        """The number of a caption of another class that is not, word for word, one of the picture's own: the first such of
+        `TRIES`."""
+        assert self.text_of is not None and self.own is not None
+        drawn = self._caption(self.mismatched(index.repeat_interleave(TRIES), generator), generator)
+        drawn = drawn.unflatten(0, (len(index), TRIES))
+        is_own = (self.text_of[drawn][..., None] == self.own[index][:, None]).any(2)
+        return drawn.gather(1, is_own.int().argmin(1, keepdim=True))[:, 0]
+
     def _embed(self, index: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Mean embedding of `averaged` different captions of each picture (all of them where there are fewer), and the
         number of the first of these captions."""
         count, offset = self.counts[index], self.offsets[index]
         if self.averaged == 1:
-            captions = offset + below(count, generator)
+            captions = self._caption(index, generator)
             return self.embed(captions), captions
         keys = torch.rand(len(index), self.most, generator=generator, device=self.device)
         keys.masked_fill_(torch.arange(keys.shape[1], device=self.device) >= count[:, None], 2.0)
@@ -165,7 +198,11 @@ class Batches:
         """Embeddings (n, T) that the pictures don't match, with their captions: of several drawn, the one nearest the
         matching one."""
         several = index.repeat_interleave(self.wrong_candidates)
-        found, captions = self._embed(self.mismatched(several, generator), generator)
+        if self.own is not None and self.averaged == 1:
+            captions = self._others_caption(several, generator)
+            found = self.embed(captions)
+        else:
+            found, captions = self._embed(self.mismatched(several, generator), generator)
         if self.wrong_candidates == 1:
             return found, captions
         found, captions = found.unflatten(0, (len(index), -1)), captions.unflatten(0, (len(index), -1))
