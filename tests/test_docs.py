@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import re
 import shlex
@@ -14,7 +15,7 @@ from conftest import TINY
 
 from stackflower import registry
 from stackflower.cli import main
-from stackflower.config import merge, resolve
+from stackflower.config import Optimizer, Output, Train, merge, resolve
 from stackflower.recipes import load_recipe, recipes
 
 ROOT = Path(__file__).parent.parent
@@ -119,3 +120,10 @@ def test_every_part_and_option_is_in_the_docs() -> None:
         for option, parameter in registry.options(entry.kind, entry.name).items():
             default = "" if parameter.default is parameter.empty else f" = {parameter.default!r}"
             assert f"`{option}`{default}" in line, f"{entry.kind} {entry.name}: {option}"
+
+
+def test_every_setting_is_in_the_docs() -> None:
+    page = (ROOT / "docs" / "settings.md").read_text(encoding="utf-8")
+    for section, cls in (("train", Train), ("optimizer.SIDE", Optimizer), ("output", Output)):
+        for field in dataclasses.fields(cls):
+            assert f"| `{section}.{field.name}` | `{field.default!r}` |" in page, f"{section}.{field.name}"
