@@ -24,12 +24,13 @@ import torch.nn.functional as F
 from accelerate.state import AcceleratorState, PartialState
 from torch import Tensor
 
-from stackflower.build import fit_encoder
-from stackflower.config import merge, resolve
+from stackflower.build import LOAD_RATIO, build_stage, fit_encoder
+from stackflower.config import Lower, RunConfig, merge, resolve
 from stackflower.data.batches import Batches, DrawNoise
 from stackflower.data.prepared import Prepared
 from stackflower.data.source import Rows
 from stackflower.devices import make_accelerator
+from stackflower.errors import ConfigError
 from stackflower.journal import Journal
 from stackflower.recipes import MINI, load_recipe, recipes
 from stackflower.runs import RunFolder
@@ -64,17 +65,35 @@ def plainly() -> Iterator[None]:
         yield
 
 
-def trainer(recipe: str, folder: str, precision: str, pictures: int = 512) -> Trainer:
-    """A recipe's trainer on random pictures."""
+def has_second_stage(recipe: str) -> bool:
+    try:
+        return bool(load_recipe(recipe, 2))
+    except ConfigError:
+        return False
+
+
+def configured(recipe: str, stage: int, precision: str) -> RunConfig:
+    """A recipe's stage; what a second one draws over is the recipe's first, untrained."""
+    values = load_recipe(recipe, stage)
+    if stage > 1:
+        first = configured(recipe, stage - 1, precision)
+        below = Lower("untrained", stage - 1, first.conditioning, first.generator, LOAD_RATIO, first.below)
+        values["below"] = below.plain()
+    return resolve(merge(values, {"mixed_precision": precision, "stage": stage}, ["output.log_every=1000000"]))
+
+
+def trainer(recipe: str, stage: int, folder: str, precision: str, pictures: int = 256) -> Trainer:
+    """The trainer of a recipe's stage on random pictures."""
     AcceleratorState._reset_state()
     PartialState._reset_state()
-    config = resolve(merge(load_recipe(recipe), {"mixed_precision": precision}, ["output.log_every=1000000"]))
+    config = configured(recipe, stage, precision)
     accelerator = make_accelerator(config)
     encoder = config.text.create("text")
     captions = [" ".join(WORDS[(number + step) % len(WORDS)] for step in range(8)) for number in range(pictures)]
     fit_encoder(config, encoder, captions)
     rows = Rows(captions=[[caption] for caption in captions], labels=[number % 50 for number in range(pictures)])
-    size = config.train.load_size or 76
+    resolution = max(build_stage(config, encoder.dim).resolutions)
+    size = config.train.load_size or round(resolution * LOAD_RATIO)
     data = Prepared(torch.randint(0, 255, (pictures, size, size, 3), dtype=torch.uint8), rows, "")
     learned: LearnedText | None = None
     embed: Any = encoder(captions).to(accelerator.device).__getitem__
@@ -87,9 +106,13 @@ def trainer(recipe: str, folder: str, precision: str, pictures: int = 512) -> Tr
         return Batches(
             data,
             embed,
-            resolution=max(config.generator.options["resolution"], 1),
+            resolution=resolution,
             seed=0,
             draw_noise=draw_noise,
+            averaged=train.captions_averaged,
+            flip=train.flip,
+            flip_vertical=train.flip_vertical,
+            interpolated=train.interpolated,
             noises_per_caption=train.noises_per_caption,
             wrong_candidates=train.wrong_candidates,
             device=accelerator.device,
@@ -110,13 +133,13 @@ def rate(player: Trainer, steps: int) -> float:
     return (player.images - before) / (time.perf_counter() - began)
 
 
-def compare(recipe: str, steps: int, rounds: int) -> tuple[float, float, float]:
+def compare(recipe: str, stage: int, steps: int, rounds: int) -> tuple[float, float, float]:
     """Images a second, plainly and ours, and the median of the rounds' ratios."""
     with tempfile.TemporaryDirectory() as folder:
         with plainly():
-            plain = trainer(recipe, folder, "no")
+            plain = trainer(recipe, stage, folder, "no")
             rate(plain, 3)
-        ours = trainer(recipe, folder, "auto")
+        ours = trainer(recipe, stage, folder, "auto")
         rate(ours, 3)
         pairs = []
         for _ in range(rounds):
@@ -139,8 +162,10 @@ def main() -> None:
     print(f"{os.cpu_count()} cores, {torch.get_num_threads()} threads")
     print("| recipe | plain, images a second | ours | ratio |\n|---|---|---|---|")
     for recipe in asked.recipes:
-        plain, ours, ratio = compare(recipe, asked.steps, asked.rounds)
-        print(f"| `{recipe}` | {plain:.0f} | {ours:.0f} | {ratio:.2f} |", flush=True)
+        for stage in (1, 2) if has_second_stage(recipe) else (1,):
+            plain, ours, ratio = compare(recipe, stage, asked.steps, asked.rounds)
+            name = f"`{recipe}`" + (", Stage-II" if stage > 1 else "")
+            print(f"| {name} | {plain:.0f} | {ours:.0f} | {ratio:.2f} |", flush=True)
 
 
 if __name__ == "__main__":
