@@ -5,7 +5,7 @@
 Each sibling's speed is measured first, alone on the machine, which says how many images the minutes hold; then each trains on
 so many images and is scored by `stackflower eval`. With `--jobs 2` two train side by side on half of the cores each: it takes
 as long and gives the same, as the number of images is fixed. What is finished is kept, so the command can be repeated.
-``gallery/`` beside the runs holds what each draws for four captions, as NAME.png, and its curves, as NAME.svg.
+``gallery/`` beside the runs holds what each draws for four captions, as NAME.jpg, and its curves, as NAME.svg.
 """
 
 from __future__ import annotations
@@ -83,10 +83,10 @@ def score(recipe: str, images: int, out: Path, threads: int, seed: int) -> dict[
 
 
 def show(recipe: str, out: Path, threads: int) -> None:
-    """Into the gallery: six pictures of each caption, in 128 colours to be small, and the curves."""
+    """Into the gallery: six pictures of each caption, and the curves."""
     gallery = out / "gallery"
     gallery.mkdir(exist_ok=True)
-    grid = gallery / f"{recipe}.png"
+    grid = gallery / f"{recipe}.jpg"
     if not grid.exists():
         stackflower("report", recipe, threads=threads, cwd=out)
         shutil.copyfile(out / recipe / "curves.svg", grid.with_suffix(".svg"))
@@ -97,7 +97,7 @@ def show(recipe: str, out: Path, threads: int) -> None:
             cwd=out,
         )
         with Image.open(drawn) as picture:
-            picture.convert("RGB").quantize(128).save(grid, optimize=True)
+            picture.convert("RGB").save(grid, quality=85)
 
 
 def row(recipe: str, images: int, rate: float, scores: dict[str, Any]) -> str:
