@@ -97,7 +97,7 @@ def show(recipe: str, out: Path, threads: int) -> None:
             cwd=out,
         )
         with Image.open(drawn) as picture:
-            picture.convert("RGB").save(grid, quality=85)
+            picture.convert("RGB").save(grid, quality=75)
 
 
 def row(recipe: str, images: int, rate: float, scores: dict[str, Any]) -> str:
