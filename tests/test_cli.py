@@ -119,7 +119,7 @@ def test_swapping_a_part_by_flag_drops_the_other_parts_options(stackflower) -> N
         (["--set", "train.images=-3"], "it must be above 0"),
         (["--set", "generator.resolution=48"], "generator.resolution = 48: allowed are 16, 32, 64"),
         (["--penalty", "r1=much"], "the weight must be a number"),
-        (["--penalty", "r2"], "There is no penalty called 'r2'"),
+        (["--penalty", "r3"], "There is no penalty called 'r3'"),
         (["--text", "nagram"], "There is no text encoder 'nagram'. Did you mean 'ngram'?"),
         (["--text", "/no/such/model"], "can't be loaded"),
         (["--data", "no-such-folder"], "no-such-folder'. --data takes a folder with metadata.jsonl"),
