@@ -215,17 +215,10 @@ def _penalise(recipe: Any, flags: Mapping[str, Any]) -> Any:
     return kept
 
 
-def _resolution(tree: Mapping[str, Any]) -> int | None:
+def _resolution(tree: Mapping[str, Any]) -> Any:
     """Pixels that the tree's generator draws, by its option or its default."""
     part = tree.get("generator")
-    if not isinstance(part, Mapping):
-        return None
-    try:
-        known = registry.options("generator", str(part.get("name")))
-    except ComponentError:  # told when the whole is checked
-        return None
-    found = part.get("resolution", known["resolution"].default if "resolution" in known else None)
-    return found if isinstance(found, int) else None
+    return registry.value("generator", part, "resolution") if isinstance(part, Mapping) else None
 
 
 def merge(recipe: Mapping[str, Any], flags: Mapping[str, Any], settings: Sequence[str]) -> dict[str, Any]:

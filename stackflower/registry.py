@@ -5,8 +5,8 @@ A part is one class in one file under a decorator::
     @register("discriminator", "patch")
     class PatchDiscriminator(Discriminator): ...
 
-Its options are the constructor's keyword parameters, with the numbers they allow in their annotations (`ranges`); what the builder supplies (the `context` of the kind, such as
-`text_dim`) is not an option. Our own parts are found by reading the package's source for the decorator, third
+Its options are the constructor's keyword parameters, with the numbers they allow in their annotations (`ranges`); what the
+builder supplies (the `context` of the kind, such as `text_dim`) is not an option. Our own parts are found by reading the package's source for the decorator, third
 parties' by their distribution's entry points (group ``stackflower.components``, ``<kind>.<name> = module:Class``):
 listing names imports nothing, and a part is imported when it is first asked for.
 """
@@ -199,6 +199,15 @@ def options(kind: str, name: str) -> dict[str, inspect.Parameter]:
         if key not in KINDS[kind].context
         and parameter.kind in (parameter.KEYWORD_ONLY, parameter.POSITIONAL_OR_KEYWORD)
     }
+
+
+def value(kind: str, part: Mapping[str, Any], option: str) -> Any:
+    """An option of a part's plain values, or its default; None where the part has none or is unknown, which `check` tells."""
+    try:
+        known = options(kind, str(part.get("name")))
+    except ComponentError:
+        return None
+    return part.get(option, known[option].default) if option in known else None
 
 
 def fits(value: Any, wanted: Any) -> bool:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from stackflower import registry
-from stackflower.errors import ComponentError, ConfigError
+from stackflower.errors import ConfigError
 
 MINI = "-mini"
 NARROWER = {"generator": 1 / 4, "discriminator": 3 / 8}  # share of the width that a small sibling keeps
@@ -58,15 +58,6 @@ def _merged(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
     return values
 
 
-def _default(kind: str, part: Mapping[str, Any], option: str) -> Any:
-    """An option of a part as the recipe has it, or its default; None where the part has none."""
-    try:
-        known = registry.options(kind, str(part.get("name")))
-    except ComponentError:  # told when the configuration is checked
-        return None
-    return part.get(option, known[option].default) if option in known else None
-
-
 def narrowed(values: Mapping[str, Any]) -> dict[str, Any]:
     """The rule of the small siblings, the same for every recipe.
 
@@ -79,17 +70,17 @@ def narrowed(values: Mapping[str, Any]) -> dict[str, Any]:
     small = copy.deepcopy(dict(values))
     for kind, share in NARROWER.items():
         part = small.setdefault(kind, {})
-        width = _default(kind, part, "channels")
+        width = registry.value(kind, part, "channels")
         if width is not None:
             part["channels"] = max(8, round(width * share))
-    resolution = _default("generator", small["generator"], "resolution") or 64
+    resolution = registry.value("generator", small["generator"], "resolution") or 64
     if resolution > 64:
         resolution //= 4
         small["generator"]["resolution"] = resolution
-    if _default("discriminator", small["discriminator"], "minibatch_deviation") is not None:
+    if registry.value("discriminator", small["discriminator"], "minibatch_deviation") is not None:
         small["discriminator"]["minibatch_deviation"] = True
     small["penalties"] = {**small.get("penalties", {}), "mode-seeking": {"weight": 0.3}}
-    weight = _default("conditioning", small.get("conditioning", {}), "kl_weight")
+    weight = registry.value("conditioning", small.get("conditioning", {}), "kl_weight")
     if weight is not None:
         small["conditioning"]["kl_weight"] = weight / 40
     train = {key: value for key, value in small.get("train", {}).items() if key not in ("epochs", "captions_averaged")}
@@ -145,6 +136,6 @@ def load_recipe(name: str, stage: int = 1) -> dict[str, Any]:
     if base != name and base in _built_in():
         values = _merged(narrowed(values), mini)
         if stage == 1:
-            resolution = _default("generator", values["generator"], "resolution") or 64
+            resolution = registry.value("generator", values["generator"], "resolution") or 64
             values["train"] = {**values["train"], "load_size": round(resolution * 33 / 32)}
     return {**values, "recipe": name, "stage": stage}
