@@ -24,7 +24,7 @@ import torch.nn.functional as F
 from accelerate.state import AcceleratorState, PartialState
 from torch import Tensor
 
-from stackflower.build import LOAD_RATIO, build_stage, fit_encoder
+from stackflower.build import LOAD_RATIO, build_batches, build_stage, fit_encoder
 from stackflower.config import Lower, RunConfig, merge, resolve
 from stackflower.data.batches import Batches, DrawNoise
 from stackflower.data.prepared import Prepared
@@ -98,25 +98,11 @@ def trainer(recipe: str, stage: int, folder: str, precision: str, pictures: int 
     learned: LearnedText | None = None
     embed: Any = encoder(captions).to(accelerator.device).__getitem__
     if isinstance(encoder, LearnedEncoder):
-        learned = text = LearnedText(encoder, encoder.tokenise(captions).to(accelerator.device))
-        embed = torch.no_grad()(lambda captions: text.encoder.embed(text.tokens[captions]))
+        learned = LearnedText(encoder, encoder.tokenise(captions).to(accelerator.device))
+        embed = learned.embed
 
     def batches(draw_noise: DrawNoise) -> Batches:
-        train = config.train
-        return Batches(
-            data,
-            embed,
-            resolution=resolution,
-            seed=0,
-            draw_noise=draw_noise,
-            averaged=train.captions_averaged,
-            flip=train.flip,
-            flip_vertical=train.flip_vertical,
-            interpolated=train.interpolated,
-            noises_per_caption=train.noises_per_caption,
-            wrong_candidates=train.wrong_candidates,
-            device=accelerator.device,
-        )
+        return build_batches(config, data, embed, resolution, draw_noise, accelerator.device)
 
     run = RunFolder(folder)
     journal = Journal(run, accelerator, ["a flower"], torch.zeros(1, encoder.dim), 0)

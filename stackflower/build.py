@@ -9,6 +9,8 @@ from typing import Any
 import torch
 
 from stackflower.config import Lower, RunConfig
+from stackflower.data.batches import Batches, DrawNoise, Embed
+from stackflower.data.prepared import Prepared
 from stackflower.data.source import Source
 from stackflower.errors import ConfigError
 from stackflower.sides import Side
@@ -108,3 +110,24 @@ def run_values(config: RunConfig, text_dim: int, **more: Any) -> dict[str, Any]:
     from stackflower import __version__
 
     return {"stackflower": __version__, "text_dim": text_dim, **more, "run": config.plain()}
+
+
+def build_batches(
+    config: RunConfig, data: Prepared, embed: Embed, resolution: int, draw_noise: DrawNoise, device: torch.device
+) -> Batches:
+    """The training split as the configuration crops, flips, pairs and embeds it."""
+    train = config.train
+    return Batches(
+        data,
+        embed,
+        resolution=resolution,
+        seed=config.seed,
+        draw_noise=draw_noise,
+        averaged=train.captions_averaged,
+        flip=train.flip,
+        flip_vertical=train.flip_vertical,
+        noises_per_caption=train.noises_per_caption,
+        wrong_candidates=train.wrong_candidates,
+        interpolated=train.interpolated,
+        device=device,
+    )

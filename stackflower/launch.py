@@ -20,7 +20,6 @@ from torch import Tensor
 from stackflower import build, devices
 from stackflower import config as configuration
 from stackflower.config import RunConfig
-from stackflower.data.batches import Batches, DrawNoise
 from stackflower.data.prepared import Bar, Prepared, embed, prepare
 from stackflower.data.source import Progress, Source
 from stackflower.errors import ConfigError, RunError
@@ -28,7 +27,6 @@ from stackflower.journal import Journal, duration
 from stackflower.lower import check_text, flags_over
 from stackflower.recipes import load_recipe
 from stackflower.runs import RunFolder, free_name, newest_run
-from stackflower.stages.base import Stage
 from stackflower.stopping import Stop
 from stackflower.text.base import TextEncoder
 from stackflower.text.learned import LearnedEncoder
@@ -323,11 +321,12 @@ def _run(config: RunConfig, run: RunFolder, going_on: bool, fits_time: bool, req
         if request.report_to:
             accelerator.init_trackers("stackflower", config=None)
         journal = Journal(run, accelerator, captions, table[chosen], config.seed)
+        embed = table.__getitem__ if text is None else text.embed
         trainer = Trainer(
             config,
             run,
             accelerator,
-            lambda draw_noise: _batches(config, data, table, text, draw_noise, stage, accelerator.device),
+            lambda noise: build.build_batches(config, data, embed, max(stage.resolutions), noise, accelerator.device),
             encoder.dim,
             journal,
             total_images(config, len(data.rows)),
@@ -397,34 +396,3 @@ def _nothing(done: int) -> None:
 
 def _ignore(text: str) -> None:
     """What processes other than the first say."""
-
-
-def _batches(
-    config: RunConfig,
-    data: Prepared,
-    table: Tensor,
-    text: LearnedText | None,
-    draw_noise: DrawNoise,
-    stage: Stage,
-    device: torch.device,
-) -> Batches:
-    def learned(captions: Tensor) -> Tensor:
-        assert text is not None
-        with torch.no_grad():
-            return text.encoder.embed(text.tokens[captions])
-
-    train = config.train
-    return Batches(
-        data,
-        learned if text is not None else table.__getitem__,
-        resolution=max(stage.resolutions),
-        seed=config.seed,
-        draw_noise=draw_noise,
-        averaged=train.captions_averaged,
-        flip=train.flip,
-        flip_vertical=train.flip_vertical,
-        noises_per_caption=train.noises_per_caption,
-        wrong_candidates=train.wrong_candidates,
-        interpolated=train.interpolated,
-        device=device,
-    )

@@ -56,6 +56,11 @@ class LearnedText(NamedTuple):
     encoder: LearnedEncoder
     tokens: Tensor  # (captions, L) int64
 
+    @torch.no_grad()
+    def embed(self, captions: Tensor) -> Tensor:
+        """Embeddings (…, T) of captions by number (…,), as the encoder is now."""
+        return self.encoder.embed(self.tokens[captions])
+
 
 class Learner(NamedTuple):
     """What one optimizer moves."""
