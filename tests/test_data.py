@@ -6,7 +6,9 @@ import dataclasses
 import json
 import time
 from contextlib import nullcontext
+from itertools import combinations
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -248,12 +250,30 @@ def batches(**options: object) -> Batches:
     )  # type: ignore[arg-type]
 
 
-def test_shares_of_a_batch_make_the_whole() -> None:
-    make = batches()
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"noises_per_caption": 2, "interpolated": 0.5},
+        {"interpolated": 0.75, "averaged": 2},
+        {"wrong_candidates": 3, "averaged": 4, "flip_vertical": True},
+    ],
+    ids=str,
+)
+def test_shares_of_a_batch_make_the_whole(options: dict[str, Any]) -> None:
+    make = batches(**options)
     whole = make(16, 8)
     halves = [make(16, 8, slice(0, 4)), make(16, 8, slice(4, 8))]
     for name, values in whole._asdict().items():
         assert torch.equal(values, torch.cat([getattr(half, name) for half in halves])), name
+
+
+def test_a_process_embeds_what_its_share_needs() -> None:
+    make, embedded = batches(noises_per_caption=2, wrong_candidates=3), []
+    lookup = make.embed
+    make.embed = lambda captions: embedded.append(captions.numel()) or lookup(captions)
+    make(0, 16, slice(4, 8))
+    assert sum(embedded) == 4 + 4 * 3
 
 
 def test_every_picture_comes_once_an_epoch_in_another_order() -> None:
@@ -285,7 +305,7 @@ def test_averaged_captions_are_different_ones_of_the_picture() -> None:
     found = make(0, 48).embeddings
     for row, index in zip(found, make.indices(0, 48).tolist(), strict=True):
         own = make.embed.__self__[6 * index : 6 * index + 6]
-        sums = torch.stack([own[list(c)].mean(0) for c in __import__("itertools").combinations(range(6), 4)])
+        sums = torch.stack([own[list(c)].mean(0) for c in combinations(range(6), 4)])
         assert (sums - row).abs().amax(1).min() < 1e-5
     assert torch.allclose(batches(averaged=6)(0, 8).embeddings, batches(averaged=9)(0, 8).embeddings, atol=1e-5)
 

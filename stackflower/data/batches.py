@@ -180,35 +180,39 @@ class Batches:
         is_own = (self.text_of[drawn][..., None] == self.own[index][:, None]).any(2)
         return drawn.gather(1, is_own.int().argmin(1, keepdim=True))[:, 0]
 
-    def _embed(self, index: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Mean embedding of `averaged` different captions of each picture (all of them where there are fewer), and the
-        number of the first of these captions."""
-        count, offset = self.counts[index], self.offsets[index]
+    def _captions(self, index: Tensor, generator: torch.Generator) -> Tensor:
+        """Numbers (n, `averaged`) of different captions of each picture; -1 where it has fewer."""
         if self.averaged == 1:
-            captions = self._caption(index, generator)
-            return self.embed(captions), captions
+            return self._caption(index, generator)[:, None]
+        count = self.counts[index, None]
         keys = torch.rand(len(index), self.most, generator=generator, device=self.device)
-        keys.masked_fill_(torch.arange(keys.shape[1], device=self.device) >= count[:, None], 2.0)
+        keys.masked_fill_(torch.arange(keys.shape[1], device=self.device) >= count, 2.0)
         chosen = keys.argsort(1)[:, : self.averaged]
-        valid = torch.arange(chosen.shape[1], device=self.device) < count[:, None]
-        rows = self.embed(offset[:, None] + chosen.minimum(count[:, None] - 1))
-        return (rows * valid[..., None]).sum(1) / valid.sum(1, keepdim=True), offset + chosen[:, 0]
+        valid = torch.arange(chosen.shape[1], device=self.device) < count
+        return torch.where(valid, self.offsets[index, None] + chosen, -1)
 
-    def _wrong(self, index: Tensor, matched: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Embeddings (n, T) that the pictures don't match, with their captions: of several drawn, the one nearest the
-        matching one."""
+    def _candidates(self, index: Tensor, generator: torch.Generator) -> Tensor:
+        """Numbers (n, `wrong_candidates`, `averaged`) of captions that the pictures don't match; -1 where there are fewer."""
         several = index.repeat_interleave(self.wrong_candidates)
         if self.own is not None and self.averaged == 1:
-            captions = self._others_caption(several, generator)
-            found = self.embed(captions)
+            captions = self._others_caption(several, generator)[:, None]
         else:
-            found, captions = self._embed(self.mismatched(several, generator), generator)
-        if self.wrong_candidates == 1:
-            return found, captions
-        found, captions = found.unflatten(0, (len(index), -1)), captions.unflatten(0, (len(index), -1))
+            captions = self._captions(self.mismatched(several, generator), generator)
+        return captions.unflatten(0, (len(index), self.wrong_candidates))
+
+    def _mean(self, captions: Tensor) -> Tensor:
+        """Mean embeddings (…, T) of captions (…, A), -1 for none."""
+        if captions.shape[-1] == 1:
+            return self.embed(captions[..., 0])
+        valid = captions[..., None] >= 0
+        return (self.embed(captions.clamp_min(0)) * valid).sum(-2) / valid.sum(-2)
+
+    def _wrong(self, candidates: Tensor, matched: Tensor) -> tuple[Tensor, Tensor]:
+        """Of candidates (n, K, A) the embeddings (n, T) nearest the matching ones, and their captions (n,)."""
+        found = self._mean(candidates)
         hardest = torch.einsum("nkt,nt->nk", found, matched).argmax(1)
-        rows = torch.arange(len(index), device=self.device)
-        return found[rows, hardest], captions[rows, hardest]
+        rows = torch.arange(len(found), device=self.device)
+        return found[rows, hardest], candidates[rows, hardest, 0]
 
     def _crop(self, index: Tensor, top: Tensor, left: Tensor, mirror: Tensor, upturn: Tensor) -> Tensor:
         """Crop, flip and scale to [-1, 1]: one gather for the batch."""
@@ -225,21 +229,31 @@ class Batches:
         room = self.images.shape[1] - self.resolution + 1
         corner = torch.randint(room, (2, total), generator=generator, device=self.device)
         mirror = torch.rand(total, generator=generator, device=self.device) < (0.5 if self.flip else -1.0)
-        matched, caption = self._embed(index, generator)
-        wrong, wrong_caption = self._wrong(index, matched, generator)
+        captions = self._captions(index, generator)
+        candidates = self._candidates(index, generator)
         noise = self.draw_noise(total, generator)
         upturn = torch.zeros_like(mirror)
         if self.flip_vertical:
             upturn = torch.rand(total, generator=generator, device=self.device) < 0.5
-        images = self._crop(index[share], corner[0][share], corner[1][share], mirror[share], upturn[share])
-        label = self.mismatched.labels[index]
         # every caption of the batch, or the first of every few neighbours for all of them
-        source = torch.arange(total, device=self.device) // self.noises_per_caption * self.noises_per_caption
-        drawn, drawn_label = matched[source], label[source]
+        place = torch.arange(total)
+        source = place // self.noises_per_caption * self.noises_per_caption
+        beside = source.roll(self.noises_per_caption)
         mixed = round(total * self.interpolated / self.noises_per_caption) * self.noises_per_caption
+        # all processes draw the same numbers, and each embeds what it needs
+        wanted = (place, source, beside) if mixed else (place, source)
+        needed, where = torch.cat([part[share] for part in wanted]).unique(return_inverse=True)
+        needed, where, place, source = (
+            part.to(self.device, non_blocking=True) for part in (needed, where, place, source)
+        )
+        matched, drawn, *others = self._mean(captions[needed])[where].chunk(len(wanted))
+        label = self.mismatched.labels[index]
+        drawn_label = label[source]
         if mixed:
-            halfway = (drawn + drawn.roll(self.noises_per_caption, 0)) / 2
-            drawn = torch.cat([halfway[:mixed], drawn[mixed:]])
-            drawn_label = torch.cat([-1 - source[:mixed], drawn_label[mixed:]])  # of no picture's class
-        whole = Batch(images, matched, wrong, drawn, noise, label, drawn_label, caption, wrong_caption)
-        return Batch(images, *(tensor[share] for tensor in whole[1:]))
+            between = place < mixed
+            drawn = torch.where(between[share, None], (drawn + others[0]) / 2, drawn)
+            drawn_label = torch.where(between, -1 - source, drawn_label)  # of no picture's class
+        wrong, wrong_caption = self._wrong(candidates[share], matched)
+        images = self._crop(index[share], corner[0][share], corner[1][share], mirror[share], upturn[share])
+        labels = (label[share], drawn_label[share])
+        return Batch(images, matched, wrong, drawn, noise[share], *labels, captions[share, 0], wrong_caption)
