@@ -104,17 +104,18 @@ def data_part(value: str | None) -> dict[str, Any] | None:
 
 
 def text_part(value: str | None) -> dict[str, Any] | None:
-    """`--text`: a registered encoder by name, or a Hugging Face model by id or folder."""
+    """`--text`: a registered encoder by name, a folder in which one was trained, or a Hugging Face model by id or folder."""
     if value is None:
         return None
     from stackflower import registry
 
     known = set(registry.names("text")) - {"huggingface"}
-    trained = Path(value).expanduser() / "text.json"
-    if trained.is_file():
+    if Path(value).expanduser().is_dir():
         from stackflower.train_text import trained_part
 
-        return trained_part(trained)
+        trained = trained_part(Path(value).expanduser())
+        if trained is not None:
+            return trained
     if value in known and not Path(value).is_dir():
         return {"name": value}
     if "/" not in value and not Path(value).is_dir() and difflib.get_close_matches(value, known):

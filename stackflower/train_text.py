@@ -17,17 +17,33 @@ from stackflower.config import Part, parse_value
 from stackflower.data.batches import Batches
 from stackflower.data.prepared import Bar, Prepared, prepare
 from stackflower.errors import ConfigError, DataError
+from stackflower.runs import RunFolder
+from stackflower.text.learned import ABOUT as LEARNED
 from stackflower.text.learned import LearnedEncoder, TextSide
 
 ABOUT = "text.json"
 RESOLUTION = 64
 
 
-def trained_part(about: Path) -> dict[str, Any]:
-    """The text part of a run that uses what `train_text` wrote, from its ``text.json``."""
+def trained_part(folder: Path) -> dict[str, Any] | None:
+    """The text part of a run that uses, as it is, what learned in `folder`: `train_text` wrote it, or it is a run (or its
+    ``text/``) whose encoder was trained beside the GAN. None where nothing learned there; ConfigError for a run without."""
+    run = RunFolder(folder.parent if folder.name == "text" else folder)
+    if (folder / ABOUT).is_file():
+        about, weights = folder / ABOUT, folder
+    elif (run.text_folder / LEARNED).is_file():
+        about, weights = run.config_file, run.text_folder
+    elif run.weights_file.is_file():
+        raise ConfigError(
+            f"--text {folder}: this run's text encoder was not trained, so there is nothing to take from it. Name the encoder "
+            f"itself ({', '.join(registry.names('text'))}), or a run of --text rnn or char-cnn-rnn."
+        )
+    else:
+        return None
     try:
         values = json.loads(about.read_text(encoding="utf-8"))
-        return {"name": values["text"]["name"], **values["text"], "weights": str(about.parent.absolute())}
+        text = values["text"] if about.name == ABOUT else values["run"]["text"]
+        return {"name": text["name"], **text, "weights": str(weights.absolute())}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(
             f"{about} is damaged ({error}); train the encoder anew with `stackflower train-text`."

@@ -206,6 +206,11 @@ def test_an_encoder_learns_with_the_gan_by_its_own_optimizer(stackflower, tmp_pa
     line = json.loads((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()[-1])
     assert "text/ranking" in line and "lr/text" in line
     stackflower("sample", "run", "a red flower", "--out", "red.png")
+    for place in ("run", "run/text"):  # what it learned serves another run, as it is
+        out = f"over-{place.count('/')}"
+        stackflower("train", "--text", place, "--out", out, "--images", 16, *tiny[: -len(small)])
+        own, taken = (load_file(tmp_path / folder / "text" / "encoder.safetensors") for folder in ("run", out))
+        assert own.keys() == taken.keys() and all(torch.equal(own[key], taken[key]) for key in own)
     (tmp_path / "run" / "text" / "encoder.json").unlink()
     assert "put them back" in stackflower("sample", "run", "a red flower", code=2).output
 
@@ -238,6 +243,11 @@ def test_word_vectors_of_every_layout(tmp_path: Path) -> None:
     encoder = registry.create("text", "word-vectors", path=str(path))
     encoder.fit(())
     assert list(encoder.rows) == ["red", "at name", "blue"] and encoder.vectors.tolist() == [[1, 2], [3, 4], [5, 6]]
+
+
+def test_a_run_whose_encoder_did_not_learn_is_no_text_encoder(stackflower, trained: Path) -> None:
+    out = stackflower("train", "--text", trained, *TINY_NETWORKS, "--images", 16, code=2).output
+    assert "this run's text encoder was not trained" in out
 
 
 def test_an_encoder_without_words_is_refused(stackflower) -> None:
