@@ -18,9 +18,9 @@ from torch import Tensor
 
 from stackflower import build
 from stackflower.evaluation.scores import frechet_distance
-from stackflower.launch import silent
 from stackflower.measure import Real, choose_extractor
 from stackflower.pipeline import Pipeline, to_uint8
+from stackflower.progress import silent
 from stackflower.runs import RunFolder
 
 

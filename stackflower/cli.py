@@ -372,7 +372,7 @@ def evaluate(
 def train_classifier(data: str, out: str, resolution: int, network: Any, epochs: int, seed: int, as_json: bool) -> None:
     """Train the classifier that scores are computed with, from a data set's labels and attributes."""
     from stackflower.config import Part
-    from stackflower.launch import bar
+    from stackflower.progress import bar
     from stackflower.train_classifier import train_classifier as fit
 
     source = Part.from_plain(data_part(data) or {}).create("data")
@@ -402,7 +402,7 @@ def train_classifier(data: str, out: str, resolution: int, network: Any, epochs:
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def train_text(data: str, out: str, text: str, settings: tuple[str, ...], as_json: bool, **numbers: Any) -> None:
     """Train a caption encoder on a data set's pictures and captions, before the GAN."""
-    from stackflower.launch import bar
+    from stackflower.progress import bar
     from stackflower.train_text import train_text as fit
 
     found = fit(data_part(data) or {}, text, settings, Path(out), bar, **numbers)

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,10 +20,11 @@ from stackflower import build, devices
 from stackflower import config as configuration
 from stackflower.config import RunConfig
 from stackflower.data.prepared import Bar, Prepared, embed, prepare
-from stackflower.data.source import Progress, Source
+from stackflower.data.source import Source
 from stackflower.errors import ConfigError, RunError
 from stackflower.journal import Journal, duration
 from stackflower.lower import check_text, flags_over
+from stackflower.progress import bar, silent
 from stackflower.recipes import load_recipe
 from stackflower.runs import RunFolder, free_name, newest_run
 from stackflower.stopping import Stop
@@ -62,24 +62,6 @@ class Outcome:
     images: int
     stopped: str | None  # why it stopped early
     signal: int | None  # the signal that stopped it
-
-
-@contextmanager
-def bar(label: str, length: int) -> Iterator[Progress]:
-    """A progress bar on stderr; without a terminal, the label and how long it took."""
-    began = time.monotonic()
-    stream = sys.stderr
-    progressbar: Any = click.progressbar  # untyped in some versions of click
-    with progressbar(length=length, label=label, file=stream, width=24) as display:
-        yield lambda done: display.update(done)
-    if not stream.isatty():
-        click.echo(f"  done in {duration(time.monotonic() - began)}", err=True)
-
-
-@contextmanager
-def silent(label: str, length: int) -> Iterator[Progress]:
-    """No progress bar."""
-    yield _nothing
 
 
 def choose_recipe(request: Request) -> tuple[str, str]:
@@ -388,10 +370,6 @@ def _go_on(trainer: Trainer, run: RunFolder, say: Say) -> None:
         )
     else:
         say("It has no whole checkpoint: from the beginning.")
-
-
-def _nothing(done: int) -> None:
-    """Progress that nobody watches."""
 
 
 def _ignore(text: str) -> None:

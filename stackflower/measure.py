@@ -24,8 +24,8 @@ from stackflower.devices import process_state
 from stackflower.errors import ConfigError, DataError
 from stackflower.evaluation.extractors import Extracted, Extractor
 from stackflower.evaluation.scores import frechet_distance, inception_score, share_correct, within_group_variance
-from stackflower.launch import bar, silent
 from stackflower.pipeline import Pipeline
+from stackflower.progress import bar, silent
 from stackflower.runs import RunFolder
 from stackflower.train_classifier import built_in_classifier
 

@@ -16,7 +16,7 @@ from stackflower.data.pictures import save_png
 from stackflower.data.prepared import prepare
 from stackflower.data.source import Source
 from stackflower.errors import ConfigError, DataError
-from stackflower.launch import bar
+from stackflower.progress import bar
 
 
 def _source(part: dict[str, Any]) -> Source:
