@@ -17,8 +17,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from stackflower import build
+from stackflower.evaluation.real import Real
 from stackflower.evaluation.scores import frechet_distance
-from stackflower.measure import Real, choose_extractor
+from stackflower.measure import choose_extractor
 from stackflower.pipeline import Pipeline, to_uint8
 from stackflower.progress import silent
 from stackflower.runs import RunFolder

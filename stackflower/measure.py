@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,18 +10,18 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate.utils import gather_object
-from torch import Tensor
 
 from stackflower import build
 from stackflower.config import Part
 from stackflower.data.batches import seeded
 from stackflower.data.drawn import SyntheticFlowers
 from stackflower.data.pictures import load_square
-from stackflower.data.prepared import Bar, Prepared, prepare
+from stackflower.data.prepared import Bar
 from stackflower.data.source import Source
 from stackflower.devices import process_state
 from stackflower.errors import ConfigError, DataError
 from stackflower.evaluation.extractors import Extracted, Extractor
+from stackflower.evaluation.real import Real
 from stackflower.evaluation.scores import frechet_distance, inception_score, share_correct, within_group_variance
 from stackflower.pipeline import Pipeline
 from stackflower.progress import bar, silent
@@ -52,56 +51,6 @@ class Protocol:
     seed: int = 0
     truncation: float | None = None
     trim_border: bool = False
-
-
-@dataclass
-class Real:
-    """The split that a run is scored against."""
-
-    source: Source
-    split: str
-    data: Prepared
-    resolution: int
-
-    @classmethod
-    def open(cls, source: Source, resolution: int, size: int, display: Bar) -> Real:
-        split = "validation" if "validation" in source.splits() else "train"
-        return cls(source, split, prepare(source, split, size, display), resolution)
-
-    def describe(self) -> dict[str, object]:
-        """The data's part of the protocol."""
-        told = self.split if len(self.source.splits()) > 1 else f"{self.split} (there is no other: seen in training)"
-        edge = self.data.images.shape[1]
-        return {
-            "data": self.source.title(),
-            "data_key": self.data.key,
-            "split": told,
-            "real_crop": f"central {self.resolution} of {edge} px",
-        }
-
-    def chosen(self, count: int | None, seed: int) -> tuple[list[int], list[int]]:
-        """`count` pictures of the split (over again, where there are fewer) and a caption of each, at random."""
-        available = len(self.data.rows)
-        wanted = min(available, 5000) if count is None else count
-        generator = seeded(seed, 4)
-        order = torch.cat([torch.randperm(available, generator=generator) for _ in range(-(-wanted // available))])[
-            :wanted
-        ]
-        draws = torch.rand(wanted, generator=generator, dtype=torch.float64).tolist()
-        pictures = order.tolist()
-        return pictures, [
-            int(draw * len(self.data.captions[picture])) for picture, draw in zip(pictures, draws, strict=True)
-        ]
-
-    def asked(self, picture: int, caption: int) -> dict[str, str]:
-        """What a caption states: attribute → value. Without a record of it, the values that stand in the caption."""
-        rows = self.data.rows
-        values = {name: column[picture] for name, column in rows.attributes.items()}
-        if rows.asked is not None:
-            return {name: values[name] for name in rows.asked[picture][caption] if name in values}
-        words = re.findall(r"[^\W_]+", rows.captions[picture][caption].lower())
-        padded = f" {' '.join(words)} "
-        return {name: value for name, value in values.items() if value and f" {value.lower()} " in padded}
 
 
 class Drawer:
@@ -149,29 +98,6 @@ def _captions_score(found: Extracted, asked: Sequence[Mapping[str, str]], extrac
     return scores | ({"all_asked": float(right[any_stated].double().mean())} if any_stated.any() else {})
 
 
-def _real_alike(
-    real: Real, extractor: Extractor, picked: Sequence[tuple[int, int]], seed: int
-) -> tuple[Extracted, Tensor, str]:
-    """Real pictures of the same captions (drawn data) or of the same classes (photographs), with their groups."""
-    if isinstance(real.source, SyntheticFlowers):
-        size, edge = real.data.images.shape[1], (real.data.images.shape[1] - real.resolution) // 2
-        parts = [
-            real.source.alike(real.asked(picture, caption), DIVERSITY_NOISES, size, seed + 7919 + number)
-            for number, (picture, caption) in enumerate(picked)
-        ]
-        images = torch.from_numpy(np.concatenate(parts))[
-            :, edge : edge + real.resolution, edge : edge + real.resolution
-        ]
-        groups = torch.arange(len(picked)).repeat_interleave(DIVERSITY_NOISES)
-        return extractor(images.permute(0, 3, 1, 2)), groups, "real pictures that the same caption describes"
-    labels = real.data.labels
-    if labels is None:
-        raise DataError("Diversity compares with real pictures of the same class; this data has no labels.")
-    wanted = labels[[picture for picture, _ in picked]].unique()
-    members = torch.isin(labels, wanted).nonzero().flatten()
-    return extractor(real.data.centre(real.resolution, members)), labels[members], "real pictures of the same class"
-
-
 def _diversity(real: Real, drawer: Drawer, protocol: Protocol) -> dict[str, Any]:
     """Variance of features over noises within a caption, over that of real pictures."""
     pictures, numbers = real.chosen(DIVERSITY_CAPTIONS, protocol.seed + 1)
@@ -179,9 +105,9 @@ def _diversity(real: Real, drawer: Drawer, protocol: Protocol) -> dict[str, Any]
     captions = [real.data.captions[picture][number] for picture, number in picked]
     drawn = drawer(captions, DIVERSITY_NOISES, protocol.seed + 1, protocol.truncation)
     groups = torch.arange(len(captions)).repeat_interleave(DIVERSITY_NOISES)
-    theirs, their_groups, against = _real_alike(real, drawer.extractor, picked, protocol.seed)
+    alike, their_groups, against = real.alike(picked, DIVERSITY_NOISES, protocol.seed)
     mine = within_group_variance(drawn.features, groups)
-    other = within_group_variance(theirs.features, their_groups)
+    other = within_group_variance(drawer.extractor(alike).features, their_groups)
     return {
         "value": mine / other,
         "drawn_variance": mine,
