@@ -30,10 +30,10 @@ class Side(nn.Module):
         return [penalty for penalty in self.penalties.values() if isinstance(penalty, Penalty)]
 
     def _penalise(self, side: str, step: int, shown: Shown, terms: dict[str, Tensor]) -> None:
-        """Add the penalties due at `step`, in float32, weighed for the steps between."""
+        """Add the penalties due at `step`, in float32, weighed for the steps between; none of weight 0."""
         for name, penalty in self.penalties.items():
             assert isinstance(penalty, Penalty)
-            if penalty.side == side and step % penalty.every == 0:
+            if penalty.side == side and penalty.weight and step % penalty.every == 0:
                 device = shown.fake.device.type
                 # "meta" tensors, on which the cost of a step is counted, have no autocast
                 with torch.autocast("cpu" if device == "meta" else device, enabled=False):

@@ -268,15 +268,15 @@ def test_a_lazy_penalty_is_weighed_for_the_steps_between() -> None:
     critic = make("discriminator", "matching", norm="none")
     pairs = Pairs(images, images, words, words, words)
     values = {}
-    for every in (1, 4):
+    for every, weight in ((1, 2.0), (4, 2.0), (1, 0.0)):
         side = Side(
             critic,
             registry.create("objective", "hinge"),
-            {"r1": registry.create("penalty", "r1", weight=2.0, every=every)},
+            {"r1": registry.create("penalty", "r1", weight=weight, every=every)},
         )  # type: ignore[arg-type]
-        values[every] = [side(pairs, noise, step).get("r1", torch.tensor(0.0)).item() for step in range(4)]
-    assert values[4][1:] == [0, 0, 0]
-    assert values[4][0] == pytest.approx(4 * values[1][0])
+        values[every, weight] = [side(pairs, noise, step).get("r1") for step in range(4)]
+    assert values[4, 2.0][1:] == [None] * 3 and values[1, 0.0] == [None] * 4, "of weight 0, it costs nothing either"
+    assert values[4, 2.0][0].item() == pytest.approx(4 * values[1, 2.0][0].item())
 
 
 def make_encoder(name: str, folder: Path) -> TextEncoder:
