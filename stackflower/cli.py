@@ -6,6 +6,7 @@ import difflib
 import json
 import math
 import re
+import shlex
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -127,6 +128,13 @@ def text_part(value: str | None) -> dict[str, Any] | None:
     return {"name": "huggingface", "model": value}
 
 
+def typed(text: str) -> str:
+    """A word of a command line as it is typed: in double quotes, which every shell knows, where they are enough."""
+    if re.fullmatch(r"[\w./\\:-]+", text):
+        return text
+    return shlex.quote(text) if re.search(r'["$`!\\]', text) else f'"{text}"'
+
+
 def penalty_parts(values: Sequence[str]) -> dict[str, Any] | None:
     """`--penalty name` or `--penalty name=weight`."""
     found: dict[str, Any] = {}
@@ -228,9 +236,10 @@ def train(
     outcome = run_training(request, say)
     if outcome is None:
         return
+    run = typed(str(outcome.run))
     if outcome.stopped:
         say(f"Stopped by {outcome.stopped} after {outcome.images:,} images, saved. To go on:")
-        click.echo(f"stackflower train --resume {outcome.run}")
+        click.echo(f"stackflower train --resume {run}")
         if outcome.signal is not None:
             raise SystemExit(128 + outcome.signal)
         return
@@ -238,10 +247,8 @@ def train(
     click.echo(f"Trained on {outcome.images:,} images: {outcome.run}")
     if grids:
         click.echo(f"What it draws: {grids[-1]}")
-    click.echo(
-        f'Draw more:     stackflower sample {outcome.run} "a red flower with pointed petals and a yellow center"'
-    )
-    click.echo(f"Score it:      stackflower eval {outcome.run}")
+    click.echo(f"Draw more:     stackflower sample {run} {typed(outcome.caption)}")
+    click.echo(f"Score it:      stackflower eval {run}")
 
 
 @main.command(

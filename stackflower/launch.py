@@ -62,6 +62,7 @@ class Outcome:
     images: int
     stopped: str | None  # why it stopped early
     signal: int | None  # the signal that stopped it
+    caption: str  # one of the data's, to draw
 
 
 def choose_recipe(request: Request) -> tuple[str, str]:
@@ -327,7 +328,7 @@ def _run(config: RunConfig, run: RunFolder, going_on: bool, fits_time: bool, req
             run.update(values(config))
         stopped = trainer.train(stop)
         accelerator.end_training()
-        return Outcome(run, trainer.images, stopped, stop.signal)
+        return Outcome(run, trainer.images, stopped, stop.signal, captions[0])
 
 
 def _kept(config: RunConfig) -> Path | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import re
+import shlex
 import shutil
 from pathlib import Path
 
@@ -221,6 +222,16 @@ def test_damaged_files_in_a_run(stackflower, tmp_path: Path, trained: Path) -> N
 
 
 # ---- sample
+
+
+def test_the_last_lines_of_training_can_be_typed(stackflower, tmp_path: Path) -> None:
+    output = stackflower("train", "--out", "a run", "--images", 16, *TINY).output
+    told = next(line for line in output.splitlines() if line.startswith("Draw more:"))
+    name, *arguments = shlex.split(told.partition(":")[2])
+    assert name == "stackflower" and arguments[:2] == ["sample", "a run"] and len(arguments) == 3
+    assert (
+        "drawn" in stackflower(*arguments, "--out", "drawn").output and (tmp_path / "drawn" / "00000-00.png").exists()
+    )
 
 
 def test_sample_prints_where_it_wrote(stackflower, tmp_path: Path, trained: Path) -> None:
