@@ -22,8 +22,8 @@ class BoundaryEquilibrium(Objective):
     k ← k + λ(γL(x) − L(G(z))), kept within [0, 1]. The convergence measure is L(x) + |γL(x) − L(G(z))|. From the
     conditional BEGAN of the anime-face report: real images with another picture's text raise the loss, up to
     `wrong_cap` times the error with their own; and an epoch leaves out the real images whose error is above the mean and
-    `threshold` standard deviations of the epoch before (they are measured all the same, so they can come back). With
-    gradient accumulation, each part of a batch counts alike, however many of it are kept.
+    `threshold` standard deviations of the epoch before (they are measured all the same, so they can come back; of a batch,
+    at most half). With gradient accumulation, each part of a batch counts alike, however many of it are kept.
 
     Args:
         gamma: γ, the wanted L(G(z)) / L(x): the less, the sharper and the more alike the pictures; 0.4 in the report.
@@ -86,6 +86,8 @@ class BoundaryEquilibrium(Objective):
         keep = torch.ones_like(own)
         if self.threshold:
             keep = (own <= self.limit).float()
+            # where most of a batch is beyond it, the discriminator got worse, not the pictures; without them it would stay so
+            keep = torch.where(gathered(keep).mean() >= 0.5, keep, torch.ones_like(keep))
             self._note(own, 1 - keep)
         # of the kept pictures of all processes, whose losses are averaged
         share = keep * world()[1] / gathered(keep).sum().clamp_min(1)

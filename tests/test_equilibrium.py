@@ -94,6 +94,16 @@ def test_an_epoch_leaves_out_what_the_epoch_before_found_far_off() -> None:
     assert math.isfinite(goal.limit.item()) and goal.sums.tolist() == [0, 0, 0]
 
 
+def test_a_discriminator_that_got_worse_goes_on_seeing_real_pictures() -> None:
+    goal = BoundaryEquilibrium(threshold=2.0)
+    goal.limit.fill_(1.0)
+    for errors, kept in (([0.5, 0.5, 0.5, 9, 9, 9], 3), ([0.5, 0.5, 9, 9, 9, 9], 6), ([9.0] * 6, 6)):
+        real = torch.tensor(errors, requires_grad=True)
+        terms_of(goal, real, torch.zeros(N), torch.zeros(N))["real"].backward()
+        assert (real.grad > 0).sum() == kept
+    assert goal.after_epoch()["dropped"].item() == 3
+
+
 def test_a_discriminators_errors_are_its_reconstructions() -> None:
     torch.manual_seed(0)
     part = registry.create("discriminator", "began", text_dim=5, condition_dim=4, resolution=16, channels=4)
