@@ -111,10 +111,11 @@ def text_part(value: str | None) -> dict[str, Any] | None:
     from stackflower import registry
 
     known = set(registry.names("text")) - {"huggingface"}
-    if Path(value).expanduser().is_dir():
+    folder = Path(value).expanduser()
+    if folder.is_dir() or (folder.name == "text" and folder.parent.is_dir()):
         from stackflower.train_text import trained_part
 
-        trained = trained_part(Path(value).expanduser())
+        trained = trained_part(folder)
         if trained is not None:
             return trained
     if value in known and not Path(value).is_dir():
@@ -247,7 +248,9 @@ def train(
     click.echo(f"Trained on {outcome.images:,} images: {outcome.run}")
     if grids:
         click.echo(f"What it draws: {grids[-1]}")
-    click.echo(f"Draw more:     stackflower sample {run} {typed(outcome.caption)}")
+    click.echo(
+        f"Draw more:     stackflower sample {run} {'-- ' * outcome.caption.startswith('-')}{typed(outcome.caption)}"
+    )
     click.echo(f"Score it:      stackflower eval {run}")
 
 

@@ -331,7 +331,8 @@ def resolve(tree: Mapping[str, Any]) -> RunConfig:
             default = registry.get("discriminator", str(name)).default_objective  # type: ignore[attr-defined]
             penalties = tree.get("penalties", {})
             unbounded = registry.get("objective", default).unbounded  # type: ignore[attr-defined]
-            if unbounded and isinstance(penalties, Mapping) and not BOUNDS & set(penalties):
+            none = tree.get("penalties") == {}  # as --penalty none leaves it
+            if unbounded and isinstance(penalties, Mapping) and not none and not BOUNDS & set(penalties):
                 tree["penalties"] = {**penalties, "gradient": {}}  # it comes with its objective
         except ComponentError:
             default = "bce"  # the unknown discriminator is told below

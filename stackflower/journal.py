@@ -133,9 +133,14 @@ class Journal:
         done = images / self.total
         overall = (images - self.began_at) / max(now - self.began, 1e-9)
         left = duration((self.total - images) / max(overall, 1e-9))
-        terms = " ".join(
-            f"{name.partition('/')[2]} {value:.2f}" for name, value in measures.items() if not name.startswith("lr/")
-        )
+        sides = {name.partition("/")[0] for name in measures if name.startswith("discriminator-")}
+        shown = []
+        for name, value in measures.items():
+            side, _, term = name.partition("/")
+            if side != "lr":  # of several discriminators, each with its resolution
+                of = f"-{side.rpartition('-')[2]}" if len(sides) > 1 and side in sides else ""
+                shown.append(f"{term}{of} {value:.2f}")
+        terms = " ".join(shown)
         line = f"{images:,}/{self.total:,} images  {speed:.0f}/s  {left} left  {terms}"
         if sys.stderr.isatty():
             bar = "█" * int(20 * done) + "░" * (20 - int(20 * done))

@@ -137,10 +137,10 @@ def resumed(request: Request, run: RunFolder) -> RunConfig:
     return new
 
 
-def _plan(config: RunConfig, source: Source, say: Say) -> None:
+def _plan(config: RunConfig, source: Source, kept: Path | None, say: Say) -> None:
     """What --dry-run prints."""
     rows = source.rows("train")
-    encoder = build.build_encoder(config, _kept(config))
+    encoder = build.build_encoder(config, kept)
     with torch.device("meta"):
         stage, _ = build.build_networks(config, encoder.dim)
     build.load_size(config, stage, source)  # refuses what training would refuse
@@ -155,7 +155,9 @@ def _plan(config: RunConfig, source: Source, say: Say) -> None:
         say(f"{'text parameters':<28} {sum(p.numel() for p in text_side.parameters()):,}")
     say(f"{'images per epoch':<28} {len(rows):,}")
     say(f"{'images to train on':<28} {total_images(config, len(rows)):,}")
-    say(f"{'FLOPs of a step':<28} {cost['step_flops']:.3g} ({config.train.batch_size} images)")
+    say(
+        f"{'FLOPs of a step':<28} {cost['step_flops']:.3g} ({config.train.batch_size} images, without penalties and a text encoder's)"
+    )
     say(f"{'memory for training':<28} about {cost['memory_bytes'] / 2**20:,.0f} MiB, and the data and libraries")
 
 
@@ -236,7 +238,8 @@ def train(request: Request, say: Say) -> Outcome | None:
         devices.check_trackers(request.report_to)
         if not going_on:
             run.refuse_taken()
-        _plan(config, build.build_source(config), lambda text: click.echo(text))
+        kept = run.text_folder if going_on else _kept(config)
+        _plan(config, build.build_source(config), kept, lambda text: click.echo(text))
         say(f"Nothing was created; the run would be {run}.")
         return None
     fits_time = (
@@ -290,6 +293,7 @@ def _run(config: RunConfig, run: RunFolder, going_on: bool, fits_time: bool, req
         values = functools.partial(
             build.run_values,
             text_dim=encoder.dim,
+            load_size=size,
             data_key=data.key,
             encoder=encoder.fingerprint(),
             precision=accelerator.mixed_precision,

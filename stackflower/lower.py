@@ -27,11 +27,17 @@ def flags_over(path: str, flags: Mapping[str, Any]) -> dict[str, Any]:
     if issubclass(registry.get("text", config.text.name), LearnedEncoder):
         text["weights"] = str(run.text_folder.resolve())  # it is not trained again: the stage below reads it too
     given = flags.get("text")
-    if given is not None and any(config.text.plain().get(key) != value for key, value in given.items()):
-        raise ConfigError(_unlike(str(run), config.text.name, given.get("model", given["name"])))
+    if given is not None and any(
+        value not in (config.text.plain().get(key), text.get(key)) for key, value in given.items()
+    ):
+        raise ConfigError(
+            _unlike(str(run), config.text.name, given.get("model") or given.get("weights") or given["name"])
+        )
+    values = run.values()
     with torch.device("meta"):
-        stage = build.build_stage(config, int(run.values()["text_dim"]))
-    ratio = build.load_size(config, stage, build.build_source(config)) / max(stage.resolutions)
+        stage = build.build_stage(config, int(values["text_dim"]))
+    size = values.get("load_size") or build.load_size(config, stage, build.build_source(config))
+    ratio = size / max(stage.resolutions)
     below = Lower(str(run.path.resolve()), config.stage, config.conditioning, config.generator, ratio, config.below)
     return {"data": config.data.plain(), **flags, "text": text, "below": below.plain()}
 

@@ -90,6 +90,8 @@ class GradientPenalty(Penalty):
         every: how often it is computed, in steps.
     """
 
+    reads = "logit"
+
     def __init__(self, *, weight: Weight = 10.0, every: Count = 1):
         super().__init__(weight=weight, every=every)
 
@@ -114,6 +116,8 @@ class MatchingAwareGradient(Penalty):
         power: p; 6 in the paper.
         every: how often it is computed, in steps.
     """
+
+    reads = "logit"
 
     def __init__(self, *, weight: Weight = 2.0, power: Positive = 6.0, every: Count = 1):
         super().__init__(weight=weight, every=every)

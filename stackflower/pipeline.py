@@ -24,6 +24,9 @@ def to_uint8(images: Tensor) -> Tensor:
     return images.float().clamp(-1, 1).add(1).mul(127.5).round().to(torch.uint8).permute(0, 2, 3, 1).cpu()
 
 
+SMALLEST = 0.01  # truncation, in standard deviations
+
+
 class Pipeline:
     """Draws pictures for captions::
 
@@ -107,6 +110,10 @@ class Pipeline:
                 raise ConfigError(f"Caption {number} is empty; write what the picture should show.")
         if best_of > 1 and self.judge is None:
             raise ConfigError("Choosing the best needs the discriminator: Pipeline.from_run(…, with_judge=True).")
+        if truncation is not None and not truncation >= SMALLEST:
+            raise ConfigError(
+                f"truncation = {truncation}: at least {SMALLEST}, below which hardly any noise is left to draw."
+            )
         wanted = self.encoder(list(captions)).repeat_interleave(per_caption, 0)
         total = len(wanted)
         noise = self._noise(seed, total * best_of, truncation)

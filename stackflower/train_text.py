@@ -13,6 +13,7 @@ from torch import Tensor
 
 from stackflower import devices, registry
 from stackflower.build import LOAD_RATIO, clamped
+from stackflower.checkpoint import read_state
 from stackflower.config import Part, parse_value
 from stackflower.data.batches import Batches
 from stackflower.data.prepared import Bar, Prepared, prepare
@@ -33,6 +34,11 @@ def trained_part(folder: Path) -> dict[str, Any] | None:
         about, weights = folder / ABOUT, folder
     elif (run.text_folder / LEARNED).is_file():
         about, weights = run.config_file, run.text_folder
+        whole = run.whole_checkpoints()
+        if whole and read_state(whole[-1])["images"] == 0:
+            raise ConfigError(
+                f"--text {folder}: this run has not begun to train; `stackflower train --resume {run}` does."
+            )
     elif run.weights_file.is_file():
         raise ConfigError(
             f"--text {folder}: this run's text encoder was not trained, so there is nothing to take from it. Name the encoder "
@@ -43,7 +49,7 @@ def trained_part(folder: Path) -> dict[str, Any] | None:
     try:
         values = json.loads(about.read_text(encoding="utf-8"))
         text = values["text"] if about.name == ABOUT else values["run"]["text"]
-        return {"name": text["name"], **text, "weights": str(weights.absolute())}
+        return {"name": text["name"], **text, "weights": str(weights.resolve())}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(
             f"{about} is damaged ({error}); train the encoder anew with `stackflower train-text`."
@@ -72,14 +78,17 @@ def _encoder(name: str, options: dict[str, Any]) -> LearnedEncoder:
 
 @torch.no_grad()
 def found_first(side: TextSide, tokens: Tensor, images: Tensor, of: int) -> float:
-    """Share of captions whose own picture is the nearest, by cosine, among `of` pictures of the split."""
+    """Share of captions for which, among `of` pictures of the split, the nearest by cosine is their own or one that has
+    the same caption."""
     side.eval()
     right, count = 0, 0
+    same = tokens.unique(dim=0, return_inverse=True)[1]
     for first in range(0, len(images) - of + 1, of):
         pictures = side.pictures(images[first : first + of].float().div(127.5).sub(1))
         words = side.network(tokens[first : first + of])
         score = torch.nn.functional.normalize(words, dim=1) @ torch.nn.functional.normalize(pictures, dim=1).T
-        right += int((score.argmax(1) == torch.arange(of, device=score.device)).sum())
+        mine = same[first : first + of]
+        right += int((mine[score.argmax(1)] == mine).sum())
         count += of
     return right / count
 
@@ -101,6 +110,10 @@ def train_text(
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise DataError(f"{out} is there and not empty; choose a new folder with --out.")
     options = _options(settings)
+    if "weights" in options["text"]:
+        raise ConfigError(
+            "--set text.weights names an encoder to use as it is, and this command trains a new one; leave it out."
+        )
     encoder = _encoder(text, options["text"])
     source = Part.from_plain({**data, **options["data"]}).create("data")
     size = clamped(round(RESOLUTION * LOAD_RATIO), source)
@@ -130,6 +143,8 @@ def train_text(
     except (OSError, SafetensorError) as error:
         raise DataError(f"{out} can't be written: {error}. Choose another --out.") from error
     told = f"{out}: of {of} pictures, {share:.1%} of captions find their own first ({found['split']}; chance is {1 / of:.1%})"
+    if of < 2:
+        told = f"{out}: one picture in {found['split']} says nothing of how well captions find theirs"
     return {"out": str(out), **found, "told": f"{told}\nUse it: stackflower train --stage 1 --text {out}"}
 
 

@@ -8,6 +8,7 @@ import json
 import shutil
 import tarfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -24,6 +25,7 @@ from stackflower.errors import ConfigError, DataError
 from stackflower.pipeline import Pipeline
 from stackflower.recipes import load_recipe, narrowed, recipes
 from stackflower.runs import RunFolder
+from stackflower.train_text import found_first
 
 SECOND = [*TINY, *settings("generator.resolution=32", "generator.channels=4", "generator.blocks=1")]
 
@@ -94,6 +96,9 @@ def test_resuming_a_stage_over_another_is_exact(stackflower, tmp_path: Path) -> 
         (["--stage", "2", "--below", "first", "--set", "text.dim=32"], "must read captions as that one does"),
         (["--discriminator", "matching", "--objective", "wasserstein", "--penalty", "none"], "grow without bound"),
         (["--discriminator", "began", "--penalty", "greyscale-structure"], "reads logit scores"),
+        (["--discriminator", "began", "--penalty", "gradient"], "reads logit scores"),
+        (["--discriminator", "began", "--penalty", "matching-aware"], "reads logit scores"),
+        (["--discriminator", "critic", "--penalty", "none"], "grow without bound"),
         (["--text", "char-cnn-rnn", "--set", "text.length=10"], "at least 50"),
         (["--text", "rnn", "--set", "text.dim=1"], "at least 2"),
         (["--text", "word-vectors", "--set", "text.path=nowhere.txt"], "There is no file nowhere.txt"),
@@ -184,14 +189,38 @@ def test_an_encoder_trained_before_finds_a_captions_picture(stackflower, tmp_pat
     stackflower("train", "--data", "flowers", "--text", "words", "--out", "run", "--images", 16, *TINY_NETWORKS)
     kept = load_file(tmp_path / "run" / "text" / "encoder.safetensors")
     shutil.rmtree("words")
+    stackflower("train", "--resume", "run", "--images", 24, "--dry-run")
     stackflower("train", "--resume", "run", "--images", 24)
     again = load_file(tmp_path / "run" / "text" / "encoder.safetensors")
     assert all(torch.equal(again[name], value) for name, value in kept.items()), "it is used as it is"
     stackflower("sample", "run", "a red flower", "a word nobody wrote", "--out", "drawn")
-    assert (
-        "nothing to learn"
-        in stackflower("train-text", "--data", "flowers", "--text", "ngram", "--out", "x", code=2).output
+    for arguments, message in (
+        (["--text", "ngram"], "nothing to learn"),
+        (["--set", "text.weights=words"], "names an encoder to use as it is"),
+    ):
+        assert message in stackflower("train-text", "--data", "flowers", *arguments, "--out", "x", code=2).output
+
+
+def test_captions_that_read_the_same_find_each_others_pictures() -> None:
+    side = SimpleNamespace(eval=lambda: None, pictures=lambda x: x.flatten(1), network=lambda tokens: tokens.float())
+    images = torch.eye(4).reshape(4, 1, 2, 2) * 127.5 + 127.5
+    tokens = torch.eye(4, dtype=torch.int64)
+    assert found_first(side, tokens[[0, 1, 0, 1]], images[[0, 1, 0, 1]], 4) == 1.0
+    assert found_first(side, tokens[[1, 0, 2, 3]], images, 4) == 0.5
+
+
+def test_data_that_has_moved_serves_a_stage_above(stackflower, tmp_path: Path) -> None:
+    stackflower("data", "make", "synthetic-flowers", "--out", "here", "--count", 16, "--validation", 8)
+    stackflower(
+        *("train", "--data", "here", "--out", "first", "--images", 16, *TINY_NETWORKS),
+        *settings("train.load_size=20"),
     )
+    (tmp_path / "here").rename(tmp_path / "there")
+    small = settings("generator.resolution=32", "generator.channels=4", "discriminator.channels=4")
+    rest = ["--images", 16, "--batch-size", 8, "--mixed-precision", "no", *small]
+    stackflower("train", "--stage", 2, "--below", "first", "--data", "there", "--out", "second", *rest)
+    both = [json.loads((tmp_path / run / "config.json").read_text())["load_size"] for run in ("first", "second")]
+    assert both == [20, 40], "as much is cropped off"
 
 
 @pytest.mark.parametrize("name", ["rnn", "char-cnn-rnn"])
@@ -206,6 +235,10 @@ def test_an_encoder_learns_with_the_gan_by_its_own_optimizer(stackflower, tmp_pa
     line = json.loads((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()[-1])
     assert "text/ranking" in line and "lr/text" in line
     stackflower("sample", "run", "a red flower", "--out", "red.png")
+    over = ["--stage", 2, "--below", "run", "--images", 16, *TINY_NETWORKS, *settings("generator.resolution=32")]
+    stackflower("train", *over, "--text", "run", "--out", "above")  # to name the encoder of the run below is no mistake
+    other = stackflower("train", *over, "--text", "ngram", "--out", "beside", code=2).output
+    assert "--text ngram: run reads captions with" in other
     for place in ("run", "run/text"):  # what it learned serves another run, as it is
         out = f"over-{place.count('/')}"
         stackflower("train", "--text", place, "--out", out, "--images", 16, *tiny[: -len(small)])
@@ -246,8 +279,9 @@ def test_word_vectors_of_every_layout(tmp_path: Path) -> None:
 
 
 def test_a_run_whose_encoder_did_not_learn_is_no_text_encoder(stackflower, trained: Path) -> None:
-    out = stackflower("train", "--text", trained, *TINY_NETWORKS, "--images", 16, code=2).output
-    assert "this run's text encoder was not trained" in out
+    for folder in (trained, trained / "text"):
+        out = stackflower("train", "--text", folder, *TINY_NETWORKS, "--images", 16, code=2).output
+        assert "this run's text encoder was not trained" in out
 
 
 def test_an_encoder_without_words_is_refused(stackflower) -> None:
@@ -328,6 +362,8 @@ def test_a_tree_and_stage_two_on_real_shards(stackflower) -> None:
     rest = settings("generator.resolution=64", "generator.channels=4", "train.load_size=70")
     stackflower("train", "--stage", 2, "--below", "first", "--out", "second", "--images", 16, *TINY_NETWORKS, *rest)
     stackflower("sample", "second", "a yellow flower", "--side-by-side", "--out", "both.png")
+    with Image.open("both.png") as both:
+        assert both.size == (128, 64)
 
 
 # ---- recipes

@@ -14,6 +14,8 @@ import pytest
 from conftest import TINY
 from PIL import Image
 
+from stackflower.errors import ConfigError
+
 
 def test_dry_run_resolves_everything_and_creates_nothing(stackflower, tmp_path: Path) -> None:
     out = stackflower("train", "--stage", 1, "--recipe", "stackgan", "--dry-run").output
@@ -293,6 +295,10 @@ def test_pipeline_from_python(trained: Path) -> None:
     again = Pipeline.from_run(trained)(["a red flower"], per_caption=3, seed=0)
     assert all(one.tobytes() == two.tobytes() for one, two in zip(pictures, again, strict=True))
     assert len(Pipeline.from_run(trained)("a red flower", truncation=0.5)) == 1
+    assert len(Pipeline.from_run(trained)("a red flower", truncation=0.01)) == 1
+    for wrong in (0.001, float("nan")):
+        with pytest.raises(ConfigError, match=r"at least 0\.01"):
+            Pipeline.from_run(trained)("a red flower", truncation=wrong)
 
 
 # ---- eval, ls, embed

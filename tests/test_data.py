@@ -408,10 +408,62 @@ def test_without_labels_pictures_with_the_same_captions_are_of_one_class() -> No
     assert Prepared(data.images, dataclasses.replace(rows, labels=[7] * 5), "").classes().tolist() == [7] * 5
 
 
-def test_without_labels_a_wrong_caption_is_none_of_the_pictures_own() -> None:
+def shared_captions() -> tuple[Prepared, list[list[str]]]:
     """Templates and tags are shared by pictures that are not alike: "big" is wrong for none that is big."""
     captions = [["a red flower", "big"], ["a red flower", "small"], ["a blue flower", "big"]] * 20
-    data = Prepared(torch.zeros(60, 4, 4, 3, dtype=torch.uint8), Rows(captions), "")
+    return Prepared(torch.zeros(60, 4, 4, 3, dtype=torch.uint8), Rows(captions), ""), captions
+
+
+def test_without_labels_texts_that_read_the_same_are_of_one_class() -> None:
+    data, _ = shared_captions()
+    flat = data.flat_captions()
+    make = Batches(
+        data,
+        lambda numbers: torch.nn.functional.one_hot(numbers, len(flat)).float(),
+        resolution=4,
+        seed=0,
+        draw_noise=lambda count, generator: torch.zeros(count, 1),
+        noises_per_caption=2,
+    )
+    batch = make(0, 60)
+    texts = [flat[number] for number in batch.caption.tolist()]
+    for row, label in enumerate(batch.label.tolist()):
+        assert [texts[other] == texts[row] for other in range(60)] == (batch.label == label).tolist()
+    drawn = [flat[number] for number in batch.drawn.argmax(1).tolist()]
+    assert [batch.label[texts.index(text)].item() for text in drawn] == batch.drawn_label.tolist()
+
+
+@pytest.mark.parametrize("averaged", [2, 4])
+def test_without_labels_averaged_wrong_captions_are_not_the_pictures_own(averaged: int) -> None:
+    data, captions = shared_captions()
+    data.rows.captions[:] = [
+        [*texts, "in a garden" if row % 6 < 3 else "in a vase"] for row, texts in enumerate(captions)
+    ]
+    flat = data.flat_captions()
+    make = Batches(
+        data,
+        lambda numbers: torch.nn.functional.one_hot(numbers, len(flat)).float(),
+        resolution=4,
+        seed=0,
+        draw_noise=lambda count, generator: torch.zeros(count, 1),
+        averaged=averaged,
+    )
+
+    def shared() -> int:
+        count = 0
+        for picture, wrong in zip(make.indices(0, 60).tolist(), make(0, 60).wrong, strict=True):
+            theirs = {flat[number] for number in wrong.nonzero().flatten().tolist()}
+            assert len(theirs) == min(averaged, 3)
+            count += len(theirs & set(data.captions[picture]))
+        return count
+
+    looked = shared()
+    make.own = None  # as if it did not look
+    assert looked < shared() / 2
+
+
+def test_without_labels_a_wrong_caption_is_none_of_the_pictures_own() -> None:
+    data, captions = shared_captions()
     flat = data.flat_captions()
     batches = Batches(
         data,

@@ -398,6 +398,60 @@ def test_two_processes_train_as_one(tmp_path: Path, stackflower, norm: list[str]
     assert ("objective.k" in one_side) == ("began" in norm)
 
 
+DROPS = """
+import sys
+import torch
+from stackflower.equilibrium import BoundaryEquilibrium
+from stackflower.objectives import Pairs
+from stackflower.stages.base import Text, Verdict
+
+rank, world = 0, 1
+if len(sys.argv) > 1:
+    torch.distributed.init_process_group("gloo")
+    rank, world = torch.distributed.get_rank(), 2
+errors = torch.tensor([0.2, 9.0, 8.0, 7.0, 0.1, 0.3, 0.4, 0.6])  # most of the first process's, none of the other's
+own = torch.nn.Parameter(errors.clone())
+goal = BoundaryEquilibrium(threshold=2.0)
+goal.limit.fill_(1.0)
+mine = slice(rank * 8 // world, (rank + 1) * 8 // world)
+words = Text(torch.zeros(8, 1), torch.zeros(8, 1))
+critic = lambda images, texts: [Verdict(own[mine] * scale) for scale in (1.0, 1.2)[: len(texts)]]
+terms = goal.discriminator_terms(critic, Pairs(torch.zeros(8, 3, 1, 1), torch.zeros(8, 3, 1, 1), words, words, words))
+(terms["real"] + terms["wrong"]).backward()
+if world > 1:
+    torch.distributed.all_reduce(own.grad)
+    own.grad /= world  # as gradients are exchanged
+if rank == 0:
+    print([round(v, 6) for v in [*own.grad.tolist(), *goal.sums.tolist(), goal.dropped.item()]])
+"""
+
+
+def test_two_processes_leave_out_the_pictures_that_one_does(tmp_path: Path) -> None:
+    (tmp_path / "drops.py").write_text(DROPS, encoding="utf-8")
+    launch = [
+        "-m",
+        "torch.distributed.run",
+        "--nproc-per-node",
+        "2",
+        "--master-port",
+        str(random.randint(20_000, 60_000)),
+    ]
+    found = []
+    for command in (["drops.py"], [*launch, "drops.py", "two"]):
+        result = subprocess.run(
+            [sys.executable, *command],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            timeout=120,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+        )
+        assert result.returncode == 0, result.stderr[-3000:]
+        found.append(json.loads(result.stdout.splitlines()[-1]))
+    assert found[0] == pytest.approx(found[1], abs=1e-5) and found[0][-1] == 3
+    assert found[0][:5] == pytest.approx([0.4 / 5, 0, 0, 0, 0.4 / 5], abs=1e-5)
+
+
 def test_sampling_and_scoring_on_two_processes_as_on_one(tmp_path: Path, stackflower, trained: Path) -> None:
     captions = ["a red flower", "a blue flower with six petals", "white petals"]
     for way in ("plain", "best"):  # nine pictures: one process has one more to judge than the other

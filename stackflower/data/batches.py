@@ -29,8 +29,8 @@ class Batch(NamedTuple):
     wrong: Tensor  # (N, T), of captions of pictures of another class
     drawn: Tensor  # (N, T), what to draw: `embeddings`, or a part of them several times over
     noise: Tensor  # (N, Z)
-    label: Tensor  # (N,) int64, class of the pictures
-    drawn_label: Tensor  # (N,) int64, class of the pictures whose captions are drawn
+    label: Tensor  # (N,) int64, class of `embeddings`: two of one class are not wrong for one another's pictures
+    drawn_label: Tensor  # (N,) int64, the same of `drawn`
     caption: Tensor  # (N,) int64, number of a caption of each picture
     wrong_caption: Tensor  # (N,) int64, number of the caption that `wrong` embeds
 
@@ -171,14 +171,15 @@ class Batches:
         """The number of one caption of each picture."""
         return self.offsets[index] + below(self.counts[index], generator)
 
-    def _others_caption(self, index: Tensor, generator: torch.Generator) -> Tensor:
-        """The number of a caption of another class that is not, word for word, one of the picture's own: the first such of
-        `TRIES`."""
+    def _others_captions(self, index: Tensor, generator: torch.Generator) -> Tensor:
+        """As `_captions` of pictures of other classes, none of them word for word one of the picture's own: the first such
+        of `TRIES`, or what comes nearest."""
         assert self.text_of is not None and self.own is not None
-        drawn = self._caption(self.mismatched(index.repeat_interleave(TRIES), generator), generator)
+        drawn = self._captions(self.mismatched(index.repeat_interleave(TRIES), generator), generator)
         drawn = drawn.unflatten(0, (len(index), TRIES))
-        is_own = (self.text_of[drawn][..., None] == self.own[index][:, None]).any(2)
-        return drawn.gather(1, is_own.int().argmin(1, keepdim=True))[:, 0]
+        text = torch.where(drawn >= 0, self.text_of[drawn.clamp_min(0)], -2)
+        shared = (text[..., None] == self.own[index][:, None, None]).any(3).sum(2)
+        return drawn[torch.arange(len(index), device=self.device), shared.argmin(1)]
 
     def _captions(self, index: Tensor, generator: torch.Generator) -> Tensor:
         """Numbers (n, `averaged`) of different captions of each picture; -1 where it has fewer."""
@@ -191,11 +192,18 @@ class Batches:
         valid = torch.arange(chosen.shape[1], device=self.device) < count
         return torch.where(valid, self.offsets[index, None] + chosen, -1)
 
+    def _labels(self, index: Tensor, captions: Tensor) -> Tensor:
+        """The class of each text: of its picture; or, where other classes share captions, the text itself, as one that is
+        read twice is no wrong answer for either picture."""
+        if self.text_of is None or self.averaged > 1:
+            return self.mismatched.labels[index]
+        return self.text_of[captions[:, 0]]
+
     def _candidates(self, index: Tensor, generator: torch.Generator) -> Tensor:
         """Numbers (n, `wrong_candidates`, `averaged`) of captions that the pictures don't match; -1 where there are fewer."""
         several = index.repeat_interleave(self.wrong_candidates)
-        if self.own is not None and self.averaged == 1:
-            captions = self._others_caption(several, generator)[:, None]
+        if self.own is not None:
+            captions = self._others_captions(several, generator)
         else:
             captions = self._captions(self.mismatched(several, generator), generator)
         return captions.unflatten(0, (len(index), self.wrong_candidates))
@@ -247,7 +255,7 @@ class Batches:
             part.to(self.device, non_blocking=True) for part in (needed, where, place, source)
         )
         matched, drawn, *others = self._mean(captions[needed])[where].chunk(len(wanted))
-        label = self.mismatched.labels[index]
+        label = self._labels(index, captions)
         drawn_label = label[source]
         if mixed:
             between = place < mixed
