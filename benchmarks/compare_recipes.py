@@ -4,7 +4,8 @@
 
 Each sibling's speed is measured first, alone on the machine, which says how many images the minutes hold; then each trains on
 so many images and is scored by `stackflower eval`. With `--jobs 2` two train side by side on half of the cores each: it takes
-as long and gives the same, as the number of images is fixed. What is finished is kept, so the command can be repeated.
+as long and gives the same, as the number of images is fixed. What is finished is kept, so the command can be repeated; what was
+made with another recipe, seed or number of images is made anew.
 ``gallery/`` beside the runs holds what each draws for four captions, as NAME.jpg, and its curves, as NAME.svg.
 """
 
@@ -23,7 +24,7 @@ from typing import Any
 
 from PIL import Image
 
-from stackflower.recipes import MINI, recipes
+from stackflower.recipes import MINI, load_recipe, recipes
 
 HEADER = "| recipe | images | images a second | IS; of real | share | colour | shape | centre | diversity | FD |"
 
@@ -49,37 +50,53 @@ def stackflower(*arguments: str, threads: int, cwd: Path) -> str:
     return result.stdout
 
 
+def kept(file: Path, asked: dict[str, Any]) -> Any:
+    """What an earlier call found, if it was asked for the same; else None."""
+    if file.exists() and (values := json.loads(file.read_text()))["asked"] == asked:
+        return values["found"]
+    return None
+
+
+def keep(file: Path, asked: dict[str, Any], found: Any) -> None:
+    file.write_text(json.dumps({"asked": asked, "found": found}, indent=2))
+
+
 def speed(recipe: str, out: Path, seed: int) -> float:
     """Images a second, the machine to itself: two thirds of half a minute, after the first steps."""
-    known = out / "speeds.json"
-    speeds: dict[str, float] = json.loads(known.read_text()) if known.exists() else {}
-    if recipe not in speeds:
-        run = f"speed-{recipe}"
-        if not (out / run / "generator.safetensors").exists():
-            stackflower(
-                *("train", "--recipe", recipe, "--out", run, "--time-limit", "30s", "--seed", str(seed)),
-                *("--set", "output.log_every=10"),
-                threads=os.cpu_count() or 1,
-                cwd=out,
-            )
+    run, asked = f"speed-{recipe}", {"settings": load_recipe(recipe), "seed": seed}
+    rate: float | None = kept(out / f"{run}.json", asked)
+    if rate is None:
+        shutil.rmtree(out / run, ignore_errors=True)
+        stackflower(
+            *("train", "--recipe", recipe, "--out", run, "--time-limit", "30s", "--seed", str(seed)),
+            *("--set", "output.log_every=10"),
+            threads=os.cpu_count() or 1,
+            cwd=out,
+        )
         lines = [json.loads(line) for line in (out / run / "metrics.jsonl").read_text().splitlines()]
         first, last = lines[len(lines) // 4], lines[-1]
-        speeds[recipe] = (last["images"] - first["images"]) / (last["seconds"] - first["seconds"])
-        known.write_text(json.dumps(speeds, indent=2))
-    return speeds[recipe]
+        rate = (last["images"] - first["images"]) / (last["seconds"] - first["seconds"])
+        keep(out / f"{run}.json", asked, rate)
+    return rate
 
 
 def score(recipe: str, images: int, out: Path, threads: int, seed: int) -> dict[str, Any]:
     """Train and evaluate, or read what an earlier call found."""
-    found = out / f"{recipe}.json"
-    if not found.exists():
+    file, begun = out / f"{recipe}.json", out / f"{recipe}.begun.json"
+    asked = {"settings": load_recipe(recipe), "images": images, "seed": seed}
+    scores: dict[str, Any] | None = kept(file, asked)
+    if scores is None:
         arguments = ["train", "--recipe", recipe, "--out", recipe, "--images", str(images), "--seed", str(seed)]
-        if (out / recipe / "config.json").exists():
+        if kept(begun, asked) and (out / recipe / "config.json").exists():
             arguments = ["train", "--resume", recipe]
+        else:
+            shutil.rmtree(out / recipe, ignore_errors=True)
+            (out / "gallery" / f"{recipe}.jpg").unlink(missing_ok=True)
+            keep(begun, asked, True)
         stackflower(*arguments, threads=threads, cwd=out)
-        found.write_text(stackflower("eval", recipe, "--json", threads=threads, cwd=out))
-    values: dict[str, Any] = json.loads(found.read_text())
-    return values
+        scores = json.loads(stackflower("eval", recipe, "--json", threads=threads, cwd=out))
+        keep(file, asked, scores)
+    return scores
 
 
 def show(recipe: str, out: Path, threads: int) -> None:
