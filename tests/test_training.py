@@ -398,6 +398,13 @@ def test_two_processes_train_as_one(tmp_path: Path, stackflower, norm: list[str]
     assert ("objective.k" in one_side) == ("began" in norm)
 
 
+def test_a_trees_terms_are_told_with_their_resolution(stackflower) -> None:
+    tree = ["--generator", "tree", *settings("generator.scales=2", "generator.resolution=32")]
+    output = stackflower("train", "--out", "run", "--images", 8, *TINY, *tree).output
+    assert " real-16 " in output and " real-32 " in output
+    assert " real " in stackflower("train", "--out", "one", "--images", 8, *TINY).output
+
+
 DROPS = """
 import sys
 import torch
