@@ -118,14 +118,14 @@ def text_part(value: str | None) -> dict[str, Any] | None:
         trained = trained_part(folder)
         if trained is not None:
             return trained
-    if value in known and not Path(value).is_dir():
+    if value in known and not folder.is_dir():
         return {"name": value}
-    if "/" not in value and not Path(value).is_dir() and difflib.get_close_matches(value, known):
+    if "/" not in value and not folder.is_dir() and difflib.get_close_matches(value, known):
         raise ConfigError(
             f"There is no text encoder {value!r}.{registry.suggest(value, known)} Or name a Hugging Face model: its id, as "
             "in sentence-transformers/all-MiniLM-L6-v2, or a local folder."
         )
-    value = str(Path(value).expanduser().absolute()) if Path(value).expanduser().is_dir() else value
+    value = str(folder.absolute()) if folder.is_dir() else value
     return {"name": "huggingface", "model": value}
 
 

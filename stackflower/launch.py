@@ -238,7 +238,7 @@ def train(request: Request, say: Say) -> Outcome | None:
         devices.check_trackers(request.report_to)
         if not going_on:
             run.refuse_taken()
-        kept = run.text_folder if going_on else _kept(config)
+        kept = _kept(config, run, going_on)
         _plan(config, build.build_source(config), kept, lambda text: click.echo(text))
         say(f"Nothing was created; the run would be {run}.")
         return None
@@ -273,7 +273,7 @@ def _run(config: RunConfig, run: RunFolder, going_on: bool, fits_time: bool, req
     stop = Stop(request.time_limit)
     accelerator = devices.make_accelerator(config, request.report_to, str(run.path))
     main = accelerator.is_main_process
-    encoder = build.build_encoder(config, run.text_folder if going_on else _kept(config))
+    encoder = build.build_encoder(config, _kept(config, run, going_on))
     source = build.build_source(config)
     stage, _ = build.build_networks(config, encoder.dim)  # what they refuse is told before anything is written
     size = build.load_size(config, stage, source)
@@ -335,8 +335,10 @@ def _run(config: RunConfig, run: RunFolder, going_on: bool, fits_time: bool, req
         return Outcome(run, trainer.images, stopped, stop.signal, captions[0])
 
 
-def _kept(config: RunConfig) -> Path | None:
-    """Where the stage below keeps its text encoder."""
+def _kept(config: RunConfig, run: RunFolder, going_on: bool) -> Path | None:
+    """Where the text encoder is kept already: in a run that goes on, or in the stage below's."""
+    if going_on:
+        return run.text_folder
     return None if config.below is None else RunFolder(config.below.run).text_folder
 
 

@@ -414,17 +414,23 @@ def shared_captions() -> tuple[Prepared, list[list[str]]]:
     return Prepared(torch.zeros(60, 4, 4, 3, dtype=torch.uint8), Rows(captions), ""), captions
 
 
-def test_without_labels_texts_that_read_the_same_are_of_one_class() -> None:
-    data, _ = shared_captions()
-    flat = data.flat_captions()
-    make = Batches(
+def telling(data: Prepared, **options: Any) -> Batches:
+    """Batches whose embeddings tell the numbers of the captions."""
+    count = len(data.flat_captions())
+    return Batches(
         data,
-        lambda numbers: torch.nn.functional.one_hot(numbers, len(flat)).float(),
+        lambda numbers: torch.nn.functional.one_hot(numbers, count).float(),
         resolution=4,
         seed=0,
         draw_noise=lambda count, generator: torch.zeros(count, 1),
-        noises_per_caption=2,
+        **options,
     )
+
+
+def test_without_labels_texts_that_read_the_same_are_of_one_class() -> None:
+    data, _ = shared_captions()
+    flat = data.flat_captions()
+    make = telling(data, noises_per_caption=2)
     batch = make(0, 60)
     texts = [flat[number] for number in batch.caption.tolist()]
     for row, label in enumerate(batch.label.tolist()):
@@ -440,14 +446,7 @@ def test_without_labels_averaged_wrong_captions_are_not_the_pictures_own(average
         [*texts, "in a garden" if row % 6 < 3 else "in a vase"] for row, texts in enumerate(captions)
     ]
     flat = data.flat_captions()
-    make = Batches(
-        data,
-        lambda numbers: torch.nn.functional.one_hot(numbers, len(flat)).float(),
-        resolution=4,
-        seed=0,
-        draw_noise=lambda count, generator: torch.zeros(count, 1),
-        averaged=averaged,
-    )
+    make = telling(data, averaged=averaged)
 
     def shared() -> int:
         count = 0
@@ -465,14 +464,7 @@ def test_without_labels_averaged_wrong_captions_are_not_the_pictures_own(average
 def test_without_labels_a_wrong_caption_is_none_of_the_pictures_own() -> None:
     data, captions = shared_captions()
     flat = data.flat_captions()
-    batches = Batches(
-        data,
-        lambda numbers: torch.nn.functional.one_hot(numbers, len(flat)).float(),
-        resolution=4,
-        seed=0,
-        draw_noise=lambda count, generator: torch.zeros(count, 1),
-        wrong_candidates=2,
-    )
+    batches = telling(data, wrong_candidates=2)
     seen = set()
     for first in range(0, 600, 60):
         batch = batches(first, 60)

@@ -350,18 +350,27 @@ def test_a_run_in_use_is_refused(stackflower, tmp_path: Path) -> None:
         process.communicate()
 
 
-def gloo(tmp_path: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """The same command on two processes."""
-    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
-    port = str(random.randint(20_000, 60_000))
+def launch(tmp_path: Path, *program: str) -> subprocess.CompletedProcess[str]:
+    """A Python program, or a module after -m, on one thread."""
     return subprocess.run(
-        [*launch, "--master-port", port, "-m", "stackflower", *arguments],
+        [sys.executable, *program],
         cwd=tmp_path,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
         timeout=280,
     )
+
+
+def two(tmp_path: Path, *program: str) -> subprocess.CompletedProcess[str]:
+    """The same on two processes."""
+    port = str(random.randint(20_000, 60_000))
+    return launch(tmp_path, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", port, *program)
+
+
+def gloo(tmp_path: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """The command line on two processes."""
+    return two(tmp_path, "-m", "stackflower", *arguments)
 
 
 @pytest.mark.parametrize(
@@ -435,24 +444,8 @@ if rank == 0:
 
 def test_two_processes_leave_out_the_pictures_that_one_does(tmp_path: Path) -> None:
     (tmp_path / "drops.py").write_text(DROPS, encoding="utf-8")
-    launch = [
-        "-m",
-        "torch.distributed.run",
-        "--nproc-per-node",
-        "2",
-        "--master-port",
-        str(random.randint(20_000, 60_000)),
-    ]
     found = []
-    for command in (["drops.py"], [*launch, "drops.py", "two"]):
-        result = subprocess.run(
-            [sys.executable, *command],
-            cwd=tmp_path,
-            capture_output=True,
-            text=True,
-            timeout=120,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-        )
+    for result in (launch(tmp_path, "drops.py"), two(tmp_path, "drops.py", "two")):
         assert result.returncode == 0, result.stderr[-3000:]
         found.append(json.loads(result.stdout.splitlines()[-1]))
     assert found[0] == pytest.approx(found[1], abs=1e-5) and found[0][-1] == 3
