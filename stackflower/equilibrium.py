@@ -83,14 +83,13 @@ class BoundaryEquilibrium(Objective):
         shown, *mismatched = critic(pairs.real, [pairs.text] if pairs.wrong is None else [pairs.text, pairs.wrong])
         (drawn,) = critic(pairs.fake, [pairs.drawn])
         own = shown.match.detach()
-        keep = torch.ones_like(own)
+        share = torch.full_like(own, 1 / len(own))
         if self.threshold:
             keep = (own <= self.limit).float()
+            kept = gathered(keep)  # of all processes, whose losses are averaged
             # where most of a batch is beyond it, the discriminator got worse, not the pictures; without them it would stay so
-            keep = torch.where(gathered(keep).mean() >= 0.5, keep, torch.ones_like(keep))
-            self._note(own, 1 - keep)
-        # of the kept pictures of all processes, whose losses are averaged
-        share = keep * world()[1] / gathered(keep).sum().clamp_min(1)
+            share = torch.where(kept.mean() >= 0.5, keep / kept.sum() * world()[1], share)
+            self._note(own, share == 0)
         terms = {"real": (shown.match * share).sum(), "fake": -self.k * drawn.match.mean()}
         if mismatched:
             raised = mismatched[0].match.minimum(self.wrong_cap * own)
