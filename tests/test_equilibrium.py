@@ -104,13 +104,15 @@ def test_a_discriminator_that_got_worse_goes_on_seeing_real_pictures() -> None:
     assert goal.after_epoch()["dropped"].item() == 3
 
 
-def test_a_discriminators_errors_are_its_reconstructions() -> None:
+@pytest.mark.parametrize("power", [1, 2])
+def test_a_discriminators_errors_are_its_reconstructions(power: int) -> None:
     torch.manual_seed(0)
-    part = registry.create("discriminator", "began", text_dim=5, condition_dim=4, resolution=16, channels=4)
+    sizes = {"text_dim": 5, "condition_dim": 4, "resolution": 16, "channels": 4}
+    part = registry.create("discriminator", "began", power=power, **sizes)
     images, text = torch.rand(N, 3, 16, 16), Text(torch.randn(N, 5), torch.randn(N, 4))
     again = part.reconstruct(part.trunk(images), text)
     (verdict,) = part(images, [text])
-    expected = (again.detach().double() - images.double()).abs().mean((1, 2, 3))
+    expected = ((again.detach().double() - images.double()).abs() ** power).mean((1, 2, 3))
     assert again.shape == images.shape
     assert torch.allclose(verdict.match.double(), expected, atol=1e-6)
     apart = [part(images, [one])[0].match for one in (text, Text(text.embedding.flip(0), text.condition))]
