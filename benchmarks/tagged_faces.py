@@ -1,10 +1,11 @@
-"""Own data from pictures with tags such as "aqua hair blue eyes": attributes to score by, a class for each pair, a held-out part.
+"""Own data from pictures with tags such as "aqua hair blue eyes": attributes to score by, classes, a held-out part.
 
-    python benchmarks/tagged_faces.py FOLDER faces --first eyes
+    python benchmarks/tagged_faces.py FOLDER faces --classes eyes
 
-FOLDER holds pictures and a metadata.csv of `file_name` and `text`, a colour and a thing in turns. `--first` says which thing is
-named first in a caption. It matters with `train.wrong_candidates`: a wrong caption that shares the end of the picture's own is
-more like it than one that shares its start, so what is named first is what most of the likest wrong captions get wrong.
+FOLDER holds pictures and a metadata.csv of `file_name` and `text`, a colour and a thing in turns. The classes are the pairs of
+tags, or one tag's colours (`--classes eyes`). A caption is wrong for a picture if it is of a picture of another class: with the
+eyes' colours for classes every wrong caption is wrong about the eyes, and with `train.wrong_candidates=8` half of them about
+nothing else.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("out", type=Path)
-    parser.add_argument("--first", help="the thing that a caption names first")
+    parser.add_argument("--classes", help="the thing whose colours are the classes; without, every pair of tags is one")
     parser.add_argument("--held-out", type=int, default=1000, help="pictures of the validation split")
     parser.add_argument("--seed", type=int, default=0, help="of the split, which is random over pictures")
     asked = parser.parse_args()
@@ -35,19 +36,23 @@ def main() -> None:
         raise SystemExit(f"{asked.out} is there already; name a new folder.")
     with (asked.folder / "metadata.csv").open(encoding="utf-8", newline="") as lines:
         rows = sorted((line["file_name"], things(line["text"])) for line in csv.DictReader(lines))
-    if asked.first and not all(asked.first in attributes for _, attributes in rows):
-        raise SystemExit(f"--first {asked.first}: a tag in every row, such as {', '.join(rows[0][1])}.")
+    if asked.classes and not all(asked.classes in attributes for _, attributes in rows):
+        raise SystemExit(f"--classes {asked.classes}: wanted a thing of every row, such as {', '.join(rows[0][1])}.")
     random.Random(asked.seed).shuffle(rows)
-    classes = sorted({tuple(sorted(attributes.items())) for _, attributes in rows})
+
+    def named(attributes: dict[str, str]) -> str:
+        kept = [asked.classes] if asked.classes else list(attributes)
+        return " ".join(f"{attributes[thing]} {thing}" for thing in kept)
+
+    classes = sorted({named(attributes) for _, attributes in rows})
     for split, part in (("validation", rows[: asked.held_out]), ("train", rows[asked.held_out :])):
         (asked.out / split).mkdir(parents=True)
         with (asked.out / split / "metadata.jsonl").open("w", encoding="utf-8") as lines:
             for name, attributes in part:
                 shutil.copyfile(asked.folder / name, asked.out / split / name)
-                order = sorted(attributes, key=lambda thing: (thing != asked.first, list(attributes).index(thing)))
-                caption = " ".join(f"{attributes[thing]} {thing}" for thing in order)
-                row = {"file_name": name, "text": [caption], "attributes": attributes, "asked": [order]}
-                row |= {"label": classes.index(tuple(sorted(attributes.items()))), "class_name": caption}
+                text = " ".join(f"{colour} {thing}" for thing, colour in attributes.items())
+                row = {"file_name": name, "text": [text], "attributes": attributes, "asked": [list(attributes)]}
+                row |= {"label": classes.index(named(attributes)), "class_name": named(attributes)}
                 lines.write(json.dumps(row) + "\n")
         print(f"{len(part):,} pictures in {asked.out / split}, the first: {part[0][0]}, {part[0][1]}")
 
