@@ -61,10 +61,9 @@ class BoundaryEquilibrium(Objective):
         )  # of this epoch's real errors: count, mean, summed squared deviations
         self.register_buffer("dropped", torch.zeros(()))
 
-    def _note(self, errors: Tensor, left_out: Tensor) -> None:
-        """Merge a batch's errors (over all processes) into the epoch's mean and deviation (Chan et al. 1979)."""
-        both = gathered(torch.stack([errors, left_out.float()], 1))
-        errors, n = both[:, 0], float(len(both))
+    def _note(self, errors: Tensor) -> None:
+        """Merge a batch's errors (of all processes) into the epoch's mean and deviation (Chan et al. 1979)."""
+        n = float(len(errors))
         count, mean, squares = self.sums
         delta = errors.mean() - mean
         whole = count + n
@@ -77,7 +76,6 @@ class BoundaryEquilibrium(Objective):
                 ]
             )
         )
-        self.dropped += both[:, 1].sum()
 
     def discriminator_terms(self, critic: Critic, pairs: Pairs) -> dict[str, Tensor]:
         shown, *mismatched = critic(pairs.real, [pairs.text] if pairs.wrong is None else [pairs.text, pairs.wrong])
@@ -85,11 +83,13 @@ class BoundaryEquilibrium(Objective):
         own = shown.match.detach()
         share = torch.full_like(own, 1 / len(own))
         if self.threshold:
-            keep = (own <= self.limit).float()
-            kept = gathered(keep)  # of all processes, whose losses are averaged
+            every = gathered(own)  # of all processes, whose losses are averaged
+            kept = (every <= self.limit).sum()
             # where most of a batch is beyond it, the discriminator got worse, not the pictures; without them it would stay so
-            share = torch.where(kept.mean() >= 0.5, keep / kept.sum() * world()[1], share)
-            self._note(own, share == 0)
+            most = 2 * kept >= len(every)
+            share = torch.where(most, (own <= self.limit) / kept * world()[1], share)
+            self.dropped += torch.where(most, len(every) - kept, 0)
+            self._note(every)
         terms = {"real": (shown.match * share).sum(), "fake": -self.k * drawn.match.mean()}
         if mismatched:
             raised = mismatched[0].match.minimum(self.wrong_cap * own)

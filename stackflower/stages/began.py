@@ -82,8 +82,8 @@ class AutoencoderDiscriminator(Discriminator):
         code_dim: size of the code; 64 in the report.
         text: what it reads: the text embedding through a dense layer of its own, or the conditioning's detached mean.
         projection_dim: size of that dense layer's output; 16 in the report.
-        power: η of the error, 1 or 2. At 1 a pixel is remembered as its median, at 2 as its mean, and what is small and
-            far off (an eye's colour) counts for more beside what is large and nearly right.
+        power: η of the error, 1 or 2. At 1 a pixel is remembered as its median, at 2 as its mean. Squared errors are
+            smaller, and with them the balance that k follows: `objective.rate` wants to be larger.
     """
 
     reads = "energy"
