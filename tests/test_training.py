@@ -247,8 +247,10 @@ def test_asked_to_stop_it_saves_and_prints_the_line_that_resumes(tmp_path: Path,
 def test_the_time_limit_alone_sets_the_length(stackflower, tmp_path: Path) -> None:
     stackflower("train", "--out", "run", *TINY, "--time-limit", "4s")
     config = json.loads((tmp_path / "run" / "config.json").read_text())["run"]
-    assert config["train"]["images"] > 0 and config["train"]["epochs"] is None
-    assert checkpoint.read_state(last(tmp_path / "run"))["images"] > 200
+    fitting, batch = config["train"]["images"], config["train"]["batch_size"]
+    assert fitting > 0 and config["train"]["epochs"] is None
+    trained = checkpoint.read_state(last(tmp_path / "run"))["images"]
+    assert 0 < trained < fitting + batch, "how many is the machine's affair"
 
 
 def poison(monkeypatch: pytest.MonkeyPatch, times: int) -> list[int]:
