@@ -250,7 +250,7 @@ def test_the_time_limit_alone_sets_the_length(stackflower, tmp_path: Path) -> No
     fitting, batch = config["train"]["images"], config["train"]["batch_size"]
     assert fitting > 0 and config["train"]["epochs"] is None
     trained = checkpoint.read_state(last(tmp_path / "run"))["images"]
-    assert 0 < trained < fitting + batch, "how many is the machine's affair"
+    assert 200 < trained < fitting + batch
 
 
 def poison(monkeypatch: pytest.MonkeyPatch, times: int) -> list[int]:

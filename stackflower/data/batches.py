@@ -99,8 +99,8 @@ class Batches:
         flip: mirror half of the pictures left to right.
         flip_vertical: and half of them upside down.
         wrong_candidates: how many captions of other classes are drawn for a picture, of which the one most like its own
-            caption is its wrong one: hard negatives (Faghri et al. 2018, VSE++). Of many, the
-            likest mostly shares what the embedding weighs most, and the rest of the caption is what is learned.
+            caption is its wrong one: hard negatives (Faghri et al. 2018, VSE++). Of many, the likest
+            mostly shares what the embedding weighs most, and the rest of the caption is what is learned.
         interpolated: share of a drawn batch whose text is halfway between two captions' embeddings, which no picture shows
             (Reed et al. 2016, section 4.3, GAN-INT with β = ½).
         noises_per_caption: how many neighbours of a drawn batch share a caption, each with noise of its own.
