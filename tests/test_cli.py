@@ -7,6 +7,7 @@ import json
 import re
 import shlex
 import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -124,7 +125,6 @@ def test_swapping_a_part_by_flag_drops_the_other_parts_options(stackflower) -> N
         (["--penalty", "r1=much"], "the weight must be a number"),
         (["--penalty", "r3"], "There is no penalty called 'r3'"),
         (["--text", "nagram"], "There is no text encoder 'nagram'. Did you mean 'ngram'?"),
-        (["--text", "/no/such/model"], "can't be loaded"),
         (["--data", "no-such-folder"], "no-such-folder'. --data takes a folder with metadata.jsonl"),
         (["--stage", "4"], "--stage 4"),
         (["--resume", "nowhere"], "There is no run folder nowhere."),
@@ -159,6 +159,18 @@ def test_swapping_a_part_by_flag_drops_the_other_parts_options(stackflower) -> N
 def test_wrong_calls_get_a_sentence(stackflower, tmp_path: Path, arguments: list[str], message: str) -> None:
     assert message in stackflower("train", *arguments, code=2).output
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.extras
+def test_a_text_model_that_is_not_there(stackflower) -> None:
+    pytest.importorskip("transformers")
+    assert "can't be loaded" in stackflower("train", "--text", "/no/such/model", code=2).output
+
+
+def test_a_text_model_without_its_library_names_the_extra(stackflower, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "transformers", None)  # as where it is not installed
+    output = stackflower("train", "--text", "/no/such/model", code=2).output
+    assert 'needs transformers: pip install "stackflower[text]"' in output
 
 
 def test_a_recipes_crop_goes_with_its_resolution(stackflower) -> None:

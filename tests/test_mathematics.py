@@ -319,6 +319,7 @@ def test_inception_score_survives_extreme_logits() -> None:
     assert math.isfinite(inception_score(torch.tensor([[1e4, -1e4], [-1e4, 1e4]]), 1)[0])
 
 
+@pytest.mark.extras
 def test_scores_equal_torch_fidelity() -> None:
     fidelity = pytest.importorskip("torch_fidelity.metric_isc")
     from torch_fidelity.metric_fid import fid_features_to_statistics, fid_statistics_to_metric

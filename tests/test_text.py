@@ -51,6 +51,7 @@ def test_ngram_is_the_same_everywhere() -> None:
     assert NgramEncoder(dim=16).encode(["a red flower"])[0].tolist() == json.loads(out)
 
 
+@pytest.mark.extras
 def test_a_missing_model_names_the_other_ways() -> None:
     pytest.importorskip("transformers")
     with pytest.raises(DataError, match="--text ngram, which needs nothing"):
@@ -64,6 +65,7 @@ def minilm() -> str:
     return str(Path(spec.origin).parent / "model")
 
 
+@pytest.mark.extras
 def test_minilm_equals_sentence_transformers() -> None:
     folder = minilm()
     library = pytest.importorskip("sentence_transformers")
@@ -76,6 +78,7 @@ def test_minilm_equals_sentence_transformers() -> None:
     assert torch.allclose(mine, theirs, atol=1e-5)
 
 
+@pytest.mark.extras
 def test_training_on_a_hugging_face_model(stackflower) -> None:
     data = settings("data.count=24", "data.validation=8", "data.captions=2")
     stackflower("train", "--text", minilm(), "--images", 16, "--out", "run", *TINY_NETWORKS, *data)
