@@ -24,7 +24,8 @@ from typing import Any
 
 from PIL import Image
 
-from stackflower.recipes import MINI, load_recipe, recipes
+from stackflower.recipes.load import load_recipe, recipes
+from stackflower.recipes.mini import MINI
 
 HEADER = "| recipe | images | images a second | IS; of real | share | colour | shape | centre | diversity | FD |"
 

@@ -25,21 +25,24 @@ from accelerate.state import AcceleratorState, PartialState
 from torch import Tensor
 
 from stackflower.build import LOAD_RATIO, build_batches, build_stage, fit_encoder
-from stackflower.config import Lower, RunConfig, merge, resolve
-from stackflower.data.batches import Batches, DrawNoise
+from stackflower.config.merge import merge
+from stackflower.config.resolve import resolve
+from stackflower.config.schema import Lower, RunConfig
 from stackflower.data.prepared import Prepared
+from stackflower.data.sampling import Batches, DrawNoise
 from stackflower.data.source import Rows
-from stackflower.devices import make_accelerator
 from stackflower.errors import ConfigError
-from stackflower.journal import Journal
-from stackflower.recipes import MINI, load_recipe, recipes
-from stackflower.runs import RunFolder
+from stackflower.recipes.load import load_recipe, recipes
+from stackflower.recipes.mini import MINI
+from stackflower.runs.folder import RunFolder
 from stackflower.stages.base import Discriminator, Text, Verdict
-from stackflower.stages.began import AutoencoderDiscriminator
+from stackflower.stages.discriminators.began import AutoencoderDiscriminator
+from stackflower.stages.discriminators.matching import MatchingDiscriminator
 from stackflower.stages.layers import UpsampleConv
-from stackflower.stages.matching import MatchingDiscriminator
 from stackflower.text.learned import LearnedEncoder
-from stackflower.trainer import LearnedText, Trainer
+from stackflower.training.accelerator import make_accelerator
+from stackflower.training.logger import Journal
+from stackflower.training.trainer import LearnedText, Trainer
 
 WORDS = ["a", "red", "blue", "white", "flower", "with", "pointed", "rounded", "petals", "and", "yellow", "centre"]
 

@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 
-from stackflower.runs import RunFolder
+from stackflower.runs.folder import RunFolder
 
 RUN = [
     "--images",

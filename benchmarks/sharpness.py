@@ -17,12 +17,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from stackflower import build
-from stackflower.evaluation.real import Real
-from stackflower.evaluation.scores import frechet_distance
-from stackflower.measure import choose_extractor
-from stackflower.pipeline import Pipeline, to_uint8
-from stackflower.progress import silent
-from stackflower.runs import RunFolder
+from stackflower.commands.evaluate import choose_extractor
+from stackflower.data.images import to_uint8
+from stackflower.evaluation.metrics.frechet_distance import frechet_distance
+from stackflower.evaluation.reference import Real
+from stackflower.pipeline import Pipeline
+from stackflower.runs.folder import RunFolder
+from stackflower.utils.progress import silent
 
 
 def enlarged(images: Tensor, size: int) -> Tensor:

@@ -22,15 +22,17 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from stackflower.build import build_source, build_stage, load_size
-from stackflower.config import merge, resolve
-from stackflower.data.batches import Batches, DrawNoise
+from stackflower.config.merge import merge
+from stackflower.config.resolve import resolve
 from stackflower.data.prepared import Prepared
+from stackflower.data.sampling import Batches, DrawNoise
 from stackflower.data.source import Rows
-from stackflower.devices import cost, describe_device, make_accelerator, process_state, resolve_precision
-from stackflower.journal import Journal
-from stackflower.recipes import load_recipe
-from stackflower.runs import RunFolder
-from stackflower.trainer import Trainer
+from stackflower.recipes.load import load_recipe
+from stackflower.runs.folder import RunFolder
+from stackflower.training.accelerator import describe_device, make_accelerator, process_state, resolve_precision
+from stackflower.training.cost import cost
+from stackflower.training.logger import Journal
+from stackflower.training.trainer import Trainer
 
 TEXT = 1024
 

@@ -30,7 +30,9 @@ DATA = ["--set", "data.count=64", "--set", "data.validation=8"]
 def stackflower(*arguments: str) -> str:
     """Run the command line on one thread; its standard output."""
     one_thread = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
-    done = subprocess.run([sys.executable, "-m", "stackflower", *arguments], env=one_thread, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-m", "stackflower", *arguments], env=one_thread, capture_output=True, text=True
+    )
     if done.returncode:
         raise SystemExit(f"stackflower {' '.join(arguments)}\n{done.stderr}")
     return done.stdout

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from stackflower.config import Lower, RunConfig
-from stackflower.data.batches import Batches, DrawNoise, Embed
+from stackflower.adversary import Side
+from stackflower.config.schema import Lower, RunConfig
 from stackflower.data.prepared import Prepared
+from stackflower.data.sampling import Batches, DrawNoise, Embed
 from stackflower.data.source import Source
 from stackflower.errors import ConfigError
-from stackflower.sides import Side
 from stackflower.stages.base import Stage
 from stackflower.text.base import TextEncoder
 from stackflower.text.learned import LearnedEncoder, TextSide
@@ -107,9 +108,7 @@ def load_size(config: RunConfig, stage: Stage, source: Source) -> int:
 
 def run_values(config: RunConfig, text_dim: int, **more: Any) -> dict[str, Any]:
     """What a run's ``config.json`` holds: the configuration and what else rebuilding the networks needs."""
-    from stackflower import __version__
-
-    return {"stackflower": __version__, "text_dim": text_dim, **more, "run": config.plain()}
+    return {"stackflower": version("stackflower"), "text_dim": text_dim, **more, "run": config.plain()}
 
 
 def build_batches(

@@ -113,7 +113,7 @@ def text_part(value: str | None) -> dict[str, Any] | None:
     known = set(registry.names("text")) - {"huggingface"}
     folder = Path(value).expanduser()
     if folder.is_dir() or (folder.name == "text" and folder.parent.is_dir()):
-        from stackflower.train_text import trained_part
+        from stackflower.commands.train_text import trained_part
 
         trained = trained_part(folder)
         if trained is not None:
@@ -204,8 +204,8 @@ def train(
     **flags: Any,
 ) -> None:
     """Train a stage, or go on training."""
-    from stackflower.launch import Request
-    from stackflower.launch import train as run_training
+    from stackflower.commands.train import Request
+    from stackflower.commands.train import train as run_training
 
     parts: dict[str, Any] = {
         "data": data_part(flags["data"]),
@@ -292,7 +292,7 @@ def sample(
     as_json: bool,
 ) -> None:
     """Draw pictures for captions with a trained run."""
-    from stackflower.drawing import draw
+    from stackflower.commands.sample import draw
 
     written = draw(
         run,
@@ -356,8 +356,8 @@ def evaluate(
     as_json: bool,
 ) -> None:
     """Score a run: the Inception Score and more, beside the same of real pictures."""
-    from stackflower.measure import Protocol, measure
-    from stackflower.measure import report as told
+    from stackflower.commands.evaluate import Protocol, measure
+    from stackflower.commands.evaluate import report as told
 
     protocol = Protocol(tuple(metrics.split(",")) if metrics else None, samples, splits, seed, truncation, trim_border)
     scores = measure(run, images, data_part(data), extractor, weights, protocol, resolution)
@@ -381,9 +381,9 @@ def evaluate(
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def train_classifier(data: str, out: str, resolution: int, network: Any, epochs: int, seed: int, as_json: bool) -> None:
     """Train the classifier that scores are computed with, from a data set's labels and attributes."""
-    from stackflower.config import Part
-    from stackflower.progress import bar
-    from stackflower.train_classifier import train_classifier as fit
+    from stackflower.commands.train_classifier import train_classifier as fit
+    from stackflower.config.schema import Part
+    from stackflower.utils.progress import bar
 
     source = Part.from_plain(data_part(data) or {}).create("data")
     model = fit(
@@ -412,8 +412,8 @@ def train_classifier(data: str, out: str, resolution: int, network: Any, epochs:
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def train_text(data: str, out: str, text: str, settings: tuple[str, ...], as_json: bool, **numbers: Any) -> None:
     """Train a caption encoder on a data set's pictures and captions, before the GAN."""
-    from stackflower.progress import bar
-    from stackflower.train_text import train_text as fit
+    from stackflower.commands.train_text import train_text as fit
+    from stackflower.utils.progress import bar
 
     found = fit(data_part(data) or {}, text, settings, Path(out), bar, **numbers)
     tell(found, as_json, lambda: found["told"])
@@ -424,7 +424,7 @@ def train_text(data: str, out: str, text: str, settings: tuple[str, ...], as_jso
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def report(run: str, as_json: bool) -> None:
     """Draw a run's curves and put it on one page, report.html in the run's folder."""
-    from stackflower.report import report as write
+    from stackflower.commands.report import report as write
 
     found = write(run)
     tell(found, as_json, lambda: str(found["report"]))
@@ -435,7 +435,7 @@ def report(run: str, as_json: bool) -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def ls(kind: str | None, as_json: bool) -> None:
     """List what can be named: parts by kind, and recipes."""
-    from stackflower.inventory import inventory, table
+    from stackflower.commands.ls import inventory, table
 
     rows = inventory(kind)
     tell({"parts": rows}, as_json, lambda: table(rows))
@@ -453,7 +453,7 @@ def ls(kind: str | None, as_json: bool) -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def embed(captions: tuple[str, ...], file: str | None, text: str, out: str | None, as_json: bool) -> None:
     """Turn captions into sentence embeddings of unit length."""
-    from stackflower.drawing import embed_captions
+    from stackflower.commands.sample import embed_captions
 
     values = embed_captions(list(captions), file, text_part(text) or {}, out)
     tell(values, as_json, lambda: values["text"])
@@ -475,7 +475,7 @@ def data() -> None:
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
 def data_make(name: str, out: str, count: int, validation: int, resolution: int, seed: int) -> None:
     """Write built-in data as an ImageFolder: pictures and metadata.jsonl, in split folders."""
-    from stackflower.data.folders import make
+    from stackflower.commands.data import make
 
     click.echo(make(name, out, count=count, validation=validation, resolution=resolution, seed=seed))
 
@@ -485,9 +485,9 @@ def data_make(name: str, out: str, count: int, validation: int, resolution: int,
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def data_check(folder: str, as_json: bool) -> None:
     """List everything that is wrong with a folder of pictures and captions, or with shards; exit code 2 if anything is."""
-    from stackflower.config import Part
-    from stackflower.data.folder import FolderSource
-    from stackflower.data.shards import ShardSource
+    from stackflower.config.schema import Part
+    from stackflower.data.sources.folder import FolderSource
+    from stackflower.data.sources.shards import ShardSource
 
     source = Part.from_plain(data_part(folder) or {}).create("data")
     if not isinstance(source, (FolderSource, ShardSource)):
@@ -504,7 +504,7 @@ def data_check(folder: str, as_json: bool) -> None:
 @click.option("--size", type=click.IntRange(16), default=76, show_default=True, help="Pixels of the prepared pictures.")
 def data_prepare(folder: str, size: int) -> None:
     """Decode a data set into the cache, so that training starts at once."""
-    from stackflower.data.folders import prepare_all
+    from stackflower.commands.data import prepare_all
 
     click.echo(prepare_all(data_part(folder) or {}, size, say))
 
@@ -514,7 +514,7 @@ def data_prepare(folder: str, size: int) -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def data_info(folder: str, as_json: bool) -> None:
     """Count a data set's pictures, captions, classes and words."""
-    from stackflower.data.folders import info
+    from stackflower.commands.data import info
 
     values = info(data_part(folder) or {})
     tell(values, as_json, lambda: "\n".join(f"{split}: {counts}" for split, counts in values.items()))

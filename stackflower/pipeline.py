@@ -9,20 +9,15 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from stackflower.adversary import Side
 from stackflower.build import build_encoder, build_networks
-from stackflower.checkpoint import load_weights
-from stackflower.data.batches import seeded
+from stackflower.data.images import to_uint8
 from stackflower.errors import ConfigError, RunError
-from stackflower.runs import RunFolder
-from stackflower.sides import Side
+from stackflower.runs.checkpoint import load_weights
+from stackflower.runs.folder import RunFolder
 from stackflower.stages.base import Generated, Stage, Text
 from stackflower.text.base import TextEncoder
-
-
-def to_uint8(images: Tensor) -> Tensor:
-    """(N, 3, H, W) in [-1, 1] to uint8 (N, H, W, 3) on the CPU."""
-    return images.float().clamp(-1, 1).add(1).mul(127.5).round().to(torch.uint8).permute(0, 2, 3, 1).cpu()
-
+from stackflower.utils.rng import seeded
 
 SMALLEST = 0.01  # truncation, in standard deviations
 

@@ -26,7 +26,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from stackflower import ranges
+from stackflower import options as ranges
 from stackflower.errors import ComponentError, StackflowerError
 
 GROUP = "stackflower.components"
@@ -47,9 +47,9 @@ KINDS: dict[str, Kind] = {
     "conditioning": Kind("stackflower.stages.base:Conditioning", ("text_dim",)),
     "generator": Kind("stackflower.stages.base:Generator", ("condition_dim", "lower_resolution")),
     "discriminator": Kind("stackflower.stages.base:Discriminator", ("text_dim", "condition_dim", "resolution")),
-    "objective": Kind("stackflower.objectives:Objective"),
-    "penalty": Kind("stackflower.penalties:Penalty"),
-    "extractor": Kind("stackflower.evaluation.extractors:Extractor"),
+    "objective": Kind("stackflower.objectives.base:Objective"),
+    "penalty": Kind("stackflower.penalties.base:Penalty"),
+    "extractor": Kind("stackflower.evaluation.extractors.base:Extractor"),
 }
 
 

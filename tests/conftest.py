@@ -54,7 +54,9 @@ def stackflower(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[...
     from stackflower.cli import main
 
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("stackflower.devices.has_accelerator", lambda: False)  # the same tests on a machine with a GPU
+    monkeypatch.setattr(
+        "stackflower.training.accelerator.has_accelerator", lambda: False
+    )  # the same tests on a machine with a GPU
 
     def run(*arguments: object, code: int = 0) -> Result:
         AcceleratorState._reset_state()

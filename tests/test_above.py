@@ -17,15 +17,18 @@ from conftest import TINY, TINY_NETWORKS, real_data, settings
 from PIL import Image
 from safetensors.torch import load_file
 
-from stackflower import registry, report
-from stackflower.config import merge, resolve
-from stackflower.data.pictures import load_square, sharpened, without_border
-from stackflower.data.shards import ShardSource
+from stackflower import registry
+from stackflower.commands import report
+from stackflower.commands.train_text import found_first
+from stackflower.config.merge import merge
+from stackflower.config.resolve import resolve
+from stackflower.data.images import load_square, sharpened, without_border
+from stackflower.data.sources.shards import ShardSource
 from stackflower.errors import ConfigError, DataError
 from stackflower.pipeline import Pipeline
-from stackflower.recipes import load_recipe, narrowed, recipes
-from stackflower.runs import RunFolder
-from stackflower.train_text import found_first
+from stackflower.recipes.load import load_recipe, recipes
+from stackflower.recipes.mini import narrowed
+from stackflower.runs.folder import RunFolder
 
 SECOND = [*TINY, *settings("generator.resolution=32", "generator.channels=4", "generator.blocks=1")]
 

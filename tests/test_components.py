@@ -14,11 +14,11 @@ from safetensors.torch import load_file, save_file
 from torchvision.models import inception_v3
 
 from stackflower import registry
-from stackflower.data.folders import make as make_folder
+from stackflower.adversary import Side, frozen
+from stackflower.commands.data import make as make_folder
 from stackflower.evaluation.classifier import DomainClassifier, save_classifier
-from stackflower.objectives import Pairs
-from stackflower.penalties import Shown
-from stackflower.sides import Side, frozen
+from stackflower.objectives.base import Pairs
+from stackflower.penalties.base import Shown
 from stackflower.stages.base import Stage, Text
 from stackflower.text.base import TextEncoder
 

@@ -16,14 +16,18 @@ import torch
 from conftest import TINY_NETWORKS, real_data
 from PIL import Image
 
-from stackflower.data import drawn, synthetic
-from stackflower.data.batches import Batches, Mismatched
-from stackflower.data.folder import FolderSource
-from stackflower.data.pictures import load_square
-from stackflower.data.prepared import Prepared, embed, prepare
+from stackflower.data.images import load_square
+from stackflower.data.negatives import Mismatched
+from stackflower.data.prepared import Prepared, prepare
+from stackflower.data.sampling import Batches
 from stackflower.data.source import Rows
+from stackflower.data.sources.folder import FolderSource
+from stackflower.data.synthetic import source as synthetic_source
+from stackflower.data.synthetic.attributes import ATTRIBUTES
+from stackflower.data.synthetic.source import SyntheticFlowers
 from stackflower.errors import DataError
-from stackflower.text.ngram import NgramEncoder
+from stackflower.text.cache import embed
+from stackflower.text.encoders.ngram import NgramEncoder
 
 
 def display(label: str, length: int) -> nullcontext:
@@ -212,8 +216,8 @@ def test_made_data_is_an_image_folder(stackflower, tmp_path: Path) -> None:
     )
     source = FolderSource(path=str(tmp_path / "flowers"))
     rows = source.rows("train")
-    assert len(rows) == 10 and set(rows.attributes) == set(synthetic.ATTRIBUTES) and rows.asked is not None
-    source_rows = drawn.SyntheticFlowers(count=10, validation=4).rows("train")
+    assert len(rows) == 10 and set(rows.attributes) == set(ATTRIBUTES) and rows.asked is not None
+    source_rows = SyntheticFlowers(count=10, validation=4).rows("train")
     for column in ("captions", "labels", "attributes", "asked"):
         assert getattr(rows, column) == getattr(source_rows, column), column
     assert "No problems" in stackflower("data", "check", "flowers").output
@@ -225,9 +229,9 @@ def test_made_data_is_an_image_folder(stackflower, tmp_path: Path) -> None:
 
 
 def test_flowers_drawn_by_several_processes_are_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    source = drawn.SyntheticFlowers(count=200)
-    monkeypatch.setattr(drawn, "WORTH_A_PROCESS", 100)
-    monkeypatch.setattr(drawn.os, "cpu_count", lambda: 2)
+    source = SyntheticFlowers(count=200)
+    monkeypatch.setattr(synthetic_source, "WORTH_A_PROCESS", 100)
+    monkeypatch.setattr(synthetic_source.os, "cpu_count", lambda: 2)
     images = np.lib.format.open_memmap(tmp_path / "images.npy", mode="w+", dtype=np.uint8, shape=(200, 64, 64, 3))
     told = []
     source.fill("train", images, told.append)
@@ -241,7 +245,7 @@ def test_flowers_drawn_by_several_processes_are_the_same(tmp_path: Path, monkeyp
 
 
 def batches(**options: object) -> Batches:
-    data = prepare(drawn.SyntheticFlowers(count=48), "train", 76, display)
+    data = prepare(SyntheticFlowers(count=48), "train", 76, display)
     table = embed(data.flat_captions(), NgramEncoder(dim=32), display)
     return Batches(
         data,
@@ -315,7 +319,7 @@ def test_of_several_wrong_captions_the_likest_is_taken() -> None:
     batch, plain = make(0, 48), batches()(0, 48)
     own = (batch.wrong * batch.embeddings).sum(1)
     assert own.mean() > (plain.wrong * plain.embeddings).sum(1).mean()
-    labels = drawn.SyntheticFlowers(count=48).rows("train").labels
+    labels = SyntheticFlowers(count=48).rows("train").labels
     for wrong, index in zip(batch.wrong, make.indices(0, 48).tolist(), strict=True):
         (rows,) = (make.embed.__self__ == wrong).all(1).nonzero(as_tuple=True)
         assert labels is not None and any(labels[row // 6] != labels[index] for row in rows.tolist())
@@ -367,7 +371,7 @@ def test_the_errors_are_ours(tmp_path: Path) -> None:
 
 
 def test_drawn_flowers_at_any_size_up_to_256() -> None:
-    source = drawn.SyntheticFlowers(count=8)
+    source = SyntheticFlowers(count=8)
     small = prepare(source, "train", 19, display).images.float()
     large = prepare(source, "train", 76, display).images.float()
     averaged = large.unflatten(1, (19, 4)).unflatten(3, (19, 4)).mean((2, 4))

@@ -11,7 +11,7 @@ import pytest
 FAULTS = """
 import resource
 import torch
-from stackflower.devices import keep_memory
+from stackflower.training.accelerator import keep_memory
 
 def faults(times):
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt

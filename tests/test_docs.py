@@ -15,8 +15,10 @@ from conftest import TINY
 
 from stackflower import registry
 from stackflower.cli import main
-from stackflower.config import Optimizer, Output, Train, merge, resolve
-from stackflower.recipes import load_recipe, recipes
+from stackflower.config.merge import merge
+from stackflower.config.resolve import resolve
+from stackflower.config.schema import Optimizer, Output, Train
+from stackflower.recipes.load import load_recipe, recipes
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]

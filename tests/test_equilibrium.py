@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from stackflower import registry
-from stackflower.equilibrium import BoundaryEquilibrium
-from stackflower.objectives import Pairs
-from stackflower.schedules import Plateau
+from stackflower.objectives.base import Pairs
+from stackflower.objectives.began import BoundaryEquilibrium
 from stackflower.stages.base import Text, Verdict
+from stackflower.training.schedules import Plateau
 
 N = 6
 
@@ -122,7 +122,7 @@ def test_a_discriminators_errors_are_its_reconstructions(power: int) -> None:
 
 def test_out_of_range_is_a_parabola_beyond_one() -> None:
     images = torch.tensor([-3.0, -1, 0.2, 1, 1.5, 0]).reshape(1, 3, 1, 2).requires_grad_()
-    from stackflower.penalties import Shown
+    from stackflower.penalties.base import Shown
 
     value = registry.create("penalty", "out-of-range")(Shown(lambda *_: [], None, images, words(), torch.zeros(1)))
     assert value.item() == pytest.approx((2**2 + 0.5**2) / 6)

@@ -9,20 +9,33 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from stackflower.config import Optimizer
-from stackflower.data.batches import Mismatched, seeded
-from stackflower.ema import EMA
-from stackflower.evaluation.scores import frechet_distance, inception_score, share_correct, within_group_variance
-from stackflower.objectives import BinaryCrossEntropy, Hinge, LeastSquares, Pairs, Wasserstein, contrast
-from stackflower.penalties import R1, R2, GradientPenalty, MatchingAwareGradient, ModeSeeking, Shown
-from stackflower.schedules import learning_rate
+from stackflower.config.schema import Optimizer
+from stackflower.data.negatives import Mismatched
+from stackflower.evaluation.metrics.caption_accuracy import share_correct
+from stackflower.evaluation.metrics.diversity import within_group_variance
+from stackflower.evaluation.metrics.frechet_distance import frechet_distance
+from stackflower.evaluation.metrics.inception_score import inception_score
+from stackflower.objectives.base import Pairs
+from stackflower.objectives.bce import BinaryCrossEntropy
+from stackflower.objectives.hinge import Hinge
+from stackflower.objectives.least_squares import LeastSquares
+from stackflower.objectives.matching_aware import contrast
+from stackflower.objectives.wasserstein import Wasserstein
+from stackflower.penalties.base import Shown
+from stackflower.penalties.gradient import GradientPenalty
+from stackflower.penalties.matching_aware import MatchingAwareGradient
+from stackflower.penalties.mode_seeking import ModeSeeking
+from stackflower.penalties.zero_centred import R1, R2
 from stackflower.stages.base import Text, Verdict
 from stackflower.stages.conditioning import ConditioningAugmentation, kl_to_standard_normal
+from stackflower.stages.generators.stage2 import StageTwoGenerator
+from stackflower.stages.generators.tree import colour_consistency
 from stackflower.stages.layers import REFERENCE, MinibatchDeviation, UpsampleConv, VirtualBatchNorm2d
-from stackflower.stages.stage2 import StageTwoGenerator
-from stackflower.stages.tree import colour_consistency
+from stackflower.text.encoders.rnn import BidirectionalGRU
 from stackflower.text.ranking import cosine_ranking, joint_embedding
-from stackflower.text.rnn import BidirectionalGRU
+from stackflower.training.ema import EMA
+from stackflower.training.schedules import learning_rate
+from stackflower.utils.rng import seeded
 
 
 def test_kl_term_equals_torch_distributions_in_float64() -> None:

@@ -11,7 +11,7 @@ from conftest import TINY_NETWORKS
 
 from stackflower.data.prepared import Prepared
 from stackflower.data.source import Rows
-from stackflower.evaluation.real import Real
+from stackflower.evaluation.reference import Real
 
 
 def real(rows: Rows) -> Real:

@@ -11,7 +11,7 @@ from torch import nn
 
 from stackflower import registry
 from stackflower.errors import ComponentError
-from stackflower.objectives import Hinge
+from stackflower.objectives.hinge import Hinge
 
 
 def test_every_kind_has_parts_and_every_part_imports() -> None:
@@ -34,7 +34,7 @@ def test_unknown_kind_and_name_say_what_is_allowed() -> None:
 
 
 def test_a_taken_name_is_refused_with_both_owners() -> None:
-    with pytest.raises(ComponentError, match=r"stackflower\.objectives:Hinge .* needs another name"):
+    with pytest.raises(ComponentError, match=r"stackflower\.objectives\.hinge:Hinge .* needs another name"):
 
         @registry.register("objective", "hinge")
         class Other(Hinge):

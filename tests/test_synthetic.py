@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from stackflower.data.grammar import WORDS, captions
-from stackflower.data.synthetic import ATTRIBUTES, draw, names, sample_attributes
+from stackflower.data.synthetic.attributes import ATTRIBUTES, names, sample_attributes
+from stackflower.data.synthetic.draw import draw
+from stackflower.data.synthetic.grammar import WORDS, captions
 
 
 def _rows(attributes: dict[str, np.ndarray], index: slice | list[int]) -> dict[str, np.ndarray]:

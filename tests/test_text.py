@@ -15,7 +15,7 @@ from conftest import TINY_NETWORKS, settings
 
 from stackflower import registry
 from stackflower.errors import DataError
-from stackflower.text.ngram import NgramEncoder
+from stackflower.text.encoders.ngram import NgramEncoder
 
 
 def near(encoder: NgramEncoder, one: str, other: str) -> float:
@@ -43,7 +43,7 @@ def test_ngram_hears_what_a_long_sentence_says() -> None:
 
 def test_ngram_is_the_same_everywhere() -> None:
     """Hashes must not depend on the process or the platform."""
-    code = "from stackflower.text.ngram import NgramEncoder; print(NgramEncoder(dim=16).encode(['a red flower'])[0].tolist())"
+    code = "from stackflower.text.encoders.ngram import NgramEncoder; print(NgramEncoder(dim=16).encode(['a red flower'])[0].tolist())"
     environment = {**os.environ, "PYTHONHASHSEED": "123"}
     out = subprocess.run(
         [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True

@@ -16,10 +16,11 @@ import torch
 from conftest import TINY, TINY_NETWORKS, settings
 from safetensors.torch import load_file
 
-from stackflower import checkpoint, registry
-from stackflower.objectives import Hinge
-from stackflower.runs import RunFolder
-from stackflower.trainer import Trainer
+from stackflower import registry
+from stackflower.objectives.hinge import Hinge
+from stackflower.runs import checkpoint
+from stackflower.runs.folder import RunFolder
+from stackflower.training.trainer import Trainer
 
 
 def last(run: Path) -> Path:
@@ -419,8 +420,8 @@ def test_a_trees_terms_are_told_with_their_resolution(stackflower) -> None:
 DROPS = """
 import sys
 import torch
-from stackflower.equilibrium import BoundaryEquilibrium
-from stackflower.objectives import Pairs
+from stackflower.objectives.began import BoundaryEquilibrium
+from stackflower.objectives.base import Pairs
 from stackflower.stages.base import Text, Verdict
 
 rank, world = 0, 1

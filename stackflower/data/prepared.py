@@ -6,38 +6,20 @@ settings, is written aside and renamed, and can be deleted at any time.
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
 import shutil
 import uuid
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from stackflower.data.source import Progress, Rows, Source
+from stackflower.data.source import Rows, Source
 from stackflower.errors import DataError
-from stackflower.text.base import TextEncoder
-
-VERSION = 1
-Bar = Callable[[str, int], AbstractContextManager[Progress]]
-
-
-def cache_folder() -> Path:
-    """Where prepared data, embeddings and classifiers lie."""
-    return Path(os.environ.get("STACKFLOWER_CACHE") or Path.home() / ".cache" / "stackflower")
-
-
-def key_of(*parts: object) -> str:
-    """A short name for a combination of settings."""
-    return hashlib.blake2b(repr((VERSION, *parts)).encode(), digest_size=12).hexdigest()
+from stackflower.utils.cache import cache_folder, key_of, not_writable
+from stackflower.utils.progress import Bar
 
 
 @dataclass
@@ -94,12 +76,12 @@ def prepare(source: Source, split: str, size: int, bar: Bar) -> Prepared:
     if split not in source.splits():
         raise DataError(f"There is no split {split!r}; this data has: {', '.join(source.splits())}.")
     key = key_of(type(source).__name__, source.fingerprint(split), split, size)
-    folder = cache_folder() / "prepared" / key
+    folder = cache_folder("prepared") / key
     if not (folder / "rows.json").exists():
         rows = source.rows(split)
         temporary = folder.with_name(f".{key}-{uuid.uuid4().hex[:8]}")
-        temporary.mkdir(parents=True)
         try:
+            temporary.mkdir()
             images = np.lib.format.open_memmap(
                 temporary / "images.npy", mode="w+", dtype=np.uint8, shape=(len(rows), size, size, 3)
             )
@@ -112,41 +94,9 @@ def prepare(source: Source, split: str, size: int, bar: Bar) -> Prepared:
             (temporary / "rows.json").write_text(json.dumps(rows.plain()), encoding="utf-8")
             _publish(temporary, folder)
         except OSError as error:
-            raise DataError(
-                f"The prepared data could not be written to {folder.parent}: {error}. Free some space, or set the "
-                "environment variable STACKFLOWER_CACHE to a folder elsewhere."
-            ) from error
+            raise not_writable(folder.parent, error) from error
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
     images = np.load(folder / "images.npy", mmap_mode="c")
     rows = Rows.from_plain(json.loads((folder / "rows.json").read_text(encoding="utf-8")))
     return Prepared(torch.from_numpy(images), rows, key)
-
-
-def embed(captions: Sequence[str], encoder: TextEncoder, bar: Bar, chunk: int = 1024) -> Tensor:
-    """Embeddings (N, T) of captions as the networks read them, from the cache where they are there."""
-    digest = hashlib.blake2b("\0".join(captions).encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
-    path = cache_folder() / "embeddings" / f"{key_of(encoder.fingerprint(), len(captions), digest)}.safetensors"
-    if path.exists():
-        return load_file(path)["embeddings"]
-    unique = list(dict.fromkeys(captions))
-    position = {caption: row for row, caption in enumerate(unique)}
-    parts = []
-    with bar(f"embedding {len(unique):,} captions", len(unique)) as progress:
-        for first in range(0, len(unique), chunk):
-            parts.append(encoder(unique[first : first + chunk]))
-            progress(len(parts[-1]))
-    table = torch.cat(parts)[torch.tensor([position[caption] for caption in captions])].contiguous()
-    temporary = path.with_name(f".{path.name}-{uuid.uuid4().hex[:8]}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        save_file({"embeddings": table}, temporary)
-        temporary.replace(path)
-    except (OSError, SafetensorError) as error:
-        raise DataError(
-            f"The embeddings could not be written to {path.parent}: {error}. Free some space, or set the environment "
-            "variable STACKFLOWER_CACHE to a folder elsewhere."
-        ) from error
-    finally:
-        temporary.unlink(missing_ok=True)
-    return table

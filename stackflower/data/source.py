@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
 
-Progress = Callable[[int], None]
+from stackflower.utils.progress import Progress
 
 
 @dataclass

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from stackflower.errors import DataError
+from stackflower.utils.atomic import replacing
 
 Network = Literal["plain", "resnet18"]
 
@@ -90,14 +90,9 @@ class DomainClassifier(nn.Module):
 
 def save_classifier(model: DomainClassifier, path: Path) -> None:
     """One safetensors file, its settings in the metadata; written aside and renamed."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}-{uuid.uuid4().hex[:8]}")
-    try:
-        state = {name: value.detach().contiguous() for name, value in model.state_dict().items()}
+    state = {name: value.detach().contiguous() for name, value in model.state_dict().items()}
+    with replacing(path) as temporary:
         save_file(state, temporary, {"domain_classifier": json.dumps(model.settings())})
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def load_classifier(path: Path) -> DomainClassifier:

@@ -9,7 +9,7 @@ caption. None of them knows of losses, optimizers or devices.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
@@ -39,6 +39,10 @@ class Verdict(NamedTuple):
     match: Tensor  # (N,), the image is real and is what the text says
     real: Tensor | None = None  # (N,), the image is real, whatever the text
     alike: Tensor | None = None  # (N, M) logits: how well image i fits text j of the whole batch, over all processes
+
+
+Critic = Callable[[Tensor, Sequence[Text]], list[Verdict]]
+"""Images (N, 3, R, R) and texts to a verdict for each text; a `Discriminator` is one."""
 
 
 class Condition(NamedTuple):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from stackflower.ranges import Count, Weight
+from stackflower.options import Count, Weight
 from stackflower.registry import register
 from stackflower.stages.base import Condition, Conditioning
 

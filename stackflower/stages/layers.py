@@ -5,32 +5,15 @@ from __future__ import annotations
 from typing import Literal
 
 import torch
-import torch.distributed as dist
 import torch.distributed.nn.functional as dist_functional
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from stackflower.utils.distributed import gathered, world
+
 Norm = Literal["batch", "layer", "instance", "none"]
 GeneratorNorm = Literal["batch", "layer", "instance", "virtual", "none"]
 REFERENCE = 16  # rows of the batch that virtual batch normalisation refers to
-
-
-def world() -> tuple[int, int]:
-    """This process's rank and how many processes train together."""
-    together = dist.is_available() and dist.is_initialized()
-    return (dist.get_rank(), dist.get_world_size()) if together else (0, 1)
-
-
-def gathered(x: Tensor) -> Tensor:
-    """The whole batch (world·N, …) from each process's share (N, …), in the order of ranks, differentiable any number of times.
-
-    A sum of shares padded with zeros, for backends that gather no gradients; meant for small tensors.
-    """
-    rank, size = world()
-    if size == 1:
-        return x
-    padded = F.pad(x, [0, 0] * (x.ndim - 1) + [rank * len(x), (size - 1 - rank) * len(x)])
-    return dist_functional.all_reduce(padded)
 
 
 class BatchNorm2d(nn.BatchNorm2d):

@@ -16,9 +16,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from stackflower.errors import RunError
-from stackflower.stages.layers import gathered
 from stackflower.text.base import TextEncoder, digest_of
 from stackflower.text.ranking import ImageEncoder
+from stackflower.utils.distributed import gathered
 
 WEIGHTS, ABOUT = "encoder.safetensors", "encoder.json"
 

@@ -1,0 +1,52 @@
+"""What `stackflower ls` prints: every part that can be named, with its first line, read without importing it."""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+from pathlib import Path
+
+from stackflower import registry
+from stackflower.errors import ConfigError
+from stackflower.recipes.load import recipes
+from stackflower.registry import Entry, suggest
+
+
+def first_line(entry: Entry) -> str:
+    """The first line of a part's docstring, from its source; nothing is imported but the parent package."""
+    module, _, name = entry.target.partition(":")
+    try:
+        spec = importlib.util.find_spec(module)
+        tree = ast.parse(Path(spec.origin).read_text(encoding="utf-8")) if spec and spec.origin else ast.parse("")
+    except Exception as error:  # somebody else's broken distribution must not break the list
+        return f"(can't be read: {error})"
+    for node in tree.body:
+        if isinstance(node, ast.ClassDef) and node.name == name:
+            return (ast.get_docstring(node) or "").partition("\n")[0]
+    return ""
+
+
+def inventory(kind: str | None) -> list[dict[str, str]]:
+    """One row a part or recipe: kind, name, distribution, description."""
+    kinds = [*registry.KINDS, "recipe"]
+    if kind is not None and kind not in kinds:
+        raise ConfigError(f"There is no kind {kind!r}.{suggest(kind, kinds)}")
+    rows = [
+        {"kind": entry.kind, "name": entry.name, "from": entry.owner, "description": first_line(entry)}
+        for entry in (registry.entries(kind) if kind != "recipe" else [])
+    ]
+    if kind in (None, "recipe"):
+        rows += [
+            {"kind": "recipe", "name": name, "from": "stackflower", "description": text}
+            for name, text in recipes().items()
+        ]
+    return rows
+
+
+def table(rows: list[dict[str, str]]) -> str:
+    """The rows as aligned columns."""
+    widths = [max((len(row[key]) for row in rows), default=0) for key in ("kind", "name", "from")]
+    return "\n".join(
+        f"{row['kind']:<{widths[0]}}  {row['name']:<{widths[1]}}  {row['from']:<{widths[2]}}  {row['description']}"
+        for row in rows
+    )

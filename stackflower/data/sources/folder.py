@@ -1,0 +1,283 @@
+"""Pictures and captions in a folder, by the Hugging Face ImageFolder convention.
+
+``metadata.jsonl`` or ``metadata.csv`` beside the pictures, a row for each: ``file_name``, ``text`` (a string or a list
+of strings), and if wanted ``label`` (an integer), ``class_name``, ``attributes`` (an object of names to values) and
+``asked`` (for each caption the attributes it states). Split folders ``train`` and ``validation``, or none.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import json
+import os
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+
+from stackflower.data.images import EXTENSIONS, load_square
+from stackflower.data.source import Rows, Source
+from stackflower.errors import DataError
+from stackflower.registry import register
+from stackflower.utils.cache import key_of
+from stackflower.utils.progress import Progress
+
+METADATA = ("metadata.jsonl", "metadata.csv")
+SPLITS = {"train": ("train",), "validation": ("validation", "val", "valid", "test")}
+LONGEST = 1_000  # words; a longer text is a document, not a caption
+
+
+def _read_jsonl(path: Path) -> Iterator[tuple[int, dict[str, Any] | str]]:
+    with path.open(encoding="utf-8-sig") as lines:
+        for number, line in enumerate(lines, 1):
+            if line.strip():
+                try:
+                    row = json.loads(line)
+                    yield number, row if isinstance(row, dict) else "is not a JSON object"
+                except json.JSONDecodeError as error:
+                    yield number, f"is not JSON ({error.msg})"
+
+
+def _read_csv(path: Path) -> Iterator[tuple[int, dict[str, Any] | str]]:
+    with path.open(encoding="utf-8-sig", newline="") as lines:
+        for number, row in enumerate(csv.DictReader(lines), 2):
+            values: dict[str, Any] = {key: value for key, value in row.items() if key and value is not None}
+            if values.get("label", "").lstrip("-").isdigit():
+                values["label"] = int(values["label"])
+            for key in ("text", "attributes", "asked"):  # a list or an object may stand in a cell as JSON
+                if str(values.get(key, ""))[:1] in ("[", "{"):
+                    with contextlib.suppress(json.JSONDecodeError):
+                        values[key] = json.loads(values[key])
+            yield number, values
+
+
+def captions_of_row(row: dict[str, Any]) -> tuple[list[str], str | None]:
+    """The captions of a row and what is wrong with them."""
+    texts = row.get("text")
+    texts = [texts] if isinstance(texts, str) else texts
+    if not isinstance(texts, list) or not texts or not all(isinstance(text, str) for text in texts):
+        return [], 'has no caption: "text" must be a string or a list of strings'
+    if any(not text.strip() for text in texts):
+        return [], "has an empty caption"
+    longest = max(len(text.split()) for text in texts)
+    if longest > LONGEST:
+        return [], f"has a caption of {longest:,} words; at most {LONGEST:,} are allowed"
+    return [" ".join(text.split()) for text in texts], None
+
+
+def _columns(row: dict[str, Any], texts: list[str]) -> str | None:
+    """What is wrong with a row's attributes."""
+    attributes, asked = row.get("attributes"), row.get("asked")
+    if attributes is not None and not isinstance(attributes, dict):
+        return f"has the attributes {attributes!r}; wanted an object of names to values"
+    if asked is None:
+        return None
+    if not isinstance(asked, list) or not all(isinstance(names, list) for names in asked) or len(asked) != len(texts):
+        return f'has an "asked" that is not a list of attribute names for each of its {len(texts)} captions'
+    return None
+
+
+class Split:
+    """One folder of pictures with its metadata, read and checked."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        found = [folder / name for name in METADATA if (folder / name).is_file()]
+        if not found:
+            near = sorted(path.name for path in folder.iterdir() if path.suffix in (".jsonl", ".json", ".csv", ".txt"))
+            hint = f" There is {', '.join(near[:3])}: rename it if it is the metadata." if near else ""
+            raise DataError(
+                f"{folder} has no metadata.jsonl or metadata.csv.{hint} Each of its lines names a picture and says what "
+                'it shows, as in {"file_name": "0001.jpg", "text": "a red flower"}.'
+            )
+        self.metadata = found[0]
+
+    @cached_property
+    def files(self) -> set[str]:
+        """Every picture below the folder, as file names are written in the metadata."""
+        return {
+            path.relative_to(self.folder).as_posix()
+            for path in self.folder.rglob("*")
+            if path.suffix.lower() in EXTENSIONS and path.is_file()
+        }
+
+    @cached_property
+    def read(self) -> tuple[list[dict[str, Any]], list[str]]:
+        """The good rows, and a sentence for each bad one."""
+        rows, problems, seen = [], [], set()
+        reader = _read_jsonl if self.metadata.suffix == ".jsonl" else _read_csv
+        try:
+            for number, row in reader(self.metadata):
+                where = f"{self.metadata.name}, line {number}"
+                if isinstance(row, str):
+                    problems.append(f"{where} {row}.")
+                    continue
+                name, (texts, problem) = row.get("file_name"), captions_of_row(row)
+                if not isinstance(name, str) or not name:
+                    problem = 'has no "file_name"'
+                else:
+                    name = PurePosixPath(name.replace("\\", "/")).as_posix()
+                    if name in seen:
+                        problem = f"names {name} a second time"
+                    elif name not in self.files:
+                        problem = f"names {name}, and there is no such picture"
+                    seen.add(name)
+                problem = problem or _columns(row, texts)
+                if not isinstance(row.get("label", 0), int):
+                    problem = f"has the label {row['label']!r}; a label is a whole number"
+                if problem:
+                    problems.append(f"{where} {problem}.")
+                else:
+                    rows.append({**row, "file_name": name, "text": texts})
+        except (UnicodeDecodeError, csv.Error) as error:
+            problems.append(f"{self.metadata} is not a text file in UTF-8 ({error}); save it as UTF-8.")
+        if not rows and not problems:
+            problems.append(f"{self.metadata} has no rows.")
+        return rows, problems
+
+    def orphans(self) -> list[str]:
+        """Pictures that no row names."""
+        rows, _ = self.read
+        return sorted(self.files - {row["file_name"] for row in rows})
+
+
+def several(problems: list[str], most: int = 20) -> str:
+    """The first of many sentences, and how many more there are."""
+    more = f"\n… and {len(problems) - most:,} more." if len(problems) > most else ""
+    return "\n".join(problems[:most]) + more
+
+
+@register("data", "folder")
+class FolderSource(Source):
+    """A folder by the Hugging Face ImageFolder convention: ``metadata.jsonl|csv`` beside the pictures.
+
+    Args:
+        path: the folder.
+        skip_bad: leave out rows and pictures that cannot be used (with a warning) instead of refusing the folder.
+    """
+
+    def __init__(self, *, path: str, skip_bad: bool = False):
+        self.path = Path(path).expanduser()
+        self.skip_bad = skip_bad
+        self._splits: dict[str, Split] = {}
+        if not self.path.is_dir():
+            raise DataError(
+                f"There is no folder {path!r}. --data takes a folder with metadata.jsonl, or synthetic-flowers."
+            )
+
+    def title(self) -> str:
+        return self.path.resolve().name
+
+    def splits(self) -> list[str]:
+        found = [name for name, folders in SPLITS.items() if any((self.path / folder).is_dir() for folder in folders)]
+        return found if "train" in found else ["train"]
+
+    def split(self, name: str) -> Split:
+        """The folder of a split, read once."""
+        if name not in self._splits:
+            candidates = [self.path / folder for folder in SPLITS.get(name, ())]
+            folder = next((path for path in candidates if path.is_dir()), self.path)
+            self._splits[name] = Split(folder)
+        return self._splits[name]
+
+    def fingerprint(self, split: str) -> str:
+        part = self.split(split)
+        stamps = []
+        for name in sorted(part.files):
+            stat = os.stat(part.folder / name)
+            stamps.append((name, stat.st_size, stat.st_mtime_ns))
+        return key_of(part.metadata.read_bytes(), stamps, self.skip_bad)
+
+    def _usable(self, split: str) -> list[dict[str, Any]]:
+        rows, problems = self.split(split).read
+        if problems and not self.skip_bad:
+            raise DataError(
+                f"{self.split(split).folder} can't be used as it is:\n{several(problems)}\n"
+                f"`stackflower data check {self.path}` lists everything; --set data.skip_bad=true leaves such rows out."
+            )
+        if not rows:
+            raise DataError(f"{self.split(split).folder} has no row that can be used: {problems[0]}")
+        return rows
+
+    def rows(self, split: str) -> Rows:
+        rows = self._usable(split)
+        names = sorted({key for row in rows for key in row.get("attributes") or {}})
+        labelled = all("label" in row for row in rows)
+        return Rows(
+            captions=[row["text"] for row in rows],
+            labels=[row["label"] for row in rows] if labelled else None,
+            class_names={row["label"]: str(row["class_name"]) for row in rows if labelled and "class_name" in row},
+            attributes={name: [str((row.get("attributes") or {}).get(name, "")) for row in rows] for name in names},
+            asked=[row["asked"] for row in rows] if rows and all("asked" in row for row in rows) else None,
+        )
+
+    def fill(self, split: str, images: np.ndarray, progress: Progress) -> list[int]:
+        part, rows = self.split(split), self._usable(split)
+        problems: dict[int, str] = {}
+
+        def one(position: int) -> None:
+            try:
+                images[position] = load_square(part.folder / rows[position]["file_name"], images.shape[1])
+            except DataError as error:
+                problems[position] = str(error)
+
+        with ThreadPoolExecutor(os.cpu_count()) as pool:  # Pillow decodes outside the interpreter's lock
+            for _ in pool.map(one, range(len(rows))):
+                progress(1)
+        if problems and (not self.skip_bad or len(problems) == len(rows)):
+            raise DataError(
+                f"{len(problems):,} pictures in {part.folder} can't be read:\n{several(sorted(problems.values()))}\n"
+                "Mend or remove them with their rows; --set data.skip_bad=true leaves such rows out."
+            )
+        return sorted(problems)
+
+    def warnings(self, split: str) -> list[str]:
+        _, problems = self.split(split).read
+        told = []
+        labelled = sum("label" in row for row in self.split(split).read[0])
+        if 0 < labelled < len(self.split(split).read[0]):
+            told.append(
+                f"{labelled:,} of {len(self.split(split).read[0]):,} rows of {self.split(split).metadata} have a label: "
+                "none is used, and a wrong caption may be of the same class."
+            )
+        if problems and self.skip_bad:
+            told.append(
+                f"{len(problems):,} rows of {self.split(split).metadata} are left out, the first: {problems[0]}"
+            )
+        orphans = self.split(split).orphans()
+        if not orphans:
+            return told
+        return [
+            *told,
+            f"{len(orphans):,} pictures in {self.split(split).folder} have no row in {self.split(split).metadata.name} "
+            f"and are not used ({', '.join(orphans[:3])}{', …' if len(orphans) > 3 else ''}).",
+        ]
+
+    def check(self) -> tuple[list[str], list[str]]:
+        """Everything wrong with the folder, and everything worth knowing: (problems, notes), opening every picture."""
+        problems, notes = [], []
+        for name in self.splits():
+            try:
+                part = self.split(name)
+            except DataError as error:
+                problems.append(str(error))
+                continue
+            rows, bad = part.read
+            problems += [f"{name}: {problem}" for problem in bad]
+            notes += [f"{name}: {warning}" for warning in self.warnings(name)]
+
+            def look(row: dict[str, Any], part: Split = part) -> str | None:
+                try:
+                    load_square(part.folder / row["file_name"], 64)
+                except DataError as error:
+                    return str(error)
+                return None
+
+            with ThreadPoolExecutor(os.cpu_count()) as pool:
+                problems += [f"{name}: {problem}" for problem in pool.map(look, rows) if problem]
+            notes.append(f"{name}: {len(rows):,} rows, {sum(len(row['text']) for row in rows):,} captions.")
+        return problems, notes

@@ -1,0 +1,258 @@
+"""Pictures and captions in WebDataset shards: tar files of ``key.jpg`` beside ``key.json`` or ``key.txt``.
+
+The shards are read where they lie, never unpacked; what is decoded goes straight to the prepared form, which is mapped from
+disk, so that on a CPU a set need not fit into memory (on a GPU the training split is held there).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import tarfile
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+
+from stackflower.data.images import EXTENSIONS, load_square
+from stackflower.data.source import Rows, Source
+from stackflower.data.sources.folder import SPLITS, captions_of_row, several
+from stackflower.errors import DataError
+from stackflower.registry import register
+from stackflower.utils.cache import key_of
+from stackflower.utils.progress import Progress
+
+
+@dataclass
+class Sample:
+    """One picture of a shard, by its place in the file."""
+
+    shard: Path
+    key: str
+    picture: tuple[int, int] | None = None  # offset and size
+    row: dict[str, Any] = field(default_factory=dict)
+    problem: str | None = None
+
+    @property
+    def where(self) -> Path:
+        return self.shard / self.key
+
+    def read(self) -> bytes:
+        """The picture file's bytes."""
+        assert self.picture is not None
+        with self.shard.open("rb") as handle:
+            handle.seek(self.picture[0])
+            return handle.read(self.picture[1])
+
+
+def _row(suffix: str, content: bytes) -> tuple[dict[str, Any], str | None]:
+    """What a sample's text or JSON file says, and what is wrong with it."""
+    try:
+        text = content.decode("utf-8-sig")
+        if suffix == ".json":
+            row = json.loads(text)
+            return (row, None) if isinstance(row, dict) else ({}, "has a JSON file that is not an object")
+        return {"text": [line.strip() for line in text.splitlines() if line.strip()]}, None
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        return {}, f"has a caption file that can't be read ({error})"
+
+
+def _checked(sample: Sample) -> Sample:
+    """Note what is wrong with a sample's row."""
+    if sample.problem is None and "text" not in sample.row and "caption" in sample.row:
+        sample.row["text"] = sample.row["caption"]  # as img2dataset writes it
+    texts, problem = captions_of_row(sample.row)
+    sample.problem = sample.problem or problem
+    if sample.picture is None:
+        sample.problem = "has captions and no picture"
+    elif not isinstance(sample.row.get("label", 0), int):
+        sample.problem = f"has the label {sample.row['label']!r}; a label is a whole number"
+    sample.row["text"] = texts
+    return sample
+
+
+def read_shard(path: Path) -> list[Sample]:
+    """The samples of a tar file, in its order. DataError for what is no tar file."""
+    samples: dict[str, Sample] = {}
+    try:
+        with tarfile.open(path, "r:") as shard:
+            for member in shard:
+                name = PurePosixPath(member.name)
+                if not member.isfile() or name.name.startswith("."):
+                    continue
+                # a key goes up to the first dot of the file's name, as WebDataset has it
+                stem, _, suffix = name.name.partition(".")
+                sample = samples.setdefault(str(name.with_name(stem)), Sample(path, str(name.with_name(stem))))
+                suffix = f".{suffix.lower()}"
+                if suffix in EXTENSIONS:
+                    sample.picture = (member.offset_data, member.size)
+                elif suffix in (".json", ".txt"):
+                    handle = shard.extractfile(member)
+                    row, problem = _row(suffix, handle.read() if handle else b"")
+                    sample.row = {**row, **sample.row} if suffix == ".txt" else {**sample.row, **row}
+                    sample.problem = sample.problem or problem
+    except (tarfile.TarError, OSError) as error:
+        raise DataError(
+            f"{path} can't be read as a tar file ({error}); shards are plain, uncompressed tar files."
+        ) from error
+    return [_checked(sample) for sample in samples.values()]
+
+
+@register("data", "shards")
+class ShardSource(Source):
+    """WebDataset shards: a folder of tar files, ``train-*.tar`` and ``validation-*.tar``, or a pattern such as ``train-{000..006}.tar``.
+
+    Args:
+        path: the folder, one tar file, or a pattern with ``*`` or ``{000..006}``. File names that begin with validation, val or
+            test hold the validation split.
+        skip_bad: leave out samples that cannot be used instead of refusing the shards.
+    """
+
+    def __init__(self, *, path: str, skip_bad: bool = False):
+        self.path, self.skip_bad = path, skip_bad
+        self._samples: dict[str, list[Sample]] = {}
+        if not self.shards:
+            raise DataError(
+                f"There are no tar files at {path!r}. --data takes a folder of shards, or a pattern such as "
+                "'flowers/train-{000..006}.tar'."
+            )
+
+    @cached_property
+    def shards(self) -> dict[str, list[Path]]:
+        """The tar files of each split."""
+        whole = Path(self.path).expanduser()
+        if whole.is_dir():
+            files = sorted(whole.glob("*.tar"))
+        else:
+            matching = {name: sorted(whole.parent.glob(name)) for name in _braces(whole.name)}
+            files = [file for found in matching.values() for file in found if file.is_file()]
+            missing = [name for name, found in matching.items() if not found]
+            if files and missing:
+                raise DataError(
+                    f"{self.path!r} names {len(missing)} files that are not there, the first {missing[0]}; mend the pattern or the set."
+                )
+        found: dict[str, list[Path]] = {}
+        for file in files:
+            held_out = re.split(r"[-_.\d]", file.name, maxsplit=1)[0] in SPLITS["validation"]
+            found.setdefault("validation" if held_out else "train", []).append(file)
+        return found if "train" in found or not found else {"train": found["validation"]}
+
+    def title(self) -> str:
+        whole = Path(self.path).expanduser()
+        return whole.resolve().name if whole.is_dir() else whole.parent.resolve().name
+
+    def splits(self) -> list[str]:
+        return [name for name in SPLITS if name in self.shards]
+
+    def fingerprint(self, split: str) -> str:
+        digest = hashlib.blake2b(digest_size=16)
+        for sample in self._read(
+            split
+        ):  # all captions, and a little of every picture: a copied shard is the same shard
+            digest.update(repr((sample.shard.name, sample.key, sample.picture, sample.row, sample.problem)).encode())
+            if sample.picture is not None:
+                with sample.shard.open("rb") as handle:
+                    for share in (1, 2, 3):
+                        handle.seek(sample.picture[0] + sample.picture[1] * share // 4)
+                        digest.update(handle.read(64))
+        return key_of(digest.hexdigest(), self.skip_bad)
+
+    def _read(self, split: str) -> list[Sample]:
+        if split not in self._samples:
+            self._samples[split] = [sample for file in self.shards[split] for sample in read_shard(file)]
+        return self._samples[split]
+
+    def samples(self, split: str) -> list[Sample]:
+        """The samples that can be used. DataError lists the others, unless they are to be skipped."""
+        problems = [f"{one.where} {one.problem}." for one in self._read(split) if one.problem]
+        good = [one for one in self._read(split) if not one.problem]
+        if problems and (not self.skip_bad or not good):
+            raise DataError(
+                f"{self.path} can't be used as it is:\n{several(problems)}\n--set data.skip_bad=true leaves such samples out."
+            )
+        if not good:
+            raise DataError(f"The shards of {self.path} ({split}) hold no pictures.")
+        return good
+
+    def rows(self, split: str) -> Rows:
+        rows = [sample.row for sample in self.samples(split)]
+        labelled = all("label" in row for row in rows)
+        names = sorted({key for row in rows for key in row.get("attributes") or {}})
+        return Rows(
+            captions=[row["text"] for row in rows],
+            labels=[row["label"] for row in rows] if labelled else None,
+            class_names={row["label"]: str(row["class_name"]) for row in rows if labelled and "class_name" in row},
+            attributes={name: [str((row.get("attributes") or {}).get(name, "")) for row in rows] for name in names},
+        )
+
+    def fill(self, split: str, images: np.ndarray, progress: Progress) -> list[int]:
+        samples, problems = self.samples(split), {}
+
+        def one(position: int) -> None:
+            sample = samples[position]
+            try:
+                images[position] = load_square(sample.where, images.shape[1], content=sample.read())
+            except DataError as error:
+                problems[position] = str(error)
+
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            for _ in pool.map(one, range(len(samples))):
+                progress(1)
+        if problems and (not self.skip_bad or len(problems) == len(samples)):
+            raise DataError(
+                f"{len(problems):,} pictures in {self.path} can't be read:\n{several(sorted(problems.values()))}\n"
+                "--set data.skip_bad=true leaves them out."
+            )
+        return sorted(problems)
+
+    def warnings(self, split: str) -> list[str]:
+        good, told = self.samples(split), []
+        bad = [f"{one.where} {one.problem}" for one in self._read(split) if one.problem]
+        labelled = sum("label" in sample.row for sample in good)
+        if bad:
+            told.append(f"{len(bad):,} samples are left out, the first: {bad[0]}.")
+        if 0 < labelled < len(good):
+            told.append(
+                f"{labelled:,} of {len(good):,} samples have a label: none is used, and a wrong caption may be of the same class."
+            )
+        return told
+
+    def check(self) -> tuple[list[str], list[str]]:
+        """Everything wrong with the shards, and what is worth knowing: (problems, notes), opening every picture."""
+        problems, notes = [], []
+        for split in self.splits():
+            try:
+                samples = self._read(split)
+            except DataError as error:
+                problems.append(str(error))
+                continue
+            problems += [f"{split}: {one.where} {one.problem}." for one in samples if one.problem]
+
+            def look(sample: Sample) -> str | None:
+                try:
+                    load_square(sample.where, 64, content=sample.read())
+                except DataError as error:
+                    return str(error)
+                return None
+
+            good = [one for one in samples if not one.problem]
+            with ThreadPoolExecutor(os.cpu_count()) as pool:
+                problems += [f"{split}: {problem}" for problem in pool.map(look, good) if problem]
+            captions = sum(len(one.row["text"]) for one in good)
+            notes.append(f"{split}: {len(good):,} samples in {len(self.shards[split])} shards, {captions:,} captions.")
+        return problems, notes
+
+
+def _braces(name: str) -> list[str]:
+    """A pattern with one ``{000..006}`` as the names it stands for."""
+    before, opening, rest = name.partition("{")
+    inside, closing, after = rest.partition("}")
+    first, dots, last = inside.partition("..")
+    if not (opening and closing and dots and first.isdigit() and last.isdigit()):
+        return [name]
+    return [f"{before}{number:0{len(first)}d}{after}" for number in range(int(first), int(last) + 1)]

@@ -1,0 +1,47 @@
+"""The domain classifier as an extractor."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from stackflower.evaluation.classifier import DomainClassifier, load_classifier
+from stackflower.evaluation.extractors.base import Extracted, Extractor, checksum
+from stackflower.registry import register
+
+
+@register("extractor", "domain")
+class DomainExtractor(Extractor):
+    """A classifier trained on the data's own labels and attributes by `stackflower train-classifier`.
+
+    Args:
+        weights: the file it wrote.
+    """
+
+    def __init__(self, *, weights: str):
+        self.path = Path(weights).expanduser()
+        self.model: DomainClassifier = load_classifier(self.path)
+        self.attributes = {name: values for name, values in self.model.heads.items() if name != "label"}
+
+    def describe(self) -> dict[str, object]:
+        model = self.model
+        return {
+            "extractor": "domain",
+            "weights_sha256": checksum(self.path),
+            "classes": len(model.heads["label"]),
+            "resolution": model.resolution,
+            "resize": "antialiased bilinear",
+            "trained_on": model.trained_on,
+            "held_out_accuracy": model.accuracy,
+        }
+
+    def extract(self, images: Tensor) -> Extracted:
+        values = images.float() / 127.5 - 1
+        if values.shape[-1] != self.model.resolution:
+            size = (self.model.resolution,) * 2
+            values = F.interpolate(values, size=size, mode="bilinear", antialias=True, align_corners=False)
+        features, heads = self.model(values.contiguous(memory_format=torch.channels_last))
+        return Extracted(features, heads["label"], {name: value for name, value in heads.items() if name != "label"})

@@ -1,0 +1,63 @@
+"""torchvision's Inception-v3 as an extractor."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from stackflower.errors import DataError
+from stackflower.evaluation.extractors.base import Extracted, Extractor, checksum
+from stackflower.registry import register
+
+INCEPTION_FILE = "inception_v3_google-0cc3c7bd.pth"
+
+
+@register("extractor", "inception-v3")
+class InceptionExtractor(Extractor):
+    """Inception-v3 with torchvision's ImageNet weights: 1000 classes, 2048 features, on 299×299 pixels.
+
+    These are not the 2015 TensorFlow weights of published scores; numbers from the two don't compare.
+
+    Args:
+        weights: path of the weights file; without it torchvision's cache or download.
+    """
+
+    def __init__(self, *, weights: str | None = None):
+        from torchvision.models import Inception_V3_Weights, inception_v3
+
+        known = Path(torch.hub.get_dir()) / "checkpoints" / INCEPTION_FILE
+        self.path = Path(weights).expanduser() if weights else known
+        try:
+            if weights is None and not known.exists():
+                Inception_V3_Weights.IMAGENET1K_V1.get_state_dict(progress=True, check_hash=True)
+            state = torch.load(self.path, map_location="cpu", weights_only=True)
+            model = inception_v3(weights=None, init_weights=False, aux_logits=True, transform_input=True)
+            model.load_state_dict(state)
+        except Exception as error:  # a network, a file or its contents: all mean that these weights can't be had
+            raise DataError(
+                f"Inception-v3's weights can't be had ({type(error).__name__}: {str(error).splitlines()[0][:200]}). Fetch "
+                f"{INCEPTION_FILE} from torchvision's model zoo and name it with --weights FILE, or score with a "
+                "classifier of your own data: --extractor domain."
+            ) from error
+        self.model = model.eval()
+        self.head, self.model.fc = self.model.fc, nn.Identity()
+
+    def describe(self) -> dict[str, object]:
+        return {
+            "extractor": "inception-v3 (torchvision, ImageNet)",
+            "weights_sha256": checksum(self.path),
+            "classes": 1000,
+            "resolution": 299,
+            "resize": "antialiased bilinear",
+        }
+
+    def extract(self, images: Tensor) -> Extracted:
+        values = F.interpolate(
+            images.float() / 255, size=(299, 299), mode="bilinear", antialias=True, align_corners=False
+        )
+        mean, std = values.new_tensor([0.485, 0.456, 0.406]), values.new_tensor([0.229, 0.224, 0.225])
+        features = self.model((values - mean[:, None, None]) / std[:, None, None])
+        return Extracted(features, self.head(features), {})

@@ -1,0 +1,159 @@
+"""Checkpoints: everything a run needs to go on bit for bit, as named safetensors, nothing pickled.
+
+A checkpoint is a folder ``images-000064000`` written aside and renamed::
+
+    generator.safetensors  generator-ema.safetensors  discriminator-64.safetensors (with its objective's state)
+    optimizer-generator.safetensors  optimizer-discriminator.safetensors  rng-0.safetensors …  state.json
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from stackflower.errors import RunError, TrainingFailed
+from stackflower.runs.folder import STATE, RunFolder
+from stackflower.utils.atomic import replacing, write_text
+
+
+def _contiguous(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: value.detach().contiguous().cpu() for name, value in state.items()}
+
+
+def save_weights(module: nn.Module, path: Path, metadata: dict[str, str] | None = None) -> None:
+    """Write a module's state as safetensors, aside and then renamed."""
+    with replacing(path) as temporary:
+        save_file(_contiguous(module.state_dict()), temporary, metadata)
+
+
+def load_weights(module: nn.Module, path: Path, otherwise: str = "Put the run's own file back or train anew.") -> None:
+    """Read a module's state, every name and shape matching. RunError says what does not, and what to do: `otherwise`."""
+    try:
+        state = load_file(path)
+    except FileNotFoundError:
+        raise RunError(f"{path} is missing: part of the run was deleted. {otherwise}") from None
+    except (SafetensorError, OSError) as error:
+        raise RunError(f"{path} is damaged ({error}). {otherwise}") from error
+    mine = module.state_dict()
+    wrong = sorted(set(mine) ^ set(state)) + sorted(
+        name for name in set(mine) & set(state) if mine[name].shape != state[name].shape
+    )
+    if wrong:
+        raise RunError(
+            f"{path} is from other networks than config.json describes: {', '.join(wrong[:5])}"
+            f"{f' and {len(wrong) - 5} more' if len(wrong) > 5 else ''}. {otherwise}"
+        )
+    module.load_state_dict(state)
+
+
+def optimizer_state(optimizer: torch.optim.Optimizer, module: nn.Module) -> dict[str, Tensor]:
+    """An optimizer's state by the names of the parameters it moves: ``generator.dense.weight/exp_avg``."""
+    names: dict[Tensor, str] = {parameter: name for name, parameter in module.named_parameters()}
+    return {
+        f"{names[parameter]}/{key}": value
+        for parameter, state in optimizer.state.items()
+        for key, value in state.items()
+        if isinstance(value, Tensor)
+    }
+
+
+def restore_optimizer(optimizer: torch.optim.Optimizer, module: nn.Module, state: Mapping[str, Tensor]) -> None:
+    """Put back what `optimizer_state` gave."""
+    parameters = dict(module.named_parameters())
+    optimizer.state.clear()
+    for key, value in state.items():
+        name, _, field = key.rpartition("/")
+        parameter = parameters[name]
+        # Adam's moments have their parameter's layout; its step count is a float32 scalar
+        optimizer.state[parameter][field] = (
+            torch.empty_like(parameter).copy_(value)
+            if value.shape == parameter.shape and value.ndim
+            else value.to(parameter.device)
+        )
+
+
+def rng_state(device: torch.device) -> dict[str, Tensor]:
+    """This process's global generators (dropout draws from them)."""
+    state = {"cpu": torch.get_rng_state()}
+    if device.type == "cuda":
+        state["cuda"] = torch.cuda.get_rng_state(device)
+    return state
+
+
+def restore_rng(state: Mapping[str, Tensor], device: torch.device) -> None:
+    """Put back what `rng_state` gave."""
+    torch.set_rng_state(state["cpu"])
+    if device.type == "cuda" and "cuda" in state:
+        torch.cuda.set_rng_state(state["cuda"], device)
+
+
+class CheckpointWriter:
+    """A checkpoint in the making: files go aside, `publish` makes them one whole checkpoint."""
+
+    def __init__(self, run: RunFolder, images: int):
+        self.run = run
+        self.final = run.checkpoints / f"images-{images:09d}"
+        self.aside = run.checkpoints / f".images-{images:09d}"  # one name, so that all processes meet there
+
+    def tensors(self, name: str, state: Mapping[str, Tensor]) -> None:
+        """Write ``name.safetensors``."""
+        try:
+            self.aside.mkdir(parents=True, exist_ok=True)
+            save_file(_contiguous(state), self.aside / f"{name}.safetensors")
+        except (OSError, SafetensorError) as error:
+            self.fail(error)
+
+    def publish(self, state: dict[str, Any]) -> None:
+        """Write ``state.json``, flush to disk, rename."""
+        try:
+            (self.aside / STATE).write_text(json.dumps(state, indent=2), encoding="utf-8")
+            for path in self.aside.iterdir():
+                with path.open("rb") as handle:
+                    os.fsync(handle.fileno())
+            if self.final.exists():
+                shutil.rmtree(self.final)
+            os.replace(self.aside, self.final)
+        except OSError as error:
+            self.fail(error)
+
+    def fail(self, error: Exception) -> None:
+        """Give up this checkpoint, leaving the ones before it."""
+        shutil.rmtree(self.aside, ignore_errors=True)
+        whole = self.run.whole_checkpoints()
+        kept = f"The last whole one, {whole[-1].name}, is untouched" if whole else "There is none before it"
+        raise TrainingFailed(
+            f"The checkpoint {self.final.name} could not be written: {error}. {kept}. Make room and type: "
+            f"stackflower train --resume {self.run}"
+        ) from error
+
+
+def read_state(path: Path) -> dict[str, Any]:
+    """A checkpoint's ``state.json``."""
+    try:
+        return json.loads((path / STATE).read_text(encoding="utf-8"))
+    except (OSError, json.JSONDecodeError) as error:
+        raise RunError(f"{path / STATE} is damaged ({error}). Delete {path} to resume from the one before.") from error
+
+
+def write_state(path: Path, state: dict[str, Any]) -> None:
+    """Replace a checkpoint's ``state.json``."""
+    write_text(path / STATE, json.dumps(state, indent=2))
+
+
+def read_tensors(path: Path, name: str) -> dict[str, Tensor]:
+    """``name.safetensors`` of a checkpoint."""
+    try:
+        return load_file(path / f"{name}.safetensors")
+    except (FileNotFoundError, SafetensorError, OSError) as error:
+        raise RunError(
+            f"{path / name}.safetensors is missing or damaged ({error}). Delete {path} to resume from the one before."
+        ) from error

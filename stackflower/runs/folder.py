@@ -1,0 +1,173 @@
+"""A run is a folder: its files, who may write to it, and which checkpoints are whole.
+
+config.json  metrics.jsonl  generator.safetensors  text/  samples/*.png  checkpoints/images-*/
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from stackflower.config.resolve import from_plain
+from stackflower.config.schema import RunConfig
+from stackflower.errors import ConfigError, RunError
+from stackflower.utils.atomic import write_text
+
+STATE = "state.json"  # the last file written into a checkpoint
+
+
+class RunFolder:
+    """Paths inside a run and what may be done with them."""
+
+    def __init__(self, path: str | Path):
+        self.path = Path(path).expanduser()
+
+    def __str__(self) -> str:
+        return str(self.path)
+
+    @property
+    def config_file(self) -> Path:
+        return self.path / "config.json"
+
+    @property
+    def metrics_file(self) -> Path:
+        return self.path / "metrics.jsonl"
+
+    @property
+    def weights_file(self) -> Path:
+        """The stage as it draws: the averaged weights, or the live ones where averaging is off."""
+        return self.path / "generator.safetensors"
+
+    @property
+    def text_folder(self) -> Path:
+        """What the run's text encoder keeps: a vocabulary, weights, vectors."""
+        return self.path / "text"
+
+    @property
+    def samples(self) -> Path:
+        return self.path / "samples"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    def whole_checkpoints(self) -> list[Path]:
+        """Finished checkpoints, oldest first."""
+        return sorted(path.parent for path in self.checkpoints.glob(f"images-*/{STATE}"))
+
+    def _belongings(self) -> Iterator[Path]:
+        """What is in the folder, but for our own leftovers of a run that was killed before it began."""
+        for path in self.path.iterdir():
+            if not path.name.startswith(".") and (path.is_file() or any(path.iterdir())):
+                yield path
+
+    def refuse_taken(self) -> None:
+        """RunError if something is there already."""
+        if self.path.is_file() or (self.path.is_dir() and any(self._belongings())):
+            what = "holds a run" if self.config_file.exists() else "is not empty"
+            raise RunError(
+                f"{self.path} {what}. `--resume {self.path}` goes on with a run; a new one needs another --out."
+            )
+
+    def create(self, values: dict[str, Any]) -> None:
+        """Make the folder with its configuration. RunError if something is there already."""
+        self.refuse_taken()
+        try:
+            self.samples.mkdir(parents=True, exist_ok=True)
+            self.checkpoints.mkdir(exist_ok=True)
+            self.update(values)  # last: with it, the folder is a run
+        except OSError as error:
+            raise RunError(f"The run folder {self.path} can't be made: {error}. Choose another --out.") from error
+
+    def update(self, values: dict[str, Any]) -> None:
+        """Replace the configuration. RunError where it can't be written; the one before stays."""
+        try:
+            write_text(self.config_file, json.dumps(values, indent=2, ensure_ascii=False) + "\n")
+        except OSError as error:
+            raise RunError(
+                f"{self.config_file} can't be written: {error}. Make room and type the command again."
+            ) from error
+
+    def values(self) -> dict[str, Any]:
+        """What ``config.json`` holds. RunError says what is missing or broken."""
+        if not self.path.is_dir():
+            near = sorted(str(p.parent) for p in Path("runs").glob("*/config.json"))
+            hint = f" The runs here: {', '.join(near[-5:])}." if near else " `stackflower train --stage 1` makes one."
+            raise RunError(f"There is no run folder {self.path}.{hint}")
+        try:
+            values = json.loads(self.config_file.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise RunError(
+                f"{self.path} is no run folder, or part of it was deleted: config.json is missing. Without it the "
+                "networks can't be rebuilt; put it back or train anew."
+            ) from None
+        except (json.JSONDecodeError, UnicodeDecodeError) as error:
+            raise RunError(f"{self.config_file} is damaged ({error}); put a whole one back or train anew.") from error
+        if not isinstance(values, dict) or not {"run", "text_dim"} <= values.keys():
+            raise RunError(f"{self.config_file} is not a run's configuration; put the right one back or train anew.")
+        return values
+
+    def config(self) -> RunConfig:
+        """The run's configuration, checked."""
+        try:
+            return from_plain(self.values()["run"])
+        except ConfigError as error:
+            raise RunError(f"{self.config_file} does not fit this version of Stackflower:\n{error}") from error
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Hold the folder against other writers. RunError if another process writes to it."""
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            lock = FileLock(self.path / ".lock")  # the system's: it falls with the process, however that ends
+            lock.acquire(timeout=0)
+        except Timeout:
+            raise RunError(
+                f"Another process is writing to {self.path}. Wait until it ends, stop it, or choose another --out."
+            ) from None
+        except OSError as error:
+            raise RunError(f"The run folder {self.path} can't be written: {error}. Choose another --out.") from error
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def prune(self, keep_last: int, keep_every: int) -> None:
+        """Delete all but the newest `keep_last` checkpoints and every `keep_every`-th of all that were written."""
+        whole = self.whole_checkpoints()
+        for path in whole[:-keep_last]:
+            try:
+                number = json.loads((path / STATE).read_text(encoding="utf-8"))["number"]
+            except (json.JSONDecodeError, KeyError):
+                number = 0  # damaged: it can't be resumed from
+            if not (keep_every and number and number % keep_every == 0):
+                (path / STATE).unlink()  # no longer whole, whatever happens next
+                shutil.rmtree(path, ignore_errors=True)
+        for path in self.checkpoints.iterdir():
+            if not (path / STATE).exists():
+                shutil.rmtree(path, ignore_errors=True)
+
+
+def newest_run(root: str | Path = "runs") -> RunFolder:
+    """The run that was written last. RunError if there is none."""
+    found = sorted(
+        Path(root).glob("*/config.json"), key=lambda path: max(p.stat().st_mtime for p in path.parent.iterdir())
+    )
+    if not found:
+        raise RunError(f"There is no run in {root}/ to resume. Name its folder: --resume RUN.")
+    return RunFolder(found[-1].parent)
+
+
+def free_name(recipe: str, root: str | Path = "runs") -> Path:
+    """A folder name no run has yet: ``runs/quickstart-1``, ``-2`` …"""
+    stem = Path(recipe).stem or "run"
+    number = 1
+    while (Path(root) / f"{stem}-{number}").exists():
+        number += 1
+    return Path(root) / f"{stem}-{number}"

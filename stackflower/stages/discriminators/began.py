@@ -1,0 +1,88 @@
+"""BEGAN's networks (Berthelot et al. 2017, figure 1), with a sentence beside the code: an autoencoder that judges, a decoder that draws."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from stackflower.options import Count
+from stackflower.registry import register
+from stackflower.stages.base import Discriminator, Text, Verdict
+from stackflower.stages.generators.began import BASE, Decoder, doublings_from_8, initialise_elu, two_convolutions
+
+
+class Encoded(NamedTuple):
+    """What the autoencoder's encoder saw."""
+
+    code: Tensor  # (N, code_dim)
+    images: Tensor  # (N, 3, R, R), to compare with what is decoded
+
+
+@register("discriminator", "began")
+class AutoencoderDiscriminator(Discriminator):
+    """An autoencoder whose score is its reconstruction error, low for real: L(x, e) = mean |D(x, e) − x|^η (section 3.1).
+
+    The text stands beside the code, and a dense layer joins the two, as in the conditional BEGAN of the anime-face report.
+
+    Args:
+        channels: width n of the decoder and of the encoder's first layers, which grow by n with every halving.
+        code_dim: size of the code; 64 in the report.
+        text: what it reads: the text embedding through a dense layer of its own, or the conditioning's detached mean.
+        projection_dim: size of that dense layer's output; 16 in the report.
+        power: η of the error, 1 or 2. At 1 a pixel is remembered as its median, at 2 as its mean. Squared errors are
+            smaller, and with them the balance that k follows: `objective.rate` wants to be larger.
+    """
+
+    reads = "energy"
+    default_objective = "began"
+
+    def __init__(
+        self,
+        *,
+        text_dim: int,
+        condition_dim: int,
+        resolution: Count,
+        channels: Count = 64,
+        code_dim: Count = 64,
+        text: Literal["condition", "embedding"] = "embedding",
+        projection_dim: Count = 16,
+        power: Literal[1, 2] = 1,
+    ):
+        super().__init__()
+        self.power = power
+        layers: list[nn.Module] = [nn.Conv2d(3, channels, 3, padding=1), nn.ELU(inplace=True)]
+        width, depth = channels, doublings_from_8(resolution)
+        for level in range(depth + 1):
+            layers += [*two_convolutions(width, channels * (level + 1)), *([nn.AvgPool2d(2)] if level < depth else [])]
+            width = channels * (level + 1)
+        self.encoder = nn.Sequential(*layers)
+        self.to_code = nn.Linear(width * BASE * BASE, code_dim)
+        self.project = nn.Linear(text_dim, projection_dim) if text == "embedding" else None
+        words = projection_dim if self.project else condition_dim
+        self.join = nn.Linear(code_dim + words, code_dim)
+        initialise_elu(self)
+        self.decoder = Decoder(code_dim, resolution, channels)
+
+    def trunk(self, images: Tensor) -> Encoded:
+        return Encoded(self.to_code(self.encoder(images).flatten(1)), images)
+
+    def reconstruct(self, features: Encoded, text: Text) -> Tensor:
+        """The images (N, 3, R, R) as the autoencoder remembers them, with the text beside the code."""
+        words = text.condition if self.project is None else F.elu(self.project(text.embedding.to(features.code.dtype)))
+        return self.decoder(F.elu(self.join(torch.cat([features.code, words.to(features.code.dtype)], 1))))
+
+    def judge(self, features: Encoded, text: Text) -> Verdict:
+        error = self.reconstruct(features, text).float() - features.images.float()
+        return Verdict((error.abs() if self.power == 1 else error.square()).mean((1, 2, 3)))
+
+    def forward(self, images: Tensor, texts: Sequence[Text]) -> list[Verdict]:
+        """A verdict for each of `texts`: the encoder runs once, the decoder once over all texts together."""
+        code, images = self.trunk(images)
+        count = len(texts)
+        together = Text(*(torch.cat([text[part] for text in texts]) for part in (0, 1)))  # type: ignore[misc]
+        verdict = self.judge(Encoded(code.repeat(count, 1), images.repeat(count, 1, 1, 1)), together)
+        return [Verdict(match) for match in verdict.match.chunk(count)]

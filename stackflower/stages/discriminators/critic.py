@@ -1,0 +1,46 @@
+"""The critic of a Wasserstein GAN: the matching discriminator without batch statistics."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from stackflower.options import Count
+from stackflower.registry import register
+from stackflower.stages.discriminators.matching import MatchingDiscriminator
+
+
+@register("discriminator", "critic")
+class CriticDiscriminator(MatchingDiscriminator):
+    """Judges each picture by itself, with layer norm or none (Gulrajani et al. 2017, section 4: no batch normalisation).
+
+    A penalty on one picture's slope means something only where the others of the batch do not enter its score.
+
+    Args:
+        channels: width of the first layer, doubled by every halving of the resolution up to 8-fold.
+        text: what it reads, as in `matching`.
+        projection_dim: size of the dense layer that the embedding goes through.
+        norm: layer normalisation, or none.
+    """
+
+    default_objective = "wasserstein"
+
+    def __init__(
+        self,
+        *,
+        text_dim: int,
+        condition_dim: int,
+        resolution: Count,
+        channels: Count = 64,
+        text: Literal["condition", "embedding"] = "embedding",
+        projection_dim: Count = 128,
+        norm: Literal["layer", "none"] = "layer",
+    ):
+        super().__init__(
+            text_dim=text_dim,
+            condition_dim=condition_dim,
+            resolution=resolution,
+            channels=channels,
+            text=text,
+            projection_dim=projection_dim,
+            norm=norm,
+        )

@@ -1,0 +1,118 @@
+"""The matching-aware discriminator of GAN-CLS and StackGAN."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from typing import Literal
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from stackflower.errors import ComponentError
+from stackflower.options import Count
+from stackflower.registry import register
+from stackflower.stages.base import Discriminator, Text, Verdict, initialise
+from stackflower.stages.layers import MinibatchDeviation, Norm, doublings, norm2d
+from stackflower.utils.distributed import gathered
+
+TEMPERATURE = 0.1  # of the contrast
+
+
+def strided(in_channels: int, out_channels: int, norm: Norm) -> list[nn.Module]:
+    """A 4×4 convolution of stride 2, a norm and a leaky rectifier."""
+    return [
+        nn.Conv2d(in_channels, out_channels, 4, 2, 1, bias=norm == "none"),
+        norm2d(norm, out_channels),
+        nn.LeakyReLU(0.2, inplace=True),
+    ]
+
+
+@register("discriminator", "matching")
+class MatchingDiscriminator(Discriminator):
+    """Matching-aware discriminator (Reed et al. 2016, section 4.2; Zhang et al. 2016, section 3.2).
+
+    Strided convolutions down to 4×4; the text, repeated over the 4×4 positions, is joined to the features by a 3×3
+    convolution, and a 4×4 convolution gives the logit. The defaults are StackGAN's Stage-I discriminator.
+
+    Args:
+        channels: width of the first layer, doubled by every halving of the resolution up to 8-fold.
+        text: what it reads: the conditioning's detached mean ("condition", StackGAN as released) or the text
+            embedding itself through a dense layer of its own ("embedding", as in GAN-CLS).
+        projection_dim: size of that dense layer's output.
+        norm: normalisation of all but the first layer.
+        minibatch_deviation: append the standard deviation over the batch to the features.
+        unconditional: also judge reality without text (`Verdict.real`), as StackGAN's Stage-II does.
+        contrastive: also tell how well each image fits each text of the batch (`Verdict.alike`): the cosine of the
+            features' mean and the embedding, each through a dense layer of its own to `projection_dim`, over a
+            temperature of 0.1 (Zhang et al. 2021, XMC-GAN, equation 3).
+    """
+
+    def __init__(
+        self,
+        *,
+        text_dim: int,
+        condition_dim: int,
+        resolution: Count,
+        channels: Count = 64,
+        text: Literal["condition", "embedding"] = "condition",
+        projection_dim: Count = 128,
+        norm: Norm = "batch",
+        minibatch_deviation: bool = False,
+        unconditional: bool = False,
+        contrastive: bool = False,
+    ):
+        super().__init__()
+        depth = doublings(resolution)
+        if depth is None:
+            raise ComponentError(f"This discriminator judges 16, 32, 64, 128 … px, not {resolution}.")
+        widths = [channels * min(2**level, 8) for level in range(depth)]
+        layers = strided(3, widths[0], "none")
+        for narrow, wide in itertools.pairwise(widths):
+            layers += strided(narrow, wide, norm)
+        if minibatch_deviation:
+            layers.append(MinibatchDeviation())
+        self.layers = nn.Sequential(*layers)
+        width, seen = widths[-1], widths[-1] + minibatch_deviation
+        self.project = (
+            nn.Sequential(nn.Linear(text_dim, projection_dim), nn.LeakyReLU(0.2)) if text == "embedding" else None
+        )
+        words = projection_dim if self.project else condition_dim
+        self.join = nn.Conv2d(seen + words, width, 3, padding=1, bias=False)
+        self.head = nn.Sequential(norm2d(norm, width), nn.LeakyReLU(0.2, inplace=True), nn.Conv2d(width, 1, 4))
+        self.plain = nn.Conv2d(seen, 1, 4) if unconditional else None
+        self.image_key = nn.Linear(width, projection_dim) if contrastive else None
+        self.text_key = nn.Linear(text_dim, projection_dim) if contrastive else None
+        initialise(self)
+
+    def trunk(self, images: Tensor) -> Tensor:
+        return self.layers(images)
+
+    def judge(self, features: Tensor, text: Text) -> Verdict:
+        return self._verdict(features, self._picture_half(features), text)
+
+    def forward(self, images: Tensor, texts: Sequence[Text]) -> list[Verdict]:
+        # the joining convolution of (features, words) is the sum of one over each: the features' is made once
+        features = self.trunk(images)
+        half = self._picture_half(features)
+        return [self._verdict(features, half, text) for text in texts]
+
+    def _picture_half(self, features: Tensor) -> Tensor:
+        return F.conv2d(features, self.join.weight[:, : features.shape[1]], padding=1)
+
+    def _verdict(self, features: Tensor, half: Tensor, text: Text) -> Verdict:
+        words = self.project(text.embedding) if self.project is not None else text.condition
+        words = words.to(features.dtype)[:, :, None, None].expand(-1, -1, *features.shape[2:])
+        joined = half + F.conv2d(words, self.join.weight[:, features.shape[1] :], padding=1)
+        plain = None if self.plain is None else self.plain(features).flatten().float()
+        return Verdict(self.head(joined).flatten().float(), plain, self._alike(features, text))
+
+    def _alike(self, features: Tensor, text: Text) -> Tensor | None:
+        # only training asks for it; processes that draw judge as often as each has pictures and must not wait for each other
+        if self.image_key is None or self.text_key is None or not self.training:
+            return None
+        image = self.image_key(features[:, : self.image_key.in_features].mean((2, 3)))
+        words = gathered(self.text_key(text.embedding.to(features.dtype)).float())
+        # written as sums, which autocast leaves in float32: the logits differ by less than bf16 can tell
+        cosine = (F.normalize(image.float(), dim=1)[:, None] * F.normalize(words, dim=1)).sum(2)
+        return cosine / TEMPERATURE

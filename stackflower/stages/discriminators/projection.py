@@ -1,0 +1,53 @@
+"""The projection discriminator (Miyato & Koyama 2018) with spectral normalisation (Miyato et al. 2018)."""
+
+from __future__ import annotations
+
+import itertools
+
+from torch import Tensor, nn
+from torch.nn.utils.parametrizations import spectral_norm
+
+from stackflower.errors import ComponentError
+from stackflower.options import Count
+from stackflower.registry import register
+from stackflower.stages.base import Discriminator, Text, Verdict, initialise
+from stackflower.stages.layers import doublings
+
+
+@register("discriminator", "projection")
+class ProjectionDiscriminator(Discriminator):
+    """Features summed over the picture, judged by a dense layer and by an inner product with the text (equation 3).
+
+    ``match = ψ(h) + eᵀ V h``, with h the sum of a strided trunk's features over its 4×4 positions and e the text embedding.
+
+    Args:
+        channels: width of the first layer, doubled by every halving of the resolution up to 8-fold.
+        spectral: divide every weight by its largest singular value, so that no layer stretches by more than one.
+    """
+
+    default_objective = "hinge"
+
+    def __init__(self, *, text_dim: int, resolution: Count, channels: Count = 64, spectral: bool = True):
+        super().__init__()
+        depth = doublings(resolution)
+        if depth is None:
+            raise ComponentError(f"This discriminator judges 16, 32, 64, 128 … px, not {resolution}.")
+        widths = [channels * min(2**level, 8) for level in range(depth)]
+        layers: list[nn.Module] = []
+        for narrow, wide in itertools.pairwise([3, *widths]):
+            layers += [nn.Conv2d(narrow, wide, 4, 2, 1), nn.LeakyReLU(0.2, inplace=True)]
+        self.layers = nn.Sequential(*layers)
+        self.words = nn.Linear(text_dim, widths[-1], bias=False)
+        self.head = nn.Linear(widths[-1], 1)
+        initialise(self)
+        if spectral:
+            for layer in [*self.layers, self.words, self.head]:
+                if isinstance(layer, (nn.Conv2d, nn.Linear)):
+                    spectral_norm(layer)
+
+    def trunk(self, images: Tensor) -> Tensor:
+        return self.layers(images).sum((2, 3))
+
+    def judge(self, features: Tensor, text: Text) -> Verdict:
+        words = self.words(text.embedding.to(features.dtype))
+        return Verdict((self.head(features)[:, 0] + (words * features).sum(1)).float())

@@ -1,0 +1,98 @@
+"""BEGAN's generator (Berthelot et al. 2017, figure 1), with a sentence beside the noise."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from stackflower.errors import ComponentError
+from stackflower.options import Count
+from stackflower.registry import register
+from stackflower.stages.base import Generator
+from stackflower.stages.layers import doublings
+
+BASE = 8  # pixels at which the decoder starts and the encoder ends
+
+
+def initialise_elu(module: nn.Module) -> None:
+    """Weights that keep the size of what passes an exponential linear unit; zero biases."""
+    for layer in module.modules():
+        if isinstance(layer, (nn.Conv2d, nn.Linear)):
+            fan_in = layer.weight[0].numel()
+            nn.init.normal_(layer.weight, 0.0, 1.245 / math.sqrt(fan_in))
+            assert layer.bias is not None
+            nn.init.zeros_(layer.bias)
+
+
+def doublings_from_8(resolution: int) -> int:
+    depth = doublings(resolution)
+    if depth is None:
+        raise ComponentError(f"BEGAN's networks have 16, 32, 64, 128 … px, not {resolution}.")
+    return depth - 1  # from 8×8
+
+
+def two_convolutions(in_channels: int, out_channels: int) -> list[nn.Module]:
+    """Two 3×3 convolutions with exponential linear units."""
+    return [
+        nn.Conv2d(in_channels, out_channels, 3, padding=1),
+        nn.ELU(inplace=True),
+        nn.Conv2d(out_channels, out_channels, 3, padding=1),
+        nn.ELU(inplace=True),
+    ]
+
+
+class Decoder(nn.Module):
+    """Code (N, `code_dim`) to images (N, 3, `resolution`, `resolution`); nothing bounds them to [-1, 1]."""
+
+    def __init__(self, code_dim: int, resolution: int, channels: int):
+        super().__init__()
+        self.channels = channels
+        self.dense = nn.Linear(code_dim, channels * BASE * BASE)
+        layers: list[nn.Module] = two_convolutions(channels, channels)
+        for _ in range(doublings_from_8(resolution)):
+            layers += [nn.Upsample(scale_factor=2, mode="nearest"), *two_convolutions(channels, channels)]
+        self.layers = nn.Sequential(*layers, nn.Conv2d(channels, 3, 3, padding=1))
+        initialise_elu(self)
+
+    def forward(self, code: Tensor) -> Tensor:
+        x = self.dense(code).reshape(len(code), self.channels, BASE, BASE)
+        return self.layers(x.contiguous(memory_format=torch.channels_last))
+
+
+@register("generator", "began")
+class DecoderGenerator(Generator):
+    """BEGAN's generator: condition and noise through a dense layer to a code, then the autoencoder's decoder (section 3.5).
+
+    Its pictures are not bounded by a tanh; `--penalty out-of-range` keeps them within [-1, 1].
+
+    Args:
+        resolution: height and width of the image, a power of two from 16 up.
+        channels: width n of every layer; 128 in the anime-face report.
+        noise_dim: size of z; 64 in the report.
+        noise: distribution of z, uniform on [-1, 1] (the paper's) or standard normal.
+        code_dim: size of the code that condition and noise are joined to.
+    """
+
+    def __init__(
+        self,
+        *,
+        condition_dim: int,
+        resolution: Count = 64,
+        channels: Count = 64,
+        noise_dim: Count = 64,
+        noise: Literal["normal", "uniform"] = "uniform",
+        code_dim: Count = 64,
+    ):
+        super().__init__()
+        self.resolutions = (resolution,)
+        self.noise_dim, self.noise = noise_dim, noise
+        self.join = nn.Linear(condition_dim + noise_dim, code_dim)
+        initialise_elu(self)
+        self.decoder = Decoder(code_dim, resolution, channels)
+
+    def forward(self, condition: Tensor, noise: Tensor) -> tuple[Tensor, ...]:
+        return (self.decoder(F.elu(self.join(torch.cat([condition, noise], 1)))),)

@@ -1,0 +1,68 @@
+"""The generator of DCGAN with a sentence beside the noise, as GAN-CLS has it (Radford et al. 2016; Reed et al. 2016)."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from stackflower.errors import ComponentError
+from stackflower.options import Below1, Count
+from stackflower.registry import register
+from stackflower.stages.base import Generator, initialise
+from stackflower.stages.layers import GeneratorNorm, ReferenceBatch, doublings, norm2d
+
+
+@register("generator", "dcgan")
+class DCGANGenerator(Generator):
+    """Condition and noise to 4×4, then transposed convolutions of stride 2 to `resolution` (Radford et al. 2016, figure 1).
+
+    Args:
+        resolution: height and width of the image, a power of two from 16 up.
+        channels: width before the last layer, doubled towards 4×4 up to 8-fold.
+        noise_dim: size of z.
+        noise: distribution of z, standard normal or uniform on [-1, 1].
+        norm: normalisation after each layer but the last.
+        dropout: share of the channels that are left out at 4×4 and 8×8 while training.
+    """
+
+    def __init__(
+        self,
+        *,
+        condition_dim: int,
+        resolution: Count = 64,
+        channels: Count = 64,
+        noise_dim: Count = 100,
+        noise: Literal["normal", "uniform"] = "normal",
+        norm: GeneratorNorm = "batch",
+        dropout: Below1 = 0.0,
+    ):
+        super().__init__()
+        depth = doublings(resolution)
+        if depth is None:
+            raise ComponentError(f"generator.resolution = {resolution}: allowed are 16, 32, 64, 128, 256, …")
+        if not 0 <= dropout < 1:
+            raise ComponentError(f"generator.dropout = {dropout}: allowed is 0 up to, not with, 1.")
+        self.resolutions = (resolution,)
+        self.noise_dim, self.noise = noise_dim, noise
+        widths = [channels * min(2 ** (depth - 1 - level), 8) for level in range(depth)]
+        layers: list[nn.Module] = [nn.ConvTranspose2d(condition_dim + noise_dim, widths[0], 4, bias=norm == "none")]
+        for level, (wide, narrow) in enumerate(itertools.pairwise(widths)):
+            layers += [norm2d(norm, wide), nn.ReLU(inplace=True)]
+            layers += [nn.Dropout2d(dropout)] if dropout and level < 2 else []
+            layers.append(nn.ConvTranspose2d(wide, narrow, 4, 2, 1, bias=norm == "none"))
+        layers += [norm2d(norm, widths[-1]), nn.ReLU(inplace=True), nn.ConvTranspose2d(widths[-1], 3, 4, 2, 1)]
+        self.layers = nn.Sequential(*layers)
+        initialise(self)
+        self.reference = ReferenceBatch(condition_dim + noise_dim) if norm == "virtual" else None
+
+    def remember(self, condition: Tensor, noise: Tensor) -> None:
+        if self.reference is not None:
+            self.reference.remember(torch.cat([condition, noise], 1))
+
+    def forward(self, condition: Tensor, noise: Tensor) -> tuple[Tensor, ...]:
+        inputs = torch.cat([condition, noise], 1)
+        inputs = inputs if self.reference is None else self.reference.before(inputs)
+        return (torch.tanh(self.layers(inputs[:, :, None, None])[-len(condition) :]),)

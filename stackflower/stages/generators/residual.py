@@ -1,0 +1,91 @@
+"""The residual ("highway") generator of the competition report's large GAN-CLS."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from stackflower.errors import ComponentError
+from stackflower.options import Below1, Count
+from stackflower.registry import register
+from stackflower.stages.base import Generator, initialise
+from stackflower.stages.layers import GeneratorNorm, ReferenceBatch, UpsampleConv, doublings, norm2d
+
+
+class Highway(nn.Module):
+    """1×1, 3×3 and 3×3 convolutions, a quarter as wide inside, added to their input."""
+
+    def __init__(self, channels: int, norm: GeneratorNorm):
+        super().__init__()
+        narrow = max(channels // 4, 1)
+        bias = norm == "none"
+        self.layers = nn.Sequential(
+            nn.Conv2d(channels, narrow, 1, bias=bias),
+            norm2d(norm, narrow),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(narrow, narrow, 3, padding=1, bias=bias),
+            norm2d(norm, narrow),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(narrow, channels, 3, padding=1, bias=bias),
+            norm2d(norm, channels),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.relu(x + self.layers(x))
+
+
+@register("generator", "residual")
+class ResidualGenerator(Generator):
+    """Condition and noise to 4×4, residual blocks at 4×4 and 8×8, then nearest enlargement and 3×3 convolutions.
+
+    Args:
+        resolution: height and width of the image, a power of two from 16 up.
+        channels: width at `resolution` / 2, doubled towards 4×4 up to 8-fold; 128 in the report.
+        noise_dim: size of z; 512 in the report.
+        noise: distribution of z, standard normal or uniform on [-1, 1].
+        norm: normalisation after each convolution; "virtual" where pictures of a batch come out in one colour.
+        dropout: share of the channels that are left out at 4×4 while training; 0.5 in the report.
+    """
+
+    def __init__(
+        self,
+        *,
+        condition_dim: int,
+        resolution: Count = 64,
+        channels: Count = 128,
+        noise_dim: Count = 512,
+        noise: Literal["normal", "uniform"] = "normal",
+        norm: GeneratorNorm = "batch",
+        dropout: Below1 = 0.0,
+    ):
+        super().__init__()
+        depth = doublings(resolution)
+        if depth is None:
+            raise ComponentError(f"generator.resolution = {resolution}: allowed are 16, 32, 64, 128, 256, …")
+        if not 0 <= dropout < 1:
+            raise ComponentError(f"generator.dropout = {dropout}: allowed is 0 up to, not with, 1.")
+        self.resolutions = (resolution,)
+        self.noise_dim, self.noise = noise_dim, noise
+        widths = [channels * min(2 ** (depth - 1 - level), 8) for level in range(depth)]
+        self.wide = widths[0]
+        self.dense = nn.Linear(condition_dim + noise_dim, self.wide * 16, bias=False)
+        self.first = norm2d(norm, self.wide)
+        layers: list[nn.Module] = [Highway(self.wide, norm), nn.Dropout2d(dropout)]
+        for level, (wide, narrow) in enumerate(zip(widths, [*widths[1:], widths[-1]], strict=True)):
+            layers += [UpsampleConv(wide, narrow), norm2d(norm, narrow), nn.ReLU(inplace=True)]
+            layers += [Highway(narrow, norm)] if level == 0 else []
+        self.layers = nn.Sequential(*layers, nn.Conv2d(widths[-1], 3, 3, padding=1))
+        initialise(self)
+        self.reference = ReferenceBatch(condition_dim + noise_dim) if norm == "virtual" else None
+
+    def remember(self, condition: Tensor, noise: Tensor) -> None:
+        if self.reference is not None:
+            self.reference.remember(torch.cat([condition, noise], 1))
+
+    def forward(self, condition: Tensor, noise: Tensor) -> tuple[Tensor, ...]:
+        inputs = torch.cat([condition, noise], 1)
+        inputs = inputs if self.reference is None else self.reference.before(inputs)
+        x = self.dense(inputs).reshape(len(inputs), self.wide, 4, 4).contiguous(memory_format=torch.channels_last)
+        return (torch.tanh(self.layers(nn.functional.relu(self.first(x)))[-len(condition) :]),)

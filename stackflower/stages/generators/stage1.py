@@ -1,0 +1,116 @@
+"""The Stage-I generator of StackGAN (Zhang et al. 2016, sections 3.2 and 4)."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from stackflower.errors import ComponentError
+from stackflower.options import Below1, Count, Natural
+from stackflower.registry import register
+from stackflower.stages.base import Generator, initialise
+from stackflower.stages.layers import GeneratorNorm, ReferenceBatch, UpsampleConv, doublings, norm2d
+
+
+class UpBlock(nn.Module):
+    """Doubles height and width, halves the channels: nearest enlargement, 3×3 convolution, norm, rectifier.
+
+    With `style_dim`, a dense layer of the style scales and shifts the normalised channels (conditional normalisation,
+    Brock et al. 2019), which lets text and noise act at this depth too.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, norm: GeneratorNorm, style_dim: int = 0):
+        super().__init__()
+        self.convolution = UpsampleConv(in_channels, out_channels)
+        self.norm = norm2d(norm, out_channels)
+        self.style = nn.Linear(style_dim, 2 * out_channels) if style_dim else None
+
+    def forward(self, x: Tensor, style: Tensor) -> Tensor:
+        x = self.norm(self.convolution(x))
+        if self.style is not None:
+            scale, shift = self.style(style)[:, :, None, None].chunk(2, dim=1)
+            x = x * (1 + scale) + shift  # addcmul is several times slower where few channels are broadcast
+        return nn.functional.relu(x, inplace=True)
+
+
+@register("generator", "stage1")
+class StageOneGenerator(Generator):
+    """Stage-I: condition and noise through a dense layer to 4×4, then up-sampling blocks to `resolution`.
+
+    Channels run from 8·`channels` at 4×4, halved by every doubling of the resolution. The defaults are the paper's
+    64×64 generator.
+
+    Args:
+        resolution: height and width of the image, a power of two from 16 up.
+        channels: width; the paper's is 128, the authors' PyTorch release says 192.
+        noise_dim: size of z.
+        noise: distribution of z, standard normal or uniform on [-1, 1].
+        norm: normalisation after each convolution.
+        style: condition and noise also scale and shift every block's channels (noise at several depths).
+        mapping_layers: dense layers, twice as wide as condition and noise, that the two pass through together before all else
+            (the mapping network of Karras et al. 2019). Without them text and noise only add up, and noise can't decide
+            just what the text leaves open.
+        dropout: share of the channels that are left out at 4×4 and 8×8 while training.
+    """
+
+    def __init__(
+        self,
+        *,
+        condition_dim: int,
+        resolution: Count = 64,
+        channels: Count = 128,
+        noise_dim: Count = 100,
+        noise: Literal["normal", "uniform"] = "normal",
+        norm: GeneratorNorm = "batch",
+        style: bool = False,
+        mapping_layers: Natural = 0,
+        dropout: Below1 = 0.0,
+    ):
+        super().__init__()
+        depth = doublings(resolution)
+        if depth is None:
+            raise ComponentError(f"generator.resolution = {resolution}: allowed are 16, 32, 64, 128, 256, …")
+        if channels * 8 % 2**depth:
+            raise ComponentError(f"generator.channels = {channels}: 8 × channels must divide by {2**depth}.")
+        if not 0 <= dropout < 1:
+            raise ComponentError(f"generator.dropout = {dropout}: allowed is 0 up to, not with, 1.")
+        self.resolutions = (resolution,)
+        self.noise_dim, self.noise = noise_dim, noise
+        self.dropout = nn.Dropout2d(dropout)
+        self.widths = [channels * 8 // 2**level for level in range(depth + 1)]
+        inputs = condition_dim + noise_dim
+        layers: list[nn.Module] = []
+        for _ in range(mapping_layers):
+            layers += [nn.Linear(inputs, 2 * (condition_dim + noise_dim)), nn.LeakyReLU(0.2)]
+            inputs = 2 * (condition_dim + noise_dim)
+        self.dense = nn.Linear(inputs, self.widths[0] * 16, bias=False)
+        self.norm = norm2d(norm, self.widths[0])
+        self.blocks = nn.ModuleList(
+            UpBlock(wide, narrow, norm, inputs if style else 0)
+            for wide, narrow in zip(self.widths, self.widths[1:], strict=False)
+        )
+        self.to_image = nn.Conv2d(self.widths[-1], 3, 3, padding=1, bias=False)
+        initialise(self)
+        for layer in layers:
+            if isinstance(layer, nn.Linear):  # N(0, 0.02) would leave next to nothing after two of them
+                nn.init.kaiming_normal_(layer.weight, 0.2)
+        self.mapping = nn.Sequential(*layers)
+        self.reference = ReferenceBatch(condition_dim + noise_dim) if norm == "virtual" else None
+
+    def remember(self, condition: Tensor, noise: Tensor) -> None:
+        if self.reference is not None:
+            self.reference.remember(torch.cat([condition, noise], 1))
+
+    def forward(self, condition: Tensor, noise: Tensor) -> tuple[Tensor, ...]:
+        inputs = torch.cat([condition, noise], 1)
+        style = self.mapping(inputs if self.reference is None else self.reference.before(inputs))
+        x = self.dense(style).reshape(len(style), self.widths[0], 4, 4)
+        x = nn.functional.relu(self.norm(x.contiguous(memory_format=torch.channels_last)), inplace=True)
+        x = self.dropout(x)
+        for depth, block in enumerate(self.blocks):
+            x = block(x, style)
+            if depth == 0:
+                x = self.dropout(x)
+        return (torch.tanh(self.to_image(x[-len(condition) :])),)

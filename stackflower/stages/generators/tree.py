@@ -1,0 +1,154 @@
+"""StackGAN-v2's generator (Zhang et al. 2018, StackGAN++, section 4): several resolutions in one tree, trained together."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from stackflower.errors import ComponentError
+from stackflower.options import Count, Natural, Weight
+from stackflower.registry import register
+from stackflower.stages.base import Generator, initialise
+from stackflower.stages.layers import Norm, UpsampleConv, doublings, norm2d
+
+
+def colour_consistency(
+    small: Tensor, large: Tensor, mean_weight: float = 1.0, covariance_weight: float = 5.0
+) -> Tensor:
+    """How far the colours of two sizes of the same pictures lie apart (equation 6): ‖μ − μ'‖² and ‖Σ − Σ'‖² of the pixels.
+
+    Args:
+        small, large: (N, 3, r, r) and (N, 3, R, R) in [-1, 1].
+        mean_weight, covariance_weight: λ₁ and λ₂.
+
+    Returns:
+        the mean over pictures, a float32 scalar.
+    """
+
+    def moments(images: Tensor) -> tuple[Tensor, Tensor]:
+        pixels = images.float().flatten(2)  # (N, 3, R·R)
+        mean = pixels.mean(2)
+        centred = pixels - mean[..., None]
+        return mean, torch.bmm(centred, centred.transpose(1, 2)) / pixels.shape[2]
+
+    (mean, covariance), (their_mean, their_covariance) = moments(small), moments(large)
+    return (
+        mean_weight * (mean - their_mean).square().sum(1)
+        + covariance_weight * (covariance - their_covariance).square().sum((1, 2))
+    ).mean()
+
+
+def _gated(in_channels: int, out_channels: int, norm: Norm) -> nn.Sequential:
+    """Enlargement by two and a 3×3 convolution with a gated linear unit."""
+    return nn.Sequential(UpsampleConv(in_channels, 2 * out_channels), norm2d(norm, 2 * out_channels), nn.GLU(1))
+
+
+class GatedResidual(nn.Module):
+    """Two 3×3 convolutions, the first gated, added to their input."""
+
+    def __init__(self, channels: int, norm: Norm):
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Conv2d(channels, 2 * channels, 3, padding=1, bias=norm == "none"),
+            norm2d(norm, 2 * channels),
+            nn.GLU(1),
+            nn.Conv2d(channels, channels, 3, padding=1, bias=norm == "none"),
+            norm2d(norm, channels),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.layers(x)
+
+
+class Branch(nn.Module):
+    """From the features of one resolution, with the condition again, to those of twice that (F_i, equation 3)."""
+
+    def __init__(self, channels: int, out_channels: int, condition_dim: int, blocks: int, norm: Norm):
+        super().__init__()
+        self.join = nn.Sequential(
+            nn.Conv2d(channels + condition_dim, 2 * channels, 3, padding=1, bias=norm == "none"),
+            norm2d(norm, 2 * channels),
+            nn.GLU(1),
+        )
+        self.residual = nn.Sequential(*(GatedResidual(channels, norm) for _ in range(blocks)))
+        self.up = _gated(channels, out_channels, norm)
+
+    def forward(self, features: Tensor, condition: Tensor) -> Tensor:
+        words = condition.to(features.dtype)[:, :, None, None].expand(-1, -1, *features.shape[2:])
+        return self.up(self.residual(self.join(torch.cat([features, words], 1))))
+
+
+@register("generator", "tree")
+class TreeGenerator(Generator):
+    """StackGAN-v2: pictures of `scales` resolutions, each half of the next, from one trunk of features (equations 2 to 4).
+
+    Condition and noise to 4×4 and up to the smallest resolution; then a branch for each doubling, which is given the
+    condition again. Every resolution has a discriminator of its own, and colours are kept alike between them.
+
+    Args:
+        resolution: of the largest images.
+        scales: how many resolutions; 3 in the paper (64, 128, 256).
+        channels: width at the smallest resolution's features, halved by each branch; 64 in the authors' release.
+        noise_dim: size of z.
+        noise: distribution of z, standard normal or uniform on [-1, 1].
+        blocks: residual blocks of a branch; 2 in the release.
+        norm: normalisation after each convolution.
+        colour_weight: α of the colour consistency (equation 7); 50 in the paper, which finds that it matters most without text.
+    """
+
+    def __init__(
+        self,
+        *,
+        condition_dim: int,
+        resolution: Count = 256,
+        scales: Count = 3,
+        channels: Count = 64,
+        noise_dim: Count = 100,
+        noise: Literal["normal", "uniform"] = "normal",
+        blocks: Natural = 2,
+        norm: Norm = "batch",
+        colour_weight: Weight = 50.0,
+    ):
+        super().__init__()
+        smallest = resolution // 2 ** max(scales - 1, 0)
+        depth = doublings(smallest) if smallest >= 16 else None
+        if scales < 1 or depth is None or smallest * 2 ** (scales - 1) != resolution:
+            raise ComponentError(
+                f"generator.resolution = {resolution} with generator.scales = {scales}: the smallest of the resolutions, "
+                f"each half of the next, must be 16, 32, 64, 128 …"
+            )
+        self.resolutions = tuple(smallest * 2**scale for scale in range(scales))
+        self.noise_dim, self.noise = noise_dim, noise
+        self.weights = {"colour": colour_weight} if colour_weight and scales > 1 else {}
+        self.wide = channels * 2**depth
+        self.dense = nn.Sequential(nn.Linear(condition_dim + noise_dim, self.wide * 16 * 2, bias=False))
+        self.norm = norm2d(norm, self.wide * 2)
+        self.trunk = nn.Sequential(
+            *(_gated(self.wide // 2**level, self.wide // 2 ** (level + 1), norm) for level in range(depth))
+        )
+        widths = [max(channels // 2**scale, 4) for scale in range(scales)]
+        self.branches = nn.ModuleList(
+            Branch(wide, narrow, condition_dim, blocks, norm) for wide, narrow in itertools.pairwise(widths)
+        )
+        self.to_image = nn.ModuleList(nn.Conv2d(width, 3, 3, padding=1, bias=False) for width in widths)
+        initialise(self)
+
+    def forward(self, condition: Tensor, noise: Tensor) -> tuple[Tensor, ...]:
+        x = self.dense(torch.cat([condition, noise], 1)).reshape(len(condition), 2 * self.wide, 4, 4)
+        features = self.trunk(F.glu(self.norm(x.contiguous(memory_format=torch.channels_last)), 1))
+        images = [torch.tanh(self.to_image[0](features))]
+        for branch, to_image in zip(self.branches, self.to_image[1:], strict=True):
+            features = branch(features, condition)
+            images.append(torch.tanh(to_image(features)))
+        return tuple(images)
+
+    def terms(self, images: tuple[Tensor, ...], image: Tensor | None = None) -> dict[str, Tensor]:
+        if not self.weights:
+            return {}
+        # the smaller picture is what the larger is held to, as in the release
+        apart = [colour_consistency(small.detach(), large) for small, large in itertools.pairwise(images)]
+        return {"colour": torch.stack(apart).sum()}

@@ -1,0 +1,38 @@
+"""Embeddings of captions, kept."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from stackflower.text.base import TextEncoder
+from stackflower.utils.atomic import replacing
+from stackflower.utils.cache import cache_folder, key_of, not_writable
+from stackflower.utils.progress import Bar
+
+
+def embed(captions: Sequence[str], encoder: TextEncoder, bar: Bar, chunk: int = 1024) -> Tensor:
+    """Embeddings (N, T) of captions as the networks read them, from the cache where they are there."""
+    digest = hashlib.blake2b("\0".join(captions).encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
+    path = cache_folder("embeddings") / f"{key_of(encoder.fingerprint(), len(captions), digest)}.safetensors"
+    if path.exists():
+        return load_file(path)["embeddings"]
+    unique = list(dict.fromkeys(captions))
+    position = {caption: row for row, caption in enumerate(unique)}
+    parts = []
+    with bar(f"embedding {len(unique):,} captions", len(unique)) as progress:
+        for first in range(0, len(unique), chunk):
+            parts.append(encoder(unique[first : first + chunk]))
+            progress(len(parts[-1]))
+    table = torch.cat(parts)[torch.tensor([position[caption] for caption in captions])].contiguous()
+    try:
+        with replacing(path) as temporary:
+            save_file({"embeddings": table}, temporary)
+    except (OSError, SafetensorError) as error:
+        raise not_writable(path.parent, error) from error
+    return table

@@ -1,0 +1,98 @@
+"""The char-CNN-RNN caption encoder (Reed et al. 2016, Learning Deep Representations of Fine-Grained Visual Descriptions)."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from stackflower.errors import ComponentError
+from stackflower.options import Count, Weight
+from stackflower.registry import register
+from stackflower.text.learned import LearnedEncoder
+from stackflower.text.ranking import joint_embedding
+
+ALPHABET = "abcdefghijklmnopqrstuvwxyz0123456789-,;.!?:'\"/\\|_@#$%^&*~`+=<>()[]{} "
+
+
+class CharacterNetwork(nn.Module):
+    """Characters (n, L) through temporal convolutions and a recurrent layer, whose states are averaged, to (n, dim)."""
+
+    def __init__(self, characters: int, channels: int, dim: int):
+        super().__init__()
+        self.characters = characters
+        layers: list[nn.Module] = []
+        width = characters
+        for wider in (channels, 2 * channels, 2 * channels):
+            layers += [nn.Conv1d(width, wider, 4), nn.ReLU(inplace=True), nn.MaxPool1d(3, ceil_mode=True)]
+            width = wider
+        self.layers = nn.Sequential(*layers)
+        self.recurrent = nn.GRU(width, width, batch_first=True)
+        self.dense = nn.Linear(width, dim)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        # 0 is no character: a row of zeros
+        known = F.one_hot(tokens, self.characters + 1)[..., 1:].to(self.dense.weight.dtype)
+        states, _ = self.recurrent(self.layers(known.transpose(1, 2)).transpose(1, 2))
+        return self.dense(states.mean(1))
+
+
+@register("text", "char-cnn-rnn")
+class CharacterEncoder(LearnedEncoder):
+    """Convolutions over characters, then a recurrent layer, taught by the symmetric joint embedding loss beside a picture encoder.
+
+    The paper's encoder of GAN-CLS and StackGAN, without its release's weights: it is trained on your captions. Characters
+    outside its alphabet are read as nothing.
+
+    Args:
+        dim: size T of the embedding; 1024 in the paper.
+        channels: width of the first convolution, doubled by the others; 256 in the paper.
+        length: characters of a caption; 201 in the paper.
+        margin: Δ of the loss.
+        weights: folder that `stackflower train-text` wrote; the encoder is then used as it is.
+    """
+
+    ranks_wrong = False
+
+    def __init__(
+        self,
+        *,
+        dim: Count = 1024,
+        channels: Count = 256,
+        length: Count = 201,
+        margin: Weight = 1.0,
+        weights: str | None = None,
+    ):
+        super().__init__(dim=dim, weights=weights)
+        if length < 50:
+            raise ComponentError(f"text.length = {length}: at least 50, or nothing is left after three convolutions.")
+        self.channels, self.length, self.margin = channels, length, margin
+        self.tokens: dict[str, int] = {}
+
+    @property
+    def ready(self) -> bool:
+        return bool(self.tokens)
+
+    def vocabulary_of(self, captions: Sequence[str]) -> dict[str, Any]:
+        return {"alphabet": ALPHABET}
+
+    def vocabulary(self) -> dict[str, Any]:
+        return {"alphabet": "".join(self.tokens)}
+
+    def build(self, vocabulary: dict[str, Any]) -> None:
+        self.tokens = {character: number for number, character in enumerate(vocabulary["alphabet"], 1)}
+        self.network = CharacterNetwork(len(self.tokens), self.channels, self.dim)
+
+    def tokenise(self, captions: Sequence[str]) -> Tensor:
+        table = torch.zeros(len(captions), self.length, dtype=torch.int64)
+        for row, caption in zip(table, captions, strict=True):
+            folded = unicodedata.normalize("NFKC", caption).casefold()[: self.length]
+            row[: len(folded)] = torch.tensor([self.tokens.get(character, 0) for character in folded])
+        return table
+
+    def rank(self, image: Tensor, own: Tensor, wrong: Tensor, label: Tensor) -> Tensor:
+        return joint_embedding(image, own, label, self.margin)

@@ -1,0 +1,89 @@
+"""Any Hugging Face text model as a caption encoder, frozen."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from stackflower.errors import DataError, MissingDependency
+from stackflower.options import Count
+from stackflower.registry import register
+from stackflower.text.base import TextEncoder
+
+
+@register("text", "huggingface")
+class HuggingFaceEncoder(TextEncoder):
+    """Last hidden states, averaged over the tokens that are not padding, scaled to unit length.
+
+    That is what sentence-transformers does for its mean-pooled models (Reimers & Gurevych 2019). `--text` with a model's
+    id or a local folder is short for this encoder.
+
+    Args:
+        model: id on the Hugging Face hub, such as sentence-transformers/all-MiniLM-L6-v2, or a local folder.
+        max_tokens: longer captions are cut; the model's own limit where it is lower.
+        batch_size: captions a forward pass.
+    """
+
+    def __init__(self, *, model: str, max_tokens: Count = 256, batch_size: Count = 64):
+        try:
+            from transformers import AutoModel, AutoTokenizer
+            from transformers.utils import logging
+        except ImportError:
+            raise MissingDependency("transformers", "text", f"The text encoder {model}") from None
+        logging.set_verbosity_error()
+        logging.disable_progress_bar()
+        local = Path(model).expanduser()
+        self.model_name = str(local.resolve()) if local.is_dir() else model
+        try:
+            self.tokenizer = AutoTokenizer.from_pretrained(self.model_name)
+            # safetensors only: a pickled checkpoint could run code
+            self.model = AutoModel.from_pretrained(self.model_name, use_safetensors=True, dtype=torch.float32).eval()
+        except Exception as error:  # hub, files, formats: all mean that this model can't be had
+            raise DataError(
+                f"The text encoder {model!r} can't be loaded: {(str(error) or type(error).__name__).splitlines()[0]} Give the id of a model on the "
+                "Hugging Face hub (and a network), a local folder with config.json and model.safetensors, or "
+                "--text ngram, which needs nothing."
+            ) from error
+        config = self.model.config
+        if getattr(config, "is_encoder_decoder", False):
+            self.model = self.model.get_encoder()
+        self.model.requires_grad_(False)
+        if self.tokenizer.pad_token is None:
+            self.tokenizer.pad_token = self.tokenizer.eos_token
+        if getattr(config, "hidden_size", None) is None:
+            raise DataError(f"{model!r} is no plain text encoder (its configuration has no hidden_size); name another.")
+        self.dim = int(config.hidden_size)
+        limit = getattr(config, "max_position_embeddings", max_tokens)
+        self.max_tokens, self.batch_size = min(max_tokens, limit), batch_size
+
+    def fingerprint(self) -> str:
+        # the weights themselves, sampled, so that a folder whose contents change is noticed
+        total = sum(
+            float(parameter.flatten()[:: max(1, parameter.numel() // 64)].double().sum())
+            for parameter in self.model.parameters()
+        )
+        return f"huggingface-1 {Path(self.model_name).name} {total!r} max_tokens={self.max_tokens}"
+
+    @torch.no_grad()
+    def encode(self, captions: Sequence[str]) -> Tensor:
+        order = sorted(
+            range(len(captions)), key=lambda row: len(captions[row])
+        )  # like lengths together: little padding
+        table = torch.empty(len(captions), self.dim)
+        for first in range(0, len(order), self.batch_size):
+            rows = order[first : first + self.batch_size]
+            tokens = self.tokenizer(
+                [captions[row] for row in rows],
+                padding=True,
+                truncation=True,
+                max_length=self.max_tokens,
+                return_tensors="pt",
+            )
+            hidden = self.model(**tokens).last_hidden_state.float()
+            mask = tokens["attention_mask"][..., None].float()
+            table[rows] = F.normalize((hidden * mask).sum(1) / mask.sum(1).clamp_min(1e-9), dim=1)
+        return table

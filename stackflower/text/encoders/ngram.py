@@ -1,0 +1,79 @@
+"""The default caption encoder: hashed n-grams, nothing to download and nothing to learn."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from stackflower.options import Count, Weight
+from stackflower.registry import register
+from stackflower.text.base import TextEncoder, words_of
+
+_TIES = """
+a an the this that these those it its is are was were be been has have having had does do there here which who whose
+of on in at by to from for as into and or with while
+"""
+FUNCTION_WORDS = frozenset(_TIES.split()) | frozenset(",.;:!?-'\"()")
+"""Words that tie a sentence together and say nothing of a picture; "no", "not" and "without" are not among them."""
+
+
+@lru_cache(maxsize=200_000)
+def _slot(feature: str, dim: int) -> tuple[int, float]:
+    """Signed feature hashing (Weinberger et al. 2009): a position and a sign."""
+    code = zlib.crc32(feature.encode("utf-8", "surrogatepass"))
+    return code % dim, 1.0 if zlib.adler32(feature.encode("utf-8", "surrogatepass")) % 251 < 125 else -1.0
+
+
+@register("text", "ngram")
+class NgramEncoder(TextEncoder):
+    """Hashed words, word pairs up to `window` apart, and character n-grams, signed and of unit length.
+
+    Words say what is there, pairs say what belongs together ("yellow center"), character n-grams bring related and
+    misspelt words near each other. English function words and punctuation weigh little and stand in no pair, so that a
+    long sentence is as near to what it says as a short one. Any script works: characters are folded by Unicode's NFKC
+    and case folding.
+
+    Args:
+        dim: number of hash positions T.
+        window: how far apart the two words of a pair may stand.
+        characters: weight of the character n-grams (of 3 to 5 characters) beside the words'.
+        function_words: weight of function words and punctuation.
+    """
+
+    def __init__(self, *, dim: Count = 1024, window: Count = 3, characters: Weight = 0.3, function_words: Weight = 0.1):
+        self.dim, self.window, self.characters, self.function_words = dim, window, characters, function_words
+
+    def fingerprint(self) -> str:
+        return (
+            f"ngram-3 dim={self.dim} window={self.window} characters={self.characters} "
+            f"function_words={self.function_words}"
+        )
+
+    def _features(self, words: Sequence[str]) -> Iterator[tuple[str, float]]:
+        yield from ((word, self.function_words) for word in words if word in FUNCTION_WORDS)
+        words = [word for word in words if word not in FUNCTION_WORDS]
+        for position, word in enumerate(words):
+            yield word, 1.0
+            for distance, other in enumerate(words[position + 1 : position + 1 + self.window], 1):
+                yield f"{word} {other}", 1.0 / distance
+            if self.characters and word.isalnum():
+                padded = f"<{word}>"
+                grams = [padded[i : i + n] for n in (3, 4, 5) for i in range(len(padded) - n + 1)]
+                for gram in grams:
+                    yield gram, self.characters / len(grams) ** 0.5
+
+    def encode(self, captions: Sequence[str]) -> Tensor:
+        table = np.zeros((len(captions), self.dim), dtype=np.float32)
+        for row, caption in enumerate(captions):
+            words = words_of(caption)
+            slots = [(*_slot(feature, self.dim), weight) for feature, weight in self._features(words)]
+            if slots:
+                position, sign, weight = (np.array(column) for column in zip(*slots, strict=True))
+                np.add.at(table[row], position, sign * weight)
+        norm = np.linalg.norm(table, axis=1, keepdims=True)
+        return torch.from_numpy(table / np.maximum(norm, 1e-12))

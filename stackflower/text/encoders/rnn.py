@@ -1,0 +1,108 @@
+"""A bidirectional recurrent caption encoder over words."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from stackflower.errors import ComponentError, DataError
+from stackflower.options import Count, Weight
+from stackflower.registry import register
+from stackflower.text.base import words_of
+from stackflower.text.learned import LearnedEncoder
+from stackflower.text.ranking import cosine_ranking
+
+UNKNOWN = 1  # token of a word that is not in the vocabulary; 0 fills up
+
+
+class BidirectionalGRU(nn.Module):
+    """Tokens (n, L) to the two directions' last states, side by side (n, dim)."""
+
+    def __init__(self, words: int, word_dim: int, dim: int):
+        super().__init__()
+        self.words = nn.Embedding(words, word_dim, padding_idx=0)
+        self.forwards = nn.GRU(word_dim, dim - dim // 2, batch_first=True)
+        self.backwards = nn.GRU(word_dim, dim // 2, batch_first=True)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        length = (tokens > 0).sum(1).clamp_min(1)
+        # each direction is read from its first word on, and its state taken at its last: no packing, which would
+        # wait for the device
+        place = torch.arange(tokens.shape[1], device=tokens.device)
+        reversed_place = (length[:, None] - 1 - place).clamp_min(0)
+        backwards = tokens.gather(1, reversed_place) * (place < length[:, None])
+        last = (length - 1)[:, None, None]
+        states = []
+        for network, order in ((self.forwards, tokens), (self.backwards, backwards)):
+            hidden, _ = network(self.words(order))
+            states.append(hidden.gather(1, last.expand(-1, 1, hidden.shape[2]))[:, 0])
+        return torch.cat(states, 1)
+
+
+@register("text", "rnn")
+class RecurrentEncoder(LearnedEncoder):
+    """Bidirectional GRU over words, taught by a cosine ranking loss beside a picture encoder (the competition report's large model).
+
+    Trained together with the GAN by an optimizer of its own (`optimizer.text`), or before it by `stackflower train-text`.
+
+    Args:
+        dim: size T of the embedding; 256 in the report.
+        word_dim: size of a word's vector.
+        max_words: longer captions are cut.
+        min_count: rarer words are read as the unknown word, which is thereby learned.
+        margin: α of the ranking loss; 0.2 in the report.
+        weights: folder that `stackflower train-text` wrote; the encoder is then used as it is.
+    """
+
+    def __init__(
+        self,
+        *,
+        dim: Count = 256,
+        word_dim: Count = 128,
+        max_words: Count = 48,
+        min_count: Count = 2,
+        margin: Weight = 0.2,
+        weights: str | None = None,
+    ):
+        super().__init__(dim=dim, weights=weights)
+        if dim < 2:
+            raise ComponentError(f"text.dim = {dim}: at least 2, a half for each direction.")
+        self.word_dim, self.max_words, self.min_count, self.margin = word_dim, max_words, min_count, margin
+        self.tokens: dict[str, int] = {}
+
+    @property
+    def ready(self) -> bool:
+        return bool(self.tokens)
+
+    def vocabulary_of(self, captions: Sequence[str]) -> dict[str, Any]:
+        counts = Counter(word for caption in captions for word in words_of(caption))
+        words = sorted(word for word, count in counts.items() if count >= self.min_count)
+        if not words:
+            raise DataError(
+                f"text.min_count = {self.min_count}: no word of the captions comes so often ({len(counts):,} different words, the "
+                f"most frequent {max(counts.values(), default=0):,} times), so none could be told from another; choose less."
+            )
+        return {"words": words}
+
+    def vocabulary(self) -> dict[str, Any]:
+        return {"words": list(self.tokens)}
+
+    def build(self, vocabulary: dict[str, Any]) -> None:
+        self.tokens = {word: number for number, word in enumerate(vocabulary["words"], UNKNOWN + 1)}
+        self.network = BidirectionalGRU(len(self.tokens) + UNKNOWN + 1, self.word_dim, self.dim)
+
+    def tokenise(self, captions: Sequence[str]) -> Tensor:
+        rows = [
+            [self.tokens.get(word, UNKNOWN) for word in words_of(caption)][: self.max_words] for caption in captions
+        ]
+        table = torch.zeros(len(rows), max(map(len, rows), default=1) or 1, dtype=torch.int64)
+        for row, tokens in zip(table, rows, strict=True):
+            row[: len(tokens)] = torch.tensor(tokens, dtype=torch.int64)
+        return table
+
+    def rank(self, image: Tensor, own: Tensor, wrong: Tensor, label: Tensor) -> Tensor:
+        return cosine_ranking(image, own, wrong, label, self.margin)

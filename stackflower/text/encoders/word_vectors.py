@@ -1,0 +1,128 @@
+"""Averaged word vectors from a word2vec or GloVe text file."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from stackflower.errors import DataError, RunError
+from stackflower.options import Count
+from stackflower.registry import register
+from stackflower.text.base import TextEncoder, digest_of, words_of
+
+LARGEST = 65_504  # the largest number of half precision, in which a run keeps the vectors
+WORDS, VECTORS = "words.json", "vectors.safetensors"
+
+
+@register("text", "word-vectors")
+class WordVectorEncoder(TextEncoder):
+    """The mean of a caption's words' vectors, read from a text file: a word and its numbers a line, as word2vec and GloVe write.
+
+    Words that the file lacks are left out; a caption without any known word is the mean of all words. The words and vectors
+    become part of the run.
+
+    Args:
+        path: the file; a first line with the counts of words and numbers, as word2vec writes, is skipped.
+        max_words: so many of the file's first (its most frequent) words are read.
+    """
+
+    def __init__(self, *, path: str, max_words: Count = 50_000):
+        self.path, self.max_words = Path(path).expanduser(), max_words
+        self.rows: dict[str, int] = {}
+        self.vectors = torch.empty(0, 0)
+
+    @property
+    def dim(self) -> int:  # type: ignore[override]
+        """Numbers of a vector, by the file's first vectors."""
+        if not self.rows:
+            self.fit(())
+        return self.vectors.shape[1]
+
+    def fit(self, captions: Sequence[str]) -> None:
+        if self.rows:
+            return
+        try:
+            words, vectors = self._read()
+        except FileNotFoundError:
+            raise DataError(
+                f"There is no file {self.path}; --set text.path=FILE names word vectors in word2vec's or GloVe's text format."
+            ) from None
+        except (OSError, UnicodeDecodeError, ValueError) as error:
+            raise DataError(
+                f"{self.path} is no text file of word vectors ({error}); each line must be a word and its numbers."
+            ) from error
+        if not words:
+            raise DataError(f"{self.path} has no word vectors.")
+        self.rows = {word: row for row, word in enumerate(words)}
+        # half precision is what the run keeps, so that a run draws the same before and after
+        self.vectors = torch.from_numpy(np.stack(vectors)).half().float()
+
+    def _read(self) -> tuple[list[str], list[np.ndarray]]:
+        words: dict[str, None] = {}
+        vectors: list[np.ndarray] = []
+        dim = 0
+        with self.path.open(encoding="utf-8") as lines:
+            for number, line in enumerate(lines, 1):
+                parts = re.split(r"[ \t]+", line.strip("\n\r \t"))
+                if number == 1 and len(parts) == 2 and all(part.isdecimal() for part in parts):
+                    dim = int(parts[1])
+                    continue
+                dim = dim or len(parts) - 1
+                if not 0 < dim < len(parts):
+                    wanted = f"the first has {dim}" if dim else "wanted are a word and its numbers"
+                    raise ValueError(f"line {number} has {len(parts) - 1} numbers, {wanted}")
+                # entries of GloVe's largest files may be several words: the last numbers are the vector
+                word = " ".join(parts[:-dim]).casefold()
+                try:
+                    vector = np.array(parts[-dim:], dtype=np.float32)
+                except ValueError as error:
+                    raise ValueError(f"line {number}: {error}") from error
+                if not (np.abs(vector) <= LARGEST).all():
+                    raise ValueError(f"line {number}, {word!r}, has a number that is not finite or above {LARGEST:,}")
+                if word in words:
+                    continue
+                words[word] = None
+                vectors.append(vector)
+                if len(words) >= self.max_words:
+                    break
+        return list(words), vectors
+
+    def encode(self, captions: Sequence[str]) -> Tensor:
+        self.fit(())
+        unknown = self.vectors.mean(0)
+        table = torch.empty(len(captions), self.dim)
+        for row, caption in enumerate(captions):
+            known = [self.rows[word] for word in words_of(caption) if word in self.rows]
+            table[row] = self.vectors[known].mean(0) if known else unknown
+        # a sum that cancels has no direction; it is read as unknown
+        zero = table.norm(dim=1) < 1e-12
+        table[zero] = unknown if unknown.norm() > 1e-12 else torch.ones(self.dim)
+        return F.normalize(table, dim=1)
+
+    def fingerprint(self) -> str:
+        self.fit(())
+        letters = torch.tensor(list(" ".join(self.rows).encode()), dtype=torch.float32)
+        return f"word-vectors-1 {digest_of(letters, self.vectors)}"
+
+    def save(self, folder: Path) -> None:
+        self.fit(())
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / WORDS).write_text(json.dumps(list(self.rows), ensure_ascii=False), encoding="utf-8")
+        save_file({"vectors": self.vectors.half()}, folder / VECTORS)
+
+    def restore(self, folder: Path) -> None:
+        try:
+            words = json.loads((folder / WORDS).read_text(encoding="utf-8"))
+            self.vectors = load_file(folder / VECTORS)["vectors"].float()
+        except (OSError, SafetensorError, ValueError, KeyError) as error:
+            raise RunError(f"The word vectors in {folder} are missing or damaged ({error}); put them back.") from error
+        self.rows = {word: row for row, word in enumerate(words)}
