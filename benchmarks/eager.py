@@ -1,10 +1,10 @@
-"""Every small sibling's training step, beside the same networks run plainly, in images a second and as a ratio.
+"""Speed of the training step of every mini variant, against a plain implementation of the same networks.
 
     python benchmarks/eager.py
 
-Plainly: float32, contiguous memory, an enlargement and a convolution where ours is one transposed convolution, a
-discriminator's trunk run once for every text. The two are timed in turns in one process, on random pictures in memory, so
-that the ratio holds where the machine's speed wanders.
+The plain implementation uses float32, contiguous memory, upsampling and convolution in place of one transposed convolution, and runs
+a discriminator's trunk once for every text. The two are timed in turn in one process, on random images in memory, so that the ratio
+does not depend on variations of the machine's speed.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from torch import Tensor
 from stackflower.build import LOAD_RATIO, build_batches, build_stage, fit_encoder
 from stackflower.config.merge import merge
 from stackflower.config.resolve import resolve
-from stackflower.config.schema import Lower, RunConfig
+from stackflower.config.schema import PreviousStage, RunConfig
 from stackflower.data.prepared import Prepared
 from stackflower.data.sampling import Batches, DrawNoise
 from stackflower.data.source import Rows
@@ -41,28 +41,30 @@ from stackflower.stages.discriminators.matching import MatchingDiscriminator
 from stackflower.stages.layers import UpsampleConv
 from stackflower.text.learned import LearnedEncoder
 from stackflower.training.accelerator import make_accelerator
-from stackflower.training.logger import Journal
-from stackflower.training.trainer import LearnedText, Trainer
+from stackflower.training.logger import RunLogger
+from stackflower.training.networks import LearnedText, Networks
+from stackflower.training.schedules import Length
+from stackflower.training.trainer import Trainer
 
 WORDS = ["a", "red", "blue", "white", "flower", "with", "pointed", "rounded", "petals", "and", "yellow", "centre"]
 
 
-def _enlarged(self: UpsampleConv, x: Tensor) -> Tensor:
+def _upsample_then_convolve(self: UpsampleConv, x: Tensor) -> Tensor:
     return F.conv2d(F.interpolate(x, scale_factor=2.0, mode="nearest"), self.weight, padding=1)
 
 
-def _judged_apart(self: Discriminator, images: Tensor, texts: Sequence[Text]) -> list[Verdict]:
+def _judge_separately(self: Discriminator, images: Tensor, texts: Sequence[Text]) -> list[Verdict]:
     return [self.judge(self.trunk(images), text) for text in texts]
 
 
 @contextmanager
-def plainly() -> Iterator[None]:
-    """The networks as a first implementation would run them."""
+def plain_implementation() -> Iterator[None]:
+    """Run the networks as a plain implementation would."""
     with (
-        patch.object(UpsampleConv, "forward", _enlarged),
-        patch.object(Discriminator, "forward", _judged_apart),
-        patch.object(MatchingDiscriminator, "forward", _judged_apart),
-        patch.object(AutoencoderDiscriminator, "forward", _judged_apart),
+        patch.object(UpsampleConv, "forward", _upsample_then_convolve),
+        patch.object(Discriminator, "forward", _judge_separately),
+        patch.object(MatchingDiscriminator, "forward", _judge_separately),
+        patch.object(AutoencoderDiscriminator, "forward", _judge_separately),
         patch.object(torch, "channels_last", torch.contiguous_format),
     ):
         yield
@@ -76,63 +78,64 @@ def has_second_stage(recipe: str) -> bool:
 
 
 def configured(recipe: str, stage: int, precision: str) -> RunConfig:
-    """A recipe's stage; what a second one draws over is the recipe's first, untrained."""
+    """The configuration of a recipe's stage; the previous stage of a second one is the recipe's first, untrained."""
     values = load_recipe(recipe, stage)
     if stage > 1:
         first = configured(recipe, stage - 1, precision)
-        below = Lower("untrained", stage - 1, first.conditioning, first.generator, LOAD_RATIO, first.below)
-        values["below"] = below.plain()
+        previous = PreviousStage("untrained", stage - 1, first.conditioning, first.generator, LOAD_RATIO, first.below)
+        values["below"] = previous.to_dict()
     return resolve(merge(values, {"mixed_precision": precision, "stage": stage}, ["output.log_every=1000000"]))
 
 
-def trainer(recipe: str, stage: int, folder: str, precision: str, pictures: int = 256) -> Trainer:
-    """The trainer of a recipe's stage on random pictures."""
+def build_trainer(recipe: str, stage: int, folder: str, precision: str, images: int = 256) -> Trainer:
+    """The trainer of a recipe's stage on random images."""
     AcceleratorState._reset_state()
     PartialState._reset_state()
     config = configured(recipe, stage, precision)
     accelerator = make_accelerator(config)
     encoder = config.text.create("text")
-    captions = [" ".join(WORDS[(number + step) % len(WORDS)] for step in range(8)) for number in range(pictures)]
+    captions = [" ".join(WORDS[(number + step) % len(WORDS)] for step in range(8)) for number in range(images)]
     fit_encoder(config, encoder, captions)
-    rows = Rows(captions=[[caption] for caption in captions], labels=[number % 50 for number in range(pictures)])
+    rows = Rows(captions=[[caption] for caption in captions], labels=[number % 50 for number in range(images)])
     resolution = max(build_stage(config, encoder.dim).resolutions)
     size = config.train.load_size or round(resolution * LOAD_RATIO)
-    data = Prepared(torch.randint(0, 255, (pictures, size, size, 3), dtype=torch.uint8), rows, "")
+    data = Prepared(torch.randint(0, 255, (images, size, size, 3), dtype=torch.uint8), rows, "")
     learned: LearnedText | None = None
     embed: Any = encoder(captions).to(accelerator.device).__getitem__
     if isinstance(encoder, LearnedEncoder):
         learned = LearnedText(encoder, encoder.tokenise(captions).to(accelerator.device))
         embed = learned.embed
 
-    def batches(draw_noise: DrawNoise) -> Batches:
+    def batches(resolution: int, draw_noise: DrawNoise) -> Batches:
         return build_batches(config, data, embed, resolution, draw_noise, accelerator.device)
 
     run = RunFolder(folder)
-    journal = Journal(run, accelerator, ["a flower"], torch.zeros(1, encoder.dim), 0)
-    return Trainer(config, run, accelerator, batches, encoder.dim, journal, 10**9, learned)
+    logger = RunLogger(run, accelerator, ["a flower"], torch.zeros(1, encoder.dim), 0)
+    networks = Networks(config, accelerator, batches, encoder.dim, learned)
+    return Trainer(config, run, networks, logger, Length.fixed(10**9))
 
 
-def rate(player: Trainer, steps: int) -> float:
-    """Images a second over so many steps."""
-    before, began = player.images, time.perf_counter()
+def rate(trainer: Trainer, steps: int) -> float:
+    """Images per second over a number of steps."""
+    before, began = trainer.images, time.perf_counter()
     for _ in range(steps):
-        player.train_step()
-    if player.device.type == "cuda":
+        trainer.train_step()
+    if trainer.device.type == "cuda":
         torch.cuda.synchronize()
-    return (player.images - before) / (time.perf_counter() - began)
+    return (trainer.images - before) / (time.perf_counter() - began)
 
 
 def compare(recipe: str, stage: int, steps: int, rounds: int) -> tuple[float, float, float]:
-    """Images a second, plainly and ours, and the median of the rounds' ratios."""
+    """Images per second of the plain implementation and of ours, and the ratio: medians over rounds."""
     with tempfile.TemporaryDirectory() as folder:
-        with plainly():
-            plain = trainer(recipe, stage, folder, "no")
+        with plain_implementation():
+            plain = build_trainer(recipe, stage, folder, "no")
             rate(plain, 3)
-        ours = trainer(recipe, stage, folder, "auto")
+        ours = build_trainer(recipe, stage, folder, "auto")
         rate(ours, 3)
         pairs = []
         for _ in range(rounds):
-            with plainly():
+            with plain_implementation():
                 slow = rate(plain, steps)
             pairs.append((slow, rate(ours, steps)))
     return (
@@ -147,12 +150,12 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=16)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--recipes", nargs="*", default=["quickstart", *(n for n in recipes() if n.endswith(MINI))])
-    asked = parser.parse_args()
+    args = parser.parse_args()
     print(f"{os.cpu_count()} cores, {torch.get_num_threads()} threads")
-    print("| recipe | plain, images a second | ours | ratio |\n|---|---|---|---|")
-    for recipe in asked.recipes:
+    print("| recipe | plain, images per second | ours | ratio |\n|---|---|---|---|")
+    for recipe in args.recipes:
         for stage in (1, 2) if has_second_stage(recipe) else (1,):
-            plain, ours, ratio = compare(recipe, stage, asked.steps, asked.rounds)
+            plain, ours, ratio = compare(recipe, stage, args.steps, args.rounds)
             name = f"`{recipe}`" + (", Stage-II" if stage > 1 else "")
             print(f"| {name} | {plain:.0f} | {ours:.0f} | {ratio:.2f} |", flush=True)
 

@@ -1,4 +1,4 @@
-"""Kill a run at random moments, resume it each time, and compare with one that was never stopped, tensor for tensor.
+"""Kill a run at random times, resume it each time, and compare all tensors with those of an uninterrupted run.
 
 python benchmarks/kill_and_resume.py --times 20
 """
@@ -54,9 +54,9 @@ def start(folder: Path, *arguments: str) -> subprocess.Popen[bytes]:
 
 
 def start_up(process: subprocess.Popen[bytes], run: Path) -> float:
-    """Seconds until a process has written the checkpoint that comes before its first step."""
+    """Seconds until a process has written its checkpoint before the first step."""
     began = time.monotonic()
-    while process.poll() is None and not ((run / "config.json").exists() and RunFolder(run).whole_checkpoints()):
+    while process.poll() is None and not ((run / "config.json").exists() and RunFolder(run).complete_checkpoints()):
         time.sleep(0.05)
     return time.monotonic() - began
 
@@ -65,41 +65,45 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--times", type=int, default=20)
     parser.add_argument(
-        "--seconds", type=float, nargs=2, default=(-1.0, 2.0), help="how long after its first step a process is killed"
+        "--seconds",
+        type=float,
+        nargs=2,
+        default=(-1.0, 2.0),
+        help="range of the time after its first step at which a process is killed",
     )
     parser.add_argument("--seed", type=int, default=0)
-    options = parser.parse_args()
-    chance = random.Random(options.seed)
+    args = parser.parse_args()
+    rng = random.Random(args.seed)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        process = start(folder, "--out", "whole", *RUN)
-        before = start_up(process, folder / "whole")
+        process = start(folder, "--out", "uninterrupted", *RUN)
+        before = start_up(process, folder / "uninterrupted")
         assert process.wait() == 0, (folder / "log.txt").read_text()
         print(f"{before:.1f} s to the first step", flush=True)
         process, killed = start(folder, "--out", "run", *RUN), 0
-        while killed < options.times:
-            time.sleep(max(0.0, before + chance.uniform(*options.seconds)))
+        while killed < args.times:
+            time.sleep(max(0.0, before + rng.uniform(*args.seconds)))
             if process.poll() is not None:
                 break
             process.send_signal(signal.SIGKILL)
             process.wait()
             killed += 1
             begun = (folder / "run" / "config.json").exists()
-            whole = RunFolder(folder / "run").whole_checkpoints() if begun else []
-            print(f"killed {killed} times; whole checkpoints: {[path.name for path in whole]}", flush=True)
+            complete = RunFolder(folder / "run").complete_checkpoints() if begun else []
+            print(f"killed {killed} times; complete checkpoints: {[path.name for path in complete]}", flush=True)
             process = start(folder, *(["--resume", "run"] if begun else ["--out", "run", *RUN]))
         assert process.wait() == 0, (folder / "log.txt").read_text()[-3000:]
-        one, two = (RunFolder(folder / run).whole_checkpoints()[-1] for run in ("whole", "run"))
-        models = [load_file(folder / run / "generator.safetensors") for run in ("whole", "run")]
+        one, two = (RunFolder(folder / run).complete_checkpoints()[-1] for run in ("uninterrupted", "run"))
+        models = [load_file(folder / run / "generator.safetensors") for run in ("uninterrupted", "run")]
         assert all(torch.equal(models[0][key], models[1][key]) for key in models[0])
         compared = 0
         for path in sorted(one.glob("*.safetensors")):
-            mine, theirs = load_file(path), load_file(two / path.name)
-            assert mine.keys() == theirs.keys()
-            for key in mine:
-                assert torch.equal(mine[key], theirs[key]), f"{path.name}: {key}"
+            expected, resumed = load_file(path), load_file(two / path.name)
+            assert expected.keys() == resumed.keys()
+            for key in expected:
+                assert torch.equal(expected[key], resumed[key]), f"{path.name}: {key}"
                 compared += 1
-    assert killed == options.times, f"the run ended after {killed} kills: shorten --seconds"
+    assert killed == args.times, f"the run ended after {killed} kills: shorten --seconds"
     print(f"{killed} kills, {compared} tensors equal")
 
 

@@ -1,10 +1,10 @@
-"""Whether a Stage-II run draws more like the real pictures than its Stage-I's, enlarged.
+"""Compare the images of a Stage-II run with those of its Stage-I, upsampled.
 
     python benchmarks/sharpness.py runs/stage2
 
-The Fréchet distance over the domain classifier's features, at Stage-II's resolution, of: what Stage-II draws; what the stage
-below draws for the same captions and noise, enlarged by bicubic interpolation; and real pictures made small and enlarged in the
-same way, the best that enlarging could do. Beside each, the mean length of the pixels' gradient, relative to the real pictures'.
+The Fréchet distance over the domain classifier's features, at Stage-II's resolution, of: Stage-II's images; the images of the previous
+stage for the same captions and noise, upsampled by bicubic interpolation; and real images downsampled and upsampled in the same way, the
+best possible result of upsampling. For each, also the mean gradient magnitude of the pixels, relative to that of the real images.
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ from stackflower import build
 from stackflower.commands.evaluate import choose_extractor
 from stackflower.data.images import to_uint8
 from stackflower.evaluation.metrics.frechet_distance import frechet_distance
-from stackflower.evaluation.reference import Real
-from stackflower.pipeline import Pipeline
+from stackflower.evaluation.reference import Reference
+from stackflower.pipeline import Noise, Pipeline
 from stackflower.runs.folder import RunFolder
 from stackflower.utils.progress import silent
 
 
-def enlarged(images: Tensor, size: int) -> Tensor:
-    """(N, 3, r, r) in [-1, 1] by bicubic interpolation."""
+def upsampled(images: Tensor, size: int) -> Tensor:
+    """(N, 3, r, r) in [-1, 1] to (N, 3, size, size) by bicubic interpolation."""
     return F.interpolate(images, size=size, mode="bicubic", antialias=False).clamp(-1, 1)
 
 
 def edges(images: Tensor) -> float:
-    """Mean length of the gradient of (N, 3, R, R) uint8 pictures, in levels."""
+    """Mean gradient magnitude of uint8 images (N, 3, R, R), in levels of 255."""
     values = images.float()
     across, down = values.diff(dim=3)[:, :, :-1], values.diff(dim=2)[..., :-1]
     return float((across.square() + down.square()).sum(1).sqrt().mean())
@@ -42,40 +42,41 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run")
     parser.add_argument("--samples", type=int, default=1000)
+    parser.add_argument("--split", default="validation")
     parser.add_argument("--extractor")
     parser.add_argument("--weights")
     parser.add_argument("--seed", type=int, default=0)
-    asked = parser.parse_args()
-    config = RunFolder(asked.run).config()
-    pipeline = Pipeline.from_run(asked.run)
-    if pipeline.stage.lower is None:
-        raise SystemExit(f"{asked.run} is a stage over nothing; name a run of --stage 2.")
+    args = parser.parse_args()
+    config = RunFolder(args.run).config()
+    pipeline = Pipeline.from_run(args.run)
+    if pipeline.stage.previous is None:
+        raise SystemExit(f"{args.run} has no previous stage; name a run of --stage 2.")
     source, size = build.build_source(config), pipeline.resolution
-    extractor = choose_extractor(asked.extractor, asked.weights, source, size, silent)
-    real = Real.open(source, size, build.load_size(config, pipeline.stage, source), silent)
-    pictures, numbers = real.chosen(asked.samples, asked.seed)
-    captions = [real.data.captions[picture][number] for picture, number in zip(pictures, numbers, strict=True)]
-    shown = real.data.centre(size, torch.tensor(pictures))
-    wanted = pipeline.encoder(captions).to(pipeline.device)
-    noise = pipeline._noise(asked.seed, len(captions), None).to(pipeline.device)
-    drawn, below = [], []
+    extractor = choose_extractor(args.extractor, args.weights, source, size, silent)
+    real = Reference.open(source, args.split, size, build.load_size(config, pipeline.stage, source), silent)
+    indices, numbers = real.choose(args.samples, args.seed)
+    captions = [real.data.captions[index][number] for index, number in zip(indices, numbers, strict=True)]
+    real_images = real.data.centre(size, torch.tensor(indices))
+    embedding = pipeline.encoder(captions).to(pipeline.device)
+    noise = Noise(pipeline.stage, args.seed, None).rows(0, len(captions)).to(pipeline.device)
+    stage_images, previous_images = [], []
     with torch.inference_mode():
         for first in range(0, len(captions), 50):
-            found = pipeline.stage(wanted[first : first + 50], noise[first : first + 50])
-            drawn.append(to_uint8(found.images[-1]))
-            below.append(to_uint8(enlarged(found.lower[-1].float(), size)))
-    low = pipeline.stage.lower.resolutions[-1]
-    small = F.interpolate(shown.float().div(127.5).sub(1), size=low, mode="bicubic", antialias=True)
+            generated = pipeline.stage(embedding[first : first + 50], noise[first : first + 50])
+            stage_images.append(to_uint8(generated.images[-1]))
+            previous_images.append(to_uint8(upsampled(generated.previous[-1].float(), size)))
+    low = pipeline.stage.previous.resolutions[-1]
+    small = F.interpolate(real_images.float().div(127.5).sub(1), size=low, mode="bicubic", antialias=True)
     sets = {
-        "stage above": torch.cat(drawn).permute(0, 3, 1, 2),
-        "stage below, bicubic": torch.cat(below).permute(0, 3, 1, 2),
-        "real, made small and enlarged": to_uint8(enlarged(small, size)).permute(0, 3, 1, 2),
+        "stage": torch.cat(stage_images).permute(0, 3, 1, 2),
+        "previous stage, bicubic": torch.cat(previous_images).permute(0, 3, 1, 2),
+        "real, downsampled and upsampled": to_uint8(upsampled(small, size)).permute(0, 3, 1, 2),
     }
-    theirs = extractor(shown).features
+    real_features = extractor(real_images).features
     result = {
         name: {
-            "frechet_distance": round(frechet_distance(extractor(images).features, theirs), 3),
-            "edges_of_real": round(edges(images) / edges(shown), 3),
+            "frechet_distance": round(frechet_distance(extractor(images).features, real_features), 3),
+            "edges_of_real": round(edges(images) / edges(real_images), 3),
         }
         for name, images in sets.items()
     }

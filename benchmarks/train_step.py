@@ -1,10 +1,10 @@
-"""The paper's Stage-I at batch 64: Stackflower's training step beside the same networks written plainly.
-
-Plain means what a port usually is: eager float32, contiguous, enlargement and convolution apart, optimizer without fusion, the
-trunk run again for the mismatched pair. Both are measured in one process; the figures that mean something are the
-ratio and the shares. Run it on an otherwise idle machine:
+"""Speed of the training step of the paper's Stage-I at batch 64, against a plain implementation.
 
     python benchmarks/train_step.py --steps 5
+
+The plain implementation uses eager float32, contiguous memory, separate upsampling and convolution, unfused optimizers, and runs the
+trunk again for the mismatched pair. Both are measured in one process; compare only the ratio and the shares between machines. Run it
+on an otherwise idle machine.
 """
 
 from __future__ import annotations
@@ -31,14 +31,16 @@ from stackflower.recipes.load import load_recipe
 from stackflower.runs.folder import RunFolder
 from stackflower.training.accelerator import describe_device, make_accelerator, process_state, resolve_precision
 from stackflower.training.cost import cost
-from stackflower.training.logger import Journal
+from stackflower.training.logger import RunLogger
+from stackflower.training.networks import Networks
+from stackflower.training.schedules import Length
 from stackflower.training.trainer import Trainer
 
 TEXT = 1024
 
 
 class PlainGenerator(nn.Module):
-    """Stage-I with conditioning augmentation, layer by layer."""
+    """Stage-I with conditioning augmentation, in plain PyTorch."""
 
     def __init__(self, width: int = 128, condition: int = 128, noise: int = 100):
         super().__init__()
@@ -66,7 +68,7 @@ class PlainGenerator(nn.Module):
 
 
 class PlainDiscriminator(nn.Module):
-    """Stage-I's discriminator, layer by layer."""
+    """Stage-I's discriminator, in plain PyTorch."""
 
     def __init__(self, width: int = 64, condition: int = 128):
         super().__init__()
@@ -93,7 +95,7 @@ class PlainDiscriminator(nn.Module):
 
 
 def plain_step(device: torch.device, batch: int) -> Callable[[], None]:
-    """A training step as a port has it."""
+    """A training step in plain PyTorch."""
     generator, discriminator = PlainGenerator().to(device), PlainDiscriminator().to(device)
     optimizers = [
         torch.optim.Adam(m.parameters(), 2e-4, (0.5, 0.999), foreach=False, fused=False)
@@ -121,24 +123,27 @@ def plain_step(device: torch.device, batch: int) -> Callable[[], None]:
     return step
 
 
-def stackflower_trainer(folder: str, batch: int, pictures: int = 2048) -> Trainer:
-    """The recipe `stackgan`'s trainer on random pictures in memory."""
+def stackflower_trainer(folder: str, batch: int, images: int = 2048) -> Trainer:
+    """The trainer of the recipe `stackgan` on random images in memory."""
     settings = [f"train.batch_size={batch}", f"text.dim={TEXT}", "output.log_every=1000000"]
     config = resolve(merge(load_recipe("stackgan"), {}, settings))
     accelerator = make_accelerator(config)
-    rows = Rows(captions=[["a flower"] * 5] * pictures, labels=[number % 50 for number in range(pictures)])
+    rows = Rows(captions=[["a flower"] * 5] * images, labels=[number % 50 for number in range(images)])
 
     size = load_size(config, build_stage(config, TEXT), build_source(config))
-    data = Prepared(torch.randint(0, 255, (pictures, size, size, 3), dtype=torch.uint8), rows, "")
-    table = torch.randn(5 * pictures, TEXT)
+    data = Prepared(torch.randint(0, 255, (images, size, size, 3), dtype=torch.uint8), rows, "")
+    table = torch.randn(5 * images, TEXT)
 
-    def batches(draw_noise: DrawNoise) -> Batches:
+    def batches(resolution: int, draw_noise: DrawNoise) -> Batches:
         embed = table.to(accelerator.device).__getitem__
-        return Batches(data, embed, resolution=64, seed=0, draw_noise=draw_noise, averaged=4, device=accelerator.device)
+        return Batches(
+            data, embed, resolution=resolution, seed=0, draw_noise=draw_noise, averaged=4, device=accelerator.device
+        )
 
     run = RunFolder(folder)
-    journal = Journal(run, accelerator, ["a flower"], torch.zeros(1, TEXT), 0)
-    return Trainer(config, run, accelerator, batches, TEXT, journal, 10**9)
+    logger = RunLogger(run, accelerator, ["a flower"], torch.zeros(1, TEXT), 0)
+    networks = Networks(config, accelerator, batches, TEXT)
+    return Trainer(config, run, networks, logger, Length.fixed(10**9))
 
 
 def seconds(step: Callable[[], object], steps: int, device: torch.device) -> float:
@@ -171,36 +176,36 @@ def matrix_rate(dtype: torch.dtype, device: torch.device, size: int = 2048) -> f
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, default=5, help="steps of each in a round")
-    parser.add_argument("--rounds", type=int, default=3, help="rounds, of which the median counts")
+    parser.add_argument("--steps", type=int, default=5, help="steps of each implementation in a round")
+    parser.add_argument("--rounds", type=int, default=3, help="rounds, of which the median is reported")
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--json", action="store_true")
-    options = parser.parse_args()
+    args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        # the plain step comes first: what Stackflower asks of the C library's allocator would hold for it too
+        # the plain step comes first, before Stackflower changes the settings of malloc (`keep_memory`)
         device = process_state().device
-        slow = median_seconds(plain_step(device, options.batch_size), options.steps, options.rounds, device)
-        trainer = stackflower_trainer(str(Path(folder) / "run"), options.batch_size)
-        fast = median_seconds(trainer.train_step, options.steps, options.rounds, device)
-        pipeline = seconds(lambda: trainer.batches(trainer.images, options.batch_size, trainer.share), 20, device)
+        slow = median_seconds(plain_step(device, args.batch_size), args.steps, args.rounds, device)
+        trainer = stackflower_trainer(str(Path(folder) / "run"), args.batch_size)
+        fast = median_seconds(trainer.train_step, args.steps, args.rounds, device)
+        pipeline = seconds(lambda: trainer.networks.batches(trainer.images, args.batch_size), 20, device)
         precision = resolve_precision("auto")
         dtype = torch.bfloat16 if precision == "bf16" else torch.float32
         rate = matrix_rate(dtype, device)
         executed = cost(trainer.config, TEXT)["step_flops"]
-    model = nominal_flops(options.batch_size)
+    model = nominal_flops(args.batch_size)
     found = {
         "device": describe_device(precision),
         "machine": platform.processor() or platform.machine(),
         "torch": torch.__version__,
-        "plain_images_per_second": options.batch_size / slow,
-        "images_per_second": options.batch_size / fast,
+        "plain_images_per_second": args.batch_size / slow,
+        "images_per_second": args.batch_size / fast,
         "ratio": slow / fast,
         "matrix_product_gflops": rate / 1e9,
         "share_of_matrix_rate": model / fast / rate,
         "share_of_matrix_rate_executed": executed / fast / rate,
         "data_pipeline_share": pipeline / fast,
     }
-    if options.json:
+    if args.json:
         print(json.dumps(found))
     else:
         for name, value in found.items():
@@ -208,7 +213,7 @@ def main() -> None:
 
 
 def nominal_flops(batch: int) -> float:
-    """FLOPs of the networks as the paper writes them, counted on the plain step (trunk once for the real images)."""
+    """FLOPs of a step with the paper's networks, counted on the plain ones with the trunk run once for the real images."""
     from torch.utils.flop_counter import FlopCounterMode
 
     with torch.device("meta"):
@@ -218,9 +223,9 @@ def nominal_flops(batch: int) -> float:
             images, mean, kl = generator(embedding, torch.empty(2, 100))
             condition = mean.detach()
             features = [discriminator.trunk(real), discriminator.trunk(images.detach())]
-            words = condition[:, :, None, None].expand(-1, -1, 4, 4)
-            shown = [features[0], features[0], features[1]]
-            torch.stack([discriminator.joint(torch.cat([f, words], 1)).sum() for f in shown]).sum().backward()
+            condition_map = condition[:, :, None, None].expand(-1, -1, 4, 4)
+            judged = [features[0], features[0], features[1]]
+            torch.stack([discriminator.joint(torch.cat([f, condition_map], 1)).sum() for f in judged]).sum().backward()
             discriminator.requires_grad_(False)
             (discriminator(images, condition).sum() + kl).backward()
     return counter.get_total_flops() / 2 * batch

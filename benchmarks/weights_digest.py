@@ -1,12 +1,12 @@
-"""SHA-256 over all weights of every small recipe after a few steps: the same before and after a change that moves code only.
+"""SHA-256 over the weights of every mini variant after a few steps: equal before and after a change that only moves code.
 
     python benchmarks/weights_digest.py > before.txt
     # change, then
     python benchmarks/weights_digest.py | diff before.txt -
 
-Each recipe trains for 12 steps in float32 on one thread, on a tiny drawn set, from a fixed seed; then its second stage, where it has
-one, over that. The digest is of the tensors of the last checkpoint, optimizers' included, whatever their names. Digests compare on
-one machine only: kernels differ between processors.
+Each recipe is trained for 12 steps in float32 on one thread, on a small synthetic data set, from a fixed seed; then its second stage,
+where it has one, on top of it. The digest is of the tensors of the last checkpoint, those of the optimizers included, whatever their
+names. Digests are comparable on one machine only: kernels differ between processors.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ DATA = ["--set", "data.count=64", "--set", "data.validation=8"]
 
 
 def stackflower(*arguments: str) -> str:
-    """Run the command line on one thread; its standard output."""
+    """Run the command line on one thread; returns its stdout."""
     one_thread = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
     done = subprocess.run(
         [sys.executable, "-m", "stackflower", *arguments], env=one_thread, capture_output=True, text=True
@@ -39,7 +39,7 @@ def stackflower(*arguments: str) -> str:
 
 
 def digest(run: Path) -> str:
-    """Of every tensor in the newest checkpoint; random states, which name no weights, are left out."""
+    """The digest of every tensor in the newest checkpoint but the states of random generators."""
     newest = max((run / "checkpoints").glob("images-*"))
     files = [path for path in newest.glob("*.safetensors") if not path.name.startswith("rng-")]
     each = [
@@ -51,7 +51,7 @@ def digest(run: Path) -> str:
 
 
 def train(recipe: str, run: Path, *more: str) -> str:
-    """Train `STEPS` steps of a recipe and digest the run."""
+    """Train a recipe for `STEPS` steps; returns the digest of the run."""
     common = ["train", "--recipe", recipe, "--out", str(run), *TINY, *more]
     plan, _ = json.JSONDecoder().raw_decode(stackflower(*common, "--dry-run"))
     images = STEPS * plan["train"]["batch_size"] * plan["train"]["critic_steps"]
@@ -61,20 +61,20 @@ def train(recipe: str, run: Path, *more: str) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("recipes", nargs="*", help="default: every small recipe")
+    parser.add_argument("recipes", nargs="*", help="default: quickstart and every mini variant")
     listed = json.loads(stackflower("ls", "recipe", "--json"))["parts"]
-    small = ["quickstart", *(row["name"] for row in listed if row["name"].endswith("-mini"))]
+    default = ["quickstart", *(row["name"] for row in listed if row["name"].endswith("-mini"))]
     with tempfile.TemporaryDirectory() as folder:
-        for recipe in parser.parse_args().recipes or small:
-            below = Path(folder) / recipe
-            print(f"{recipe} 1 {train(recipe, below, '--stage', '1', *DATA)}", flush=True)
+        for recipe in parser.parse_args().recipes or default:
+            first = Path(folder) / recipe
+            print(f"{recipe} 1 {train(recipe, first, '--stage', '1', *DATA)}", flush=True)
             try:
-                upper = train(recipe, Path(folder) / f"{recipe}-2", "--stage", "2", "--below", str(below))
+                second = train(recipe, Path(folder) / f"{recipe}-2", "--stage", "2", "--below", str(first))
             except SystemExit as error:
                 if "no [stage2] table" not in str(error):
                     raise
                 continue
-            print(f"{recipe} 2 {upper}", flush=True)
+            print(f"{recipe} 2 {second}", flush=True)
 
 
 if __name__ == "__main__":

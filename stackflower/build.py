@@ -1,23 +1,22 @@
-"""From a configuration to parts: the encoder, the stage, the discriminator's side. No training code."""
+"""From a configuration to its parts: data, text encoder, stage, discriminators. No training code."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import torch
 
-from stackflower.adversary import Side
-from stackflower.config.schema import Lower, RunConfig
+from stackflower.adversary import Adversary
+from stackflower.config.schema import PreviousStage, RunConfig
+from stackflower.data.captions import Embed
 from stackflower.data.prepared import Prepared
-from stackflower.data.sampling import Batches, DrawNoise, Embed
+from stackflower.data.sampling import Batches, DrawNoise
 from stackflower.data.source import Source
 from stackflower.errors import ConfigError
 from stackflower.stages.base import Stage
 from stackflower.text.base import TextEncoder
-from stackflower.text.learned import LearnedEncoder, TextSide
+from stackflower.text.learned import LearnedEncoder, TextRanking
 
 LOAD_RATIO = 19 / 16  # StackGAN crops 64 out of 76 pixels and 256 out of 304
 
@@ -28,43 +27,44 @@ def build_source(config: RunConfig) -> Source:
     return source
 
 
-def build_encoder(config: RunConfig, kept: Path | None = None) -> TextEncoder:
-    """The caption encoder, with what a run has `kept` of it, if that is there."""
+def build_encoder(config: RunConfig, kept: Path | None = None, device: torch.device | str = "cpu") -> TextEncoder:
+    """The text encoder on a device, restored from a run's folder `kept` if that exists. RunError if its files are damaged."""
     encoder: TextEncoder = config.text.create("text")
     if kept is not None and kept.is_dir():
         encoder.restore(kept)
     elif isinstance(encoder, LearnedEncoder) and not encoder.learns:
-        encoder.fit(())  # its folder is there and whole, or that is told before any data is opened
+        encoder.fit(())  # so that a missing or damaged folder is reported before any data is opened
+    encoder.to(device)
     return encoder
 
 
 def fit_encoder(config: RunConfig, encoder: TextEncoder, captions: Sequence[str]) -> None:
-    """Give the encoder the training captions; what is random in it is fixed by the run's seed."""
+    """Fit the encoder to the training captions, its initial weights fixed by the run's seed."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         encoder.fit(captions)
 
 
-def build_text_side(config: RunConfig, encoder: LearnedEncoder, resolution: int) -> TextSide:
-    """What a run trains of a text encoder, its picture encoder freshly initialised."""
+def build_text_ranking(config: RunConfig, encoder: LearnedEncoder, resolution: int) -> TextRanking:
+    """A text encoder and the image encoder it is trained with, the latter initialised by the run's seed."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
-        return TextSide(encoder, resolution)
+        return TextRanking(encoder, resolution)
 
 
-def build_stage(config: RunConfig | Lower, text_dim: int) -> Stage:
-    """Conditioning and generator, freshly initialised, over the stages below."""
-    lower = None if config.below is None else build_stage(config.below, text_dim)
+def build_stage(config: RunConfig | PreviousStage, text_dim: int) -> Stage:
+    """Conditioning and generator, freshly initialised, with those of the previous stages."""
+    previous = None if config.below is None else build_stage(config.below, text_dim)
     conditioning = config.conditioning.create("conditioning", text_dim=text_dim)
-    context = {} if lower is None else {"lower_resolution": lower.resolutions[-1]}
+    context = {} if previous is None else {"previous_resolution": previous.resolutions[-1]}
     generator = config.generator.create("generator", condition_dim=conditioning.dim, **context)
-    return Stage(conditioning, generator, lower)
+    return Stage(conditioning, generator, previous)
 
 
-def build_sides(config: RunConfig, text_dim: int, stage: Stage) -> dict[str, Side]:
-    """A discriminator with objective and penalties for each resolution, named by it: ``discriminator-64``."""
+def build_adversaries(config: RunConfig, text_dim: int, stage: Stage) -> dict[str, Adversary]:
+    """A discriminator with its objective and penalties for each resolution, by name: `discriminator-64`."""
     return {
-        f"discriminator-{resolution}": Side(
+        f"discriminator-{resolution}": Adversary(
             config.discriminator.create(
                 "discriminator", text_dim=text_dim, condition_dim=stage.conditioning.dim, resolution=resolution
             ),
@@ -75,12 +75,12 @@ def build_sides(config: RunConfig, text_dim: int, stage: Stage) -> dict[str, Sid
     }
 
 
-def build_networks(config: RunConfig, text_dim: int) -> tuple[Stage, dict[str, Side]]:
+def build_networks(config: RunConfig, text_dim: int) -> tuple[Stage, dict[str, Adversary]]:
     """All networks of a run, their initial weights fixed by the run's seed."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         stage = build_stage(config, text_dim)
-        return stage, build_sides(config, text_dim, stage)
+        return stage, build_adversaries(config, text_dim, stage)
 
 
 def clamped(size: int, source: Source) -> int:
@@ -89,13 +89,13 @@ def clamped(size: int, source: Source) -> int:
 
 
 def load_size(config: RunConfig, stage: Stage, source: Source) -> int:
-    """Pixels of the prepared pictures, from which training crops. ConfigError where that is too few."""
+    """Height and width of the prepared images, from which training crops. ConfigError if the data can't be prepared at it."""
     resolution = max(stage.resolutions)
     ratio = LOAD_RATIO if config.below is None else config.below.load_ratio
     size = config.train.load_size or clamped(round(resolution * ratio), source)
     if size < resolution:
         raise ConfigError(
-            f"train.load_size = {size} is less than the {resolution} px that are drawn; --set "
+            f"train.load_size = {size} is less than the {resolution} px that are generated; --set "
             f"train.load_size={round(resolution * LOAD_RATIO)} leaves the usual margin for cropping."
         )
     if not source.sizes[0] <= size <= source.sizes[1]:
@@ -106,15 +106,10 @@ def load_size(config: RunConfig, stage: Stage, source: Source) -> int:
     return size
 
 
-def run_values(config: RunConfig, text_dim: int, **more: Any) -> dict[str, Any]:
-    """What a run's ``config.json`` holds: the configuration and what else rebuilding the networks needs."""
-    return {"stackflower": version("stackflower"), "text_dim": text_dim, **more, "run": config.plain()}
-
-
 def build_batches(
     config: RunConfig, data: Prepared, embed: Embed, resolution: int, draw_noise: DrawNoise, device: torch.device
 ) -> Batches:
-    """The training split as the configuration crops, flips, pairs and embeds it."""
+    """The training split, cropped, flipped, paired and embedded as the configuration says."""
     train = config.train
     return Batches(
         data,
@@ -125,8 +120,8 @@ def build_batches(
         averaged=train.captions_averaged,
         flip=train.flip,
         flip_vertical=train.flip_vertical,
-        noises_per_caption=train.noises_per_caption,
-        wrong_candidates=train.wrong_candidates,
+        latents_per_caption=train.latents_per_caption,
+        hard_negatives=train.hard_negatives,
         interpolated=train.interpolated,
         device=device,
     )

@@ -1,8 +1,7 @@
-"""The command line: parse, call, print. Results go to stdout, talk to stderr."""
+"""The command line: parse, call, print. Results go to stdout, messages to stderr."""
 
 from __future__ import annotations
 
-import difflib
 import json
 import math
 import re
@@ -19,7 +18,7 @@ from stackflower.errors import ConfigError, StackflowerError
 
 
 class Finite(click.FloatRange):
-    """A number in a range, which "nan" and "inf" are not."""
+    """A number in a range; "nan" and "inf" are not in it."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
         number = float(super().convert(value, param, ctx))
@@ -37,11 +36,8 @@ class Duration(click.ParamType):
         if isinstance(value, (int, float)):
             return float(value)
         match = re.fullmatch(r"(?:(\d+)h)?(?:(\d+)m)?(?:(\d+(?:\.\d+)?)s?)?", value.strip())
-        seconds = (
-            sum(float(part or 0) * unit for part, unit in zip(match.groups(), (3600, 60, 1), strict=True))
-            if match
-            else 0
-        )
+        parts = match.groups() if match else ()
+        seconds = sum(float(part or 0) * unit for part, unit in zip(parts, (3600, 60, 1), strict=False))
         if not seconds:
             self.fail(f"{value!r} is not a time; write it as 90s, 20m or 1h30m.", param, ctx)
         return seconds
@@ -65,11 +61,11 @@ class Commands(click.Group):
 
 
 def say(text: str) -> None:
-    """Talk to the user on stderr."""
+    """A message on stderr."""
     click.echo(text, err=True)
 
 
-def tell(values: dict[str, Any], as_json: bool, text: Callable[[], str]) -> None:
+def show(values: dict[str, Any], as_json: bool, text: Callable[[], str]) -> None:
     """A result on stdout, as one JSON object or as text."""
     click.echo(json.dumps(values, ensure_ascii=False) if as_json else text())
 
@@ -79,57 +75,7 @@ def examples(*lines: str) -> str:
     return "\b\nExamples:\n" + "\n".join(f"  {line}" for line in lines)
 
 
-@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
-@click.version_option(__version__, prog_name="stackflower")
-def main() -> None:
-    """Text-to-image GANs of the StackGAN family: train them, swap their parts, measure them."""
-
-
-DATA_HELP = "synthetic-flowers, a folder with metadata.jsonl, or WebDataset shards."
-
-
-def data_part(value: str | None) -> dict[str, Any] | None:
-    """`--data`: a registered source by name, or a folder."""
-    if value is None:
-        return None
-    from stackflower import registry
-
-    plain = set(registry.names("data")) - {"folder", "shards"}
-    path = Path(value).expanduser()
-    if value in plain and not path.is_dir():
-        return {"name": value}
-    shards = path.suffix == ".tar" or (
-        path.is_dir() and any(path.glob("*.tar")) and not any(path.glob("**/metadata.*"))
-    )
-    return {"name": "shards" if shards else "folder", "path": str(path.absolute())}
-
-
-def text_part(value: str | None) -> dict[str, Any] | None:
-    """`--text`: a registered encoder by name, a folder in which one was trained, or a Hugging Face model by id or folder."""
-    if value is None:
-        return None
-    from stackflower import registry
-
-    known = set(registry.names("text")) - {"huggingface"}
-    folder = Path(value).expanduser()
-    if folder.is_dir() or (folder.name == "text" and folder.parent.is_dir()):
-        from stackflower.commands.train_text import trained_part
-
-        trained = trained_part(folder)
-        if trained is not None:
-            return trained
-    if value in known and not folder.is_dir():
-        return {"name": value}
-    if "/" not in value and not folder.is_dir() and difflib.get_close_matches(value, known):
-        raise ConfigError(
-            f"There is no text encoder {value!r}.{registry.suggest(value, known)} Or name a Hugging Face model: its id, as "
-            "in sentence-transformers/all-MiniLM-L6-v2, or a local folder."
-        )
-    value = str(folder.absolute()) if folder.is_dir() else value
-    return {"name": "huggingface", "model": value}
-
-
-def typed(text: str) -> str:
+def quoted(text: str) -> str:
     """A word of a command line as it is typed: in double quotes, which every shell knows, where they are enough."""
     if re.fullmatch(r"[\w./\\:-]+", text):
         return text
@@ -148,6 +94,17 @@ def penalty_parts(values: Sequence[str]) -> dict[str, Any] | None:
     return found or None
 
 
+SEED = click.IntRange(0, 2**63 - 1)
+DATA_HELP = "synthetic-flowers, an image folder with metadata.jsonl or metadata.csv, or WebDataset shards."
+json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(__version__, prog_name="stackflower")
+def main() -> None:
+    """Train, sample and evaluate text-to-image GANs of the StackGAN family."""
+
+
 @main.command(
     epilog=examples(
         "stackflower train --stage 1",
@@ -157,40 +114,40 @@ def penalty_parts(values: Sequence[str]) -> dict[str, Any] | None:
         "stackflower train --resume latest",
     )
 )
-@click.option("--stage", type=int, help="Which stage to train. [default: 1]")
-@click.option("--below", metavar="RUN", help="The trained run that a stage from 2 up draws over.")
-@click.option("--data", help=DATA_HELP)
-@click.option("--out", metavar="RUN", help="The run folder. [default: runs/RECIPE-N]")
-@click.option("--recipe", metavar="NAME|FILE", help="A built-in recipe or a TOML file. [default: by the machine]")
-@click.option("--conditioning", metavar="NAME", help="How text becomes a condition.")
-@click.option("--generator", metavar="NAME", help="The generator.")
-@click.option("--discriminator", metavar="NAME", help="The discriminator; it brings its objective.")
-@click.option("--objective", metavar="NAME", help="The adversarial objective.")
+@click.option("--stage", type=int, help="Stage to train.  [default: 1]")
+@click.option("--below", metavar="RUN", help="Trained run of the previous stage, for --stage 2 and higher.")
+@click.option("--data", help=f"Training data: {DATA_HELP}  [default: synthetic-flowers]")
+@click.option("--out", metavar="RUN", help="Where to save the run.  [default: runs/RECIPE-N]")
+@click.option("--recipe", metavar="NAME|FILE", help="Built-in recipe or TOML file.  [default: quickstart]")
+@click.option("--conditioning", metavar="NAME", help="Conditioning on the text embedding.")
+@click.option("--generator", metavar="NAME", help="Generator.")
+@click.option("--discriminator", metavar="NAME", help="Discriminator; its default objective is used with it.")
+@click.option("--objective", metavar="NAME", help="Adversarial loss.")
 @click.option(
     "--penalty",
     metavar="NAME[=WEIGHT]",
     multiple=True,
-    help="A regulariser beside the recipe's, or its new weight; none drops them. Several times.",
+    help="Add a regulariser, or change its weight; 'none' removes the recipe's. Repeatable.",
 )
 @click.option(
     "--text",
     metavar="NAME|DIR|MODEL",
-    help="An encoder, what train-text wrote, or a Hugging Face model by id or folder.",
+    help="Text encoder: a name, the output of train-text, or a Hugging Face model by id or folder.",
 )
-@click.option("--images", type=click.IntRange(1), help="Train on this many images.")
-@click.option("--epochs", type=Finite(0, min_open=True), help="Or on this many passes over the data.")
-@click.option("--time-limit", type=Duration(), help="Stop after 90s, 20m, 1h30m; alone, it sets the length.")
-@click.option("--batch-size", type=click.IntRange(1), help="Images a step, over all processes.")
-@click.option("--gradient-accumulation", type=click.IntRange(1), help="Work through a batch in this many parts.")
-@click.option("--lr", type=Finite(0, min_open=True), help="Learning rate of both sides.")
-@click.option("--seed", type=click.IntRange(0), help="Fixes weights, order, noise.")
+@click.option("--images", type=click.IntRange(1), help="Number of images to train on.")
+@click.option("--epochs", type=Finite(0, min_open=True), help="Number of passes over the data.")
+@click.option("--time-limit", type=Duration(), help="Train for 90s, 20m, 1h30m; with --images or --epochs, stop then.")
+@click.option("--batch-size", type=click.IntRange(1), help="Total batch size over all processes.")
+@click.option("--gradient-accumulation", type=click.IntRange(1), help="Split each batch into this many parts.")
+@click.option("--lr", type=Finite(0, min_open=True), help="Learning rate of generator and discriminator.")
+@click.option("--seed", type=SEED, help="Random seed.  [default: 0]")
 @click.option(
-    "--mixed-precision", type=click.Choice(["auto", "no", "bf16", "fp16"]), help="auto: bf16 where it is native."
+    "--mixed-precision", type=click.Choice(["auto", "no", "bf16", "fp16"]), help="auto: bf16 if supported natively."
 )
-@click.option("--resume", metavar="[RUN|latest]", is_flag=False, flag_value="latest", help="Go on with a run.")
+@click.option("--resume", metavar="[RUN|latest]", is_flag=False, flag_value="latest", help="Resume a run.")
 @click.option("--report-to", metavar="TRACKER", multiple=True, help="tensorboard, wandb or mlflow.")
-@click.option("--set", "settings", metavar="PART.OPTION=VALUE", multiple=True, help="Any other setting.")
-@click.option("--dry-run", is_flag=True, help="Print the resolved run and its cost; create nothing.")
+@click.option("--set", "settings", metavar="PART.OPTION=VALUE", multiple=True, help="Any other setting. Repeatable.")
+@click.option("--dry-run", is_flag=True, help="Print the resolved configuration and its cost, and exit.")
 def train(
     stage: int | None,
     below: str | None,
@@ -203,13 +160,16 @@ def train(
     dry_run: bool,
     **flags: Any,
 ) -> None:
-    """Train a stage, or go on training."""
-    from stackflower.commands.train import Request
+    """Train a stage, or resume a training."""
+    from stackflower.commands.data import source_part
+    from stackflower.commands.train import Outcome, Request
     from stackflower.commands.train import train as run_training
+    from stackflower.commands.train_text import encoder_part
 
+    named = ("conditioning", "generator", "discriminator", "objective", "seed", "mixed_precision")
     parts: dict[str, Any] = {
-        "data": data_part(flags["data"]),
-        "text": text_part(flags["text"]),
+        "data": source_part(flags["data"]),
+        "text": encoder_part(flags["text"]),
         "penalties": penalty_parts(flags["penalty"]),
         "train.images": flags["images"],
         "train.epochs": flags["epochs"],
@@ -217,10 +177,7 @@ def train(
         "train.gradient_accumulation": flags["gradient_accumulation"],
         "optimizer.generator.lr": flags["lr"],
         "optimizer.discriminator.lr": flags["lr"],
-        **{
-            key: flags[key]
-            for key in ("conditioning", "generator", "discriminator", "objective", "seed", "mixed_precision")
-        },
+        **{key: flags[key] for key in named},
     }
     request = Request(
         stage=stage,
@@ -234,82 +191,63 @@ def train(
         report_to=report_to,
         dry_run=dry_run,
     )
-    outcome = run_training(request, say)
-    if outcome is None:
-        return
-    run = typed(str(outcome.run))
+    outcome: Outcome | None = run_training(request, say)
+    if outcome is not None:
+        _after_training(outcome)
+
+
+def _after_training(outcome: Any) -> None:
+    """What to type next."""
+    run = quoted(str(outcome.run))
     if outcome.stopped:
-        say(f"Stopped by {outcome.stopped} after {outcome.images:,} images, saved. To go on:")
+        say(f"Stopped by {outcome.stopped} after {outcome.images:,} images, saved. To resume:")
         click.echo(f"stackflower train --resume {run}")
         if outcome.signal is not None:
             raise SystemExit(128 + outcome.signal)
         return
-    grids = sorted(outcome.run.samples.glob("*.png"))
     click.echo(f"Trained on {outcome.images:,} images: {outcome.run}")
+    grids = sorted(outcome.run.samples.glob("*.png"))
     if grids:
-        click.echo(f"What it draws: {grids[-1]}")
-    click.echo(
-        f"Draw more:     stackflower sample {run} {'-- ' * outcome.caption.startswith('-')}{typed(outcome.caption)}"
-    )
-    click.echo(f"Score it:      stackflower eval {run}")
+        click.echo(f"Samples:   {grids[-1]}")
+    dashes = "-- " if outcome.caption.startswith("-") else ""
+    click.echo(f"Generate:  stackflower sample {run} {dashes}{quoted(outcome.caption)}")
+    click.echo(f"Evaluate:  stackflower eval {run}")
 
 
 @main.command(
     epilog=examples(
         'stackflower sample runs/quickstart-1 "a red flower with pointed petals" --per-caption 8 --grid',
-        "stackflower sample runs/quickstart-1 --captions captions.txt --out drawn --per-caption 4",
+        "stackflower sample runs/quickstart-1 --captions captions.txt --out generated --per-caption 4",
         'stackflower sample runs/quickstart-1 "a blue flower" --out blue.png --seed 3 --best-of 10',
     )
 )
 @click.argument("run")
 @click.argument("captions", nargs=-1)
-@click.option("--captions", "file", metavar="FILE", help="One caption a line, or a metadata.jsonl.")
-@click.option("--per-caption", type=click.IntRange(1), default=1, show_default=True, help="Pictures of each caption.")
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Another seed, other pictures.")
-@click.option("--out", metavar="DIR|FILE.png", help="Where to write. [default: RUN/drawn]")
-@click.option("--grid", is_flag=True, help="One picture with a row for each caption, the caption above it.")
-@click.option("--truncation", type=Finite(0, min_open=True), help="Redraw noise beyond this many deviations.")
+@click.option("--captions", "file", metavar="FILE", help="Text file with one caption a line, or a metadata.jsonl.")
+@click.option("--per-caption", type=click.IntRange(1), default=1, show_default=True, help="Images per caption.")
+@click.option("--seed", type=SEED, default=0, show_default=True, help="Random seed.")
+@click.option("--out", metavar="DIR|FILE.png", help="Where to save the images.  [default: RUN/generated]")
+@click.option("--grid", is_flag=True, help="Save one image grid with a row for each caption.")
+@click.option("--truncation", type=Finite(0, min_open=True), help="Truncate the noise at this many deviations.")
 @click.option(
-    "--best-of", type=click.IntRange(1), default=1, metavar="K", help="Keep the discriminator's favourite of K."
+    "--best-of",
+    type=click.IntRange(1, 256),
+    default=1,
+    metavar="K",
+    help="Generate K candidates and keep the discriminator's highest-scoring.",
 )
-@click.option("--sharpen", type=Finite(0), default=1.0, metavar="F", help="Edges F times as strong.")
-@click.option("--side-by-side", is_flag=True, help="Every resolution that the run draws, in one picture.")
-@click.option("--batch-size", type=click.IntRange(1), default=64, show_default=True, help="Pictures at a time.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-def sample(
-    run: str,
-    captions: tuple[str, ...],
-    file: str | None,
-    per_caption: int,
-    seed: int,
-    out: str | None,
-    grid: bool,
-    truncation: float | None,
-    best_of: int,
-    sharpen: float,
-    side_by_side: bool,
-    batch_size: int,
-    as_json: bool,
-) -> None:
-    """Draw pictures for captions with a trained run."""
-    from stackflower.commands.sample import draw
+@click.option("--sharpen", type=Finite(0), default=1.0, metavar="F", help="Sharpen by a factor; 1 changes nothing.")
+@click.option("--side-by-side", is_flag=True, help="Show every resolution of the run in one image.")
+@click.option("--batch-size", type=click.IntRange(1), default=64, show_default=True, help="Images at a time.")
+@json_option
+def sample(run: str, captions: tuple[str, ...], as_json: bool, **options: Any) -> None:
+    """Generate images for captions with a trained run."""
+    from stackflower.commands.sample import Request
+    from stackflower.commands.sample import sample as generate
 
-    written = draw(
-        run,
-        list(captions),
-        file,
-        per_caption=per_caption,
-        seed=seed,
-        out=out,
-        as_grid=grid,
-        truncation=truncation,
-        batch_size=batch_size,
-        best_of=best_of,
-        sharpen=sharpen,
-        side_by_side=side_by_side,
-    )
+    written = generate(Request(run, list(captions), **options))
     if written is not None:
-        tell(written.plain(), as_json, written.text)
+        show(written.to_dict() if as_json else {}, as_json, written.text)
 
 
 @main.command(
@@ -318,51 +256,56 @@ def sample(
         "stackflower eval runs/quickstart-1",
         "stackflower train-classifier --data my-flowers --out flowers.safetensors",
         "stackflower eval runs/flowers --extractor domain --weights flowers.safetensors --json",
-        "stackflower eval --images drawn --data my-flowers --metrics is,fid",
+        "stackflower eval --images generated --data my-flowers --metrics is,fid",
     ),
 )
 @click.argument("run", required=False)
-@click.option("--images", metavar="DIR", help="Score the pictures of a folder instead of a run.")
-@click.option("--data", help=f"What to score against: {DATA_HELP} [default: the run's]")
+@click.option("--images", metavar="DIR", help="Evaluate a folder of images instead of a run.")
+@click.option("--data", help=f"Reference data: {DATA_HELP}  [default: the run's]")
 @click.option(
-    "--metrics", metavar="is,fid,captions,diversity", help="Which scores. [default: all that the data allows]"
+    "--split",
+    type=click.Choice(["test", "validation", "train"]),
+    help="Reference split.  [default: test, else validation, else train]",
 )
 @click.option(
-    "--samples", type=click.IntRange(2), help="How many pictures. [default: the validation split's, at most 5,000]"
+    "--metrics", metavar="is,fid,captions,diversity", help="Metrics to compute.  [default: all that the data allow]"
 )
-@click.option("--splits", type=click.IntRange(1), default=10, show_default=True, help="Of the Inception Score.")
 @click.option(
-    "--resolution", type=click.IntRange(16), help="With --images: pixels they are looked at with. [default: 64]"
+    "--samples", type=click.IntRange(2), help="Number of images to generate.  [default: as in the split, at most 5,000]"
 )
-@click.option("--trim-border", is_flag=True, help="With --images: cut off borders of one colour first.")
-@click.option("--extractor", metavar="NAME", help="domain or inception-v3.")
-@click.option("--weights", metavar="FILE", help="The extractor's weights.")
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of captions, noise and shuffling.")
-@click.option("--truncation", type=Finite(0, min_open=True), help="Redraw noise beyond this many deviations.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@click.option("--splits", type=click.IntRange(1), default=10, show_default=True, help="Splits of the Inception Score.")
+@click.option("--resolution", type=click.IntRange(16), help="With --images: resize to this many pixels.  [default: 64]")
+@click.option("--trim-border", is_flag=True, help="With --images: crop borders of one colour first.")
+@click.option("--extractor", metavar="NAME", help="Feature extractor: domain or inception-v3.")
+@click.option("--weights", metavar="FILE", help="Weights of the extractor.")
+@click.option("--seed", type=SEED, default=0, show_default=True, help="Random seed.")
+@click.option("--truncation", type=Finite(0, min_open=True), help="Truncate the noise at this many deviations.")
+@json_option
 def evaluate(
     run: str | None,
     images: str | None,
     data: str | None,
     metrics: str | None,
-    samples: int | None,
-    splits: int,
-    resolution: int | None,
-    trim_border: bool,
     extractor: str | None,
     weights: str | None,
-    seed: int,
-    truncation: float | None,
+    resolution: int | None,
     as_json: bool,
+    **protocol: Any,
 ) -> None:
-    """Score a run: the Inception Score and more, beside the same of real pictures."""
-    from stackflower.commands.evaluate import Protocol, measure
-    from stackflower.commands.evaluate import report as told
+    """Compute the Inception Score and other metrics, and the same of real images.
 
-    protocol = Protocol(tuple(metrics.split(",")) if metrics else None, samples, splits, seed, truncation, trim_border)
-    scores = measure(run, images, data_part(data), extractor, weights, protocol, resolution)
+    Every score is printed with its protocol.
+    """
+    from stackflower.commands.data import source_part
+    from stackflower.commands.evaluate import Request
+    from stackflower.commands.evaluate import evaluate as compute
+    from stackflower.evaluation.protocol import Protocol
+    from stackflower.evaluation.summary import describe
+
+    chosen = Protocol(metrics=tuple(metrics.split(",")) if metrics else None, **protocol)
+    scores = compute(Request(run, images, source_part(data), extractor, weights, chosen, resolution))
     if scores is not None:
-        tell(scores, as_json, lambda: told(scores))
+        show(scores, as_json, lambda: describe(scores))
 
 
 @main.command(
@@ -372,25 +315,24 @@ def evaluate(
         "stackflower train-classifier --data my-flowers --out quick.safetensors --network plain --epochs 10",
     ),
 )
-@click.option("--data", required=True, help=DATA_HELP)
-@click.option("--out", metavar="FILE", required=True, help="The file to write.")
-@click.option("--resolution", type=click.IntRange(16), default=64, show_default=True, help="Pixels it looks at.")
-@click.option("--network", type=click.Choice(["resnet18", "plain"]), default="resnet18", show_default=True)
-@click.option("--epochs", type=click.IntRange(1), default=30, show_default=True)
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-def train_classifier(data: str, out: str, resolution: int, network: Any, epochs: int, seed: int, as_json: bool) -> None:
-    """Train the classifier that scores are computed with, from a data set's labels and attributes."""
+@click.option("--data", required=True, help=f"Labelled data: {DATA_HELP}")
+@click.option("--out", metavar="FILE", required=True, help="Where to save the classifier.")
+@click.option("--resolution", type=click.IntRange(16), default=64, show_default=True, help="Input size in pixels.")
+@click.option(
+    "--network", type=click.Choice(["resnet18", "plain"]), default="resnet18", show_default=True, help="Architecture."
+)
+@click.option("--epochs", type=click.IntRange(1), default=30, show_default=True, help="Passes over the data.")
+@click.option("--seed", type=SEED, default=0, show_default=True, help="Random seed.")
+@json_option
+def train_classifier(data: str, out: str, as_json: bool, **options: Any) -> None:
+    """Train a classifier on the labels and attributes of a data set, to evaluate runs with."""
+    from stackflower.commands.data import open_source
     from stackflower.commands.train_classifier import train_classifier as fit
-    from stackflower.config.schema import Part
     from stackflower.utils.progress import bar
 
-    source = Part.from_plain(data_part(data) or {}).create("data")
-    model = fit(
-        source, Path(out), bar, described=data, resolution=resolution, network=network, epochs=epochs, seed=seed
-    )
-    text = ", ".join(f"{name} {value:.4f}" for name, value in model.accuracy.items()) or "no validation split"
-    tell({"out": out, "held_out_accuracy": model.accuracy}, as_json, lambda: f"{out}: held-out accuracy {text}")
+    model = fit(open_source(data), Path(out), bar, described=data, **options)
+    text = ", ".join(f"{name} {value:.4f}" for name, value in model.accuracy.items()) or "no held-out split"
+    show({"out": out, "held_out_accuracy": model.accuracy}, as_json, lambda: f"{out}: held-out accuracy {text}")
 
 
 @main.command(
@@ -401,44 +343,45 @@ def train_classifier(data: str, out: str, resolution: int, network: Any, epochs:
         "stackflower train --stage 1 --data my-flowers --text words",
     ),
 )
-@click.option("--data", required=True, help=DATA_HELP)
-@click.option("--out", metavar="DIR", required=True, help="A new folder, which --text then names.")
-@click.option("--text", default="rnn", show_default=True, metavar="NAME", help="rnn or char-cnn-rnn.")
-@click.option("--epochs", type=click.IntRange(1), default=20, show_default=True)
-@click.option("--batch-size", type=click.IntRange(2), default=64, show_default=True)
-@click.option("--lr", type=Finite(0, min_open=True), default=1e-3, show_default=True)
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
+@click.option("--data", required=True, help=f"Captioned data: {DATA_HELP}")
+@click.option("--out", metavar="DIR", required=True, help="Where to save the encoder: a new folder, for --text.")
+@click.option("--text", default="rnn", show_default=True, metavar="NAME", help="Text encoder: rnn or char-cnn-rnn.")
+@click.option("--epochs", type=click.IntRange(1), default=20, show_default=True, help="Passes over the data.")
+@click.option("--batch-size", type=click.IntRange(2), default=64, show_default=True, help="Batch size.")
+@click.option("--lr", type=Finite(0, min_open=True), default=1e-3, show_default=True, help="Learning rate.")
+@click.option("--seed", type=SEED, default=0, show_default=True, help="Random seed.")
 @click.option("--set", "settings", metavar="text.OPTION=VALUE", multiple=True, help="An option of text or data.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@json_option
 def train_text(data: str, out: str, text: str, settings: tuple[str, ...], as_json: bool, **numbers: Any) -> None:
-    """Train a caption encoder on a data set's pictures and captions, before the GAN."""
+    """Train a text encoder on the images and captions of a data set, before the GAN."""
+    from stackflower.commands.data import source_part
     from stackflower.commands.train_text import train_text as fit
     from stackflower.utils.progress import bar
 
-    found = fit(data_part(data) or {}, text, settings, Path(out), bar, **numbers)
-    tell(found, as_json, lambda: found["told"])
+    found, summary = fit(source_part(data) or {}, text, settings, Path(out), bar, **numbers)
+    show(found, as_json, lambda: summary)
 
 
 @main.command(epilog=examples("stackflower report runs/quickstart-1"))
 @click.argument("run")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@json_option
 def report(run: str, as_json: bool) -> None:
-    """Draw a run's curves and put it on one page, report.html in the run's folder."""
+    """Write a run's curves and samples as one HTML page, report.html in the run's folder."""
     from stackflower.commands.report import report as write
 
     found = write(run)
-    tell(found, as_json, lambda: str(found["report"]))
+    show(found, as_json, lambda: str(found["report"]))
 
 
 @main.command()
 @click.argument("kind", required=False)
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@json_option
 def ls(kind: str | None, as_json: bool) -> None:
-    """List what can be named: parts by kind, and recipes."""
+    """List the parts of each kind, and recipes."""
     from stackflower.commands.ls import inventory, table
 
     rows = inventory(kind)
-    tell({"parts": rows}, as_json, lambda: table(rows))
+    show({"parts": rows}, as_json, lambda: table(rows))
 
 
 @main.command(
@@ -447,74 +390,72 @@ def ls(kind: str | None, as_json: bool) -> None:
     )
 )
 @click.argument("captions", nargs=-1)
-@click.option("--captions", "file", metavar="FILE", help="One caption a line, or a metadata.jsonl.")
-@click.option("--text", default="ngram", show_default=True, metavar="NAME|MODEL", help="The caption encoder.")
-@click.option("--out", metavar="FILE.npy", help="Write the embeddings, float32 (N, T), here.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@click.option("--captions", "file", metavar="FILE", help="Text file with one caption a line, or a metadata.jsonl.")
+@click.option("--text", default="ngram", show_default=True, metavar="NAME|MODEL", help="Text encoder.")
+@click.option("--out", metavar="FILE.npy", help="Where to save the embeddings, float32 (N, T).")
+@json_option
 def embed(captions: tuple[str, ...], file: str | None, text: str, out: str | None, as_json: bool) -> None:
-    """Turn captions into sentence embeddings of unit length."""
-    from stackflower.commands.sample import embed_captions
+    """Compute sentence embeddings of unit length."""
+    from stackflower.commands.embed import embed as compute
+    from stackflower.commands.train_text import encoder_part
 
-    values = embed_captions(list(captions), file, text_part(text) or {}, out)
-    tell(values, as_json, lambda: values["text"])
+    values = compute(list(captions), file, encoder_part(text) or {}, out)
+    show(values, as_json, lambda: values["text"])
 
 
 @main.group(cls=Commands)
 def data() -> None:
-    """Make, check and prepare data."""
+    """Make, check and prepare data sets."""
 
 
 @data.command(
     "make", epilog=examples("stackflower data make synthetic-flowers --out flowers --count 1000 --resolution 128")
 )
 @click.argument("name")
-@click.option("--out", metavar="DIR", required=True, help="A new folder.")
-@click.option("--count", type=click.IntRange(1), default=8000, show_default=True, help="Pictures to train on.")
-@click.option("--validation", type=click.IntRange(1), default=1000, show_default=True, help="Pictures held out.")
-@click.option("--resolution", type=click.IntRange(64, 256), default=76, show_default=True, help="Pixels.")
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
-def data_make(name: str, out: str, count: int, validation: int, resolution: int, seed: int) -> None:
-    """Write built-in data as an ImageFolder: pictures and metadata.jsonl, in split folders."""
+@click.option("--out", metavar="DIR", required=True, help="Where to save the images: a new folder.")
+@click.option("--count", type=click.IntRange(1), default=8000, show_default=True, help="Training images.")
+@click.option("--validation", type=click.IntRange(1), default=1000, show_default=True, help="Validation images.")
+@click.option("--test", type=click.IntRange(1), default=1000, show_default=True, help="Test images.")
+@click.option("--resolution", type=click.IntRange(64, 256), default=76, show_default=True, help="Size in pixels.")
+@click.option("--seed", type=SEED, default=0, show_default=True, help="Random seed.")
+def data_make(name: str, out: str, **numbers: int) -> None:
+    """Write a built-in data set as an image folder: images and metadata.jsonl, in split folders."""
     from stackflower.commands.data import make
 
-    click.echo(make(name, out, count=count, validation=validation, resolution=resolution, seed=seed))
+    click.echo(make(name, out, **numbers))
 
 
 @data.command("check", epilog=examples("stackflower data check my-flowers"))
 @click.argument("folder")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@json_option
 def data_check(folder: str, as_json: bool) -> None:
-    """List everything that is wrong with a folder of pictures and captions, or with shards; exit code 2 if anything is."""
-    from stackflower.config.schema import Part
-    from stackflower.data.sources.folder import FolderSource
-    from stackflower.data.sources.shards import ShardSource
+    """List everything that is wrong with an image folder or shards. Exit code 2 if anything is."""
+    from stackflower.commands.data import check
 
-    source = Part.from_plain(data_part(folder) or {}).create("data")
-    if not isinstance(source, (FolderSource, ShardSource)):
-        raise ConfigError(f"{folder} is built in: there is nothing to check.")
-    problems, notes = source.check()
-    lines = [*problems, *notes, f"{len(problems):,} problems." if problems else "No problems: it can be trained on."]
-    tell({"problems": problems, "notes": notes}, as_json, lambda: "\n".join(lines))
+    found = check(folder)
+    problems = found["problems"]
+    end = f"{len(problems):,} problems." if problems else "No problems: it can be trained on."
+    show(found, as_json, lambda: "\n".join([*problems, *found["notes"], end]))
     if problems:
         raise SystemExit(2)
 
 
-@data.command("prepare")
+@data.command("prepare", epilog=examples("stackflower data prepare my-flowers --size 76"))
 @click.argument("folder")
-@click.option("--size", type=click.IntRange(16), default=76, show_default=True, help="Pixels of the prepared pictures.")
+@click.option("--size", type=click.IntRange(16), default=76, show_default=True, help="Size in pixels.")
 def data_prepare(folder: str, size: int) -> None:
     """Decode a data set into the cache, so that training starts at once."""
     from stackflower.commands.data import prepare_all
 
-    click.echo(prepare_all(data_part(folder) or {}, size, say))
+    click.echo(prepare_all(folder, size, say))
 
 
-@data.command("info")
+@data.command("info", epilog=examples("stackflower data info my-flowers"))
 @click.argument("folder")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@json_option
 def data_info(folder: str, as_json: bool) -> None:
-    """Count a data set's pictures, captions, classes and words."""
+    """Count a data set's images, captions, classes and words."""
     from stackflower.commands.data import info
 
-    values = info(data_part(folder) or {})
-    tell(values, as_json, lambda: "\n".join(f"{split}: {counts}" for split, counts in values.items()))
+    values = info(folder)
+    show(values, as_json, lambda: "\n".join(f"{split}: {counts}" for split, counts in values.items()))

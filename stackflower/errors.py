@@ -1,4 +1,4 @@
-"""The errors a user can cause or meet. Each message says what was given, what is allowed, what to type next."""
+"""Stackflower's exceptions. Each message says what was given, what is allowed and what to type next."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ from collections.abc import Iterable
 
 
 class StackflowerError(Exception):
-    """Base of all of Stackflower's own errors; the command line prints its sentence and exits with `exit_code`."""
+    """Base of all of Stackflower's exceptions; the command line prints the message and exits with `exit_code`."""
 
     exit_code = 2
 
 
 class ComponentError(StackflowerError):
-    """An unknown part, an option it does not have, or a registration that clashes."""
+    """An unknown part, an option it does not have, or a name that is registered twice."""
 
 
 class ConfigError(StackflowerError):
-    """Everything that is wrong with a configuration, as one list."""
+    """Everything that is wrong with a configuration, as a list `problems`."""
 
     def __init__(self, problems: str | Iterable[str]):
         self.problems = [problems] if isinstance(problems, str) else list(problems)
@@ -28,11 +28,11 @@ class DataError(StackflowerError):
 
 
 class RunError(StackflowerError):
-    """A run folder that cannot be used as it is: missing, half deleted, of another configuration, or in use."""
+    """A run folder that cannot be used as it is: missing, incomplete, of another configuration, or in use."""
 
 
 class MissingDependency(StackflowerError):
-    """A library that only some users need is not installed; the message names the extra."""
+    """An optional library is not installed; the message names the extra to install."""
 
     def __init__(self, library: str, extra: str, purpose: str):
         super().__init__(f'{purpose} needs {library}: pip install "stackflower[{extra}]"')

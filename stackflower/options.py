@@ -1,64 +1,74 @@
-"""Which numbers an option or a setting allows, said in its annotation: ``channels: Count = 64``, ``dropout: Below1 = 0.0``."""
+"""The values that an option, a setting or a field of a file may take, stated in its annotation: ``channels: Count = 64``.
+
+pydantic checks them, strictly: a string is no number, ``true`` is no 1, NaN and infinity are refused.
+"""
 
 from __future__ import annotations
 
-import math
-import types
-import typing
-from dataclasses import dataclass
-from typing import Annotated, Any
+import dataclasses
+import difflib
+import inspect
+import json
+from collections.abc import Iterable, Mapping
+from functools import cache
+from typing import Annotated, Any, TypeVar, get_type_hints
 
+from annotated_types import Ge, Gt, Le, Lt
+from pydantic import ConfigDict, TypeAdapter, ValidationError
 
-@dataclass(frozen=True)
-class Range:
-    """The numbers from `low` to `high`; without an end where it is marked open."""
-
-    low: float = -math.inf
-    high: float = math.inf
-    open_low: bool = False
-    open_high: bool = False
-
-    def __contains__(self, value: float) -> bool:
-        low = self.low < value if self.open_low else self.low <= value
-        return low and (value < self.high if self.open_high else value <= self.high)
-
-    @property
-    def sentence(self) -> str:
-        """What is allowed, as the end of an error sentence."""
-        if self.high == math.inf:
-            return f"it must be above {self.low:g}." if self.open_low else f"it must be {self.low:g} or more."
-        return f"allowed is {self.low:g} {'up to, not with,' if self.open_high else 'to'} {self.high:g}."
-
-
-Count = Annotated[int, Range(0, open_low=True)]
-"""How many of something that there must be."""
-Natural = Annotated[int, Range(0)]
-"""How many of something that there need not be."""
-Positive = Annotated[float, Range(0, open_low=True)]
-Weight = Annotated[float, Range(0)]
+Count = Annotated[int, Gt(0)]
+Natural = Annotated[int, Ge(0)]
+Seed = Annotated[int, Ge(0), Lt(2**63)]
+Positive = Annotated[float, Gt(0)]
+Weight = Annotated[float, Ge(0)]
 """A weight, a width, a duration: zero turns it off."""
-Share = Annotated[float, Range(0, 1)]
-Below1 = Annotated[float, Range(0, 1, open_high=True)]
+Share = Annotated[float, Ge(0), Le(1)]
+Below1 = Annotated[float, Ge(0), Lt(1)]
+
+T = TypeVar("T")
 
 
-def plain(annotation: Any) -> Any:
-    """An annotation without its range."""
-    return typing.get_args(annotation)[0] if typing.get_origin(annotation) is Annotated else annotation
+@cache
+def _adapter(annotation: Any) -> TypeAdapter[Any]:
+    return TypeAdapter(annotation, config=ConfigDict(strict=True, allow_inf_nan=False, arbitrary_types_allowed=True))
 
 
-def out_of_range(value: Any, annotation: Any) -> str | None:
-    """What is wrong with a number of the right type, as the end of a sentence; None where nothing is."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
+def problem(value: Any, annotation: Any) -> str | None:
+    """What is wrong with a plain value (from TOML, JSON or the command line) where `annotation` stands, as the end of a sentence:
+    ``it should be greater than 0.``; None where nothing is."""
+    if annotation is inspect.Parameter.empty:
         return None
-    if not math.isfinite(value):
-        return "it must be a finite number."
-    choices = (
-        typing.get_args(annotation)
-        if typing.get_origin(annotation) in (typing.Union, types.UnionType)
-        else (annotation,)
-    )
-    for choice in choices:
-        for limit in getattr(choice, "__metadata__", ()):
-            if isinstance(limit, Range) and value not in limit:
-                return limit.sentence
+    try:  # as JSON, in which a list may stand for a tuple
+        _adapter(annotation).validate_json(json.dumps(value, default=str))
+    except ValidationError as error:
+        messages = [one["msg"].replace("Input should be", "").strip() for one in error.errors()]
+        return f"it should be {' or '.join(dict.fromkeys(messages))}."
     return None
+
+
+def suggest(given: str, allowed: Iterable[str]) -> str:
+    """The end of a sentence about an unknown name: the nearest allowed one, if any, and all of them."""
+    allowed = list(allowed)
+    near = difflib.get_close_matches(given, allowed, n=1)
+    hint = f" Did you mean {near[0]!r}?" if near else ""
+    return f"{hint} Allowed: {', '.join(allowed) or 'none'}."
+
+
+def read_section(cls: type[T], values: Any, name: str, problems: list[str], partial: bool = False) -> T | None:
+    """A dataclass from plain values. What is wrong joins `problems`; then there is none, or, with `partial`, defaults stand for what
+    was refused."""
+    hints = get_type_hints(cls, include_extras=True)
+    if not isinstance(values, Mapping):
+        problems.append(f"{name} = {values!r}: it should be a table with {', '.join(hints)}.")
+        return cls() if partial else None
+    before, good = len(problems), {}
+    problems += [f"There is no setting {name}.{key}.{suggest(key, hints)}" for key in values if key not in hints]
+    for field in dataclasses.fields(cls):  # type: ignore[arg-type]
+        if field.name not in values:
+            if field.default is field.default_factory is dataclasses.MISSING:
+                problems.append(f"{name}.{field.name} is missing.")
+        elif wrong := problem(values[field.name], hints[field.name]):
+            problems.append(f"{name}.{field.name} = {values[field.name]!r}: {wrong}")
+        else:
+            good[field.name] = values[field.name]
+    return cls(**good) if partial or len(problems) == before else None

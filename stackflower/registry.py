@@ -1,33 +1,30 @@
-"""Names to classes, by kind: Stackflower's own parts and, through entry points, anyone's.
+"""Names to classes, by kind: Stackflower's own parts and, by entry points, those of other distributions.
 
 A part is one class in one file under a decorator::
 
     @register("discriminator", "patch")
     class PatchDiscriminator(Discriminator): ...
 
-Its options are the constructor's keyword parameters, with the numbers they allow in their annotations (`ranges`); what the
-builder supplies (the `context` of the kind, such as `text_dim`) is not an option. Our own parts are found by reading the package's source for the decorator, third
-parties' by their distribution's entry points (group ``stackflower.components``, ``<kind>.<name> = module:Class``):
-listing names imports nothing, and a part is imported when it is first asked for.
+Its options are the constructor's keyword parameters, their allowed values given by the annotations (see `stackflower.options`).
+Parameters that the builder supplies (the `context` of the kind, such as `text_dim`) are not options. Stackflower's own parts are found
+by parsing the package's source for the decorator, others by the entry points of installed distributions (group
+``stackflower.components``, ``<kind>.<name> = module:Class``), so listing names imports nothing; a part is imported when it is used.
 """
 
 from __future__ import annotations
 
 import ast
-import difflib
 import importlib
 import inspect
-import types
-import typing
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
-from stackflower import options as ranges
 from stackflower.errors import ComponentError, StackflowerError
+from stackflower.options import problem, suggest
 
 GROUP = "stackflower.components"
 T = TypeVar("T", bound=type)
@@ -45,7 +42,7 @@ KINDS: dict[str, Kind] = {
     "data": Kind("stackflower.data.source:Source"),
     "text": Kind("stackflower.text.base:TextEncoder"),
     "conditioning": Kind("stackflower.stages.base:Conditioning", ("text_dim",)),
-    "generator": Kind("stackflower.stages.base:Generator", ("condition_dim", "lower_resolution")),
+    "generator": Kind("stackflower.stages.base:Generator", ("condition_dim", "previous_resolution")),
     "discriminator": Kind("stackflower.stages.base:Discriminator", ("text_dim", "condition_dim", "resolution")),
     "objective": Kind("stackflower.objectives.base:Objective"),
     "penalty": Kind("stackflower.penalties.base:Penalty"),
@@ -55,7 +52,7 @@ KINDS: dict[str, Kind] = {
 
 @dataclass(frozen=True)
 class Entry:
-    """Where a named part lives: ``module:Class`` and the distribution that brings it."""
+    """A named part: its class as ``module:Class``, and the distribution it comes with."""
 
     kind: str
     name: str
@@ -81,8 +78,8 @@ def _check_kind(kind: str) -> Kind:
 def register(kind: str, name: str) -> Callable[[T], T]:
     """Class decorator that gives `cls` the name `name` among the parts of `kind`.
 
-    Raises ComponentError for an unknown kind, a class that is not the kind's base class, and a name that is taken
-    (both owners are named).
+    ComponentError for an unknown kind, a class that is not derived from the kind's base class, and a name that is taken (both owners
+    are named).
     """
     spec = _check_kind(kind)
 
@@ -104,8 +101,8 @@ def register(kind: str, name: str) -> Callable[[T], T]:
 
 
 @cache
-def _own() -> dict[tuple[str, str], Entry]:
-    """Our own parts, read off the source files: every class under ``@register("kind", "name")``."""
+def _own_parts() -> dict[tuple[str, str], Entry]:
+    """Stackflower's own parts, from its source files: every class decorated by ``@register("kind", "name")``."""
     root = Path(__file__).parent
     found: dict[tuple[str, str], Entry] = {}
     for path in sorted(root.rglob("*.py")):
@@ -116,25 +113,25 @@ def _own() -> dict[tuple[str, str], Entry]:
         for node in ast.parse(source).body:
             if not isinstance(node, ast.ClassDef):
                 continue
-            for mark in node.decorator_list:
-                if isinstance(mark, ast.Call) and getattr(mark.func, "id", "") == "register":
-                    kind, name = (ast.literal_eval(argument) for argument in mark.args)
+            for decorator in node.decorator_list:
+                if isinstance(decorator, ast.Call) and getattr(decorator.func, "id", "") == "register":
+                    kind, name = (ast.literal_eval(argument) for argument in decorator.args)
                     found[kind, name] = Entry(kind, name, f"{module}:{node.name}", "stackflower")
     return found
 
 
 @cache
-def _plugged() -> dict[tuple[str, str], Entry]:
-    """Third parties' parts, from the entry points of installed distributions."""
+def _entry_point_parts() -> dict[tuple[str, str], Entry]:
+    """Parts of other distributions, from the entry points of those that are installed."""
     found: dict[tuple[str, str], Entry] = {}
     for point in metadata.entry_points(group=GROUP):
         kind, _, name = point.name.partition(".")
         owner = point.dist.name if point.dist else point.module
         entry = Entry(kind, name, point.value, owner)
-        taken = found.get((kind, name)) or _own().get((kind, name))
+        taken = found.get((kind, name)) or _own_parts().get((kind, name))
         if taken is not None and taken.target != entry.target:
             raise ComponentError(
-                f"{kind} {name!r} is brought by two distributions, {taken.owner} ({taken.target}) and "
+                f"{kind} {name!r} comes with two distributions, {taken.owner} ({taken.target}) and "
                 f"{owner} ({point.value}); uninstall one of them."
             )
         found[kind, name] = entry
@@ -142,14 +139,14 @@ def _plugged() -> dict[tuple[str, str], Entry]:
 
 
 def _find(kind: str, name: str) -> Entry | None:
-    return _own().get((kind, name)) or _plugged().get((kind, name)) or _registered.get((kind, name))
+    return _own_parts().get((kind, name)) or _entry_point_parts().get((kind, name)) or _registered.get((kind, name))
 
 
 def entries(kind: str | None = None) -> list[Entry]:
-    """Every known part (of one kind), sorted; imports nothing."""
+    """All parts, or those of a kind, sorted by kind and name; imports nothing."""
     if kind is not None:
         _check_kind(kind)
-    known = {**_registered, **_plugged(), **_own()}
+    known = {**_registered, **_entry_point_parts(), **_own_parts()}
     order = {name: position for position, name in enumerate(KINDS)}
     return sorted(
         (entry for entry in known.values() if kind in (None, entry.kind)),
@@ -162,16 +159,8 @@ def names(kind: str) -> list[str]:
     return [entry.name for entry in entries(kind)]
 
 
-def suggest(given: str, allowed: typing.Iterable[str]) -> str:
-    """The end of an error sentence: the nearest allowed word, if any, and all of them."""
-    allowed = list(allowed)
-    near = difflib.get_close_matches(given, allowed, n=1)
-    hint = f" Did you mean {near[0]!r}?" if near else ""
-    return f"{hint} Allowed: {', '.join(allowed) or 'none'}."
-
-
 def get(kind: str, name: str) -> type:
-    """The class behind a name, imported now. ComponentError if there is none or its distribution is broken."""
+    """The class of a name, imported. ComponentError if the name is unknown or the import fails."""
     _check_kind(kind)
     entry = _find(kind, name)
     if entry is None:
@@ -179,7 +168,7 @@ def get(kind: str, name: str) -> type:
     if (kind, name) not in _classes:
         try:
             cls = _import(entry.target)
-        except Exception as error:  # whatever a broken module raises
+        except Exception as error:  # a broken module may raise anything
             raise ComponentError(
                 f"{kind} {name!r} from distribution {entry.owner!r} ({entry.target}) does not import: {error}"
             ) from error
@@ -191,7 +180,7 @@ def get(kind: str, name: str) -> type:
 
 
 def options(kind: str, name: str) -> dict[str, inspect.Parameter]:
-    """The options of a part: its constructor's keyword parameters less the kind's context."""
+    """The options of a part: its constructor's keyword parameters without the kind's context."""
     parameters = inspect.signature(get(kind, name), eval_str=True).parameters
     return {
         key: parameter
@@ -202,7 +191,7 @@ def options(kind: str, name: str) -> dict[str, inspect.Parameter]:
 
 
 def value(kind: str, part: Mapping[str, Any], option: str) -> Any:
-    """An option of a part's plain values, or its default; None where the part has none or is unknown, which `check` tells."""
+    """The value of an option in a part's plain values, or its default; None if the part, which `check` reports, or option is unknown."""
     try:
         known = options(kind, str(part.get("name")))
     except ComponentError:
@@ -210,46 +199,8 @@ def value(kind: str, part: Mapping[str, Any], option: str) -> Any:
     return part.get(option, known[option].default) if option in known else None
 
 
-def fits(value: Any, wanted: Any) -> bool:
-    """Whether a plain value (from TOML, JSON or the command line) may stand where `wanted` is annotated."""
-    wanted = ranges.plain(wanted)
-    origin, arguments = typing.get_origin(wanted), typing.get_args(wanted)
-    if wanted in (Any, inspect.Parameter.empty):
-        return True
-    if origin in (typing.Union, types.UnionType):
-        return any(fits(value, choice) for choice in arguments)
-    if origin is Literal:
-        return value in arguments
-    if wanted is None or wanted is type(None):
-        return value is None
-    if wanted is float:
-        return isinstance(value, (int, float)) and not isinstance(value, bool)
-    if wanted is int:
-        return isinstance(value, int) and not isinstance(value, bool)
-    if origin in (tuple, list) and isinstance(value, (tuple, list)):
-        inner = [argument for argument in arguments if argument is not Ellipsis]
-        return (
-            all(fits(item, inner[0]) for item in value)
-            if len(inner) == 1 or Ellipsis in arguments
-            else (len(value) == len(inner) and all(map(fits, value, inner)))
-        )
-    return isinstance(value, origin or wanted) if isinstance(origin or wanted, type) else True
-
-
-def describe(annotation: Any) -> str:
-    """An annotation as a person reads it: ``int``, ``float | None``, ``one of 'a', 'b'``."""
-    annotation = ranges.plain(annotation)
-    if typing.get_origin(annotation) in (typing.Union, types.UnionType):
-        return " | ".join(
-            "None" if choice is type(None) else describe(choice) for choice in typing.get_args(annotation)
-        )
-    if typing.get_origin(annotation) is Literal:
-        return "one of " + ", ".join(repr(choice) for choice in typing.get_args(annotation))
-    return annotation.__name__ if isinstance(annotation, type) else str(annotation).replace("typing.", "")
-
-
 def check(kind: str, name: str, given: Mapping[str, Any]) -> list[str]:
-    """Everything wrong with calling part `name` with the options `given`, a sentence each; builds nothing."""
+    """Everything that is wrong with the options `given` for a part, a sentence each; builds nothing."""
     try:
         allowed = options(kind, name)
     except ComponentError as error:
@@ -258,10 +209,8 @@ def check(kind: str, name: str, given: Mapping[str, Any]) -> list[str]:
     for key, value in given.items():
         if key not in allowed:
             problems.append(f"{kind} {name!r} has no option {key!r}.{suggest(key, allowed)}")
-        elif not fits(value, allowed[key].annotation):
-            problems.append(f"{kind}.{key} = {value!r}: wanted {describe(allowed[key].annotation)} (part {name!r}).")
-        elif wrong := ranges.out_of_range(value, allowed[key].annotation):
-            problems.append(f"{kind}.{key} = {value}: {wrong[:-1]} (part {name!r}).")
+        elif message := problem(value, allowed[key].annotation):
+            problems.append(f"{kind}.{key} = {value!r}: {message[:-1]} (part {name!r}).")
     for key, parameter in allowed.items():
         if parameter.default is parameter.empty and key not in given:
             problems.append(f"{kind} {name!r} needs its option {key!r}: --set {kind}.{key}=…")
@@ -269,20 +218,20 @@ def check(kind: str, name: str, given: Mapping[str, Any]) -> list[str]:
 
 
 def create(kind: str, name: str, /, **arguments: Any) -> Any:
-    """Build part `name`; options and the kind's context are keyword arguments, all checked before anything is built."""
+    """Build part `name`; options and the kind's context are keyword arguments. ComponentError lists all wrong options."""
     context = {key: value for key, value in arguments.items() if key in KINDS[kind].context}
     given = {key: value for key, value in arguments.items() if key not in context}
     problems = check(kind, name, given)
     if problems:
         raise ComponentError("\n".join(problems))
     given = {key: tuple(value) if isinstance(value, list) else value for key, value in given.items()}
-    wanted = inspect.signature(get(kind, name)).parameters  # a part need not take all that its kind is offered
+    parameters = inspect.signature(get(kind, name)).parameters  # a part need not take all of the kind's context
     cls = get(kind, name)
     try:
-        return cls(**{key: value for key, value in context.items() if key in wanted}, **given)
+        return cls(**{key: value for key, value in context.items() if key in parameters}, **given)
     except StackflowerError:
         raise
-    except Exception as error:  # somebody's constructor: name it, whatever it raises
+    except Exception as error:  # a part's constructor may raise anything
         raise ComponentError(
             f"{kind} {name!r} ({cls.__module__}.{cls.__qualname__}) can't be built: {error}"
         ) from error

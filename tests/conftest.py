@@ -24,7 +24,7 @@ TINY_NETWORKS = [
     *settings("train.load_size=64"),
     *("--batch-size", "8", "--mixed-precision", "no"),
 ]
-TINY = [*TINY_NETWORKS, *settings("data.count=48", "data.validation=16", "text.dim=64")]
+TINY = [*TINY_NETWORKS, *settings("data.count=48", "data.validation=16", "data.test=16", "text.dim=64")]
 
 
 @pytest.fixture(scope="session", autouse=True)

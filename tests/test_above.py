@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import io
-import itertools
 import json
+import math
 import shutil
+import sys
 import tarfile
 from pathlib import Path
 from types import SimpleNamespace
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -42,7 +44,7 @@ def test_stage_two_leaves_stage_one_alone_and_needs_it_no_more(stackflower, tmp_
     second(stackflower)
     below = load_file(tmp_path / "first" / "generator.safetensors")
     above = load_file(tmp_path / "second" / "generator.safetensors")
-    assert below and all(torch.equal(above[f"lower.{name}"], value) for name, value in below.items())
+    assert below and all(torch.equal(above[f"previous.{name}"], value) for name, value in below.items())
     shutil.rmtree(tmp_path / "first")
     stackflower("train", "--resume", "second", "--images", 48)
     stackflower("sample", "second", "a red flower", "--out", "large.png")
@@ -71,7 +73,7 @@ def test_resuming_a_stage_over_another_is_exact(stackflower, tmp_path: Path) -> 
     second(stackflower, "--set", "output.checkpoint_every=16")
     run = RunFolder("second")
     shutil.copytree("second", "again")
-    shutil.rmtree(RunFolder("again").whole_checkpoints()[-1])
+    shutil.rmtree(RunFolder("again").complete_checkpoints()[-1])
     stackflower("train", "--resume", "again")
     same(tmp_path / "second", tmp_path / "again")
     assert run.config().below is not None
@@ -81,26 +83,26 @@ def test_resuming_a_stage_over_another_is_exact(stackflower, tmp_path: Path) -> 
     ("arguments", "sentence"),
     [
         (["--stage", "2"], "add --below RUN"),
-        (["--stage", "3", "--below", "first"], "is of stage 1, so what is trained over it is --stage 2"),
+        (["--stage", "3", "--below", "first"], "is of stage 1, so the stage over it is --stage 2"),
         (["--below", "first"], "--stage 2"),
-        (["--generator", "stage2"], "draws over a stage below"),
+        (["--generator", "stage2"], "refines a previous stage"),
         (["--stage", "2", "--below", "first", "--generator", "dcgan"], "use one of: stage2"),
-        (["--stage", "2", "--below", "first", "--text", "rnn"], "reads captions with ngram"),
+        (["--stage", "2", "--below", "first", "--text", "rnn"], "encodes captions with ngram"),
         (["--stage", "2", "--below", "nowhere"], "There is no run folder nowhere"),
-        (["--stage", "2", "--below", "first", "--recipe", "gan-cls"], "has no stage over another"),
+        (["--stage", "2", "--below", "first", "--recipe", "gan-cls"], "has no later stage"),
         (["--stage", "0"], "--stage 0: allowed are 1, 2"),
         (["--discriminator", "began", "--objective", "hinge"], "energy scores"),
         (["--discriminator", "projection", "--objective", "began"], "logit scores"),
-        (["--recipe", "gan-cls", "--penalty", "gradient"], "judges a picture by its neighbours"),
-        (["--recipe", "gan-cls", "--penalty", "matching-aware"], "judges a picture by its neighbours"),
+        (["--recipe", "gan-cls", "--penalty", "gradient"], "scores an image by the whole batch"),
+        (["--recipe", "gan-cls", "--penalty", "matching-aware"], "scores an image by the whole batch"),
         (["--set", "optimizer.generator.plateau=2"], "has none; use --objective began"),
         (["--generator", "tree", "--set", "generator.resolution=32"], "the smallest of the resolutions"),
-        (["--stage", "2", "--below", "first", "--set", "text.window=1"], "must read captions as that one does"),
-        (["--stage", "2", "--below", "first", "--set", "text.dim=32"], "must read captions as that one does"),
+        (["--stage", "2", "--below", "first", "--set", "text.window=1"], "must encode captions as that one does"),
+        (["--stage", "2", "--below", "first", "--set", "text.dim=32"], "must encode captions as that one does"),
         (["--discriminator", "matching", "--objective", "wasserstein", "--penalty", "none"], "grow without bound"),
-        (["--discriminator", "began", "--penalty", "greyscale-structure"], "reads logit scores"),
-        (["--discriminator", "began", "--penalty", "gradient"], "reads logit scores"),
-        (["--discriminator", "began", "--penalty", "matching-aware"], "reads logit scores"),
+        (["--discriminator", "began", "--penalty", "greyscale-structure"], "works on logit scores"),
+        (["--discriminator", "began", "--penalty", "gradient"], "works on logit scores"),
+        (["--discriminator", "began", "--penalty", "matching-aware"], "works on logit scores"),
         (["--discriminator", "critic", "--penalty", "none"], "grow without bound"),
         (["--text", "char-cnn-rnn", "--set", "text.length=10"], "at least 50"),
         (["--text", "rnn", "--set", "text.dim=1"], "at least 2"),
@@ -130,15 +132,15 @@ def test_the_discriminator_chooses_the_best_of_several(trained: Path) -> None:
         return found
 
     judge.forward = noted  # type: ignore[method-assign]
-    (best,) = pipeline.draw(captions, per_caption=2, best_of=4)
-    (every,) = pipeline.draw(captions, per_caption=8)  # the same noise, one after the other
+    (best,) = pipeline.generate(captions, per_caption=2, best_of=4)
+    (every,) = pipeline.generate(captions, per_caption=8)  # the same noise, one after the other
     scores = torch.cat(seen)
     assert best.shape[0] == 4 and every.shape[0] == 16
     chosen = scores.reshape(4, 4).argmax(1)
     assert len(chosen.unique()) > 1
     for row in range(4):
         assert torch.equal(best[row], every[4 * row + chosen[row]])
-    one_by_one = torch.cat(list(pipeline.draw(captions, per_caption=2, best_of=4, batch_size=4)))
+    one_by_one = torch.cat(list(pipeline.generate(captions, per_caption=2, best_of=4, batch_size=4)))
     assert (one_by_one.int() - best.int()).abs().max() <= 1
 
 
@@ -232,7 +234,7 @@ def test_an_encoder_learns_with_the_gan_by_its_own_optimizer(stackflower, tmp_pa
     tiny = [pair for pair in TINY if "text.dim" not in pair]
     tiny = [*TINY_NETWORKS, *settings("data.count=48", "data.validation=16"), *small]
     stackflower("train", "--text", name, "--out", "run", "--images", 32, *tiny, *settings("output.checkpoint_every=16"))
-    first, last = (path / "text.safetensors" for path in RunFolder("run").whole_checkpoints()[-2:])
+    first, last = (path / "text.safetensors" for path in RunFolder("run").complete_checkpoints()[-2:])
     before, after = load_file(first), load_file(last)
     assert any(not torch.equal(before[key], after[key]) for key in before if key.startswith("network."))
     line = json.loads((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()[-1])
@@ -241,7 +243,7 @@ def test_an_encoder_learns_with_the_gan_by_its_own_optimizer(stackflower, tmp_pa
     over = ["--stage", 2, "--below", "run", "--images", 16, *TINY_NETWORKS, *settings("generator.resolution=32")]
     stackflower("train", *over, "--text", "run", "--out", "above")  # to name the encoder of the run below is no mistake
     other = stackflower("train", *over, "--text", "ngram", "--out", "beside", code=2).output
-    assert "--text ngram: run reads captions with" in other
+    assert "--text ngram: run encodes captions with" in other
     for place in ("run", "run/text"):  # what it learned serves another run, as it is
         out = f"over-{place.count('/')}"
         stackflower("train", "--text", place, "--out", out, "--images", 16, *tiny[: -len(small)])
@@ -263,11 +265,11 @@ def test_word_vectors_become_part_of_the_run(stackflower, tmp_path: Path) -> Non
     stackflower("train", "--resume", "run", "--images", 24)
     broken = [*tiny[:-1], "text.path=broken.txt"]
     for content, message in (
-        ("red 1 2 3\nblue 1 2\n", "line 2 has 2 numbers"),
-        ("red 1 2 3\nblue nan 1 2\n", "line 2, 'blue', has a number that is not finite"),
-        ("red 1 2 3\nblue 1e6 1 2\n", "line 2, 'blue', has a number that is not finite or above 65,504"),
+        ("red 1 2 3\nblue 1 2\n", "line 2 has 2 dimensions"),
+        ("red 1 2 3\nblue nan 1 2\n", "line 2, 'blue', has a value that is not finite"),
+        ("red 1 2 3\nblue 1e6 1 2\n", "line 2, 'blue', has a value that is not finite or above 65,504"),
         ("red 1 2 3\nblue 1 x 2\n", "line 2: could not convert"),
-        ("red\n", "line 1 has 0 numbers"),
+        ("red\n", "line 1 has 0 dimensions"),
     ):
         (tmp_path / "broken.txt").write_text(content, encoding="utf-8")
         assert message in stackflower("train", "--text", "word-vectors", *broken, code=2).output
@@ -347,7 +349,7 @@ def test_bad_shards_are_told(tmp_path: Path, stackflower) -> None:
         {"a": good, "b": {"jpg": jpeg("red")}, "c": {"txt": b"x"}, "d": {**good, "json": b"{"}},
     )
     output = stackflower("train", "--data", str(tmp_path), *TINY_NETWORKS, code=2).output
-    assert "train-000.tar/b has no caption" in output and "c has captions and no picture" in output
+    assert "train-000.tar/b has no caption" in output and "c has captions and no image" in output
     assert "d has a caption file that can't be read" in output and "data.skip_bad=true" in output
     source = ShardSource(path=str(tmp_path), skip_bad=True)
     assert (
@@ -413,27 +415,37 @@ def test_stages_of_a_recipe() -> None:
     )
     assert "mode-seeking" in load_recipe("quickstart")["penalties"]
     assert set(load_recipe("quickstart", 2)["penalties"]) == {"r1"}, "false drops a section"
-    with pytest.raises(ConfigError, match="has no stage over another"):
+    with pytest.raises(ConfigError, match="has no later stage"):
         load_recipe("gan-cls", 2)
     assert set(registry.names("generator")) >= {"began", "dcgan", "deep-fusion", "residual", "stage1", "stage2", "tree"}
 
 
+@pytest.mark.extras
 def test_a_report_of_a_run(stackflower, trained: Path, tmp_path: Path) -> None:
-    shutil.copytree(trained, tmp_path / "run")
-    output = stackflower("report", "run").output
+    pytest.importorskip("matplotlib")
+    shutil.copytree(trained, tmp_path / "a <run>")
+    output = stackflower("report", "a <run>").output
     assert "report.html" in output
-    page, svg = (tmp_path / "run" / "report.html").read_text(), (tmp_path / "run" / "curves.svg").read_text()
-    assert "discriminator-16" in svg and svg.count("<polyline") >= 6 and "samples/images-000000096.png" in page
-    (tmp_path / "run" / "metrics.jsonl").write_text('{"images": 3, "hal')
-    assert "has told nothing yet" in stackflower("report", "run", code=2).output
+    page, svg = (tmp_path / "a <run>" / name for name in ("report.html", "curves.svg"))
+    ElementTree.fromstring(svg.read_text())
+    text = page.read_text()
+    assert "samples/images-000000096.png" in text and "discriminator-16" in text and "a &lt;run&gt;" in text
+    (tmp_path / "a <run>" / "metrics.jsonl").write_text("")
+    assert "has no measures yet" in stackflower("report", "a <run>", code=2).output
 
 
-def test_curves_are_drawn_to_scale() -> None:
-    points = [(float(x), float(x)) for x in range(11)]
-    found = report.chart("loss", {"a": points})
-    (line,) = [part.split('"')[1] for part in found.splitlines() if "<polyline" in part]
-    places = [tuple(map(float, place.split(","))) for place in line.split()]
-    assert len(places) == 11
-    steps = {(round(b[0] - a[0], 0), round(b[1] - a[1], 0)) for a, b in itertools.pairwise(places)}
-    assert len(steps) <= 2 and all(across > 0 and down < 0 for across, down in steps)
-    assert len(report._thinned([(x, 1.0) for x in range(10_000)])) <= report.POINTS
+def test_a_report_without_its_library_names_the_extra(stackflower, trained: Path, monkeypatch) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    assert 'pip install "stackflower[report]"' in stackflower("report", trained, code=2).output
+
+
+def test_curves_are_grouped_and_thinned() -> None:
+    rows = [{"images": 8, "discriminator-16/real": 0.5, "lr/generator": 1e-3, "images_per_second": 9.0, "step": 1}]
+    found = report.curves_of([*rows, {"images": 16, "discriminator-16/real": math.nan, "lr/generator": None}])
+    assert found == {
+        "discriminator-16": {"real": [(8, 0.5)]},
+        "lr": {"generator": [(8, 1e-3)]},
+        "speed": {"images per second": [(8, 9.0)]},
+    }
+    thin = report.thinned([(x, 2.0 * x) for x in range(10_000)])
+    assert len(thin) <= report.POINTS and all(y == pytest.approx(2 * x) for x, y in thin)

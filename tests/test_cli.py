@@ -16,11 +16,12 @@ from conftest import TINY
 from PIL import Image
 
 from stackflower.errors import ConfigError
+from stackflower.runs.folder import RunFolder
 
 
 def test_dry_run_resolves_everything_and_creates_nothing(stackflower, tmp_path: Path) -> None:
     out = stackflower("train", "--stage", 1, "--recipe", "stackgan", "--dry-run").output
-    assert "Recipe stackgan, as asked." in out.splitlines()[0]
+    assert "Recipe stackgan." in out.splitlines()[0]
     assert "FLOPs of a step" in out and "memory for training" in out and "generator parameters" in out
     assert '"kl_weight": 2.0' in out and "images per epoch" in out
     assert "the run would be runs/stackgan-1" in out
@@ -81,7 +82,15 @@ def test_dry_run_counts_what_a_step_costs(stackflower) -> None:
 
 def test_the_first_line_says_which_recipe_and_why(stackflower) -> None:
     out = stackflower("train", "--stage", 1, "--images", 16, *TINY).output
-    assert out.splitlines()[0].startswith("Recipe quickstart") and "because there is no GPU" in out.splitlines()[0]
+    first = out.splitlines()[0]
+    assert first.startswith("Recipe quickstart") and "--recipe stackgan is the paper's" in first
+
+
+def test_quickstart_is_the_default_on_every_machine(stackflower, monkeypatch: pytest.MonkeyPatch) -> None:
+    from stackflower.commands.train import Request, choose_recipe
+
+    monkeypatch.setattr("stackflower.training.accelerator.has_accelerator", lambda: True)
+    assert choose_recipe(Request())[0] == "quickstart"
 
 
 def test_precedence_is_recipe_then_flags_then_set(stackflower, tmp_path: Path) -> None:
@@ -117,10 +126,10 @@ def test_swapping_a_part_by_flag_drops_the_other_parts_options(stackflower) -> N
         (["--recipe", "stackgam"], "There is no recipe 'stackgam'. Did you mean 'stackgan'?"),
         (["--discriminator", "matchin"], "There is no discriminator called 'matchin'. Did you mean 'matching'?"),
         (["--set", "generator.chanels=3"], "has no option 'chanels'. Did you mean 'channels'?"),
-        (["--set", "generator.channels"], "wanted part.option=value"),
+        (["--set", "generator.channels"], "it should be part.option=value"),
         (["--set", "train.batch=3"], "There is no setting train.batch."),
         (["--set", "trian.images=3"], "There is no section or key 'trian'."),
-        (["--set", "train.images=-3"], "it must be above 0"),
+        (["--set", "train.images=-3"], "it should be greater than 0"),
         (["--set", "generator.resolution=48"], "generator.resolution = 48: allowed are 16, 32, 64"),
         (["--penalty", "r1=much"], "the weight must be a number"),
         (["--penalty", "r3"], "There is no penalty called 'r3'"),
@@ -129,25 +138,28 @@ def test_swapping_a_part_by_flag_drops_the_other_parts_options(stackflower) -> N
         (["--stage", "4"], "--stage 4"),
         (["--resume", "nowhere"], "There is no run folder nowhere."),
         (["--resume"], "There is no run in runs/ to resume."),
-        (["--recipe", "stackgan", "--penalty", "mode-seeking"], "add --set train.noises_per_caption=2"),
-        (["--set", "penalties.r1.every=0"], "it must be above 0"),
-        (["--set", "train.interpolated=2"], "train.interpolated = 2: allowed is 0 to 1"),
-        (["--set", "generator.channels=0"], "generator.channels = 0: it must be above 0"),
-        (["--set", "train.load_size=48"], "train.load_size = 48 is less than the 64 px that are drawn"),
+        (["--recipe", "stackgan", "--penalty", "mode-seeking"], "add --set train.latents_per_caption=2"),
+        (["--set", "penalties.r1.every=0"], "it should be greater than 0"),
+        (["--set", "train.interpolated=2"], "train.interpolated = 2: it should be less than or equal to 1"),
+        (["--set", "generator.channels=0"], "generator.channels = 0: it should be greater than 0"),
+        (["--set", "train.load_size=48"], "train.load_size = 48 is less than the 64 px that are generated"),
         (
             ["--set", "optimizer.generator=3"],
-            "optimizer has the sections generator, discriminator, text, each with settings",
+            "optimizer has the tables generator, discriminator, text, each with settings",
         ),
-        (["--set", "below=3"], "the stage below is told by --below RUN"),
-        (["--set", "below.run=x"], "the stage below is told by --below RUN"),
-        (["--text", "rnn", "--set", "text.word_dim=0"], "text.word_dim = 0: it must be above 0"),
+        (["--set", "below=3"], "the previous stage is set by --below RUN"),
+        (["--set", "below.run=x"], "the previous stage is set by --below RUN"),
+        (["--text", "rnn", "--set", "text.word_dim=0"], "text.word_dim = 0: it should be greater than 0"),
         (["--epochs", "inf"], "'inf' is not a finite number"),
-        (["--set", "train.epochs=nan"], "train.epochs = nan: it must be a finite number"),
-        (["--set", "train.load_size=0"], "train.load_size = 0: it must be above 0"),
-        (["--penalty", "r1=-5"], "penalty.weight = -5.0: it must be 0 or more (part 'r1')"),
+        (["--set", "train.epochs=nan"], "train.epochs = nan: it should be a finite number"),
+        (["--set", "train.load_size=0"], "train.load_size = 0: it should be greater than 0"),
+        (["--penalty", "r1=-5"], "penalty.weight = -5.0: it should be greater than or equal to 0 (part 'r1')"),
         (["--objective", "wasserstein", "--penalty", "r1=0"], "lets the discriminator grow without bound"),
-        (["--recipe", "began", "--set", "objective.gamma=-1"], "objective.gamma = -1: allowed is 0 to 1"),
-        (["--set", "generator.dropout=1"], "generator.dropout = 1: allowed is 0 up to, not with, 1"),
+        (
+            ["--recipe", "began", "--set", "objective.gamma=-1"],
+            "objective.gamma = -1: it should be greater than or equal to 0",
+        ),
+        (["--set", "generator.dropout=1"], "generator.dropout = 1: it should be less than 1"),
         (["--recipe", "stackgan", "--set", "train.load_size=300"], "can be prepared at 16 to 256 px"),
         (["--resume", "a", "--out", "b"], "leave out --out b"),
         (["--report-to", "paper"], "allowed are tensorboard"),
@@ -235,12 +247,103 @@ def test_damaged_files_in_a_run(stackflower, tmp_path: Path, trained: Path) -> N
     assert "is damaged" in stackflower("sample", "run", "a red flower", code=2).output
 
 
+def _edit(path: Path, change) -> None:  # type: ignore[no-untyped-def]
+    values = json.loads(path.read_text())
+    path.write_text(json.dumps(change(values)))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda v: {**v, "run": [1, 2]}, "config.run = [1, 2]: it should be"),
+        (lambda v: {**v, "run": {**v["run"], "stage": "one"}}, "--stage one: allowed are 1, 2"),
+        (lambda v: {**v, "text_dim": "many"}, "config.text_dim = 'many': it should be a valid integer"),
+        (lambda v: {**v, "length": [["a"]]}, "config.length"),
+        (lambda v: {k: value for k, value in v.items() if k != "encoder"}, "config.encoder is missing"),
+        (lambda v: {**v, "colour": "red"}, "There is no setting config.colour"),
+        (lambda v: [v], "it should be a table"),
+        (lambda v: {**v, "run": {**v["run"], "generator": None}}, "generator = None"),
+    ],
+)
+def test_a_configuration_of_a_run_that_is_not_one(stackflower, tmp_path: Path, trained: Path, change, message) -> None:
+    shutil.copytree(trained, tmp_path / "run")
+    _edit(tmp_path / "run" / "config.json", change)
+    for command in (
+        ["sample", "run", "a red flower"],
+        ["train", "--resume", "run"],
+        ["report", "run"],
+        ["eval", "run"],
+    ):
+        assert message in stackflower(*command, code=2).output, command
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda v: {}, "state.images is missing"),
+        (lambda v: {**v, "images": "many"}, "state.images = 'many': it should be a valid integer"),
+        (lambda v: {**v, "rate_scale": -1}, "state.rate_scale = -1: it should be greater than 0"),
+        (lambda v: 3, "it should be a table"),
+    ],
+)
+def test_a_state_of_a_checkpoint_that_is_not_one(stackflower, tmp_path: Path, trained: Path, change, message) -> None:
+    shutil.copytree(trained, tmp_path / "run")
+    for path in (tmp_path / "run" / "checkpoints").glob("*/state.json"):
+        _edit(path, change)
+    output = stackflower("train", "--resume", "run", "--images", 200, code=2).output
+    assert message in output and "Delete" in output
+
+
+def test_metrics_that_are_no_text(stackflower, tmp_path: Path, trained: Path) -> None:
+    shutil.copytree(trained, tmp_path / "run")
+    metrics = tmp_path / "run" / "metrics.jsonl"
+    good = metrics.read_bytes()
+    nested = b"[" * 200_000 + b"\n"
+    metrics.write_bytes(b"\xff\xfe\n3\n{}\n" + nested + b'{"images": "x"}\n' + good)
+    assert len(RunFolder(tmp_path / "run").metrics()) == len(good.splitlines())
+    stackflower("train", "--resume", "run", "--images", 104)
+    assert metrics.read_bytes().startswith(good)
+
+
+def test_seeds_that_are_too_large(stackflower, trained: Path) -> None:
+    assert "is not in the range" in stackflower("train", "--seed", 2**64, code=2).output
+    assert "is not in the range" in stackflower("sample", trained, "a", "--seed", 2**64, code=2).output
+    assert "it should be less than" in stackflower("train", "--set", f"seed={2**63}", code=2).output
+    assert "it should be less than" in stackflower("train", "--set", f"data.seed={2**64}", code=2).output
+
+
+def test_a_cache_that_cannot_be_made(stackflower, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("STACKFLOWER_CACHE", str(tmp_path / "file" / "cache"))
+    output = stackflower("train", "--out", "run", "--images", 8, *TINY, code=2).output
+    assert "STACKFLOWER_CACHE" in output and "can't be written" in output
+
+
 # ---- sample
+
+
+def test_memory_does_not_grow_with_the_images_of_a_caption(trained: Path) -> None:
+    """The first images of a hundred million are there at once, and the same as of a few."""
+    import itertools as it
+
+    from stackflower import Pipeline
+
+    pipeline = Pipeline.from_run(trained, "cpu")
+    few = list(pipeline.generate(["a red flower", "a blue flower"], per_caption=70, batch_size=32))
+    many = list(it.islice(pipeline.generate(["a red flower", "a blue flower"], per_caption=10**8, batch_size=32), 2))
+    assert all((one == other).all() for one, other in zip(few[:2], many, strict=True))
+    middle = pipeline.generate(["a red flower", "a blue flower"], per_caption=10**8, part=(1, 2), batch_size=1)
+    assert next(middle).shape[0] == 1
+
+
+def test_a_grid_has_a_limit(stackflower, trained: Path) -> None:
+    output = stackflower("sample", trained, "a", "--per-caption", 10**8, "--grid", "--out", "x.png", code=2).output
+    assert "at most 10,000" in output
 
 
 def test_the_last_lines_of_training_can_be_typed(stackflower, tmp_path: Path) -> None:
     output = stackflower("train", "--out", "a run", "--images", 16, *TINY).output
-    told = next(line for line in output.splitlines() if line.startswith("Draw more:"))
+    told = next(line for line in output.splitlines() if line.startswith("Generate:"))
     name, *arguments = shlex.split(told.partition(":")[2])
     assert name == "stackflower" and arguments[:2] == ["sample", "a run"] and len(arguments) == 3
     assert (
@@ -318,7 +421,19 @@ def test_pipeline_from_python(trained: Path) -> None:
 
 def test_scores_carry_their_protocol(stackflower, trained: Path, tmp_path: Path) -> None:
     stackflower(
-        "data", "make", "synthetic-flowers", "--out", "data", "--count", 60, "--validation", 24, "--resolution", 64
+        "data",
+        "make",
+        "synthetic-flowers",
+        "--out",
+        "data",
+        "--count",
+        60,
+        "--validation",
+        24,
+        "--test",
+        24,
+        "--resolution",
+        64,
     )
     out = stackflower(
         "train-classifier",
@@ -337,7 +452,7 @@ def test_scores_carry_their_protocol(stackflower, trained: Path, tmp_path: Path)
     command = ["eval", trained, "--extractor", "domain", "--weights", "c.safetensors", "--splits", 2]
     scores = json.loads(stackflower(*command, "--json").stdout)
     assert scores["inception_score_mean"] >= 1 and scores["real_inception_score_mean"] >= 1
-    assert set(scores["caption_accuracy"]) >= {"colour", "shape", "centre", "all_asked"}
+    assert set(scores["caption_accuracy"]) >= {"colour", "shape", "centre", "all_mentioned"}
     assert scores["diversity_within_caption"]["value"] >= 0 and scores["frechet_distance"] >= 0
     protocol = scores["protocol"]
     assert {
@@ -354,7 +469,7 @@ def test_scores_carry_their_protocol(stackflower, trained: Path, tmp_path: Path)
     } <= protocol.keys()
     assert scores == json.loads(stackflower(*command, "--json").stdout), "the same seed, the same scores"
     text = stackflower(*command, "--metrics", "is").stdout
-    assert "Inception Score" in text and "real pictures" in text and "Fréchet" not in text
+    assert "Inception Score" in text and "real images" in text and "Fréchet" not in text
     stackflower("sample", trained, "a red flower", "--per-caption", 8, "--out", "drawn")
     folder = json.loads(
         stackflower("eval", "--images", "drawn", "--data", "data", *command[2:], "--metrics", "is,fid", "--json").stdout
@@ -370,7 +485,7 @@ def test_scores_carry_their_protocol(stackflower, trained: Path, tmp_path: Path)
         (["eval", "RUN", "--extractor", "inception-v3", "--weights", "no.pth"], "--extractor domain"),
         (["eval", "RUN", "--extractor", "domain", "--weights", "no.safetensors"], "`stackflower train-classifier"),
         (["eval", "RUN", "--extractor", "vgg"], "There is no extractor called 'vgg'"),
-        (["eval", "--images", "."], "say what to compare with, as in --data"),
+        (["eval", "--images", "."], "name the data to compare with, as in --data"),
         (
             ["eval", "--images", ".", "--data", "synthetic-flowers", "--metrics", "captions"],
             "does not go with --images",

@@ -14,11 +14,11 @@ from safetensors.torch import load_file, save_file
 from torchvision.models import inception_v3
 
 from stackflower import registry
-from stackflower.adversary import Side, frozen
+from stackflower.adversary import Adversary, frozen
 from stackflower.commands.data import make as make_folder
 from stackflower.evaluation.classifier import DomainClassifier, save_classifier
 from stackflower.objectives.base import Pairs
-from stackflower.penalties.base import Shown
+from stackflower.penalties.base import PenaltyInputs
 from stackflower.stages.base import Stage, Text
 from stackflower.text.base import TextEncoder
 
@@ -32,10 +32,10 @@ def small(kind: str, name: str) -> dict[str, object]:
 
 
 def make(kind: str, name: str, **more: object) -> torch.nn.Module:
-    context = {"text_dim": T, "condition_dim": C, "resolution": R, "lower_resolution": R}
+    context = {"text_dim": T, "condition_dim": C, "resolution": R, "previous_resolution": R}
     if getattr(registry.get(kind, name), "refines", False):
         more = {"resolution": 2 * R} | more
-        context["lower_resolution"] = int(more["resolution"]) // 2  # type: ignore[call-overload]
+        context["previous_resolution"] = int(more["resolution"]) // 2  # type: ignore[call-overload]
     wanted = {key: context[key] for key in registry.KINDS[kind].context}
     module = registry.create(kind, name, **wanted, **(small(kind, name) | more))
     assert isinstance(module, torch.nn.Module)
@@ -130,36 +130,41 @@ def test_with_virtual_batch_norm_no_picture_depends_on_its_neighbours(name: str)
     torch.manual_seed(0)
     part = make("generator", name, norm="virtual").train()
     condition, noise = torch.randn(N, C), torch.randn(N, 5)
-    part.remember(condition, noise)  # type: ignore[operator]
+    assert part.reference_batch is not None
+    part.reference_batch.set(condition, noise)
     (together,), (alone,) = part(condition, noise), part(condition[2:3], noise[2:3])
     assert torch.allclose(together[2], alone[0], atol=1e-5)
-    part.remember(condition.flip(0)[:3], noise[:3])  # type: ignore[operator]
+    part.reference_batch.set(condition.flip(0)[:3], noise[:3])
     assert not torch.allclose(part(condition, noise)[0], together, atol=1e-3), "the fixed batch matters"
 
 
 def test_a_stage_over_another_draws_from_what_that_one_drew() -> None:
     torch.manual_seed(0)
     stage = make_stage(generator="stage2").train()
-    assert stage.lower is not None and not stage.lower.training
-    assert stage.every_resolution == (R, 2 * R) and stage.resolutions == (2 * R,)
+    assert stage.previous is not None and not stage.previous.training
+    assert stage.all_resolutions == (R, 2 * R) and stage.resolutions == (2 * R,)
     noise = stage.draw_noise(N, torch.Generator().manual_seed(0))
     embedding = torch.randn(N, T)
     drawn = stage(embedding, noise)
-    below = stage.lower(embedding, noise[:, : stage.lower.noise_dim])
-    assert torch.equal(drawn.lower[0], below.images[0]) and drawn.images[0].shape[-1] == 2 * R
+    below = stage.previous(embedding, noise[:, : stage.previous.noise_dim])
+    assert torch.equal(drawn.previous[0], below.images[0]) and drawn.images[0].shape[-1] == 2 * R
     drawn.images[0].sum().backward()
-    assert all(parameter.grad is None for parameter in stage.lower.parameters()), "the stage below is not trained"
+    assert all(parameter.grad is None for parameter in stage.previous.parameters()), "the stage below is not trained"
     other = noise.clone()
-    other[:, : stage.lower.noise_dim] = 0
+    other[:, : stage.previous.noise_dim] = 0
     assert not torch.equal(stage(embedding, other).images[0], drawn.images[0])
 
 
 def test_a_third_stage_goes_over_the_second() -> None:
     second = make_stage(generator="stage2")
-    part = registry.create("generator", "stage2", condition_dim=C, lower_resolution=2 * R, resolution=8 * R, channels=4)
+    part = registry.create(
+        "generator", "stage2", condition_dim=C, previous_resolution=2 * R, resolution=8 * R, channels=4
+    )
     third = Stage(make("conditioning", "augmentation"), part, second)  # type: ignore[arg-type]
     drawn = third(torch.randn(2, T), third.draw_noise(2, torch.Generator().manual_seed(0)))
-    assert [image.shape[-1] for image in (*drawn.lower, *drawn.images)] == list(third.every_resolution) == [16, 32, 128]
+    assert (
+        [image.shape[-1] for image in (*drawn.previous, *drawn.images)] == list(third.all_resolutions) == [16, 32, 128]
+    )
 
 
 def test_uniform_noise_is_for_the_generator_alone() -> None:
@@ -200,7 +205,7 @@ def test_matching_discriminators_options(options: dict[str, object]) -> None:
     part = make("discriminator", "matching", **options)
     (verdict,) = part(torch.randn(N, 3, R, R), [text()])
     assert (verdict.real is not None) == options.get("unconditional", False)
-    assert (verdict.alike is not None) == options.get("contrastive", False)
+    assert (verdict.similarity is not None) == options.get("contrastive", False)
     scores = [score for score in verdict if score is not None]
     every_parameter_learns(part, sum((score * torch.randn_like(score)).sum() for score in scores))
 
@@ -222,11 +227,11 @@ def test_the_matching_discriminator_joins_text_by_one_convolution() -> None:
 def test_one_step_of_both_sides(objective: str, discriminator: str) -> None:
     torch.manual_seed(0)
     critic, goal = make("discriminator", discriminator), registry.create("objective", objective)
-    if critic.reads != goal.reads:
-        pytest.skip(f"{critic.reads} scores against {goal.reads} scores is refused at start-up")
+    if critic.score_type != goal.score_type:
+        pytest.skip(f"{critic.score_type} scores against {goal.score_type} scores is refused at start-up")
     if objective == "began":
         goal.k.fill_(0.5)  # at 0, where it begins, drawn images do not count
-    side, stage = Side(critic, goal, {}), make_stage()  # type: ignore[arg-type]
+    side, stage = Adversary(critic, goal, {}), make_stage()  # type: ignore[arg-type]
     noise = torch.randn(N, stage.noise_dim)
     drawn = stage(torch.randn(N, T), noise)
     words = Text(torch.randn(N, T), drawn.condition)
@@ -255,7 +260,7 @@ def test_penalty(name: str) -> None:
     noise = torch.randn(N, stage.noise_dim)
     drawn = stage(torch.randn(N, T), noise).images[0]
     drawn = 30 * drawn if name == "out-of-range" else drawn
-    value = penalty(Shown(critic, torch.rand(N, 3, R, R), drawn, text(), noise, text()))
+    value = penalty(PenaltyInputs(critic, torch.rand(N, 3, R, R), drawn, text(), noise, text()))
     assert value.ndim == 0 and value.dtype == torch.float32 and value > 0
     value.backward()
     moved = critic if penalty.side == "discriminator" else stage
@@ -269,7 +274,7 @@ def test_a_lazy_penalty_is_weighed_for_the_steps_between() -> None:
     pairs = Pairs(images, images, words, words, words)
     values = {}
     for every, weight in ((1, 2.0), (4, 2.0), (1, 0.0)):
-        side = Side(
+        side = Adversary(
             critic,
             registry.create("objective", "hinge"),
             {"r1": registry.create("penalty", "r1", weight=weight, every=every)},
@@ -314,7 +319,7 @@ def test_text_encoder(name: str, tmp_path: Path) -> None:
 
 
 SOURCES = {
-    "synthetic-flowers": {"count": 6, "validation": 3},
+    "synthetic-flowers": {"count": 6, "validation": 3, "test": 2},
     "folder": {"path": "flowers"},
     "shards": {"path": "shards"},
 }
@@ -323,7 +328,7 @@ SOURCES = {
 def pack(folder: Path, shards: Path) -> None:
     """A folder's splits as shards."""
     shards.mkdir()
-    for split in ("train", "validation"):
+    for split in ("train", "validation", "test"):
         with tarfile.open(shards / f"{split}-000000.tar", "w") as shard:
             for line in (folder / split / "metadata.jsonl").read_text().splitlines():
                 name = json.loads(line)["file_name"]
@@ -336,12 +341,12 @@ def pack(folder: Path, shards: Path) -> None:
 @pytest.mark.parametrize("name", registry.names("data"))
 def test_data_source(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    make_folder("synthetic-flowers", "flowers", count=6, validation=3, resolution=64, seed=0)
+    make_folder("synthetic-flowers", "flowers", count=6, validation=3, test=2, resolution=64, seed=0)
     pack(tmp_path / "flowers", tmp_path / "shards")
     source, again = (registry.create("data", name, **SOURCES[name]) for _ in range(2))
-    assert source.splits() == ["train", "validation"]
+    assert source.splits() == ["train", "validation", "test"]
     assert source.fingerprint("train") == again.fingerprint("train") != source.fingerprint("validation")
-    for split, count in (("train", 6), ("validation", 3)):
+    for split, count in (("train", 6), ("validation", 3), ("test", 2)):
         rows = source.rows(split)
         assert len(rows) == len(rows.captions) == len(rows.labels) == count
         assert all(captions and all(captions) for captions in rows.captions)

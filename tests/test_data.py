@@ -17,7 +17,7 @@ from conftest import TINY_NETWORKS, real_data
 from PIL import Image
 
 from stackflower.data.images import load_square
-from stackflower.data.negatives import Mismatched
+from stackflower.data.negatives import NegativeSampler
 from stackflower.data.prepared import Prepared, prepare
 from stackflower.data.sampling import Batches
 from stackflower.data.source import Rows
@@ -136,9 +136,9 @@ def bomb(path: Path) -> None:
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (lambda path: path.write_bytes(b"not a picture"), "can't be read as a picture"),
+        (lambda path: path.write_bytes(b"not a picture"), "can't be read as an image"),
         (lambda path: path.write_bytes(b""), "it is empty"),
-        (lambda path: path.write_bytes(path.read_bytes()[:900]), "can't be read as a picture"),
+        (lambda path: path.write_bytes(path.read_bytes()[:900]), "can't be read as an image"),
         (bomb, "make it smaller"),
     ],
     ids=["unreadable", "empty", "truncated", "bomb"],
@@ -158,7 +158,7 @@ def test_pictures_that_cannot_be_read(stackflower, good: Path, spoil, message: s
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        ({"file_name": "gone.jpg", "text": "a"}, "names gone.jpg, and there is no such picture"),
+        ({"file_name": "gone.jpg", "text": "a"}, "names gone.jpg, and there is no such image"),
         ({"file_name": "1.jpg", "text": "a"}, "names 1.jpg a second time"),
         ({"text": "a"}, 'has no "file_name"'),
         ({"file_name": "99.jpg"}, "has no caption"),
@@ -189,7 +189,7 @@ def test_a_folder_without_metadata_names_what_is_there(stackflower, tmp_path: Pa
 def test_a_picture_without_a_row_is_warned_of(stackflower, good: Path) -> None:
     picture(good / "orphan.png")
     out = stackflower("train", "--data", good, "--images", 8, "--out", "run", *TINY_NETWORKS).output
-    assert "1 pictures in" in out and "orphan.png" in out
+    assert "1 images in" in out and "orphan.png" in out
     assert "orphan.png" in stackflower("data", "check", good).output
 
 
@@ -212,20 +212,32 @@ def test_own_data_from_start_to_score(stackflower, good: Path) -> None:
 
 def test_made_data_is_an_image_folder(stackflower, tmp_path: Path) -> None:
     stackflower(
-        "data", "make", "synthetic-flowers", "--out", "flowers", "--count", 10, "--validation", 4, "--resolution", 64
+        "data",
+        "make",
+        "synthetic-flowers",
+        "--out",
+        "flowers",
+        "--count",
+        10,
+        "--validation",
+        4,
+        "--test",
+        8,
+        "--resolution",
+        64,
     )
     source = FolderSource(path=str(tmp_path / "flowers"))
     rows = source.rows("train")
-    assert len(rows) == 10 and set(rows.attributes) == set(ATTRIBUTES) and rows.asked is not None
+    assert len(rows) == 10 and set(rows.attributes) == set(ATTRIBUTES) and rows.mentioned_attributes is not None
     source_rows = SyntheticFlowers(count=10, validation=4).rows("train")
-    for column in ("captions", "labels", "attributes", "asked"):
+    for column in ("captions", "labels", "attributes", "mentioned_attributes"):
         assert getattr(rows, column) == getattr(source_rows, column), column
     assert "No problems" in stackflower("data", "check", "flowers").output
     assert (
         "is there and not empty" in stackflower("data", "make", "synthetic-flowers", "--out", "flowers", code=2).output
     )
     assert "10" in stackflower("data", "info", "flowers").output
-    assert "10 pictures" in stackflower("data", "prepare", "flowers").output
+    assert "10 images" in stackflower("data", "prepare", "flowers").output
 
 
 def test_flowers_drawn_by_several_processes_are_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -258,9 +270,9 @@ def batches(**options: object) -> Batches:
     "options",
     [
         {},
-        {"noises_per_caption": 2, "interpolated": 0.5},
+        {"latents_per_caption": 2, "interpolated": 0.5},
         {"interpolated": 0.75, "averaged": 2},
-        {"wrong_candidates": 3, "averaged": 4, "flip_vertical": True},
+        {"hard_negatives": 3, "averaged": 4, "flip_vertical": True},
     ],
     ids=str,
 )
@@ -268,14 +280,14 @@ def test_shares_of_a_batch_make_the_whole(options: dict[str, Any]) -> None:
     make = batches(**options)
     whole = make(16, 8)
     halves = [make(16, 8, slice(0, 4)), make(16, 8, slice(4, 8))]
-    for name, values in whole._asdict().items():
+    for name, values in vars(whole).items():
         assert torch.equal(values, torch.cat([getattr(half, name) for half in halves])), name
 
 
 def test_a_process_embeds_what_its_share_needs() -> None:
-    make, embedded = batches(noises_per_caption=2, wrong_candidates=3), []
-    lookup = make.embed
-    make.embed = lambda captions: embedded.append(captions.numel()) or lookup(captions)
+    make, embedded = batches(latents_per_caption=2, hard_negatives=3), []
+    lookup = make.captions.embed
+    make.captions.embed = lambda captions: embedded.append(captions.numel()) or lookup(captions)
     make(0, 16, slice(4, 8))
     assert sum(embedded) == 4 + 4 * 3
 
@@ -306,46 +318,52 @@ def test_crops_are_of_the_picture_and_half_are_mirrored() -> None:
 
 def test_averaged_captions_are_different_ones_of_the_picture() -> None:
     make = batches(averaged=4)
-    found = make(0, 48).embeddings
+    found = make(0, 48).text
     for row, index in zip(found, make.indices(0, 48).tolist(), strict=True):
-        own = make.embed.__self__[6 * index : 6 * index + 6]
+        own = make.captions.embed.__self__[6 * index : 6 * index + 6]
         sums = torch.stack([own[list(c)].mean(0) for c in combinations(range(6), 4)])
         assert (sums - row).abs().amax(1).min() < 1e-5
-    assert torch.allclose(batches(averaged=6)(0, 8).embeddings, batches(averaged=9)(0, 8).embeddings, atol=1e-5)
+    assert torch.allclose(batches(averaged=6)(0, 8).text, batches(averaged=9)(0, 8).text, atol=1e-5)
 
 
 def test_of_several_wrong_captions_the_likest_is_taken() -> None:
-    make = batches(wrong_candidates=8)
+    make = batches(hard_negatives=8)
     batch, plain = make(0, 48), batches()(0, 48)
-    own = (batch.wrong * batch.embeddings).sum(1)
-    assert own.mean() > (plain.wrong * plain.embeddings).sum(1).mean()
+    own = (batch.negative_text * batch.text).sum(1)
+    assert own.mean() > (plain.negative_text * plain.text).sum(1).mean()
     labels = SyntheticFlowers(count=48).rows("train").labels
-    for wrong, index in zip(batch.wrong, make.indices(0, 48).tolist(), strict=True):
-        (rows,) = (make.embed.__self__ == wrong).all(1).nonzero(as_tuple=True)
+    for wrong, index in zip(batch.negative_text, make.indices(0, 48).tolist(), strict=True):
+        (rows,) = (make.captions.embed.__self__ == wrong).all(1).nonzero(as_tuple=True)
         assert labels is not None and any(labels[row // 6] != labels[index] for row in rows.tolist())
 
 
 def test_noises_per_caption_repeats_neighbours() -> None:
-    batch = batches(noises_per_caption=2)(0, 8)
-    assert torch.equal(batch.drawn[0::2], batch.drawn[1::2]) and torch.equal(batch.drawn[0::2], batch.embeddings[0::2])
+    batch = batches(latents_per_caption=2)(0, 8)
+    assert torch.equal(batch.fake_text[0::2], batch.fake_text[1::2]) and torch.equal(
+        batch.fake_text[0::2], batch.text[0::2]
+    )
 
 
 def test_interpolated_texts_lie_halfway_between_two_captions() -> None:
-    plain, batch = batches(noises_per_caption=2)(0, 8), batches(noises_per_caption=2, interpolated=0.5)(0, 8)
-    assert torch.equal(batch.drawn[4:], plain.drawn[4:]) and torch.equal(batch.drawn_label[4:], plain.drawn_label[4:])
+    plain, batch = batches(latents_per_caption=2)(0, 8), batches(latents_per_caption=2, interpolated=0.5)(0, 8)
+    assert torch.equal(batch.fake_text[4:], plain.fake_text[4:]) and torch.equal(
+        batch.fake_label[4:], plain.fake_label[4:]
+    )
     for row in (0, 2):
-        expected = (plain.drawn[row] + plain.drawn[row - 2]) / 2
-        assert torch.allclose(batch.drawn[row], expected) and torch.equal(batch.drawn[row], batch.drawn[row + 1])
-    assert (batch.drawn_label[:4] < 0).all() and torch.equal(batch.images, plain.images)
+        expected = (plain.fake_text[row] + plain.fake_text[row - 2]) / 2
+        assert torch.allclose(batch.fake_text[row], expected) and torch.equal(
+            batch.fake_text[row], batch.fake_text[row + 1]
+        )
+    assert (batch.fake_label[:4] < 0).all() and torch.equal(batch.images, plain.images)
 
 
 def test_labels_go_with_the_pictures_and_with_what_is_drawn() -> None:
-    whole = batches(noises_per_caption=2)(0, 8)
-    assert torch.equal(whole.drawn_label[0::2], whole.label[0::2])
-    assert torch.equal(whole.drawn_label[1::2], whole.label[0::2])
+    whole = batches(latents_per_caption=2)(0, 8)
+    assert torch.equal(whole.fake_label[0::2], whole.label[0::2])
+    assert torch.equal(whole.fake_label[1::2], whole.label[0::2])
     parts = whole.split(2)
     assert torch.equal(torch.cat([part.label for part in parts]), whole.label)
-    assert torch.equal(batches(noises_per_caption=2)(0, 8, slice(4, 8)).drawn_label, whole.drawn_label[4:])
+    assert torch.equal(batches(latents_per_caption=2)(0, 8, slice(4, 8)).fake_label, whole.fake_label[4:])
 
 
 # ---- real pictures
@@ -382,8 +400,8 @@ def test_drawn_flowers_at_any_size_up_to_256() -> None:
     ("row", "message"),
     [
         ({"attributes": "red"}, "has the attributes 'red'"),
-        ({"asked": [["colour"], []]}, "not a list of attribute names for each of its 1 captions"),
-        ({"asked": ["colour"]}, "not a list of attribute names"),
+        ({"mentioned_attributes": [["colour"], []]}, "not a list of attribute names for each of its 1 captions"),
+        ({"mentioned_attributes": ["colour"]}, "not a list of attribute names"),
     ],
 )
 def test_columns_that_cannot_be_used(stackflower, good: Path, row: dict, message: str) -> None:
@@ -398,7 +416,7 @@ def test_labels_of_some_rows_only_are_told(good: Path) -> None:
     with (good / "metadata.jsonl").open("a", encoding="utf-8") as lines:
         lines.write('{"file_name": "99.jpg", "text": "a"}\n')
     (warning,) = FolderSource(path=str(good)).warnings("train")
-    assert "12 of 13 rows" in warning and "wrong caption" in warning
+    assert "12 of 13 rows" in warning and "negative caption" in warning
 
 
 def test_without_labels_pictures_with_the_same_captions_are_of_one_class() -> None:
@@ -407,7 +425,7 @@ def test_without_labels_pictures_with_the_same_captions_are_of_one_class() -> No
     )
     data = Prepared(torch.zeros(5, 4, 4, 3, dtype=torch.uint8), rows, "")
     assert data.classes().tolist() == [0, 1, 0, 2, 2]
-    others = Mismatched(data.classes(), 5)(torch.zeros(200, dtype=torch.int64), torch.Generator().manual_seed(0))
+    others = NegativeSampler(data.classes(), 5)(torch.zeros(200, dtype=torch.int64), torch.Generator().manual_seed(0))
     assert set(others.tolist()) == {1, 3, 4}
     assert Prepared(data.images, dataclasses.replace(rows, labels=[7] * 5), "").classes().tolist() == [7] * 5
 
@@ -434,13 +452,13 @@ def telling(data: Prepared, **options: Any) -> Batches:
 def test_without_labels_texts_that_read_the_same_are_of_one_class() -> None:
     data, _ = shared_captions()
     flat = data.flat_captions()
-    make = telling(data, noises_per_caption=2)
+    make = telling(data, latents_per_caption=2)
     batch = make(0, 60)
     texts = [flat[number] for number in batch.caption.tolist()]
     for row, label in enumerate(batch.label.tolist()):
         assert [texts[other] == texts[row] for other in range(60)] == (batch.label == label).tolist()
-    drawn = [flat[number] for number in batch.drawn.argmax(1).tolist()]
-    assert [batch.label[texts.index(text)].item() for text in drawn] == batch.drawn_label.tolist()
+    drawn = [flat[number] for number in batch.fake_text.argmax(1).tolist()]
+    assert [batch.label[texts.index(text)].item() for text in drawn] == batch.fake_label.tolist()
 
 
 @pytest.mark.parametrize("averaged", [2, 4])
@@ -454,26 +472,26 @@ def test_without_labels_averaged_wrong_captions_are_not_the_pictures_own(average
 
     def shared() -> int:
         count = 0
-        for picture, wrong in zip(make.indices(0, 60).tolist(), make(0, 60).wrong, strict=True):
+        for picture, wrong in zip(make.indices(0, 60).tolist(), make(0, 60).negative_text, strict=True):
             theirs = {flat[number] for number in wrong.nonzero().flatten().tolist()}
             assert len(theirs) == min(averaged, 3)
             count += len(theirs & set(data.captions[picture]))
         return count
 
     looked = shared()
-    make.own = None  # as if it did not look
+    make.negatives.shared = None  # as if it did not look
     assert looked < shared() / 2
 
 
 def test_without_labels_a_wrong_caption_is_none_of_the_pictures_own() -> None:
     data, captions = shared_captions()
     flat = data.flat_captions()
-    batches = telling(data, wrong_candidates=2)
+    batches = telling(data, hard_negatives=2)
     seen = set()
     for first in range(0, 600, 60):
         batch = batches(first, 60)
-        assert torch.equal(batch.wrong.argmax(1), batch.wrong_caption)
-        for picture, wrong in zip(batches.indices(first, 60).tolist(), batch.wrong_caption.tolist(), strict=True):
+        assert torch.equal(batch.negative_text.argmax(1), batch.negative_caption)
+        for picture, wrong in zip(batches.indices(first, 60).tolist(), batch.negative_caption.tolist(), strict=True):
             assert flat[wrong] not in captions[picture]
             seen.add((picture % 3, flat[wrong]))
     assert seen == {

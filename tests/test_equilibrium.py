@@ -39,7 +39,7 @@ def terms_of(
 
 
 def test_terms_are_the_papers_and_the_wrong_loss_is_capped() -> None:
-    goal = BoundaryEquilibrium(threshold=0.0, wrong_weight=0.5, wrong_cap=1.5)
+    goal = BoundaryEquilibrium(threshold=0.0, negative_weight=0.5, negative_cap=1.5)
     goal.k.fill_(0.3)
     real = torch.tensor([1.0, 2, 3, 4, 5, 6], dtype=torch.float64, requires_grad=True)
     wrong = torch.tensor([1.2, 9, 3.5, 9, 5.5, 9.5], dtype=torch.float64, requires_grad=True)
@@ -48,7 +48,7 @@ def test_terms_are_the_papers_and_the_wrong_loss_is_capped() -> None:
     capped = np.minimum(wrong.detach().numpy(), 1.5 * real.detach().numpy())
     assert terms["real"].item() == pytest.approx(3.5)
     assert terms["fake"].item() == pytest.approx(-0.3 * fake.mean().item(), rel=1e-6)
-    assert terms["wrong"].item() == pytest.approx(-0.5 * capped.mean(), rel=1e-6)
+    assert terms["negative"].item() == pytest.approx(-0.5 * capped.mean(), rel=1e-6)
     sum(terms.values()).backward()
     assert wrong.grad.tolist() == pytest.approx(
         [-0.5 / 6, 0, -0.5 / 6, 0, -0.5 / 6, 0], abs=1e-9
@@ -62,12 +62,12 @@ def test_k_follows_its_path_and_stays_within_bounds() -> None:
     generator = torch.Generator().manual_seed(0)
     for _ in range(200):
         real, fool = torch.rand(2, generator=generator, dtype=torch.float64).tolist()
-        told = goal.after_step({"real": torch.tensor(real), "fool": torch.tensor(fool)})
+        told = goal.after_step({"real": torch.tensor(real), "adversarial": torch.tensor(fool)})
         expected = min(max(expected + 0.1 * (0.5 * real - fool), 0.0), 1.0)
         assert goal.k.item() == pytest.approx(expected, abs=1e-5) == told["k"].item()
         assert told["convergence"].item() == pytest.approx(real + abs(0.5 * real - fool), abs=1e-6)
     for _ in range(30):
-        goal.after_step({"real": torch.tensor(9.0), "fool": torch.tensor(0.0)})
+        goal.after_step({"real": torch.tensor(9.0), "adversarial": torch.tensor(0.0)})
     assert goal.k.item() == 1.0
 
 
@@ -91,12 +91,12 @@ def test_an_epoch_leaves_out_what_the_epoch_before_found_far_off() -> None:
     # it was measured all the same: the next limit knows it, so it is not lost for good
     values = errors.detach().numpy()
     assert told["limit"].item() == pytest.approx(values.mean() + 2 * values.std(), rel=1e-4)
-    assert math.isfinite(goal.limit.item()) and goal.sums.tolist() == [0, 0, 0]
+    assert math.isfinite(goal.outliers.limit.item()) and goal.outliers.statistics.tolist() == [0, 0, 0]
 
 
 def test_a_discriminator_that_got_worse_goes_on_seeing_real_pictures() -> None:
     goal = BoundaryEquilibrium(threshold=2.0)
-    goal.limit.fill_(1.0)
+    goal.outliers.limit.fill_(1.0)
     for errors, kept in (([0.5, 0.5, 0.5, 9, 9, 9], 3), ([0.5, 0.5, 9, 9, 9, 9], 6), ([9.0] * 6, 6)):
         real = torch.tensor(errors, requires_grad=True)
         terms_of(goal, real, torch.zeros(N), torch.zeros(N))["real"].backward()
@@ -122,9 +122,11 @@ def test_a_discriminators_errors_are_its_reconstructions(power: int) -> None:
 
 def test_out_of_range_is_a_parabola_beyond_one() -> None:
     images = torch.tensor([-3.0, -1, 0.2, 1, 1.5, 0]).reshape(1, 3, 1, 2).requires_grad_()
-    from stackflower.penalties.base import Shown
+    from stackflower.penalties.base import PenaltyInputs
 
-    value = registry.create("penalty", "out-of-range")(Shown(lambda *_: [], None, images, words(), torch.zeros(1)))
+    value = registry.create("penalty", "out-of-range")(
+        PenaltyInputs(lambda *_: [], None, images, words(), torch.zeros(1))
+    )
     assert value.item() == pytest.approx((2**2 + 0.5**2) / 6)
     value.backward()
     assert images.grad.flatten().tolist() == pytest.approx([-2 * 2 / 6, 0, 0, 0, 2 * 0.5 / 6, 0])
@@ -133,9 +135,9 @@ def test_out_of_range_is_a_parabola_beyond_one() -> None:
 def test_a_plateau_halves_after_a_window_that_brought_nothing() -> None:
     plateau, scales = Plateau(), []
     for first, second in ((4.0, 3.0), (2.0, 2.0), (2.5, 2.5), (1.0, 1.0), (1.0, 1.0)):
-        plateau.note(torch.tensor(first))
-        plateau = Plateau(**plateau.plain())  # as a run resumed in the middle of a window has it
-        plateau.note(torch.tensor(second))
+        plateau.add(torch.tensor(first))
+        plateau = Plateau(**plateau.to_dict())  # as a run resumed in the middle of a window has it
+        plateau.add(torch.tensor(second))
         plateau.close()
         scales.append(plateau.scale)
     assert scales == [1, 1, 0.5, 0.5, 0.25]

@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 
 from stackflower.config.schema import Optimizer
-from stackflower.data.negatives import Mismatched
-from stackflower.evaluation.metrics.caption_accuracy import share_correct
+from stackflower.data.negatives import NegativeSampler
+from stackflower.evaluation.metrics.caption_accuracy import accuracy
 from stackflower.evaluation.metrics.diversity import within_group_variance
 from stackflower.evaluation.metrics.frechet_distance import frechet_distance
 from stackflower.evaluation.metrics.inception_score import inception_score
@@ -21,7 +21,7 @@ from stackflower.objectives.hinge import Hinge
 from stackflower.objectives.least_squares import LeastSquares
 from stackflower.objectives.matching_aware import contrast
 from stackflower.objectives.wasserstein import Wasserstein
-from stackflower.penalties.base import Shown
+from stackflower.penalties.base import PenaltyInputs
 from stackflower.penalties.gradient import GradientPenalty
 from stackflower.penalties.matching_aware import MatchingAwareGradient
 from stackflower.penalties.mode_seeking import ModeSeeking
@@ -68,7 +68,7 @@ def critic(match: dict[str, float]):
 
     def judge(images: torch.Tensor, texts: list[Text]) -> list[Verdict]:
         kind = "fake" if images[0, 0, 0, 0] < 0 else "real"
-        return [Verdict(torch.full((2,), match["wrong" if text.embedding[0, 0] < 0 else kind])) for text in texts]
+        return [Verdict(torch.full((2,), match["negative" if text.embedding[0, 0] < 0 else kind])) for text in texts]
 
     return judge
 
@@ -82,44 +82,44 @@ def softplus(x: float) -> float:
 
 
 def test_bce_is_gan_cls_with_soft_labels() -> None:
-    scores = {"real": 1.3, "wrong": -0.4, "fake": 0.7}
+    scores = {"real": 1.3, "negative": -0.4, "fake": 0.7}
     pairs = Pairs(REAL, FAKE, RIGHT, WRONG, RIGHT)
     terms = BinaryCrossEntropy().discriminator_terms(critic(scores), pairs)
     assert terms["real"].item() == pytest.approx(softplus(-1.3), rel=1e-6)
-    assert terms["wrong"].item() == pytest.approx(softplus(-0.4) / 2, rel=1e-6)
+    assert terms["negative"].item() == pytest.approx(softplus(-0.4) / 2, rel=1e-6)
     assert terms["fake"].item() == pytest.approx(softplus(0.7) / 2, rel=1e-6)
     soft = BinaryCrossEntropy(real_label=0.9, fake_label=0.1).discriminator_terms(critic(scores), pairs)
     assert soft["real"].item() == pytest.approx(0.9 * softplus(-1.3) + 0.1 * softplus(1.3), rel=1e-6)
     assert soft["fake"].item() == pytest.approx((0.1 * softplus(-0.7) + 0.9 * softplus(0.7)) / 2, rel=1e-6)
-    fooled = BinaryCrossEntropy().generator_terms(critic(scores), FAKE, RIGHT)["fool"]
+    fooled = BinaryCrossEntropy().generator_terms(critic(scores), FAKE, RIGHT)["adversarial"]
     assert fooled.item() == pytest.approx(softplus(-0.7), rel=1e-6)
 
 
 def test_hinge() -> None:
-    scores = {"real": 0.3, "wrong": -0.4, "fake": -1.7}
+    scores = {"real": 0.3, "negative": -0.4, "fake": -1.7}
     terms = Hinge().discriminator_terms(critic(scores), Pairs(REAL, FAKE, RIGHT, WRONG, RIGHT))
-    assert [terms[name].item() for name in ("real", "wrong", "fake")] == pytest.approx([0.7, 0.3, 0.0])
-    assert Hinge().generator_terms(critic(scores), FAKE, RIGHT)["fool"].item() == pytest.approx(1.7)
+    assert [terms[name].item() for name in ("real", "negative", "fake")] == pytest.approx([0.7, 0.3, 0.0])
+    assert Hinge().generator_terms(critic(scores), FAKE, RIGHT)["adversarial"].item() == pytest.approx(1.7)
 
 
 def test_least_squares() -> None:
-    scores = {"real": 0.3, "wrong": -0.4, "fake": 1.7}
+    scores = {"real": 0.3, "negative": -0.4, "fake": 1.7}
     goal = LeastSquares(real_label=0.9, fake_label=0.1)
     terms = goal.discriminator_terms(critic(scores), Pairs(REAL, FAKE, RIGHT, WRONG, RIGHT))
-    assert [terms[name].item() for name in ("real", "wrong", "fake")] == pytest.approx(
+    assert [terms[name].item() for name in ("real", "negative", "fake")] == pytest.approx(
         [0.5 * 0.6**2, 0.25 * 0.5**2, 0.25 * 1.6**2]
     )
-    assert goal.generator_terms(critic(scores), FAKE, RIGHT)["fool"].item() == pytest.approx(0.5 * 0.8**2)
+    assert goal.generator_terms(critic(scores), FAKE, RIGHT)["adversarial"].item() == pytest.approx(0.5 * 0.8**2)
 
 
 def test_wasserstein_is_the_difference_of_means() -> None:
-    scores = {"real": 0.3, "wrong": -0.4, "fake": 1.7}
+    scores = {"real": 0.3, "negative": -0.4, "fake": 1.7}
     terms = Wasserstein().discriminator_terms(critic(scores), Pairs(REAL, FAKE, RIGHT, None, RIGHT))
     assert sum(terms.values()).item() == pytest.approx(1.7 - 0.3)
     assert not Wasserstein().mismatched and Wasserstein(mismatched=True).mismatched
     terms = Wasserstein(mismatched=True).discriminator_terms(critic(scores), Pairs(REAL, FAKE, RIGHT, WRONG, RIGHT))
     assert sum(terms.values()).item() == pytest.approx(0.5 * (1.7 - 0.4) - 0.3)
-    assert Wasserstein().generator_terms(critic(scores), FAKE, RIGHT)["fool"].item() == pytest.approx(-1.7)
+    assert Wasserstein().generator_terms(critic(scores), FAKE, RIGHT)["adversarial"].item() == pytest.approx(-1.7)
 
 
 def test_gradient_penalty_against_the_closed_form() -> None:
@@ -129,7 +129,7 @@ def test_gradient_penalty_against_the_closed_form() -> None:
     def judge(x: torch.Tensor, texts: list[Text]) -> list[Verdict]:
         return [Verdict(w * x.square().sum((1, 2, 3)))]
 
-    value = GradientPenalty()(Shown(judge, images, images.clone(), RIGHT, torch.zeros(2, 1)))
+    value = GradientPenalty()(PenaltyInputs(judge, images, images.clone(), RIGHT, torch.zeros(2, 1)))
     value.backward()
     length = images.double().flatten(1).norm(dim=1)
     assert value.item() == pytest.approx(((1.4 * length - 1) ** 2).mean().item(), rel=1e-5)
@@ -140,7 +140,7 @@ def test_gradient_penalty_against_the_closed_form() -> None:
         seen.append(x.detach()[:, 0, 0, 0])
         return [Verdict(w * x.sum((1, 2, 3)))]
 
-    GradientPenalty()(Shown(note, REAL, FAKE, RIGHT, torch.zeros(2, 1)))
+    GradientPenalty()(PenaltyInputs(note, REAL, FAKE, RIGHT, torch.zeros(2, 1)))
     assert (seen[0].abs() < 1).all() and seen[0][0] != seen[0][1], (
         "between real (1) and drawn (-1), each at its own place"
     )
@@ -154,7 +154,7 @@ def test_matching_aware_penalty_and_its_gradient_against_the_closed_form() -> No
     def judge(x: torch.Tensor, texts: list[Text]) -> list[Verdict]:
         return [Verdict(w * x.square().sum((1, 2, 3)) + v * texts[0].embedding.sum(1))]
 
-    value = MatchingAwareGradient(power=3)(Shown(judge, images, FAKE, words, torch.zeros(2, 1)))
+    value = MatchingAwareGradient(power=3)(PenaltyInputs(judge, images, FAKE, words, torch.zeros(2, 1)))
     value.backward()
     length = images.double().flatten(1).norm(dim=1)
     inner = 2 * 0.7 * length + 0.4 * 5**0.5
@@ -191,7 +191,7 @@ def test_objectives_weigh_the_contrast_where_the_discriminator_gives_one() -> No
     alike = {1.0: torch.randn(2, 2), -1.0: torch.randn(2, 2)}  # by the text's first number: right and wrong
 
     def judge(images: torch.Tensor, texts: list[Text]) -> list[Verdict]:
-        return [Verdict(torch.zeros(2), alike=alike[text.embedding[0, 0].item()]) for text in texts]
+        return [Verdict(torch.zeros(2), similarity=alike[text.embedding[0, 0].item()]) for text in texts]
 
     goal = Hinge(contrast=0.5, generator_contrast=0.25)
     found = goal.discriminator_terms(judge, Pairs(REAL, FAKE, RIGHT, WRONG, RIGHT))["contrast"].item()
@@ -214,7 +214,7 @@ def test_zero_centred_penalties_and_their_gradient_against_the_closed_form(penal
         return [Verdict((weight * x.square()).sum((1, 2, 3)))]
 
     real, fake = (images, other) if penalty is R1 else (other, images)
-    value = penalty(weight=1.0)(Shown(judge, real, fake, RIGHT, torch.zeros(2, 1), drawn))
+    value = penalty(weight=1.0)(PenaltyInputs(judge, real, fake, RIGHT, torch.zeros(2, 1), drawn))
     w, x = weight.detach().double(), images.double()
     assert value.item() == pytest.approx((2 * (w * x).square().sum((1, 2, 3))).mean().item(), rel=1e-5)
     value.backward()
@@ -226,7 +226,7 @@ def test_mode_seeking_compares_neighbours() -> None:
     fake[1], fake[3] = 0.5, 0.25
     noise = torch.zeros(4, 5)
     noise[1], noise[3] = 1.0, 2.0
-    value = ModeSeeking()(Shown(critic({}), None, fake, RIGHT, noise)).item()
+    value = ModeSeeking()(PenaltyInputs(critic({}), None, fake, RIGHT, noise)).item()
     assert value == pytest.approx((1 / 0.5 + 2 / 0.25) / 2, rel=1e-4)
 
 
@@ -267,9 +267,14 @@ def test_ema_halves_in_its_half_life() -> None:
 
 def test_learning_rate_halves_by_epochs_and_falls_at_the_end() -> None:
     halving = Optimizer(lr=1.0, halve_every=50)
-    assert [learning_rate(halving, images, 10**9, 100) for images in (0, 4999, 5000, 10_000)] == [1, 1, 0.5, 0.25]
+    assert [learning_rate(halving, images, images / 10**9, 100) for images in (0, 4999, 5000, 10_000)] == [
+        1,
+        1,
+        0.5,
+        0.25,
+    ]
     falling = Optimizer(lr=1.0, decay_from=0.5)
-    assert [learning_rate(falling, images, 100, 10) for images in (0, 50, 75, 100)] == [1, 1, 0.5, 0]
+    assert [learning_rate(falling, images, images / 100, 10) for images in (0, 50, 75, 100)] == [1, 1, 0.5, 0]
 
 
 # ---- mismatched captions
@@ -278,7 +283,7 @@ def test_learning_rate_halves_by_epochs_and_falls_at_the_end() -> None:
 @pytest.mark.parametrize("labels", [[0, 0, 1, 1, 1, 2], [5, 9, 5, 9, 5, 5], None])
 def test_wrong_pairs_never_share_a_class_and_are_uniform(labels: list[int] | None) -> None:
     count = 6
-    draw = Mismatched(None if labels is None else torch.tensor(labels), count)
+    draw = NegativeSampler(None if labels is None else torch.tensor(labels), count)
     index = torch.arange(count).repeat(20_000)
     other = draw(index, seeded(0, 1))
     classes = torch.arange(count) if labels is None else torch.tensor(labels)
@@ -290,14 +295,14 @@ def test_wrong_pairs_never_share_a_class_and_are_uniform(labels: list[int] | Non
 
 
 def test_wrong_pairs_are_seeded() -> None:
-    draw = Mismatched(torch.tensor([0, 1, 2, 3]), 4)
+    draw = NegativeSampler(torch.tensor([0, 1, 2, 3]), 4)
     index = torch.arange(4).repeat(10)
     assert torch.equal(draw(index, seeded(3)), draw(index, seeded(3)))
     assert not torch.equal(draw(index, seeded(3)), draw(index, seeded(4)))
 
 
 def test_with_one_class_the_wrong_caption_is_another_pictures() -> None:
-    draw = Mismatched(torch.zeros(5, dtype=torch.int64), 5)
+    draw = NegativeSampler(torch.zeros(5, dtype=torch.int64), 5)
     index = torch.arange(5).repeat(100)
     assert (draw(index, seeded(0)) != index).all()
 
@@ -366,8 +371,8 @@ def test_variance_within_groups() -> None:
 
 def test_share_correct_counts_only_what_was_asked() -> None:
     logits = torch.eye(3)
-    assert share_correct(logits, torch.tensor([0, 1, 0]), torch.tensor([True, True, True])) == pytest.approx(2 / 3)
-    assert share_correct(logits, torch.tensor([0, 1, 0]), torch.tensor([True, True, False])) == 1
+    assert accuracy(logits, torch.tensor([0, 1, 0]), torch.tensor([True, True, True])) == pytest.approx(2 / 3)
+    assert accuracy(logits, torch.tensor([0, 1, 0]), torch.tensor([True, True, False])) == 1
 
 
 # ---- losses of captions and pictures, colours, norms
@@ -421,7 +426,7 @@ def test_colour_consistency_compares_means_and_covariances_of_pixels() -> None:
 def test_stage_two_with_a_shortcut_begins_at_the_picture_below_and_is_held_to_it() -> None:
     torch.manual_seed(0)
     stage = StageTwoGenerator(
-        condition_dim=3, lower_resolution=8, factor=2, channels=4, blocks=1, shortcut=True, consistency_weight=2.0
+        condition_dim=3, previous_resolution=8, factor=2, channels=4, blocks=1, shortcut=True, consistency_weight=2.0
     )
     image = torch.rand(2, 3, 8, 8) * 1.6 - 0.8
     (drawn,) = stage(torch.randn(2, 3), torch.empty(2, 0), image)
@@ -430,7 +435,7 @@ def test_stage_two_with_a_shortcut_begins_at_the_picture_below_and_is_held_to_it
     assert dict(stage.weights) == {"consistency": 2.0}
     averaged = drawn.reshape(2, 3, 8, 2, 8, 2).mean((3, 5))
     assert torch.allclose(stage.terms((drawn,), image)["consistency"], (averaged - image).square().mean())
-    assert StageTwoGenerator(condition_dim=3, lower_resolution=8).terms((drawn,), image) == {}
+    assert StageTwoGenerator(condition_dim=3, previous_resolution=8).terms((drawn,), image) == {}
 
 
 def test_virtual_batch_norm_uses_the_fixed_batch_and_the_image_itself() -> None:

@@ -11,31 +11,33 @@ from conftest import TINY_NETWORKS
 
 from stackflower.data.prepared import Prepared
 from stackflower.data.source import Rows
-from stackflower.evaluation.reference import Real
+from stackflower.evaluation.reference import Reference
 
 
-def real(rows: Rows) -> Real:
-    return Real(None, "validation", Prepared(torch.zeros(len(rows), 8, 8, 3, dtype=torch.uint8), rows, ""), 8)  # type: ignore[arg-type]
+def real(rows: Rows) -> Reference:
+    return Reference(None, "validation", Prepared(torch.zeros(len(rows), 8, 8, 3, dtype=torch.uint8), rows, ""), 8)  # type: ignore[arg-type]
 
 
 def test_an_attribute_is_asked_for_by_whole_words() -> None:
     rows = Rows(captions=[["a colored flower, covered in dew", "Red, indeed"]], attributes={"colour": ["red"]})
-    assert real(rows).asked(0, 0) == {} and real(rows).asked(0, 1) == {"colour": "red"}
+    assert real(rows).mentioned_attributes(0, 0) == {} and real(rows).mentioned_attributes(0, 1) == {"colour": "red"}
 
 
 def test_what_a_caption_states_is_taken_from_the_data_where_it_is_there() -> None:
     rows = Rows(
-        captions=[["yellow centre"]], attributes={"colour": ["yellow"], "centre": ["yellow"]}, asked=[[["centre"]]]
+        captions=[["yellow centre"]],
+        attributes={"colour": ["yellow"], "centre": ["yellow"]},
+        mentioned_attributes=[[["centre"]]],
     )
-    assert real(rows).asked(0, 0) == {"centre": "yellow"}
+    assert real(rows).mentioned_attributes(0, 0) == {"centre": "yellow"}
 
 
 def test_pictures_are_chosen_once_each_before_any_comes_again() -> None:
     rows = Rows(captions=[["a", "b"]] * 10)
-    pictures, numbers = real(rows).chosen(25, seed=0)
+    pictures, numbers = real(rows).choose(25, seed=0)
     assert sorted(pictures[:10]) == sorted(pictures[10:20]) == list(range(10)) and set(numbers) == {0, 1}
-    assert pictures != sorted(pictures) and real(rows).chosen(25, seed=0) == (pictures, numbers)
-    assert len(real(rows).chosen(None, seed=0)[0]) == 10
+    assert pictures != sorted(pictures) and real(rows).choose(25, seed=0) == (pictures, numbers)
+    assert len(real(rows).choose(None, seed=0)[0]) == 10
 
 
 def test_real_pictures_that_lie_class_by_class_are_shuffled(stackflower, tmp_path: Path) -> None:
@@ -62,3 +64,49 @@ def test_real_pictures_that_lie_class_by_class_are_shuffled(stackflower, tmp_pat
     folder = json.loads(stackflower("eval", "--images", "data/validation", "--data", "data", *scoring).stdout)
     assert folder["inception_score_mean"] == pytest.approx(folder["real_inception_score_mean"], rel=0.5)
     assert folder["real_inception_score_mean"] > 2.5
+
+
+def test_scores_are_of_the_test_split_unless_another_is_named(stackflower, tmp_path: Path, trained: Path) -> None:
+    stackflower("data", "make", "synthetic-flowers", "--out", "d", "--count", 40, "--validation", 24, "--test", 20)
+    small = ["--resolution", 16, "--network", "plain", "--epochs", 1]
+    stackflower("train-classifier", "--data", "d", "--out", "c.safetensors", *small)
+    scoring = ["--extractor", "domain", "--weights", "c.safetensors", "--splits", 2, "--metrics", "is", "--json"]
+    for data in ([], ["--data", "d"]):
+        protocol = json.loads(stackflower("eval", trained, *data, *scoring).stdout)["protocol"]
+        assert protocol["split"] == "test" and protocol["images"] == (20 if data else 16)
+    named = json.loads(stackflower("eval", trained, "--data", "d", "--split", "validation", *scoring).stdout)[
+        "protocol"
+    ]
+    assert named["split"] == "validation" and named["images"] == 24
+    (tmp_path / "d" / "test").rename(tmp_path / "elsewhere")
+    output = stackflower("eval", trained, "--data", "d", "--split", "test", *scoring, code=2).output
+    assert "There is no split 'test'; this data has: train, validation" in output
+
+
+def test_the_reported_split_is_the_last_that_there_is() -> None:
+    from stackflower.data.synthetic.source import SyntheticFlowers
+
+    assert SyntheticFlowers().reported() == "test" and SyntheticFlowers().held_out() == "validation"
+
+
+def test_extractors_and_processes_share_the_work(trained: Path) -> None:
+    """Shares of images, put together again, are the same as all at once."""
+    from types import SimpleNamespace
+
+    from stackflower.commands.evaluate import Workers
+    from stackflower.evaluation.classifier import DomainClassifier, save_classifier
+    from stackflower.evaluation.extractors.base import Extracted
+    from stackflower.evaluation.extractors.domain import DomainExtractor
+
+    path = trained.parent / "shares.safetensors"
+    save_classifier(DomainClassifier(heads={"label": ("a", "b")}, resolution=16), path)
+    extractor = DomainExtractor(weights=str(path))
+    extractor.to("cpu")
+    images = torch.randint(0, 256, (7, 3, 16, 16), dtype=torch.uint8)
+    parts = []
+    for index in range(3):
+        worker = Workers(extractor, SimpleNamespace(process_index=index, num_processes=3))  # type: ignore[arg-type]
+        worker.gathered = lambda batches: Extracted.concatenate([extractor(one) for one in batches])  # type: ignore[method-assign]
+        parts.append(worker(images))
+    whole = extractor(images)
+    assert torch.allclose(Extracted.concatenate(parts).logits, whole.logits, atol=1e-5)

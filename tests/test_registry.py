@@ -42,7 +42,7 @@ def test_a_taken_name_is_refused_with_both_owners() -> None:
 
 
 def test_a_wrong_base_class_is_refused() -> None:
-    with pytest.raises(ComponentError, match=r"must derive from stackflower\.objectives:Objective"):
+    with pytest.raises(ComponentError, match=r"must derive from stackflower\.objectives\.base:Objective"):
 
         @registry.register("objective", "mine")
         class Other(nn.Module):
@@ -53,9 +53,9 @@ def test_a_wrong_base_class_is_refused() -> None:
     ("options", "message"),
     [
         ({"chanels": 3}, r"no option 'chanels'.*Did you mean 'channels'"),
-        ({"channels": "many"}, "generator.channels = 'many': wanted int"),
-        ({"channels": True}, "wanted int"),
-        ({"norm": "bach"}, "one of 'batch', 'layer', 'instance', 'virtual', 'none'"),
+        ({"channels": "many"}, "generator.channels = 'many': it should be a valid integer"),
+        ({"channels": True}, "it should be a valid integer"),
+        ({"norm": "bach"}, "it should be 'batch', 'layer', 'instance', 'virtual' or 'none'"),
         ({"condition_dim": 3}, "no option 'condition_dim'"),
     ],
 )

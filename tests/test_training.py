@@ -20,11 +20,12 @@ from stackflower import registry
 from stackflower.objectives.hinge import Hinge
 from stackflower.runs import checkpoint
 from stackflower.runs.folder import RunFolder
-from stackflower.training.trainer import Trainer
+from stackflower.training.schedules import Length, Pace
+from stackflower.training.step import TrainingStep
 
 
 def last(run: Path) -> Path:
-    return RunFolder(run).whole_checkpoints()[-1]
+    return RunFolder(run).complete_checkpoints()[-1]
 
 
 def same(one: Path, other: Path) -> None:
@@ -58,7 +59,7 @@ def test_a_run_leaves_what_it_promises(trained: Path) -> None:
         "checkpoints",
         "generator.safetensors",
     }
-    assert [path.name for path in RunFolder(trained).whole_checkpoints()][-1] == "images-000000096"
+    assert [path.name for path in RunFolder(trained).complete_checkpoints()][-1] == "images-000000096"
     assert (trained / "samples" / "images-000000096.png").exists()
     (entry,) = lines(trained)[-1:]
     assert entry["images"] == 96 and {"discriminator-16/real", "generator/kl", "images_per_second"} <= entry.keys()
@@ -88,7 +89,7 @@ def test_any_part_is_swapped_in_by_its_flag_alone(stackflower, tmp_path: Path, k
     [
         [],
         ["--penalty", "r1=1", "--set", "penalties.r1.every=3"],
-        ["--penalty", "mode-seeking", "--set", "train.noises_per_caption=2", "--gradient-accumulation", "2"],
+        ["--penalty", "mode-seeking", "--set", "train.latents_per_caption=2", "--gradient-accumulation", "2"],
         [
             "--set",
             "train.critic_steps=2",
@@ -127,8 +128,8 @@ def test_resuming_is_exact(stackflower, tmp_path: Path, extra: list[str]) -> Non
     stackflower("train", "--out", "whole", "--images", 96, *tiny, "--set", "output.checkpoint_every=32")
     stackflower("train", "--out", "parts", "--images", 96, *tiny, "--set", "output.checkpoint_every=32")
     run = RunFolder("parts")
-    while len(run.whole_checkpoints()) > 1:  # back to an earlier one
-        __import__("shutil").rmtree(run.whole_checkpoints()[-1])
+    while len(run.complete_checkpoints()) > 1:  # back to an earlier one
+        __import__("shutil").rmtree(run.complete_checkpoints()[-1])
     (tmp_path / "parts" / "generator.safetensors").unlink()
     stackflower("train", "--resume", "parts")
     same(tmp_path / "whole", tmp_path / "parts")
@@ -153,12 +154,12 @@ def test_a_longer_resume_is_remembered_and_the_model_is_whole(stackflower, tmp_p
 
 
 def test_a_run_does_not_go_on_with_other_data(stackflower, tmp_path: Path) -> None:
-    flowers = ["data", "make", "synthetic-flowers", "--count", 16, "--validation", 8, "--resolution", 64]
+    flowers = ["data", "make", "synthetic-flowers", "--count", 16, "--validation", 8, "--test", 8, "--resolution", 64]
     stackflower(*flowers, "--out", "flowers")
     stackflower("train", "--data", "flowers", "--out", "run", "--images", 16, *TINY_NETWORKS)
     metadata = tmp_path / "flowers" / "train" / "metadata.jsonl"
     metadata.write_text(metadata.read_text().replace("flower", "bloom"))
-    assert "the pictures or captions changed" in stackflower("train", "--resume", "run", "--images", 32, code=2).output
+    assert "the images or captions changed" in stackflower("train", "--resume", "run", "--images", 32, code=2).output
 
 
 class Counting(Hinge):
@@ -170,7 +171,7 @@ class Counting(Hinge):
 
     def after_step(self, measured):  # type: ignore[no-untyped-def]
         self.steps += 1
-        assert {"real", "fake", "wrong", "fool"} <= measured.keys()
+        assert {"real", "fake", "negative", "adversarial"} <= measured.keys()
         return {"steps": self.steps.clone()}
 
 
@@ -222,7 +223,7 @@ def test_killed_and_resumed_equals_uninterrupted(tmp_path: Path, stackflower) ->
     stackflower("train", "--out", "whole", *SLOW)
     process = start(tmp_path, "--out", "run", *SLOW)
     for _ in range(2):
-        wait_for(lambda: bool(RunFolder(tmp_path / "run").whole_checkpoints()))
+        wait_for(lambda: bool(RunFolder(tmp_path / "run").complete_checkpoints()))
         time.sleep(random.uniform(0.05, 0.5))
         process.send_signal(signal.SIGKILL)
         process.wait()
@@ -242,30 +243,89 @@ def test_asked_to_stop_it_saves_and_prints_the_line_that_resumes(tmp_path: Path,
     assert process.returncode == 128 + number, err
     assert out.strip() == "stackflower train --resume run" and "saved" in err
     state = checkpoint.read_state(last(tmp_path / "run"))
-    assert state["images"] == state["step"] * 8 > 0
+    assert state.images == state.step * 8 > 0
 
 
 def test_the_time_limit_alone_sets_the_length(stackflower, tmp_path: Path) -> None:
-    stackflower("train", "--out", "run", *TINY, "--time-limit", "4s")
-    config = json.loads((tmp_path / "run" / "config.json").read_text())["run"]
-    fitting, batch = config["train"]["images"], config["train"]["batch_size"]
-    assert fitting > 0 and config["train"]["epochs"] is None
-    trained = checkpoint.read_state(last(tmp_path / "run"))["images"]
-    assert 200 < trained < fitting + batch
+    """The run ends by itself, its learning rate at zero; what was measured is recorded."""
+    many = settings(
+        "output.log_every=1", "optimizer.generator.decay_from=0.5", "optimizer.discriminator.decay_from=0.5"
+    )
+    stackflower("train", "--out", "run", *TINY, "--time-limit", "4s", *many)
+    values = json.loads((tmp_path / "run" / "config.json").read_text())
+    train = values["run"]["train"]
+    assert train["time_limit"] == 4.0 and train["epochs"] is None and train["images"] is None
+    trained = checkpoint.read_state(last(tmp_path / "run")).images
+    assert trained > 200 and values["length"][-1][2] <= trained, "it ended where the last estimate says"
+    logged = [row for row in lines(tmp_path / "run") if "share" in row]
+    shares = [row["share"] for row in logged]
+    assert shares == sorted(shares) and shares[-1] == 1.0
+    rates = [row["lr/generator"] for row in logged]
+    assert rates[0] == max(rates) and rates[-1] < 0.2 * rates[0]
+
+
+def test_a_resumed_run_repeats_the_length_that_was_measured(stackflower, tmp_path: Path) -> None:
+    import shutil
+
+    quick = settings("output.checkpoint_every=160", "output.keep_every=1", "optimizer.generator.decay_from=0.2")
+    stackflower("train", "--out", "run", *TINY, "--time-limit", "4s", *quick)
+    shutil.copytree(tmp_path / "run", tmp_path / "again")
+    for path in RunFolder(tmp_path / "again").complete_checkpoints()[1:]:
+        shutil.rmtree(path)
+    stackflower("train", "--resume", "again")
+    same(tmp_path / "run", tmp_path / "again")
+
+
+def test_the_share_of_a_length_is_continuous_and_ends_at_one() -> None:
+    length = Length()
+    assert length.share(500) == 0 and not length.done(10**9) and length.total(0) is None
+    length.refit(100, 1_100)
+    assert length.share(100) == 0 and length.share(600) == 0.5
+    length.refit(600, 800)  # the machine slowed down
+    assert length.share(600) == 0.5 and length.share(700) == 0.75 and length.share(800) == 1 and length.done(800)
+    assert length.share(350) == 0.25, "what was before stays"
+    again = Length(json.loads(json.dumps(length.knots)))
+    assert [again.share(images) for images in range(0, 900, 50)] == [length.share(i) for i in range(0, 900, 50)]
+    length.refit(800, 700)
+    assert length.done(800) and length.share(900) == 1
+    fixed = Length.fixed(300)
+    assert [fixed.share(images) for images in (0, 75, 300)] == [0, 0.25, 1] and fixed.done(300)
+
+
+def test_the_pace_follows_the_speed_of_late(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [100.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    pace = Pace(deadline=200.0, limit=100.0, step=10, timed=8)
+    assert not pace.due(0)
+    pace.start(20)
+    now[0] += 8
+    assert not pace.due(90) and pace.due(100)
+    assert pace.estimate(100) == 100 + 920, "ten images a second, 92 seconds left"
+    images = 100
+    for _ in range(20):  # the machine slows to half
+        now[0] += 2
+        images += 10
+        assert pace.due(images)
+        total = pace.estimate(images)
+    assert total == pytest.approx(images + 5 * (200 - now[0]), abs=10)
+    pace.reserve = 4.0
+    now[0] += 1
+    assert pace.estimate(images) <= total - 20
 
 
 def poison(monkeypatch: pytest.MonkeyPatch, times: int) -> list[int]:
     """Spoil the generator's weights at the sixth step, `times` times."""
-    left, plain = [times], Trainer._generator_step
+    left, plain = [times], TrainingStep.__call__
 
-    def step(self: Trainer, *arguments: object) -> None:
-        plain(self, *arguments)
-        if self.step == 5 and left[0]:
+    def spoiled(self: TrainingStep, images: int, step: int) -> int:
+        seen = plain(self, images, step)
+        if step == 5 and left[0]:
             left[0] -= 1
             with torch.no_grad():
-                self.stage.generator.to_image.weight.fill_(float("nan"))
+                self.networks.stage.generator.to_image.weight.fill_(float("nan"))
+        return seen
 
-    monkeypatch.setattr(Trainer, "_generator_step", step)
+    monkeypatch.setattr(TrainingStep, "__call__", spoiled)
     return left
 
 
@@ -300,7 +360,7 @@ def test_after_three_times_it_stops_and_names_the_term(
     poison(monkeypatch, 10)
     seldom = settings("output.log_every=4", "output.checkpoint_every=100000")
     result = stackflower("train", "--out", "run", "--images", 96, *TINY, *seldom, code=1)
-    assert "generator/fool-16" in result.output and "--penalty r1" in result.output
+    assert "generator/adversarial-16" in result.output and "--penalty r1" in result.output
     assert all(torch.isfinite(v).all() for v in load_file(last(tmp_path / "run") / "generator.safetensors").values())
 
 
@@ -339,7 +399,7 @@ def test_old_checkpoints_go_and_every_nth_stays(stackflower, tmp_path: Path) -> 
         "--set",
         "output.keep_every=4",
     )
-    kept = [int(path.name[7:]) for path in RunFolder(tmp_path / "run").whole_checkpoints()]
+    kept = [int(path.name[7:]) for path in RunFolder(tmp_path / "run").complete_checkpoints()]
     assert kept == [24, 56, 88, 96]  # numbers 4, 8, 12 and the last two
 
 
@@ -413,8 +473,10 @@ def test_two_processes_train_as_one(tmp_path: Path, stackflower, norm: list[str]
 def test_a_trees_terms_are_told_with_their_resolution(stackflower) -> None:
     tree = ["--generator", "tree", *settings("generator.scales=2", "generator.resolution=32")]
     output = stackflower("train", "--out", "run", "--images", 8, *TINY, *tree).output
-    assert " real-16 " in output and " real-32 " in output
-    assert " real " in stackflower("train", "--out", "one", "--images", 8, *TINY).output
+    assert "discriminator-16: " in output and "discriminator-32: " in output
+    assert " adversarial-16 " in output and " adversarial-32 " in output
+    one = stackflower("train", "--out", "one", "--images", 8, *TINY).output
+    assert "discriminator: " in one and "generator: adversarial " in one
 
 
 DROPS = """
@@ -431,17 +493,17 @@ if len(sys.argv) > 1:
 errors = torch.tensor([0.2, 9.0, 8.0, 7.0, 0.1, 0.3, 0.4, 0.6])  # most of the first process's, none of the other's
 own = torch.nn.Parameter(errors.clone())
 goal = BoundaryEquilibrium(threshold=2.0)
-goal.limit.fill_(1.0)
+goal.outliers.limit.fill_(1.0)
 mine = slice(rank * 8 // world, (rank + 1) * 8 // world)
 words = Text(torch.zeros(8, 1), torch.zeros(8, 1))
 critic = lambda images, texts: [Verdict(own[mine] * scale) for scale in (1.0, 1.2)[: len(texts)]]
 terms = goal.discriminator_terms(critic, Pairs(torch.zeros(8, 3, 1, 1), torch.zeros(8, 3, 1, 1), words, words, words))
-(terms["real"] + terms["wrong"]).backward()
+(terms["real"] + terms["negative"]).backward()
 if world > 1:
     torch.distributed.all_reduce(own.grad)
     own.grad /= world  # as gradients are exchanged
 if rank == 0:
-    print([round(v, 6) for v in [*own.grad.tolist(), *goal.sums.tolist(), goal.dropped.item()]])
+    print([round(v, 6) for v in [*own.grad.tolist(), *goal.outliers.statistics.tolist(), goal.outliers.dropped.item()]])
 """
 
 
@@ -467,7 +529,19 @@ def test_sampling_and_scoring_on_two_processes_as_on_one(tmp_path: Path, stackfl
         )
         assert one == two and len(one) == 10
     stackflower(
-        "data", "make", "synthetic-flowers", "--out", "data", "--count", 40, "--validation", 24, "--resolution", 64
+        "data",
+        "make",
+        "synthetic-flowers",
+        "--out",
+        "data",
+        "--count",
+        40,
+        "--validation",
+        24,
+        "--test",
+        8,
+        "--resolution",
+        64,
     )
     stackflower(
         "train-classifier",

@@ -1,4 +1,4 @@
-"""The data commands: write built-in data as a folder, prepare, count."""
+"""The data commands: write built-in data as a folder, check, prepare, count."""
 
 from __future__ import annotations
 
@@ -10,62 +10,88 @@ from typing import Any
 
 import numpy as np
 
+from stackflower import registry
 from stackflower.config.schema import Part
 from stackflower.data.images import save_png
 from stackflower.data.prepared import prepare
 from stackflower.data.source import Source
 from stackflower.data.synthetic.source import SyntheticFlowers
 from stackflower.errors import ConfigError, DataError
+from stackflower.utils.atomic import write_text
 from stackflower.utils.progress import bar
 
 
-def _source(part: dict[str, Any]) -> Source:
-    source: Source = Part.from_plain(part).create("data")
+def source_part(value: str | None) -> dict[str, Any] | None:
+    """`--data`: a registered source by name, or a folder or shards by path."""
+    if value is None:
+        return None
+    built_in = set(registry.names("data")) - {"folder", "shards"}
+    path = Path(value).expanduser()
+    if value in built_in and not path.is_dir():
+        return {"name": value}
+    shards = path.suffix == ".tar" or (
+        path.is_dir() and any(path.glob("*.tar")) and not any(path.glob("**/metadata.*"))
+    )
+    return {"name": "shards" if shards else "folder", "path": str(path.absolute())}
+
+
+def open_source(value: str) -> Source:
+    """The source that `--data` names."""
+    source: Source = Part.from_dict(source_part(value) or {}).create("data")
     return source
 
 
-def make(name: str, out: str, *, count: int, validation: int, resolution: int, seed: int) -> str:
+def make(name: str, out: str, *, count: int, validation: int, test: int, resolution: int, seed: int) -> str:
     """Write the built-in data as an ImageFolder with split folders; what was written, in words."""
     if name != "synthetic-flowers":
         raise ConfigError(f"There is no built-in data {name!r}. Allowed: synthetic-flowers.")
     folder = Path(out).expanduser()
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise DataError(f"{folder} is there and not empty; choose a new folder with --out.")
-    source = SyntheticFlowers(count=count, validation=validation, seed=seed)
+    source = SyntheticFlowers(count=count, validation=validation, test=test, seed=seed)
     try:
         for split in source.splits():
             rows = source.rows(split)
             images = np.empty((len(rows), resolution, resolution, 3), dtype=np.uint8)
-            with bar(f"drawing {split}", len(rows)) as progress:
+            with bar(f"rendering {split}", len(rows)) as progress:
                 source.fill(split, images, progress)
             names = [f"{number:06d}.png" for number in range(len(rows))]
             with ThreadPoolExecutor() as pool:
                 list(pool.map(save_png, images, [folder / split / name for name in names]))
             lines = [json.dumps({"file_name": name, **source.row(rows, number)}) for number, name in enumerate(names)]
-            (folder / split / "metadata.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+            write_text(folder / split / "metadata.jsonl", "\n".join(lines) + "\n")
     except OSError as error:
         raise DataError(f"{folder} can't be written: {error}. Choose another --out.") from error
-    return f"{folder}: {count:,} pictures to train on and {validation:,} held out, {resolution} px"
+    counts = ", ".join(f"{number:,} in {split}" for split, number in source.counts.items())
+    return f"{folder}: {counts} images of {resolution} px"
 
 
-def prepare_all(part: dict[str, Any], size: int, say: Callable[[str], None]) -> str:
+def check(value: str) -> dict[str, list[str]]:
+    """Everything wrong with a folder or with shards: problems, and what is worth knowing."""
+    found = open_source(value).check()
+    if found is None:
+        raise ConfigError(f"{value} is built in: there is nothing to check.")
+    return {"problems": found[0], "notes": found[1]}
+
+
+def prepare_all(value: str, size: int, say: Callable[[str], None]) -> str:
     """Decode every split into the cache."""
-    source, told = _source(part), []
+    source, lines = open_source(value), []
     for split in source.splits():
         for warning in source.warnings(split):
             say(f"Warning: {warning}")
-        told.append(f"{split}: {len(prepare(source, split, size, bar).rows):,} pictures at {size} px")
-    return "\n".join(told)
+        lines.append(f"{split}: {len(prepare(source, split, size, bar).rows):,} images at {size} px")
+    return "\n".join(lines)
 
 
-def info(part: dict[str, Any]) -> dict[str, Any]:
+def info(value: str) -> dict[str, Any]:
     """Counts of each split."""
-    source, found = _source(part), {}
+    source, found = open_source(value), {}
     for split in source.splits():
         rows = source.rows(split)
         words = {word for captions in rows.captions for caption in captions for word in caption.lower().split()}
         found[split] = {
-            "pictures": len(rows),
+            "images": len(rows),
             "captions": sum(map(len, rows.captions)),
             "classes": len(set(rows.labels or ())),
             "attributes": sorted(rows.attributes),

@@ -8,8 +8,9 @@ from pathlib import Path
 
 from stackflower import registry
 from stackflower.errors import ConfigError
+from stackflower.options import suggest
 from stackflower.recipes.load import recipes
-from stackflower.registry import Entry, suggest
+from stackflower.registry import Entry
 
 
 def first_line(entry: Entry) -> str:

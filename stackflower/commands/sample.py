@@ -1,11 +1,11 @@
-"""The sample and embed commands: captions in, picture files out."""
+"""The sample command: captions in, image files out."""
 
 from __future__ import annotations
 
 import json
 import re
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,195 +13,151 @@ from typing import Any
 import numpy as np
 from accelerate import PartialState
 
-from stackflower.config.schema import Part
+from stackflower.data.caption_files import captions_of
 from stackflower.data.images import captioned, save_png, sharpened
 from stackflower.errors import ConfigError, DataError
 from stackflower.pipeline import Pipeline
-from stackflower.text.base import TextEncoder
 from stackflower.training.accelerator import process_state
-from stackflower.utils.atomic import replacing, write_text
+from stackflower.utils.atomic import replacing
+
+MOST_IN_A_GRID = 10_000  # images: a grid is one file, made in memory
+NAME = re.compile(r"(\d{5,})-(\d{2,})\.png")
+
+
+@dataclass(frozen=True)
+class Request:
+    """The command line of `stackflower sample`."""
+
+    run: str
+    captions: list[str]
+    file: str | None = None
+    per_caption: int = 1
+    seed: int = 0
+    out: str | None = None
+    grid: bool = False
+    truncation: float | None = None
+    batch_size: int = 64
+    best_of: int = 1
+    sharpen: float = 1.0
+    side_by_side: bool = False
 
 
 @dataclass(frozen=True)
 class Written:
-    """What was drawn and where it is."""
+    """The images and where they are: one file, or a folder of ``CAPTION-IMAGE.png``."""
 
-    files: list[str]
     where: str
     captions: list[str]
+    per_caption: int
+    file: str | None = None
 
-    def plain(self) -> dict[str, Any]:
-        return {"where": self.where, "files": self.files, "captions": self.captions}
+    def files(self) -> Iterator[str]:
+        """The path of every image."""
+        if self.file is not None:
+            yield self.file
+            return
+        yield from (str(Path(self.where) / name) for name, _ in names(self.captions, self.per_caption))
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"where": self.where, "files": list(self.files()), "captions": self.captions}
 
     def text(self) -> str:
-        if len(self.files) == 1:
-            return self.files[0]
-        return f"{len(self.files):,} pictures in {self.where}"
+        total = len(self.captions) * self.per_caption
+        if self.file is not None or total == 1:
+            return next(self.files())
+        return f"{total:,} images in {self.where}"
 
 
-def read_captions(path: Path) -> list[str]:
-    """Captions of a text file, one a line, or of a metadata.jsonl (its first text a row)."""
-    if not path.is_file():
-        raise DataError(
-            f"There is no file {path}; --captions takes a text file with one caption a line, or a metadata.jsonl."
-        )
-    try:
-        lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path} is not a text file in UTF-8 ({error}); save it as UTF-8.") from error
-    if path.suffix == ".jsonl":
-        try:
-            texts = [json.loads(line)["text"] for line in lines]
-        except (json.JSONDecodeError, KeyError, TypeError) as error:
-            raise DataError(
-                f'{path}: every line must be an object with "text" ({type(error).__name__}: {error}).'
-            ) from error
-        first = [text[0] if isinstance(text, list) and text else text for text in texts]
-        if not all(isinstance(text, str) for text in first):
-            raise DataError(f'{path}: "text" must be a string or a list of strings in every line.')
-        lines = first
-    if not lines:
-        raise DataError(f"{path} has no captions.")
-    return lines
+def names(captions: list[str], per_caption: int) -> Iterator[tuple[str, str]]:
+    """File name and caption of every image."""
+    for number, caption in enumerate(captions):
+        for image in range(per_caption):
+            yield f"{number:05d}-{image:02d}.png", caption
 
 
-def captions_of(given: Sequence[str], file: str | None) -> list[str]:
-    """The captions of a command line: given there, or in a file."""
-    if file is not None and given:
-        raise ConfigError("Give captions on the command line or by --captions FILE, not both.")
-    captions = list(given) if file is None else read_captions(Path(file).expanduser())
-    if not captions:
-        raise ConfigError('There is no caption: give one or more sentences, as in "a red flower", or --captions FILE.')
-    return captions
-
-
-def draw(
-    run: str,
-    captions: list[str],
-    file: str | None,
-    *,
-    per_caption: int,
-    seed: int,
-    out: str | None,
-    as_grid: bool,
-    truncation: float | None,
-    batch_size: int,
-    best_of: int = 1,
-    sharpen: float = 1.0,
-    side_by_side: bool = False,
-) -> Written | None:
-    """Draw and write; None on processes other than the first, which write their part."""
-    captions = captions_of(captions, file)
+def sample(request: Request) -> Written | None:
+    """Generate and write; None on processes other than the first, which write their share."""
+    captions = captions_of(request.captions, request.file)
     state = process_state()
-    pipeline = Pipeline.from_run(run, state.device, with_judge=best_of > 1)
-    if side_by_side and len(pipeline.stage.every_resolution) == 1:
-        raise ConfigError(
-            f"--side-by-side: {run} draws {pipeline.resolution} px alone; a stage over another (--stage 2) and a tree draw more."
-        )
+    total, out = len(captions) * request.per_caption, request.out
     one_file = out is not None and out.lower().endswith(".png")
-    total = len(captions) * per_caption
-    if one_file and total > 1 and not as_grid:
-        raise ConfigError(f"{total} pictures don't fit into one {out}: name a folder, or add --grid.")
-    base = Path(out).expanduser() if out else Path(run) / "drawn"
+    base = Path(out).expanduser() if out else Path(request.run).expanduser() / "generated"
+    if one_file and total > 1 and not request.grid:
+        raise ConfigError(f"{total:,} images don't fit into one {out}: name a folder, or add --grid.")
+    if request.grid and total > MOST_IN_A_GRID:
+        raise ConfigError(
+            f"--grid of {total:,} images: at most {MOST_IN_A_GRID:,}; leave out --grid, or ask for fewer."
+        )
     if not one_file and base.is_file():
         raise ConfigError(f"--out {base} is a file; name a folder, or a new file ending in .png.")
-    batches = pipeline.draw(
+    pipeline = Pipeline.from_run(request.run, state.device, with_judge=request.best_of > 1)
+    if request.side_by_side and len(pipeline.stage.all_resolutions) == 1:
+        raise ConfigError(
+            f"--side-by-side: {request.run} generates {pipeline.resolution} px alone; a later stage (--stage 2) and a tree "
+            "generate several resolutions."
+        )
+    batches = pipeline.generate(
         captions,
-        per_caption=per_caption,
-        seed=seed,
-        batch_size=batch_size,
-        truncation=truncation,
-        best_of=best_of,
-        side_by_side=side_by_side,
+        per_caption=request.per_caption,
+        seed=request.seed,
+        batch_size=request.batch_size,
+        truncation=request.truncation,
+        best_of=request.best_of,
+        side_by_side=request.side_by_side,
         part=(state.process_index, state.num_processes),
     )
-    sharp = (np.stack([sharpened(one, sharpen) for one in batch.numpy()]) for batch in batches)
+    images = (sharpened(image, request.sharpen) for batch in batches for image in batch.numpy())
     try:
-        if as_grid:
-            return _write_grid(sharp, captions, base if one_file else base / f"grid-{uuid.uuid4().hex[:6]}.png", state)
-        return _write_files(sharp, captions, per_caption, base, one_file, state)
+        if request.grid:
+            path = base if one_file else base / f"grid-{uuid.uuid4().hex[:6]}.png"
+            return _write_grid(images, captions, path, state)
+        return _write_files(images, captions, request.per_caption, base, one_file, state)
     except OSError as error:
-        raise DataError(f"The pictures can't be written to {base}: {error}. Choose another --out.") from error
+        raise DataError(f"The images can't be written to {base}: {error}. Choose another --out.") from error
 
 
-def _write_grid(batches: Iterator[np.ndarray], captions: list[str], path: Path, state: PartialState) -> Written | None:
+def _write_grid(images: Iterator[np.ndarray], captions: list[str], path: Path, state: PartialState) -> Written | None:
     from accelerate.utils import gather_object
 
-    images = list(batches)
+    every = list(images)
     if state.num_processes > 1:
-        images = gather_object(images)
+        every = gather_object(every)
     if not state.is_main_process:
         return None
-    save_png(captioned(np.concatenate(images), captions), path)
-    return Written([str(path)], str(path.parent), captions)
+    save_png(captioned(np.stack(every), captions), path)
+    return Written(str(path.parent), captions, 1, str(path))
 
 
 def _write_files(
-    batches: Iterator[np.ndarray],
+    images: Iterator[np.ndarray],
     captions: list[str],
     per_caption: int,
     base: Path,
     one_file: bool,
     state: PartialState,
 ) -> Written | None:
-    total = len(captions) * per_caption
-    names = [f"{row // per_caption:05d}-{row % per_caption:02d}.png" for row in range(total)]
-    position = total * state.process_index // state.num_processes
-    for batch in batches:
-        for image in batch:
-            save_png(image, base if one_file else base / names[position])
-            position += 1
+    first = len(captions) * per_caption * state.process_index // state.num_processes
+    for row, image in enumerate(images, first):
+        name = f"{row // per_caption:05d}-{row % per_caption:02d}.png"
+        save_png(image, base if one_file else base / name)
     state.wait_for_everyone()
     if not state.is_main_process:
         return None
     if one_file:
-        return Written([str(base)], str(base.parent), captions)
-    for stale in set(_drawn_before(base)) - set(names):  # or the folder would hold pictures that its metadata lacks
+        return Written(str(base.parent), captions, per_caption, str(base))
+    for stale in _stale(base, len(captions), per_caption):
         (base / stale).unlink(missing_ok=True)
-    rows = [{"file_name": name, "text": captions[number // per_caption]} for number, name in enumerate(names)]
-    write_text(base / "metadata.jsonl", "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
-    return Written([str(base / name) for name in names], str(base), captions)
+    with replacing(base / "metadata.jsonl") as temporary, temporary.open("w", encoding="utf-8") as lines:
+        for name, caption in names(captions, per_caption):
+            lines.write(json.dumps({"file_name": name, "text": caption}, ensure_ascii=False) + "\n")
+    return Written(str(base), captions, per_caption)
 
 
-def _drawn_before(base: Path) -> list[str]:
-    """Files of our own naming that an earlier command listed in this folder's metadata.jsonl."""
+def _stale(base: Path, captions: int, per_caption: int) -> list[str]:
+    """Images that an earlier command listed in this folder's metadata.jsonl and that this one did not replace."""
     try:
         rows = [json.loads(line) for line in (base / "metadata.jsonl").read_text(encoding="utf-8").splitlines()]
-        return [row["file_name"] for row in rows if re.fullmatch(r"\d{5}-\d{2,}\.png", row["file_name"])]
+        found = [match for row in rows if (match := NAME.fullmatch(row["file_name"]))]
     except (OSError, ValueError, KeyError, TypeError):
         return []
-
-
-def embed_captions(captions: list[str], file: str | None, text: dict[str, Any], out: str | None) -> dict[str, Any]:
-    """Embeddings of captions, written as .npy or listed."""
-    captions = captions_of(captions, file)
-    encoder: TextEncoder = Part.from_plain(text).create("text")
-    if encoder.learns:
-        raise ConfigError(
-            f"--text {text['name']} has learned nothing yet: `stackflower train-text --data DIR --text {text['name']} --out FOLDER` "
-            "trains it, then --text FOLDER."
-        )
-    encoder.fit(captions)
-    table = encoder.encode(captions).numpy()
-    if out is None:
-        similar = table @ table.T
-        lines = [f"{len(captions)} captions, {table.shape[1]} dimensions; cosine similarities:"]
-        lines += [
-            "  ".join(f"{value:5.2f}" for value in row) + f"  {caption}"
-            for row, caption in zip(similar, captions, strict=True)
-        ][:20]
-        return {"captions": captions, "embeddings": table.tolist(), "text": "\n".join(lines)}
-    path = Path(out).expanduser()
-    if path.suffix != ".npy":
-        raise ConfigError(f"--out {out}: embeddings are written as .npy; name a file such as embeddings.npy.")
-    try:
-        with replacing(path) as temporary:
-            np.save(temporary, table)
-    except OSError as error:
-        raise DataError(f"{path} can't be written: {error}. Choose another --out.") from error
-    return {
-        "file": str(path),
-        "captions": len(captions),
-        "dimensions": table.shape[1],
-        "text": f"{path}: {len(captions)} × {table.shape[1]}",
-    }
+    return [match[0] for match in found if int(match[1]) >= captions or int(match[2]) >= per_caption]

@@ -9,18 +9,12 @@ import torch
 
 from stackflower.build import LOAD_RATIO, clamped
 from stackflower.data.prepared import Prepared, prepare
-from stackflower.data.source import Source
-from stackflower.data.synthetic.attributes import ATTRIBUTES
-from stackflower.data.synthetic.source import VERSION, SyntheticFlowers
+from stackflower.data.source import ClassifierData, Source
 from stackflower.errors import DataError
 from stackflower.evaluation.classifier import DomainClassifier, Labelled, Network, accuracy, fit, save_classifier
 from stackflower.training.accelerator import resolve_precision
 from stackflower.utils.cache import cache_folder, key_of
 from stackflower.utils.progress import Bar
-
-BUILT_IN = {"count": 12_000, "validation": 2_000, "captions": 1, "seed": 500_000}  # pictures no run trains on
-BUILT_IN_HEADS = ("colour", "shape", "centre")
-BUILT_IN_EPOCHS = 6
 
 
 def heads_of(data: Prepared, names: tuple[str, ...] | None = None) -> dict[str, tuple[str, ...]]:
@@ -67,7 +61,7 @@ def train_classifier(
     smoothing: float = 0.0,
     size: int | None = None,
 ) -> DomainClassifier:
-    """Train on the training split, measure on the validation split, write one file."""
+    """Train on the training split, measure on the held-out split, write one file."""
     size = size or clamped(round(resolution * LOAD_RATIO), source)
     if out.is_dir():
         raise DataError(f"--out {out} is a folder; name a file, as in {out / 'classifier.safetensors'}.")
@@ -95,8 +89,9 @@ def train_classifier(
             smoothing=smoothing,
             progress=progress,
         )
-    if "validation" in source.splits():
-        held_out = prepare(source, "validation", size, display)
+    split = source.held_out()
+    if split is not None:
+        held_out = prepare(source, split, size, display)
         model.accuracy = {
             k: round(v, 4) for k, v in accuracy(model, labelled(held_out, wanted, numbers), device or "cpu").items()
         }
@@ -105,18 +100,11 @@ def train_classifier(
     return model
 
 
-def built_in_classifier(resolution: int, display: Bar) -> Path:
-    """The classifier of the drawn flowers at a resolution, from the cache or made now (minutes on a CPU)."""
-    settings: dict[str, Any] = {"resolution": resolution, "network": "plain", "epochs": BUILT_IN_EPOCHS, "width": 32}
-    key = key_of("classifier", VERSION, BUILT_IN, BUILT_IN_HEADS, settings, tuple(ATTRIBUTES.items()))
-    path = cache_folder("classifiers") / f"synthetic-flowers-{key}.safetensors"
+def cached_classifier(data: ClassifierData, resolution: int, display: Bar) -> Path:
+    """The classifier of a source's own `classifier_data` at a resolution, from the cache or made now (minutes on a CPU)."""
+    settings: dict[str, Any] = {"resolution": resolution, "network": "plain", "epochs": data.epochs, "width": 32}
+    name = f"{type(data.source).__name__}-{key_of('classifier', data.key, data.heads, settings)}.safetensors"
+    path = cache_folder("classifiers") / name
     if not path.exists():
-        train_classifier(
-            SyntheticFlowers(**BUILT_IN),
-            path,
-            display,
-            described="synthetic-flowers, 12,000 pictures of other seeds",
-            heads=BUILT_IN_HEADS,
-            **settings,
-        )
+        train_classifier(data.source, path, display, described=data.description, heads=data.heads, **settings)
     return path

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,15 +19,37 @@ from stackflower.config.schema import Part
 from stackflower.data.prepared import Prepared, prepare
 from stackflower.data.sampling import Batches
 from stackflower.errors import ConfigError, DataError
+from stackflower.options import suggest
 from stackflower.runs.checkpoint import read_state
 from stackflower.runs.folder import RunFolder
 from stackflower.text.learned import ABOUT as LEARNED
-from stackflower.text.learned import LearnedEncoder, TextSide
+from stackflower.text.learned import LearnedEncoder, TextRanking
 from stackflower.training.accelerator import process_state
 from stackflower.utils.progress import Bar
 
 ABOUT = "text.json"
 RESOLUTION = 64
+
+
+def encoder_part(value: str | None) -> dict[str, Any] | None:
+    """`--text`: a registered encoder by name, the folder of a trained one, or a Hugging Face model by id or folder."""
+    if value is None:
+        return None
+    known = set(registry.names("text")) - {"huggingface"}
+    folder = Path(value).expanduser()
+    if folder.is_dir() or (folder.name == "text" and folder.parent.is_dir()):
+        trained = trained_part(folder)
+        if trained is not None:
+            return trained
+    if value in known and not folder.is_dir():
+        return {"name": value}
+    if "/" not in value and not folder.is_dir() and difflib.get_close_matches(value, known):
+        raise ConfigError(
+            f"There is no text encoder {value!r}.{suggest(value, known)} Or name a Hugging Face model: its id, as "
+            "in sentence-transformers/all-MiniLM-L6-v2, or a local folder."
+        )
+    value = str(folder.absolute()) if folder.is_dir() else value
+    return {"name": "huggingface", "model": value}
 
 
 def trained_part(folder: Path) -> dict[str, Any] | None:
@@ -37,8 +60,8 @@ def trained_part(folder: Path) -> dict[str, Any] | None:
         about, weights = folder / ABOUT, folder
     elif (run.text_folder / LEARNED).is_file():
         about, weights = run.config_file, run.text_folder
-        whole = run.whole_checkpoints()
-        if whole and read_state(whole[-1])["images"] == 0:
+        whole = run.complete_checkpoints()
+        if whole and read_state(whole[-1]).images == 0:
             raise ConfigError(
                 f"--text {folder}: this run has not begun to train; `stackflower train --resume {run}` does."
             )
@@ -80,7 +103,7 @@ def _encoder(name: str, options: dict[str, Any]) -> LearnedEncoder:
 
 
 @torch.no_grad()
-def found_first(side: TextSide, tokens: Tensor, images: Tensor, of: int) -> float:
+def found_first(side: TextRanking, tokens: Tensor, images: Tensor, of: int) -> float:
     """Share of captions for which, among `of` pictures of the split, the nearest by cosine is their own or one that has
     the same caption."""
     side.eval()
@@ -107,8 +130,8 @@ def train_text(
     batch_size: int,
     lr: float,
     seed: int,
-) -> dict[str, Any]:
-    """Train an encoder and write its folder; what is known of it. ConfigError or DataError for what can't be."""
+) -> tuple[dict[str, Any], str]:
+    """Train an encoder and write its folder; what is known of it, and that as a sentence. ConfigError or DataError for what can't be."""
     out = out.expanduser()
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise DataError(f"{out} is there and not empty; choose a new folder with --out.")
@@ -118,16 +141,16 @@ def train_text(
             "--set text.weights names an encoder to use as it is, and this command trains a new one; leave it out."
         )
     encoder = _encoder(text, options["text"])
-    source = Part.from_plain({**data, **options["data"]}).create("data")
+    source = Part.from_dict({**data, **options["data"]}).create("data")
     size = clamped(round(RESOLUTION * LOAD_RATIO), source)
     train = prepare(source, "train", size, display)
     device = process_state().device
     torch.manual_seed(seed)
     encoder.fit(train.flat_captions())
-    side = TextSide(encoder, RESOLUTION).to(device)
+    side = TextRanking(encoder, RESOLUTION).to(device)
     _fit(side, encoder, train, display, device, epochs=epochs, batch_size=batch_size, lr=lr, seed=seed)
-    held_out = "validation" in source.splits()
-    judged = prepare(source, "validation" if held_out else "train", size, display)
+    held_out = source.held_out()
+    judged = prepare(source, held_out or "train", size, display)
     first = [captions[0] for captions in judged.captions]
     of = min(32, len(first))
     share = found_first(side, encoder.tokenise(first).to(device), judged.centre(RESOLUTION).to(device), of)
@@ -138,21 +161,23 @@ def train_text(
         "data": source.title(),
         "found_first": share,
         "of": of,
-        "split": "validation" if held_out else "train (there is no other)",
+        "split": held_out or "train (there is no other)",
     }
     try:
         encoder.save(out)
         (out / ABOUT).write_text(json.dumps(found, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     except (OSError, SafetensorError) as error:
         raise DataError(f"{out} can't be written: {error}. Choose another --out.") from error
-    told = f"{out}: of {of} pictures, {share:.1%} of captions find their own first ({found['split']}; chance is {1 / of:.1%})"
+    summary = (
+        f"{out}: top-1 retrieval accuracy {share:.1%} among {of} images ({found['split']}; chance is {1 / of:.1%})"
+    )
     if of < 2:
-        told = f"{out}: one picture in {found['split']} says nothing of how well captions find theirs"
-    return {"out": str(out), **found, "told": f"{told}\nUse it: stackflower train --stage 1 --text {out}"}
+        summary = f"{out}: one image in {found['split']} says nothing about retrieval"
+    return {"out": str(out), **found}, f"{summary}\nUse it: stackflower train --stage 1 --text {out}"
 
 
 def _fit(
-    side: TextSide,
+    side: TextRanking,
     encoder: LearnedEncoder,
     data: Prepared,
     display: Bar,
@@ -180,7 +205,7 @@ def _fit(
     with display(f"training the text encoder ({epochs} epochs)", steps) as progress:
         for step in range(steps):
             batch = batches(step * batch_size, batch_size)
-            terms = side(batch.images, tokens[batch.caption], tokens[batch.wrong_caption], batch.label)
+            terms = side(batch.images, tokens[batch.caption], tokens[batch.negative_caption], batch.label)
             optimizer.zero_grad(set_to_none=True)
             torch.stack(list(terms.values())).sum().backward()
             torch.nn.utils.clip_grad_norm_(side.parameters(), 10.0)

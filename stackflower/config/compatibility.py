@@ -1,105 +1,118 @@
-"""What goes together in a run and what does not: a sentence for each impossible mix, naming both sides."""
+"""Which settings and parts go together: a sentence for each combination that can't work, naming both sides.
+
+What a part needs or offers is an attribute of its class, so that a third party's counts too.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
+from typing import Any
 
 from stackflower import registry
+from stackflower.config.schema import LENGTHS, RunConfig, Train
 from stackflower.errors import ComponentError
 
-if TYPE_CHECKING:
-    from stackflower.config.schema import RunConfig
 
-BOUNDS = frozenset({"gradient", "matching-aware", "r1"})  # penalties that keep a discriminator's slope in bounds
-
-
-def lengths(config: RunConfig) -> list[str]:
-    """Training's length and the parts of a batch, which several settings decide together."""
+def length_problems(train: Train) -> list[str]:
+    """The length of the training and the parts of a batch, which several settings decide together."""
     problems = []
-    train = config.train
-    if (train.images is None) == (train.epochs is None):
-        given = "neither" if train.images is None else "both"
-        problems.append(f"Training's length: give either train.images or train.epochs; {given} is given.")
-    parts = train.gradient_accumulation * train.noises_per_caption
+    given = [name for name in LENGTHS if getattr(train, name) is not None]
+    if len(given) != 1:
+        what = " and ".join(f"train.{name}" for name in given) or "none"
+        problems.append(
+            f"The length of the training: give one of {', '.join(f'train.{name}' for name in LENGTHS)}; given: {what}."
+        )
+    parts = train.gradient_accumulation * train.latents_per_caption
     if train.batch_size % parts:
         problems.append(
-            f"train.batch_size = {train.batch_size} must divide by gradient_accumulation × noises_per_caption = {parts}."
+            f"train.batch_size = {train.batch_size} must divide by gradient_accumulation × latents_per_caption = {parts}."
         )
     return problems
 
 
-def _stages(config: RunConfig) -> list[str]:
-    """Stage, generator and what lies below must agree."""
-    generator, below = registry.get("generator", config.generator.name), config.below
-    refines = generator.refines  # type: ignore[attr-defined]
-    known = {name: registry.get("generator", name) for name in registry.names("generator")}
-    fitting = ", ".join(name for name, cls in known.items() if cls.refines == (config.stage > 1))  # type: ignore[attr-defined]
-    problems = []
-    if config.stage > 1 and below is None:
-        problems.append(
-            f"--stage {config.stage} draws over a trained run of stage {config.stage - 1}: add --below RUN."
-        )
-    elif below is not None and config.stage != below.stage + 1:
-        problems.append(
-            f"--below {below.run} is of stage {below.stage}, so what is trained over it is --stage {below.stage + 1}."
-        )
-    if refines != (config.stage > 1):
-        what = "draws over a stage below and so needs --stage 2 --below RUN" if refines else "draws from noise alone"
-        problems.append(
-            f"generator {config.generator.name!r} {what}; with --stage {config.stage} use one of: {fitting}."
-        )
-    return problems
-
-
-def mixes(config: RunConfig) -> list[str]:
-    """Parts that don't go together, a sentence each that names both."""
+def incompatible(config: RunConfig) -> list[str]:
+    """Parts that don't go together. Parts that are unknown are reported elsewhere."""
     try:
-        discriminator = registry.get("discriminator", config.discriminator.name)
-        objective = registry.get("objective", config.objective.name)
-        problems = _stages(config)
+        discriminator: Any = registry.get("discriminator", config.discriminator.name)
+        objective: Any = registry.get("objective", config.objective.name)
+        registry.get("generator", config.generator.name)
     except ComponentError:
         return []
-    penalties = {part.name for part in config.penalties}
-    if "mode-seeking" in penalties and config.train.noises_per_caption != 2:
-        problems.append(
-            "penalty 'mode-seeking' compares two pictures of one caption: add --set train.noises_per_caption=2 "
-            f"(it is {config.train.noises_per_caption})."
-        )
+    return [
+        *_stages(config),
+        *_penalties(config, discriminator),
+        *_gradient_penalty(config, objective),
+        *_score_type(config, discriminator, objective),
+        *_plateau(config, objective),
+    ]
+
+
+def _stages(config: RunConfig) -> Iterator[str]:
+    """Stage, generator and previous stage must agree."""
+    generators: dict[str, Any] = {name: registry.get("generator", name) for name in registry.names("generator")}
+    refines, below = generators[config.generator.name].refines, config.below
+    if config.stage > 1 and below is None:
+        yield f"--stage {config.stage} refines a trained run of stage {config.stage - 1}: add --below RUN."
+    elif below is not None and config.stage != below.stage + 1:
+        yield f"--below {below.run} is of stage {below.stage}, so the stage over it is --stage {below.stage + 1}."
+    if refines != (config.stage > 1):
+        fitting = ", ".join(name for name, cls in generators.items() if cls.refines == (config.stage > 1))
+        what = "refines a previous stage and so needs --stage 2 --below RUN" if refines else "starts from noise alone"
+        yield f"generator {config.generator.name!r} {what}; with --stage {config.stage} use one of: {fitting}."
+
+
+def _penalties(config: RunConfig, discriminator: Any) -> Iterator[str]:
+    """What each penalty needs of the batch and of the discriminator."""
     options = config.discriminator.options
-    shared = [
+    of_the_batch = [
         f"{key}={value}"
         for key, value in (("norm", "batch"), ("minibatch_deviation", True))
         if options.get(key) == value
     ]
-    problems += [
-        f"penalty {name!r} measures a picture's own slope, and discriminator {config.discriminator.name!r} with "
-        f"{' and '.join(shared)} judges a picture by its neighbours: use --discriminator critic, or --set "
-        "discriminator.norm=layer and --set discriminator.minibatch_deviation=false."
-        for name in sorted(penalties & {"gradient", "matching-aware"})
-        if shared
-    ]
-    for name in sorted(penalties & set(registry.names("penalty"))):
-        wanted = registry.get("penalty", name).reads  # type: ignore[attr-defined]
-        if wanted not in (None, discriminator.reads):  # type: ignore[attr-defined]
-            problems.append(
-                f"penalty {name!r} reads {wanted} scores and discriminator {config.discriminator.name!r} gives "
-                f"{discriminator.reads} scores; leave one of them out."  # type: ignore[attr-defined]
+    for name in sorted({part.name for part in config.penalties} & set(registry.names("penalty"))):
+        penalty: Any = registry.get("penalty", name)
+        wanted = penalty.latents_per_caption
+        if wanted is not None and config.train.latents_per_caption != wanted:
+            yield (
+                f"penalty {name!r} compares {wanted} images of one caption: add --set train.latents_per_caption={wanted} "
+                f"(it is {config.train.latents_per_caption})."
             )
-    bounded = {part.name for part in config.penalties if part.options.get("weight", 1)} & BOUNDS
-    if objective.unbounded and not bounded:  # type: ignore[attr-defined]
-        problems.append(
-            f"objective {config.objective.name!r} lets the discriminator grow without bound: add a penalty on its slope, one of "
-            f"{', '.join(f'--penalty {name}' for name in sorted(BOUNDS))}."
+        if penalty.per_image and of_the_batch:
+            yield (
+                f"penalty {name!r} measures the gradient at each image, and discriminator {config.discriminator.name!r} with "
+                f"{' and '.join(of_the_batch)} scores an image by the whole batch: use --discriminator critic, or --set "
+                "discriminator.norm=layer and --set discriminator.minibatch_deviation=false."
+            )
+        if penalty.score_type not in (None, discriminator.score_type):
+            yield (
+                f"penalty {name!r} works on {penalty.score_type} scores and discriminator {config.discriminator.name!r} gives "
+                f"{discriminator.score_type} scores; leave one of them out."
+            )
+
+
+def _gradient_penalty(config: RunConfig, objective: Any) -> Iterator[str]:
+    """A loss without a lower bound needs a penalty that limits the discriminator's gradient."""
+    limiting = [name for name in registry.names("penalty") if registry.get("penalty", name).limits_gradient]  # type: ignore[attr-defined]
+    given = {part.name for part in config.penalties if part.options.get("weight", 1)}
+    if objective.needs_gradient_penalty and not given & set(limiting):
+        yield (
+            f"objective {config.objective.name!r} lets the discriminator grow without bound: add a gradient penalty, one of "
+            f"{', '.join(f'--penalty {name}' for name in limiting)}."
         )
-    if discriminator.reads != objective.reads:  # type: ignore[attr-defined]
-        problems.append(
-            f"discriminator {config.discriminator.name!r} gives {discriminator.reads} scores and "  # type: ignore[attr-defined]
-            f"objective {config.objective.name!r} wants {objective.reads} scores; "  # type: ignore[attr-defined]
-            f"with this discriminator use --objective {discriminator.default_objective}."  # type: ignore[attr-defined]
+
+
+def _score_type(config: RunConfig, discriminator: Any, objective: Any) -> Iterator[str]:
+    if discriminator.score_type != objective.score_type:
+        yield (
+            f"discriminator {config.discriminator.name!r} gives {discriminator.score_type} scores and objective "
+            f"{config.objective.name!r} takes {objective.score_type} scores; with this discriminator use "
+            f"--objective {discriminator.default_objective}."
         )
-    if any(settings.plateau for settings in config.optimizer.values()) and not objective.converges:  # type: ignore[attr-defined]
-        problems.append(
+
+
+def _plateau(config: RunConfig, objective: Any) -> Iterator[str]:
+    if any(settings.plateau for settings in config.optimizer.values()) and not objective.converges:
+        yield (
             f"optimizer.*.plateau follows a convergence measure, and objective {config.objective.name!r} has none; use "
             "--objective began, or the schedules halve_every and decay_from."
         )
-    return problems

@@ -1,15 +1,15 @@
-"""Recipe, flags and ``--set`` texts as one tree."""
+"""Recipe, flags and ``--set`` as one tree of plain values. Precedence: recipe < flags < ``--set``."""
 
 from __future__ import annotations
 
 import copy
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from stackflower import registry
-from stackflower.config.resolve import PARTS
-from stackflower.errors import ConfigError
+from stackflower.config.schema import LENGTHS, PARTS
+from stackflower.errors import ComponentError, ConfigError
 
 DEFAULTS: dict[str, Any] = {
     "stage": 1,
@@ -21,6 +21,7 @@ DEFAULTS: dict[str, Any] = {
     "generator": {"name": "stage1"},
     "discriminator": {"name": "matching"},
 }
+Tree = dict[str, Any]
 
 
 def parse_value(text: str) -> Any:
@@ -31,22 +32,150 @@ def parse_value(text: str) -> Any:
         return text
 
 
-def _put(tree: dict[str, Any], path: Sequence[str], value: Any) -> None:
+def merge(
+    recipe: Mapping[str, Any],
+    flags: Mapping[str, Any],
+    settings: Sequence[str],
+    report: Callable[[str], None] = lambda sentence: None,
+) -> Tree:
+    """The tree that `resolve` checks.
+
+    Args:
+        recipe: as `load_recipe` gives it.
+        flags: dotted keys; the name of a kind names the part ("generator": "dcgan").
+        settings: ``part.option=value`` texts.
+        report: called with a sentence for everything that changes because something else was changed (`follow`).
+    """
+    tree = with_defaults(recipe)
+    before = copy.deepcopy(tree)
+    given = apply_flags(tree, flags) | apply_settings(tree, settings)
+    follow(tree, before, given, report)
+    return tree
+
+
+def with_defaults(recipe: Mapping[str, Any]) -> Tree:
+    """A recipe over the defaults; a part's table without a name is of the default part."""
+    tree = copy.deepcopy(DEFAULTS)
+    for key, value in recipe.items():
+        tree[key] = copy.deepcopy(dict(value) if isinstance(value, Mapping) else value)
+        if key in PARTS and isinstance(value, Mapping) and "name" not in value:
+            tree[key]["name"] = DEFAULTS.get(key, {}).get("name", "")
+    return tree
+
+
+def apply_flags(tree: Tree, flags: Mapping[str, Any]) -> set[str]:
+    """Put the flags into the tree; their keys."""
+    for key, value in flags.items():
+        if key in PARTS:
+            name, options = (value["name"], value) if isinstance(value, dict) else (value, {})
+            _name_part(tree, key, name)
+            tree[key] |= options
+        elif key == "penalties":
+            tree["penalties"] = _add_penalties(tree.get("penalties", {}), value)
+        else:
+            _put(tree, key.split("."), value)
+    return set(flags)
+
+
+def apply_settings(tree: Tree, settings: Sequence[str]) -> set[str]:
+    """Put ``part.option=value`` texts into the tree; their keys."""
+    keys = set()
+    for text in settings:
+        key, equals, value = text.partition("=")
+        if not equals:
+            raise ConfigError(f"--set {text}: it should be part.option=value, as in --set generator.channels=96.")
+        _put(tree, key.strip().split("."), parse_value(value.strip()))
+        keys.add(key.strip())
+    return keys
+
+
+def follow(tree: Tree, before: Mapping[str, Any], given: set[str], report: Callable[[str], None]) -> None:
+    """What changes with something that was changed: the length, the crop, the objective and its penalty."""
+    _follow_length(tree, given)
+    _follow_resolution(tree, before, given, report)
+    _follow_discriminator(tree, before, given, report)
+
+
+def _follow_length(tree: Tree, given: set[str]) -> None:
+    """A length that is given replaces the recipe's, whatever unit that has."""
+    train = tree.get("train")
+    chosen = [name for name in LENGTHS if f"train.{name}" in given]
+    if isinstance(train, dict) and chosen:
+        for name in LENGTHS:
+            if name not in chosen:
+                train.pop(name, None)
+
+
+def _follow_resolution(tree: Tree, before: Mapping[str, Any], given: set[str], report: Callable[[str], None]) -> None:
+    """A recipe's margin for cropping is for its own resolution."""
+    train = tree.get("train")
+    changed = _resolution(before) != _resolution(tree)
+    if isinstance(train, dict) and train.get("load_size") and changed and "train.load_size" not in given:
+        report(f"train.load_size {train['load_size']} was for another resolution: the usual margin is used.")
+        train["load_size"] = None
+
+
+def _follow_discriminator(
+    tree: Tree, before: Mapping[str, Any], given: set[str], report: Callable[[str], None]
+) -> None:
+    """A discriminator that replaces the recipe's comes with its default objective, and that with the penalty it needs."""
+    name, replaced = _part_name(tree), _part_name(tree) != _part_name(before)
+    if "objective" in tree and not (replaced and not {"objective", "objective.name"} & given):
+        return
+    try:
+        default = registry.get("discriminator", str(name)).default_objective  # type: ignore[attr-defined]
+        unbounded = registry.get("objective", default).needs_gradient_penalty  # type: ignore[attr-defined]
+    except ComponentError:  # an unknown discriminator, which `resolve` reports
+        default, unbounded = "bce", False
+    if replaced or default != "bce":
+        report(f"Objective {default} comes with discriminator {name}; --objective chooses another.")
+    options = tree.get("objective", {}) if isinstance(tree.get("objective"), Mapping) else {}
+    tree["objective"] = {"name": default, **{key: options[key] for key in options if f"objective.{key}" in given}}
+    penalties = tree.get("penalties", {})
+    if (
+        not unbounded or not isinstance(penalties, Mapping) or tree.get("penalties") == {}
+    ):  # as --penalty none leaves it
+        return
+    if not any(limits_gradient(penalty) for penalty in penalties):
+        report(f"Penalty gradient comes with objective {default}, which needs one.")
+        tree["penalties"] = {**penalties, "gradient": {}}
+
+
+def limits_gradient(penalty: str) -> bool:
+    """Whether a penalty, by its name, bounds the gradient of the discriminator."""
+    try:
+        return bool(registry.get("penalty", penalty).limits_gradient)  # type: ignore[attr-defined]
+    except ComponentError:
+        return False
+
+
+def _part_name(tree: Mapping[str, Any]) -> Any:
+    part = tree.get("discriminator")
+    return part.get("name") if isinstance(part, Mapping) else None
+
+
+def _resolution(tree: Mapping[str, Any]) -> Any:
+    """Pixels of the tree's generator, by its option or its default."""
+    part = tree.get("generator")
+    return registry.value("generator", part, "resolution") if isinstance(part, Mapping) else None
+
+
+def _put(tree: Tree, path: Sequence[str], value: Any) -> None:
     for key in path[:-1]:
         tree = tree.setdefault(key, {})
         if not isinstance(tree, dict):
-            raise ConfigError(f"--set {'.'.join(path)}: {key!r} is a value, not a section.")
+            raise ConfigError(f"--set {'.'.join(path)}: {key!r} is a value, not a table.")
     tree[path[-1]] = value
 
 
-def _swap(tree: dict[str, Any], kind: str, name: str) -> None:
+def _name_part(tree: Tree, kind: str, name: str) -> None:
     """Name a part; the options of a part of another name do not carry over."""
     section = tree.get(kind)
     if not isinstance(section, dict) or section.get("name") != name:
         tree[kind] = {"name": name}
 
 
-def _penalise(recipe: Any, flags: Mapping[str, Any]) -> Any:
+def _add_penalties(recipe: Any, flags: Mapping[str, Any]) -> Any:
     """The recipe's penalties with the flags' added; a flag for one that is there changes its weight. "none" drops all."""
     if not isinstance(recipe, Mapping):
         return recipe  # refused later, with the rest
@@ -56,45 +185,3 @@ def _penalise(recipe: Any, flags: Mapping[str, Any]) -> Any:
             before = kept.get(name, {})
             kept[name] = {**(before if isinstance(before, Mapping) else {"weight": before}), **options}
     return kept
-
-
-def _resolution(tree: Mapping[str, Any]) -> Any:
-    """Pixels that the tree's generator draws, by its option or its default."""
-    part = tree.get("generator")
-    return registry.value("generator", part, "resolution") if isinstance(part, Mapping) else None
-
-
-def merge(recipe: Mapping[str, Any], flags: Mapping[str, Any], settings: Sequence[str]) -> dict[str, Any]:
-    """Recipe, then flags (dotted keys; a part's own name names the part), then ``--set`` texts, as one tree.
-
-    Where they change the resolution, the recipe's margin for cropping does not carry over.
-    """
-    tree = copy.deepcopy(DEFAULTS)
-    for key, value in recipe.items():
-        tree[key] = copy.deepcopy(dict(value) if isinstance(value, Mapping) else value)
-        if key in PARTS and isinstance(value, Mapping) and "name" not in value:
-            tree[key]["name"] = DEFAULTS.get(key, {}).get("name", "")
-    intended = _resolution(tree)
-    before = tree.get("discriminator")
-    named = before.get("name") if isinstance(before, Mapping) else None
-    if flags.get("discriminator", named) != named and "objective" not in flags:
-        tree.pop("objective", None)  # a swapped discriminator brings its own
-    for key, value in flags.items():
-        if key in PARTS:
-            _swap(tree, key, value["name"] if isinstance(value, dict) else value)
-            if isinstance(value, dict):
-                tree[key] |= value
-        elif key == "penalties":
-            tree["penalties"] = _penalise(tree.get("penalties", {}), value)
-        else:
-            _put(tree, key.split("."), value)
-    for text in settings:
-        key, equals, value = text.partition("=")
-        if not equals:
-            raise ConfigError(f"--set {text}: wanted part.option=value, as in --set generator.channels=96.")
-        _put(tree, key.strip().split("."), parse_value(value.strip()))
-    train, drawn = tree.get("train"), _resolution(tree)
-    given = "train.load_size" in flags or any(text.startswith("train.load_size=") for text in settings)
-    if isinstance(train, dict) and intended != drawn and not given:
-        train["load_size"] = None
-    return tree

@@ -1,6 +1,6 @@
-"""What a run is: frozen dataclasses, read from a recipe and flags, checked whole, written to ``config.json``.
+"""What a run is: frozen dataclasses, read from a recipe and flags, checked as a whole, written to ``config.json``.
 
-Precedence: recipe < flags < ``--set``. A part is ``{"name": …, options}``; its options are those of its constructor.
+A part is ``{"name": …, options}``; its options are the parameters of its constructor.
 """
 
 from __future__ import annotations
@@ -26,38 +26,42 @@ class Part:
         """Build it; `context` is what the builder supplies for this kind."""
         return registry.create(kind, self.name, **context, **self.options)
 
-    def plain(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         return {"name": self.name, **self.options}
 
     @classmethod
-    def from_plain(cls, values: Mapping[str, Any]) -> Part:
-        """What `plain` gave."""
+    def from_dict(cls, values: Mapping[str, Any]) -> Part:
+        """The inverse of `to_dict`."""
         return cls(values["name"], {key: value for key, value in values.items() if key != "name"})
 
 
 @dataclass(frozen=True)
 class Train:
-    """How long, how fast and in what steps training goes. All durations are counted in images seen."""
+    """Length, speed and steps of the training. All durations are counted in images seen."""
 
-    images: Count | None = None  # how many images to train on
+    images: Count | None = None  # number of images to train on
     epochs: Positive | None = None  # the same, in passes over the training split
+    time_limit: Positive | None = None  # the same, in seconds: as many images as fit
     batch_size: Count = 64  # images a step, over all processes and accumulation steps
-    gradient_accumulation: Count = 1  # parts that a batch is worked through in
-    captions_averaged: Count = 1  # captions of a picture whose embeddings are averaged
-    flip: bool = True  # mirror half of the pictures left to right
+    gradient_accumulation: Count = 1  # parts in which a batch is processed
+    captions_averaged: Count = 1  # captions of an image whose embeddings are averaged
+    flip: bool = True  # mirror half of the images left to right
     flip_vertical: bool = False  # and half of them upside down
-    load_size: Count | None = None  # pixels that the crop is taken from (19/16 of the resolution)
-    ema_half_life: Weight = 10_000.0  # images after which a weight has half faded from the average; 0 turns it off
+    load_size: Count | None = None  # pixels from which crops are taken (19/16 of the resolution)
+    ema_half_life: Weight = 10_000.0  # half-life of the average of the weights, in images; 0 turns it off
     critic_steps: Count = 1  # discriminator steps for each generator step
-    noises_per_caption: Count = 1  # how often each caption stands in a drawn batch
-    wrong_candidates: Count = 1  # captions of other classes drawn for a picture, of which the likest is its wrong one
-    interpolated: Share = 0.0  # share of a drawn batch that is asked for halfway between two captions (GAN-INT)
+    latents_per_caption: Count = 1  # latents for which each caption of a batch is generated
+    hard_negatives: Count = 1  # negative captions drawn for an image, of which the most similar to its own is used
+    interpolated: Share = 0.0  # share of a generated batch whose text is halfway between two captions (GAN-INT)
     sync_batch_norm: bool = True  # batch statistics over all processes
+
+
+LENGTHS = ("images", "epochs", "time_limit")  # one of them sets the length of the training
 
 
 @dataclass(frozen=True)
 class Optimizer:
-    """One side's optimizer and its learning-rate schedule."""
+    """One optimizer and its learning-rate schedule."""
 
     name: Literal["adam", "rmsprop", "sgd"] = "adam"
     lr: Positive = 2e-4  # learning rate
@@ -68,48 +72,48 @@ class Optimizer:
     plateau: Weight = (
         0.0  # epochs without a lower convergence measure after which the learning rate is halved; 0: never
     )
-    clip_norm: Weight = 0.0  # gradients longer than this are shortened to it; 0: never
+    clip_norm: Weight = 0.0  # maximum norm of the gradients; 0: not clipped
 
 
 @dataclass(frozen=True)
-class Lower:
-    """The stage that a stage draws over, as its run had it: what is needed to rebuild the networks."""
+class PreviousStage:
+    """The stage that a later one refines, as its run had it: what is needed to rebuild the networks."""
 
-    run: str  # the folder it was read from, for the record: its weights become part of the run above
+    run: str  # the folder it was read from, for the record: its weights become part of the later run
     stage: int
     conditioning: Part
     generator: Part
     load_ratio: (
-        float  # prepared over drawn pixels: the stage above must crop as much, or its flowers are of another size
+        float  # prepared over generated pixels: the later stage must crop as much, or its objects differ in size
     )
-    below: Lower | None = None
+    below: PreviousStage | None = None
 
-    def plain(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         return {
             "run": self.run,
             "load_ratio": self.load_ratio,
             "stage": self.stage,
-            "conditioning": self.conditioning.plain(),
-            "generator": self.generator.plain(),
-            "below": None if self.below is None else self.below.plain(),
+            "conditioning": self.conditioning.to_dict(),
+            "generator": self.generator.to_dict(),
+            "below": None if self.below is None else self.below.to_dict(),
         }
 
     @classmethod
-    def from_plain(cls, values: Mapping[str, Any]) -> Lower:
-        """What `plain` gave."""
+    def from_dict(cls, values: Mapping[str, Any]) -> PreviousStage:
+        """The inverse of `to_dict`."""
         return cls(
             str(values["run"]),
             int(values["stage"]),
-            Part.from_plain(values["conditioning"]),
-            Part.from_plain(values["generator"]),
+            Part.from_dict(values["conditioning"]),
+            Part.from_dict(values["generator"]),
             float(values["load_ratio"]),
-            None if values.get("below") is None else cls.from_plain(values["below"]),
+            None if values.get("below") is None else cls.from_dict(values["below"]),
         )
 
 
 @dataclass(frozen=True)
 class Output:
-    """What is written while training."""
+    """What is written during training."""
 
     log_every: Count = 50  # steps between lines of metrics.jsonl
     sample_every: Weight = 0.0  # images between sample grids; 0: a tenth of the training
@@ -136,23 +140,28 @@ class RunConfig:
     train: Train
     optimizer: Mapping[str, Optimizer]
     output: Output
-    below: Lower | None = None
+    below: PreviousStage | None = None
 
-    def plain(self) -> dict[str, Any]:
-        """As JSON and TOML hold it; `from_plain` reads it back."""
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON and TOML hold it; `resolve` reads it back."""
         values: dict[str, Any] = {}
         for spec in dataclasses.fields(self):
             value = getattr(self, spec.name)
-            if isinstance(value, (Part, Lower)):
-                value = value.plain()
+            if isinstance(value, (Part, PreviousStage)):
+                value = value.to_dict()
             elif spec.name == "penalties":
                 value = {part.name: dict(part.options) for part in value}
             elif spec.name == "optimizer":
-                value = {side: dataclasses.asdict(settings) for side, settings in value.items()}
+                value = {name: dataclasses.asdict(settings) for name, settings in value.items()}
             elif dataclasses.is_dataclass(value) and not isinstance(value, type):
                 value = dataclasses.asdict(value)
             values[spec.name] = value
         return values
 
     def json(self) -> str:
-        return json.dumps(self.plain(), indent=2, ensure_ascii=False) + "\n"
+        return json.dumps(self.to_dict(), indent=2, ensure_ascii=False) + "\n"
+
+
+PARTS = ("data", "text", "conditioning", "generator", "discriminator", "objective")
+SECTIONS: dict[str, type] = {"train": Train, "output": Output}
+OPTIMIZERS = ("generator", "discriminator", "text")

@@ -1,4 +1,4 @@
-"""Pictures from files to arrays and back."""
+"""Images from files to arrays and back."""
 
 from __future__ import annotations
 
@@ -17,44 +17,43 @@ from stackflower.errors import DataError
 from stackflower.utils.atomic import replacing
 
 EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm"})
-LARGEST = 200_000_000  # pixels; more is taken for a decompression bomb
+LARGEST = 200_000_000  # pixels; more is treated as a decompression bomb
 
 
-def to_rgb(picture: Image.Image) -> Image.Image:
-    """Any mode to 8-bit RGB: 16-bit is scaled down, transparency laid over white, CMYK and palettes converted."""
-    if picture.mode.startswith(("I", "F")):
-        values = np.asarray(picture)
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Any mode to 8-bit RGB: 16-bit is scaled down, transparency composited over white, CMYK and palettes converted."""
+    if image.mode.startswith(("I", "F")):
+        values = np.asarray(image)
         if values.dtype == np.int32 or values.dtype == np.float32:
             values = (
                 values.clip(0, 65535).astype(np.uint16) if values.max() > 255 else values.clip(0, 255).astype(np.uint8)
             )
         return Image.fromarray(img_as_ubyte(values)).convert("RGB")
-    if "A" in picture.getbands() or "transparency" in picture.info:
-        picture = picture.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture).convert("RGB")
-    return picture.convert("RGB")
+    if "A" in image.getbands() or "transparency" in image.info:
+        image = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
+    return image.convert("RGB")
 
 
 def load_square(path: Path, size: int, trim: bool = False, content: bytes | None = None) -> np.ndarray:
-    """The centre square of a picture file, resampled (Lanczos, antialiased) to uint8 (size, size, 3).
+    """The central square of an image file, resampled (Lanczos, antialiased) to uint8 (size, size, 3).
 
-    With `trim`, a border of one colour is cut off first (`without_border`). `content` is the file's bytes, where they lie
-    inside another file and `path` only names them.
+    With `trim`, a border of one colour is cut off first (`without_border`). `content` is the file's bytes, where they are part
+    of another file and `path` only names them.
 
-    DataError, a sentence with the file's name, for what is not a picture, is cut off, or is absurdly large.
+    DataError, with the file's name, for a file that is not an image, is truncated, or has more than `LARGEST` pixels.
     """
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            with Image.open(path if content is None else io.BytesIO(content)) as picture:
-                if picture.width * picture.height > LARGEST:
+            with Image.open(path if content is None else io.BytesIO(content)) as image:
+                if image.width * image.height > LARGEST:
                     raise DataError(
-                        f"{path}: {picture.width:,}×{picture.height:,} pixels are more than {LARGEST:,}; make it smaller."
+                        f"{path}: {image.width:,}×{image.height:,} pixels are more than {LARGEST:,}; make it smaller."
                     )
-                picture.draft(
-                    "RGB", (size * 2, size * 2)
-                )  # JPEG: decode at a fraction of the size where that is enough
-                upright = ImageOps.exif_transpose(picture)
+                # JPEG: decode at a fraction of the size where that is enough
+                image.draft("RGB", (size * 2, size * 2))
+                upright = ImageOps.exif_transpose(image)
                 upright = without_border(upright) if trim else upright
                 square = ImageOps.fit(to_rgb(upright), (size, size), Image.Resampling.LANCZOS)
         return np.asarray(square)
@@ -62,23 +61,23 @@ def load_square(path: Path, size: int, trim: bool = False, content: bytes | None
         raise
     except Image.DecompressionBombError as error:
         raise DataError(f"{path}: {error}; make it smaller.") from error
-    except Exception as error:  # decoders raise anything for a damaged file: EOFError, struct.error, KeyError …
+    except Exception as error:  # decoders raise any exception for a damaged file: EOFError, struct.error, KeyError …
         empty = not content if content is not None else path.exists() and not path.stat().st_size
         reason = "it is empty" if empty else str(error).replace(str(path), "it")
-        raise DataError(f"{path} can't be read as a picture: {reason}.") from error
+        raise DataError(f"{path} can't be read as an image: {reason}.") from error
 
 
 def sharpened(image: np.ndarray, factor: float) -> np.ndarray:
-    """uint8 (H, W, 3) with its edges `factor` times as strong, as Pillow's sharpness filter has it; 1 changes nothing."""
+    """uint8 (H, W, 3) through Pillow's sharpness filter: 1 leaves the image unchanged, more sharpens it, less blurs it."""
     return np.asarray(ImageEnhance.Sharpness(Image.fromarray(image)).enhance(factor))
 
 
-def without_border(picture: Image.Image, tolerance: int = 12) -> Image.Image:
-    """A picture without the rows and columns at its edges that are all of one colour, give or take `tolerance` levels of 255.
+def without_border(image: Image.Image, tolerance: int = 12) -> Image.Image:
+    """An image without the rows and columns at its edges that are all of one colour, within `tolerance` of 255 levels.
 
-    The colour is that of the corner from which they start; a picture of one colour stays as it is.
+    The colour is that of the adjacent corner; an image of one colour is returned unchanged.
     """
-    pixels = np.asarray(to_rgb(picture)).astype(np.int16)
+    pixels = np.asarray(to_rgb(image)).astype(np.int16)
     top, bottom, left, right = 0, pixels.shape[0], 0, pixels.shape[1]
     first, last = pixels[0, 0], pixels[-1, -1]
 
@@ -93,7 +92,7 @@ def without_border(picture: Image.Image, tolerance: int = 12) -> Image.Image:
         left += 1
     while right > left and plain(pixels[top:bottom, right - 1], last):
         right -= 1
-    return picture.crop((left, top, right, bottom)) if top < bottom and left < right else picture
+    return image.crop((left, top, right, bottom)) if top < bottom and left < right else image
 
 
 def to_uint8(images: Tensor) -> Tensor:
@@ -102,19 +101,19 @@ def to_uint8(images: Tensor) -> Tensor:
 
 
 def save_png(image: np.ndarray, path: Path) -> None:
-    """Write uint8 (H, W, 3) as PNG, aside and then renamed."""
+    """Write uint8 (H, W, 3) as PNG, atomically."""
     with replacing(path) as temporary:
         Image.fromarray(image).save(temporary, format="PNG")
 
 
 def grid(images: np.ndarray, columns: int, padding: int = 2) -> np.ndarray:
-    """Pictures uint8 (N, H, W, 3) side by side on white, `columns` a row."""
+    """Images uint8 (N, H, W, 3) as a grid on white, `columns` in a row."""
     rows = -(-len(images) // columns)
     return montage(images, grid_shape=(rows, columns), padding_width=padding, fill=(255, 255, 255), channel_axis=-1)
 
 
 def _wrapped(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int, most: int = 4) -> list[str]:
-    """A text broken into at most `most` lines of `width` pixels."""
+    """A text wrapped to at most `most` lines of `width` pixels."""
     lines = [""]
     for word in text.split():
         longer = f"{lines[-1]} {word}".strip()
@@ -126,7 +125,7 @@ def _wrapped(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, widt
 
 
 def captioned(images: np.ndarray, captions: Sequence[str], scale: int = 2) -> np.ndarray:
-    """A row of pictures for each caption, the caption above it; uint8 (N, R, R, 3), N a multiple of the captions."""
+    """A row of images for each caption, the caption above it: uint8 (N, R, R, 3), N a multiple of the captions, to uint8 (H, W, 3)."""
     columns = len(images) // len(captions)
     rows = []
     for number, caption in enumerate(captions):
@@ -138,9 +137,9 @@ def captioned(images: np.ndarray, captions: Sequence[str], scale: int = 2) -> np
         ImageDraw.Draw(sheet).multiline_text((6, 4), "\n".join(lines), fill="black", font=font, spacing=3)
         sheet.paste(row, (0, sheet.height - row.height))
         rows.append(sheet)
-    whole = Image.new("RGB", (max(row.width for row in rows), sum(row.height for row in rows)), "white")
+    page = Image.new("RGB", (max(row.width for row in rows), sum(row.height for row in rows)), "white")
     top = 0
     for sheet in rows:
-        whole.paste(sheet, (0, top))
+        page.paste(sheet, (0, top))
         top += sheet.height
-    return np.asarray(whole)
+    return np.asarray(page)

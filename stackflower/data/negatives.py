@@ -1,28 +1,24 @@
-"""Captions that an image does not match."""
+"""Negative captions: captions of other images, which an image does not match."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-TRIES = 8  # captions looked at for one that is not the picture's own
+from stackflower.data.captions import Captions
+from stackflower.data.prepared import Prepared
+from stackflower.utils.rng import below
+
+TRIES = 8  # captions drawn to find one that is not among the image's own
 
 
-def below(count: Tensor, generator: torch.Generator) -> Tensor:
-    """For each of `count` (N,), a whole number from 0 up to, not with, it."""
-    # Apple's GPUs have no float64
-    precise = torch.float32 if generator.device.type == "mps" else torch.float64
-    draw = torch.rand(len(count), generator=generator, device=generator.device, dtype=precise)
-    return (draw * count).long().minimum(count - 1)
+class NegativeSampler:
+    """Draws, for each image, another of a different class, uniformly.
 
-
-class Mismatched:
-    """Draws, for each picture, another of a different class, uniformly.
-
-    Pictures without classes are each their own. With one class only, any other picture.
+    Images without classes are a class each. With one class only, any other image.
 
     Args:
-        labels: (N,) int64 class of each picture, or None.
+        labels: (N,) int64 class of each image, or None.
         count: N, where there are no labels.
     """
 
@@ -32,13 +28,87 @@ class Mismatched:
         _, labels = labels.unique(return_inverse=True)
         sizes = torch.bincount(labels)
         starts = sizes.cumsum(0) - sizes
-        self.order = labels.argsort(stable=True).to(device)  # pictures, class by class
+        self.order = labels.argsort(stable=True).to(device)  # images, class by class
         self.start, self.size = starts[labels].to(device), sizes[labels].to(device)
-        self.labels = labels.to(device)  # (N,), what counts as the class of each picture
+        self.labels = labels.to(device)  # (N,), the class of each image
 
     def __call__(self, index: Tensor, generator: torch.Generator) -> Tensor:
-        """`index` (n,) of pictures → (n,) of pictures of other classes."""
+        """`index` (n,) of images → (n,) of images of other classes."""
         start, size = self.start[index], self.size[index]
         others = (len(self.order) - size).clamp_min(1)
         draw = below(others, generator)
         return self.order[torch.where(draw >= start, draw + size, draw) % len(self.order)]
+
+
+class NegativeCaptions:
+    """Draws captions of other images, none of them word for word one of the image's own.
+
+    Args:
+        data: the prepared split.
+        captions: its captions on the device.
+        count: captions drawn for each image; `hardest` chooses one of them.
+    """
+
+    def __init__(self, data: Prepared, captions: Captions, count: int, device: torch.device):
+        self.captions, self.count = captions, count
+        self.images = NegativeSampler(data.classes(), len(data.captions), device)
+        self.shared = SharedTexts.of(data, device)
+
+    def __call__(self, index: Tensor, generator: torch.Generator) -> Tensor:
+        """Numbers (n, `count`, averaged) of captions for images `index` (n,); -1 where there are fewer."""
+        repeated = index.repeat_interleave(self.count)
+        if self.shared is None:
+            numbers = self.captions.draw(self.images(repeated, generator), generator)
+        else:
+            drawn = self.captions.draw(self.images(repeated.repeat_interleave(TRIES), generator), generator)
+            numbers = self.shared.first_negative(repeated, drawn.unflatten(0, (len(repeated), TRIES)))
+        return numbers.unflatten(0, (len(index), self.count))
+
+    def hardest(self, candidates: Tensor, matching: Tensor) -> tuple[Tensor, Tensor]:
+        """Of candidates (n, K, A), the embeddings (n, T) most similar to the matching ones (n, T), and their captions (n,): hard
+        negatives (Faghri et al. 2018, VSE++)."""
+        embeddings = self.captions.mean_embedding(candidates)
+        hardest = torch.einsum("nkt,nt->nk", embeddings, matching).argmax(1)
+        rows = torch.arange(len(embeddings), device=embeddings.device)
+        return embeddings[rows, hardest], candidates[rows, hardest, 0]
+
+    def label(self, index: Tensor, captions: Tensor) -> Tensor:
+        """The class of each text: of its image; or, where other classes share captions, the text itself, as a text that occurs
+        twice is no negative for either image."""
+        if self.shared is None or self.captions.averaged > 1:
+            return self.images.labels[index]
+        return self.shared.text_of[captions[:, 0]]
+
+
+class SharedTexts:
+    """Captions that images of different classes share, as they may without labels.
+
+    Args:
+        text_of: (C,) the number of each caption's text.
+        own: (N, most) of each image's own texts, -1 where it has fewer.
+    """
+
+    def __init__(self, text_of: Tensor, own: Tensor):
+        self.text_of, self.own = text_of, own
+
+    @classmethod
+    def of(cls, data: Prepared, device: torch.device) -> SharedTexts | None:
+        """None where there are labels, or no caption is shared."""
+        if data.labels is not None:
+            return None
+        known: dict[str, int] = {}
+        numbers = torch.tensor([known.setdefault(text, len(known)) for text in data.flat_captions()])
+        counts = torch.tensor([len(captions) for captions in data.captions])
+        pairs = torch.stack([numbers, data.classes().repeat_interleave(counts)])
+        if pairs.unique(dim=1).shape[1] == len(known):
+            return None
+        place, offsets = torch.arange(int(counts.max())), counts.cumsum(0) - counts
+        own = numbers[(offsets[:, None] + place).clamp_max(len(numbers) - 1)].masked_fill(place >= counts[:, None], -1)
+        return cls(numbers.to(device), own.to(device))
+
+    def first_negative(self, index: Tensor, drawn: Tensor) -> Tensor:
+        """Of captions (n, TRIES, averaged) drawn for images `index` (n,), the first that is none of the image's own texts, or
+        that shares fewest with them."""
+        text = torch.where(drawn >= 0, self.text_of[drawn.clamp_min(0)], -2)
+        shared = (text[..., None] == self.own[index][:, None, None]).any(3).sum(2)
+        return drawn[torch.arange(len(index), device=index.device), shared.argmin(1)]

@@ -1,7 +1,7 @@
-"""The prepared form of a split: pictures decoded once to square uint8, memory-mapped, with their captions.
+"""The prepared form of a split: images decoded once to square uint8, memory-mapped, with their captions.
 
-It lies in a cache folder (STACKFLOWER_CACHE, by default ~/.cache/stackflower) under a key of the data's content and the
-settings, is written aside and renamed, and can be deleted at any time.
+It is kept in a cache folder (STACKFLOWER_CACHE, by default ~/.cache/stackflower) under a key of the data's content and the
+settings, is written atomically, and can be deleted at any time.
 """
 
 from __future__ import annotations
@@ -40,25 +40,25 @@ class Prepared:
         return None if self.rows.labels is None else torch.tensor(self.rows.labels)
 
     def classes(self) -> Tensor:
-        """(N,) int64: the labels; without them, pictures with just the same captions (tags, say) are of one class, as none
-        of these captions is wrong for another of them."""
+        """(N,) int64: the labels; without them, images with the same set of captions (such as tags) are of one class, as none of
+        these captions is a negative for another of them."""
         if self.labels is not None:
             return self.labels
         known: dict[frozenset[str], int] = {}
         return torch.tensor([known.setdefault(frozenset(captions), len(known)) for captions in self.captions])
 
     def flat_captions(self) -> list[str]:
-        """Every caption, picture by picture: the order of the rows of an embedding table."""
+        """Every caption, image by image: the order of the rows of an embedding table."""
         return [caption for captions in self.rows.captions for caption in captions]
 
     def centre(self, resolution: int, index: Tensor | slice = slice(None)) -> Tensor:
-        """The central `resolution` pixels, uint8 (n, 3, R, R): what scores of real pictures are computed on."""
+        """The central `resolution` pixels, uint8 (n, 3, R, R): the real images that scores are computed with."""
         edge = (self.images.shape[1] - resolution) // 2
         return self.images[index, edge : edge + resolution, edge : edge + resolution].permute(0, 3, 1, 2)
 
 
 def _publish(temporary: Path, folder: Path) -> None:
-    """Rename a finished folder into place; if another process was first, its result stays."""
+    """Rename a finished folder to its final name; if another process was first, keep its result."""
     try:
         temporary.rename(folder)
     except OSError:
@@ -71,7 +71,7 @@ def prepare(source: Source, split: str, size: int, bar: Bar) -> Prepared:
     """Open the prepared form of a split at `size` pixels, making it if it is not in the cache.
 
     Args:
-        bar: makes a progress display from a label and a length, as a context manager giving "n more are done".
+        bar: makes a progress bar from a label and a length.
     """
     if split not in source.splits():
         raise DataError(f"There is no split {split!r}; this data has: {', '.join(source.splits())}.")
@@ -85,18 +85,18 @@ def prepare(source: Source, split: str, size: int, bar: Bar) -> Prepared:
             images = np.lib.format.open_memmap(
                 temporary / "images.npy", mode="w+", dtype=np.uint8, shape=(len(rows), size, size, 3)
             )
-            with bar(f"preparing {split} ({len(rows):,} pictures at {size} px)", len(rows)) as progress:
+            with bar(f"preparing {split} ({len(rows):,} images at {size} px)", len(rows)) as progress:
                 left_out = source.fill(split, images, progress)
             if left_out:
                 rows = rows.without(left_out)
                 np.save(temporary / "images.npy", np.delete(images, left_out, axis=0))
             images.flush()
-            (temporary / "rows.json").write_text(json.dumps(rows.plain()), encoding="utf-8")
+            (temporary / "rows.json").write_text(json.dumps(rows.to_dict()), encoding="utf-8")
             _publish(temporary, folder)
         except OSError as error:
             raise not_writable(folder.parent, error) from error
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
     images = np.load(folder / "images.npy", mmap_mode="c")
-    rows = Rows.from_plain(json.loads((folder / "rows.json").read_text(encoding="utf-8")))
+    rows = Rows.from_dict(json.loads((folder / "rows.json").read_text(encoding="utf-8")))
     return Prepared(torch.from_numpy(images), rows, key)

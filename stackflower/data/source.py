@@ -4,22 +4,24 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from stackflower.utils.progress import Progress
 
+SPLITS = ("train", "validation", "test")
+
 
 @dataclass
 class Rows:
-    """One split without its pictures; every list has one entry a picture."""
+    """One split without its images; every list has one entry an image."""
 
     captions: list[list[str]]
     labels: list[int] | None = None
     class_names: dict[int, str] = field(default_factory=dict)
-    attributes: dict[str, list[str]] = field(default_factory=dict)  # attribute → its value in each picture
-    asked: list[list[list[str]]] | None = None  # for each caption, the attributes it states
+    attributes: dict[str, list[str]] = field(default_factory=dict)  # attribute → its value in each image
+    mentioned_attributes: list[list[list[str]]] | None = None  # for each caption, the attributes it mentions
 
     def __len__(self) -> int:
         return len(self.captions)
@@ -36,29 +38,42 @@ class Rows:
             labels=keep(self.labels),
             class_names=self.class_names,
             attributes={name: keep(column) for name, column in self.attributes.items()},
-            asked=keep(self.asked),
+            mentioned_attributes=keep(self.mentioned_attributes),
         )
 
-    def plain(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         """As JSON holds it."""
         return asdict(self)
 
     @classmethod
-    def from_plain(cls, values: dict[str, Any]) -> Rows:
+    def from_dict(cls, values: dict[str, Any]) -> Rows:
+        """The inverse of `to_dict`."""
         values["class_names"] = {int(key): name for key, name in values["class_names"].items()}
         return cls(**values)
 
 
+class ClassifierData(NamedTuple):
+    """Images on which the classifier that scores a data set can be trained automatically: no run ever trains on them."""
+
+    source: Source
+    heads: tuple[str, ...]  # attributes that are classified besides the label
+    epochs: int
+    description: str  # for the protocol
+    key: tuple[object, ...]  # what the images depend on
+
+
 class Source(ABC):
-    """A data set: pictures with captions, in splits."""
+    """A data set: images with captions, in splits."""
+
+    sizes: tuple[int, int] = (1, 65_536)  # pixels at which images can be prepared
 
     @abstractmethod
     def splits(self) -> list[str]:
-        """Names of the splits, "train" first."""
+        """Names of the splits, of "train", "validation" and "test"; "train" is always there."""
 
     @abstractmethod
     def fingerprint(self, split: str) -> str:
-        """What the split's pictures and captions depend on, cheaply; the prepared cache is keyed by it."""
+        """What the split's images and captions depend on, cheaply; the prepared cache is keyed by it."""
 
     @abstractmethod
     def rows(self, split: str) -> Rows:
@@ -66,12 +81,10 @@ class Source(ABC):
 
     @abstractmethod
     def fill(self, split: str, images: np.ndarray, progress: Progress) -> list[int]:
-        """Write the pictures into `images`, uint8 (N, S, S, 3), in the order of the rows.
+        """Write the images into `images`, uint8 (N, S, S, 3), in the order of the rows.
 
-        Returns the positions of pictures to leave out; a source that leaves none out returns an empty list.
+        Returns the positions of images to leave out; a source that leaves none out returns an empty list.
         """
-
-    sizes: tuple[int, int] = (1, 65_536)  # pixels that pictures can be prepared at
 
     def title(self) -> str:
         """The data set in a word or two, for protocols."""
@@ -80,3 +93,25 @@ class Source(ABC):
     def warnings(self, split: str) -> list[str]:
         """What a user should know of the split, a sentence each."""
         return []
+
+    def check(self) -> tuple[list[str], list[str]] | None:
+        """Everything that is wrong with the data, and what is worth knowing, opening every image: (problems, notes); None for
+        data that are generated, not read."""
+        return None
+
+    def held_out(self) -> str | None:
+        """The split for choices made during development: "validation", else "test"; None where there is neither."""
+        return next((split for split in ("validation", "test") if split in self.splits()), None)
+
+    def reported(self) -> str:
+        """The split that scores are reported on: "test", on which nothing was chosen, else "validation", else "train"."""
+        return next(split for split in reversed(SPLITS) if split in self.splits())
+
+    def classifier_data(self) -> ClassifierData | None:
+        """Other images of the same kind, for the classifier that scores this data; None where the user has to train one."""
+        return None
+
+    def similar(self, attributes: dict[str, str], count: int, size: int, seed: int) -> np.ndarray | None:
+        """Other real images with these attributes, all else random, uint8 (count, size, size, 3); None where there are no more
+        than those of the splits."""
+        return None

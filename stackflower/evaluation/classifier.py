@@ -1,4 +1,4 @@
-"""The domain classifier: a network trained on a data set's own labels and attributes, to score pictures with."""
+"""The domain classifier: a network trained on a data set's own labels and attributes, to score images with."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Network = Literal["plain", "resnet18"]
 
 
 def _plain(width: int) -> tuple[nn.Module, int]:
-    """Four halvings, two convolutions each: enough for drawn pictures, and quick."""
+    """Four strided convolutions, each followed by another: fast, and enough for synthetic images."""
     layers: list[nn.Module] = []
     channels = 3
     for wide in (width, 2 * width, 4 * width, 8 * width):
@@ -33,7 +33,7 @@ def _plain(width: int) -> tuple[nn.Module, int]:
 
 
 def _resnet18() -> tuple[nn.Module, int]:
-    """torchvision's ResNet-18 (He et al. 2016) with a 3×3 first layer, for small photographs."""
+    """torchvision's ResNet-18 (He et al. 2016) with a 3×3 first convolution, for small photographs."""
     from torchvision.models import resnet18
 
     model = resnet18(weights=None)
@@ -43,15 +43,15 @@ def _resnet18() -> tuple[nn.Module, int]:
 
 
 class DomainClassifier(nn.Module):
-    """Images (N, 3, R, R) in [-1, 1] to features (N, F) and logits of every head.
+    """Images (N, 3, R, R) in [-1, 1] to features (N, F) and, for each head, logits (N, values).
 
     Args:
-        heads: "label" and the attributes, each with the names of its values.
+        heads: "label" and the attributes, each with the names of its values, in the order of the logits.
         resolution: R.
         network: "plain" or "resnet18".
-        width: first width of "plain".
-        trained_on: what it was trained on, in words.
-        accuracy: share of held-out pictures that each head gets right.
+        width: width of the first layers of "plain".
+        trained_on: description of the training data.
+        accuracy: accuracy of each head on held-out images.
     """
 
     def __init__(
@@ -73,11 +73,11 @@ class DomainClassifier(nn.Module):
 
     def forward(self, images: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         features = self.body(images)
-        found = {name: output(features).float() for name, output in zip(self.heads, self.outputs, strict=True)}
-        return features.float(), found
+        logits = {name: output(features).float() for name, output in zip(self.heads, self.outputs, strict=True)}
+        return features.float(), logits
 
     def settings(self) -> dict[str, Any]:
-        """What `DomainClassifier(**settings)` needs to be built again."""
+        """The arguments to build it again: `DomainClassifier(**settings)`."""
         return {
             "heads": self.heads,
             "resolution": self.resolution,
@@ -89,14 +89,14 @@ class DomainClassifier(nn.Module):
 
 
 def save_classifier(model: DomainClassifier, path: Path) -> None:
-    """One safetensors file, its settings in the metadata; written aside and renamed."""
+    """Write a safetensors file with the settings in its metadata, atomically."""
     state = {name: value.detach().contiguous() for name, value in model.state_dict().items()}
     with replacing(path) as temporary:
         save_file(state, temporary, {"domain_classifier": json.dumps(model.settings())})
 
 
 def load_classifier(path: Path) -> DomainClassifier:
-    """What `save_classifier` wrote. DataError for anything else."""
+    """Read what `save_classifier` wrote. DataError for anything else."""
     try:
         with safe_open(path, "pt") as handle:
             settings = json.loads((handle.metadata() or {})["domain_classifier"])
@@ -113,7 +113,7 @@ def load_classifier(path: Path) -> DomainClassifier:
 
 @dataclass(frozen=True)
 class Labelled:
-    """Pictures with the values of every head: uint8 (N, S, S, 3) and int64 (N,) each."""
+    """Images with the values of every head: uint8 (N, S, S, 3) and int64 (N,) each, -1 where a value is unknown."""
 
     images: Tensor
     targets: Mapping[str, Tensor]
@@ -133,10 +133,10 @@ def fit(
     device: torch.device | str = "cpu",
     progress: Callable[[int], None] = lambda done: None,
 ) -> None:
-    """Train with AdamW and a one-cycle rate on random crops and mirror images; `progress` is told images done."""
+    """Train with AdamW and a one-cycle learning rate on random crops and flips; `progress` is called with the number of images done."""
     model.to(device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
     optimizer = torch.optim.AdamW(model.parameters(), lr, weight_decay=weight_decay, fused=True)
-    count, resolution, room = len(data.images), model.resolution, data.images.shape[1] - model.resolution + 1
+    count, resolution, offsets = len(data.images), model.resolution, data.images.shape[1] - model.resolution + 1
     steps = math.ceil(count / batch_size)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, lr, total_steps=epochs * steps)
     generator = torch.Generator().manual_seed(seed)
@@ -144,7 +144,7 @@ def fit(
     size = torch.arange(resolution)
     for _ in range(epochs):
         for index in torch.randperm(count, generator=generator).split(batch_size):
-            top, left = torch.randint(room, (2, len(index), 1), generator=generator)
+            top, left = torch.randint(offsets, (2, len(index), 1), generator=generator)
             across = torch.where(torch.rand(len(index), 1, generator=generator) < 0.5, size, size.flip(0)) + left
             pixels = data.images[index[:, None, None], (top + size)[:, :, None], across[:, None]].to(device)
             images = pixels.permute(0, 3, 1, 2).float() / 127.5 - 1
@@ -164,12 +164,12 @@ def fit(
 
 @torch.inference_mode()
 def accuracy(model: DomainClassifier, data: Labelled, device: torch.device | str = "cpu") -> dict[str, float]:
-    """Share of pictures (central crop) that each head gets right."""
+    """Accuracy of each head on the central crops of images."""
     edge = (data.images.shape[1] - model.resolution) // 2
-    right = dict.fromkeys(model.heads, 0)
+    correct = dict.fromkeys(model.heads, 0)
     for index in torch.arange(len(data.images)).split(200):
         pixels = data.images[index, edge : edge + model.resolution, edge : edge + model.resolution].to(device)
         _, heads = model((pixels.permute(0, 3, 1, 2).float() / 127.5 - 1).contiguous(memory_format=torch.channels_last))
         for name, logits in heads.items():
-            right[name] += int((logits.argmax(1).cpu() == data.targets[name][index]).sum())
-    return {name: hits / len(data.images) for name, hits in right.items()}
+            correct[name] += int((logits.argmax(1).cpu() == data.targets[name][index]).sum())
+    return {name: hits / len(data.images) for name, hits in correct.items()}

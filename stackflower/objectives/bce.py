@@ -42,5 +42,5 @@ class BinaryCrossEntropy(MatchingAware):
     def fake(self, logits: Tensor) -> Tensor:
         return self._loss(logits, self.fake_label)
 
-    def fool(self, logits: Tensor) -> Tensor:
+    def generator_loss(self, logits: Tensor) -> Tensor:
         return self._loss(logits, self.real_label)

@@ -1,11 +1,11 @@
-"""BEGAN's objective: an autoencoder and a generator kept in balance (Berthelot et al. 2017), with mismatched captions."""
+"""BEGAN's objective (Berthelot et al. 2017): an autoencoder and a generator kept in balance, with mismatched captions."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from stackflower.objectives.base import Objective, Pairs
 from stackflower.options import Positive, Share, Weight
@@ -14,103 +14,115 @@ from stackflower.stages.base import Critic, Text
 from stackflower.utils.distributed import gathered, world
 
 
+class OutlierRejection(nn.Module):
+    """Leaves out real images whose error is far above the mean of the epoch before (the anime-face report).
+
+    Errors of rejected images count in the statistics all the same, so an image can come back.
+
+    Args:
+        threshold: standard deviations above the mean at which an image is left out.
+    """
+
+    limit: Tensor
+    statistics: Tensor
+    dropped: Tensor
+
+    def __init__(self, threshold: float):
+        super().__init__()
+        self.threshold = threshold
+        self.register_buffer("limit", torch.full((), torch.inf))  # this epoch's: above it, an image is left out
+        self.register_buffer("statistics", torch.zeros(3))  # of this epoch's errors: count, mean, squared deviations
+        self.register_buffer("dropped", torch.zeros(()))  # images left out in this epoch
+
+    def weights(self, errors: Tensor) -> Tensor:
+        """The weight of each image in the mean, from this process's errors (N,): 0 for outliers. Where most of a batch lies above
+        the limit, the discriminator got worse, not the images, and none is left out."""
+        every = gathered(errors)  # of all processes, whose losses are averaged
+        kept = (every <= self.limit).sum()
+        reject = 2 * kept >= len(every)
+        self.dropped += torch.where(reject, len(every) - kept, 0)
+        self._update(every)
+        equal = torch.full_like(errors, 1 / len(errors))
+        return torch.where(reject, (errors <= self.limit) / kept * world()[1], equal)
+
+    def _update(self, errors: Tensor) -> None:
+        """Merge a batch's errors into the epoch's mean and deviation (Chan et al. 1979)."""
+        n = float(len(errors))
+        count, mean, squares = self.statistics
+        delta, total = errors.mean() - mean, count + n
+        squares = squares + (errors - errors.mean()).square().sum() + delta.square() * count * n / total
+        self.statistics.copy_(torch.stack([total, mean + delta * n / total, squares]))
+
+    def after_epoch(self) -> dict[str, Tensor]:
+        """Set the next epoch's limit; the images dropped and the limit, for the log."""
+        count, mean, squares = self.statistics.clone()
+        self.limit.copy_(mean + self.threshold * (squares / count.clamp_min(1)).sqrt())
+        measured = {"dropped": self.dropped.clone(), "limit": self.limit.clone()}
+        self.statistics.zero_()
+        self.dropped.zero_()
+        return measured
+
+
 @register("objective", "began")
 class BoundaryEquilibrium(Objective):
     """Boundary equilibrium (sections 3.3 and 3.4), for discriminators whose score is an error: low means real.
 
-    The discriminator minimises L(x) − k·L(G(z)), the generator L(G(z)), and after each step
-    k ← k + λ(γL(x) − L(G(z))), kept within [0, 1]. The convergence measure is L(x) + |γL(x) − L(G(z))|. From the
-    conditional BEGAN of the anime-face report: real images with another picture's text raise the loss, up to
-    `wrong_cap` times the error with their own; and an epoch leaves out the real images whose error is above the mean and
-    `threshold` standard deviations of the epoch before (they are measured all the same, so they can come back; of a batch,
-    at most half). With gradient accumulation, each part of a batch counts alike, however many of it are kept.
+    The discriminator minimises L(x) − k·L(G(z)), the generator L(G(z)), and after each step k ← k + λ(γL(x) − L(G(z))), clipped to
+    [0, 1]. The convergence measure is L(x) + |γL(x) − L(G(z))|. From the conditional BEGAN of the anime-face report: real images
+    with a mismatched text raise the loss, up to `negative_cap` times the error with their own text; and `OutlierRejection`. With
+    gradient accumulation, each part of a batch has the same weight, however many of its images are kept.
 
     Args:
-        gamma: γ, the wanted L(G(z)) / L(x): the less, the sharper and the more alike the pictures; 0.4 in the report.
-        rate: λ, how fast k moves.
-        wrong_weight: weight of the mismatched pairs, ½ as in GAN-CLS; at 1 both errors can grow together without bound; 0 uses none.
-        wrong_cap: beyond this many times the matching error, a mismatched error is not raised further.
+        gamma: γ, the target of L(G(z)) / L(x): lower is sharper and less diverse; 0.4 in the report.
+        rate: λ, the learning rate of k.
+        negative_weight: weight of the mismatched pairs, ½ as in GAN-CLS; at 1 both errors can grow together without bound; 0 uses
+            none.
+        negative_cap: beyond this many times the matching error, a mismatched error is not raised further.
         threshold: standard deviations above the mean at which a real image is left out; 0 leaves out none.
     """
 
-    reads = "energy"
+    score_type = "energy"
     converges = True
 
     k: Tensor
-    limit: Tensor
-    sums: Tensor
-    dropped: Tensor
 
     def __init__(
         self,
         *,
         gamma: Share = 0.4,
         rate: Weight = 0.001,
-        wrong_weight: Weight = 0.5,
-        wrong_cap: Positive = 1.5,
+        negative_weight: Weight = 0.5,
+        negative_cap: Positive = 1.5,
         threshold: Weight = 2.0,
     ):
         super().__init__()
         self.gamma, self.rate = gamma, rate
-        self.wrong_weight, self.wrong_cap, self.threshold = wrong_weight, wrong_cap, threshold
-        self.mismatched = wrong_weight > 0
+        self.negative_weight, self.negative_cap = negative_weight, negative_cap
+        self.mismatched = negative_weight > 0
         self.register_buffer("k", torch.zeros(()))
-        self.register_buffer("limit", torch.full((), torch.inf))  # the epoch's: above it, a real image is left out
-        self.register_buffer(
-            "sums", torch.zeros(3)
-        )  # of this epoch's real errors: count, mean, summed squared deviations
-        self.register_buffer("dropped", torch.zeros(()))
-
-    def _note(self, errors: Tensor) -> None:
-        """Merge a batch's errors (of all processes) into the epoch's mean and deviation (Chan et al. 1979)."""
-        n = float(len(errors))
-        count, mean, squares = self.sums
-        delta = errors.mean() - mean
-        whole = count + n
-        self.sums.copy_(
-            torch.stack(
-                [
-                    whole,
-                    mean + delta * n / whole,
-                    squares + (errors - errors.mean()).square().sum() + delta.square() * count * n / whole,
-                ]
-            )
-        )
+        self.outliers = OutlierRejection(threshold) if threshold else None
 
     def discriminator_terms(self, critic: Critic, pairs: Pairs) -> dict[str, Tensor]:
-        shown, *mismatched = critic(pairs.real, [pairs.text] if pairs.wrong is None else [pairs.text, pairs.wrong])
-        (drawn,) = critic(pairs.fake, [pairs.drawn])
-        own = shown.match.detach()
-        share = torch.full_like(own, 1 / len(own))
-        if self.threshold:
-            every = gathered(own)  # of all processes, whose losses are averaged
-            kept = (every <= self.limit).sum()
-            # where most of a batch is beyond it, the discriminator got worse, not the pictures; without them it would stay so
-            most = 2 * kept >= len(every)
-            share = torch.where(most, (own <= self.limit) / kept * world()[1], share)
-            self.dropped += torch.where(most, len(every) - kept, 0)
-            self._note(every)
-        terms = {"real": (shown.match * share).sum(), "fake": -self.k * drawn.match.mean()}
+        texts = [pairs.text] if pairs.negative_text is None else [pairs.text, pairs.negative_text]
+        real, *mismatched = critic(pairs.real, texts)
+        (fake,) = critic(pairs.fake, [pairs.fake_text])
+        errors = real.match.detach()
+        equal = torch.full_like(errors, 1 / len(errors))
+        weights = equal if self.outliers is None else self.outliers.weights(errors)
+        terms = {"real": (real.match * weights).sum(), "fake": -self.k * fake.match.mean()}
         if mismatched:
-            raised = mismatched[0].match.minimum(self.wrong_cap * own)
-            terms["wrong"] = -self.wrong_weight * (raised * share).sum()
+            capped = mismatched[0].match.minimum(self.negative_cap * errors)
+            terms["negative"] = -self.negative_weight * (capped * weights).sum()
         return terms
 
     def generator_terms(self, critic: Critic, fake: Tensor, text: Text) -> dict[str, Tensor]:
-        (drawn,) = critic(fake, [text])
-        return {"fool": drawn.match.mean()}
+        (verdict,) = critic(fake, [text])
+        return {"adversarial": verdict.match.mean()}
 
     def after_step(self, measured: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        balance = self.gamma * measured["real"] - measured["fool"]
+        balance = self.gamma * measured["real"] - measured["adversarial"]
         self.k.copy_((self.k + self.rate * balance).clamp(0, 1))
         return {"k": self.k.clone(), "convergence": measured["real"] + balance.abs()}
 
     def after_epoch(self) -> dict[str, Tensor]:
-        if not self.threshold:
-            return {}
-        count, mean, squares = self.sums.clone()
-        self.limit.copy_(mean + self.threshold * (squares / count.clamp_min(1)).sqrt())
-        told = {"dropped": self.dropped.clone(), "limit": self.limit.clone()}
-        self.sums.zero_()
-        self.dropped.zero_()
-        return told
+        return {} if self.outliers is None else self.outliers.after_epoch()

@@ -27,5 +27,5 @@ class Hinge(MatchingAware):
     def fake(self, logits: Tensor) -> Tensor:
         return F.relu(1 + logits).mean()
 
-    def fool(self, logits: Tensor) -> Tensor:
+    def generator_loss(self, logits: Tensor) -> Tensor:
         return -logits.mean()

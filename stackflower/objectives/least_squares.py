@@ -36,5 +36,5 @@ class LeastSquares(MatchingAware):
     def fake(self, logits: Tensor) -> Tensor:
         return 0.5 * (logits - self.fake_label).square().mean()
 
-    def fool(self, logits: Tensor) -> Tensor:
+    def generator_loss(self, logits: Tensor) -> Tensor:
         return self.real(logits)

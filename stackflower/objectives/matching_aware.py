@@ -1,4 +1,4 @@
-"""GAN-CLS's weighing of real, mismatched and fake pairs."""
+"""The loss of GAN-CLS (Reed et al. 2016) over real, mismatched and fake pairs, for any loss of a logit."""
 
 from __future__ import annotations
 
@@ -14,37 +14,38 @@ from stackflower.stages.base import Critic, Text, Verdict
 from stackflower.utils.distributed import gathered, world
 
 
-def contrast(alike: Tensor, own: Tensor, label: Tensor | None = None, wrong: Tensor | None = None) -> Tensor:
+def contrast(similarity: Tensor, own: Tensor, label: Tensor | None = None, negative: Tensor | None = None) -> Tensor:
     """Cross-entropy of finding each image's own text among the batch's (Zhang et al. 2021, XMC-GAN, equation 4).
 
     Args:
-        alike: (N, M) logits of image i and text j.
+        similarity: (N, M) logits of image i and text j.
         own: (N,) the column of each image's own text.
-        label: (M,) class of each text; another text of the image's class is left out, being no wrong answer.
-        wrong: (N,) logits of image i and a text that is known not to match it, one more wrong answer.
+        label: (M,) class of each text; other texts of the image's class are left out, as they may match it.
+        negative: (N,) logits of image i and a text that is known not to match it, as one more column.
     """
     if label is not None:
         same = label[own][:, None] == label
-        alike = alike.masked_fill(same.scatter(1, own[:, None], False), -torch.inf)
-    if wrong is not None:
-        alike = torch.cat([alike, wrong[:, None]], 1)
-    return F.cross_entropy(alike, own)
+        similarity = similarity.masked_fill(same.scatter(1, own[:, None], False), -torch.inf)
+    if negative is not None:
+        similarity = torch.cat([similarity, negative[:, None]], 1)
+    return F.cross_entropy(similarity, own)
 
 
-def _diagonal(alike: Tensor, own: Tensor) -> Tensor:
-    return alike.gather(1, own[:, None])[:, 0]
+def own_similarity(similarity: Tensor, own: Tensor) -> Tensor:
+    """Of logits (N, M), those of each image and the text of its own row (N,)."""
+    return similarity.gather(1, own[:, None])[:, 0]
 
 
 class MatchingAware(Objective):
-    """GAN-CLS's weighing (Reed et al. 2016, algorithm 1): real − ½(wrong + fake), for any way of scoring a logit.
+    """GAN-CLS's loss (Reed et al. 2016, algorithm 1): real − ½(mismatched + fake).
 
-    A subclass says what loss a logit has when the truth is real, fake, or asked to seem real. A discriminator that also
-    judges without text gets the same terms for those verdicts; one that compares each image with every text of the
-    batch gets the contrast, from real images for itself and from drawn ones for the generator.
+    A subclass defines the loss of a logit for real pairs, for fake pairs, and for the generator. A discriminator that also judges
+    images without text gets the same terms for those scores; one that compares each image with every text of the batch gets the
+    contrast, of real images for the discriminator and of generated ones for the generator.
 
     Args:
         contrast: weight of that term for the discriminator.
-        generator_contrast: the same for the generator; the less, the more its noises differ.
+        generator_contrast: the same for the generator; the less, the more images of different latents differ.
     """
 
     def __init__(self, *, contrast: Weight = 1.0, generator_contrast: Weight = 1.0):
@@ -53,40 +54,43 @@ class MatchingAware(Objective):
 
     @abstractmethod
     def real(self, logits: Tensor) -> Tensor:
-        """Loss of the discriminator's logits (N,) for pairs that are real and match."""
+        """The discriminator's loss of logits (N,) of real, matching pairs."""
 
     @abstractmethod
     def fake(self, logits: Tensor) -> Tensor:
-        """Loss of the discriminator's logits (N,) for drawn or mismatched pairs."""
+        """The discriminator's loss of logits (N,) of fake or mismatched pairs."""
 
     @abstractmethod
-    def fool(self, logits: Tensor) -> Tensor:
-        """Loss of the generator's logits (N,)."""
+    def generator_loss(self, logits: Tensor) -> Tensor:
+        """The generator's loss of logits (N,) of its pairs."""
 
     @staticmethod
     def _contrast(weight: float, verdict: Verdict, text: Text, *mismatched: Verdict) -> dict[str, Tensor]:
-        if verdict.alike is None:
+        if verdict.similarity is None:
             return {}
-        own = torch.arange(len(verdict.alike), device=verdict.alike.device) + world()[0] * len(verdict.alike)
+        rows = len(verdict.similarity)
+        own = torch.arange(rows, device=verdict.similarity.device) + world()[0] * rows
         label = None if text.label is None else gathered(text.label)
-        wrong = [_diagonal(other.alike, own) for other in mismatched if other.alike is not None]
-        return {"contrast": weight * contrast(verdict.alike, own, label, *wrong)}
+        negatives = [own_similarity(one.similarity, own) for one in mismatched if one.similarity is not None]
+        return {"contrast": weight * contrast(verdict.similarity, own, label, *negatives)}
 
     def discriminator_terms(self, critic: Critic, pairs: Pairs) -> dict[str, Tensor]:
-        share = 1.0 if pairs.wrong is None else 0.5
-        shown, *mismatched = critic(pairs.real, [pairs.text] if pairs.wrong is None else [pairs.text, pairs.wrong])
-        (drawn,) = critic(pairs.fake, [pairs.drawn])
-        terms = {"real": self.real(shown.match), "fake": share * self.fake(drawn.match)}
+        share = 1.0 if pairs.negative_text is None else 0.5
+        texts = [pairs.text] if pairs.negative_text is None else [pairs.text, pairs.negative_text]
+        real, *mismatched = critic(pairs.real, texts)
+        (fake,) = critic(pairs.fake, [pairs.fake_text])
+        terms = {"real": self.real(real.match), "fake": share * self.fake(fake.match)}
         if mismatched:
-            terms["wrong"] = share * self.fake(mismatched[0].match)
-        terms |= self._contrast(self.contrast, shown, pairs.text, *mismatched)
-        if shown.real is not None and drawn.real is not None:
-            terms |= {"real_plain": self.real(shown.real), "fake_plain": self.fake(drawn.real)}
+            terms["negative"] = share * self.fake(mismatched[0].match)
+        terms |= self._contrast(self.contrast, real, pairs.text, *mismatched)
+        if real.real is not None and fake.real is not None:
+            terms |= {"real_unconditional": self.real(real.real), "fake_unconditional": self.fake(fake.real)}
         return terms
 
     def generator_terms(self, critic: Critic, fake: Tensor, text: Text) -> dict[str, Tensor]:
-        (drawn,) = critic(fake, [text])
-        terms = {"fool": self.fool(drawn.match), **self._contrast(self.generator_contrast, drawn, text)}
-        if drawn.real is not None:
-            terms["fool_plain"] = self.fool(drawn.real)
+        (verdict,) = critic(fake, [text])
+        terms = {"adversarial": self.generator_loss(verdict.match)}
+        terms |= self._contrast(self.generator_contrast, verdict, text)
+        if verdict.real is not None:
+            terms["adversarial_unconditional"] = self.generator_loss(verdict.real)
         return terms

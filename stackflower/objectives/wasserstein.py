@@ -20,7 +20,7 @@ class Wasserstein(MatchingAware):
         contrast, generator_contrast: weights of the contrast term, where the discriminator gives one.
     """
 
-    unbounded = True
+    needs_gradient_penalty = True
 
     def __init__(self, *, mismatched: bool = False, contrast: Weight = 1.0, generator_contrast: Weight = 1.0):
         super().__init__(contrast=contrast, generator_contrast=generator_contrast)
@@ -32,5 +32,5 @@ class Wasserstein(MatchingAware):
     def fake(self, logits: Tensor) -> Tensor:
         return logits.mean()
 
-    def fool(self, logits: Tensor) -> Tensor:
+    def generator_loss(self, logits: Tensor) -> Tensor:
         return -logits.mean()

@@ -1,4 +1,4 @@
-"""Regularisers that go with any objective. They are computed in float32, outside autocast."""
+"""The base class of regularisers that go with any objective. They are computed in float32, outside autocast."""
 
 from __future__ import annotations
 
@@ -11,37 +11,43 @@ from stackflower.options import Count, Weight
 from stackflower.stages.base import Critic, Text, Verdict
 
 
-class Shown(NamedTuple):
-    """What a penalty may look at; the generator's side has `noise` and no `real`."""
+class PenaltyInputs(NamedTuple):
+    """What a penalty may use; for the generator there are no real images."""
 
     critic: Critic
     real: Tensor | None  # (N, 3, R, R)
     fake: Tensor  # (N, 3, R, R)
-    text: Text  # what `real` shows; on the generator's side what `fake` was asked to show
-    noise: Tensor  # (N, Z), what `fake` was drawn from
-    drawn: Text | None = None  # on the discriminator's side, what `fake` was asked to show
+    text: Text  # of `real`; for the generator, of `fake`
+    noise: Tensor  # (N, Z), from which `fake` was generated
+    fake_text: Text | None = None  # for the discriminator, the text of `fake`
 
 
 class Penalty(nn.Module, ABC):
-    """A regulariser of one side, computed every `every` steps and then weighed `every`-fold (lazy regularisation)."""
+    """A regulariser of one network, computed every `every` steps and then weighted `every`-fold (lazy regularisation, Karras et
+    al. 2020)."""
 
-    side: ClassVar[Literal["discriminator", "generator"]] = "discriminator"
-    reads: ClassVar[str | None] = None  # the kind of score it needs, "logit" or "energy"; None: any
+    side: ClassVar[Literal["discriminator", "generator"]] = "discriminator"  # whose loss it joins
+    score_type: ClassVar[str | None] = None  # the scores it works on, "logit" or "energy"; None: any
+    limits_gradient: ClassVar[bool] = (
+        False  # whether it bounds the discriminator's gradient, as an unbounded loss needs
+    )
+    per_image: ClassVar[bool] = False  # whether an image's score must not depend on the rest of the batch
+    latents_per_caption: ClassVar[int | None] = None  # the setting of that name that it needs; None: any
 
     def __init__(self, *, weight: Weight, every: Count = 1):
         super().__init__()
         self.weight, self.every = weight, every
 
     @abstractmethod
-    def forward(self, shown: Shown) -> Tensor:
+    def forward(self, inputs: PenaltyInputs) -> Tensor:
         """The unweighted scalar."""
 
 
 def total_score(verdict: Verdict) -> Tensor:
-    """The scores whose slope is measured: with text and, where the discriminator judges that too, without."""
+    """The sum of the scores: with text and, where the discriminator gives them too, without."""
     return verdict.match.sum() if verdict.real is None else verdict.match.sum() + verdict.real.sum()
 
 
-def gradient_norm(slope: Tensor) -> Tensor:
-    """Euclidean length of each row (N, …); its own gradient stays finite at zero."""
-    return slope.float().flatten(1).square().sum(1).add(1e-12).sqrt()
+def gradient_norm(gradient: Tensor) -> Tensor:
+    """The Euclidean norm of each row of (N, …); its own gradient stays finite at zero."""
+    return gradient.float().flatten(1).square().sum(1).add(1e-12).sqrt()

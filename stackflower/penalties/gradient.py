@@ -6,32 +6,34 @@ import torch
 from torch import Tensor
 
 from stackflower.options import Count, Weight
-from stackflower.penalties.base import Penalty, Shown, gradient_norm, total_score
+from stackflower.penalties.base import Penalty, PenaltyInputs, gradient_norm, total_score
 from stackflower.registry import register
 
 
 @register("penalty", "gradient")
 class GradientPenalty(Penalty):
-    """Slope of one between real and drawn images (Gulrajani et al. 2017, WGAN-GP, equation 3): E[ (‖∇D(x̂)‖ − 1)² ].
+    """Gradient norm of one between real and generated images (Gulrajani et al. 2017, WGAN-GP, equation 3): E[ (‖∇D(x̂)‖ − 1)² ].
 
-    x̂ lies at a random place on the line from a real image to a drawn one and is judged with the real one's text. The
-    critic must judge each picture by itself: no batch norm.
+    x̂ is a random interpolation between a real and a generated image, judged with the real one's text. The critic must not
+    use batch norm.
 
     Args:
         weight: λ; 10 in the paper.
-        every: how often it is computed, in steps.
+        every: interval in steps.
     """
 
-    reads = "logit"
+    score_type = "logit"
+    limits_gradient = True
+    per_image = True
 
     def __init__(self, *, weight: Weight = 10.0, every: Count = 1):
         super().__init__(weight=weight, every=every)
 
-    def forward(self, shown: Shown) -> Tensor:
-        assert shown.real is not None
-        real, fake = shown.real.detach().float(), shown.fake.detach().float()
+    def forward(self, inputs: PenaltyInputs) -> Tensor:
+        assert inputs.real is not None
+        real, fake = inputs.real.detach().float(), inputs.fake.detach().float()
         place = torch.rand(len(real), 1, 1, 1, device=real.device)
         between = torch.lerp(fake, real, place).requires_grad_()
-        (verdict,) = shown.critic(between, [shown.text])
-        (slope,) = torch.autograd.grad(total_score(verdict), between, create_graph=True)
-        return (gradient_norm(slope) - 1).square().mean()
+        (verdict,) = inputs.critic(between, [inputs.text])
+        (gradient,) = torch.autograd.grad(total_score(verdict), between, create_graph=True)
+        return (gradient_norm(gradient) - 1).square().mean()

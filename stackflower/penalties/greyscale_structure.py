@@ -7,33 +7,33 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from stackflower.options import Count, Weight
-from stackflower.penalties.base import Penalty, Shown
+from stackflower.penalties.base import Penalty, PenaltyInputs
 from stackflower.registry import register
 
 
 @register("penalty", "greyscale-structure")
 class GreyscaleStructure(Penalty):
-    """The competition report's structure loss, a failed experiment: real pictures in grey are called real, drawn ones not.
+    """The structure loss of the competition report, a failed experiment: real images in grey count as real, generated ones not.
 
-    Cross-entropy of D(grey(x), e) against 1 and of D(grey(G(z)), e) against 0. It was meant to make the shape count; the
-    generator, which is only asked to seem real, learns that grey is what seems real.
+    Cross-entropy of D(grey(x), e) against 1 and of D(grey(G(z)), e) against 0. It was meant to improve shapes; the
+    generator, which is trained only to look real, learns to generate grey images.
 
     Args:
         weight: its weight in the discriminator's loss.
-        every: how often it is computed, in steps.
+        every: interval in steps.
     """
 
-    reads = "logit"
+    score_type = "logit"
 
     def __init__(self, *, weight: Weight = 1.0, every: Count = 1):
         super().__init__(weight=weight, every=every)
 
-    def forward(self, shown: Shown) -> Tensor:
-        assert shown.real is not None and shown.drawn is not None
-        luminance = shown.fake.new_tensor([0.299, 0.587, 0.114], dtype=torch.float32)[:, None, None]
+    def forward(self, inputs: PenaltyInputs) -> Tensor:
+        assert inputs.real is not None and inputs.fake_text is not None
+        luminance = inputs.fake.new_tensor([0.299, 0.587, 0.114], dtype=torch.float32)[:, None, None]
         real, fake = (
             (images.detach().float() * luminance).sum(1, keepdim=True).expand(-1, 3, -1, -1)
-            for images in (shown.real, shown.fake)
+            for images in (inputs.real, inputs.fake)
         )
-        (on_real,), (on_fake,) = shown.critic(real, [shown.text]), shown.critic(fake, [shown.drawn])
+        (on_real,), (on_fake,) = inputs.critic(real, [inputs.text]), inputs.critic(fake, [inputs.fake_text])
         return F.softplus(-on_real.match).mean() + F.softplus(on_fake.match).mean()

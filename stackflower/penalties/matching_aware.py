@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from stackflower.options import Count, Positive, Weight
-from stackflower.penalties.base import Penalty, Shown, gradient_norm, total_score
+from stackflower.penalties.base import Penalty, PenaltyInputs, gradient_norm, total_score
 from stackflower.registry import register
 from stackflower.stages.base import Text
 
@@ -15,25 +15,27 @@ from stackflower.stages.base import Text
 class MatchingAwareGradient(Penalty):
     """Matching-aware gradient penalty on real, matching pairs (Tao et al. 2022, DF-GAN, equation 2).
 
-    E[ (‖∇ₓ D(x, e)‖ + ‖∇ₑ D(x, e)‖)^p ], where e is what the discriminator reads of the text.
+    E[ (‖∇ₓ D(x, e)‖ + ‖∇ₑ D(x, e)‖)^p ], where e is the text as the discriminator reads it.
 
     Args:
         weight: k; 2 in the paper.
         power: p; 6 in the paper.
-        every: how often it is computed, in steps.
+        every: interval in steps.
     """
 
-    reads = "logit"
+    score_type = "logit"
+    limits_gradient = True
+    per_image = True
 
     def __init__(self, *, weight: Weight = 2.0, power: Positive = 6.0, every: Count = 1):
         super().__init__(weight=weight, every=every)
         self.power = power
 
-    def forward(self, shown: Shown) -> Tensor:
-        assert shown.real is not None
-        images = shown.real.detach().float().requires_grad_()
-        read = [part.detach().float().requires_grad_() for part in (shown.text.embedding, shown.text.condition)]
-        (verdict,) = shown.critic(images, [Text(*read)])
-        slopes = torch.autograd.grad(total_score(verdict), [images, *read], create_graph=True, allow_unused=True)
-        lengths = [gradient_norm(slope) for slope in slopes if slope is not None]
-        return torch.stack(lengths).sum(0).pow(self.power).mean()
+    def forward(self, inputs: PenaltyInputs) -> Tensor:
+        assert inputs.real is not None
+        images = inputs.real.detach().float().requires_grad_()
+        texts = [part.detach().float().requires_grad_() for part in (inputs.text.embedding, inputs.text.condition)]
+        (verdict,) = inputs.critic(images, [Text(*texts)])
+        gradients = torch.autograd.grad(total_score(verdict), [images, *texts], create_graph=True, allow_unused=True)
+        norms = [gradient_norm(gradient) for gradient in gradients if gradient is not None]
+        return torch.stack(norms).sum(0).pow(self.power).mean()

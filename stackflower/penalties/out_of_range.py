@@ -5,17 +5,17 @@ from __future__ import annotations
 from torch import Tensor
 
 from stackflower.options import Count, Weight
-from stackflower.penalties.base import Penalty, Shown
+from stackflower.penalties.base import Penalty, PenaltyInputs
 from stackflower.registry import register
 
 
 @register("penalty", "out-of-range")
 class OutOfRange(Penalty):
-    """Keeps unbounded pictures within [-1, 1]: E[ max(|x| − 1, 0)² ], the anime-face report's cure for specks.
+    """Keeps unbounded images within [-1, 1]: E[ max(|x| − 1, 0)² ], the anime-face report's cure for specks.
 
     Args:
         weight: its weight in the generator's loss.
-        every: how often it is computed, in steps.
+        every: interval in steps.
     """
 
     side = "generator"
@@ -23,5 +23,5 @@ class OutOfRange(Penalty):
     def __init__(self, *, weight: Weight = 1.0, every: Count = 1):
         super().__init__(weight=weight, every=every)
 
-    def forward(self, shown: Shown) -> Tensor:
-        return (shown.fake.float().abs() - 1).relu().square().mean()
+    def forward(self, inputs: PenaltyInputs) -> Tensor:
+        return (inputs.fake.float().abs() - 1).relu().square().mean()

@@ -1,8 +1,8 @@
-"""Recipes: one TOML file a published system, plain values only; and the one rule that makes a CPU's size of each.
+"""Recipes: a TOML file of plain values for each published model, and its mini variant.
 
-``NAME`` is the system as published, ``NAME-mini`` its small sibling: `narrowed`, then what the recipe's own ``[mini]`` table
-changes, with the reason beside each value. A ``[stage2]`` table holds what differs in a stage over another; its
-``[stage2.mini]`` is the sibling's.
+``NAME`` is the model as published, ``NAME-mini`` its mini variant: `narrowed`, then changed by the recipe's own ``[mini]`` table, with
+the reason beside each value. A ``[stage2]`` table holds what differs in a later stage, ``[stage2.mini]`` what differs in that of the
+mini variant.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import Any
 
 from stackflower import registry
 from stackflower.errors import ConfigError
+from stackflower.options import suggest
 from stackflower.recipes.mini import MINI, merged_tables, narrowed
 
 
@@ -30,53 +31,80 @@ def _built_in() -> dict[str, str]:
 
 
 def recipes() -> dict[str, str]:
-    """The built-in recipes, small siblings included: name to one-line description."""
+    """The built-in recipes, mini variants included: name to one-line description."""
     found = {}
     for name, text in _built_in().items():
         values = tomllib.loads(text)
         found[name] = values["description"]
         if "mini" in values:
-            found[name + MINI] = f"{name} at a CPU's size: narrower, small batches, minutes"
+            found[name + MINI] = f"{name} as a mini variant: narrower, small batches, minutes on a CPU"
     return found
 
 
 def load_recipe(name: str, stage: int = 1) -> dict[str, Any]:
-    """A built-in recipe by name, or a TOML file by path, for a stage, as nested plain values."""
+    """A built-in recipe by name, or a TOML file by path, for a stage: nested plain values. ConfigError says what is wrong with it."""
     base = name.removesuffix(MINI) if name in recipes() else name
+    values = _parse(name, _read(name, base))
+    mini, later = _pop_table(name, values, "mini"), _pop_table(name, values, "stage2")
+    if stage > 1:
+        values, mini = _later_stage(name, values, later)
+    if base != name:
+        values = _mini_variant(values, {} if mini is None else mini, stage)
+    return {**values, "recipe": name, "stage": stage}
+
+
+def _read(name: str, base: str) -> str:
+    """The text of the built-in recipe `base`, or else of the file `name`."""
     if base in _built_in():
-        text = _built_in()[base]
-    else:
-        path = Path(name).expanduser()
-        if not path.is_file():
-            raise ConfigError(
-                f"There is no recipe {name!r}.{registry.suggest(name, recipes())} A path to a TOML file goes too."
-            )
-        try:
-            text = path.read_text(encoding="utf-8")
-        except UnicodeDecodeError as error:
-            raise ConfigError(f"Recipe {name} is not a text file in UTF-8 ({error}).") from error
+        return _built_in()[base]
+    path = Path(name).expanduser()
+    if not path.is_file():
+        raise ConfigError(
+            f"There is no recipe {name!r}.{suggest(name, recipes())} A path to a TOML file is allowed too."
+        )
     try:
-        values = tomllib.loads(text)
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"Recipe {name} is not a text file in UTF-8 ({error}).") from error
+
+
+def _parse(name: str, text: str) -> dict[str, Any]:
+    try:
+        return tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"Recipe {name} is not TOML: {error}.") from error
-    mini, upper = values.pop("mini", {}), values.pop("stage2", None)
-    for table, content in (("mini", mini), ("stage2", {} if upper is None else upper)):
-        if not isinstance(content, Mapping):
-            raise ConfigError(f"Recipe {name}: {table} = {content!r}; wanted a table, as in [{table}.train].")
-    if stage > 1:
-        if upper is None:
-            stacked = [known for known, text in _built_in().items() if "stage2" in tomllib.loads(text)]
-            raise ConfigError(
-                f"Recipe {name} has no stage over another (no [stage2] table); those that have: {', '.join(stacked)}."
-            )
-        mini = upper.pop("mini", {})
-        values = merged_tables(values, upper)
-        train = values.get("train")
-        if isinstance(train, dict) and "load_size" not in (upper.get("train") or {}):  # as much is cropped off as below
-            train.pop("load_size", None)
-    if base != name and base in _built_in():
-        values = merged_tables(narrowed(values), mini)
-        if stage == 1:
-            resolution = registry.value("generator", values["generator"], "resolution") or 64
-            values["train"] = {**values["train"], "load_size": round(resolution * 33 / 32)}
-    return {**values, "recipe": name, "stage": stage}
+
+
+def _pop_table(name: str, values: dict[str, Any], table: str) -> dict[str, Any] | None:
+    """Remove a table from a recipe's values and return it, or None if there is none."""
+    content: dict[str, Any] | None = values.pop(table, None)
+    if content is not None and not isinstance(content, Mapping):
+        raise ConfigError(f"Recipe {name}: {table} = {content!r}; wanted a table, as in [{table}.train].")
+    return content
+
+
+def _later_stage(
+    name: str, values: dict[str, Any], later: dict[str, Any] | None
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The values of a recipe's later stage, from its ``[stage2]`` table, and what differs in its mini variant."""
+    if later is None:
+        known = [recipe for recipe, text in _built_in().items() if "stage2" in tomllib.loads(text)]
+        raise ConfigError(
+            f"Recipe {name} has no later stage (no [stage2] table); those that have one: {', '.join(known)}."
+        )
+    mini = later.pop("mini", {})
+    values = merged_tables(values, later)
+    train = values.get("train")
+    # without a load_size of its own, a later stage crops by the same share as the previous one
+    if isinstance(train, dict) and "load_size" not in (later.get("train") or {}):
+        train.pop("load_size", None)
+    return values, mini
+
+
+def _mini_variant(values: dict[str, Any], mini: Mapping[str, Any], stage: int) -> dict[str, Any]:
+    """The mini variant of a stage's values: `narrowed`, changed by its ``mini`` table, in the first stage with a small crop margin."""
+    values = merged_tables(narrowed(values), mini)
+    if stage == 1:
+        resolution = registry.value("generator", values["generator"], "resolution") or 64
+        values["train"] = {**values["train"], "load_size": round(resolution * 33 / 32)}
+    return values

@@ -8,10 +8,12 @@ A checkpoint is a folder ``images-000064000`` written aside and renamed::
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import shutil
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +23,23 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from stackflower.errors import RunError, TrainingFailed
+from stackflower.options import Count, Natural, Positive, read_section
 from stackflower.runs.folder import STATE, RunFolder
 from stackflower.utils.atomic import replacing, write_text
+
+
+@dataclass(frozen=True)
+class CheckpointState:
+    """What ``state.json`` of a checkpoint holds: the numbers that training goes on with."""
+
+    images: Natural  # seen
+    step: Natural  # number of the next step
+    number: Natural  # of the checkpoint, in the order of writing
+    rollbacks: Natural  # returns to a checkpoint because of a loss that was not finite
+    rate_scale: Positive  # the learning rates' factor since then
+    plateaus: dict[str, dict[str, Any]]  # of each optimizer, as `Plateau.to_dict` gives it
+    processes: Count  # that wrote it, each its own random state
+    scaler: dict[str, Any] | None  # of gradients in fp16
 
 
 def _contiguous(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -97,7 +114,7 @@ def restore_rng(state: Mapping[str, Tensor], device: torch.device) -> None:
 
 
 class CheckpointWriter:
-    """A checkpoint in the making: files go aside, `publish` makes them one whole checkpoint."""
+    """A checkpoint in the making: files go aside, `publish` makes them one complete checkpoint."""
 
     def __init__(self, run: RunFolder, images: int):
         self.run = run
@@ -112,10 +129,10 @@ class CheckpointWriter:
         except (OSError, SafetensorError) as error:
             self.fail(error)
 
-    def publish(self, state: dict[str, Any]) -> None:
+    def publish(self, state: CheckpointState) -> None:
         """Write ``state.json``, flush to disk, rename."""
         try:
-            (self.aside / STATE).write_text(json.dumps(state, indent=2), encoding="utf-8")
+            write_state(self.aside, state)
             for path in self.aside.iterdir():
                 with path.open("rb") as handle:
                     os.fsync(handle.fileno())
@@ -128,25 +145,29 @@ class CheckpointWriter:
     def fail(self, error: Exception) -> None:
         """Give up this checkpoint, leaving the ones before it."""
         shutil.rmtree(self.aside, ignore_errors=True)
-        whole = self.run.whole_checkpoints()
-        kept = f"The last whole one, {whole[-1].name}, is untouched" if whole else "There is none before it"
+        complete = self.run.complete_checkpoints()
+        kept = f"The last complete one, {complete[-1].name}, is untouched" if complete else "There is none before it"
         raise TrainingFailed(
             f"The checkpoint {self.final.name} could not be written: {error}. {kept}. Make room and type: "
             f"stackflower train --resume {self.run}"
         ) from error
 
 
-def read_state(path: Path) -> dict[str, Any]:
-    """A checkpoint's ``state.json``."""
+def read_state(path: Path) -> CheckpointState:
+    """A checkpoint's ``state.json``. RunError says what is wrong with it."""
+    problems: list[str] = []
     try:
-        return json.loads((path / STATE).read_text(encoding="utf-8"))
-    except (OSError, json.JSONDecodeError) as error:
-        raise RunError(f"{path / STATE} is damaged ({error}). Delete {path} to resume from the one before.") from error
+        state = read_section(CheckpointState, json.loads((path / STATE).read_text(encoding="utf-8")), "state", problems)
+    except (OSError, ValueError, RecursionError) as error:
+        state, problems = None, [str(error)]
+    if state is None:
+        raise RunError(f"{path / STATE} is damaged: {' '.join(problems)} Delete {path} to resume from the one before.")
+    return state
 
 
-def write_state(path: Path, state: dict[str, Any]) -> None:
+def write_state(path: Path, state: CheckpointState) -> None:
     """Replace a checkpoint's ``state.json``."""
-    write_text(path / STATE, json.dumps(state, indent=2))
+    write_text(path / STATE, json.dumps(dataclasses.asdict(state), indent=2))
 
 
 def read_tensors(path: Path, name: str) -> dict[str, Tensor]:

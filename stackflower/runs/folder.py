@@ -1,25 +1,61 @@
-"""A run is a folder: its files, who may write to it, and which checkpoints are whole.
+"""A run is a folder: its files, who may write to it, and which checkpoints are complete.
 
 config.json  metrics.jsonl  generator.safetensors  text/  samples/*.png  checkpoints/images-*/
 """
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
 
-from stackflower.config.resolve import from_plain
+from stackflower.config.resolve import resolve
 from stackflower.config.schema import RunConfig
 from stackflower.errors import ConfigError, RunError
+from stackflower.options import Count, Natural, Share, read_section
 from stackflower.utils.atomic import write_text
 
 STATE = "state.json"  # the last file written into a checkpoint
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """What ``config.json`` of a run holds: the configuration, what was measured to resolve it, and what else is needed to rebuild
+    the networks and to notice that data or encoder have changed. Everything that reads a run reads this."""
+
+    stackflower: str  # the version that trained it
+    text_dim: Count  # T of the text embeddings
+    load_size: Count  # pixels of the prepared images
+    data_key: str  # of the prepared training split
+    encoder: str  # fingerprint of the text encoder
+    precision: str  # of the training
+    length: list[
+        tuple[Natural, Share, Natural]
+    ]  # images, share and total of each estimate of a time-limited training's length
+    run: dict[str, Any]  # the configuration, as `RunConfig.to_dict` gives it
+
+    @cached_property
+    def config(self) -> RunConfig:
+        """The configuration. ConfigError lists what is wrong with it."""
+        return resolve(self.run)
+
+    @classmethod
+    def from_dict(cls, values: Any) -> RunRecord:
+        """From what JSON holds. ConfigError lists everything that is wrong."""
+        problems: list[str] = []
+        record = read_section(cls, values, "config", problems)
+        if record is None:
+            raise ConfigError(problems)
+        _ = record.config
+        return record
 
 
 class RunFolder:
@@ -41,7 +77,7 @@ class RunFolder:
 
     @property
     def weights_file(self) -> Path:
-        """The stage as it draws: the averaged weights, or the live ones where averaging is off."""
+        """The trained stage: the averaged weights, or the current ones where averaging is off."""
         return self.path / "generator.safetensors"
 
     @property
@@ -57,75 +93,94 @@ class RunFolder:
     def checkpoints(self) -> Path:
         return self.path / "checkpoints"
 
-    def whole_checkpoints(self) -> list[Path]:
+    def complete_checkpoints(self) -> list[Path]:
         """Finished checkpoints, oldest first."""
         return sorted(path.parent for path in self.checkpoints.glob(f"images-*/{STATE}"))
 
-    def _belongings(self) -> Iterator[Path]:
-        """What is in the folder, but for our own leftovers of a run that was killed before it began."""
+    # ---- config.json
+
+    def record(self) -> RunRecord:
+        """What ``config.json`` holds, checked. RunError says what is missing or wrong."""
+        if not self.path.is_dir():
+            near = sorted(str(p.parent) for p in Path("runs").glob("*/config.json"))
+            hint = f" The runs here: {', '.join(near[-5:])}." if near else " `stackflower train --stage 1` makes one."
+            raise RunError(f"There is no run folder {self.path}.{hint}")
+        try:
+            return RunRecord.from_dict(json.loads(self.config_file.read_text(encoding="utf-8")))
+        except FileNotFoundError:
+            raise RunError(
+                f"{self.path} is no run folder, or part of it was deleted: config.json is missing. Without it the "
+                "networks can't be rebuilt; put it back or train anew."
+            ) from None
+        except (OSError, ValueError, RecursionError) as error:
+            raise RunError(
+                f"{self.config_file} is damaged ({error}); put an undamaged copy back or train anew."
+            ) from error
+        except ConfigError as error:
+            raise RunError(f"{self.config_file} does not fit this version of Stackflower:\n{error}") from error
+
+    def config(self) -> RunConfig:
+        """The run's configuration."""
+        return self.record().config
+
+    def update(self, record: RunRecord) -> None:
+        """Replace ``config.json``. RunError where it can't be written; the one before stays."""
+        try:
+            write_text(self.config_file, json.dumps(dataclasses.asdict(record), indent=2, ensure_ascii=False) + "\n")
+        except OSError as error:
+            raise RunError(
+                f"{self.config_file} can't be written: {error}. Make room and type the command again."
+            ) from error
+
+    # ---- metrics.jsonl
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """The lines of ``metrics.jsonl`` with a number of images; half a line, as a killed run may leave, and bytes that are no
+        UTF-8 are left out."""
+        if not self.metrics_file.exists():
+            return []
+        rows = []
+        for line in self.metrics_file.read_bytes().splitlines():
+            try:
+                row = json.loads(line)
+            except (ValueError, RecursionError):
+                continue
+            if isinstance(row, dict) and isinstance(row.get("images"), int):
+                rows.append(row)
+        return rows
+
+    # ---- writing
+
+    def _contents(self) -> Iterator[Path]:
+        """What is in the folder, but for what is left of a run that was killed before it began."""
         for path in self.path.iterdir():
             if not path.name.startswith(".") and (path.is_file() or any(path.iterdir())):
                 yield path
 
     def refuse_taken(self) -> None:
         """RunError if something is there already."""
-        if self.path.is_file() or (self.path.is_dir() and any(self._belongings())):
+        if self.path.is_file() or (self.path.is_dir() and any(self._contents())):
             what = "holds a run" if self.config_file.exists() else "is not empty"
             raise RunError(
                 f"{self.path} {what}. `--resume {self.path}` goes on with a run; a new one needs another --out."
             )
 
-    def create(self, values: dict[str, Any]) -> None:
+    def create(self, record: RunRecord) -> None:
         """Make the folder with its configuration. RunError if something is there already."""
         self.refuse_taken()
         try:
             self.samples.mkdir(parents=True, exist_ok=True)
             self.checkpoints.mkdir(exist_ok=True)
-            self.update(values)  # last: with it, the folder is a run
         except OSError as error:
             raise RunError(f"The run folder {self.path} can't be made: {error}. Choose another --out.") from error
-
-    def update(self, values: dict[str, Any]) -> None:
-        """Replace the configuration. RunError where it can't be written; the one before stays."""
-        try:
-            write_text(self.config_file, json.dumps(values, indent=2, ensure_ascii=False) + "\n")
-        except OSError as error:
-            raise RunError(
-                f"{self.config_file} can't be written: {error}. Make room and type the command again."
-            ) from error
-
-    def values(self) -> dict[str, Any]:
-        """What ``config.json`` holds. RunError says what is missing or broken."""
-        if not self.path.is_dir():
-            near = sorted(str(p.parent) for p in Path("runs").glob("*/config.json"))
-            hint = f" The runs here: {', '.join(near[-5:])}." if near else " `stackflower train --stage 1` makes one."
-            raise RunError(f"There is no run folder {self.path}.{hint}")
-        try:
-            values = json.loads(self.config_file.read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            raise RunError(
-                f"{self.path} is no run folder, or part of it was deleted: config.json is missing. Without it the "
-                "networks can't be rebuilt; put it back or train anew."
-            ) from None
-        except (json.JSONDecodeError, UnicodeDecodeError) as error:
-            raise RunError(f"{self.config_file} is damaged ({error}); put a whole one back or train anew.") from error
-        if not isinstance(values, dict) or not {"run", "text_dim"} <= values.keys():
-            raise RunError(f"{self.config_file} is not a run's configuration; put the right one back or train anew.")
-        return values
-
-    def config(self) -> RunConfig:
-        """The run's configuration, checked."""
-        try:
-            return from_plain(self.values()["run"])
-        except ConfigError as error:
-            raise RunError(f"{self.config_file} does not fit this version of Stackflower:\n{error}") from error
+        self.update(record)  # last: with it, the folder is a run
 
     @contextmanager
     def lock(self) -> Iterator[None]:
         """Hold the folder against other writers. RunError if another process writes to it."""
+        lock = FileLock(self.path / ".lock")  # the system's: it is released with the process, however that ends
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            lock = FileLock(self.path / ".lock")  # the system's: it falls with the process, however that ends
             lock.acquire(timeout=0)
         except Timeout:
             raise RunError(
@@ -140,14 +195,13 @@ class RunFolder:
 
     def prune(self, keep_last: int, keep_every: int) -> None:
         """Delete all but the newest `keep_last` checkpoints and every `keep_every`-th of all that were written."""
-        whole = self.whole_checkpoints()
-        for path in whole[:-keep_last]:
+        for path in self.complete_checkpoints()[:-keep_last]:
             try:
                 number = json.loads((path / STATE).read_text(encoding="utf-8"))["number"]
-            except (json.JSONDecodeError, KeyError):
+            except (ValueError, KeyError):
                 number = 0  # damaged: it can't be resumed from
             if not (keep_every and number and number % keep_every == 0):
-                (path / STATE).unlink()  # no longer whole, whatever happens next
+                (path / STATE).unlink()  # no longer complete, whatever happens next
                 shutil.rmtree(path, ignore_errors=True)
         for path in self.checkpoints.iterdir():
             if not (path / STATE).exists():

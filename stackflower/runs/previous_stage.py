@@ -1,4 +1,4 @@
-"""What a stage over another takes from the run below: its networks' description, its text encoder, its captions' data."""
+"""What a later stage takes from the run of the previous one: the description of its networks, its text encoder, its data."""
 
 from __future__ import annotations
 
@@ -8,55 +8,56 @@ from typing import Any
 import torch
 
 from stackflower import build, registry
-from stackflower.config.schema import Lower, RunConfig
+from stackflower.config.schema import PreviousStage, RunConfig
 from stackflower.errors import ConfigError, RunError
 from stackflower.runs.folder import RunFolder
 from stackflower.text.learned import LearnedEncoder
 
 
 def flags_over(path: str, flags: Mapping[str, Any]) -> dict[str, Any]:
-    """The flags of a stage over the run at `path`: what it was trained with stands in for what is not given.
+    """The flags of a later stage over the run at `path`, whose data and text encoder are the default.
 
     Raises RunError where there is no trained run, ConfigError where another text encoder is asked for.
     """
     run = RunFolder(path)
-    config = run.config()
+    record = run.record()
+    config = record.config
     if not run.weights_file.exists():
         raise RunError(f"{run} has no model yet ({run.weights_file.name} is missing); train it first: --resume {run}.")
-    text = config.text.plain()
+    text = config.text.to_dict()
     if issubclass(registry.get("text", config.text.name), LearnedEncoder):
-        text["weights"] = str(run.text_folder.resolve())  # it is not trained again: the stage below reads it too
+        text["weights"] = str(run.text_folder.resolve())  # it is not trained again: the previous stage uses it too
     given = flags.get("text")
     if given is not None and any(
-        value not in (config.text.plain().get(key), text.get(key)) for key, value in given.items()
+        value not in (config.text.to_dict().get(key), text.get(key)) for key, value in given.items()
     ):
         raise ConfigError(
             _unlike(str(run), config.text.name, given.get("model") or given.get("weights") or given["name"])
         )
-    values = run.values()
     with torch.device("meta"):
-        stage = build.build_stage(config, int(values["text_dim"]))
-    size = values.get("load_size") or build.load_size(config, stage, build.build_source(config))
-    ratio = size / max(stage.resolutions)
-    below = Lower(str(run.path.resolve()), config.stage, config.conditioning, config.generator, ratio, config.below)
-    return {"data": config.data.plain(), **flags, "text": text, "below": below.plain()}
+        stage = build.build_stage(config, record.text_dim)
+    ratio = record.load_size / max(stage.resolutions)
+    below = PreviousStage(
+        str(run.path.resolve()), config.stage, config.conditioning, config.generator, ratio, config.below
+    )
+    return {"data": config.data.to_dict(), **flags, "text": text, "below": below.to_dict()}
 
 
 def _unlike(run: str, theirs: str, given: str) -> str:
     return (
-        f"--text {given}: {run} reads captions with {theirs}, and the stage over it must read them alike; leave out --text, or "
-        "train the stage below with the other encoder."
+        f"--text {given}: {run} encodes captions with {theirs}, and a later stage must do the same; leave out --text, or "
+        "train the previous stage with the other encoder."
     )
 
 
 def check_text(config: RunConfig, flags: Mapping[str, Any]) -> None:
-    """ConfigError where the captions of a stage over another would be read in another way than below it."""
+    """ConfigError where a later stage would encode captions differently from the previous one."""
     if config.below is None:
         return
-    wanted, given = dict(flags["text"]), config.text.plain()
+    wanted, given = dict(flags["text"]), config.text.to_dict()
     changed = [key for key, value in given.items() if key in wanted and wanted[key] != value]
     if changed:
-        told = ", ".join(f"text.{key} = {given[key]!r} ({wanted[key]!r} below)" for key in changed)
+        listed = ", ".join(f"text.{key} = {given[key]!r} ({wanted[key]!r} in the previous stage)" for key in changed)
         raise ConfigError(
-            f"{told}: the stage over {config.below.run} must read captions as that one does; leave it out."
+            f"{listed}: a stage over {config.below.run} must encode captions as that one does; leave it out."
         )

@@ -1,9 +1,7 @@
-"""What a stage is made of, and what passes between the parts.
+"""The base classes of the networks, and what passes between them.
 
-A `Stage` joins a `Conditioning` and a `Generator`: text embedding (N, T) and noise (N, Z) to images; a stage over another
-draws from what that one drew. A
-`Discriminator` judges images against a `Text`, the pair of what the encoder and what the conditioning made of a
-caption. None of them knows of losses, optimizers or devices.
+A `Stage` joins a `Conditioning` and a `Generator`: text embeddings (N, T) and noise (N, Z) to images; a later stage refines the images
+of a frozen earlier one. A `Discriminator` judges images against a `Text`. None of them knows of losses, optimizers or devices.
 """
 
 from __future__ import annotations
@@ -15,30 +13,32 @@ from typing import Any, ClassVar, Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from stackflower.stages.layers import ReferenceBatch
+
 
 class Text(NamedTuple):
-    """A caption as a discriminator may read it."""
+    """A caption as a discriminator sees it."""
 
     embedding: Tensor  # (N, T), from the text encoder
-    condition: Tensor  # (N, C), the conditioning's deterministic part, detached from the generator
-    label: Tensor | None = None  # (N,) int64; texts of one class are not wrong for one another's images
+    condition: Tensor  # (N, C), the deterministic part of the conditioning, detached from the generator
+    label: Tensor | None = None  # (N,) int64 class; texts of one class are no negatives for one another's images
 
 
 class Generated(NamedTuple):
-    """What a stage draws."""
+    """The output of a stage."""
 
     images: tuple[Tensor, ...]  # one (N, 3, R, R) in [-1, 1] for each of the stage's resolutions
     condition: Tensor  # (N, C), deterministic
     terms: Mapping[str, Tensor]  # losses of the stage's own, such as the KL term, unweighted scalars
-    lower: tuple[Tensor, ...] = ()  # what the stages below drew, the lowest resolution first
+    previous: tuple[Tensor, ...] = ()  # images of the earlier stages, the lowest resolution first
 
 
 class Verdict(NamedTuple):
     """A discriminator's scores."""
 
-    match: Tensor  # (N,), the image is real and is what the text says
+    match: Tensor  # (N,), the image is real and matches the text
     real: Tensor | None = None  # (N,), the image is real, whatever the text
-    alike: Tensor | None = None  # (N, M) logits: how well image i fits text j of the whole batch, over all processes
+    similarity: Tensor | None = None  # (N, M) logits of image i and text j of the whole batch, over all processes
 
 
 Critic = Callable[[Tensor, Sequence[Text]], list[Verdict]]
@@ -46,15 +46,15 @@ Critic = Callable[[Tensor, Sequence[Text]], list[Verdict]]
 
 
 class Condition(NamedTuple):
-    """What a conditioning makes of a text embedding."""
+    """The output of a conditioning."""
 
-    sample: Tensor  # (N, C), what the generator draws from
+    sample: Tensor  # (N, C), the generator's input
     mean: Tensor  # (N, C), its deterministic part
     terms: Mapping[str, Tensor]  # losses of its own, unweighted scalars
 
 
 class Conditioning(nn.Module, ABC):
-    """Text embedding (N, T) to condition (N, `dim`), using `noise_dim` standard normal numbers an image."""
+    """Text embedding (N, T) to condition (N, `dim`), using `noise_dim` standard normal values for each image."""
 
     dim: int
     noise_dim: int = 0
@@ -66,64 +66,75 @@ class Conditioning(nn.Module, ABC):
 
 
 class Generator(nn.Module, ABC):
-    """Condition (N, C) and noise (N, `noise_dim`) to images in [-1, 1], one for each of `resolutions`."""
+    """Condition (N, C) and noise (N, `noise_dim`) to images in [-1, 1], one for each of `resolutions`. A subclass writes `generate`."""
 
-    refines: ClassVar[bool] = False  # whether it draws from a picture of a stage below (see `Refiner`)
+    refines: ClassVar[bool] = False  # whether it refines an image of an earlier stage (see `Refiner`)
     resolutions: tuple[int, ...]
     noise_dim: int
     noise: Literal["normal", "uniform"] = "normal"  # standard normal, or uniform on [-1, 1]
     weights: Mapping[str, float] = {}  # the weight of each of its terms
 
+    def __init__(self) -> None:
+        super().__init__()
+        self.reference_batch: ReferenceBatch | None = None  # for virtual batch normalisation
+
     @abstractmethod
-    def forward(self, condition: Tensor, noise: Tensor) -> tuple[Tensor, ...]:
+    def generate(self, condition: Tensor, noise: Tensor) -> tuple[Tensor, ...]:
         """`condition` (N, C), `noise` (N, noise_dim) → images (N, 3, R, R) for R in `resolutions`."""
 
-    def remember(self, condition: Tensor, noise: Tensor) -> None:
-        """Called once before training with a batch (N, C), (N, noise_dim), for what needs a fixed one."""
+    def forward(self, condition: Tensor, noise: Tensor) -> tuple[Tensor, ...]:
+        """As `generate`; with virtual batch normalisation, the reference batch passes through in front of the batch."""
+        if self.reference_batch is None:
+            return self.generate(condition, noise)
+        images = self.generate(*self.reference_batch.prepend(condition, noise))
+        return tuple(image[-len(condition) :] for image in images)
 
     def terms(self, images: tuple[Tensor, ...], image: Tensor | None = None) -> dict[str, Tensor]:
-        """Losses of its own on what it drew (over `image`, the picture below, where there is one), unweighted scalars."""
+        """Losses of its own on its images (and `image`, the input of a `Refiner`), unweighted scalars."""
         return {}
 
 
 class Refiner(Generator):
-    """A generator of a stage over another: it draws from a condition and the picture below, and needs no noise."""
+    """A generator of a later stage: it refines an image of the stage before, and needs no noise."""
 
     refines = True
     noise_dim = 0
 
     @abstractmethod
-    def forward(self, condition: Tensor, noise: Tensor, image: Tensor | None = None) -> tuple[Tensor, ...]:
+    def generate(self, condition: Tensor, noise: Tensor, image: Tensor | None = None) -> tuple[Tensor, ...]:
         """`condition` (N, C), `noise` (N, noise_dim), `image` (N, 3, r, r) in [-1, 1] → images for R in `resolutions`."""
+
+    def forward(self, condition: Tensor, noise: Tensor, image: Tensor | None = None) -> tuple[Tensor, ...]:
+        return self.generate(condition, noise, image)
 
 
 class Stage(nn.Module):
     """Conditioning and generator as one network: text embedding (N, T) and noise (N, Z) to images.
 
-    All that is random is in `noise`, so a seed fixes a picture.
+    All randomness is in `noise`, so a seed fixes an image.
 
     Args:
         conditioning, generator: its parts.
-        lower: a trained stage whose pictures a `Refiner` draws from; it is never trained here.
+        previous: a trained stage whose images a `Refiner` refines; it is never trained here.
     """
 
-    def __init__(self, conditioning: Conditioning, generator: Generator, lower: Stage | None = None):
+    def __init__(self, conditioning: Conditioning, generator: Generator, previous: Stage | None = None):
         super().__init__()
         self.conditioning = conditioning
         self.generator = generator
-        self.lower = lower
-        if lower is not None:
-            lower.eval().requires_grad_(False)
+        self.previous = previous
+        if previous is not None:
+            previous.eval().requires_grad_(False)
 
     @property
     def resolutions(self) -> tuple[int, ...]:
-        """Of the images that this stage draws itself."""
+        """Of the images of this stage."""
         return self.generator.resolutions
 
     @property
-    def every_resolution(self) -> tuple[int, ...]:
-        """Those of the stages below, then its own."""
-        return (*(self.lower.every_resolution if self.lower is not None else ()), *self.resolutions)
+    def all_resolutions(self) -> tuple[int, ...]:
+        """Those of the earlier stages, then its own."""
+        return (*(self.previous.all_resolutions if self.previous is not None else ()), *self.resolutions)
 
     @property
     def weights(self) -> dict[str, float]:
@@ -131,62 +142,61 @@ class Stage(nn.Module):
         return {**self.conditioning.weights, **self.generator.weights}
 
     @property
-    def _noise_below(self) -> int:
-        return self.lower.noise_dim if self.lower is not None else 0
+    def _noise_dims(self) -> tuple[int, int, int]:
+        previous = self.previous.noise_dim if self.previous is not None else 0
+        return previous, self.conditioning.noise_dim, self.generator.noise_dim
 
     @property
     def noise_dim(self) -> int:
-        """Z: the numbers of the stage below, then the conditioning's, then the generator's."""
-        return self._noise_below + self.conditioning.noise_dim + self.generator.noise_dim
+        """Z: the noise of the previous stage, then of the conditioning, then of the generator."""
+        return sum(self._noise_dims)
 
     def train(self, mode: bool = True) -> Stage:
-        """As every module; the stage below stays as it draws."""
+        """As every module; the previous stage stays in evaluation mode."""
         super().train(mode)
-        if self.lower is not None:
-            self.lower.eval()
+        if self.previous is not None:
+            self.previous.eval()
         return self
 
     def draw_noise(self, count: int, generator: torch.Generator) -> Tensor:
         """Noise (count, Z) on the device of a seeded generator: standard normal for the conditioning, and for the
         generator as its `noise` says."""
         noise = torch.randn(count, self.noise_dim, generator=generator, device=generator.device)
-        if self.lower is not None:
-            noise[:, : self._noise_below] = self.lower.draw_noise(count, generator)
+        if self.previous is not None:
+            noise[:, : self._noise_dims[0]] = self.previous.draw_noise(count, generator)
         if self.generator.noise == "uniform":
             noise[:, self.noise_dim - self.generator.noise_dim :].uniform_(-1, 1, generator=generator)
         return noise
 
     @torch.no_grad()
-    def remember(self, embedding: Tensor, noise: Tensor) -> None:
-        """Show the generator a batch of the training, before it begins."""
-        _, mine, theirs = self._split(noise)
-        self.generator.remember(self.conditioning(embedding, mine).sample, theirs)
-
-    def _split(self, noise: Tensor) -> tuple[Tensor, ...]:
-        return noise.split([self._noise_below, self.conditioning.noise_dim, self.generator.noise_dim], dim=1)
+    def set_reference_batch(self, embedding: Tensor, noise: Tensor) -> None:
+        """Give a generator with virtual batch normalisation its reference batch, from the first batch of the training."""
+        if self.generator.reference_batch is not None:
+            _, conditioning_noise, generator_noise = noise.split(self._noise_dims, dim=1)
+            self.generator.reference_batch.set(self.conditioning(embedding, conditioning_noise).sample, generator_noise)
 
     def forward(self, embedding: Tensor, noise: Tensor) -> Generated:
-        below, mine, theirs = self._split(noise)
-        condition = self.conditioning(embedding, mine)
-        lower: tuple[Tensor, ...] = ()
-        if self.lower is None:
-            images = self.generator(condition.sample, theirs)
+        previous_noise, conditioning_noise, generator_noise = noise.split(self._noise_dims, dim=1)
+        condition = self.conditioning(embedding, conditioning_noise)
+        previous: tuple[Tensor, ...] = ()
+        if self.previous is None:
+            images = self.generator(condition.sample, generator_noise)
         else:
             with torch.no_grad():
-                drawn = self.lower(embedding, below)
-            lower = (*drawn.lower, *drawn.images)
-            images = self.generator(condition.sample, theirs, lower[-1])
-        terms = {**condition.terms, **self.generator.terms(images, lower[-1] if lower else None)}
-        return Generated(images, condition.mean.detach(), terms, lower)
+                before = self.previous(embedding, previous_noise)
+            previous = (*before.previous, *before.images)
+            images = self.generator(condition.sample, generator_noise, previous[-1])
+        terms = {**condition.terms, **self.generator.terms(images, previous[-1] if previous else None)}
+        return Generated(images, condition.mean.detach(), terms, previous)
 
 
 class Discriminator(nn.Module, ABC):
     """Images (N, 3, R, R) and text to verdicts.
 
-    `trunk` sees the images once; `judge` scores what it saw against a text, as often as asked.
+    `trunk` sees the images once; `judge` scores its features against a text, as often as needed.
     """
 
-    reads: ClassVar[str] = "logit"  # an autoencoder says "energy": low means real
+    score_type: ClassVar[str] = "logit"  # or "energy", as of an autoencoder: low means real
     default_objective: ClassVar[str] = "bce"
 
     @abstractmethod
@@ -204,7 +214,7 @@ class Discriminator(nn.Module, ABC):
 
 
 def initialise(module: nn.Module, std: float = 0.02) -> None:
-    """DCGAN's initial weights: N(0, `std`) for convolutions and dense layers, N(1, `std`) for norms, zero biases."""
+    """DCGAN's initial weights: N(0, `std`) for convolutions and linear layers, N(1, `std`) for norms, zero biases."""
     for layer in module.modules():
         weight = getattr(layer, "weight", None)
         if isinstance(layer, (nn.modules.conv._ConvNd, nn.Linear)):
@@ -218,5 +228,5 @@ def initialise(module: nn.Module, std: float = 0.02) -> None:
 
 
 def parameters_of(module: nn.Module) -> int:
-    """How many numbers training moves."""
+    """The number of trainable parameters."""
     return sum(parameter.numel() for parameter in module.parameters() if parameter.requires_grad)

@@ -1,4 +1,4 @@
-"""From a sentence embedding to the condition that a generator draws from."""
+"""From a sentence embedding to the condition of a generator."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ def kl_to_standard_normal(mean: Tensor, log_variance: Tensor) -> Tensor:
 class ConditioningAugmentation(Conditioning):
     """Conditioning augmentation (Zhang et al. 2016, section 3.1): c = μ(φ) + σ(φ)·ε, with KL(N(μ, σ²) ‖ N(0, I)).
 
-    A dense layer and a gated (`gated`, as the authors' PyTorch release) or leaky rectified (the Stage-I of the paper's
-    first release) activation give μ and log σ².
+    A linear layer and a gated linear unit (`gated`, as in the authors' PyTorch release) or a leaky ReLU (as in the Stage-I of
+    their first release) give μ and log σ².
 
     Args:
         dim: size C of the condition.
         kl_weight: weight of the KL term (2 in the authors' configuration).
-        gated: gated linear unit instead of a leaky rectifier.
+        gated: gated linear unit instead of a leaky ReLU.
     """
 
     def __init__(self, *, text_dim: int, dim: Count = 128, kl_weight: Weight = 2.0, gated: bool = False):
@@ -46,12 +46,12 @@ class ConditioningAugmentation(Conditioning):
 
 @register("conditioning", "projection")
 class ProjectionConditioning(Conditioning):
-    """The deterministic condition of GAN-CLS (Reed et al. 2016): a dense layer and a leaky rectifier.
+    """The deterministic condition of GAN-CLS (Reed et al. 2016): a linear layer and a leaky ReLU.
 
     Args:
         dim: size C of the condition.
-        noise: standard deviation of normal noise added after it: a condition that is never twice the same can't be read
-            as the name of one picture (the cure that the anime-face report proposes for its collapse).
+        noise: standard deviation of normal noise added to the condition, so that no condition identifies a single image (the
+            remedy for mode collapse proposed in the anime-face report).
     """
 
     def __init__(self, *, text_dim: int, dim: Count = 128, noise: Weight = 0.0):

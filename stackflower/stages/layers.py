@@ -1,4 +1,4 @@
-"""Layers that more than one part is built from."""
+"""Layers shared by several networks."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from stackflower.utils.distributed import gathered, world
 
 Norm = Literal["batch", "layer", "instance", "none"]
 GeneratorNorm = Literal["batch", "layer", "instance", "virtual", "none"]
-REFERENCE = 16  # rows of the batch that virtual batch normalisation refers to
+REFERENCE = 16  # images in the reference batch of virtual batch normalisation
 
 
 class BatchNorm2d(nn.BatchNorm2d):
@@ -53,8 +53,8 @@ def doublings(resolution: int) -> int | None:
 class VirtualBatchNorm2d(nn.Module):
     """Virtual batch normalisation (Salimans et al. 2016, section 3.4) of inputs whose first `REFERENCE` rows are a fixed batch.
 
-    Those are normalised by their own statistics, every other image by the statistics of the fixed batch and itself: so no
-    image depends on its neighbours.
+    Those are normalised by their own statistics, every other image by the statistics of the fixed batch and itself, so that no
+    image depends on the rest of its batch.
     """
 
     def __init__(self, channels: int, eps: float = 1e-5):
@@ -81,25 +81,30 @@ class VirtualBatchNorm2d(nn.Module):
 
 
 class ReferenceBatch(nn.Module):
-    """The fixed batch of virtual batch normalisation: `REFERENCE` inputs (width D), saved with the network.
+    """The fixed batch of virtual batch normalisation: the conditions and noises of `REFERENCE` images, saved with the network.
 
-    They are random until `remember` is given inputs of the training.
+    They are random until `set` is called with a training batch.
     """
 
     inputs: Tensor
 
-    def __init__(self, width: int):
+    def __init__(self, condition_dim: int, noise_dim: int):
         super().__init__()
-        self.register_buffer("inputs", torch.randn(REFERENCE, width))
+        self.dims = (condition_dim, noise_dim)
+        self.register_buffer("inputs", torch.randn(REFERENCE, condition_dim + noise_dim))
 
-    def remember(self, inputs: Tensor) -> None:
-        """Take the first rows of `inputs` (N, D), over again where there are fewer than `REFERENCE`."""
-        rows = torch.arange(REFERENCE, device=inputs.device) % len(inputs)
-        self.inputs.copy_(inputs.detach()[rows])
+    def set(self, condition: Tensor, noise: Tensor) -> None:
+        """Keep the first rows of `condition` (N, C) and `noise` (N, Z), repeated where there are fewer than `REFERENCE`."""
+        rows = torch.arange(REFERENCE, device=condition.device) % len(condition)
+        self.inputs.copy_(torch.cat([condition, noise], 1).detach()[rows])
 
-    def before(self, inputs: Tensor) -> Tensor:
-        """The fixed batch, then `inputs`."""
-        return torch.cat([self.inputs.to(inputs.dtype), inputs])
+    def prepend(self, condition: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+        """(REFERENCE + N, C) and (REFERENCE + N, Z): the fixed batch, then the given one."""
+        reference_condition, reference_noise = self.inputs.split(self.dims, dim=1)
+        return (
+            torch.cat([reference_condition.to(condition.dtype), condition]),
+            torch.cat([reference_noise.to(noise.dtype), noise]),
+        )
 
 
 def norm2d(kind: GeneratorNorm, channels: int) -> nn.Module:
@@ -116,18 +121,18 @@ def norm2d(kind: GeneratorNorm, channels: int) -> nn.Module:
 
 
 def synchronise_batch_norm(module: nn.Module, on: bool = True) -> None:
-    """Make every batch statistic in `module` that of all processes (or, with `on` false, of its own share)."""
+    """Compute every batch statistic in `module` over all processes (or, with `on` false, over its own share of the batch)."""
     for layer in module.modules():
         if isinstance(layer, (BatchNorm2d, MinibatchDeviation)):
             layer.synchronised = on
 
 
 class UpsampleConv(nn.Module):
-    """Nearest-neighbour enlargement by two, then a 3×3 convolution without bias, as one transposed convolution.
+    """Nearest-neighbour upsampling by two, then a 3×3 convolution without bias, as one transposed convolution.
 
-    Every 2×2 block of the enlarged input holds one value, so the two together are a stride-2 transposed convolution
-    with the 4×4 kernel ``K = W ∗ ones(2, 2)``: the same function, 16 products a pixel pair instead of 36. The weight
-    keeps the 3×3 form, as in the paper.
+    Every 2×2 block of the upsampled input holds one value, so the two together are a stride-2 transposed convolution with the
+    4×4 kernel ``K = W ∗ ones(2, 2)``: the same function with 16 instead of 36 multiplications for each input pixel and pair of
+    channels. The weight keeps the 3×3 form, as in the paper.
     """
 
     def __init__(self, in_channels: int, out_channels: int):
@@ -136,7 +141,7 @@ class UpsampleConv(nn.Module):
         nn.init.normal_(self.weight, 0.0, 0.02)
 
     def forward(self, x: Tensor) -> Tensor:
-        if x.shape[-1] < 8:  # too few pixels for the smaller kernel count to pay for folding the weight
+        if x.shape[-1] < 8:  # too few pixels: folding the weight costs more than it saves
             return F.conv2d(F.interpolate(x, scale_factor=2.0, mode="nearest"), self.weight, padding=1)
         kernel = F.pad(self.weight.flip(2, 3).transpose(0, 1), (1, 1, 1, 1))
         kernel = kernel[..., :-1, :] + kernel[..., 1:, :]
@@ -147,8 +152,8 @@ class UpsampleConv(nn.Module):
 class MinibatchDeviation(nn.Module):
     """Appends one map: the standard deviation within groups of images, averaged (Karras et al. 2018, section 3).
 
-    It shows the discriminator how alike the pictures of a batch are, so a generator that draws one picture is seen. With
-    `synchronised`, the batch is that of all processes.
+    It shows the discriminator how much the images of a batch differ, so that mode collapse is penalised. With `synchronised`,
+    the batch is that of all processes.
     """
 
     synchronised = False
@@ -160,10 +165,10 @@ class MinibatchDeviation(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         share, _c, h, w = x.shape
         rank, size = world() if self.synchronised else (0, 1)
-        whole = gathered(x.float()) if size > 1 else x.float()
-        n = len(whole)
+        batch = gathered(x.float()) if size > 1 else x.float()
+        n = len(batch)
         group = max(number for number in range(1, min(self.group, n) + 1) if n % number == 0)
-        members = whole.unflatten(0, (group, n // group))
+        members = batch.unflatten(0, (group, n // group))
         variance = (members - members.mean(0)).square().mean(0)  # torch.var does the same at a fifth of the speed
         value = variance.add(1e-8).sqrt().mean((1, 2, 3)).to(x.dtype).repeat(group)[rank * share : (rank + 1) * share]
         return torch.cat([x, value[:, None, None, None].expand(share, 1, h, w)], 1)

@@ -1,4 +1,4 @@
-"""What a caption encoder is."""
+"""The base class of text encoders, and the splitting of captions into words."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ WORD = re.compile(r"[^\W_]+|[^\w\s]", re.UNICODE)
 
 
 def words_of(caption: str) -> list[str]:
-    """A caption's words and punctuation marks, folded by Unicode's NFKC and case folding; any script."""
+    """A caption's words and punctuation marks, of any script, normalised by NFKC and case folding."""
     return WORD.findall(unicodedata.normalize("NFKC", caption).casefold())
 
 
 def digest_of(*tensors: Tensor) -> str:
-    """A short name for what tensors hold."""
+    """A hash of the values of tensors, 16 hexadecimal digits."""
     digest = hashlib.blake2b(digest_size=8)
     for tensor in tensors:
         digest.update(tensor.detach().cpu().contiguous().float().numpy().tobytes())
@@ -47,17 +47,20 @@ class TextEncoder(ABC):
     def fingerprint(self) -> str:
         """What the embeddings depend on; the cache of embeddings is keyed by it."""
 
-    def fit(self, captions: Sequence[str]) -> None:  # noqa: B027 - most need nothing
-        """Take what it needs of the training captions, such as a vocabulary; called once, before anything is encoded."""
+    def fit(self, captions: Sequence[str]) -> None:  # noqa: B027 - most encoders need nothing
+        """Fit to the training captions, such as by building a vocabulary; called once, before anything is encoded."""
+
+    def to(self, device: torch.device | str) -> None:  # noqa: B027
+        """Move to a device."""
 
     def save(self, folder: Path) -> None:  # noqa: B027
-        """Write into a run what encoding needs beside the options: a vocabulary, weights, vectors."""
+        """Write to a run's folder what encoding needs besides the options: a vocabulary, weights, vectors."""
 
     def restore(self, folder: Path) -> None:  # noqa: B027
-        """Read what `save` wrote. RunError says what is missing or damaged."""
+        """Read what `save` wrote. RunError names what is missing or damaged."""
 
     def __call__(self, captions: Sequence[str]) -> Tensor:
-        """Embeddings as the networks read them: scaled to unit root mean square, whatever `dim` is, so that a
-        learning rate means the same for every encoder."""
+        """Embeddings (N, dim) as the networks take them: scaled to unit root mean square, whatever `dim` is, so that a learning rate
+        suits every encoder."""
         with torch.no_grad():
             return self.encode(captions) * math.sqrt(self.dim)

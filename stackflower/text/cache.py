@@ -1,4 +1,4 @@
-"""Embeddings of captions, kept."""
+"""The cache of caption embeddings."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from stackflower.utils.progress import Bar
 
 
 def embed(captions: Sequence[str], encoder: TextEncoder, bar: Bar, chunk: int = 1024) -> Tensor:
-    """Embeddings (N, T) of captions as the networks read them, from the cache where they are there."""
+    """Embeddings (N, T) of captions as the networks take them, from the cache if they are there."""
     digest = hashlib.blake2b("\0".join(captions).encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
     path = cache_folder("embeddings") / f"{key_of(encoder.fingerprint(), len(captions), digest)}.safetensors"
     if path.exists():

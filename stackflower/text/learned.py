@@ -1,4 +1,4 @@
-"""Caption encoders that are trained: together with the GAN, or before it by `stackflower train-text`."""
+"""Text encoders that are trained: together with the GAN, or before it by `stackflower train-text`."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ from torch import Tensor, nn
 from stackflower.errors import RunError
 from stackflower.text.base import TextEncoder, digest_of
 from stackflower.text.ranking import ImageEncoder
+from stackflower.utils.atomic import replacing, write_text
 from stackflower.utils.distributed import gathered
 
 WEIGHTS, ABOUT = "encoder.safetensors", "encoder.json"
 
 
 class LearnedEncoder(TextEncoder):
-    """A network over tokens, its vocabulary, and the loss that teaches it.
+    """A network over tokens, its vocabulary and its training loss.
 
     Args:
         dim: size T of the embedding.
-        weights: folder that `stackflower train-text` wrote, for an encoder that is used as it is; None: it is trained
-            together with the GAN.
+        weights: folder that `stackflower train-text` wrote, for a frozen encoder; None: it is trained together with the GAN.
     """
 
     network: nn.Module  # tokens (n, L) int64 → vectors (n, dim)
-    ranks_wrong: ClassVar[bool] = True  # whether `rank` looks at wrong captions' vectors; otherwise it gets none (0, D)
+    ranks_negatives: ClassVar[bool] = True  # whether `rank` uses negative captions; otherwise it is given none (0, D)
 
     def __init__(self, *, dim: int, weights: str | None):
         self.dim, self.weights = dim, weights
@@ -50,19 +50,19 @@ class LearnedEncoder(TextEncoder):
 
     @abstractmethod
     def tokenise(self, captions: Sequence[str]) -> Tensor:
-        """Tokens (n, L) int64; 0 stands for nothing."""
+        """Tokens (n, L) int64; 0 is padding."""
 
     @abstractmethod
-    def rank(self, image: Tensor, own: Tensor, wrong: Tensor, label: Tensor) -> Tensor:
-        """The loss of pictures' vectors (N, D), their captions', wrong captions', and the pictures' classes (N,)."""
+    def rank(self, image: Tensor, text: Tensor, negative: Tensor, label: Tensor) -> Tensor:
+        """The loss, a scalar, of vectors (N, D) of images, of their captions and of negative captions, and the images' classes (N,)."""
 
     @abstractmethod
     def vocabulary(self) -> dict[str, Any]:
-        """What tokens mean, as plain values."""
+        """The vocabulary, as plain values."""
 
     @abstractmethod
     def build(self, vocabulary: dict[str, Any]) -> None:
-        """Make the network for a vocabulary."""
+        """Build the network for a vocabulary."""
 
     @abstractmethod
     def vocabulary_of(self, captions: Sequence[str]) -> dict[str, Any]:
@@ -77,7 +77,7 @@ class LearnedEncoder(TextEncoder):
             self.build(self.vocabulary_of(captions))
 
     def embed(self, tokens: Tensor) -> Tensor:
-        """Embeddings (…, dim) of tokens (…, L), as the GAN reads them: of unit root mean square."""
+        """Embeddings (…, dim) of tokens (…, L), as the GAN takes them: of unit root mean square."""
         vectors = self.network(tokens.flatten(0, -2)).float()
         return F.normalize(vectors, dim=1).mul(math.sqrt(self.dim)).unflatten(0, tokens.shape[:-1])
 
@@ -91,20 +91,20 @@ class LearnedEncoder(TextEncoder):
         ]
         return torch.cat(parts)
 
+    def to(self, device: torch.device | str) -> None:
+        if self.ready:
+            self.network.to(device)
+
     def fingerprint(self) -> str:
-        words = json.dumps(self.vocabulary(), sort_keys=True) if self.ready else ""
-        code = digest_of(torch.tensor(list(words.encode()), dtype=torch.float32))
-        learned = digest_of(*self.network.state_dict().values()) if self.frozen and self.ready else "with the run"
-        return f"{type(self).__name__}-1 dim={self.dim} vocabulary={code} weights={learned}"
+        vocabulary = json.dumps(self.vocabulary(), sort_keys=True) if self.ready else ""
+        code = digest_of(torch.tensor(list(vocabulary.encode()), dtype=torch.float32))
+        weights = digest_of(*self.network.state_dict().values()) if self.frozen and self.ready else "with the run"
+        return f"{type(self).__name__}-1 dim={self.dim} vocabulary={code} weights={weights}"
 
     def save(self, folder: Path) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
-        about = folder / f".{ABOUT}"
-        about.write_text(json.dumps(self.vocabulary(), ensure_ascii=False), encoding="utf-8")
-        about.replace(folder / ABOUT)
-        weights = folder / f".{WEIGHTS}"
-        save_file({name: value.contiguous() for name, value in self.network.state_dict().items()}, weights)
-        weights.replace(folder / WEIGHTS)
+        write_text(folder / ABOUT, json.dumps(self.vocabulary(), ensure_ascii=False))
+        with replacing(folder / WEIGHTS) as temporary:
+            save_file({name: value.contiguous() for name, value in self.network.state_dict().items()}, temporary)
 
     def restore(self, folder: Path) -> None:
         try:
@@ -115,28 +115,28 @@ class LearnedEncoder(TextEncoder):
         except (OSError, SafetensorError, ValueError, KeyError, TypeError, RuntimeError) as error:
             raise RunError(
                 f"The text encoder in {folder} is missing or damaged ({str(error).splitlines()[0]}). It needs {ABOUT} and "
-                f"{WEIGHTS}, as `stackflower train-text` and training write them; put them back or train anew."
+                f"{WEIGHTS}, as `stackflower train-text` and training write them; put them back or train it again."
             ) from error
 
 
-class TextSide(nn.Module):
-    """A learned encoder's network with the picture encoder it learns beside: what a run trains by an optimizer of its own.
+class TextRanking(nn.Module):
+    """A learned encoder's network and the image encoder it is trained with, by an optimizer of their own.
 
     Args:
         encoder: its network is shared with this module.
-        resolution: of the pictures.
+        resolution: height and width of the images.
     """
 
     def __init__(self, encoder: LearnedEncoder, resolution: int):
         super().__init__()
         self.network = encoder.network
         self.pictures = ImageEncoder(resolution, encoder.dim)
-        self._rank, self.ranks_wrong = encoder.rank, encoder.ranks_wrong
+        self._rank, self.ranks_negatives = encoder.rank, encoder.ranks_negatives
 
-    def forward(self, images: Tensor, tokens: Tensor, wrong: Tensor, label: Tensor) -> dict[str, Tensor]:
-        """`images` (N, 3, R, R), `tokens` of their captions and of `wrong` ones (N, L), `label` (N,) → loss terms."""
-        both = self.network(torch.cat([tokens, wrong]) if self.ranks_wrong else tokens).float()
-        own, other = both[: len(tokens)], both[len(tokens) :]
-        # over the whole batch of all processes, so that several rank as one would
-        pictures = gathered(self.pictures(images).float())
-        return {"ranking": self._rank(pictures, gathered(own), gathered(other), gathered(label))}
+    def forward(self, images: Tensor, tokens: Tensor, negative: Tensor, label: Tensor) -> dict[str, Tensor]:
+        """`images` (N, 3, R, R), `tokens` of their captions and of `negative` ones (N, L), `label` (N,) → loss terms."""
+        vectors = self.network(torch.cat([tokens, negative]) if self.ranks_negatives else tokens).float()
+        text, negatives = vectors[: len(tokens)], vectors[len(tokens) :]
+        # over the batch of all processes, so that the loss does not depend on their number
+        image = gathered(self.pictures(images).float())
+        return {"ranking": self._rank(image, gathered(text), gathered(negatives), gathered(label))}

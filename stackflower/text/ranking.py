@@ -1,4 +1,4 @@
-"""Losses that bring a caption's vector near its picture's, and the picture encoder that they are learned with."""
+"""Ranking losses between images and captions, and the image encoder that text encoders are trained with."""
 
 from __future__ import annotations
 
@@ -6,24 +6,24 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 
-def cosine_ranking(image: Tensor, own: Tensor, wrong: Tensor, label: Tensor, margin: float = 0.2) -> Tensor:
-    """Hinge on cosines (Kiros et al. 2014, as the competition report has it), with one wrong caption and one wrong picture.
+def cosine_ranking(image: Tensor, text: Tensor, negative: Tensor, label: Tensor, margin: float = 0.2) -> Tensor:
+    """Hinge loss of cosines (Kiros et al. 2014, as in the competition report), with a negative caption and a negative image.
 
-    mean max(0, α − cos(x, v) + cos(x, v')) + mean max(0, α − cos(x, v) + cos(x', v)), where x' is the picture of the next
-    row; rows whose neighbour is of their own class have no wrong picture.
+    mean max(0, α − cos(x, v) + cos(x, v')) + mean max(0, α − cos(x, v) + cos(x', v)), where x' is the image of the previous
+    row; a row whose neighbour is of its own class has no negative image.
 
     Args:
-        image: (N, D) vectors x of pictures.
-        own: (N, D) vectors v of captions of the same pictures.
-        wrong: (N, D) vectors v' of captions of pictures of other classes.
-        label: (N,) classes of the pictures.
+        image: (N, D) vectors x of images.
+        text: (N, D) vectors v of captions of these images.
+        negative: (N, D) vectors v' of captions of images of other classes.
+        label: (N,) classes of the images.
         margin: α.
     """
-    match = F.cosine_similarity(image, own)
-    captions = (margin - match + F.cosine_similarity(image, wrong)).relu().mean()
+    match = F.cosine_similarity(image, text)
+    caption_loss = (margin - match + F.cosine_similarity(image, negative)).relu().mean()
     other = label.roll(1) != label
-    pictures = (margin - match + F.cosine_similarity(image.roll(1, 0), own)).relu() * other
-    return captions + pictures.sum() / other.sum().clamp_min(1)
+    image_losses = (margin - match + F.cosine_similarity(image.roll(1, 0), text)).relu() * other
+    return caption_loss + image_losses.sum() / other.sum().clamp_min(1)
 
 
 def joint_embedding(image: Tensor, text: Tensor, label: Tensor, margin: float = 1.0) -> Tensor:
@@ -33,21 +33,21 @@ def joint_embedding(image: Tensor, text: Tensor, label: Tensor, margin: float = 
     max(0, Δ + F(xₘ, vₙ) − F(xₙ, vₙ)).
 
     Args:
-        image, text: (N, D) vectors of pictures and of a caption of each.
+        image, text: (N, D) vectors of images and of a caption of each.
         label: (N,) classes.
-        margin: Δ for a wrong class.
+        margin: Δ for another class.
     """
     score = image @ text.T
-    own = score.diagonal()
+    match = score.diagonal()
     other = (label[:, None] != label).to(score.dtype)
     count = other.sum(1).clamp_min(1)
-    by_caption = (((margin + score - own[:, None]).relu() * other).sum(1) / count).mean()
-    by_picture = (((margin + score.T - own[:, None]).relu() * other).sum(1) / count).mean()
-    return by_caption + by_picture
+    by_caption = (((margin + score - match[:, None]).relu() * other).sum(1) / count).mean()
+    by_image = (((margin + score.T - match[:, None]).relu() * other).sum(1) / count).mean()
+    return by_caption + by_image
 
 
 class ImageEncoder(nn.Module):
-    """Pictures (N, 3, R, R) to vectors (N, `dim`): strided convolutions to 4×4 with layer norm, averaged, a dense layer."""
+    """Images (N, 3, R, R) to vectors (N, `dim`): strided convolutions to 4×4 with layer norm, average pooling, a linear layer."""
 
     def __init__(self, resolution: int, dim: int, channels: int = 32):
         super().__init__()

@@ -1,4 +1,4 @@
-"""Which device, which precision, how many processes; and what a run will cost."""
+"""Device, precision and processes: the set-up of Accelerate."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ from stackflower.errors import ConfigError, MissingDependency
 
 
 def keep_memory() -> bool:
-    """Have glibc keep what is freed instead of giving it back to the system and faulting it in again, page by page.
+    """Make glibc's malloc keep freed memory instead of returning it to the system; returns whether it could be set.
 
-    A step on a CPU frees and asks for the same hundred megabytes over and over; whether it could be set. Memory in use
-    stays at its peak, which training reaches in its first step; call it when the data are ready.
+    A training step on a CPU allocates and frees the same hundred megabytes again and again, which costs page faults. Memory in use
+    stays at its peak, which training reaches in its first step; call it when the data are prepared.
     """
     if sys.platform != "linux":
         return False
     try:
         mallopt = ctypes.CDLL(None).mallopt
-    except (OSError, AttributeError):  # another C library
+    except (OSError, AttributeError):  # not glibc
         return False
     trim_threshold, mmap_max = (-1, 2**31 - 1), (-4, 0)  # M_TRIM_THRESHOLD, M_MMAP_MAX of <malloc.h>
     return all(mallopt(*setting) for setting in (trim_threshold, mmap_max))
 
 
 def has_accelerator() -> bool:
-    """Whether a GPU (CUDA, ROCm, Apple, XPU) is there for training."""
+    """Whether a GPU (CUDA, ROCm, Apple, XPU) is available."""
     return torch.accelerator.is_available()
 
 
@@ -41,16 +41,16 @@ def cpu_has_bf16() -> bool:
     return any(getattr(torch.cpu, probe, lambda: False)() for probe in probes)
 
 
-def resolve_precision(asked: str) -> str:
-    """`auto` as what the device multiplies natively; a sentence for what it can't."""
+def resolve_precision(precision: str) -> str:
+    """The precision to train in: for `auto`, bf16 where the device supports it natively, else "no". ConfigError for fp16 without a GPU."""
     cuda = torch.cuda.is_available()
-    if asked == "auto":
+    if precision == "auto":
         if has_accelerator():
             return "bf16" if cuda and torch.cuda.is_bf16_supported(including_emulation=False) else "no"
         return "bf16" if cpu_has_bf16() else "no"
-    if asked == "fp16" and not has_accelerator():
+    if precision == "fp16" and not has_accelerator():
         raise ConfigError("--mixed-precision fp16 needs a GPU; on this machine use auto, bf16 or no.")
-    return asked
+    return precision
 
 
 def describe_device(precision: str) -> str:
@@ -68,7 +68,7 @@ def describe_device(precision: str) -> str:
 
 
 def process_state() -> PartialState:
-    """This process among those that were launched together."""
+    """Accelerate's state of this process: its device, rank and number of processes."""
     return PartialState(cpu=not has_accelerator())
 
 
@@ -88,28 +88,30 @@ def check_trackers(report_to: Sequence[str]) -> None:
 
 
 def make_accelerator(config: RunConfig, report_to: Sequence[str] = (), project: str | None = None) -> Accelerator:
-    """Accelerate's view of this process; the batch must divide among the processes."""
+    """The Accelerator of a run. ConfigError if the batch size is not divisible among processes, accumulation steps and latents."""
     check_trackers(report_to)
-    os.environ.setdefault("ACCELERATE_MIXED_PRECISION", "no")  # the run says which, not the machine's configuration
+    os.environ.setdefault(
+        "ACCELERATE_MIXED_PRECISION", "no"
+    )  # the run's precision, not that of Accelerate's configuration file
     accelerator = Accelerator(
-        cpu=not has_accelerator(),  # so that processes on CPUs find each other (gloo)
+        cpu=not has_accelerator(),  # so that processes on CPUs use gloo
         mixed_precision=resolve_precision(config.mixed_precision),
         log_with=list(report_to) or None,
         project_dir=project,
-        # statistics are exchanged where they are computed, and a discriminator's trunk may be used twice a step
+        # batch statistics are already synchronised, and a network may run several times before backward
         kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
     )
     train = config.train
-    parts = accelerator.num_processes * train.gradient_accumulation * train.noises_per_caption
+    parts = accelerator.num_processes * train.gradient_accumulation * train.latents_per_caption
     if train.batch_size % parts:
         raise ConfigError(
-            f"train.batch_size = {train.batch_size} must divide by {parts} ({accelerator.num_processes} processes × "
-            f"{train.gradient_accumulation} accumulation steps × {train.noises_per_caption} noises a caption); "
+            f"train.batch_size = {train.batch_size} must be divisible by {parts} ({accelerator.num_processes} processes × "
+            f"{train.gradient_accumulation} accumulation steps × {train.latents_per_caption} latents a caption); "
             f"use --batch-size {-(-train.batch_size // parts) * parts}."
         )
     if accelerator.device.type == "cuda":
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
         torch.backends.cudnn.benchmark = True
     if not accelerator.is_main_process:
-        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 - lives as long as the process
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 - stays open as long as the process
     return accelerator

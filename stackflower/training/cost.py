@@ -1,21 +1,54 @@
-"""What a run will cost."""
+"""What a run will cost: parameters, FLOPs and memory, counted on meta tensors without computing anything."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from stackflower.adversary import Side, frozen
-from stackflower.build import build_networks
+from stackflower import build
+from stackflower.adversary import Adversary, frozen
 from stackflower.config.schema import RunConfig
+from stackflower.data.source import Source
 from stackflower.objectives.base import Pairs
 from stackflower.stages.base import Stage, Text, parameters_of
+from stackflower.text.base import TextEncoder
+from stackflower.text.learned import LearnedEncoder
 from stackflower.training.accelerator import resolve_precision
+from stackflower.utils.progress import duration
 
 
-def _step_on_meta(stage: Stage, sides: Mapping[str, Side], text_dim: int, batch: int) -> tuple[int, int, int, int]:
+def plan(
+    config: RunConfig, encoder: TextEncoder, source: Source, captions: Sequence[str], epoch: int
+) -> dict[str, str]:
+    """What a dry run prints, label to value; refuses what the training would refuse."""
+    with torch.device("meta"):
+        stage, _ = build.build_networks(config, encoder.dim)
+    build.load_size(config, stage, source)
+    found, lines, train = cost(config, encoder.dim), {}, config.train
+    for name, value in found.items():
+        if name.endswith("_parameters"):
+            lines[name.removesuffix("_parameters") + " parameters"] = f"{value:,}"
+    if isinstance(encoder, LearnedEncoder) and encoder.learns:
+        build.fit_encoder(config, encoder, captions)
+        ranking = build.build_text_ranking(config, encoder, max(stage.resolutions))
+        lines["text parameters"] = f"{sum(p.numel() for p in ranking.parameters()):,}"
+    lines["images per epoch"] = f"{epoch:,}"
+    if train.time_limit is None:
+        lines["images to train on"] = f"{train.images or int((train.epochs or 0) * epoch):,}"
+    else:
+        lines["images to train on"] = f"as many as fit into {duration(train.time_limit)}"
+    lines["FLOPs of a step"] = (
+        f"{found['step_flops']:.3g} ({train.batch_size} images, without penalties and a text encoder's)"
+    )
+    lines["memory for training"] = f"about {found['memory_bytes'] / 2**20:,.0f} MiB, and the data and libraries"
+    return lines
+
+
+def _step_on_meta(
+    stage: Stage, adversaries: Mapping[str, Adversary], text_dim: int, batch: int
+) -> tuple[int, int, int, int]:
     """FLOPs of drawing (forward), of the discriminators' step, of judging for the generator's step, both ways, and the
     numbers that are kept for the backward pass of the larger of the two."""
     embedding, noise = torch.empty(batch, text_dim), torch.empty(batch, stage.noise_dim)
@@ -30,20 +63,22 @@ def _step_on_meta(stage: Stage, sides: Mapping[str, Side], text_dim: int, batch:
     flops = []
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         with FlopCounterMode(display=False) as counter:
-            drawn = stage(embedding, noise)
+            generated = stage(embedding, noise)
         flops.append(counter.get_total_flops())
-        text = Text(embedding, drawn.condition, label)
+        text = Text(embedding, generated.condition, label)
         with FlopCounterMode(display=False) as counter:
-            for side, image in zip(sides.values(), drawn.images, strict=True):
-                wrong = text if side.objective.mismatched else None
-                pairs = Pairs(torch.empty_like(image), image.detach(), text, wrong, text)
-                terms = side.objective.discriminator_terms(side.discriminator, pairs)
+            for adversary, image in zip(adversaries.values(), generated.images, strict=True):
+                negative = text if adversary.objective.mismatched else None
+                pairs = Pairs(torch.empty_like(image), image.detach(), text, negative, text)
+                terms = adversary.objective.discriminator_terms(adversary.discriminator, pairs)
                 torch.stack(list(terms.values())).sum().backward()
         flops.append(counter.get_total_flops())
         with FlopCounterMode(display=False) as counter:
-            for side, image in zip(sides.values(), drawn.images, strict=True):
-                with frozen(side):
-                    terms = side.objective.generator_terms(side.discriminator, image.detach().requires_grad_(), text)
+            for adversary, image in zip(adversaries.values(), generated.images, strict=True):
+                with frozen(adversary):
+                    terms = adversary.objective.generator_terms(
+                        adversary.discriminator, image.detach().requires_grad_(), text
+                    )
                     torch.stack(list(terms.values())).sum().backward()
         flops.append(counter.get_total_flops())
     return flops[0], flops[1], flops[2], saved
@@ -56,20 +91,20 @@ def cost(config: RunConfig, text_dim: int) -> dict[str, float]:
     which may come only every so many steps, are not counted.
     """
     with torch.device("meta"):
-        stage, sides = build_networks(config, text_dim)
-        small, large = (_step_on_meta(stage, sides, text_dim, batch) for batch in (2, 4))
+        stage, adversaries = build.build_networks(config, text_dim)
+        small, large = (_step_on_meta(stage, adversaries, text_dim, batch) for batch in (2, 4))
     train, size = config.train, config.train.batch_size
-    draw, judge, fool = (count / 2 * size for count in small[:3])
-    # what the discriminators are shown is drawn anew for each critic step but the last, and where a batch is split
-    redrawn = train.critic_steps - (train.gradient_accumulation == 1)
+    generate, discriminate, adversarial = (count / 2 * size for count in small[:3])
+    # fakes are generated anew for each critic step but the last, and where a batch is split
+    repeated = train.critic_steps - (train.gradient_accumulation == 1)
     activations = (large[3] - small[3]) / 2  # an image's; the rest are weights, counted below
-    weights = parameters_of(stage) + sum(sum(p.numel() for p in side.parameters()) for side in sides.values())
+    weights = parameters_of(stage) + sum(sum(p.numel() for p in one.parameters()) for one in adversaries.values())
     bytes_each = 2 if resolve_precision(config.mixed_precision) != "no" else 4
     part = size // train.gradient_accumulation
     return {
         "generator_parameters": sum(p.numel() for p in stage.parameters()),
-        **{f"{name}_parameters": sum(p.numel() for p in side.parameters()) for name, side in sides.items()},
-        "step_flops": (train.critic_steps * judge) + fool + 3 * draw + redrawn * draw,
+        **{f"{name}_parameters": sum(p.numel() for p in one.parameters()) for name, one in adversaries.items()},
+        "step_flops": (train.critic_steps * discriminate) + adversarial + (3 + repeated) * generate,
         # weights, gradients, two moments and the average, in float32; saved activations in the working precision
         "memory_bytes": weights * 4 * 5 + activations * part * bytes_each,
     }

@@ -12,11 +12,11 @@ Network = TypeVar("Network", bound=nn.Module)
 
 
 class EMA(Generic[Network]):
-    """Averaged copy of `module` (Karras et al. 2018); buffers, such as batch statistics, are copied.
+    """Averaged copy of `module` (Karras et al. 2018); its buffers, such as batch statistics, are copied, not averaged.
 
     Args:
-        half_life: images after which a weight has half faded; 0: the copy always equals the module.
-        ramp: the half-life is never more than this share of the images seen, so that an early average is not stale.
+        half_life: number of images after which the contribution of old weights has halved; 0: the copy always equals the module.
+        ramp: the half-life is at most this share of the images seen, so that initial weights are soon forgotten.
     """
 
     def __init__(self, module: Network, half_life: float, ramp: float = 0.05):
@@ -25,17 +25,17 @@ class EMA(Generic[Network]):
 
     @torch.no_grad()
     def update(self, module: nn.Module, images_seen: int, batch_size: int) -> None:
-        """Move towards `module`, after `images_seen` images, the last `batch_size` of them new."""
+        """Update by the weights of `module` after `images_seen` images, the last `batch_size` of them since the last update."""
         half_life = min(self.half_life, images_seen * self.ramp)
-        towards = 1.0 - 0.5 ** (batch_size / half_life) if half_life else 1.0
-        # what is frozen, as a stage below is, stays what was copied
-        learning = [
-            (mean, new.detach())
-            for mean, new in zip(self.module.parameters(), module.parameters(), strict=True)
+        rate = 1.0 - 0.5 ** (batch_size / half_life) if half_life else 1.0
+        # frozen parameters, such as those of a previous stage, are left as they were copied
+        trainable = [
+            (average, new.detach())
+            for average, new in zip(self.module.parameters(), module.parameters(), strict=True)
             if new.requires_grad
         ]
-        means, news = ([pair[side] for pair in learning] for side in (0, 1))
-        torch._foreach_lerp_(means, news, towards)
+        averages, new_values = ([pair[column] for pair in trainable] for column in (0, 1))
+        torch._foreach_lerp_(averages, new_values, rate)
         buffers = list(self.module.buffers())
         if buffers:
             torch._foreach_copy_(buffers, list(module.buffers()))

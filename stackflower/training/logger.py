@@ -1,10 +1,9 @@
-"""What a run tells: a progress bar, ``metrics.jsonl``, trackers, and grids of what it draws."""
+"""What a run reports: a progress line, ``metrics.jsonl``, trackers, and grids of generated images."""
 
 from __future__ import annotations
 
 import json
 import math
-import shutil
 import sys
 import time
 from collections.abc import Mapping
@@ -14,6 +13,7 @@ import click
 import torch
 from accelerate import Accelerator
 from torch import Tensor
+from tqdm import tqdm
 
 from stackflower.data.images import captioned, save_png, to_uint8
 from stackflower.runs.folder import RunFolder
@@ -22,16 +22,41 @@ from stackflower.text.base import TextEncoder
 from stackflower.utils.atomic import write_text
 from stackflower.utils.progress import duration
 
-QUIET = 10.0  # seconds between lines where there is no terminal to draw a bar on
+QUIET = 10.0  # seconds between lines where there is no terminal for a bar
+BAR = "{percentage:3.0f}%|{bar:20}| {postfix}"
+KEPT_EVENTS = ("rollback", "failed")  # stay where a resumed run drops what came after its checkpoint
 
 
-class Journal:
-    """Keeps the books of a run. Only the main process writes.
+def progress_line(
+    images: int, total: int | None, speed: float, left: float | None, measures: Mapping[str, float]
+) -> str:
+    """Images, speed and time left, then the losses by network: ``… discriminator: real 0.41 fake 0.33  generator: kl 0.06``.
+
+    The terms of a generator carry the resolution only where it has several discriminators, each with its own.
+    """
+    adversaries = {name.partition("/")[0] for name in measures if name.startswith("discriminator-")}
+    networks: dict[str, list[str]] = {}
+    for name, value in measures.items():
+        network, _, term = name.partition("/")
+        if network == "lr":
+            continue
+        if len(adversaries) == 1 and network != "text":
+            resolution = next(iter(adversaries)).rpartition("-")[2]
+            network, term = network.removesuffix(f"-{resolution}"), term.removesuffix(f"-{resolution}")
+        networks.setdefault(network, []).append(f"{term} {value:.2f}")
+    of = f"/{total:,}" if total is not None else ""
+    until = f"{duration(left)} left" if left is not None else "measuring the speed"
+    losses = "  ".join(f"{network}: {' '.join(terms)}" for network, terms in networks.items())
+    return f"{images:,}{of} images  {speed:.0f} images/s  {until}  {losses}"
+
+
+class RunLogger:
+    """Sums what is measured, and reports it. Only the main process writes.
 
     Args:
         run: the run folder.
         captions: of the sample grid, one row each.
-        embeddings: (rows, T) of those captions; of no use where the encoder learns.
+        embeddings: (rows, T) of those captions; not used where the encoder is trained too.
         noise_seed: of the grid's noise, the same for the whole run.
     """
 
@@ -42,116 +67,113 @@ class Journal:
         self.captions, self.embeddings, self.noise_seed = captions, embeddings.to(accelerator.device), noise_seed
         self.sums: dict[str, Tensor] = {}
         self.counts: dict[str, float] = {}
-        self.total = self.began_at = 0
-        self.began = self.spoke = time.monotonic()
+        self.began = self.printed = self.clock()
+        self.began_at = 0
         self.last = (self.began, 0)
+        self.bar: Any = None
+
+    clock = staticmethod(time.monotonic)
 
     # ---- measures: summed on the device, read at the log interval
 
     def add(self, terms: Mapping[str, Tensor], weight: float = 1.0) -> None:
-        """Note a step's terms, without waiting for the device."""
+        """Add a step's terms, without waiting for the device."""
         for name, term in terms.items():
             value = term.detach().float() * weight
             self.sums[name] = self.sums[name] + value if name in self.sums else value
             self.counts[name] = self.counts.get(name, 0.0) + weight
 
-    def measures(self, accelerator: Accelerator) -> dict[str, float]:
-        """Means of the noted terms over steps and processes since the last call; waits for the device."""
+    def measures(self) -> dict[str, float]:
+        """Means of the terms over steps and processes since the last call; waits for the device."""
         if not self.sums:
             return {}
         names = sorted(self.sums)
         means = torch.stack([self.sums[name] / self.counts[name] for name in names])
-        means = accelerator.reduce(means, "mean") if accelerator.num_processes > 1 else means
+        means = self.accelerator.reduce(means, "mean") if self.accelerator.num_processes > 1 else means
         self.forget()
         return dict(zip(names, means.tolist(), strict=True))
 
     def forget(self) -> None:
-        """Drop what was noted since the last report."""
+        """Drop what was added since the last report."""
         self.sums, self.counts = {}, {}
 
-    # ---- telling
+    # ---- reports
 
-    def start(self, images: int, total: int) -> None:
-        """Training goes from `images` to `total` images; lines of a resumed run's future are dropped."""
-        self.began, self.began_at, self.total = time.monotonic(), images, total
+    def start(self, images: int) -> None:
+        """Training goes on from `images` images; lines of metrics.jsonl after that are dropped."""
+        self.began, self.began_at = self.clock(), images
         self.last = (self.began, images)
-        if self.accelerator.is_main_process and self.run.metrics_file.exists():
-            kept = []
-            for line in self.run.metrics_file.read_text(encoding="utf-8").splitlines(keepends=True):
-                try:  # a killed run may leave half a line
-                    values = json.loads(line)
-                    if values["images"] <= images or values.get("event") in ("rollback", "failed"):
-                        kept.append(line)
-                except (json.JSONDecodeError, KeyError):
-                    continue
-            try:
-                write_text(self.run.metrics_file, "".join(kept))
-            except OSError as error:
-                click.echo(f"metrics.jsonl could not be written: {error}", err=True)
+        if not self.accelerator.is_main_process or not self.run.metrics_file.exists():
+            return
+        kept = [row for row in self.run.metrics() if row["images"] <= images or row.get("event") in KEPT_EVENTS]
+        try:
+            write_text(self.run.metrics_file, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in kept))
+        except OSError as error:
+            self.print(f"metrics.jsonl could not be written: {error}")
 
-    def log(self, images: int, step: int, measures: Mapping[str, float]) -> None:
+    def log(self, images: int, step: int, share: float, total: int | None, measures: Mapping[str, float]) -> None:
         """One line of metrics.jsonl, of the trackers, and of the console."""
         if not self.accelerator.is_main_process:
             return
-        now = time.monotonic()
+        now = self.clock()
         speed = (images - self.last[1]) / max(now - self.last[0], 1e-9)
         self.last = (now, images)
         values = {
             "images": images,
             "step": step,
+            "share": round(share, 6),
             "seconds": round(now - self.began, 2),
             "images_per_second": round(speed, 1),
         }
         values |= {name: float(f"{value:.6g}") for name, value in measures.items()}
         self._write(values)
         self.accelerator.log(values, step=images)
-        self._show(images, speed, measures, now)
+        average = (images - self.began_at) / max(now - self.began, 1e-9)
+        left = None if total is None else (total - images) / max(average, 1e-9)
+        self._show(share, progress_line(images, total, speed, left, measures), now)
 
     def event(self, images: int, kind: str, text: str = "", **values: Any) -> None:
         """Something out of the ordinary, for metrics.jsonl and the console."""
         if self.accelerator.is_main_process:
             self._write({"images": images, "event": kind, **values})
             if text:
-                click.echo(f"\n{text}" if sys.stderr.isatty() else text, err=True)
+                self.print(text)
+
+    def print(self, text: str) -> None:
+        """A line on stderr, above the progress bar."""
+        if self.bar is not None:
+            self.bar.clear()
+        click.echo(text, err=True)
 
     def _write(self, values: Mapping[str, Any]) -> None:
-        plain = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in values.items()}
+        finite = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in values.items()}
         try:
             with self.run.metrics_file.open("a", encoding="utf-8") as lines:
-                lines.write(json.dumps(plain, ensure_ascii=False) + "\n")
+                lines.write(json.dumps(finite, ensure_ascii=False) + "\n")
         except OSError as error:  # a full disk must not end training before the checkpoint says so
-            click.echo(f"metrics.jsonl could not be written: {error}", err=True)
+            self.print(f"metrics.jsonl could not be written: {error}")
 
-    def _show(self, images: int, speed: float, measures: Mapping[str, float], now: float) -> None:
-        done = images / self.total
-        overall = (images - self.began_at) / max(now - self.began, 1e-9)
-        left = duration((self.total - images) / max(overall, 1e-9))
-        sides = {name.partition("/")[0] for name in measures if name.startswith("discriminator-")}
-        shown = []
-        for name, value in measures.items():
-            side, _, term = name.partition("/")
-            if side != "lr":  # of several discriminators, each with its resolution
-                of = f"-{side.rpartition('-')[2]}" if len(sides) > 1 and side in sides else ""
-                shown.append(f"{term}{of} {value:.2f}")
-        terms = " ".join(shown)
-        line = f"{images:,}/{self.total:,} images  {speed:.0f}/s  {left} left  {terms}"
+    def _show(self, share: float, line: str, now: float) -> None:
         if sys.stderr.isatty():
-            bar = "█" * int(20 * done) + "░" * (20 - int(20 * done))
-            columns = shutil.get_terminal_size((100, 20)).columns
-            click.echo("\r\x1b[K" + f"{bar} {line}"[: columns - 1], err=True, nl=images >= self.total)
-        elif now - self.spoke > QUIET or images >= self.total:
-            self.spoke = now
-            click.echo(line, err=True)
+            self.bar = self.bar or tqdm(total=1.0, bar_format=BAR, file=sys.stderr, dynamic_ncols=True)
+            self.bar.n = share
+            self.bar.set_postfix_str(line)  # draws it
+            if share >= 1:
+                self.bar.close()
+        elif now - self.printed > QUIET or share >= 1:
+            self.printed = now
+            click.echo(f"{share:4.0%}  {line}", err=True)
 
     @torch.no_grad()
     def grid(self, stage: Stage, images: int, encoder: TextEncoder | None = None, columns: int = 8) -> None:
-        """Draw the fixed captions with the fixed noise, a row each, to ``samples/images-….png``; `encoder` is one that
-        has learned since."""
+        """Generate images for the fixed captions with the fixed noise, a row each, to ``samples/images-….png``; `encoder` is one
+        that has been trained since."""
         embeddings = self.embeddings if encoder is None else encoder(self.captions).to(self.accelerator.device)
         generator = torch.Generator(embeddings.device).manual_seed(self.noise_seed)
         noise = stage.draw_noise(len(embeddings) * columns, generator)
-        drawn = stage(embeddings.repeat_interleave(columns, 0), noise).images[-1]
+        generated = stage(embeddings.repeat_interleave(columns, 0), noise).images[-1]
         try:
-            save_png(captioned(to_uint8(drawn).numpy(), self.captions), self.run.samples / f"images-{images:09d}.png")
+            path = self.run.samples / f"images-{images:09d}.png"
+            save_png(captioned(to_uint8(generated).numpy(), self.captions), path)
         except OSError as error:
-            click.echo(f"The sample grid could not be written: {error}", err=True)
+            self.print(f"The sample grid could not be written: {error}")

@@ -1,22 +1,111 @@
-"""Learning rates over training, counted in images."""
+"""The length of a training and the learning rates over it, counted in images."""
 
 from __future__ import annotations
 
 import math
+import time
+from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor
 
 from stackflower.config.schema import Optimizer
 
+REFITS = 100  # how often a time limit's length is estimated anew
+WINDOW = 12  # estimates over which the speed is measured: grids and checkpoints come every tenth of the training
+TIMED = (8, 64)  # steps of the first estimate, at least and at most
 
-def learning_rate(settings: Optimizer, images: int, total: int, epoch: int) -> float:
-    """The learning rate after `images` of `total` images, where an epoch has `epoch` images."""
+
+class Length:
+    """The length of a training in images, and the share of it that is done.
+
+    It is fixed from the start, or estimated again and again to end at a time limit (`refit`). Every estimate is a knot, from which
+    the share grows linearly to 1 at the estimated total. Knots are kept with the run, so that a resumed run repeats them.
+
+    Args:
+        knots: (images, share done, estimated total) of each estimate, in order; none: nothing is known yet.
+    """
+
+    def __init__(self, knots: Sequence[Sequence[float]] = ()):
+        self.knots = [(int(images), float(share), int(total)) for images, share, total in knots]
+
+    @classmethod
+    def fixed(cls, total: int) -> Length:
+        """A length of `total` images."""
+        return cls([(0, 0.0, total)])
+
+    def _knot(self, images: int) -> tuple[int, float, int] | None:
+        return next((knot for knot in reversed(self.knots) if knot[0] <= images), None)
+
+    def total(self, images: int) -> int | None:
+        """The estimated length after `images` images; None where nothing is known yet."""
+        knot = self._knot(images)
+        return None if knot is None else knot[2]
+
+    def share(self, images: int) -> float:
+        """The share of the training that is done after `images` images."""
+        knot = self._knot(images)
+        if knot is None:
+            return 0.0
+        first, share, total = knot
+        return min(1.0, share + (1 - share) * (images - first) / (total - first)) if total > first else 1.0
+
+    def done(self, images: int) -> bool:
+        """Whether training ends after `images` images."""
+        total = self.total(images)
+        return total is not None and images >= total
+
+    def refit(self, images: int, total: int) -> None:
+        """A new estimate after `images` images; the share done goes on from where it is."""
+        share = self.share(images)
+        self.knots = [knot for knot in self.knots if knot[0] < images] + [(images, share, max(total, images))]
+
+
+class Pace:
+    """Estimates how many images fit into a time limit, by the recent speed.
+
+    Args:
+        deadline: of `time.monotonic`.
+        limit: seconds of the whole limit.
+        step: images a step.
+        timed: steps before the first estimate, so that every lazy penalty has its share.
+    """
+
+    def __init__(self, deadline: float, limit: float, step: int, timed: int):
+        self.deadline, self.limit, self.step = deadline, limit, step
+        self.timed = min(max(timed, TIMED[0]), TIMED[1])
+        self.marks: deque[tuple[float, int]] = deque(maxlen=WINDOW)
+        self.reserve = 0.0  # seconds that the last grid and checkpoint take
+
+    def start(self, images: int) -> None:
+        """The clock starts, after steps that only warm up."""
+        self.marks.append((time.monotonic(), images))
+
+    def due(self, images: int) -> bool:
+        """Whether it is time for an estimate."""
+        if len(self.marks) < 2:
+            return bool(self.marks) and images - self.marks[0][1] >= self.timed * self.step
+        return time.monotonic() - self.marks[-1][0] >= self.limit / REFITS
+
+    def estimate(self, images: int) -> int:
+        """The total that ends at the deadline, in whole steps, rounded up."""
+        now = time.monotonic()
+        began, first = self.marks[0]
+        speed = (images - first) / max(now - began, 1e-9)
+        self.marks.append((now, images))
+        steps = max(0.0, (self.deadline - now - self.reserve) * speed / self.step)
+        return images + math.ceil(steps) * self.step
+
+
+def learning_rate(settings: Optimizer, images: int, share: float, epoch: int) -> float:
+    """The learning rate after `images` images, a `share` of the training, where an epoch has `epoch` images."""
     rate = settings.lr
     if settings.halve_every:
         rate *= 0.5 ** int(images / (settings.halve_every * epoch))
     if settings.decay_from < 1:
-        rate *= min(1.0, (1 - images / total) / (1 - settings.decay_from))
+        rate *= min(1.0, (1 - share) / (1 - settings.decay_from))
     return rate
 
 
@@ -25,7 +114,7 @@ class Plateau:
     """Halves a learning rate whenever a measure has stopped falling (BEGAN, section 4.1).
 
     The measure of every step is summed on its device; at the end of a window of images its mean is read, and one that is not
-    below the best before halves.
+    below the best so far halves the rate.
     """
 
     scale: float = 1.0
@@ -33,8 +122,8 @@ class Plateau:
     total: float | Tensor = 0.0
     count: int = 0
 
-    def note(self, measure: Tensor) -> None:
-        """Take in a step's measure, without waiting for the device."""
+    def add(self, measure: Tensor) -> None:
+        """Add a step's measure, without waiting for the device."""
         self.total, self.count = self.total + measure, self.count + 1
 
     def close(self) -> bool:
@@ -46,6 +135,6 @@ class Plateau:
         self.best, self.total, self.count = min(self.best, mean), 0.0, 0
         return halved
 
-    def plain(self) -> dict[str, float]:
+    def to_dict(self) -> dict[str, Any]:
         """As JSON holds it."""
         return {"scale": self.scale, "best": self.best, "total": float(self.total), "count": self.count}

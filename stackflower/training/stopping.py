@@ -1,4 +1,4 @@
-"""When training is asked to end early."""
+"""Ending a training early: by a signal or a time limit."""
 
 from __future__ import annotations
 
@@ -10,7 +10,11 @@ from types import FrameType
 
 
 class Stop:
-    """Asks the loop to end after its step, for Ctrl-C, SIGTERM or the time limit; a second Ctrl-C ends at once."""
+    """Ends the training loop after its step, for Ctrl-C, SIGTERM or the time limit; a second Ctrl-C ends it at once.
+
+    Args:
+        time_limit: seconds from now; None: no limit.
+    """
 
     def __init__(self, time_limit: float | None):
         self.deadline = None if time_limit is None else time.monotonic() + time_limit
@@ -19,7 +23,7 @@ class Stop:
 
     @contextmanager
     def listening(self) -> Iterator[Stop]:
-        """Handle the signals inside the block, where this is the main thread."""
+        """Handle the signals inside the block, in the main thread."""
 
         def handle(number: int, frame: FrameType | None) -> None:
             if self.signal is not None and number == signal.SIGINT:
@@ -27,17 +31,17 @@ class Stop:
             self.signal, self.reason = number, signal.Signals(number).name
 
         try:
-            before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
-        except ValueError:  # not the main thread: signals are somebody else's
-            before = {}
+            previous = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+        except ValueError:  # not the main thread, which alone can set signal handlers
+            previous = {}
         try:
             yield self
         finally:
-            for number, handler in before.items():
+            for number, handler in previous.items():
                 signal.signal(number, handler)
 
     def asked(self) -> bool:
-        """Whether this process was asked to stop."""
+        """Whether this process should stop."""
         if self.reason is None and self.deadline is not None and time.monotonic() >= self.deadline:
             self.reason = "the time limit"
         return self.reason is not None

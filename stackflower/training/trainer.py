@@ -1,30 +1,25 @@
-"""The training loop: the only file that calls backward.
+"""The training loop: steps, learning rates, logs, grids, checkpoints, and the return from losses that are not finite.
 
-A step: rank captions, where the text encoder learns too; draw, judge real, mismatched and drawn pairs, step the
-discriminators; judge what was drawn again, step the stage; move the averages. Everything counts images seen. Nothing here waits for the device but at the log interval.
+Everything counts images seen. Nothing here waits for the device but at the log interval.
 """
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Callable
-from contextlib import ExitStack, nullcontext
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from accelerate import Accelerator
 from safetensors import SafetensorError
-from torch import Tensor
 
-from stackflower.adversary import Side, frozen
-from stackflower.build import build_networks, build_text_side
 from stackflower.config.schema import RunConfig
-from stackflower.data.sampling import Batch, Batches, DrawNoise
 from stackflower.errors import TrainingFailed
-from stackflower.objectives.base import Objective, Pairs
+from stackflower.objectives.base import Objective
 from stackflower.runs.checkpoint import (
+    CheckpointState,
     CheckpointWriter,
     load_weights,
     optimizer_state,
@@ -37,37 +32,28 @@ from stackflower.runs.checkpoint import (
     write_state,
 )
 from stackflower.runs.folder import RunFolder
-from stackflower.stages.base import Generated, Generator, Text
-from stackflower.stages.layers import synchronise_batch_norm
-from stackflower.text.learned import LearnedEncoder
 from stackflower.training.accelerator import keep_memory
-from stackflower.training.ema import EMA
-from stackflower.training.logger import Journal
-from stackflower.training.schedules import Plateau, learning_rate
+from stackflower.training.logger import RunLogger
+from stackflower.training.networks import Networks
+from stackflower.training.schedules import Length, Pace, Plateau, learning_rate
+from stackflower.training.step import TrainingStep
 from stackflower.training.stopping import Stop
 
-AGREE_EVERY = 10  # steps between the moments at which several processes agree to stop
+AGREE_EVERY = 10  # steps between the moments at which several processes agree to stop, and on the length
 ROLLBACKS = 3  # how often a run goes back to its last checkpoint before it gives up
+WARM_UP = 2  # steps before the speed is measured
+TENTHS = 10  # grids and checkpoints in a training, unless an interval is set
 
 
-class LearnedText(NamedTuple):
-    """A text encoder that is trained with the GAN, and the training captions as it reads them."""
+@dataclass
+class Position:
+    """How far training is."""
 
-    encoder: LearnedEncoder
-    tokens: Tensor  # (captions, L) int64
-
-    @torch.no_grad()
-    def embed(self, captions: Tensor) -> Tensor:
-        """Embeddings (…, T) of captions by number (…,), as the encoder is now."""
-        return self.encoder.embed(self.tokens[captions])
-
-
-class Learner(NamedTuple):
-    """What one optimizer moves."""
-
-    module: torch.nn.Module  # bare: checkpoints hold it without wrappers
-    optimizer: torch.optim.Optimizer
-    prepared: Any  # the optimizer as Accelerate steps it
+    images: int = 0
+    step: int = 0
+    checkpoints: int = 0
+    rollbacks: int = 0
+    rate_scale: float = 1.0
 
 
 class Trainer:
@@ -76,302 +62,186 @@ class Trainer:
     Args:
         config: the run's configuration.
         run: its folder, locked by the caller.
-        accelerator: device, precision and processes.
-        make_batches: from `Stage.draw_noise` to the training batches on the accelerator's device.
-        text_dim: T of the embeddings.
-        journal: where progress is told.
-        total: images to train on.
-        text: the encoder to train beside, or None where captions were encoded once.
-        lower_weights: the model of the run below, for a stage over another.
+        networks: what is trained.
+        logger: where progress is reported.
+        length: of the training.
+        pace: fits the length to a time limit; None where the length is known.
+        save_length: called with the length whenever it is fitted anew.
     """
 
     def __init__(
         self,
         config: RunConfig,
         run: RunFolder,
-        accelerator: Accelerator,
-        make_batches: Callable[[DrawNoise], Batches],
-        text_dim: int,
-        journal: Journal,
-        total: int,
-        text: LearnedText | None = None,
-        lower_weights: Path | None = None,
+        networks: Networks,
+        logger: RunLogger,
+        length: Length,
+        pace: Pace | None = None,
+        save_length: Callable[[Length], None] = lambda length: None,
     ):
-        self.config, self.run, self.accelerator, self.journal, self.total = config, run, accelerator, journal, total
-        self.device = accelerator.device
+        self.config, self.run, self.networks, self.logger = config, run, networks, logger
+        self.length, self.pace, self.save_length = length, pace, save_length
+        self.accelerator: Accelerator = networks.accelerator
+        self.device = self.accelerator.device
         if self.device.type == "cpu":
             keep_memory()
-        torch.manual_seed(config.seed + accelerator.process_index)  # dropout: other numbers on every process
-        stage, sides = build_networks(config, text_dim)
-        if lower_weights is not None:
-            assert stage.lower is not None
-            load_weights(stage.lower, lower_weights)
-        for network in (stage, *sides.values()):
-            network.to(self.device).to(memory_format=torch.channels_last)
-            synchronise_batch_norm(network, config.train.sync_batch_norm)
-        self.stage, self.sides, self.text = stage, sides, text
-        self.batches = make_batches(stage.draw_noise)
-        if type(stage.generator).remember is not Generator.remember:
-            first = self.batches(0, config.train.batch_size)
-            stage.remember(first.drawn, first.noise)
-        self.ema = EMA(stage, config.train.ema_half_life)
-        self.images = self.step = self.checkpoints = self.rollbacks = 0
-        self.rate_scale = 1.0
-        self.latest: dict[str, Tensor] = {}  # this step's terms, for objectives with state
-        # wrapping comes last: checkpoints hold the bare networks
-        self.wrapped = accelerator.prepare(stage)
-        self.wrapped_sides: dict[str, Side] = {name: accelerator.prepare(side) for name, side in sides.items()}
-        self.learners: dict[str, Learner] = {}
-        self._learn("generator", stage)
-        self._learn("discriminator", torch.nn.ModuleDict(sides))
-        if text is not None:
-            text_side = build_text_side(config, text.encoder, max(stage.resolutions)).to(self.device)
-            self.wrapped_text = accelerator.prepare(text_side)
-            self.text_ema = EMA(text.encoder.network, config.train.ema_half_life)
-            self.averaged_encoder = copy.copy(text.encoder)  # the same tokens, the averaged weights
-            self.averaged_encoder.network = self.text_ema.module
-            self._learn("text", text_side)
-        self.plateaus = {name: Plateau() for name in self.learners}
-        rank, world = accelerator.process_index, accelerator.num_processes
-        share = config.train.batch_size // world
-        self.share = slice(rank * share, (rank + 1) * share)
+        self.position = Position()
+        self.training_step = TrainingStep(networks, logger.add)
+        self.plateaus = {name: Plateau() for name in networks.learners}
 
-    def _learn(self, name: str, module: torch.nn.Module) -> None:
-        optimizer = self._optimizer(name, module)
-        self.learners[name] = Learner(module, optimizer, self.accelerator.prepare(optimizer))
+    @property
+    def images(self) -> int:
+        """Images seen."""
+        return self.position.images
 
-    def _optimizer(self, side: str, module: torch.nn.Module) -> torch.optim.Optimizer:
-        settings = self.config.optimizer[side]
-        parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
-        if settings.name == "rmsprop":
-            return torch.optim.RMSprop(parameters, lr=settings.lr, alpha=settings.beta2, momentum=settings.beta1)
-        if settings.name == "sgd":
-            return torch.optim.SGD(parameters, lr=settings.lr, momentum=settings.beta1, fused=True)
-        return torch.optim.Adam(parameters, lr=settings.lr, betas=(settings.beta1, settings.beta2), fused=True)
+    @property
+    def epoch(self) -> int:
+        """Images of a pass over the data."""
+        return len(self.networks.batches)
 
     # ---- one step
 
-    def _texts(self, *embeddings: Tensor) -> list[Text]:
-        """Texts for discriminators: each embedding with its condition, detached."""
-        with torch.no_grad():
-            noise = embeddings[0].new_zeros(len(embeddings[0]), self.stage.conditioning.noise_dim)
-            return [Text(embedding, self.stage.conditioning(embedding, noise).mean) for embedding in embeddings]
-
-    def _draw(self, batch: Batch) -> tuple[Generated, Text]:
-        drawn = self.wrapped(batch.drawn, batch.noise)
-        return drawn, Text(batch.drawn, drawn.condition, batch.drawn_label)
-
-    def _backward(self, terms: dict[str, Tensor], parts: int, turns: int = 1) -> None:
-        """Gradients of the terms' sum; `turns` is how often these terms come in a step."""
-        self.journal.add(terms, 1 / parts)
-        for name, term in terms.items():
-            self.latest[name] = self.latest.get(name, 0.0) + term.detach().float() / (parts * turns)
-        self.accelerator.backward(torch.stack([term.float() for term in terms.values()]).sum() / parts)
-
-    def _waiting(self, wrapped: Any, last: bool) -> Any:
-        """Hold back the exchange of gradients until the last part of a batch."""
-        return nullcontext() if last else self.accelerator.no_sync(wrapped)
-
-    def _discriminator_step(self, parts: list[Batch], drawings: list[tuple[Generated, Text]] | None) -> None:
-        for position, batch in enumerate(parts):
-            with ExitStack() as stack:
-                for side in self.wrapped_sides.values():
-                    stack.enter_context(self._waiting(side, position == len(parts) - 1))
-                with self.accelerator.autocast():
-                    if drawings is None:
-                        with torch.no_grad():
-                            drawn, text = self._draw(batch)
-                    else:
-                        drawn, text = drawings[position]
-                    shown, wrong = self._texts(batch.embeddings, batch.wrong)
-                    shown = shown._replace(label=batch.label)
-                    terms: dict[str, Tensor] = {}
-                    for (name, side), real, fake in zip(
-                        self.wrapped_sides.items(), self._pyramid(batch.images), drawn.images, strict=True
-                    ):
-                        wanted = wrong if self.sides[name].objective.mismatched else None
-                        pairs = Pairs(real, fake.detach(), shown, wanted, text)
-                        found = side(pairs, batch.noise, self.step)
-                        terms |= {f"{name}/{key}": value for key, value in found.items()}
-                self._backward(terms, len(parts), self.config.train.critic_steps)
-        self._apply("discriminator")
-
-    def _pyramid(self, images: Tensor) -> list[Tensor]:
-        """The real images at each of the stage's resolutions."""
-        return [
-            images if resolution == images.shape[-1] else torch.nn.functional.adaptive_avg_pool2d(images, resolution)
-            for resolution in self.stage.resolutions
-        ]
-
-    def _generator_step(self, parts: list[Batch], drawings: list[tuple[Generated, Text]] | None) -> None:
-        with ExitStack() as stack:
-            for side in self.sides.values():
-                stack.enter_context(frozen(side))
-            for position, batch in enumerate(parts):
-                with self._waiting(self.wrapped, position == len(parts) - 1), self.accelerator.autocast():
-                    drawn, text = self._draw(batch) if drawings is None else drawings[position]
-                    weights = self.stage.weights
-                    terms = {f"generator/{key}": weights[key] * value for key, value in drawn.terms.items()}
-                    for (name, side), fake in zip(self.sides.items(), drawn.images, strict=True):
-                        found = side.generator_terms(fake, text, batch.noise, self.step)
-                        terms |= {f"generator/{key}-{name.rpartition('-')[2]}": value for key, value in found.items()}
-                    self._backward(terms, len(parts))
-        self._apply("generator")
-
-    def _text_step(self, parts: list[Batch]) -> None:
-        assert self.text is not None
-        for position, batch in enumerate(parts):
-            last = position == len(parts) - 1
-            with self._waiting(self.wrapped_text, last), self.accelerator.autocast():
-                tokens = self.text.tokens
-                found = self.wrapped_text(batch.images, tokens[batch.caption], tokens[batch.wrong_caption], batch.label)
-                self._backward({f"text/{key}": value for key, value in found.items()}, len(parts))
-        self._apply("text")
-
-    def _apply(self, name: str) -> None:
-        module, _, optimizer = self.learners[name]
-        limit = self.config.optimizer[name].clip_norm
-        if limit:
-            self.accelerator.clip_grad_norm_([p for p in module.parameters() if p.requires_grad], limit)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-
-    def _rates(self) -> None:
-        for name, learner in self.learners.items():
-            rate = learning_rate(self.config.optimizer[name], self.images, self.total, len(self.batches))
-            for group in learner.prepared.param_groups:
-                group["lr"] = rate * self.rate_scale * self.plateaus[name].scale
-
-    def _after_step(self) -> None:
-        """Let objectives with state of their own move it, by the step's terms averaged over processes."""
-        for name, side in self.sides.items():
-            if type(side.objective).after_step is not Objective.after_step:
-                own = {key: value for key, value in self.latest.items() if self._belongs(key, name)}
-                mean = self.accelerator.reduce(torch.stack(list(own.values())), "mean")
-                suffix = f"-{name.rpartition('-')[2]}"
-                measured = {
-                    key.partition("/")[2].removesuffix(suffix): value for key, value in zip(own, mean, strict=True)
-                }
-                told = side.objective.after_step(measured)
-                self.journal.add({f"{name}/{k}": v for k, v in told.items()})
-                for plateau in self.plateaus.values() if "convergence" in told else ():
-                    plateau.note(told["convergence"])
-        self.latest = {}
-
-    def _follow(self, before: int) -> None:
-        """Halve learning rates whose convergence measure has stopped falling over a window of images."""
-        for name, plateau in self.plateaus.items():
-            window = self.config.optimizer[name].plateau * len(self.batches)
-            if window and before // window != self.images // window and plateau.close():
-                self.journal.event(self.images, "plateau", side=name, scale=plateau.scale)
-
-    def _after_epoch(self) -> None:
-        for name, side in self.sides.items():
-            self.journal.add({f"{name}/{key}": value for key, value in side.objective.after_epoch().items()})
-
-    @staticmethod
-    def _belongs(term: str, side: str) -> bool:
-        """Whether a term is of a side: ``discriminator-64/real`` and ``generator/fool-64`` are of discriminator-64."""
-        return term.startswith(f"{side}/") or term.endswith(f"-{side.rpartition('-')[2]}")
-
     def train_step(self) -> None:
         """Train on the next batch (with `critic_steps`, batches)."""
-        train, before = self.config.train, self.images
-        self._rates()
-        parts: list[Batch] = []
-        drawings: list[tuple[Generated, Text]] | None = None
-        for turn in range(train.critic_steps):
-            batch = self.batches(self.images, train.batch_size, self.share)
-            parts = batch.split(train.gradient_accumulation)
-            if self.text is not None and turn == 0:
-                self._text_step(parts)
-            # drawn once for both sides where the graph fits; else anew, so that only one part's graph is held
-            if len(parts) == 1 and turn == train.critic_steps - 1:
-                with self.accelerator.autocast():
-                    drawings = [self._draw(parts[0])]
-            self._discriminator_step(parts, drawings)
-            self.images += train.batch_size
-        self._generator_step(parts, drawings)
-        self._after_step()
-        if before // len(self.batches) != self.images // len(self.batches):
-            self._after_epoch()
-        self._follow(before)
-        self.ema.update(self.stage, self.images, self.images - before)
-        if self.text is not None:
-            self.text_ema.update(self.text.encoder.network, self.images, self.images - before)
-        self.step += 1
+        before = self.images
+        self._set_rates()
+        self.position.images = self.training_step(before, self.position.step)
+        self._update_objectives()
+        if before // self.epoch != self.images // self.epoch:
+            for name, adversary in self.networks.adversaries.items():
+                self.logger.add({f"{name}/{key}": term for key, term in adversary.objective.after_epoch().items()})
+        self._follow_plateaus(before)
+        self.networks.update_averages(self.images, self.images - before)
+        self.position.step += 1
+
+    def _set_rates(self) -> None:
+        share = self.length.share(self.images)
+        for name, learner in self.networks.learners.items():
+            rate = learning_rate(self.config.optimizer[name], self.images, share, self.epoch)
+            for group in learner.prepared.param_groups:
+                group["lr"] = rate * self.position.rate_scale * self.plateaus[name].scale
+
+    def _update_objectives(self) -> None:
+        """Let objectives with state of their own update it, by the step's terms averaged over processes."""
+        for name, adversary in self.networks.adversaries.items():
+            if type(adversary.objective).after_step is Objective.after_step:
+                continue
+            discriminator_terms, generator_terms = self.training_step.latest[name]
+            terms = {**discriminator_terms, **generator_terms}
+            mean = self.accelerator.reduce(torch.stack(list(terms.values())), "mean")
+            measured = adversary.objective.after_step(dict(zip(terms, mean, strict=True)))
+            self.logger.add({f"{name}/{key}": value for key, value in measured.items()})
+            for plateau in self.plateaus.values() if "convergence" in measured else ():
+                plateau.add(measured["convergence"])
+
+    def _follow_plateaus(self, before: int) -> None:
+        """Halve learning rates whose convergence measure has stopped falling over a window of images."""
+        for name, plateau in self.plateaus.items():
+            window = self.config.optimizer[name].plateau * self.epoch
+            if window and before // window != self.images // window and plateau.close():
+                self.logger.event(self.images, "plateau", network=name, scale=plateau.scale)
 
     # ---- the run
 
     def train(self, stop: Stop) -> str | None:
         """Train to the end or until asked to stop; why it stopped, or None. TrainingFailed if it can't go on."""
         output = self.config.output
-        grids = output.sample_every or self.total / 10
-        saves = output.checkpoint_every or self.total / 10
-        if not self.run.whole_checkpoints():
+        if not self.run.complete_checkpoints():
             self.save()
-        self.journal.start(self.images, self.total)
-        while self.images < self.total:
+        self.logger.start(self.images)
+        while not self.length.done(self.images):
             before = self.images
             self.train_step()
-            done = self.images >= self.total
-            due = self.step % output.log_every == 0
-            stopping = self.agreed(stop, due or self.step % AGREE_EVERY == 0)
-            save = done or stopping or before // saves != self.images // saves
-            if due or save:
-                bad = self._report(save)
-                if bad:
-                    self._roll_back(bad)
-                    continue
-            if before // grids != self.images // grids or done:
+            stopping = self._agree(stop)
+            done = self.length.done(self.images)
+            save = done or stopping or self._crossed(before, output.checkpoint_every)
+            if (save or self.position.step % output.log_every == 0) and (bad := self._report(save)):
+                self._roll_back(bad)
+                continue
+            began = self.logger.clock()
+            grid = done or self._crossed(before, output.sample_every)
+            if grid:
                 self._grid()
             if save:
                 self.save()
+            if self.pace is not None and save and grid:
+                self.pace.reserve = self.logger.clock() - began
             if stopping and not done:
                 return stop.reason or "another process's signal"
         return None
 
-    def agreed(self, stop: Stop, now: bool = True) -> bool:
-        """Whether any process was asked to stop; several processes agree when it is time to (`now`)."""
+    def _crossed(self, before: int, every: float) -> bool:
+        """Whether a multiple of `every` images, or of a tenth of the training, lies between `before` and now."""
+        if every:
+            return before // every != self.images // every
+        return int(self.length.share(before) * TENTHS) != int(self.length.share(self.images) * TENTHS)
+
+    def _agree(self, stop: Stop) -> bool:
+        """Whether to stop, and a new estimate of the length where a time limit sets it; several processes agree every few steps."""
         if self.accelerator.num_processes == 1:
+            self._refit(self._estimate())
             return stop.asked()
-        if not now:
+        if self.position.step % AGREE_EVERY and self.position.step % self.config.output.log_every:
             return False
-        asked = torch.tensor([float(stop.asked())], device=self.device)
-        return bool(self.accelerator.reduce(asked, "sum").item())
+        # one process's estimate for all, and whether any was asked to stop
+        estimate = self._estimate() if self.accelerator.is_main_process else 0
+        agreed = torch.tensor([float(stop.asked()), float(estimate)], device=self.device, dtype=torch.float64)
+        stopping, total = self.accelerator.reduce(agreed, "sum").tolist()
+        self._refit(int(total))
+        return bool(stopping)
+
+    def _estimate(self) -> int:
+        """The length that fits the time limit, where it is time to estimate it; else 0."""
+        if self.pace is None:
+            return 0
+        if not self.pace.marks and self.position.step >= WARM_UP:
+            self.pace.start(self.images)
+        if not self.pace.due(self.images):
+            return 0
+        if self.device.type == "cuda":
+            torch.cuda.synchronize()
+        return self.pace.estimate(self.images)
+
+    def _refit(self, total: int) -> None:
+        if total:
+            first = not self.length.knots
+            self.length.refit(self.images, total)
+            self.save_length(self.length)
+            if first:
+                self.logger.event(
+                    self.images, "length", total=total, text=f"About {total:,} images fit into the time limit."
+                )
 
     def _report(self, saving: bool) -> list[str]:
         """Log the measures since the last report; the names of those that are not finite."""
-        measures = self.journal.measures(self.accelerator)
+        measures = self.logger.measures()
         bad = [name for name, value in measures.items() if not math.isfinite(value)]
-        if saving:  # the last step's losses may be finite and what it made of the weights not
-            norms = {name: torch._foreach_norm(list(one.module.parameters())) for name, one in self.learners.items()}
-            bad += [f"{name}'s weights" for name, norm in norms.items() if not torch.stack(norm).isfinite().all()]
+        if saving:  # the losses of the last step may be finite and the weights after it not
+            bad += self.networks.not_finite()
         if not bad:
-            rates = {f"lr/{name}": one.prepared.param_groups[0]["lr"] for name, one in self.learners.items()}
-            self.journal.log(self.images, self.step, {**measures, **rates})
+            rates = {f"lr/{name}": one.prepared.param_groups[0]["lr"] for name, one in self.networks.learners.items()}
+            share, total = self.length.share(self.images), self.length.total(self.images)
+            self.logger.log(self.images, self.position.step, share, total, {**measures, **rates})
         return bad
 
     def _roll_back(self, bad: list[str]) -> None:
-        """Back to the last whole checkpoint with half the learning rate, at most three times."""
-        self.rollbacks += 1
-        rollbacks, scale = self.rollbacks, self.rate_scale / 2
-        images = self.images
-        whole = self.run.whole_checkpoints()
-        if rollbacks > ROLLBACKS or not whole:
-            self.journal.event(images, "failed", terms=bad)
+        """Back to the last complete checkpoint with half the learning rate, at most three times."""
+        rollbacks, scale = self.position.rollbacks + 1, self.position.rate_scale / 2
+        images, complete = self.images, self.run.complete_checkpoints()
+        if rollbacks > ROLLBACKS or not complete:
+            self.logger.event(images, "failed", terms=bad)
             raise TrainingFailed(
                 f"The loss term {', '.join(bad)} is not finite after {images:,} images, {ROLLBACKS} returns to the last "
-                f"checkpoint and a learning rate of {self.rate_scale:g} of the given one. The last finite checkpoint is "
-                f"kept in {self.run}. A lower --set optimizer.generator.lr (and discriminator) or a penalty such as "
+                f"checkpoint and a learning rate of {self.position.rate_scale:g} of the given one. The last finite checkpoint "
+                f"is kept in {self.run}. A lower --set optimizer.generator.lr (and discriminator) or a penalty such as "
                 "--penalty r1 usually helps."
             )
-        self.restore(whole[-1])
-        self.rollbacks, self.rate_scale = rollbacks, scale
-        if self.accelerator.is_main_process:  # so that a run killed now goes on with what it learned from this
-            write_state(whole[-1], {**read_state(whole[-1]), "rollbacks": rollbacks, "rate_scale": scale})
-            self.journal.start(self.images, self.total)
-        self.journal.event(
+        self.restore(complete[-1])
+        self.position.rollbacks, self.position.rate_scale = rollbacks, scale
+        if self.accelerator.is_main_process:  # so that a run killed now goes on with the lower rate
+            write_state(complete[-1], replace(read_state(complete[-1]), rollbacks=rollbacks, rate_scale=scale))
+            self.logger.start(self.images)
+        self.logger.event(
             images,
             "rollback",
             terms=bad,
@@ -384,77 +254,69 @@ class Trainer:
     def _grid(self) -> None:
         if self.accelerator.is_main_process:
             with self.accelerator.autocast():
-                encoder = None if self.text is None else self.averaged_encoder
-                self.journal.grid(self.ema.module, self.images, encoder)
+                encoder = None if self.networks.text is None else self.networks.averaged_encoder
+                self.logger.grid(self.networks.ema.module, self.images, encoder)
+
+    # ---- checkpoints
+
+    def _state(self) -> CheckpointState:
+        scaler, position = self.accelerator.scaler, self.position
+        return CheckpointState(
+            images=position.images,
+            step=position.step,
+            number=position.checkpoints,
+            rollbacks=position.rollbacks,
+            rate_scale=position.rate_scale,
+            plateaus={name: plateau.to_dict() for name, plateau in self.plateaus.items()},
+            processes=self.accelerator.num_processes,
+            scaler=scaler.state_dict() if scaler is not None else None,
+        )
 
     def save(self) -> None:
         """Write a checkpoint and, as the run's model, the averaged stage."""
         writer = CheckpointWriter(self.run, self.images)
         if self.accelerator.is_main_process:
-            self.checkpoints += 1
-            writer.tensors("generator", self.stage.state_dict())
-            writer.tensors("generator-ema", self.ema.module.state_dict())
-            for name, side in self.sides.items():
-                writer.tensors(name, side.state_dict())
-            if self.text is not None:
-                writer.tensors("text", self.learners["text"].module.state_dict())
-                writer.tensors("text-ema", self.text_ema.module.state_dict())
-            for name, learner in self.learners.items():
+            self.position.checkpoints += 1
+            for name, module in self.networks.modules().items():
+                writer.tensors(name, module.state_dict())
+            for name, learner in self.networks.learners.items():
                 writer.tensors(f"optimizer-{name}", optimizer_state(learner.optimizer, learner.module))
         self.accelerator.wait_for_everyone()
         writer.tensors(f"rng-{self.accelerator.process_index}", rng_state(self.device))
         self.accelerator.wait_for_everyone()
         if self.accelerator.is_main_process:
-            scaler = self.accelerator.scaler
-            writer.publish(
-                {
-                    "images": self.images,
-                    "step": self.step,
-                    "number": self.checkpoints,
-                    "rollbacks": self.rollbacks,
-                    "rate_scale": self.rate_scale,
-                    "plateaus": {name: plateau.plain() for name, plateau in self.plateaus.items()},
-                    "processes": self.accelerator.num_processes,
-                    "scaler": scaler.state_dict() if scaler is not None else None,
-                }
-            )
-            self._save_model(f"The checkpoint of {self.images:,} images is whole")
+            writer.publish(self._state())
+            self._save_model(f"The checkpoint of {self.images:,} images is complete")
             self.run.prune(self.config.output.keep_last, self.config.output.keep_every)
         self.accelerator.wait_for_everyone()
 
     def _save_model(self, kept: str) -> None:
         """Write the averaged stage (and encoder) as the run's model. TrainingFailed, saying what is `kept`, where it can't be."""
         try:
-            save_weights(self.ema.module, self.run.weights_file)
-            if self.text is not None:
-                self.averaged_encoder.save(self.run.text_folder)
+            save_weights(self.networks.ema.module, self.run.weights_file)
+            if self.networks.text is not None:
+                self.networks.averaged_encoder.save(self.run.text_folder)
         except (OSError, SafetensorError) as error:
             raise TrainingFailed(
                 f"{self.run.weights_file} can't be written: {error}. {kept}. Make room and type: "
                 f"stackflower train --resume {self.run}"
             ) from error
 
-    def restore(self, path: Any) -> None:
+    def restore(self, path: Path) -> None:
         """Put everything back as it was when the checkpoint at `path` was written."""
         state = read_state(path)
         otherwise = f"Delete {path} to resume from the checkpoint before."
-        load_weights(self.stage, path / "generator.safetensors", otherwise)
-        load_weights(self.ema.module, path / "generator-ema.safetensors", otherwise)
-        for name, side in self.sides.items():
-            load_weights(side, path / f"{name}.safetensors", otherwise)
-        if self.text is not None:
-            load_weights(self.learners["text"].module, path / "text.safetensors", otherwise)
-            load_weights(self.text_ema.module, path / "text-ema.safetensors", otherwise)
-        for name, learner in self.learners.items():
+        for name, module in self.networks.modules().items():
+            load_weights(module, path / f"{name}.safetensors", otherwise)
+        for name, learner in self.networks.learners.items():
             restore_optimizer(learner.optimizer, learner.module, read_tensors(path, f"optimizer-{name}"))
-        rng = path / f"rng-{self.accelerator.process_index}.safetensors"
-        if self.accelerator.process_index < state["processes"]:  # new processes keep their own
-            restore_rng(read_tensors(path, rng.stem), self.device)
-        if state["scaler"] and self.accelerator.scaler is not None:
-            self.accelerator.scaler.load_state_dict(state["scaler"])
-        self.images, self.step, self.checkpoints = state["images"], state["step"], state["number"]
-        self.rollbacks, self.rate_scale = state["rollbacks"], state["rate_scale"]
-        self.plateaus = {name: Plateau(**values) for name, values in state.get("plateaus", {}).items()} or self.plateaus
-        self.journal.forget()
+        if self.accelerator.process_index < state.processes:  # new processes keep their own
+            restore_rng(read_tensors(path, f"rng-{self.accelerator.process_index}"), self.device)
+        if state.scaler and self.accelerator.scaler is not None:
+            self.accelerator.scaler.load_state_dict(state.scaler)
+        self.position = Position(state.images, state.step, state.number, state.rollbacks, state.rate_scale)
+        plateaus: dict[str, Any] = {name: Plateau(**values) for name, values in state.plateaus.items()}
+        self.plateaus |= plateaus
+        self.logger.forget()
         if self.accelerator.is_main_process:  # a kill may have come between this checkpoint and the run's model
             self._save_model(f"{path.name} is untouched")

@@ -1,8 +1,8 @@
-"""Pictures and captions in a folder, by the Hugging Face ImageFolder convention.
+"""Images and captions in a folder, by the Hugging Face ImageFolder convention.
 
-``metadata.jsonl`` or ``metadata.csv`` beside the pictures, a row for each: ``file_name``, ``text`` (a string or a list
-of strings), and if wanted ``label`` (an integer), ``class_name``, ``attributes`` (an object of names to values) and
-``asked`` (for each caption the attributes it states). Split folders ``train`` and ``validation``, or none.
+``metadata.jsonl`` or ``metadata.csv`` in the folder of the images, a row for each: ``file_name``, ``text`` (a string or a list of
+strings), and optionally ``label`` (an integer), ``class_name``, ``attributes`` (an object of names to values) and
+``mentioned_attributes`` (for each caption, the attributes it mentions). Split folders ``train``, ``validation`` and ``test``, or none.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ from stackflower.utils.cache import key_of
 from stackflower.utils.progress import Progress
 
 METADATA = ("metadata.jsonl", "metadata.csv")
-SPLITS = {"train": ("train",), "validation": ("validation", "val", "valid", "test")}
-LONGEST = 1_000  # words; a longer text is a document, not a caption
+FOLDERS = {"train": ("train",), "validation": ("validation", "val", "valid"), "test": ("test",)}
+LONGEST = 1_000  # words of a caption
 
 
 def _read_jsonl(path: Path) -> Iterator[tuple[int, dict[str, Any] | str]]:
@@ -48,7 +48,8 @@ def _read_csv(path: Path) -> Iterator[tuple[int, dict[str, Any] | str]]:
             values: dict[str, Any] = {key: value for key, value in row.items() if key and value is not None}
             if values.get("label", "").lstrip("-").isdigit():
                 values["label"] = int(values["label"])
-            for key in ("text", "attributes", "asked"):  # a list or an object may stand in a cell as JSON
+            # a cell may hold a list or an object as JSON
+            for key in ("text", "attributes", "mentioned_attributes"):
                 if str(values.get(key, ""))[:1] in ("[", "{"):
                     with contextlib.suppress(json.JSONDecodeError):
                         values[key] = json.loads(values[key])
@@ -56,7 +57,7 @@ def _read_csv(path: Path) -> Iterator[tuple[int, dict[str, Any] | str]]:
 
 
 def captions_of_row(row: dict[str, Any]) -> tuple[list[str], str | None]:
-    """The captions of a row and what is wrong with them."""
+    """The captions of a row, and what is wrong with them or None."""
     texts = row.get("text")
     texts = [texts] if isinstance(texts, str) else texts
     if not isinstance(texts, list) or not texts or not all(isinstance(text, str) for text in texts):
@@ -69,20 +70,26 @@ def captions_of_row(row: dict[str, Any]) -> tuple[list[str], str | None]:
     return [" ".join(text.split()) for text in texts], None
 
 
-def _columns(row: dict[str, Any], texts: list[str]) -> str | None:
-    """What is wrong with a row's attributes."""
-    attributes, asked = row.get("attributes"), row.get("asked")
+def _attribute_problem(row: dict[str, Any], texts: list[str]) -> str | None:
+    """What is wrong with a row's attributes, or None."""
+    attributes, mentioned = row.get("attributes"), row.get("mentioned_attributes")
     if attributes is not None and not isinstance(attributes, dict):
-        return f"has the attributes {attributes!r}; wanted an object of names to values"
-    if asked is None:
+        return f"has the attributes {attributes!r}; allowed is an object of names to values"
+    if mentioned is None:
         return None
-    if not isinstance(asked, list) or not all(isinstance(names, list) for names in asked) or len(asked) != len(texts):
-        return f'has an "asked" that is not a list of attribute names for each of its {len(texts)} captions'
+    if (
+        not isinstance(mentioned, list)
+        or not all(isinstance(names, list) for names in mentioned)
+        or len(mentioned) != len(texts)
+    ):
+        return (
+            f'has a "mentioned_attributes" that is not a list of attribute names for each of its {len(texts)} captions'
+        )
     return None
 
 
 class Split:
-    """One folder of pictures with its metadata, read and checked."""
+    """One folder of images with its metadata, read and checked."""
 
     def __init__(self, folder: Path):
         self.folder = folder
@@ -91,14 +98,14 @@ class Split:
             near = sorted(path.name for path in folder.iterdir() if path.suffix in (".jsonl", ".json", ".csv", ".txt"))
             hint = f" There is {', '.join(near[:3])}: rename it if it is the metadata." if near else ""
             raise DataError(
-                f"{folder} has no metadata.jsonl or metadata.csv.{hint} Each of its lines names a picture and says what "
-                'it shows, as in {"file_name": "0001.jpg", "text": "a red flower"}.'
+                f"{folder} has no metadata.jsonl or metadata.csv.{hint} Each of its lines names an image and its "
+                'caption, as in {"file_name": "0001.jpg", "text": "a red flower"}.'
             )
         self.metadata = found[0]
 
     @cached_property
     def files(self) -> set[str]:
-        """Every picture below the folder, as file names are written in the metadata."""
+        """Every image in the folder and its subfolders, by file name as in the metadata."""
         return {
             path.relative_to(self.folder).as_posix()
             for path in self.folder.rglob("*")
@@ -107,7 +114,7 @@ class Split:
 
     @cached_property
     def read(self) -> tuple[list[dict[str, Any]], list[str]]:
-        """The good rows, and a sentence for each bad one."""
+        """The valid rows, and a sentence for each invalid one."""
         rows, problems, seen = [], [], set()
         reader = _read_jsonl if self.metadata.suffix == ".jsonl" else _read_csv
         try:
@@ -124,9 +131,9 @@ class Split:
                     if name in seen:
                         problem = f"names {name} a second time"
                     elif name not in self.files:
-                        problem = f"names {name}, and there is no such picture"
+                        problem = f"names {name}, and there is no such image"
                     seen.add(name)
-                problem = problem or _columns(row, texts)
+                problem = problem or _attribute_problem(row, texts)
                 if not isinstance(row.get("label", 0), int):
                     problem = f"has the label {row['label']!r}; a label is a whole number"
                 if problem:
@@ -140,24 +147,24 @@ class Split:
         return rows, problems
 
     def orphans(self) -> list[str]:
-        """Pictures that no row names."""
+        """Images that no row names."""
         rows, _ = self.read
         return sorted(self.files - {row["file_name"] for row in rows})
 
 
 def several(problems: list[str], most: int = 20) -> str:
-    """The first of many sentences, and how many more there are."""
+    """The first `most` sentences, and how many more there are."""
     more = f"\n… and {len(problems) - most:,} more." if len(problems) > most else ""
     return "\n".join(problems[:most]) + more
 
 
 @register("data", "folder")
 class FolderSource(Source):
-    """A folder by the Hugging Face ImageFolder convention: ``metadata.jsonl|csv`` beside the pictures.
+    """A folder by the Hugging Face ImageFolder convention: images and their ``metadata.jsonl`` or ``metadata.csv``.
 
     Args:
         path: the folder.
-        skip_bad: leave out rows and pictures that cannot be used (with a warning) instead of refusing the folder.
+        skip_bad: leave out rows and images that can't be used, with a warning, instead of raising DataError.
     """
 
     def __init__(self, *, path: str, skip_bad: bool = False):
@@ -173,13 +180,13 @@ class FolderSource(Source):
         return self.path.resolve().name
 
     def splits(self) -> list[str]:
-        found = [name for name, folders in SPLITS.items() if any((self.path / folder).is_dir() for folder in folders)]
+        found = [name for name, folders in FOLDERS.items() if any((self.path / folder).is_dir() for folder in folders)]
         return found if "train" in found else ["train"]
 
     def split(self, name: str) -> Split:
         """The folder of a split, read once."""
         if name not in self._splits:
-            candidates = [self.path / folder for folder in SPLITS.get(name, ())]
+            candidates = [self.path / folder for folder in FOLDERS.get(name, ())]
             folder = next((path for path in candidates if path.is_dir()), self.path)
             self._splits[name] = Split(folder)
         return self._splits[name]
@@ -212,7 +219,9 @@ class FolderSource(Source):
             labels=[row["label"] for row in rows] if labelled else None,
             class_names={row["label"]: str(row["class_name"]) for row in rows if labelled and "class_name" in row},
             attributes={name: [str((row.get("attributes") or {}).get(name, "")) for row in rows] for name in names},
-            asked=[row["asked"] for row in rows] if rows and all("asked" in row for row in rows) else None,
+            mentioned_attributes=[row["mentioned_attributes"] for row in rows]
+            if rows and all("mentioned_attributes" in row for row in rows)
+            else None,
         )
 
     def fill(self, split: str, images: np.ndarray, progress: Progress) -> list[int]:
@@ -225,40 +234,40 @@ class FolderSource(Source):
             except DataError as error:
                 problems[position] = str(error)
 
-        with ThreadPoolExecutor(os.cpu_count()) as pool:  # Pillow decodes outside the interpreter's lock
+        with ThreadPoolExecutor(os.cpu_count()) as pool:  # Pillow releases the GIL while it decodes
             for _ in pool.map(one, range(len(rows))):
                 progress(1)
         if problems and (not self.skip_bad or len(problems) == len(rows)):
             raise DataError(
-                f"{len(problems):,} pictures in {part.folder} can't be read:\n{several(sorted(problems.values()))}\n"
-                "Mend or remove them with their rows; --set data.skip_bad=true leaves such rows out."
+                f"{len(problems):,} images in {part.folder} can't be read:\n{several(sorted(problems.values()))}\n"
+                "Repair them, or remove them with their rows; --set data.skip_bad=true leaves such rows out."
             )
         return sorted(problems)
 
     def warnings(self, split: str) -> list[str]:
         _, problems = self.split(split).read
-        told = []
+        notes = []
         labelled = sum("label" in row for row in self.split(split).read[0])
         if 0 < labelled < len(self.split(split).read[0]):
-            told.append(
+            notes.append(
                 f"{labelled:,} of {len(self.split(split).read[0]):,} rows of {self.split(split).metadata} have a label: "
-                "none is used, and a wrong caption may be of the same class."
+                "none is used, and a negative caption may be of the same class."
             )
         if problems and self.skip_bad:
-            told.append(
+            notes.append(
                 f"{len(problems):,} rows of {self.split(split).metadata} are left out, the first: {problems[0]}"
             )
         orphans = self.split(split).orphans()
         if not orphans:
-            return told
+            return notes
         return [
-            *told,
-            f"{len(orphans):,} pictures in {self.split(split).folder} have no row in {self.split(split).metadata.name} "
+            *notes,
+            f"{len(orphans):,} images in {self.split(split).folder} have no row in {self.split(split).metadata.name} "
             f"and are not used ({', '.join(orphans[:3])}{', …' if len(orphans) > 3 else ''}).",
         ]
 
     def check(self) -> tuple[list[str], list[str]]:
-        """Everything wrong with the folder, and everything worth knowing: (problems, notes), opening every picture."""
+        """Everything that is wrong with the folder, and what is worth knowing, opening every image: (problems, notes)."""
         problems, notes = [], []
         for name in self.splits():
             try:

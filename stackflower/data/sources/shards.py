@@ -1,7 +1,7 @@
-"""Pictures and captions in WebDataset shards: tar files of ``key.jpg`` beside ``key.json`` or ``key.txt``.
+"""Images and captions in WebDataset shards: tar files of ``key.jpg`` with ``key.json`` or ``key.txt``.
 
-The shards are read where they lie, never unpacked; what is decoded goes straight to the prepared form, which is mapped from
-disk, so that on a CPU a set need not fit into memory (on a GPU the training split is held there).
+The shards are read in place, not unpacked; images are decoded into the prepared form, which is memory-mapped, so on a CPU a data
+set need not fit into memory (on a GPU the training split is held in its memory).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import numpy as np
 
 from stackflower.data.images import EXTENSIONS, load_square
 from stackflower.data.source import Rows, Source
-from stackflower.data.sources.folder import SPLITS, captions_of_row, several
+from stackflower.data.sources.folder import FOLDERS, captions_of_row, several
 from stackflower.errors import DataError
 from stackflower.registry import register
 from stackflower.utils.cache import key_of
@@ -30,11 +30,11 @@ from stackflower.utils.progress import Progress
 
 @dataclass
 class Sample:
-    """One picture of a shard, by its place in the file."""
+    """One image of a shard, by its position in the file."""
 
     shard: Path
     key: str
-    picture: tuple[int, int] | None = None  # offset and size
+    image: tuple[int, int] | None = None  # offset and size in bytes
     row: dict[str, Any] = field(default_factory=dict)
     problem: str | None = None
 
@@ -43,15 +43,15 @@ class Sample:
         return self.shard / self.key
 
     def read(self) -> bytes:
-        """The picture file's bytes."""
-        assert self.picture is not None
+        """The bytes of the image file."""
+        assert self.image is not None
         with self.shard.open("rb") as handle:
-            handle.seek(self.picture[0])
-            return handle.read(self.picture[1])
+            handle.seek(self.image[0])
+            return handle.read(self.image[1])
 
 
 def _row(suffix: str, content: bytes) -> tuple[dict[str, Any], str | None]:
-    """What a sample's text or JSON file says, and what is wrong with it."""
+    """The row in a sample's text or JSON file, and what is wrong with it or None."""
     try:
         text = content.decode("utf-8-sig")
         if suffix == ".json":
@@ -63,13 +63,13 @@ def _row(suffix: str, content: bytes) -> tuple[dict[str, Any], str | None]:
 
 
 def _checked(sample: Sample) -> Sample:
-    """Note what is wrong with a sample's row."""
+    """The sample with its captions checked and `problem` set."""
     if sample.problem is None and "text" not in sample.row and "caption" in sample.row:
         sample.row["text"] = sample.row["caption"]  # as img2dataset writes it
     texts, problem = captions_of_row(sample.row)
     sample.problem = sample.problem or problem
-    if sample.picture is None:
-        sample.problem = "has captions and no picture"
+    if sample.image is None:
+        sample.problem = "has captions and no image"
     elif not isinstance(sample.row.get("label", 0), int):
         sample.problem = f"has the label {sample.row['label']!r}; a label is a whole number"
     sample.row["text"] = texts
@@ -77,7 +77,7 @@ def _checked(sample: Sample) -> Sample:
 
 
 def read_shard(path: Path) -> list[Sample]:
-    """The samples of a tar file, in its order. DataError for what is no tar file."""
+    """The samples of a tar file, in its order. DataError for a file that is not a tar file."""
     samples: dict[str, Sample] = {}
     try:
         with tarfile.open(path, "r:") as shard:
@@ -85,12 +85,12 @@ def read_shard(path: Path) -> list[Sample]:
                 name = PurePosixPath(member.name)
                 if not member.isfile() or name.name.startswith("."):
                     continue
-                # a key goes up to the first dot of the file's name, as WebDataset has it
+                # a key ends at the first dot of the file's name, as in WebDataset
                 stem, _, suffix = name.name.partition(".")
                 sample = samples.setdefault(str(name.with_name(stem)), Sample(path, str(name.with_name(stem))))
                 suffix = f".{suffix.lower()}"
                 if suffix in EXTENSIONS:
-                    sample.picture = (member.offset_data, member.size)
+                    sample.image = (member.offset_data, member.size)
                 elif suffix in (".json", ".txt"):
                     handle = shard.extractfile(member)
                     row, problem = _row(suffix, handle.read() if handle else b"")
@@ -105,12 +105,12 @@ def read_shard(path: Path) -> list[Sample]:
 
 @register("data", "shards")
 class ShardSource(Source):
-    """WebDataset shards: a folder of tar files, ``train-*.tar`` and ``validation-*.tar``, or a pattern such as ``train-{000..006}.tar``.
+    """WebDataset shards: a folder of ``train-*.tar`` and ``validation-*.tar``, or a pattern such as ``train-{000..006}.tar``.
 
     Args:
         path: the folder, one tar file, or a pattern with ``*`` or ``{000..006}``. File names that begin with validation, val or
-            test hold the validation split.
-        skip_bad: leave out samples that cannot be used instead of refusing the shards.
+            valid hold the validation split, with test the test split, all others the training split.
+        skip_bad: leave out samples that can't be used, with a warning, instead of raising DataError.
     """
 
     def __init__(self, *, path: str, skip_bad: bool = False):
@@ -125,40 +125,42 @@ class ShardSource(Source):
     @cached_property
     def shards(self) -> dict[str, list[Path]]:
         """The tar files of each split."""
-        whole = Path(self.path).expanduser()
-        if whole.is_dir():
-            files = sorted(whole.glob("*.tar"))
+        location = Path(self.path).expanduser()
+        if location.is_dir():
+            files = sorted(location.glob("*.tar"))
         else:
-            matching = {name: sorted(whole.parent.glob(name)) for name in _braces(whole.name)}
+            matching = {name: sorted(location.parent.glob(name)) for name in _expand_braces(location.name)}
             files = [file for found in matching.values() for file in found if file.is_file()]
             missing = [name for name, found in matching.items() if not found]
             if files and missing:
                 raise DataError(
-                    f"{self.path!r} names {len(missing)} files that are not there, the first {missing[0]}; mend the pattern or the set."
+                    f"{self.path!r} names {len(missing)} files that are not there, the first {missing[0]}; correct the pattern or add the files."
                 )
         found: dict[str, list[Path]] = {}
         for file in files:
-            held_out = re.split(r"[-_.\d]", file.name, maxsplit=1)[0] in SPLITS["validation"]
-            found.setdefault("validation" if held_out else "train", []).append(file)
-        return found if "train" in found or not found else {"train": found["validation"]}
+            word = re.split(r"[-_.\d]", file.name, maxsplit=1)[0]
+            split = next((name for name, words in FOLDERS.items() if word in words), "train")
+            found.setdefault(split, []).append(file)
+        if found and "train" not in found:  # a single split is the training split, whatever its name
+            return {"train": next(iter(found.values()))}
+        return found
 
     def title(self) -> str:
-        whole = Path(self.path).expanduser()
-        return whole.resolve().name if whole.is_dir() else whole.parent.resolve().name
+        location = Path(self.path).expanduser()
+        return location.resolve().name if location.is_dir() else location.parent.resolve().name
 
     def splits(self) -> list[str]:
-        return [name for name in SPLITS if name in self.shards]
+        return [name for name in FOLDERS if name in self.shards]
 
     def fingerprint(self, split: str) -> str:
         digest = hashlib.blake2b(digest_size=16)
-        for sample in self._read(
-            split
-        ):  # all captions, and a little of every picture: a copied shard is the same shard
-            digest.update(repr((sample.shard.name, sample.key, sample.picture, sample.row, sample.problem)).encode())
-            if sample.picture is not None:
+        # all captions and a few bytes of every image, so that a copied shard has the same fingerprint
+        for sample in self._read(split):
+            digest.update(repr((sample.shard.name, sample.key, sample.image, sample.row, sample.problem)).encode())
+            if sample.image is not None:
                 with sample.shard.open("rb") as handle:
                     for share in (1, 2, 3):
-                        handle.seek(sample.picture[0] + sample.picture[1] * share // 4)
+                        handle.seek(sample.image[0] + sample.image[1] * share // 4)
                         digest.update(handle.read(64))
         return key_of(digest.hexdigest(), self.skip_bad)
 
@@ -168,7 +170,7 @@ class ShardSource(Source):
         return self._samples[split]
 
     def samples(self, split: str) -> list[Sample]:
-        """The samples that can be used. DataError lists the others, unless they are to be skipped."""
+        """The samples that can be used. DataError lists the others, unless `skip_bad`."""
         problems = [f"{one.where} {one.problem}." for one in self._read(split) if one.problem]
         good = [one for one in self._read(split) if not one.problem]
         if problems and (not self.skip_bad or not good):
@@ -176,7 +178,7 @@ class ShardSource(Source):
                 f"{self.path} can't be used as it is:\n{several(problems)}\n--set data.skip_bad=true leaves such samples out."
             )
         if not good:
-            raise DataError(f"The shards of {self.path} ({split}) hold no pictures.")
+            raise DataError(f"The shards of {self.path} ({split}) hold no images.")
         return good
 
     def rows(self, split: str) -> Rows:
@@ -205,25 +207,25 @@ class ShardSource(Source):
                 progress(1)
         if problems and (not self.skip_bad or len(problems) == len(samples)):
             raise DataError(
-                f"{len(problems):,} pictures in {self.path} can't be read:\n{several(sorted(problems.values()))}\n"
+                f"{len(problems):,} images in {self.path} can't be read:\n{several(sorted(problems.values()))}\n"
                 "--set data.skip_bad=true leaves them out."
             )
         return sorted(problems)
 
     def warnings(self, split: str) -> list[str]:
-        good, told = self.samples(split), []
+        good, notes = self.samples(split), []
         bad = [f"{one.where} {one.problem}" for one in self._read(split) if one.problem]
         labelled = sum("label" in sample.row for sample in good)
         if bad:
-            told.append(f"{len(bad):,} samples are left out, the first: {bad[0]}.")
+            notes.append(f"{len(bad):,} samples are left out, the first: {bad[0]}.")
         if 0 < labelled < len(good):
-            told.append(
-                f"{labelled:,} of {len(good):,} samples have a label: none is used, and a wrong caption may be of the same class."
+            notes.append(
+                f"{labelled:,} of {len(good):,} samples have a label: none is used, and a negative caption may be of the same class."
             )
-        return told
+        return notes
 
     def check(self) -> tuple[list[str], list[str]]:
-        """Everything wrong with the shards, and what is worth knowing: (problems, notes), opening every picture."""
+        """Everything that is wrong with the shards, and what is worth knowing, opening every image: (problems, notes)."""
         problems, notes = [], []
         for split in self.splits():
             try:
@@ -248,8 +250,8 @@ class ShardSource(Source):
         return problems, notes
 
 
-def _braces(name: str) -> list[str]:
-    """A pattern with one ``{000..006}`` as the names it stands for."""
+def _expand_braces(name: str) -> list[str]:
+    """The names that a pattern with one ``{000..006}`` expands to."""
     before, opening, rest = name.partition("{")
     inside, closing, after = rest.partition("}")
     first, dots, last = inside.partition("..")

@@ -1,7 +1,7 @@
-"""One flower before an out-of-focus garden, drawn for a batch of pictures at a time.
+"""One flower in front of an out-of-focus garden, rendered for a batch of images at a time.
 
-Lengths are in *picture units*, in which the picture spans [-1, 1] in x (right) and y (down), or in *flower units*, in
-which the flower's own radius is 1. Colours are RGB in [0, 1].
+Lengths are in *image units*, in which the image spans [-1, 1] in x (right) and y (down), or in *flower units*, in which the
+flower's radius is 1. Colours are RGB in [0, 1].
 """
 
 from __future__ import annotations
@@ -15,28 +15,28 @@ import torch
 from torch import Tensor
 
 from stackflower.data.synthetic.attributes import ATTRIBUTES
-from stackflower.data.synthetic.garden import SKY, draw_backdrop, hazy
+from stackflower.data.synthetic.garden import SKY, render_backdrop, with_haze
 from stackflower.data.synthetic.raster import (
     Draws,
     Planes,
     at,
-    enlarge,
+    composite,
     fade,
     flat,
-    lay,
     nearest,
     pick,
     positions,
     step,
+    upsample,
     wave,
 )
 
-# Pixels worked on at a time. Two values for each stay below the 32,768 at which torch splits an operation
-# over its threads; here each thread draws groups of its own instead, so that none waits for another. (Some
-# operations, exp, cos and indexing among them, are split much earlier: `fade`, `wave`, `at` do without.)
+# Pixels processed at a time. Two values for each are fewer than the 32,768 from which torch splits an operation over its threads;
+# here each thread renders groups of its own instead, so that none waits for another. (Some operations, such as exp, cos and
+# indexing, are split much earlier: `fade`, `wave` and `at` avoid them.)
 _PIXELS = 16_383
-COLUMNS = 1000  # uniform numbers drawn for each picture
-GROUP = 8  # pictures drawn together
+COLUMNS = 1000  # uniform random numbers of each image
+GROUP = 8  # images rendered together
 _MOST_PETALS = 10
 _VARIANTS = 8  # outlines per petal shape
 _BINS = 1024  # directions per outline
@@ -74,16 +74,16 @@ _ANTHER = (
     (0.97, 0.88, 0.55),
     (0.50, 0.28, 0.12),
 )
+# for each light, the strength of its direction, then its colour
 _LIGHT = ((1.25, 1.06, 1.04, 1.00), (0.60, 0.90, 0.92, 0.94), (1.10, 1.04, 0.95, 0.85))
-# what the air before the background adds on the sun's side
 
 
 @functools.cache
 def outlines() -> Tensor:
-    """(4, shapes * variants * bins): what a petal's outline needs at each direction from its middle.
+    """A table (4, shapes * variants * bins) of petal outlines by direction from the petal's middle.
 
-    The petal spans [-1, 1] along its axis X and across it Y; B is its edge's distance from the middle.
-    The rows are 1 / B, the two parts of the gradient of rho / B at the edge, and the light on its folds.
+    The petal spans [-1, 1] along its axis X and across it Y; B is the distance of its edge from the middle. The rows are 1 / B,
+    the two components of the gradient of rho / B at the edge, and the light on its folds.
     """
     random = np.random.Generator(np.random.Philox(key=[0, 3]))
     angle = (np.arange(_BINS) + 0.5) * (2 * math.pi / _BINS) - math.pi
@@ -108,28 +108,28 @@ def outlines() -> Tensor:
                 wave = random.integers(8, 11) * angle + phase[0] + 0.8 * np.sin(2 * angle + phase[1])
                 edge *= 1 + outer * (0.12 * np.cos(wave) + 0.03 * np.cos(1.7 * wave + phase[2]))
                 fold = outer * np.cos(wave + 0.9)
-            slope = (np.roll(edge, -1) - np.roll(edge, 1)) / (4 * math.pi / _BINS) / edge**2
+            gradient = (np.roll(edge, -1) - np.roll(edge, 1)) / (4 * math.pi / _BINS) / edge**2
             x, y = np.cos(angle), np.sin(angle)
-            rows.append(np.stack([1 / edge, x / edge + y * slope, y / edge - x * slope, fold]))
+            rows.append(np.stack([1 / edge, x / edge + y * gradient, y / edge - x * gradient, fold]))
     return torch.from_numpy(np.concatenate(rows, axis=1).astype(np.float32))
 
 
 class _Frame:
-    """Where the flower is: its own coordinates at each pixel (B, H, W), and the light on it."""
+    """The flower's position and light, and its coordinate system at each pixel (B, H, W)."""
 
     def __init__(self, draws: Draws, chosen: dict[str, Tensor]) -> None:
         low = torch.tensor((0.68, 0.80, 0.92))[chosen["size"]]
         self.radius = low + draws(0, 0.03)
         self.place = draws(-1, 1, 2) * 0.025
-        # a petal points up, more or less: with any turn, the number of petals takes far longer to learn
+        # one petal points roughly up: with random rotations, the number of petals takes far longer to learn
         self.tilt, self.squeeze, self.turn = draws(0, math.pi), draws(0.93, 1.0), draws(-0.05, 0.05) - math.pi / 2
         self.disc = torch.maximum(draws(0.25, 0.30), 0.19 / self.radius)
         self.sun = draws(-2.6, -0.5)
         self.light = pick(_LIGHT, chosen["light"])
         self.behind = torch.where(chosen["background"] == SKY, 0.08, 0.42)
 
-    def look(self, x: Tensor, y: Tensor, side: int) -> None:
-        """Set the pixels to those of columns x and rows y (picture units) of a picture of this side."""
+    def set_pixels(self, x: Tensor, y: Tensor, side: int) -> None:
+        """Set the pixels to those of columns x and rows y (image units) of an image of `side` pixels."""
         dx, dy = x - flat(self.place[:, 0]), y - flat(self.place[:, 1])
         cosine, sine = flat(self.tilt.cos()), flat(self.tilt.sin())
         p, q = dx * cosine + dy * sine, (dy * cosine - dx * sine) / flat(self.squeeze)
@@ -140,21 +140,21 @@ class _Frame:
         self.pixels = flat(self.radius) * (side / 2)  # pixels in one flower unit
 
     def shadow(self) -> Tensor:
-        """The soft shadow the flower throws on what lies behind it, away from the sun."""
+        """The soft shadow of the flower on the background, away from the sun."""
         far = torch.hypot(self.x + 0.16 * flat(self.sun.cos()), self.y + 0.16 * flat(self.sun.sin()))
         return 1 - flat(self.behind) * step((1.25 - far) / 0.8)
 
     def cover(self, distance: Tensor) -> Tensor:
-        """How much of a pixel lies inside an edge ``distance`` flower units away (positive inside)."""
+        """The share of a pixel inside an edge that is `distance` flower units away (positive inside)."""
         return step(distance / (1.5 / self.pixels + 0.010) + 0.5)
 
     def fine(self, period: float | Tensor) -> Tensor:
-        """1 where a pattern of this period (flower units) spans enough pixels to be seen, else 0."""
+        """1 where a pattern of this period (flower units) spans enough pixels to be visible, else 0."""
         return step((self.pixels * period - 2) / 3)
 
 
 class _Petals:
-    """The petals' own numbers, (B, 10) each, and what is drawn of them at a frame's pixels."""
+    """The parameters of the petals, (B, 10) each, and their rendering at a frame's pixels."""
 
     def __init__(self, draws: Draws, chosen: dict[str, Tensor], frame: _Frame) -> None:
         self.number, shape = chosen["petals"] + 4, chosen["shape"]
@@ -164,9 +164,9 @@ class _Petals:
         self.cosine, self.sine = axis.cos(), axis.sin()
         wide = 0.70 * (math.pi / self.number).tan()
         widths = [
-            (0.74 * wide).clamp(max=0.36),  # lobes, apart from one another
+            (0.74 * wide).clamp(max=0.36),  # separate lobes
             wide.clamp(max=0.33),
-            (1.35 * wide).clamp(max=0.56),  # over one another: a fringed disc
+            (1.35 * wide).clamp(max=0.56),  # overlapping: a fringed disc
             (0.46 * wide).clamp(max=0.125),
         ]
         self.width = torch.stack(widths, 1).gather(1, shape[:, None]) * draws(0.95, 1.05, _MOST_PETALS)
@@ -185,8 +185,8 @@ class _Petals:
         self.throat = torch.lerp(self.body * 0.62, pale, draws(-0.6, 0.6, 1).clamp(min=0))
         self.depth_of_throat, self.rim = draws(0.2, 0.9), draws(-0.10, 0.16)
 
-    def lay(self, frame: _Frame, picture: Planes, mottle: Tensor) -> Planes:
-        """``picture`` under the petals: at each pixel the two nearest in angle, the deeper one below."""
+    def composite(self, frame: _Frame, image: Planes, mottle: Tensor) -> Planes:
+        """The petals over `image`: at each pixel the two nearest in angle, the farther one behind."""
         near = nearest(frame.angle, flat(self.spacing))
         side = torch.where(frame.angle > near * flat(self.spacing), 1.0, -1.0)
         number = flat(self.number)
@@ -202,7 +202,7 @@ class _Petals:
         hollow = 1 - 0.38 * fade((flat(frame.disc) - frame.r).clamp(max=0) / 0.07)
         shade = (shade + 0.09 * mottle) * at(self.tone, petal) * hollow
         alpha = frame.cover(distance)
-        over = side < 0  # each petal lies over the next, all around, as a bud's petals are twisted
+        over = side < 0  # each petal overlaps the next, all around, as in a twisted bud
         gap = torch.where(over, distance[0], distance[1])
         dark = 1 - flat(0.22 + 0.18 * self.strength[:, 0]) * fade(gap.clamp(max=0) / 0.055)
         shade = shade * torch.stack([torch.where(over, 1.0, dark), torch.where(over, dark, 1.0)])
@@ -212,23 +212,23 @@ class _Petals:
         colours = self._colours(u, shade)
         return [
             plane * (1 - first - second) + colour[0] * first + colour[1] * second
-            for plane, colour in zip(picture, colours, strict=True)
+            for plane, colour in zip(image, colours, strict=True)
         ]
 
     def _edge(
         self, petal: Tensor, u: Tensor, across: Tensor, half: Tensor, breadth: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Distance inside the petal's edge (flower units), how far out (1 at the edge), light on folds."""
+        """Distance inside the petal's edge (flower units), relative distance from its middle (1 at the edge), light on its folds."""
         along = (u - 0.52) / 0.48
         rho = torch.hypot(along, across)
         bins = (torch.atan2(across, along) * (_BINS / (2 * math.pi)) + _BINS / 2).long().clamp(0, _BINS - 1)
         bins = bins + at(self.outline, petal)
-        inverse, slope_s, slope_t, fold = (at(row, bins) for row in outlines())
+        inverse, gradient_s, gradient_t, fold = (at(row, bins) for row in outlines())
         rho = rho * inverse
-        return (1 - rho) / torch.hypot(slope_s / half, slope_t / breadth), rho, fold
+        return (1 - rho) / torch.hypot(gradient_s / half, gradient_t / breadth), rho, fold
 
     def _shade(self, frame: _Frame, petal: Tensor, u: Tensor, across: Tensor, breadth: Tensor) -> Tensor:
-        """Light on the petal, 1 on the flat: its bend across and along, its crease, streaks and veins."""
+        """Light on the petal, 1 where it is flat: its curvature across and along, its crease, streaks and veins."""
         shade = 1.07 + at(self.across, petal) * across.clamp(-1, 1) + at(self.along, petal) * (u - 0.45)
         shade = shade - at(self.curl, petal) * (u - 0.62) ** 2
         shade = shade - 0.12 * (1 - u) * fade((across * across) * (-1 / 0.12**2))
@@ -241,7 +241,7 @@ class _Petals:
         return shade + (0.055 * rib + 0.045 * veins) * (1.15 - u)
 
     def _colours(self, u: Tensor, shade: Tensor) -> list[Tensor]:
-        """Three (2, B, H, W): a shaded petal grows deeper in colour, not greyer; a lit one pales."""
+        """Three planes (2, B, H, W): shade makes a petal more saturated, not greyer; light makes it paler."""
         toward, deep = step(u), flat(self.depth_of_throat) * fade(u * u * (-1 / 0.36**2))
         dark, lit = 1 - shade.clamp(0.2, 1), 0.55 * (shade - 1).clamp(0, 0.6)
         planes = []
@@ -253,8 +253,8 @@ class _Petals:
         return planes
 
 
-class _Heart:
-    """The centre disc, domed, with florets in spirals, and the stamens round it."""
+class _Centre:
+    """The domed centre disc, with florets in spirals, and the stamens around it."""
 
     def __init__(self, draws: Draws, chosen: dict[str, Tensor], frame: _Frame) -> None:
         self.waves, self.hollow = draws(0, 1, 2), draws(-0.22, 0.12)
@@ -270,8 +270,8 @@ class _Heart:
         self.size = torch.maximum(torch.tensor(0.042), 0.034 / frame.radius)
         self.anther = pick(_ANTHER, chosen["colour"])
 
-    def lay(self, frame: _Frame, picture: Planes) -> Planes:
-        """``picture`` under the disc."""
+    def composite(self, frame: _Frame, image: Planes) -> Planes:
+        """The disc over `image`."""
         angle, radius = frame.angle / (2 * math.pi), flat(frame.disc)
         ragged = 1 + 0.035 * wave(11 * angle + flat(self.waves[:, 0]))
         q = frame.r / (radius * (ragged + 0.03 * wave(5 * angle + flat(self.waves[:, 1]))))
@@ -288,11 +288,11 @@ class _Heart:
         dark, lit = shade.clamp(0.15, 1), 0.6 * (shade - 1).clamp(0, 0.5)
         tones = [flat(self.colour[:, c]) for c in range(3)]
         return [
-            torch.lerp(plane, tone * dark + (1 - tone) * lit, alpha) for plane, tone in zip(picture, tones, strict=True)
+            torch.lerp(plane, tone * dark + (1 - tone) * lit, alpha) for plane, tone in zip(image, tones, strict=True)
         ]
 
-    def lay_stamens(self, frame: _Frame, picture: Planes) -> Planes:
-        """``picture`` under filaments that end in anthers: none, six or twenty-two."""
+    def composite_stamens(self, frame: _Frame, image: Planes) -> Planes:
+        """The stamens, filaments that end in anthers, over `image`: none, six or twenty-two."""
         which = nearest(frame.angle + 0.4, flat(self.spacing))
         stamen = torch.remainder(which, flat(self.number)).long()
         stamen = stamen + torch.arange(len(self.number))[:, None, None] * _MOST_STAMENS
@@ -304,30 +304,30 @@ class _Heart:
         thread = torch.minimum(thread, frame.r - 0.72 * flat(frame.disc))
         shown = flat(self.shown)
         shadow = 1 - 0.45 * shown * fade(anther.clamp(max=0) / 0.025)
-        picture = lay(
-            [plane * shadow for plane in picture], 0.65 * self.anther + 0.35, None, 0.75 * shown * frame.cover(thread)
+        image = composite(
+            [plane * shadow for plane in image], 0.65 * self.anther + 0.35, None, 0.75 * shown * frame.cover(thread)
         )
         lit = 0.92 + 0.2 * (beyond / flat(self.size)).clamp(-1, 1)
-        return lay(picture, self.anther, lit, shown * frame.cover(anther))
+        return composite(image, self.anther, lit, shown * frame.cover(anther))
 
 
 def bands(table: Tensor, chosen: dict[str, Tensor], side: int) -> Iterator[tuple[int, Tensor]]:
-    """The group's pictures in bands of rows: the first row, and uint8 (B, rows, side, 3)."""
+    """The images of a group in bands of rows: the first row, and uint8 (B, rows, side, 3)."""
     draws = Draws(table)
     frame = _Frame(draws, chosen)
-    backdrop = hazy(draw_backdrop(draws, chosen["background"], frame.place), frame.sun, chosen["light"])
-    petals, heart = _Petals(draws, chosen, frame), _Heart(draws, chosen, frame)
+    backdrop = with_haze(render_backdrop(draws, chosen["background"], frame.place), frame.sun, chosen["light"])
+    petals, centre = _Petals(draws, chosen, frame), _Centre(draws, chosen, frame)
     exposure = 1 + draws(-0.05, 0.05)
     line = positions(side)
     rows = math.ceil(side / math.ceil(side * side * GROUP / _PIXELS))
     for top in range(0, side, rows):
         x, y = line[None, None, :], line[None, top : top + rows, None]
-        frame.look(x, y, side)
+        frame.set_pixels(x, y, side)
         shadow = frame.shadow()
-        picture = [enlarge(plane, x, y) * shadow for plane in backdrop]
-        picture = petals.lay(frame, picture, enlarge(petals.mottle, x, y))
-        picture = heart.lay_stamens(frame, heart.lay(frame, picture))
+        image = [upsample(plane, x, y) * shadow for plane in backdrop]
+        image = petals.composite(frame, image, upsample(petals.mottle, x, y))
+        image = centre.composite_stamens(frame, centre.composite(frame, image))
         glow = 0.06 * (x * flat(frame.sun.cos()) + y * flat(frame.sun.sin()))
         light = flat(exposure) * (1 - 0.10 * (x * x + y * y)) + flat(frame.light[:, 0]) * glow
-        lit = [plane * light * flat(frame.light[:, 1 + c]) for c, plane in enumerate(picture)]
+        lit = [plane * light * flat(frame.light[:, 1 + c]) for c, plane in enumerate(image)]
         yield top, torch.stack([(plane.clamp(0, 1) * 255 + 0.5).to(torch.uint8) for plane in lit], dim=-1)

@@ -1,7 +1,7 @@
-"""Captions for drawn flowers, in the manner of those people wrote for photographs of flowers.
+"""Captions of the synthetic flowers, modelled on captions that people wrote for photographs of flowers.
 
-A caption states some of a picture's attributes (see ``stackflower.data.synthetic.draw``), in words that fit one
-value of each attribute only, and leaves out the rest.
+A caption mentions some of an image's attributes (see `stackflower.data.synthetic.attributes`), in words that fit only one value of
+each, and leaves out the rest.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import numpy as np
 from stackflower.data.synthetic.attributes import ATTRIBUTES
 
 MOST_PER_IMAGE = 16
-"""The largest number of captions of one picture."""
+"""The largest number of captions of one image."""
 
 WORDS: dict[str, dict[str, tuple[str, ...]]] = {
     "colour": {
@@ -77,7 +77,7 @@ WORDS: dict[str, dict[str, tuple[str, ...]]] = {
         "evening": ("in warm evening light", "in the evening sun", "in the glow of evening", "at sunset"),
     },
 }
-"""For each value of each attribute, the words or phrases that state it; the commoner ones come twice."""
+"""For each value of each attribute, the words or phrases for it; the more common ones are listed twice."""
 
 _EDGES = {
     "rounded": ("rounded at the edges", "rounded at the tips", "round at the ends"),
@@ -85,7 +85,7 @@ _EDGES = {
     "ruffled": ("ruffled at the edges", "frilly at the edges", "wavy along the edges"),
     "slender": ("long and slender", "thin and long", "narrow and long"),
 }
-_SHARE = {
+_MENTION_RATES = {  # share of the captions that mention an attribute
     "colour": 0.92,
     "shape": 0.80,
     "centre": 0.70,
@@ -96,12 +96,12 @@ _SHARE = {
     "light": 0.08,
 }
 _NAMES = tuple(ATTRIBUTES)
-_MAIN = ("colour", "shape", "petals")  # a caption states at least one of these
+_MAIN = ("colour", "shape", "petals")  # a caption mentions at least one of these
 _PICKS = 32  # random numbers for the wording of one caption
 
 
-class _Voice:
-    """One caption in the making: the words for what it states ("" for the rest) and its own choices."""
+class _Phrases:
+    """The phrases of one caption for the attributes it mentions ("" for the rest), and its random choices."""
 
     def __init__(self, values: dict[str, str], picks: Sequence[float]) -> None:
         self._picks = iter(picks)
@@ -109,11 +109,11 @@ class _Voice:
         self.color = "colour" if british else "color"
         self.middle = self.pick(("centre", "centre", "middle") if british else ("center", "center", "middle"))
         self.values = values
-        said = {name: self.pick(WORDS[name][value]) for name, value in values.items()}
+        chosen = {name: self.pick(WORDS[name][value]) for name, value in values.items()}
         self.colour, self.shape, self.number, self.size, self.inner, self.stamens = (
-            said.get(name, "") for name in ("colour", "shape", "petals", "size", "centre", "stamens")
+            chosen.get(name, "") for name in ("colour", "shape", "petals", "size", "centre", "stamens")
         )
-        self.scene = [said[name] for name in ("background", "light") if name in said]
+        self.scene = [chosen[name] for name in ("background", "light") if name in chosen]
 
     def pick(self, options: Sequence[str]) -> str:
         return options[int(next(self._picks) * len(options))]
@@ -122,15 +122,15 @@ class _Voice:
         return next(self._picks) < share
 
     def core(self) -> str:
-        """The centre with its article: "a yellow centre"; "" where it is not stated."""
+        """The centre with its article: "a yellow centre"; "" where it is not mentioned."""
         return _a(self.inner, self.middle) if self.inner else ""
 
     def petals(self, colour: bool = True) -> str:
-        """The petals with what is said of them: "six pointed purple petals"."""
+        """The petals with their mentioned attributes: "six pointed purple petals"."""
         return _join(self.number, self.shape, self.colour if colour else "", "petals")
 
     def tail(self, *features: str, link: str = " with ") -> str:
-        """`` with a yellow centre and many stamens``: the features that are stated, or nothing."""
+        """The mentioned features after `link`: " with a yellow centre and many stamens"; "" where there are none."""
         stated = _list(features)
         return link + stated if stated else ""
 
@@ -145,123 +145,123 @@ def _list(items: Sequence[str]) -> str:
 
 
 def _a(*words: str) -> str:
-    """The words after "a" or "an"; no word used here sounds other than it is spelt."""
+    """The words after "a" or "an", by the first letter, which is right for all words used here."""
     phrase = _join(*words)
     return ("an " if phrase[0] in "aeiou" else "a ") + phrase
 
 
-def _plain(voice: _Voice) -> str:
+def _plain(phrases: _Phrases) -> str:
     """this flower has six pointed purple petals and a bright yellow centre"""
-    verb = voice.pick(("has", "has", "has", "displays", "shows"))
-    subject = _join(voice.pick(("this", "this", "the")), voice.size, "flower")
-    if voice.colour and voice.chance(0.3):
-        petals = _join(voice.number, voice.shape, "petals that are", voice.colour)
-        if voice.chance(0.4):
-            petals += " in " + voice.color
-        return f"{subject} {verb} {petals}" + voice.tail(voice.core(), voice.stamens, link=", with ")
-    return f"{subject} {verb} " + _list((voice.petals(), voice.core(), voice.stamens))
+    verb = phrases.pick(("has", "has", "has", "displays", "shows"))
+    subject = _join(phrases.pick(("this", "this", "the")), phrases.size, "flower")
+    if phrases.colour and phrases.chance(0.3):
+        petals = _join(phrases.number, phrases.shape, "petals that are", phrases.colour)
+        if phrases.chance(0.4):
+            petals += " in " + phrases.color
+        return f"{subject} {verb} {petals}" + phrases.tail(phrases.core(), phrases.stamens, link=", with ")
+    return f"{subject} {verb} " + _list((phrases.petals(), phrases.core(), phrases.stamens))
 
 
-def _noun(voice: _Voice) -> str:
+def _noun(phrases: _Phrases) -> str:
     """a small white flower with ruffled petals and a green centre"""
-    head = _a(voice.size, voice.colour, "flower")
-    petals = voice.petals(colour=False) if voice.number or voice.shape else ""
-    if voice.chance(0.3):
-        head = voice.pick(("here is ", "this is ", "a close view of ", "there is ")) + head
-    features = [petals, voice.core(), voice.stamens]
-    if petals and voice.chance(0.3):
-        return head + voice.pick((" that has ", ", it has ", " having ")) + _list(features)
-    return head + voice.tail(*features)
+    head = _a(phrases.size, phrases.colour, "flower")
+    petals = phrases.petals(colour=False) if phrases.number or phrases.shape else ""
+    if phrases.chance(0.3):
+        head = phrases.pick(("here is ", "this is ", "a close view of ", "there is ")) + head
+    features = [petals, phrases.core(), phrases.stamens]
+    if petals and phrases.chance(0.3):
+        return head + phrases.pick((" that has ", ", it has ", " having ")) + _list(features)
+    return head + phrases.tail(*features)
 
 
-def _adjective(voice: _Voice) -> str:
+def _adjective(phrases: _Phrases) -> str:
     """the petals are slender and blue while the middle is brown"""
-    owner = voice.pick(("", "", " of this flower", " on this flower"))
-    if voice.size:
-        owner = voice.pick((" of this ", " on this ", " of the ")) + voice.size + " flower"
-    said = [voice.shape, voice.colour]
-    if voice.chance(0.4):
-        said.reverse()
-    if not any(said):
-        text = f"there are {voice.number} petals" + (" on" + owner[3:] if owner else "")
+    owner = phrases.pick(("", "", " of this flower", " on this flower"))
+    if phrases.size:
+        owner = phrases.pick((" of this ", " on this ", " of the ")) + phrases.size + " flower"
+    chosen = [phrases.shape, phrases.colour]
+    if phrases.chance(0.4):
+        chosen.reverse()
+    if not any(chosen):
+        text = f"there are {phrases.number} petals" + (" on" + owner[3:] if owner else "")
     else:
-        text = "the " + _join(voice.number, "petals") + owner + " are " + _list(said)
-    if voice.inner:
-        unlike = voice.values["centre"] != voice.values.get("colour")
-        link = voice.pick((" while ", " and ", ", and ", ", but " if unlike else " and "))
-        text += f"{link}the {voice.middle} is {voice.inner}"
-    return text + (voice.pick((", with ", ", and there are ")) + voice.stamens if voice.stamens else "")
+        text = "the " + _join(phrases.number, "petals") + owner + " are " + _list(chosen)
+    if phrases.inner:
+        unlike = phrases.values["centre"] != phrases.values.get("colour")
+        link = phrases.pick((" while ", " and ", ", and ", ", but " if unlike else " and "))
+        text += f"{link}the {phrases.middle} is {phrases.inner}"
+    return text + (phrases.pick((", with ", ", and there are ")) + phrases.stamens if phrases.stamens else "")
 
 
-def _around(voice: _Voice) -> str:
+def _around(phrases: _Phrases) -> str:
     """pink petals surround a green centre with many stamens"""
-    petals = voice.petals()
-    if voice.size and voice.chance(0.5):
-        petals = _a(voice.size, "flower") + voice.pick((" whose ", " on which ")) + petals
-        verb = voice.pick(("surround", "encircle"))
-    elif voice.size:
+    petals = phrases.petals()
+    if phrases.size and phrases.chance(0.5):
+        petals = _a(phrases.size, "flower") + phrases.pick((" whose ", " on which ")) + petals
+        verb = phrases.pick(("surround", "encircle"))
+    elif phrases.size:
         return (
-            _a(voice.size, "flower with ")
+            _a(phrases.size, "flower with ")
             + petals
-            + voice.pick((" around ", " surrounding "))
-            + (voice.core() + voice.tail(voice.stamens))
+            + phrases.pick((" around ", " surrounding "))
+            + (phrases.core() + phrases.tail(phrases.stamens))
         )
     else:
-        verb = voice.pick(("surround", "encircle", "spread out from", "are arranged around", "fan out from"))
-    return f"{petals} {verb} {voice.core()}" + voice.tail(voice.stamens)
+        verb = phrases.pick(("surround", "encircle", "spread out from", "are arranged around", "fan out from"))
+    return f"{petals} {verb} {phrases.core()}" + phrases.tail(phrases.stamens)
 
 
-def _inside(voice: _Voice) -> str:
+def _inside(phrases: _Phrases) -> str:
     """a brown centre is surrounded by eight slender yellow petals"""
-    text = voice.core() + voice.pick((" is surrounded by ", " sits inside ", " amid "))
-    where = voice.pick((" on ", " in ")) + _a(voice.size, "flower") if voice.size else ""
-    return text + voice.petals() + where + voice.tail(voice.stamens, link=", with ")
+    text = phrases.core() + phrases.pick((" is surrounded by ", " sits inside ", " amid "))
+    where = phrases.pick((" on ", " in ")) + _a(phrases.size, "flower") if phrases.size else ""
+    return text + phrases.petals() + where + phrases.tail(phrases.stamens, link=", with ")
 
 
-def _edges(voice: _Voice) -> str:
+def _edges(phrases: _Phrases) -> str:
     """this flower is orange in color with petals that are rounded at the edges"""
-    edges = voice.pick(_EDGES[voice.values["shape"]])
-    size = voice.size + " and " if voice.size else ""
-    colour = voice.colour + voice.pick(("", " in " + voice.color))
-    text = voice.pick(("this flower is ", "the flower is ", "this bloom is ")) + size + colour
-    petals = _join(voice.number, "petals that are", edges)
-    return text + " with " + _list((petals, voice.core(), voice.stamens))
+    edges = phrases.pick(_EDGES[phrases.values["shape"]])
+    size = phrases.size + " and " if phrases.size else ""
+    colour = phrases.colour + phrases.pick(("", " in " + phrases.color))
+    text = phrases.pick(("this flower is ", "the flower is ", "this bloom is ")) + size + colour
+    petals = _join(phrases.number, "petals that are", edges)
+    return text + " with " + _list((petals, phrases.core(), phrases.stamens))
 
 
-def _whose(voice: _Voice) -> str:
+def _whose(phrases: _Phrases) -> str:
     """a large flower whose five petals are red and pointed at the tips"""
-    edges = voice.pick(_EDGES[voice.values["shape"]])
-    said = _list((voice.colour, *edges.split(" and ")))
-    subject = _a(voice.size, "flower") if voice.size else voice.pick(("a flower", "this is a flower"))
-    text = f"{subject} whose {_join(voice.number, 'petals')} are {said}"
-    return text + voice.tail(voice.core(), voice.stamens, link=", with ")
+    edges = phrases.pick(_EDGES[phrases.values["shape"]])
+    chosen = _list((phrases.colour, *edges.split(" and ")))
+    subject = _a(phrases.size, "flower") if phrases.size else phrases.pick(("a flower", "this is a flower"))
+    text = f"{subject} whose {_join(phrases.number, 'petals')} are {chosen}"
+    return text + phrases.tail(phrases.core(), phrases.stamens, link=", with ")
 
 
-def _bloom(voice: _Voice) -> str:
+def _bloom(phrases: _Phrases) -> str:
     """this blue flower has a white centre and a few stamens"""
-    noun = voice.pick(("flower", "flower", "bloom", "blossom"))
-    subject = _join(voice.pick(("this", "the")), voice.size, voice.colour, noun)
-    petals = voice.petals(colour=False) if voice.number or voice.shape else ""
-    features = _list((petals, voice.core(), voice.stamens))
+    noun = phrases.pick(("flower", "flower", "bloom", "blossom"))
+    subject = _join(phrases.pick(("this", "the")), phrases.size, phrases.colour, noun)
+    petals = phrases.petals(colour=False) if phrases.number or phrases.shape else ""
+    features = _list((petals, phrases.core(), phrases.stamens))
     return f"{subject} has {features}"
 
 
-def _its(voice: _Voice) -> str:
+def _its(phrases: _Phrases) -> str:
     """this flower is purple, its petals are pointed and its center is yellow"""
     parts = [
-        "its petals are " + voice.shape if voice.shape else "",
-        f"its {voice.middle} is {voice.inner}" if voice.inner else "",
-        "it has " + _list((voice.number + " petals" if voice.number else "", voice.stamens))
-        if voice.number or voice.stamens
+        "its petals are " + phrases.shape if phrases.shape else "",
+        f"its {phrases.middle} is {phrases.inner}" if phrases.inner else "",
+        "it has " + _list((phrases.number + " petals" if phrases.number else "", phrases.stamens))
+        if phrases.number or phrases.stamens
         else "",
     ]
-    subject = voice.pick(("this flower is ", "the flower is ", "the flower in the picture is "))
-    return f"{subject}{_list((voice.size, voice.colour))}, {_list(parts)}"
+    subject = phrases.pick(("this flower is ", "the flower is ", "the flower in the picture is "))
+    return f"{subject}{_list((phrases.size, phrases.colour))}, {_list(parts)}"
 
 
-_Form = Callable[[_Voice], str]
-_FORMS: tuple[tuple[_Form, int, tuple[tuple[str, ...], ...]], ...] = (
-    # a form, how often it is tried, and the attributes it needs: one at least of each group
+_Template = Callable[[_Phrases], str]
+_TEMPLATES: tuple[tuple[_Template, int, tuple[tuple[str, ...], ...]], ...] = (
+    # a template, its weight, and the attributes it needs: at least one of each group
     (_plain, 5, ()),
     (_noun, 5, (("colour", "size"),)),
     (_adjective, 3, ()),
@@ -275,54 +275,54 @@ _FORMS: tuple[tuple[_Form, int, tuple[tuple[str, ...], ...]], ...] = (
 
 
 def _caption(values: dict[str, str], picks: Sequence[float]) -> str:
-    voice = _Voice(values, picks[1:])
+    phrases = _Phrases(values, picks[1:])
     fitting = [
-        form
-        for form, weight, needs in _FORMS
+        template
+        for template, weight, needs in _TEMPLATES
         if all(any(name in values for name in group) for group in needs)
         for _ in range(weight)
     ]
-    text = fitting[int(picks[0] * len(fitting))](voice)
-    if not voice.scene:
+    text = fitting[int(picks[0] * len(fitting))](phrases)
+    if not phrases.scene:
         return text
-    if len(voice.scene) == 1 and "behind it" not in voice.scene[0] and voice.chance(0.2):
-        return f"{voice.scene[0]}, {text}"
-    return ", ".join((text, *voice.scene))
+    if len(phrases.scene) == 1 and "behind it" not in phrases.scene[0] and phrases.chance(0.2):
+        return f"{phrases.scene[0]}, {text}"
+    return ", ".join((text, *phrases.scene))
 
 
-def _asked(values: dict[str, str], draws: Sequence[float]) -> list[str]:
-    """The names a caption states: each with its own share, and at least one that tells of the petals."""
-    names = [name for name, draw in zip(_NAMES, draws, strict=True) if draw < _SHARE[name]]
+def _mentioned(values: dict[str, str], draws: Sequence[float]) -> list[str]:
+    """The attributes that a caption mentions: each at its own rate, and at least one of the petals."""
+    names = [name for name, draw in zip(_NAMES, draws, strict=True) if draw < _MENTION_RATES[name]]
     return names if any(name in _MAIN for name in names) else ["colour", *names]
 
 
 def captions(
     attributes: Mapping[str, np.ndarray], seed: int, per_image: int = 6
 ) -> tuple[list[list[str]], list[list[list[str]]]]:
-    """Captions of pictures and what each states: ``captions[i][j]`` and ``asked[i][j]``.
+    """Captions of images and the attributes that each mentions: `captions[i][j]` and `mentioned[i][j]`.
 
-    ``attributes`` holds (N,) indices for every name of ``ATTRIBUTES``; ``asked[i][j]`` lists the names that
-    caption j of picture i states, in that order. A caption depends on ``seed``, i, j and the picture's
-    attributes alone. Raises ValueError for ``per_image`` outside 1 to 16 and for missing attributes.
+    `attributes` holds (N,) indices for every name of `ATTRIBUTES`; `mentioned[i][j]` lists the names of the attributes that caption
+    j of image i mentions, in that order. A caption depends on `seed`, i, j and the image's attributes alone. ValueError for
+    `per_image` outside 1 to 16 and for missing attributes.
     """
     if not 1 <= per_image <= MOST_PER_IMAGE:
-        raise ValueError(f"A picture has 1 to {MOST_PER_IMAGE} captions, not {per_image}.")
+        raise ValueError(f"An image has 1 to {MOST_PER_IMAGE} captions, not {per_image}.")
     missing = [name for name in ATTRIBUTES if name not in attributes]
     if missing:
-        raise ValueError(f"The pictures' attributes lack {', '.join(missing)}.")
+        raise ValueError(f"The images' attributes lack {', '.join(missing)}.")
     source = np.random.Generator(np.random.Philox(key=[seed % 2**64, 4]))
     texts: list[list[str]] = []
-    stated: list[list[list[str]]] = []
+    mentioned: list[list[list[str]]] = []
     width = len(_NAMES)
     for row in zip(*(np.asarray(attributes[name]).tolist() for name in _NAMES), strict=True):
         values = {name: ATTRIBUTES[name][index] for name, index in zip(_NAMES, row, strict=True)}
         table = source.random((MOST_PER_IMAGE, width + _PICKS))[:per_image].tolist()
-        names = [_asked(values, draws[:width]) for draws in table]
-        stated.append(names)
+        names = [_mentioned(values, draws[:width]) for draws in table]
+        mentioned.append(names)
         texts.append(
             [
-                _caption({name: values[name] for name in asked}, draws[width:])
-                for asked, draws in zip(names, table, strict=True)
+                _caption({name: values[name] for name in chosen}, draws[width:])
+                for chosen, draws in zip(names, table, strict=True)
             ]
         )
-    return texts, stated
+    return texts, mentioned

@@ -1,10 +1,10 @@
-"""Feature extractors: the named classifiers that scores are computed with."""
+"""The base class of feature extractors: fixed networks from whose outputs scores are computed."""
 
 from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,32 +13,57 @@ from torch import Tensor
 
 
 class Extracted(NamedTuple):
-    """What an extractor says of images."""
+    """The output of an extractor, on the CPU."""
 
     features: Tensor  # (N, F)
     logits: Tensor  # (N, K)
     heads: Mapping[str, Tensor]  # attribute → logits (N, values); empty for a plain classifier
+
+    @classmethod
+    def concatenate(cls, parts: Sequence[Extracted]) -> Extracted:
+        """The parts, concatenated."""
+        heads = {name: torch.cat([part.heads[name] for part in parts]) for name in parts[0].heads}
+        return cls(torch.cat([p.features for p in parts]), torch.cat([p.logits for p in parts]), heads)
+
+    def rows(self, index: Tensor) -> Extracted:
+        """The outputs of some images, in the order of `index` (n,)."""
+        heads = {name: values[index] for name, values in self.heads.items()}
+        return Extracted(self.features[index], self.logits[index], heads)
+
+    def cpu(self) -> Extracted:
+        return Extracted(
+            self.features.cpu(), self.logits.cpu(), {name: values.cpu() for name, values in self.heads.items()}
+        )
 
 
 class Extractor(ABC):
     """Images to features and logits by one fixed network."""
 
     attributes: Mapping[str, tuple[str, ...]] = {}  # attribute → its values, in the order of the logits
+    device: torch.device = torch.device("cpu")
 
     @abstractmethod
     def describe(self) -> dict[str, object]:
-        """Name, checksum of the weights, how images are resized: part of every score's protocol."""
+        """Name, checksum of the weights, how images are resized: reported with every score."""
+
+    @abstractmethod
+    def network(self) -> torch.nn.Module:
+        """The network, as one module."""
 
     @abstractmethod
     def extract(self, images: Tensor) -> Extracted:
-        """uint8 (n, 3, H, W) to features and logits."""
+        """uint8 (n, 3, H, W) on `device` to features and logits."""
+
+    def to(self, device: torch.device | str) -> None:
+        """Move to a device."""
+        self.device = torch.device(device)
+        self.network().to(self.device)
 
     @torch.inference_mode()
     def __call__(self, images: Tensor, batch_size: int = 200) -> Extracted:
-        """The same for any number of images, in batches."""
-        parts = [self.extract(part) for part in images.split(batch_size)]
-        heads = {name: torch.cat([part.heads[name] for part in parts]) for name in parts[0].heads}
-        return Extracted(torch.cat([p.features for p in parts]), torch.cat([p.logits for p in parts]), heads)
+        """As `extract`, for any number of images on any device, in batches."""
+        parts = [self.extract(part.to(self.device)).cpu() for part in images.split(batch_size)]
+        return Extracted.concatenate(parts)
 
 
 def checksum(path: Path) -> str:

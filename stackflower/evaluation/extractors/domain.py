@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from stackflower.evaluation.classifier import DomainClassifier, load_classifier
 from stackflower.evaluation.extractors.base import Extracted, Extractor, checksum
@@ -18,13 +18,16 @@ class DomainExtractor(Extractor):
     """A classifier trained on the data's own labels and attributes by `stackflower train-classifier`.
 
     Args:
-        weights: the file it wrote.
+        weights: the file that it wrote.
     """
 
     def __init__(self, *, weights: str):
         self.path = Path(weights).expanduser()
         self.model: DomainClassifier = load_classifier(self.path)
         self.attributes = {name: values for name, values in self.model.heads.items() if name != "label"}
+
+    def network(self) -> nn.Module:
+        return self.model
 
     def describe(self) -> dict[str, object]:
         model = self.model

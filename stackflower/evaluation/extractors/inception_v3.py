@@ -19,31 +19,35 @@ INCEPTION_FILE = "inception_v3_google-0cc3c7bd.pth"
 class InceptionExtractor(Extractor):
     """Inception-v3 with torchvision's ImageNet weights: 1000 classes, 2048 features, on 299×299 pixels.
 
-    These are not the 2015 TensorFlow weights of published scores; numbers from the two don't compare.
+    These are not the 2015 TensorFlow weights of published scores; scores by the two are not comparable.
 
     Args:
-        weights: path of the weights file; without it torchvision's cache or download.
+        weights: path of the weights file; None: torchvision's cache or download.
     """
 
     def __init__(self, *, weights: str | None = None):
         from torchvision.models import Inception_V3_Weights, inception_v3
 
-        known = Path(torch.hub.get_dir()) / "checkpoints" / INCEPTION_FILE
-        self.path = Path(weights).expanduser() if weights else known
+        cached = Path(torch.hub.get_dir()) / "checkpoints" / INCEPTION_FILE
+        self.path = Path(weights).expanduser() if weights else cached
         try:
-            if weights is None and not known.exists():
+            if weights is None and not cached.exists():
                 Inception_V3_Weights.IMAGENET1K_V1.get_state_dict(progress=True, check_hash=True)
             state = torch.load(self.path, map_location="cpu", weights_only=True)
             model = inception_v3(weights=None, init_weights=False, aux_logits=True, transform_input=True)
             model.load_state_dict(state)
-        except Exception as error:  # a network, a file or its contents: all mean that these weights can't be had
+        except Exception as error:  # network, file or contents: whatever fails, the weights can't be loaded
             raise DataError(
-                f"Inception-v3's weights can't be had ({type(error).__name__}: {str(error).splitlines()[0][:200]}). Fetch "
+                f"Inception-v3's weights can't be loaded ({type(error).__name__}: {str(error).splitlines()[0][:200]}). Fetch "
                 f"{INCEPTION_FILE} from torchvision's model zoo and name it with --weights FILE, or score with a "
                 "classifier of your own data: --extractor domain."
             ) from error
         self.model = model.eval()
         self.head, self.model.fc = self.model.fc, nn.Identity()
+        self.both = nn.ModuleList([self.model, self.head])
+
+    def network(self) -> nn.Module:
+        return self.both
 
     def describe(self) -> dict[str, object]:
         return {

@@ -1,11 +1,48 @@
-"""Caption accuracy."""
+"""Caption accuracy: how often a classifier finds the attributes in an image that its caption mentions."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
 from torch import Tensor
 
 
-def share_correct(logits: Tensor, wanted: Tensor, asked: Tensor) -> float:
-    """Share of the rows where `asked` (N,) bool in which the largest of `logits` (N, K) is `wanted` (N,)."""
-    hits = (logits.argmax(1) == wanted)[asked]
+def accuracy(logits: Tensor, target: Tensor, mentioned: Tensor) -> float:
+    """Of the rows where `mentioned` (N,) is true, the share whose largest of `logits` (N, K) is `target` (N,)."""
+    hits = (logits.argmax(1) == target)[mentioned]
     return float(hits.double().mean()) if len(hits) else float("nan")
+
+
+def caption_accuracy(
+    heads: Mapping[str, Tensor],
+    attributes: Mapping[str, tuple[str, ...]],
+    mentioned: Sequence[Mapping[str, str]],
+) -> dict[str, Any]:
+    """The accuracy of each attribute over the captions that mention it, and of all attributes of a caption together.
+
+    Args:
+        heads: attribute → logits (N, values) of the generated images.
+        attributes: attribute → its values, in the order of the logits.
+        mentioned: for each image, the attributes that its caption mentions, attribute → value.
+
+    Returns:
+        for each attribute, its accuracy and ``ATTRIBUTE_captions``, the number of captions that mention it; ``all_mentioned``, the
+        share of images in which all mentioned attributes are found.
+    """
+    scores: dict[str, Any] = {}
+    count = len(mentioned)
+    all_correct, any_mentioned = torch.ones(count, dtype=torch.bool), torch.zeros(count, dtype=torch.bool)
+    for name, values in attributes.items():
+        index = {value: number for number, value in enumerate(values)}
+        target = torch.tensor([index.get(one.get(name, ""), -1) for one in mentioned])
+        mentions = target >= 0
+        if mentions.any():
+            scores[name] = accuracy(heads[name], target, mentions)
+            scores[f"{name}_captions"] = int(mentions.sum())
+            any_mentioned |= mentions
+            all_correct &= ~mentions | (heads[name].argmax(1) == target)
+    if any_mentioned.any():
+        scores["all_mentioned"] = float(all_correct[any_mentioned].double().mean())
+    return scores

@@ -1,4 +1,4 @@
-"""Diversity within a caption."""
+"""Diversity of the images of one caption."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ def within_group_variance(features: Tensor, groups: Tensor) -> float:
 
     Args:
         features: (N, F).
-        groups: (N,) int64, such as the number of the caption; groups of one are left out.
+        groups: (N,) int64, such as the index of the caption; groups of one row are ignored.
     """
     features = features.double()
     _, index, sizes = groups.unique(return_inverse=True, return_counts=True)
@@ -20,5 +20,5 @@ def within_group_variance(features: Tensor, groups: Tensor) -> float:
     squares = torch.zeros(len(sizes), dtype=torch.float64).index_add_(0, index, centred.square().sum(1))
     several = sizes > 1
     if not several.any():
-        raise ValueError("No group has two members: there is no variance within.")
+        raise ValueError("No group has two members, so there is no variance within groups.")
     return float((squares[several] / (sizes[several] - 1)).mean())

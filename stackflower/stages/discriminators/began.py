@@ -1,4 +1,4 @@
-"""BEGAN's networks (Berthelot et al. 2017, figure 1), with a sentence beside the code: an autoencoder that judges, a decoder that draws."""
+"""BEGAN's discriminator (Berthelot et al. 2017, figure 1), an autoencoder, conditioned on text."""
 
 from __future__ import annotations
 
@@ -16,28 +16,28 @@ from stackflower.stages.generators.began import BASE, Decoder, doublings_from_8,
 
 
 class Encoded(NamedTuple):
-    """What the autoencoder's encoder saw."""
+    """The output of the autoencoder's encoder."""
 
     code: Tensor  # (N, code_dim)
-    images: Tensor  # (N, 3, R, R), to compare with what is decoded
+    images: Tensor  # (N, 3, R, R), to compare with the reconstruction
 
 
 @register("discriminator", "began")
 class AutoencoderDiscriminator(Discriminator):
     """An autoencoder whose score is its reconstruction error, low for real: L(x, e) = mean |D(x, e) − x|^η (section 3.1).
 
-    The text stands beside the code, and a dense layer joins the two, as in the conditional BEGAN of the anime-face report.
+    Code and text are concatenated and joined by a linear layer, as in the conditional BEGAN of the anime-face report.
 
     Args:
         channels: width n of the decoder and of the encoder's first layers, which grow by n with every halving.
         code_dim: size of the code; 64 in the report.
-        text: what it reads: the text embedding through a dense layer of its own, or the conditioning's detached mean.
-        projection_dim: size of that dense layer's output; 16 in the report.
-        power: η of the error, 1 or 2. At 1 a pixel is remembered as its median, at 2 as its mean. Squared errors are
-            smaller, and with them the balance that k follows: `objective.rate` wants to be larger.
+        text: its text input: the text embedding through a linear layer of its own, or the conditioning's detached mean.
+        projection_dim: output size of that linear layer; 16 in the report.
+        power: η of the error, 1 or 2: an ambiguous pixel is reconstructed as its median or as its mean. Squared errors are
+            smaller, and so is the balance that updates k, so `objective.rate` should be larger.
     """
 
-    reads = "energy"
+    score_type = "energy"
     default_objective = "began"
 
     def __init__(
@@ -62,8 +62,8 @@ class AutoencoderDiscriminator(Discriminator):
         self.encoder = nn.Sequential(*layers)
         self.to_code = nn.Linear(width * BASE * BASE, code_dim)
         self.project = nn.Linear(text_dim, projection_dim) if text == "embedding" else None
-        words = projection_dim if self.project else condition_dim
-        self.join = nn.Linear(code_dim + words, code_dim)
+        joined_dim = projection_dim if self.project else condition_dim
+        self.join = nn.Linear(code_dim + joined_dim, code_dim)
         initialise_elu(self)
         self.decoder = Decoder(code_dim, resolution, channels)
 
@@ -71,9 +71,10 @@ class AutoencoderDiscriminator(Discriminator):
         return Encoded(self.to_code(self.encoder(images).flatten(1)), images)
 
     def reconstruct(self, features: Encoded, text: Text) -> Tensor:
-        """The images (N, 3, R, R) as the autoencoder remembers them, with the text beside the code."""
-        words = text.condition if self.project is None else F.elu(self.project(text.embedding.to(features.code.dtype)))
-        return self.decoder(F.elu(self.join(torch.cat([features.code, words.to(features.code.dtype)], 1))))
+        """The reconstruction (N, 3, R, R) of the images, given the text."""
+        dtype = features.code.dtype
+        text_features = text.condition if self.project is None else F.elu(self.project(text.embedding.to(dtype)))
+        return self.decoder(F.elu(self.join(torch.cat([features.code, text_features.to(dtype)], 1))))
 
     def judge(self, features: Encoded, text: Text) -> Verdict:
         error = self.reconstruct(features, text).float() - features.images.float()
@@ -83,6 +84,6 @@ class AutoencoderDiscriminator(Discriminator):
         """A verdict for each of `texts`: the encoder runs once, the decoder once over all texts together."""
         code, images = self.trunk(images)
         count = len(texts)
-        together = Text(*(torch.cat([text[part] for text in texts]) for part in (0, 1)))  # type: ignore[misc]
-        verdict = self.judge(Encoded(code.repeat(count, 1), images.repeat(count, 1, 1, 1)), together)
+        all_texts = Text(*(torch.cat([text[part] for text in texts]) for part in (0, 1)))  # type: ignore[misc]
+        verdict = self.judge(Encoded(code.repeat(count, 1), images.repeat(count, 1, 1, 1)), all_texts)
         return [Verdict(match) for match in verdict.match.chunk(count)]

@@ -1,4 +1,4 @@
-"""The critic of a Wasserstein GAN: the matching discriminator without batch statistics."""
+"""The critic of a Wasserstein GAN: the matching discriminator without batch normalisation."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from stackflower.stages.discriminators.matching import MatchingDiscriminator
 
 @register("discriminator", "critic")
 class CriticDiscriminator(MatchingDiscriminator):
-    """Judges each picture by itself, with layer norm or none (Gulrajani et al. 2017, section 4: no batch normalisation).
+    """The matching discriminator with layer norm or none (Gulrajani et al. 2017, section 4: no batch normalisation).
 
-    A penalty on one picture's slope means something only where the others of the batch do not enter its score.
+    A penalty on the gradient of an image's score needs a score that does not depend on the rest of the batch.
 
     Args:
         channels: width of the first layer, doubled by every halving of the resolution up to 8-fold.
-        text: what it reads, as in `matching`.
-        projection_dim: size of the dense layer that the embedding goes through.
+        text: its text input, as in `matching`.
+        projection_dim: output size of the linear layer of the text embedding.
         norm: layer normalisation, or none.
     """
 

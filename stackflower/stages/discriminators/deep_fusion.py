@@ -1,4 +1,4 @@
-"""DF-GAN's networks (Tao et al. 2022): a generator that text and noise act on at every depth, a discriminator with one-way output."""
+"""DF-GAN's discriminator (Tao et al. 2022), with one-way output."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from stackflower.stages.layers import doublings
 
 
 class DownBlock(nn.Module):
-    """A 4×4 convolution of stride 2 and a 3×3 one, with leaky rectifiers, added to the averaged input."""
+    """A 4×4 convolution of stride 2 and a 3×3 one, with leaky ReLUs, added to the average-pooled input."""
 
     def __init__(self, in_channels: int, out_channels: int):
         super().__init__()
@@ -38,11 +38,11 @@ class DownBlock(nn.Module):
 class OneWayDiscriminator(Discriminator):
     """Residual blocks to 4×4, the text repeated over the positions, two convolutions to one score (section 3.3, one-way output).
 
-    No verdict without text and no norm; `--penalty matching-aware` is its own regulariser.
+    There is no unconditional score and no norm. The paper regularises it by `--penalty matching-aware`.
 
     Args:
         channels: width nf of the first layer, doubled by every halving of the resolution up to 8-fold; 32 in the release.
-        text: what it reads: the text embedding as it is (the paper), or the conditioning's detached mean.
+        text: its text input: the text embedding itself (as in the paper), or the conditioning's detached mean.
     """
 
     default_objective = "hinge"
@@ -59,23 +59,24 @@ class OneWayDiscriminator(Discriminator):
         super().__init__()
         depth = doublings(resolution)
         if depth is None:
-            raise ComponentError(f"This discriminator judges 16, 32, 64, 128 … px, not {resolution}.")
+            raise ComponentError(f"This discriminator takes images of 16, 32, 64, 128 … px, not {resolution}.")
         widths = [channels * min(2**level, 8) for level in range(depth + 1)]
         self.layers = nn.Sequential(
             nn.Conv2d(3, widths[0], 3, padding=1), *(DownBlock(a, b) for a, b in itertools.pairwise(widths))
         )
-        self.reads_embedding = text == "embedding"
-        words = text_dim if self.reads_embedding else condition_dim
-        self.join = nn.Conv2d(widths[-1] + words, 2 * channels, 3, padding=1, bias=False)
+        self.uses_embedding = text == "embedding"
+        joined_dim = text_dim if self.uses_embedding else condition_dim
+        self.join = nn.Conv2d(widths[-1] + joined_dim, 2 * channels, 3, padding=1, bias=False)
         self.head = nn.Conv2d(2 * channels, 1, 4, bias=False)
 
     def trunk(self, images: Tensor) -> Tensor:
         return self.layers(images)
 
     def judge(self, features: Tensor, text: Text) -> Verdict:
-        words = (text.embedding if self.reads_embedding else text.condition).to(features.dtype)[:, :, None, None]
+        text_features = text.embedding if self.uses_embedding else text.condition
+        text_features = text_features.to(features.dtype)[:, :, None, None]
         width = features.shape[1]
         joined = F.conv2d(features, self.join.weight[:, :width], padding=1) + F.conv2d(
-            words.expand(-1, -1, *features.shape[2:]), self.join.weight[:, width:], padding=1
+            text_features.expand(-1, -1, *features.shape[2:]), self.join.weight[:, width:], padding=1
         )
         return Verdict(self.head(F.leaky_relu(joined, 0.2)).flatten().float())

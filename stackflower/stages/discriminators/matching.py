@@ -16,11 +16,11 @@ from stackflower.stages.base import Discriminator, Text, Verdict, initialise
 from stackflower.stages.layers import MinibatchDeviation, Norm, doublings, norm2d
 from stackflower.utils.distributed import gathered
 
-TEMPERATURE = 0.1  # of the contrast
+TEMPERATURE = 0.1  # of the contrastive logits
 
 
 def strided(in_channels: int, out_channels: int, norm: Norm) -> list[nn.Module]:
-    """A 4×4 convolution of stride 2, a norm and a leaky rectifier."""
+    """A 4×4 convolution of stride 2, a norm and a leaky ReLU."""
     return [
         nn.Conv2d(in_channels, out_channels, 4, 2, 1, bias=norm == "none"),
         norm2d(norm, out_channels),
@@ -37,15 +37,15 @@ class MatchingDiscriminator(Discriminator):
 
     Args:
         channels: width of the first layer, doubled by every halving of the resolution up to 8-fold.
-        text: what it reads: the conditioning's detached mean ("condition", StackGAN as released) or the text
-            embedding itself through a dense layer of its own ("embedding", as in GAN-CLS).
-        projection_dim: size of that dense layer's output.
+        text: its text input: the conditioning's detached mean ("condition", StackGAN as released) or the text embedding through
+            a linear layer of its own ("embedding", as in GAN-CLS).
+        projection_dim: output size of that linear layer.
         norm: normalisation of all but the first layer.
         minibatch_deviation: append the standard deviation over the batch to the features.
-        unconditional: also judge reality without text (`Verdict.real`), as StackGAN's Stage-II does.
-        contrastive: also tell how well each image fits each text of the batch (`Verdict.alike`): the cosine of the
-            features' mean and the embedding, each through a dense layer of its own to `projection_dim`, over a
-            temperature of 0.1 (Zhang et al. 2021, XMC-GAN, equation 3).
+        unconditional: also score images without text (`Verdict.real`), as StackGAN's Stage-II does.
+        contrastive: also score each image against each text of the batch (`Verdict.similarity`): the cosine of the features'
+            mean and the embedding, each through a linear layer of its own to `projection_dim`, over a temperature of 0.1
+            (Zhang et al. 2021, XMC-GAN, equation 3).
     """
 
     def __init__(
@@ -65,7 +65,7 @@ class MatchingDiscriminator(Discriminator):
         super().__init__()
         depth = doublings(resolution)
         if depth is None:
-            raise ComponentError(f"This discriminator judges 16, 32, 64, 128 … px, not {resolution}.")
+            raise ComponentError(f"This discriminator takes images of 16, 32, 64, 128 … px, not {resolution}.")
         widths = [channels * min(2**level, 8) for level in range(depth)]
         layers = strided(3, widths[0], "none")
         for narrow, wide in itertools.pairwise(widths):
@@ -73,14 +73,14 @@ class MatchingDiscriminator(Discriminator):
         if minibatch_deviation:
             layers.append(MinibatchDeviation())
         self.layers = nn.Sequential(*layers)
-        width, seen = widths[-1], widths[-1] + minibatch_deviation
+        width, pooled = widths[-1], widths[-1] + minibatch_deviation
         self.project = (
             nn.Sequential(nn.Linear(text_dim, projection_dim), nn.LeakyReLU(0.2)) if text == "embedding" else None
         )
-        words = projection_dim if self.project else condition_dim
-        self.join = nn.Conv2d(seen + words, width, 3, padding=1, bias=False)
+        joined_dim = projection_dim if self.project else condition_dim
+        self.join = nn.Conv2d(pooled + joined_dim, width, 3, padding=1, bias=False)
         self.head = nn.Sequential(norm2d(norm, width), nn.LeakyReLU(0.2, inplace=True), nn.Conv2d(width, 1, 4))
-        self.plain = nn.Conv2d(seen, 1, 4) if unconditional else None
+        self.plain = nn.Conv2d(pooled, 1, 4) if unconditional else None
         self.image_key = nn.Linear(width, projection_dim) if contrastive else None
         self.text_key = nn.Linear(text_dim, projection_dim) if contrastive else None
         initialise(self)
@@ -89,30 +89,30 @@ class MatchingDiscriminator(Discriminator):
         return self.layers(images)
 
     def judge(self, features: Tensor, text: Text) -> Verdict:
-        return self._verdict(features, self._picture_half(features), text)
+        return self._verdict(features, self._join_image(features), text)
 
     def forward(self, images: Tensor, texts: Sequence[Text]) -> list[Verdict]:
-        # the joining convolution of (features, words) is the sum of one over each: the features' is made once
+        # the joining convolution of (features, text) is the sum of one over each: that of the features is computed once
         features = self.trunk(images)
-        half = self._picture_half(features)
-        return [self._verdict(features, half, text) for text in texts]
+        image_part = self._join_image(features)
+        return [self._verdict(features, image_part, text) for text in texts]
 
-    def _picture_half(self, features: Tensor) -> Tensor:
+    def _join_image(self, features: Tensor) -> Tensor:
         return F.conv2d(features, self.join.weight[:, : features.shape[1]], padding=1)
 
-    def _verdict(self, features: Tensor, half: Tensor, text: Text) -> Verdict:
-        words = self.project(text.embedding) if self.project is not None else text.condition
-        words = words.to(features.dtype)[:, :, None, None].expand(-1, -1, *features.shape[2:])
-        joined = half + F.conv2d(words, self.join.weight[:, features.shape[1] :], padding=1)
-        plain = None if self.plain is None else self.plain(features).flatten().float()
-        return Verdict(self.head(joined).flatten().float(), plain, self._alike(features, text))
+    def _verdict(self, features: Tensor, image_part: Tensor, text: Text) -> Verdict:
+        text_features = self.project(text.embedding) if self.project is not None else text.condition
+        text_features = text_features.to(features.dtype)[:, :, None, None].expand(-1, -1, *features.shape[2:])
+        joined = image_part + F.conv2d(text_features, self.join.weight[:, features.shape[1] :], padding=1)
+        real = None if self.plain is None else self.plain(features).flatten().float()
+        return Verdict(self.head(joined).flatten().float(), real, self._similarity(features, text))
 
-    def _alike(self, features: Tensor, text: Text) -> Tensor | None:
-        # only training asks for it; processes that draw judge as often as each has pictures and must not wait for each other
+    def _similarity(self, features: Tensor, text: Text) -> Tensor | None:
+        # only in training: it gathers over processes, which at inference make different numbers of calls and would wait forever
         if self.image_key is None or self.text_key is None or not self.training:
             return None
         image = self.image_key(features[:, : self.image_key.in_features].mean((2, 3)))
-        words = gathered(self.text_key(text.embedding.to(features.dtype)).float())
-        # written as sums, which autocast leaves in float32: the logits differ by less than bf16 can tell
-        cosine = (F.normalize(image.float(), dim=1)[:, None] * F.normalize(words, dim=1)).sum(2)
+        text_features = gathered(self.text_key(text.embedding.to(features.dtype)).float())
+        # written as a sum, which autocast leaves in float32: the logits differ by less than bf16 resolves
+        cosine = (F.normalize(image.float(), dim=1)[:, None] * F.normalize(text_features, dim=1)).sum(2)
         return cosine / TEMPERATURE

@@ -16,13 +16,13 @@ from stackflower.stages.layers import doublings
 
 @register("discriminator", "projection")
 class ProjectionDiscriminator(Discriminator):
-    """Features summed over the picture, judged by a dense layer and by an inner product with the text (equation 3).
+    """Features summed over the image, scored by a linear layer and by an inner product with the text (equation 3).
 
     ``match = ψ(h) + eᵀ V h``, with h the sum of a strided trunk's features over its 4×4 positions and e the text embedding.
 
     Args:
         channels: width of the first layer, doubled by every halving of the resolution up to 8-fold.
-        spectral: divide every weight by its largest singular value, so that no layer stretches by more than one.
+        spectral: spectral normalisation: every weight is divided by its largest singular value.
     """
 
     default_objective = "hinge"
@@ -31,7 +31,7 @@ class ProjectionDiscriminator(Discriminator):
         super().__init__()
         depth = doublings(resolution)
         if depth is None:
-            raise ComponentError(f"This discriminator judges 16, 32, 64, 128 … px, not {resolution}.")
+            raise ComponentError(f"This discriminator takes images of 16, 32, 64, 128 … px, not {resolution}.")
         widths = [channels * min(2**level, 8) for level in range(depth)]
         layers: list[nn.Module] = []
         for narrow, wide in itertools.pairwise([3, *widths]):
@@ -49,5 +49,5 @@ class ProjectionDiscriminator(Discriminator):
         return self.layers(images).sum((2, 3))
 
     def judge(self, features: Tensor, text: Text) -> Verdict:
-        words = self.words(text.embedding.to(features.dtype))
-        return Verdict((self.head(features)[:, 0] + (words * features).sum(1)).float())
+        text_features = self.words(text.embedding.to(features.dtype))
+        return Verdict((self.head(features)[:, 0] + (text_features * features).sum(1)).float())

@@ -1,4 +1,4 @@
-"""BEGAN's generator (Berthelot et al. 2017, figure 1), with a sentence beside the noise."""
+"""BEGAN's generator (Berthelot et al. 2017, figure 1), conditioned on text."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ BASE = 8  # pixels at which the decoder starts and the encoder ends
 
 
 def initialise_elu(module: nn.Module) -> None:
-    """Weights that keep the size of what passes an exponential linear unit; zero biases."""
+    """Normal weights that preserve the variance through exponential linear units; zero biases."""
     for layer in module.modules():
         if isinstance(layer, (nn.Conv2d, nn.Linear)):
             fan_in = layer.weight[0].numel()
@@ -29,10 +29,11 @@ def initialise_elu(module: nn.Module) -> None:
 
 
 def doublings_from_8(resolution: int) -> int:
+    """How often 8 is doubled to give `resolution`. ComponentError unless that is a power of two from 16 up."""
     depth = doublings(resolution)
     if depth is None:
-        raise ComponentError(f"BEGAN's networks have 16, 32, 64, 128 … px, not {resolution}.")
-    return depth - 1  # from 8×8
+        raise ComponentError(f"BEGAN's networks take a resolution of 16, 32, 64, 128 … px, not {resolution}.")
+    return depth - 1
 
 
 def two_convolutions(in_channels: int, out_channels: int) -> list[nn.Module]:
@@ -46,7 +47,7 @@ def two_convolutions(in_channels: int, out_channels: int) -> list[nn.Module]:
 
 
 class Decoder(nn.Module):
-    """Code (N, `code_dim`) to images (N, 3, `resolution`, `resolution`); nothing bounds them to [-1, 1]."""
+    """Code (N, `code_dim`) to images (N, 3, `resolution`, `resolution`), not bounded to [-1, 1]."""
 
     def __init__(self, code_dim: int, resolution: int, channels: int):
         super().__init__()
@@ -65,16 +66,16 @@ class Decoder(nn.Module):
 
 @register("generator", "began")
 class DecoderGenerator(Generator):
-    """BEGAN's generator: condition and noise through a dense layer to a code, then the autoencoder's decoder (section 3.5).
+    """BEGAN's generator: condition and noise through a linear layer to a code, then the autoencoder's decoder (section 3.5).
 
-    Its pictures are not bounded by a tanh; `--penalty out-of-range` keeps them within [-1, 1].
+    Its images are not bounded by a tanh; `--penalty out-of-range` keeps them within [-1, 1].
 
     Args:
         resolution: height and width of the image, a power of two from 16 up.
         channels: width n of every layer; 128 in the anime-face report.
         noise_dim: size of z; 64 in the report.
         noise: distribution of z, uniform on [-1, 1] (the paper's) or standard normal.
-        code_dim: size of the code that condition and noise are joined to.
+        code_dim: size of the code that condition and noise are projected to.
     """
 
     def __init__(
@@ -94,5 +95,5 @@ class DecoderGenerator(Generator):
         initialise_elu(self)
         self.decoder = Decoder(code_dim, resolution, channels)
 
-    def forward(self, condition: Tensor, noise: Tensor) -> tuple[Tensor, ...]:
+    def generate(self, condition: Tensor, noise: Tensor) -> tuple[Tensor, ...]:
         return (self.decoder(F.elu(self.join(torch.cat([condition, noise], 1)))),)

@@ -1,4 +1,4 @@
-"""The generator of DCGAN with a sentence beside the noise, as GAN-CLS has it (Radford et al. 2016; Reed et al. 2016)."""
+"""DCGAN's generator, conditioned on text as in GAN-CLS (Radford et al. 2016; Reed et al. 2016)."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class DCGANGenerator(Generator):
         noise_dim: size of z.
         noise: distribution of z, standard normal or uniform on [-1, 1].
         norm: normalisation after each layer but the last.
-        dropout: share of the channels that are left out at 4×4 and 8×8 while training.
+        dropout: probability that a channel is zeroed at 4×4 and 8×8 during training.
     """
 
     def __init__(
@@ -44,7 +44,7 @@ class DCGANGenerator(Generator):
         if depth is None:
             raise ComponentError(f"generator.resolution = {resolution}: allowed are 16, 32, 64, 128, 256, …")
         if not 0 <= dropout < 1:
-            raise ComponentError(f"generator.dropout = {dropout}: allowed is 0 up to, not with, 1.")
+            raise ComponentError(f"generator.dropout = {dropout}: allowed is at least 0 and less than 1.")
         self.resolutions = (resolution,)
         self.noise_dim, self.noise = noise_dim, noise
         widths = [channels * min(2 ** (depth - 1 - level), 8) for level in range(depth)]
@@ -56,13 +56,8 @@ class DCGANGenerator(Generator):
         layers += [norm2d(norm, widths[-1]), nn.ReLU(inplace=True), nn.ConvTranspose2d(widths[-1], 3, 4, 2, 1)]
         self.layers = nn.Sequential(*layers)
         initialise(self)
-        self.reference = ReferenceBatch(condition_dim + noise_dim) if norm == "virtual" else None
+        self.reference_batch = ReferenceBatch(condition_dim, noise_dim) if norm == "virtual" else None
 
-    def remember(self, condition: Tensor, noise: Tensor) -> None:
-        if self.reference is not None:
-            self.reference.remember(torch.cat([condition, noise], 1))
-
-    def forward(self, condition: Tensor, noise: Tensor) -> tuple[Tensor, ...]:
+    def generate(self, condition: Tensor, noise: Tensor) -> tuple[Tensor, ...]:
         inputs = torch.cat([condition, noise], 1)
-        inputs = inputs if self.reference is None else self.reference.before(inputs)
-        return (torch.tanh(self.layers(inputs[:, :, None, None])[-len(condition) :]),)
+        return (torch.tanh(self.layers(inputs[:, :, None, None])),)

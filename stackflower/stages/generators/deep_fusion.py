@@ -1,4 +1,4 @@
-"""DF-GAN's generator."""
+"""DF-GAN's generator (Tao et al. 2022)."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from stackflower.stages.layers import doublings
 
 
 class Affine(nn.Module):
-    """Scales and shifts channels by what two small networks read in text and noise (section 3.4, equation 3).
+    """Scales and shifts channels by the outputs of two small networks on text and noise (section 3.4, equation 3).
 
-    It begins as the identity.
+    It is initialised as the identity.
     """
 
     def __init__(self, channels: int, inputs: int, hidden: int):
@@ -36,7 +36,7 @@ class Affine(nn.Module):
 
 
 class FusionBlock(nn.Module):
-    """Two 3×3 convolutions, each after two affine transformations with leaky rectifiers, added to their input (figure 4)."""
+    """Two 3×3 convolutions, each after two affine transformations with leaky ReLUs, added to their input (figure 4)."""
 
     def __init__(self, in_channels: int, out_channels: int, inputs: int):
         super().__init__()
@@ -60,7 +60,7 @@ class FusionBlock(nn.Module):
 
 @register("generator", "deep-fusion")
 class DeepFusionGenerator(Generator):
-    """Noise to 4×4, then enlargement by two and a fusion block for each doubling, text and noise acting in every one.
+    """Noise to 4×4, then upsampling by two and a fusion block for each doubling, every block conditioned on text and noise.
 
     Args:
         resolution: height and width of the image, a power of two from 16 up; 256 in the paper.
@@ -92,7 +92,7 @@ class DeepFusionGenerator(Generator):
         )
         self.to_image = nn.Sequential(nn.LeakyReLU(0.2), nn.Conv2d(widths[-1], 3, 3, padding=1))
 
-    def forward(self, condition: Tensor, noise: Tensor) -> tuple[Tensor, ...]:
+    def generate(self, condition: Tensor, noise: Tensor) -> tuple[Tensor, ...]:
         text = torch.cat([condition, noise], 1)
         x = self.dense(noise).reshape(len(noise), self.wide, 4, 4).contiguous(memory_format=torch.channels_last)
         for block in self.blocks:

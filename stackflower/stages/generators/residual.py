@@ -15,7 +15,7 @@ from stackflower.stages.layers import GeneratorNorm, ReferenceBatch, UpsampleCon
 
 
 class Highway(nn.Module):
-    """1×1, 3×3 and 3×3 convolutions, a quarter as wide inside, added to their input."""
+    """1×1, 3×3 and 3×3 convolutions with a bottleneck of a quarter of the width, added to their input."""
 
     def __init__(self, channels: int, norm: GeneratorNorm):
         super().__init__()
@@ -38,15 +38,15 @@ class Highway(nn.Module):
 
 @register("generator", "residual")
 class ResidualGenerator(Generator):
-    """Condition and noise to 4×4, residual blocks at 4×4 and 8×8, then nearest enlargement and 3×3 convolutions.
+    """Condition and noise to 4×4, residual blocks at 4×4 and 8×8, then nearest-neighbour upsampling and 3×3 convolutions.
 
     Args:
         resolution: height and width of the image, a power of two from 16 up.
         channels: width at `resolution` / 2, doubled towards 4×4 up to 8-fold; 128 in the report.
         noise_dim: size of z; 512 in the report.
         noise: distribution of z, standard normal or uniform on [-1, 1].
-        norm: normalisation after each convolution; "virtual" where pictures of a batch come out in one colour.
-        dropout: share of the channels that are left out at 4×4 while training; 0.5 in the report.
+        norm: normalisation after each convolution; "virtual" where batch norm gives all images of a batch one colour.
+        dropout: probability that a channel is zeroed at 4×4 during training; 0.5 in the report.
     """
 
     def __init__(
@@ -65,7 +65,7 @@ class ResidualGenerator(Generator):
         if depth is None:
             raise ComponentError(f"generator.resolution = {resolution}: allowed are 16, 32, 64, 128, 256, …")
         if not 0 <= dropout < 1:
-            raise ComponentError(f"generator.dropout = {dropout}: allowed is 0 up to, not with, 1.")
+            raise ComponentError(f"generator.dropout = {dropout}: allowed is at least 0 and less than 1.")
         self.resolutions = (resolution,)
         self.noise_dim, self.noise = noise_dim, noise
         widths = [channels * min(2 ** (depth - 1 - level), 8) for level in range(depth)]
@@ -78,14 +78,9 @@ class ResidualGenerator(Generator):
             layers += [Highway(narrow, norm)] if level == 0 else []
         self.layers = nn.Sequential(*layers, nn.Conv2d(widths[-1], 3, 3, padding=1))
         initialise(self)
-        self.reference = ReferenceBatch(condition_dim + noise_dim) if norm == "virtual" else None
+        self.reference_batch = ReferenceBatch(condition_dim, noise_dim) if norm == "virtual" else None
 
-    def remember(self, condition: Tensor, noise: Tensor) -> None:
-        if self.reference is not None:
-            self.reference.remember(torch.cat([condition, noise], 1))
-
-    def forward(self, condition: Tensor, noise: Tensor) -> tuple[Tensor, ...]:
+    def generate(self, condition: Tensor, noise: Tensor) -> tuple[Tensor, ...]:
         inputs = torch.cat([condition, noise], 1)
-        inputs = inputs if self.reference is None else self.reference.before(inputs)
         x = self.dense(inputs).reshape(len(inputs), self.wide, 4, 4).contiguous(memory_format=torch.channels_last)
-        return (torch.tanh(self.layers(nn.functional.relu(self.first(x)))[-len(condition) :]),)
+        return (torch.tanh(self.layers(nn.functional.relu(self.first(x)))),)

@@ -15,10 +15,10 @@ from stackflower.stages.layers import GeneratorNorm, ReferenceBatch, UpsampleCon
 
 
 class UpBlock(nn.Module):
-    """Doubles height and width, halves the channels: nearest enlargement, 3×3 convolution, norm, rectifier.
+    """Doubles height and width, halves the channels: nearest-neighbour upsampling, 3×3 convolution, norm, ReLU.
 
-    With `style_dim`, a dense layer of the style scales and shifts the normalised channels (conditional normalisation,
-    Brock et al. 2019), which lets text and noise act at this depth too.
+    With `style_dim`, a linear layer of the style scales and shifts the normalised channels (conditional normalisation, Brock et
+    al. 2019), which conditions this block on text and noise.
     """
 
     def __init__(self, in_channels: int, out_channels: int, norm: GeneratorNorm, style_dim: int = 0):
@@ -31,28 +31,28 @@ class UpBlock(nn.Module):
         x = self.norm(self.convolution(x))
         if self.style is not None:
             scale, shift = self.style(style)[:, :, None, None].chunk(2, dim=1)
-            x = x * (1 + scale) + shift  # addcmul is several times slower where few channels are broadcast
+            x = x * (1 + scale) + shift  # addcmul is several times slower when broadcasting over few channels
         return nn.functional.relu(x, inplace=True)
 
 
 @register("generator", "stage1")
 class StageOneGenerator(Generator):
-    """Stage-I: condition and noise through a dense layer to 4×4, then up-sampling blocks to `resolution`.
+    """Stage-I: condition and noise through a linear layer to 4×4, then upsampling blocks to `resolution`.
 
-    Channels run from 8·`channels` at 4×4, halved by every doubling of the resolution. The defaults are the paper's
-    64×64 generator.
+    The width is 8·`channels` at 4×4 and is halved by every doubling of the resolution. The defaults are the paper's 64×64
+    generator.
 
     Args:
         resolution: height and width of the image, a power of two from 16 up.
-        channels: width; the paper's is 128, the authors' PyTorch release says 192.
+        channels: width; 128 in the paper, 192 in the authors' PyTorch release.
         noise_dim: size of z.
         noise: distribution of z, standard normal or uniform on [-1, 1].
         norm: normalisation after each convolution.
-        style: condition and noise also scale and shift every block's channels (noise at several depths).
-        mapping_layers: dense layers, twice as wide as condition and noise, that the two pass through together before all else
-            (the mapping network of Karras et al. 2019). Without them text and noise only add up, and noise can't decide
-            just what the text leaves open.
-        dropout: share of the channels that are left out at 4×4 and 8×8 while training.
+        style: condition and noise also scale and shift the channels of every block.
+        mapping_layers: linear layers, twice as wide as condition and noise, applied to both together before all else (the mapping
+            network of Karras et al. 2019). Without them the effects of text and noise only add up, so the noise can't vary
+            only what the text leaves open.
+        dropout: probability that a channel is zeroed at 4×4 and 8×8 during training.
     """
 
     def __init__(
@@ -73,9 +73,9 @@ class StageOneGenerator(Generator):
         if depth is None:
             raise ComponentError(f"generator.resolution = {resolution}: allowed are 16, 32, 64, 128, 256, …")
         if channels * 8 % 2**depth:
-            raise ComponentError(f"generator.channels = {channels}: 8 × channels must divide by {2**depth}.")
+            raise ComponentError(f"generator.channels = {channels}: 8 × channels must be divisible by {2**depth}.")
         if not 0 <= dropout < 1:
-            raise ComponentError(f"generator.dropout = {dropout}: allowed is 0 up to, not with, 1.")
+            raise ComponentError(f"generator.dropout = {dropout}: allowed is at least 0 and less than 1.")
         self.resolutions = (resolution,)
         self.noise_dim, self.noise = noise_dim, noise
         self.dropout = nn.Dropout2d(dropout)
@@ -94,18 +94,13 @@ class StageOneGenerator(Generator):
         self.to_image = nn.Conv2d(self.widths[-1], 3, 3, padding=1, bias=False)
         initialise(self)
         for layer in layers:
-            if isinstance(layer, nn.Linear):  # N(0, 0.02) would leave next to nothing after two of them
+            if isinstance(layer, nn.Linear):  # N(0, 0.02) would shrink the activations to almost nothing
                 nn.init.kaiming_normal_(layer.weight, 0.2)
         self.mapping = nn.Sequential(*layers)
-        self.reference = ReferenceBatch(condition_dim + noise_dim) if norm == "virtual" else None
+        self.reference_batch = ReferenceBatch(condition_dim, noise_dim) if norm == "virtual" else None
 
-    def remember(self, condition: Tensor, noise: Tensor) -> None:
-        if self.reference is not None:
-            self.reference.remember(torch.cat([condition, noise], 1))
-
-    def forward(self, condition: Tensor, noise: Tensor) -> tuple[Tensor, ...]:
-        inputs = torch.cat([condition, noise], 1)
-        style = self.mapping(inputs if self.reference is None else self.reference.before(inputs))
+    def generate(self, condition: Tensor, noise: Tensor) -> tuple[Tensor, ...]:
+        style = self.mapping(torch.cat([condition, noise], 1))
         x = self.dense(style).reshape(len(style), self.widths[0], 4, 4)
         x = nn.functional.relu(self.norm(x.contiguous(memory_format=torch.channels_last)), inplace=True)
         x = self.dropout(x)
@@ -113,4 +108,4 @@ class StageOneGenerator(Generator):
             x = block(x, style)
             if depth == 0:
                 x = self.dropout(x)
-        return (torch.tanh(self.to_image(x[-len(condition) :])),)
+        return (torch.tanh(self.to_image(x)),)

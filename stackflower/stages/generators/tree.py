@@ -19,14 +19,14 @@ from stackflower.stages.layers import Norm, UpsampleConv, doublings, norm2d
 def colour_consistency(
     small: Tensor, large: Tensor, mean_weight: float = 1.0, covariance_weight: float = 5.0
 ) -> Tensor:
-    """How far the colours of two sizes of the same pictures lie apart (equation 6): ‖μ − μ'‖² and ‖Σ − Σ'‖² of the pixels.
+    """Colour consistency of two resolutions of the same images (equation 6): λ₁‖μ − μ'‖² + λ₂‖Σ − Σ'‖² of the pixels.
 
     Args:
         small, large: (N, 3, r, r) and (N, 3, R, R) in [-1, 1].
         mean_weight, covariance_weight: λ₁ and λ₂.
 
     Returns:
-        the mean over pictures, a float32 scalar.
+        the mean over images, a float32 scalar.
     """
 
     def moments(images: Tensor) -> tuple[Tensor, Tensor]:
@@ -35,15 +35,15 @@ def colour_consistency(
         centred = pixels - mean[..., None]
         return mean, torch.bmm(centred, centred.transpose(1, 2)) / pixels.shape[2]
 
-    (mean, covariance), (their_mean, their_covariance) = moments(small), moments(large)
+    (mean, covariance), (large_mean, large_covariance) = moments(small), moments(large)
     return (
-        mean_weight * (mean - their_mean).square().sum(1)
-        + covariance_weight * (covariance - their_covariance).square().sum((1, 2))
+        mean_weight * (mean - large_mean).square().sum(1)
+        + covariance_weight * (covariance - large_covariance).square().sum((1, 2))
     ).mean()
 
 
-def _gated(in_channels: int, out_channels: int, norm: Norm) -> nn.Sequential:
-    """Enlargement by two and a 3×3 convolution with a gated linear unit."""
+def _gated_upsampling(in_channels: int, out_channels: int, norm: Norm) -> nn.Sequential:
+    """Upsampling by two and a 3×3 convolution with a gated linear unit."""
     return nn.Sequential(UpsampleConv(in_channels, 2 * out_channels), norm2d(norm, 2 * out_channels), nn.GLU(1))
 
 
@@ -65,7 +65,7 @@ class GatedResidual(nn.Module):
 
 
 class Branch(nn.Module):
-    """From the features of one resolution, with the condition again, to those of twice that (F_i, equation 3)."""
+    """Features of one resolution and the condition to features of twice that resolution (F_i, equation 3)."""
 
     def __init__(self, channels: int, out_channels: int, condition_dim: int, blocks: int, norm: Norm):
         super().__init__()
@@ -75,29 +75,29 @@ class Branch(nn.Module):
             nn.GLU(1),
         )
         self.residual = nn.Sequential(*(GatedResidual(channels, norm) for _ in range(blocks)))
-        self.up = _gated(channels, out_channels, norm)
+        self.up = _gated_upsampling(channels, out_channels, norm)
 
     def forward(self, features: Tensor, condition: Tensor) -> Tensor:
-        words = condition.to(features.dtype)[:, :, None, None].expand(-1, -1, *features.shape[2:])
-        return self.up(self.residual(self.join(torch.cat([features, words], 1))))
+        condition_map = condition.to(features.dtype)[:, :, None, None].expand(-1, -1, *features.shape[2:])
+        return self.up(self.residual(self.join(torch.cat([features, condition_map], 1))))
 
 
 @register("generator", "tree")
 class TreeGenerator(Generator):
-    """StackGAN-v2: pictures of `scales` resolutions, each half of the next, from one trunk of features (equations 2 to 4).
+    """StackGAN-v2: images of `scales` resolutions, each half of the next, from one trunk of features (equations 2 to 4).
 
-    Condition and noise to 4×4 and up to the smallest resolution; then a branch for each doubling, which is given the
-    condition again. Every resolution has a discriminator of its own, and colours are kept alike between them.
+    Condition and noise to 4×4 and up to the smallest resolution; then a branch for each doubling, which takes the condition
+    again. Every resolution has a discriminator of its own, and a loss keeps their colours consistent.
 
     Args:
-        resolution: of the largest images.
-        scales: how many resolutions; 3 in the paper (64, 128, 256).
+        resolution: height and width of the largest images.
+        scales: number of resolutions; 3 in the paper (64, 128, 256).
         channels: width at the smallest resolution's features, halved by each branch; 64 in the authors' release.
         noise_dim: size of z.
         noise: distribution of z, standard normal or uniform on [-1, 1].
         blocks: residual blocks of a branch; 2 in the release.
         norm: normalisation after each convolution.
-        colour_weight: α of the colour consistency (equation 7); 50 in the paper, which finds that it matters most without text.
+        colour_weight: α of the colour consistency (equation 7); 50 in the paper, which finds it most important without text.
     """
 
     def __init__(
@@ -128,7 +128,7 @@ class TreeGenerator(Generator):
         self.dense = nn.Sequential(nn.Linear(condition_dim + noise_dim, self.wide * 16 * 2, bias=False))
         self.norm = norm2d(norm, self.wide * 2)
         self.trunk = nn.Sequential(
-            *(_gated(self.wide // 2**level, self.wide // 2 ** (level + 1), norm) for level in range(depth))
+            *(_gated_upsampling(self.wide // 2**level, self.wide // 2 ** (level + 1), norm) for level in range(depth))
         )
         widths = [max(channels // 2**scale, 4) for scale in range(scales)]
         self.branches = nn.ModuleList(
@@ -137,7 +137,7 @@ class TreeGenerator(Generator):
         self.to_image = nn.ModuleList(nn.Conv2d(width, 3, 3, padding=1, bias=False) for width in widths)
         initialise(self)
 
-    def forward(self, condition: Tensor, noise: Tensor) -> tuple[Tensor, ...]:
+    def generate(self, condition: Tensor, noise: Tensor) -> tuple[Tensor, ...]:
         x = self.dense(torch.cat([condition, noise], 1)).reshape(len(condition), 2 * self.wide, 4, 4)
         features = self.trunk(F.glu(self.norm(x.contiguous(memory_format=torch.channels_last)), 1))
         images = [torch.tanh(self.to_image[0](features))]
@@ -149,6 +149,6 @@ class TreeGenerator(Generator):
     def terms(self, images: tuple[Tensor, ...], image: Tensor | None = None) -> dict[str, Tensor]:
         if not self.weights:
             return {}
-        # the smaller picture is what the larger is held to, as in the release
-        apart = [colour_consistency(small.detach(), large) for small, large in itertools.pairwise(images)]
-        return {"colour": torch.stack(apart).sum()}
+        # the smaller image is the target of the larger, as in the release
+        losses = [colour_consistency(small.detach(), large) for small, large in itertools.pairwise(images)]
+        return {"colour": torch.stack(losses).sum()}

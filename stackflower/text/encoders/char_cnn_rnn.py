@@ -1,4 +1,4 @@
-"""The char-CNN-RNN caption encoder (Reed et al. 2016, Learning Deep Representations of Fine-Grained Visual Descriptions)."""
+"""The char-CNN-RNN text encoder (Reed et al. 2016, Learning Deep Representations of Fine-Grained Visual Descriptions)."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ ALPHABET = "abcdefghijklmnopqrstuvwxyz0123456789-,;.!?:'\"/\\|_@#$%^&*~`+=<>()[]
 
 
 class CharacterNetwork(nn.Module):
-    """Characters (n, L) through temporal convolutions and a recurrent layer, whose states are averaged, to (n, dim)."""
+    """Characters (n, L) to vectors (n, dim): temporal convolutions and a recurrent layer whose states are averaged."""
 
     def __init__(self, characters: int, channels: int, dim: int):
         super().__init__()
@@ -35,28 +35,28 @@ class CharacterNetwork(nn.Module):
         self.dense = nn.Linear(width, dim)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        # 0 is no character: a row of zeros
-        known = F.one_hot(tokens, self.characters + 1)[..., 1:].to(self.dense.weight.dtype)
-        states, _ = self.recurrent(self.layers(known.transpose(1, 2)).transpose(1, 2))
+        # 0, padding, becomes a row of zeros
+        one_hot = F.one_hot(tokens, self.characters + 1)[..., 1:].to(self.dense.weight.dtype)
+        states, _ = self.recurrent(self.layers(one_hot.transpose(1, 2)).transpose(1, 2))
         return self.dense(states.mean(1))
 
 
 @register("text", "char-cnn-rnn")
 class CharacterEncoder(LearnedEncoder):
-    """Convolutions over characters, then a recurrent layer, taught by the symmetric joint embedding loss beside a picture encoder.
+    """Convolutions and a recurrent layer over characters, trained with an image encoder by the symmetric joint embedding loss.
 
-    The paper's encoder of GAN-CLS and StackGAN, without its release's weights: it is trained on your captions. Characters
-    outside its alphabet are read as nothing.
+    The text encoder of GAN-CLS and StackGAN, without the weights of its release: it is trained on your captions. Characters
+    outside its alphabet are treated as padding.
 
     Args:
         dim: size T of the embedding; 1024 in the paper.
         channels: width of the first convolution, doubled by the others; 256 in the paper.
-        length: characters of a caption; 201 in the paper.
+        length: characters of a caption, longer ones are cut; 201 in the paper.
         margin: Δ of the loss.
-        weights: folder that `stackflower train-text` wrote; the encoder is then used as it is.
+        weights: folder that `stackflower train-text` wrote; the encoder is then frozen.
     """
 
-    ranks_wrong = False
+    ranks_negatives = False
 
     def __init__(
         self,
@@ -94,5 +94,5 @@ class CharacterEncoder(LearnedEncoder):
             row[: len(folded)] = torch.tensor([self.tokens.get(character, 0) for character in folded])
         return table
 
-    def rank(self, image: Tensor, own: Tensor, wrong: Tensor, label: Tensor) -> Tensor:
-        return joint_embedding(image, own, label, self.margin)
+    def rank(self, image: Tensor, text: Tensor, negative: Tensor, label: Tensor) -> Tensor:
+        return joint_embedding(image, text, label, self.margin)

@@ -1,4 +1,4 @@
-"""Any Hugging Face text model as a caption encoder, frozen."""
+"""Hugging Face text models as frozen text encoders."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from stackflower.text.base import TextEncoder
 
 @register("text", "huggingface")
 class HuggingFaceEncoder(TextEncoder):
-    """Last hidden states, averaged over the tokens that are not padding, scaled to unit length.
+    """A Hugging Face text model: last hidden states, averaged over the tokens that are not padding, of unit length.
 
-    That is what sentence-transformers does for its mean-pooled models (Reimers & Gurevych 2019). `--text` with a model's
-    id or a local folder is short for this encoder.
+    As in the mean-pooled models of sentence-transformers (Reimers & Gurevych 2019). `--text` with a model's id or a local folder
+    is short for this encoder.
 
     Args:
         model: id on the Hugging Face hub, such as sentence-transformers/all-MiniLM-L6-v2, or a local folder.
         max_tokens: longer captions are cut; the model's own limit where it is lower.
-        batch_size: captions a forward pass.
+        batch_size: captions in a forward pass.
     """
 
     def __init__(self, *, model: str, max_tokens: Count = 256, batch_size: Count = 64):
@@ -42,7 +42,7 @@ class HuggingFaceEncoder(TextEncoder):
             self.tokenizer = AutoTokenizer.from_pretrained(self.model_name)
             # safetensors only: a pickled checkpoint could run code
             self.model = AutoModel.from_pretrained(self.model_name, use_safetensors=True, dtype=torch.float32).eval()
-        except Exception as error:  # hub, files, formats: all mean that this model can't be had
+        except Exception as error:  # hub, files, formats: whatever fails, the model can't be loaded
             raise DataError(
                 f"The text encoder {model!r} can't be loaded: {(str(error) or type(error).__name__).splitlines()[0]} Give the id of a model on the "
                 "Hugging Face hub (and a network), a local folder with config.json and model.safetensors, or "
@@ -55,24 +55,29 @@ class HuggingFaceEncoder(TextEncoder):
         if self.tokenizer.pad_token is None:
             self.tokenizer.pad_token = self.tokenizer.eos_token
         if getattr(config, "hidden_size", None) is None:
-            raise DataError(f"{model!r} is no plain text encoder (its configuration has no hidden_size); name another.")
+            raise DataError(
+                f"{model!r} is not a plain text encoder (its configuration has no hidden_size); name another."
+            )
         self.dim = int(config.hidden_size)
         limit = getattr(config, "max_position_embeddings", max_tokens)
         self.max_tokens, self.batch_size = min(max_tokens, limit), batch_size
 
-    def fingerprint(self) -> str:
-        # the weights themselves, sampled, so that a folder whose contents change is noticed
-        total = sum(
+        # of a sample of the weights, so that a changed folder changes it; summed before the weights move to a device
+        self.digest = sum(
             float(parameter.flatten()[:: max(1, parameter.numel() // 64)].double().sum())
             for parameter in self.model.parameters()
         )
-        return f"huggingface-1 {Path(self.model_name).name} {total!r} max_tokens={self.max_tokens}"
+
+    def fingerprint(self) -> str:
+        return f"huggingface-1 {Path(self.model_name).name} {self.digest!r} max_tokens={self.max_tokens}"
+
+    def to(self, device: torch.device | str) -> None:
+        self.model.to(device)
 
     @torch.no_grad()
     def encode(self, captions: Sequence[str]) -> Tensor:
-        order = sorted(
-            range(len(captions)), key=lambda row: len(captions[row])
-        )  # like lengths together: little padding
+        # captions of similar length together: little padding
+        order = sorted(range(len(captions)), key=lambda row: len(captions[row]))
         table = torch.empty(len(captions), self.dim)
         for first in range(0, len(order), self.batch_size):
             rows = order[first : first + self.batch_size]
@@ -82,8 +87,8 @@ class HuggingFaceEncoder(TextEncoder):
                 truncation=True,
                 max_length=self.max_tokens,
                 return_tensors="pt",
-            )
+            ).to(self.model.device)
             hidden = self.model(**tokens).last_hidden_state.float()
             mask = tokens["attention_mask"][..., None].float()
-            table[rows] = F.normalize((hidden * mask).sum(1) / mask.sum(1).clamp_min(1e-9), dim=1)
+            table[rows] = F.normalize((hidden * mask).sum(1) / mask.sum(1).clamp_min(1e-9), dim=1).cpu()
         return table

@@ -1,4 +1,4 @@
-"""The default caption encoder: hashed n-grams, nothing to download and nothing to learn."""
+"""The default text encoder: hashed n-grams, nothing to download or to train."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from stackflower.options import Count, Weight
 from stackflower.registry import register
 from stackflower.text.base import TextEncoder, words_of
 
-_TIES = """
+_ENGLISH_FUNCTION_WORDS = """
 a an the this that these those it its is are was were be been has have having had does do there here which who whose
 of on in at by to from for as into and or with while
 """
-FUNCTION_WORDS = frozenset(_TIES.split()) | frozenset(",.;:!?-'\"()")
-"""Words that tie a sentence together and say nothing of a picture; "no", "not" and "without" are not among them."""
+FUNCTION_WORDS = frozenset(_ENGLISH_FUNCTION_WORDS.split()) | frozenset(",.;:!?-'\"()")
+"""English function words and punctuation, which describe nothing in an image; "no", "not" and "without" are not among them."""
 
 
 @lru_cache(maxsize=200_000)
-def _slot(feature: str, dim: int) -> tuple[int, float]:
+def _hashed(feature: str, dim: int) -> tuple[int, float]:
     """Signed feature hashing (Weinberger et al. 2009): a position and a sign."""
     code = zlib.crc32(feature.encode("utf-8", "surrogatepass"))
     return code % dim, 1.0 if zlib.adler32(feature.encode("utf-8", "surrogatepass")) % 251 < 125 else -1.0
@@ -33,16 +33,15 @@ def _slot(feature: str, dim: int) -> tuple[int, float]:
 class NgramEncoder(TextEncoder):
     """Hashed words, word pairs up to `window` apart, and character n-grams, signed and of unit length.
 
-    Words say what is there, pairs say what belongs together ("yellow center"), character n-grams bring related and
-    misspelt words near each other. English function words and punctuation weigh little and stand in no pair, so that a
-    long sentence is as near to what it says as a short one. Any script works: characters are folded by Unicode's NFKC
-    and case folding.
+    Pairs encode which words belong together ("yellow center"); character n-grams make related and misspelt words similar.
+    English function words and punctuation have a small weight and form no pairs, so that long sentences are encoded as well as
+    short ones. Any script works: characters are normalised by NFKC and case folding.
 
     Args:
         dim: number of hash positions T.
-        window: how far apart the two words of a pair may stand.
-        characters: weight of the character n-grams (of 3 to 5 characters) beside the words'.
-        function_words: weight of function words and punctuation.
+        window: maximum distance of the two words of a pair.
+        characters: weight of the character n-grams (of 3 to 5 characters), relative to words.
+        function_words: weight of function words and punctuation, relative to other words.
     """
 
     def __init__(self, *, dim: Count = 1024, window: Count = 3, characters: Weight = 0.3, function_words: Weight = 0.1):
@@ -71,9 +70,9 @@ class NgramEncoder(TextEncoder):
         table = np.zeros((len(captions), self.dim), dtype=np.float32)
         for row, caption in enumerate(captions):
             words = words_of(caption)
-            slots = [(*_slot(feature, self.dim), weight) for feature, weight in self._features(words)]
-            if slots:
-                position, sign, weight = (np.array(column) for column in zip(*slots, strict=True))
+            hashed = [(*_hashed(feature, self.dim), weight) for feature, weight in self._features(words)]
+            if hashed:
+                position, sign, weight = (np.array(column) for column in zip(*hashed, strict=True))
                 np.add.at(table[row], position, sign * weight)
         norm = np.linalg.norm(table, axis=1, keepdims=True)
         return torch.from_numpy(table / np.maximum(norm, 1e-12))

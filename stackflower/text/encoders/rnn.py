@@ -1,4 +1,4 @@
-"""A bidirectional recurrent caption encoder over words."""
+"""A bidirectional recurrent text encoder over words."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from stackflower.text.base import words_of
 from stackflower.text.learned import LearnedEncoder
 from stackflower.text.ranking import cosine_ranking
 
-UNKNOWN = 1  # token of a word that is not in the vocabulary; 0 fills up
+UNKNOWN = 1  # token of a word that is not in the vocabulary; 0 is padding
 
 
 class BidirectionalGRU(nn.Module):
-    """Tokens (n, L) to the two directions' last states, side by side (n, dim)."""
+    """Tokens (n, L) to the last states of both directions, concatenated (n, dim)."""
 
     def __init__(self, words: int, word_dim: int, dim: int):
         super().__init__()
@@ -30,11 +30,11 @@ class BidirectionalGRU(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         length = (tokens > 0).sum(1).clamp_min(1)
-        # each direction is read from its first word on, and its state taken at its last: no packing, which would
-        # wait for the device
-        place = torch.arange(tokens.shape[1], device=tokens.device)
-        reversed_place = (length[:, None] - 1 - place).clamp_min(0)
-        backwards = tokens.gather(1, reversed_place) * (place < length[:, None])
+        # each direction starts at its first word and its state is gathered at its last; packing would need a device
+        # synchronisation
+        step = torch.arange(tokens.shape[1], device=tokens.device)
+        reversed_step = (length[:, None] - 1 - step).clamp_min(0)
+        backwards = tokens.gather(1, reversed_step) * (step < length[:, None])
         last = (length - 1)[:, None, None]
         states = []
         for network, order in ((self.forwards, tokens), (self.backwards, backwards)):
@@ -45,7 +45,7 @@ class BidirectionalGRU(nn.Module):
 
 @register("text", "rnn")
 class RecurrentEncoder(LearnedEncoder):
-    """Bidirectional GRU over words, taught by a cosine ranking loss beside a picture encoder (the competition report's large model).
+    """Bidirectional GRU over words, trained with an image encoder by a cosine ranking loss (the competition report's large model).
 
     Trained together with the GAN by an optimizer of its own (`optimizer.text`), or before it by `stackflower train-text`.
 
@@ -53,9 +53,9 @@ class RecurrentEncoder(LearnedEncoder):
         dim: size T of the embedding; 256 in the report.
         word_dim: size of a word's vector.
         max_words: longer captions are cut.
-        min_count: rarer words are read as the unknown word, which is thereby learned.
+        min_count: rarer words become the unknown word, so that it is trained.
         margin: α of the ranking loss; 0.2 in the report.
-        weights: folder that `stackflower train-text` wrote; the encoder is then used as it is.
+        weights: folder that `stackflower train-text` wrote; the encoder is then frozen.
     """
 
     def __init__(
@@ -70,7 +70,7 @@ class RecurrentEncoder(LearnedEncoder):
     ):
         super().__init__(dim=dim, weights=weights)
         if dim < 2:
-            raise ComponentError(f"text.dim = {dim}: at least 2, a half for each direction.")
+            raise ComponentError(f"text.dim = {dim}: at least 2, one for each direction.")
         self.word_dim, self.max_words, self.min_count, self.margin = word_dim, max_words, min_count, margin
         self.tokens: dict[str, int] = {}
 
@@ -84,7 +84,7 @@ class RecurrentEncoder(LearnedEncoder):
         if not words:
             raise DataError(
                 f"text.min_count = {self.min_count}: no word of the captions comes so often ({len(counts):,} different words, the "
-                f"most frequent {max(counts.values(), default=0):,} times), so none could be told from another; choose less."
+                f"most frequent {max(counts.values(), default=0):,} times); choose less."
             )
         return {"words": words}
 
@@ -104,5 +104,5 @@ class RecurrentEncoder(LearnedEncoder):
             row[: len(tokens)] = torch.tensor(tokens, dtype=torch.int64)
         return table
 
-    def rank(self, image: Tensor, own: Tensor, wrong: Tensor, label: Tensor) -> Tensor:
-        return cosine_ranking(image, own, wrong, label, self.margin)
+    def rank(self, image: Tensor, text: Tensor, negative: Tensor, label: Tensor) -> Tensor:
+        return cosine_ranking(image, text, negative, label, self.margin)

@@ -18,21 +18,22 @@ from stackflower.errors import DataError, RunError
 from stackflower.options import Count
 from stackflower.registry import register
 from stackflower.text.base import TextEncoder, digest_of, words_of
+from stackflower.utils.atomic import replacing, write_text
 
-LARGEST = 65_504  # the largest number of half precision, in which a run keeps the vectors
+LARGEST = 65_504  # the largest value of float16, in which a run keeps the vectors
 WORDS, VECTORS = "words.json", "vectors.safetensors"
 
 
 @register("text", "word-vectors")
 class WordVectorEncoder(TextEncoder):
-    """The mean of a caption's words' vectors, read from a text file: a word and its numbers a line, as word2vec and GloVe write.
+    """The mean of the vectors of a caption's words, from a text file with a word and its vector a line, as of word2vec and GloVe.
 
-    Words that the file lacks are left out; a caption without any known word is the mean of all words. The words and vectors
-    become part of the run.
+    Words that are not in the file are ignored; a caption without any known word gets the mean of all vectors. Words and vectors
+    are saved with the run.
 
     Args:
-        path: the file; a first line with the counts of words and numbers, as word2vec writes, is skipped.
-        max_words: so many of the file's first (its most frequent) words are read.
+        path: the file; a first line with the numbers of words and dimensions, as in word2vec's format, is skipped.
+        max_words: number of the file's first (its most frequent) words that are read.
     """
 
     def __init__(self, *, path: str, max_words: Count = 50_000):
@@ -42,7 +43,7 @@ class WordVectorEncoder(TextEncoder):
 
     @property
     def dim(self) -> int:  # type: ignore[override]
-        """Numbers of a vector, by the file's first vectors."""
+        """Dimensions of a vector."""
         if not self.rows:
             self.fit(())
         return self.vectors.shape[1]
@@ -58,12 +59,12 @@ class WordVectorEncoder(TextEncoder):
             ) from None
         except (OSError, UnicodeDecodeError, ValueError) as error:
             raise DataError(
-                f"{self.path} is no text file of word vectors ({error}); each line must be a word and its numbers."
+                f"{self.path} is not a text file of word vectors ({error}); each line must be a word and its vector."
             ) from error
         if not words:
             raise DataError(f"{self.path} has no word vectors.")
         self.rows = {word: row for row, word in enumerate(words)}
-        # half precision is what the run keeps, so that a run draws the same before and after
+        # rounded to float16, in which the run keeps them, so that embeddings are the same after `restore`
         self.vectors = torch.from_numpy(np.stack(vectors)).half().float()
 
     def _read(self) -> tuple[list[str], list[np.ndarray]]:
@@ -78,16 +79,16 @@ class WordVectorEncoder(TextEncoder):
                     continue
                 dim = dim or len(parts) - 1
                 if not 0 < dim < len(parts):
-                    wanted = f"the first has {dim}" if dim else "wanted are a word and its numbers"
-                    raise ValueError(f"line {number} has {len(parts) - 1} numbers, {wanted}")
-                # entries of GloVe's largest files may be several words: the last numbers are the vector
+                    wanted = f"the first has {dim}" if dim else "wanted are a word and its vector"
+                    raise ValueError(f"line {number} has {len(parts) - 1} dimensions, {wanted}")
+                # an entry of GloVe's largest files may be several words: the last {dim} columns are the vector
                 word = " ".join(parts[:-dim]).casefold()
                 try:
                     vector = np.array(parts[-dim:], dtype=np.float32)
                 except ValueError as error:
                     raise ValueError(f"line {number}: {error}") from error
                 if not (np.abs(vector) <= LARGEST).all():
-                    raise ValueError(f"line {number}, {word!r}, has a number that is not finite or above {LARGEST:,}")
+                    raise ValueError(f"line {number}, {word!r}, has a value that is not finite or above {LARGEST:,}")
                 if word in words:
                     continue
                 words[word] = None
@@ -103,7 +104,7 @@ class WordVectorEncoder(TextEncoder):
         for row, caption in enumerate(captions):
             known = [self.rows[word] for word in words_of(caption) if word in self.rows]
             table[row] = self.vectors[known].mean(0) if known else unknown
-        # a sum that cancels has no direction; it is read as unknown
+        # vectors that cancel have no direction: treated as unknown
         zero = table.norm(dim=1) < 1e-12
         table[zero] = unknown if unknown.norm() > 1e-12 else torch.ones(self.dim)
         return F.normalize(table, dim=1)
@@ -115,9 +116,9 @@ class WordVectorEncoder(TextEncoder):
 
     def save(self, folder: Path) -> None:
         self.fit(())
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / WORDS).write_text(json.dumps(list(self.rows), ensure_ascii=False), encoding="utf-8")
-        save_file({"vectors": self.vectors.half()}, folder / VECTORS)
+        write_text(folder / WORDS, json.dumps(list(self.rows), ensure_ascii=False))
+        with replacing(folder / VECTORS) as temporary:
+            save_file({"vectors": self.vectors.half()}, temporary)
 
     def restore(self, folder: Path) -> None:
         try:

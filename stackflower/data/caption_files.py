@@ -1,0 +1,45 @@
+"""Captions given on a command line or in a file."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from stackflower.errors import ConfigError, DataError
+
+
+def read_captions(path: Path) -> list[str]:
+    """Captions of a text file, one a line, or of a metadata.jsonl (its first text a row)."""
+    if not path.is_file():
+        raise DataError(
+            f"There is no file {path}; --captions takes a text file with one caption a line, or a metadata.jsonl."
+        )
+    try:
+        lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path} is not a text file in UTF-8 ({error}); save it as UTF-8.") from error
+    if path.suffix == ".jsonl":
+        try:
+            texts = [json.loads(line)["text"] for line in lines]
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
+            raise DataError(
+                f'{path}: every line must be an object with "text" ({type(error).__name__}: {error}).'
+            ) from error
+        first = [text[0] if isinstance(text, list) and text else text for text in texts]
+        if not all(isinstance(text, str) for text in first):
+            raise DataError(f'{path}: "text" must be a string or a list of strings in every line.')
+        lines = first
+    if not lines:
+        raise DataError(f"{path} has no captions.")
+    return lines
+
+
+def captions_of(given: Sequence[str], file: str | None) -> list[str]:
+    """The captions given on a command line or in a file."""
+    if file is not None and given:
+        raise ConfigError("Give captions on the command line or by --captions FILE, not both.")
+    captions = list(given) if file is None else read_captions(Path(file).expanduser())
+    if not captions:
+        raise ConfigError('There is no caption: give one or more sentences, as in "a red flower", or --captions FILE.')
+    return captions

@@ -1,0 +1,48 @@
+"""The captions of a split by index, on the device: drawing and embedding them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from stackflower.data.prepared import Prepared
+from stackflower.utils.rng import below
+
+Embed = Callable[[Tensor], Tensor]
+"""Numbers of captions (…,) int64 → embeddings (…, T) float32: the lookup in a table, or an encoder that is being trained."""
+
+
+class Captions:
+    """Draws captions of images and embeds them.
+
+    Args:
+        data: the prepared split; captions are numbered image by image.
+        embed: their embeddings.
+        averaged: how many captions' embeddings are averaged for one image (StackGAN averages four).
+    """
+
+    def __init__(self, data: Prepared, embed: Embed, averaged: int, device: torch.device):
+        counts = torch.tensor([len(captions) for captions in data.captions])
+        self.counts, self.most = counts.to(device), int(counts.max())
+        self.offsets = (counts.cumsum(0) - counts).to(device)
+        self.embed, self.averaged, self.device = embed, averaged, device
+
+    def draw(self, index: Tensor, generator: torch.Generator) -> Tensor:
+        """Numbers (n, `averaged`) of different captions of images `index` (n,); -1 where an image has fewer."""
+        if self.averaged == 1:
+            return (self.offsets[index] + below(self.counts[index], generator))[:, None]
+        count = self.counts[index, None]
+        keys = torch.rand(len(index), self.most, generator=generator, device=self.device)
+        keys.masked_fill_(torch.arange(keys.shape[1], device=self.device) >= count, 2.0)
+        chosen = keys.argsort(1)[:, : self.averaged]
+        valid = torch.arange(chosen.shape[1], device=self.device) < count
+        return torch.where(valid, self.offsets[index, None] + chosen, -1)
+
+    def mean_embedding(self, captions: Tensor) -> Tensor:
+        """Mean embeddings (…, T) of captions (…, A), -1 for none."""
+        if captions.shape[-1] == 1:
+            return self.embed(captions[..., 0])
+        valid = captions[..., None] >= 0
+        return (self.embed(captions.clamp_min(0)) * valid).sum(-2) / valid.sum(-2)

@@ -1,0 +1,128 @@
+"""All that is trained in a run: stage, adversaries and text encoder, with their optimizers, averages and Accelerate's wrappers."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+from stackflower.adversary import Adversary
+from stackflower.build import build_networks, build_text_ranking
+from stackflower.config.schema import Optimizer, RunConfig
+from stackflower.data.sampling import Batches, DrawNoise
+from stackflower.runs.checkpoint import load_weights
+from stackflower.stages.layers import synchronise_batch_norm
+from stackflower.text.learned import LearnedEncoder
+from stackflower.training.ema import EMA
+
+
+class LearnedText(NamedTuple):
+    """A text encoder that is trained with the GAN, and the training captions as its tokens."""
+
+    encoder: LearnedEncoder
+    tokens: Tensor  # (captions, L) int64
+
+    @torch.no_grad()
+    def embed(self, captions: Tensor) -> Tensor:
+        """Embeddings (…, T) of captions by number (…,), with the encoder's current weights."""
+        return self.encoder.embed(self.tokens[captions])
+
+
+class Learner(NamedTuple):
+    """A network and its optimizer."""
+
+    module: nn.Module  # bare: checkpoints hold it without wrappers
+    optimizer: torch.optim.Optimizer
+    prepared: Any  # the optimizer as Accelerate steps it
+
+
+def make_optimizer(settings: Optimizer, module: nn.Module) -> torch.optim.Optimizer:
+    """The optimizer of a network's trainable parameters."""
+    parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    if settings.name == "rmsprop":
+        return torch.optim.RMSprop(parameters, lr=settings.lr, alpha=settings.beta2, momentum=settings.beta1)
+    if settings.name == "sgd":
+        return torch.optim.SGD(parameters, lr=settings.lr, momentum=settings.beta1, fused=True)
+    return torch.optim.Adam(parameters, lr=settings.lr, betas=(settings.beta1, settings.beta2), fused=True)
+
+
+class Networks:
+    """Built from the configuration, on the accelerator's device.
+
+    Args:
+        config: the run's configuration.
+        accelerator: device, precision and processes.
+        make_batches: from the largest resolution and `Stage.draw_noise` to the training batches on the device.
+        text_dim: T of the embeddings.
+        text: the encoder that is trained too, or None where captions were encoded once.
+        previous_weights: the model of the previous stage's run, for a later stage.
+    """
+
+    def __init__(
+        self,
+        config: RunConfig,
+        accelerator: Accelerator,
+        make_batches: Callable[[int, DrawNoise], Batches],
+        text_dim: int,
+        text: LearnedText | None = None,
+        previous_weights: Path | None = None,
+    ):
+        self.config, self.accelerator, self.text = config, accelerator, text
+        torch.manual_seed(config.seed + accelerator.process_index)  # dropout: other numbers on every process
+        stage, adversaries = build_networks(config, text_dim)
+        if previous_weights is not None:
+            assert stage.previous is not None
+            load_weights(stage.previous, previous_weights)
+        for network in (stage, *adversaries.values()):
+            network.to(accelerator.device).to(memory_format=torch.channels_last)
+            synchronise_batch_norm(network, config.train.sync_batch_norm)
+        self.stage, self.adversaries = stage, adversaries
+        self.batches = make_batches(max(stage.resolutions), stage.draw_noise)
+        if stage.generator.reference_batch is not None:
+            first = self.batches(0, config.train.batch_size)
+            stage.set_reference_batch(first.fake_text, first.noise)
+        self.ema = EMA(stage, config.train.ema_half_life)
+        # wrapping comes last: checkpoints hold the bare networks
+        self.wrapped = accelerator.prepare(stage)
+        self.wrapped_adversaries: dict[str, Adversary] = {
+            name: accelerator.prepare(adversary) for name, adversary in adversaries.items()
+        }
+        self.learners: dict[str, Learner] = {}
+        self._learn("generator", stage)
+        self._learn("discriminator", nn.ModuleDict(adversaries))
+        if text is not None:
+            self._learn_text(text)
+
+    def _learn_text(self, text: LearnedText) -> None:
+        trainer = build_text_ranking(self.config, text.encoder, max(self.stage.resolutions))
+        trainer.to(self.accelerator.device)
+        self.wrapped_text = self.accelerator.prepare(trainer)
+        self.text_ema = EMA(text.encoder.network, self.config.train.ema_half_life)
+        self.averaged_encoder = copy.copy(text.encoder)  # the same tokens, the averaged weights
+        self.averaged_encoder.network = self.text_ema.module
+        self._learn("text", trainer)
+
+    def _learn(self, name: str, module: nn.Module) -> None:
+        optimizer = make_optimizer(self.config.optimizer[name], module)
+        self.learners[name] = Learner(module, optimizer, self.accelerator.prepare(optimizer))
+
+    def modules(self) -> dict[str, nn.Module]:
+        """Every network of a checkpoint, by its file name."""
+        text = {} if self.text is None else {"text": self.learners["text"].module, "text-ema": self.text_ema.module}
+        return {"generator": self.stage, "generator-ema": self.ema.module, **self.adversaries, **text}
+
+    def update_averages(self, images: int, new: int) -> None:
+        """Move the averages towards the weights, after `images` images, the last `new` of them since the last update."""
+        self.ema.update(self.stage, images, new)
+        if self.text is not None:
+            self.text_ema.update(self.text.encoder.network, images, new)
+
+    def not_finite(self) -> list[str]:
+        """Networks whose weights are not finite; waits for the device."""
+        norms = {name: torch._foreach_norm(list(one.module.parameters())) for name, one in self.learners.items()}
+        return [f"{name}'s weights" for name, norm in norms.items() if not torch.stack(norm).isfinite().all()]
