@@ -7,6 +7,7 @@ import math
 import re
 import shlex
 import sys
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -161,6 +162,7 @@ def train(
     **flags: Any,
 ) -> None:
     """Train a stage, or resume a training."""
+    began = time.monotonic()  # before torch is imported, which takes seconds
     from stackflower.commands.data import source_part
     from stackflower.commands.train import Outcome, Request
     from stackflower.commands.train import train as run_training
@@ -190,6 +192,7 @@ def train(
         time_limit=time_limit,
         report_to=report_to,
         dry_run=dry_run,
+        began=began,
     )
     outcome: Outcome | None = run_training(request, say)
     if outcome is not None:
@@ -355,10 +358,11 @@ def train_classifier(data: str, out: str, as_json: bool, **options: Any) -> None
 def train_text(data: str, out: str, text: str, settings: tuple[str, ...], as_json: bool, **numbers: Any) -> None:
     """Train a text encoder on the images and captions of a data set, before the GAN."""
     from stackflower.commands.data import source_part
+    from stackflower.commands.train_text import Schedule
     from stackflower.commands.train_text import train_text as fit
     from stackflower.utils.progress import bar
 
-    found, summary = fit(source_part(data) or {}, text, settings, Path(out), bar, **numbers)
+    found, summary = fit(source_part(data) or {}, text, settings, Path(out), bar, Schedule(**numbers))
     show(found, as_json, lambda: summary)
 
 

@@ -21,7 +21,7 @@ from safetensors.torch import load_file
 
 from stackflower import registry
 from stackflower.commands import report
-from stackflower.commands.train_text import found_first
+from stackflower.commands.train_text import retrieval_accuracy
 from stackflower.config.merge import merge
 from stackflower.config.resolve import resolve
 from stackflower.data.images import load_square, sharpened, without_border
@@ -190,7 +190,9 @@ def test_an_encoder_trained_before_finds_a_captions_picture(stackflower, tmp_pat
     asked = ["--data", "flowers", "--out", "words", "--epochs", 20, "--batch-size", 16, *options]
     output = stackflower("train-text", *asked, "--json").output
     found = json.loads(output[output.index("{") :])
-    assert found["of"] == 32 and found["found_first"] >= 0.1, "the first of the four of its colour; chance is 1 of 32"
+    assert found["candidates"] == 32 and found["retrieval_accuracy"] >= 0.1, (
+        "the first of the four of its colour; chance is 1 of 32"
+    )
     stackflower("train", "--data", "flowers", "--text", "words", "--out", "run", "--images", 16, *TINY_NETWORKS)
     kept = load_file(tmp_path / "run" / "text" / "encoder.safetensors")
     shutil.rmtree("words")
@@ -200,18 +202,20 @@ def test_an_encoder_trained_before_finds_a_captions_picture(stackflower, tmp_pat
     assert all(torch.equal(again[name], value) for name, value in kept.items()), "it is used as it is"
     stackflower("sample", "run", "a red flower", "a word nobody wrote", "--out", "drawn")
     for arguments, message in (
-        (["--text", "ngram"], "nothing to learn"),
-        (["--set", "text.weights=words"], "names an encoder to use as it is"),
+        (["--text", "ngram"], "no weights to train"),
+        (["--set", "text.weights=words"], "names an encoder to use frozen"),
     ):
         assert message in stackflower("train-text", "--data", "flowers", *arguments, "--out", "x", code=2).output
 
 
 def test_captions_that_read_the_same_find_each_others_pictures() -> None:
-    side = SimpleNamespace(eval=lambda: None, pictures=lambda x: x.flatten(1), network=lambda tokens: tokens.float())
+    side = SimpleNamespace(
+        eval=lambda: None, image_encoder=lambda x: x.flatten(1), network=lambda tokens: tokens.float()
+    )
     images = torch.eye(4).reshape(4, 1, 2, 2) * 127.5 + 127.5
     tokens = torch.eye(4, dtype=torch.int64)
-    assert found_first(side, tokens[[0, 1, 0, 1]], images[[0, 1, 0, 1]], 4) == 1.0
-    assert found_first(side, tokens[[1, 0, 2, 3]], images, 4) == 0.5
+    assert retrieval_accuracy(side, tokens[[0, 1, 0, 1]], images[[0, 1, 0, 1]], 4) == 1.0
+    assert retrieval_accuracy(side, tokens[[1, 0, 2, 3]], images, 4) == 0.5
 
 
 def test_data_that_has_moved_serves_a_stage_above(stackflower, tmp_path: Path) -> None:

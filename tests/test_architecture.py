@@ -5,16 +5,7 @@ from __future__ import annotations
 import ast
 from pathlib import Path
 
-import pytest
-
 ROOT = Path(__file__).parent.parent / "stackflower"
-LOW = [
-    *sorted((ROOT / "stages").rglob("*.py")),
-    *sorted((ROOT / "text").rglob("*.py")),
-    *sorted((ROOT / "evaluation").rglob("*.py")),
-    *sorted((ROOT / "objectives").glob("*.py")),
-    *sorted((ROOT / "penalties").glob("*.py")),
-]
 
 
 def imports(path: Path) -> set[str]:
@@ -25,13 +16,6 @@ def imports(path: Path) -> set[str]:
         elif isinstance(node, ast.ImportFrom) and node.module:
             found |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
     return found
-
-
-@pytest.mark.parametrize("path", LOW, ids=lambda path: str(path.relative_to(ROOT)))
-def test_parts_know_nothing_of_training(path: Path) -> None:
-    forbidden = ("stackflower.training", "stackflower.commands", "stackflower.cli", "click", "accelerate")
-    wrong = [name for name in imports(path) if name.startswith(forbidden)]
-    assert not wrong
 
 
 def test_only_the_trainer_calls_backward() -> None:
@@ -53,9 +37,35 @@ def test_nothing_is_unpickled() -> None:
                 assert any(k.arg == "weights_only" and ast.unparse(k.value) == "True" for k in node.keywords), path
 
 
+LONG = {  # what may be longer than 300 lines, and why
+    "cli.py": "one line for each option of each command",
+    "data/synthetic/flower.py": "frozen: the shapes of the rendered flowers",
+    "data/synthetic/grammar.py": "frozen: the words and sentences of their captions",
+}
+
+
 def test_files_and_functions_stay_readable() -> None:
     for path in ROOT.rglob("*.py"):
         text = path.read_text(encoding="utf-8")
+        if str(path.relative_to(ROOT)) not in LONG:
+            assert len(text.splitlines()) <= 300, path
         for node in ast.walk(ast.parse(text)):
             if isinstance(node, ast.FunctionDef):
-                assert (node.end_lineno or 0) - node.lineno < 70, f"{path}: {node.name}"
+                assert (node.end_lineno or 0) - node.lineno < (60 if node.name == "__init__" else 50), (
+                    f"{path}: {node.name}"
+                )
+
+
+def test_the_root_holds_the_composition_alone() -> None:
+    """Every part is in a room; a new module at the root needs a reason in docs/architecture.md."""
+    assert {path.name for path in ROOT.glob("*.py")} == {
+        "__init__.py",
+        "__main__.py",
+        "adversary.py",
+        "build.py",
+        "cli.py",
+        "errors.py",
+        "options.py",
+        "pipeline.py",
+        "registry.py",
+    }

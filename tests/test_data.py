@@ -326,7 +326,7 @@ def test_averaged_captions_are_different_ones_of_the_picture() -> None:
     assert torch.allclose(batches(averaged=6)(0, 8).text, batches(averaged=9)(0, 8).text, atol=1e-5)
 
 
-def test_of_several_wrong_captions_the_likest_is_taken() -> None:
+def test_of_several_negative_captions_the_most_similar_is_taken() -> None:
     make = batches(hard_negatives=8)
     batch, plain = make(0, 48), batches()(0, 48)
     own = (batch.negative_text * batch.text).sum(1)

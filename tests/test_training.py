@@ -300,17 +300,19 @@ def test_the_pace_follows_the_speed_of_late(monkeypatch: pytest.MonkeyPatch) -> 
     pace.start(20)
     now[0] += 8
     assert not pace.due(90) and pace.due(100)
-    assert pace.estimate(100) == 100 + 920, "ten images a second, 92 seconds left"
+    assert pace.estimate(100, 0.0) == 100 + 920, "ten images a second, 92 seconds left"
     images = 100
     for _ in range(20):  # the machine slows to half
         now[0] += 2
         images += 10
         assert pace.due(images)
-        total = pace.estimate(images)
+        total = pace.estimate(images, 0.3)
     assert total == pytest.approx(images + 5 * (200 - now[0]), abs=10)
-    pace.reserve = 4.0
-    now[0] += 1
-    assert pace.estimate(images) <= total - 20
+    now[0] += 4
+    pace.pause(4.0, 0.5)  # a checkpoint at the half: another will come at the end
+    assert not pace.due(images), "a pause is no time of training"
+    now[0] += 2
+    assert pace.estimate(images + 10, 0.51) == pytest.approx(images + 10 + 5 * (200 - now[0] - 4), abs=10)
 
 
 def poison(monkeypatch: pytest.MonkeyPatch, times: int) -> list[int]:

@@ -5,38 +5,28 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import click
-import torch
-from accelerate import Accelerator
 from safetensors import SafetensorError
-from torch import Tensor
 
 from stackflower import build
 from stackflower.config.merge import merge
 from stackflower.config.resolve import resolve
 from stackflower.config.schema import LENGTHS, RunConfig
-from stackflower.data.prepared import Prepared, prepare
-from stackflower.data.source import Source
 from stackflower.errors import ConfigError, RunError
 from stackflower.recipes.load import load_recipe
 from stackflower.runs.folder import RunFolder, RunRecord, free_name, newest_run
 from stackflower.runs.previous_stage import check_text, flags_over
 from stackflower.text.base import TextEncoder
-from stackflower.text.cache import embed
-from stackflower.text.learned import LearnedEncoder
 from stackflower.training import accelerator as devices
 from stackflower.training.cost import plan
-from stackflower.training.logger import RunLogger
-from stackflower.training.networks import LearnedText, Networks
-from stackflower.training.schedules import Length, Pace
+from stackflower.training.setup import make_trainer, read_inputs
 from stackflower.training.stopping import Stop
 from stackflower.training.trainer import Trainer
-from stackflower.utils.progress import bar, silent
 
 Say = Callable[[str], None]
 # what may differ when a run goes on; that a moved folder holds what it held is checked by its contents
@@ -57,6 +47,7 @@ class Request:
     time_limit: float | None = None
     report_to: Sequence[str] = ()
     dry_run: bool = False
+    began: float = field(default_factory=time.monotonic)  # from which the time limit counts, by `time.monotonic`
 
 
 @dataclass(frozen=True)
@@ -72,7 +63,6 @@ class Outcome:
 
 def train(request: Request, say: Say) -> Outcome | None:
     """Train or go on; None after a dry run. Every StackflowerError is a sentence for the user."""
-    began = time.monotonic()
     if request.resume:
         run = _run_to_resume(request)
         config, reason = resumed(request, run), f"Resuming {run} (recipe {run.config().recipe})."
@@ -85,7 +75,7 @@ def train(request: Request, say: Say) -> Outcome | None:
     if request.dry_run:
         _dry_run(config, run, request, say)
         return None
-    return _run(config, run, request, began, say)
+    return _run(config, run, request, say)
 
 
 # ---- the configuration
@@ -177,28 +167,7 @@ def _dry_run(config: RunConfig, run: RunFolder, request: Request, say: Say) -> N
 # ---- the training
 
 
-@dataclass
-class Inputs:
-    """What a training reads: the prepared split, and the captions' embeddings or, where the encoder is trained too, tokens."""
-
-    data: Prepared
-    table: Tensor  # (captions, T) float32, or (captions, L) int64
-    text: LearnedText | None
-
-    @property
-    def embed(self) -> Callable[[Tensor], Tensor]:
-        """From numbers of captions to embeddings."""
-        return self.table.__getitem__ if self.text is None else self.text.embed
-
-    def grid_rows(self, rows: int = 8) -> list[int]:
-        """Numbers of captions for the sample grid: the first captions of evenly spaced images."""
-        counts = torch.tensor([len(captions) for captions in self.data.captions])
-        offsets = counts.cumsum(0) - counts
-        chosen = torch.linspace(0, len(counts) - 1, min(rows, len(counts))).long()
-        return offsets[chosen].tolist()
-
-
-def _run(config: RunConfig, run: RunFolder, request: Request, began: float, say: Say) -> Outcome:
+def _run(config: RunConfig, run: RunFolder, request: Request, say: Say) -> Outcome:
     resume = bool(request.resume)
     accelerator = devices.make_accelerator(config, request.report_to, str(run.path))
     main = accelerator.is_main_process
@@ -213,7 +182,7 @@ def _run(config: RunConfig, run: RunFolder, request: Request, began: float, say:
             run.refuse_taken()
         elif main:
             stack.enter_context(run.lock())
-        inputs = _inputs(config, source, encoder, size, accelerator, say)
+        inputs = read_inputs(config, source, encoder, size, accelerator, say)
         stack.enter_context(stop.listening())  # until here there is nothing to save, and Ctrl-C ends at once
         record = RunRecord(
             stackflower=version("stackflower"),
@@ -234,7 +203,7 @@ def _run(config: RunConfig, run: RunFolder, request: Request, began: float, say:
         accelerator.wait_for_everyone()
         if request.report_to:
             accelerator.init_trackers("stackflower", config=None)
-        trainer = _trainer(config, run, record, inputs, accelerator, began)
+        trainer = make_trainer(config, run, record, inputs, accelerator, request.began)
         if resume:
             _restore(trainer, run, say)
         if main:
@@ -242,55 +211,6 @@ def _run(config: RunConfig, run: RunFolder, request: Request, began: float, say:
         stopped = trainer.train(stop)
         accelerator.end_training()
         return Outcome(run, trainer.images, stopped, stop.signal, inputs.data.flat_captions()[0])
-
-
-def _inputs(
-    config: RunConfig, source: Source, encoder: TextEncoder, size: int, accelerator: Accelerator, say: Say
-) -> Inputs:
-    """The first process prepares the data, the others then find it in the cache."""
-    display = bar if accelerator.is_main_process else silent
-    with accelerator.main_process_first():
-        for warning in source.warnings("train") if accelerator.is_main_process else ():
-            say(f"Warning: {warning}")
-        data = prepare(source, "train", size, display)
-        captions = data.flat_captions()
-        build.fit_encoder(config, encoder, captions)
-        if not (isinstance(encoder, LearnedEncoder) and encoder.learns):
-            return Inputs(data, embed(captions, encoder, display).to(accelerator.device), None)
-        tokens = encoder.tokenise(captions).to(accelerator.device)
-    encoder.to(accelerator.device)
-    return Inputs(data, tokens, LearnedText(encoder, tokens))
-
-
-def _trainer(
-    config: RunConfig, run: RunFolder, record: RunRecord, inputs: Inputs, accelerator: Accelerator, began: float
-) -> Trainer:
-    networks = Networks(
-        config,
-        accelerator,
-        lambda resolution, noise: build.build_batches(
-            config, inputs.data, inputs.embed, resolution, noise, accelerator.device
-        ),
-        record.text_dim,
-        inputs.text,
-        _previous_weights(config, run),
-    )
-    chosen = inputs.grid_rows()
-    captions = inputs.data.flat_captions()
-    logger = RunLogger(run, accelerator, [captions[row] for row in chosen], inputs.table[chosen], config.seed)
-    limit, train, pace = config.train.time_limit, config.train, None
-    length = Length(record.length)
-    if limit is None:
-        length = Length.fixed(train.images or int((train.epochs or 0) * len(inputs.data.rows)))
-    elif not record.length:
-        rarest = max((p.every for one in networks.adversaries.values() for p in one.all_penalties()), default=1)
-        pace = Pace(began + limit, limit, train.batch_size * train.critic_steps, rarest)
-
-    def save_length(length: Length) -> None:
-        if accelerator.is_main_process:
-            run.update(replace(record, length=length.knots))
-
-    return Trainer(config, run, networks, logger, length, pace, save_length)
 
 
 def _known_length(config: RunConfig, run: RunFolder) -> list[tuple[int, float, int]]:
@@ -330,18 +250,11 @@ def _save_encoder(encoder: TextEncoder, run: RunFolder) -> None:
         raise RunError(f"{run.text_folder} can't be written: {error}. Make room, or choose another --out.") from error
 
 
-def _previous_weights(config: RunConfig, run: RunFolder) -> Path | None:
-    """The model of the previous stage's run, until the first checkpoint of this one holds it too."""
-    if config.below is None or run.complete_checkpoints():
-        return None
-    return RunFolder(config.below.run).weights_file
-
-
 def _restore(trainer: Trainer, run: RunFolder, say: Say) -> None:
     """Restore the last complete checkpoint. RunError where there is a model and none."""
     complete = run.complete_checkpoints()
     if complete:
-        trainer.restore(complete[-1])
+        trainer.state.restore(complete[-1])
         say(f"From {trainer.images:,} images on.")
     elif run.weights_file.exists():
         raise RunError(

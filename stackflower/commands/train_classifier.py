@@ -12,7 +12,7 @@ from stackflower.data.prepared import Prepared, prepare
 from stackflower.data.source import ClassifierData, Source
 from stackflower.errors import DataError
 from stackflower.evaluation.classifier import DomainClassifier, Labelled, Network, accuracy, fit, save_classifier
-from stackflower.training.accelerator import resolve_precision
+from stackflower.training.accelerator import process_state, resolve_precision
 from stackflower.utils.cache import cache_folder, key_of
 from stackflower.utils.progress import Bar
 
@@ -63,20 +63,13 @@ def train_classifier(
 ) -> DomainClassifier:
     """Train on the training split, measure on the held-out split, write one file."""
     size = size or clamped(round(resolution * LOAD_RATIO), source)
-    if out.is_dir():
-        raise DataError(f"--out {out} is a folder; name a file, as in {out / 'classifier.safetensors'}.")
-    try:  # before hours of training, not after
-        out.parent.mkdir(parents=True, exist_ok=True)
-        out.with_name(f".{out.name}.try").touch()
-        out.with_name(f".{out.name}.try").unlink()
-    except OSError as error:
-        raise DataError(f"--out {out} can't be written: {error}. Choose another file.") from error
+    _check_writable(out)
     data = prepare(source, "train", size, display)
     wanted = heads_of(data, heads)
     torch.manual_seed(seed)
     model = DomainClassifier(heads=wanted, resolution=resolution, network=network, width=width, trained_on=described)
     numbers = sorted(set(data.rows.labels or ()))
-    device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else torch.device("cpu")
+    device = process_state().device
     precision = torch.bfloat16 if resolve_precision("auto") == "bf16" else None
     with display(f"training a classifier ({epochs} epochs)", epochs * len(data.rows)) as progress:
         fit(
@@ -85,7 +78,7 @@ def train_classifier(
             epochs=epochs,
             seed=seed,
             precision=precision,
-            device=device or "cpu",
+            device=device,
             smoothing=smoothing,
             progress=progress,
         )
@@ -93,11 +86,23 @@ def train_classifier(
     if split is not None:
         held_out = prepare(source, split, size, display)
         model.accuracy = {
-            k: round(v, 4) for k, v in accuracy(model, labelled(held_out, wanted, numbers), device or "cpu").items()
+            k: round(v, 4) for k, v in accuracy(model, labelled(held_out, wanted, numbers), device).items()
         }
     model.cpu()
     save_classifier(model, out)
     return model
+
+
+def _check_writable(out: Path) -> None:
+    """DataError where a file can't be written, before hours of training and not after."""
+    if out.is_dir():
+        raise DataError(f"--out {out} is a folder; name a file, as in {out / 'classifier.safetensors'}.")
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.with_name(f".{out.name}.try").touch()
+        out.with_name(f".{out.name}.try").unlink()
+    except OSError as error:
+        raise DataError(f"--out {out} can't be written: {error}. Choose another file.") from error
 
 
 def cached_classifier(data: ClassifierData, resolution: int, display: Bar) -> Path:

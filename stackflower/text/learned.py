@@ -130,7 +130,7 @@ class TextRanking(nn.Module):
     def __init__(self, encoder: LearnedEncoder, resolution: int):
         super().__init__()
         self.network = encoder.network
-        self.pictures = ImageEncoder(resolution, encoder.dim)
+        self.image_encoder = ImageEncoder(resolution, encoder.dim)
         self._rank, self.ranks_negatives = encoder.rank, encoder.ranks_negatives
 
     def forward(self, images: Tensor, tokens: Tensor, negative: Tensor, label: Tensor) -> dict[str, Tensor]:
@@ -138,5 +138,5 @@ class TextRanking(nn.Module):
         vectors = self.network(torch.cat([tokens, negative]) if self.ranks_negatives else tokens).float()
         text, negatives = vectors[: len(tokens)], vectors[len(tokens) :]
         # over the batch of all processes, so that the loss does not depend on their number
-        image = gathered(self.pictures(images).float())
+        image = gathered(self.image_encoder(images).float())
         return {"ranking": self._rank(image, gathered(text), gathered(negatives), gathered(label))}

@@ -14,7 +14,7 @@ from torch import Tensor
 from stackflower.config.schema import Optimizer
 
 REFITS = 100  # how often a time limit's length is estimated anew
-WINDOW = 12  # estimates over which the speed is measured: grids and checkpoints come every tenth of the training
+WINDOW = 0.05  # share of the limit over which the speed is measured
 TIMED = (8, 64)  # steps of the first estimate, at least and at most
 
 
@@ -64,39 +64,53 @@ class Length:
 
 
 class Pace:
-    """Estimates how many images fit into a time limit, by the recent speed.
+    """Estimates how many images fit into a time limit, by the recent speed of the steps and the time that grids and checkpoints take.
 
     Args:
         deadline: of `time.monotonic`.
         limit: seconds of the whole limit.
         step: images a step.
-        timed: steps before the first estimate, so that every lazy penalty has its share.
+        timed: steps before the first estimate, so that every lazy penalty is among them.
     """
 
     def __init__(self, deadline: float, limit: float, step: int, timed: int):
         self.deadline, self.limit, self.step = deadline, limit, step
         self.timed = min(max(timed, TIMED[0]), TIMED[1])
-        self.marks: deque[tuple[float, int]] = deque(maxlen=WINDOW)
-        self.reserve = 0.0  # seconds that the last grid and checkpoint take
+        self.marks: deque[tuple[float, int]] = deque()  # times without pauses, and images
+        self.paused, self.pauses, self.share_at_pause = 0.0, 0, 0.0
 
     def start(self, images: int) -> None:
         """The clock starts, after steps that only warm up."""
         self.marks.append((time.monotonic(), images))
 
+    def pause(self, seconds: float, share: float) -> None:
+        """A grid or checkpoint took `seconds` when a `share` of the training was done."""
+        self.paused, self.pauses, self.share_at_pause = self.paused + seconds, self.pauses + 1, share
+
     def due(self, images: int) -> bool:
         """Whether it is time for an estimate."""
         if len(self.marks) < 2:
             return bool(self.marks) and images - self.marks[0][1] >= self.timed * self.step
-        return time.monotonic() - self.marks[-1][0] >= self.limit / REFITS
+        return time.monotonic() - self.paused - self.marks[-1][0] >= self.limit / REFITS
 
-    def estimate(self, images: int) -> int:
-        """The total that ends at the deadline, in whole steps, rounded up."""
+    def estimate(self, images: int, share: float) -> int:
+        """The total that ends at the deadline, in whole steps, after `images` images, a `share` of the training."""
         now = time.monotonic()
+        active = now - self.paused
+        self.marks.append((active, images))
+        while len(self.marks) > 2 and active - self.marks[0][0] > WINDOW * self.limit:
+            self.marks.popleft()
         began, first = self.marks[0]
-        speed = (images - first) / max(now - began, 1e-9)
-        self.marks.append((now, images))
-        steps = max(0.0, (self.deadline - now - self.reserve) * speed / self.step)
-        return images + math.ceil(steps) * self.step
+        speed = (images - first) / max(active - began, 1e-9)
+        left = self.deadline - now - self._pauses_left(share)
+        return images + math.ceil(max(0.0, left) * speed / self.step) * self.step
+
+    def _pauses_left(self, share: float) -> float:
+        """Seconds of the grids and checkpoints still to come, if they come as often as before."""
+        if not self.pauses or not self.share_at_pause:
+            return 0.0
+        every = self.share_at_pause / self.pauses
+        return self.paused / self.pauses * max(1, math.ceil((1 - share) / every - 1e-6))
 
 
 def learning_rate(settings: Optimizer, images: int, share: float, epoch: int) -> float:

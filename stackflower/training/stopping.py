@@ -40,7 +40,7 @@ class Stop:
             for number, handler in previous.items():
                 signal.signal(number, handler)
 
-    def asked(self) -> bool:
+    def requested(self) -> bool:
         """Whether this process should stop."""
         if self.reason is None and self.deadline is not None and time.monotonic() >= self.deadline:
             self.reason = "the time limit"

@@ -7,35 +7,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any
 
 import torch
 from accelerate import Accelerator
-from safetensors import SafetensorError
 
 from stackflower.config.schema import RunConfig
 from stackflower.errors import TrainingFailed
 from stackflower.objectives.base import Objective
-from stackflower.runs.checkpoint import (
-    CheckpointState,
-    CheckpointWriter,
-    load_weights,
-    optimizer_state,
-    read_state,
-    read_tensors,
-    restore_optimizer,
-    restore_rng,
-    rng_state,
-    save_weights,
-    write_state,
-)
 from stackflower.runs.folder import RunFolder
 from stackflower.training.accelerator import keep_memory
 from stackflower.training.logger import RunLogger
 from stackflower.training.networks import Networks
-from stackflower.training.schedules import Length, Pace, Plateau, learning_rate
+from stackflower.training.schedules import Length, Pace, learning_rate
+from stackflower.training.state import TrainingState
 from stackflower.training.step import TrainingStep
 from stackflower.training.stopping import Stop
 
@@ -43,17 +27,6 @@ AGREE_EVERY = 10  # steps between the moments at which several processes agree t
 ROLLBACKS = 3  # how often a run goes back to its last checkpoint before it gives up
 WARM_UP = 2  # steps before the speed is measured
 TENTHS = 10  # grids and checkpoints in a training, unless an interval is set
-
-
-@dataclass
-class Position:
-    """How far training is."""
-
-    images: int = 0
-    step: int = 0
-    checkpoints: int = 0
-    rollbacks: int = 0
-    rate_scale: float = 1.0
 
 
 class Trainer:
@@ -85,14 +58,13 @@ class Trainer:
         self.device = self.accelerator.device
         if self.device.type == "cpu":
             keep_memory()
-        self.position = Position()
+        self.state = TrainingState(run, networks)
         self.training_step = TrainingStep(networks, logger.add)
-        self.plateaus = {name: Plateau() for name in networks.learners}
 
     @property
     def images(self) -> int:
         """Images seen."""
-        return self.position.images
+        return self.state.images
 
     @property
     def epoch(self) -> int:
@@ -105,21 +77,21 @@ class Trainer:
         """Train on the next batch (with `critic_steps`, batches)."""
         before = self.images
         self._set_rates()
-        self.position.images = self.training_step(before, self.position.step)
+        self.state.images = self.training_step(before, self.state.step)
         self._update_objectives()
         if before // self.epoch != self.images // self.epoch:
             for name, adversary in self.networks.adversaries.items():
                 self.logger.add({f"{name}/{key}": term for key, term in adversary.objective.after_epoch().items()})
         self._follow_plateaus(before)
         self.networks.update_averages(self.images, self.images - before)
-        self.position.step += 1
+        self.state.step += 1
 
     def _set_rates(self) -> None:
         share = self.length.share(self.images)
         for name, learner in self.networks.learners.items():
             rate = learning_rate(self.config.optimizer[name], self.images, share, self.epoch)
             for group in learner.prepared.param_groups:
-                group["lr"] = rate * self.position.rate_scale * self.plateaus[name].scale
+                group["lr"] = rate * self.state.rate_scale * self.state.plateaus[name].scale
 
     def _update_objectives(self) -> None:
         """Let objectives with state of their own update it, by the step's terms averaged over processes."""
@@ -131,12 +103,12 @@ class Trainer:
             mean = self.accelerator.reduce(torch.stack(list(terms.values())), "mean")
             measured = adversary.objective.after_step(dict(zip(terms, mean, strict=True)))
             self.logger.add({f"{name}/{key}": value for key, value in measured.items()})
-            for plateau in self.plateaus.values() if "convergence" in measured else ():
+            for plateau in self.state.plateaus.values() if "convergence" in measured else ():
                 plateau.add(measured["convergence"])
 
     def _follow_plateaus(self, before: int) -> None:
         """Halve learning rates whose convergence measure has stopped falling over a window of images."""
-        for name, plateau in self.plateaus.items():
+        for name, plateau in self.state.plateaus.items():
             window = self.config.optimizer[name].plateau * self.epoch
             if window and before // window != self.images // window and plateau.close():
                 self.logger.event(self.images, "plateau", network=name, scale=plateau.scale)
@@ -147,7 +119,7 @@ class Trainer:
         """Train to the end or until asked to stop; why it stopped, or None. TrainingFailed if it can't go on."""
         output = self.config.output
         if not self.run.complete_checkpoints():
-            self.save()
+            self._save()
         self.logger.start(self.images)
         while not self.length.done(self.images):
             before = self.images
@@ -155,7 +127,7 @@ class Trainer:
             stopping = self._agree(stop)
             done = self.length.done(self.images)
             save = done or stopping or self._crossed(before, output.checkpoint_every)
-            if (save or self.position.step % output.log_every == 0) and (bad := self._report(save)):
+            if (save or self.state.step % output.log_every == 0) and (bad := self._report(save)):
                 self._roll_back(bad)
                 continue
             began = self.logger.clock()
@@ -163,9 +135,9 @@ class Trainer:
             if grid:
                 self._grid()
             if save:
-                self.save()
-            if self.pace is not None and save and grid:
-                self.pace.reserve = self.logger.clock() - began
+                self._save()
+            if self.pace is not None and (save or grid):
+                self.pace.pause(self.logger.clock() - began, self.length.share(self.images))
             if stopping and not done:
                 return stop.reason or "another process's signal"
         return None
@@ -180,12 +152,12 @@ class Trainer:
         """Whether to stop, and a new estimate of the length where a time limit sets it; several processes agree every few steps."""
         if self.accelerator.num_processes == 1:
             self._refit(self._estimate())
-            return stop.asked()
-        if self.position.step % AGREE_EVERY and self.position.step % self.config.output.log_every:
+            return stop.requested()
+        if self.state.step % AGREE_EVERY and self.state.step % self.config.output.log_every:
             return False
         # one process's estimate for all, and whether any was asked to stop
         estimate = self._estimate() if self.accelerator.is_main_process else 0
-        agreed = torch.tensor([float(stop.asked()), float(estimate)], device=self.device, dtype=torch.float64)
+        agreed = torch.tensor([float(stop.requested()), float(estimate)], device=self.device, dtype=torch.float64)
         stopping, total = self.accelerator.reduce(agreed, "sum").tolist()
         self._refit(int(total))
         return bool(stopping)
@@ -194,13 +166,13 @@ class Trainer:
         """The length that fits the time limit, where it is time to estimate it; else 0."""
         if self.pace is None:
             return 0
-        if not self.pace.marks and self.position.step >= WARM_UP:
+        if not self.pace.marks and self.state.step >= WARM_UP:
             self.pace.start(self.images)
         if not self.pace.due(self.images):
             return 0
         if self.device.type == "cuda":
             torch.cuda.synchronize()
-        return self.pace.estimate(self.images)
+        return self.pace.estimate(self.images, self.length.share(self.images))
 
     def _refit(self, total: int) -> None:
         if total:
@@ -221,25 +193,24 @@ class Trainer:
         if not bad:
             rates = {f"lr/{name}": one.prepared.param_groups[0]["lr"] for name, one in self.networks.learners.items()}
             share, total = self.length.share(self.images), self.length.total(self.images)
-            self.logger.log(self.images, self.position.step, share, total, {**measures, **rates})
+            self.logger.log(self.images, self.state.step, share, total, {**measures, **rates})
         return bad
 
     def _roll_back(self, bad: list[str]) -> None:
         """Back to the last complete checkpoint with half the learning rate, at most three times."""
-        rollbacks, scale = self.position.rollbacks + 1, self.position.rate_scale / 2
         images, complete = self.images, self.run.complete_checkpoints()
-        if rollbacks > ROLLBACKS or not complete:
+        if self.state.rollbacks >= ROLLBACKS or not complete:
             self.logger.event(images, "failed", terms=bad)
             raise TrainingFailed(
                 f"The loss term {', '.join(bad)} is not finite after {images:,} images, {ROLLBACKS} returns to the last "
-                f"checkpoint and a learning rate of {self.position.rate_scale:g} of the given one. The last finite checkpoint "
+                f"checkpoint and a learning rate of {self.state.rate_scale:g} of the given one. The last finite checkpoint "
                 f"is kept in {self.run}. A lower --set optimizer.generator.lr (and discriminator) or a penalty such as "
                 "--penalty r1 usually helps."
             )
-        self.restore(complete[-1])
-        self.position.rollbacks, self.position.rate_scale = rollbacks, scale
-        if self.accelerator.is_main_process:  # so that a run killed now goes on with the lower rate
-            write_state(complete[-1], replace(read_state(complete[-1]), rollbacks=rollbacks, rate_scale=scale))
+        self.state.roll_back(complete[-1])
+        self.logger.forget()
+        scale = self.state.rate_scale
+        if self.accelerator.is_main_process:
             self.logger.start(self.images)
         self.logger.event(
             images,
@@ -247,7 +218,7 @@ class Trainer:
             terms=bad,
             back_to=self.images,
             rate_scale=scale,
-            time_number=rollbacks,
+            time_number=self.state.rollbacks,
             text=f"{', '.join(bad)} not finite at {images:,} images: back to {self.images:,}, learning rate × {scale:g}",
         )
 
@@ -257,66 +228,5 @@ class Trainer:
                 encoder = None if self.networks.text is None else self.networks.averaged_encoder
                 self.logger.grid(self.networks.ema.module, self.images, encoder)
 
-    # ---- checkpoints
-
-    def _state(self) -> CheckpointState:
-        scaler, position = self.accelerator.scaler, self.position
-        return CheckpointState(
-            images=position.images,
-            step=position.step,
-            number=position.checkpoints,
-            rollbacks=position.rollbacks,
-            rate_scale=position.rate_scale,
-            plateaus={name: plateau.to_dict() for name, plateau in self.plateaus.items()},
-            processes=self.accelerator.num_processes,
-            scaler=scaler.state_dict() if scaler is not None else None,
-        )
-
-    def save(self) -> None:
-        """Write a checkpoint and, as the run's model, the averaged stage."""
-        writer = CheckpointWriter(self.run, self.images)
-        if self.accelerator.is_main_process:
-            self.position.checkpoints += 1
-            for name, module in self.networks.modules().items():
-                writer.tensors(name, module.state_dict())
-            for name, learner in self.networks.learners.items():
-                writer.tensors(f"optimizer-{name}", optimizer_state(learner.optimizer, learner.module))
-        self.accelerator.wait_for_everyone()
-        writer.tensors(f"rng-{self.accelerator.process_index}", rng_state(self.device))
-        self.accelerator.wait_for_everyone()
-        if self.accelerator.is_main_process:
-            writer.publish(self._state())
-            self._save_model(f"The checkpoint of {self.images:,} images is complete")
-            self.run.prune(self.config.output.keep_last, self.config.output.keep_every)
-        self.accelerator.wait_for_everyone()
-
-    def _save_model(self, kept: str) -> None:
-        """Write the averaged stage (and encoder) as the run's model. TrainingFailed, saying what is `kept`, where it can't be."""
-        try:
-            save_weights(self.networks.ema.module, self.run.weights_file)
-            if self.networks.text is not None:
-                self.networks.averaged_encoder.save(self.run.text_folder)
-        except (OSError, SafetensorError) as error:
-            raise TrainingFailed(
-                f"{self.run.weights_file} can't be written: {error}. {kept}. Make room and type: "
-                f"stackflower train --resume {self.run}"
-            ) from error
-
-    def restore(self, path: Path) -> None:
-        """Put everything back as it was when the checkpoint at `path` was written."""
-        state = read_state(path)
-        otherwise = f"Delete {path} to resume from the checkpoint before."
-        for name, module in self.networks.modules().items():
-            load_weights(module, path / f"{name}.safetensors", otherwise)
-        for name, learner in self.networks.learners.items():
-            restore_optimizer(learner.optimizer, learner.module, read_tensors(path, f"optimizer-{name}"))
-        if self.accelerator.process_index < state.processes:  # new processes keep their own
-            restore_rng(read_tensors(path, f"rng-{self.accelerator.process_index}"), self.device)
-        if state.scaler and self.accelerator.scaler is not None:
-            self.accelerator.scaler.load_state_dict(state.scaler)
-        self.position = Position(state.images, state.step, state.number, state.rollbacks, state.rate_scale)
-        plateaus: dict[str, Any] = {name: Plateau(**values) for name, values in state.plateaus.items()}
-        self.plateaus |= plateaus
-        self.logger.forget()
-        if self.accelerator.is_main_process:  # a kill may have come between this checkpoint and the run's model
-            self._save_model(f"{path.name} is untouched")
+    def _save(self) -> None:
+        self.state.save(self.config.output.keep_last, self.config.output.keep_every)

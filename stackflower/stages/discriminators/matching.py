@@ -80,7 +80,7 @@ class MatchingDiscriminator(Discriminator):
         joined_dim = projection_dim if self.project else condition_dim
         self.join = nn.Conv2d(pooled + joined_dim, width, 3, padding=1, bias=False)
         self.head = nn.Sequential(norm2d(norm, width), nn.LeakyReLU(0.2, inplace=True), nn.Conv2d(width, 1, 4))
-        self.plain = nn.Conv2d(pooled, 1, 4) if unconditional else None
+        self.unconditional_head = nn.Conv2d(pooled, 1, 4) if unconditional else None
         self.image_key = nn.Linear(width, projection_dim) if contrastive else None
         self.text_key = nn.Linear(text_dim, projection_dim) if contrastive else None
         initialise(self)
@@ -104,7 +104,7 @@ class MatchingDiscriminator(Discriminator):
         text_features = self.project(text.embedding) if self.project is not None else text.condition
         text_features = text_features.to(features.dtype)[:, :, None, None].expand(-1, -1, *features.shape[2:])
         joined = image_part + F.conv2d(text_features, self.join.weight[:, features.shape[1] :], padding=1)
-        real = None if self.plain is None else self.plain(features).flatten().float()
+        real = None if self.unconditional_head is None else self.unconditional_head(features).flatten().float()
         return Verdict(self.head(joined).flatten().float(), real, self._similarity(features, text))
 
     def _similarity(self, features: Tensor, text: Text) -> Tensor | None:

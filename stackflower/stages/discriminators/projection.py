@@ -37,11 +37,11 @@ class ProjectionDiscriminator(Discriminator):
         for narrow, wide in itertools.pairwise([3, *widths]):
             layers += [nn.Conv2d(narrow, wide, 4, 2, 1), nn.LeakyReLU(0.2, inplace=True)]
         self.layers = nn.Sequential(*layers)
-        self.words = nn.Linear(text_dim, widths[-1], bias=False)
+        self.project_text = nn.Linear(text_dim, widths[-1], bias=False)
         self.head = nn.Linear(widths[-1], 1)
         initialise(self)
         if spectral:
-            for layer in [*self.layers, self.words, self.head]:
+            for layer in [*self.layers, self.project_text, self.head]:
                 if isinstance(layer, (nn.Conv2d, nn.Linear)):
                     spectral_norm(layer)
 
@@ -49,5 +49,5 @@ class ProjectionDiscriminator(Discriminator):
         return self.layers(images).sum((2, 3))
 
     def judge(self, features: Tensor, text: Text) -> Verdict:
-        text_features = self.words(text.embedding.to(features.dtype))
+        text_features = self.project_text(text.embedding.to(features.dtype))
         return Verdict((self.head(features)[:, 0] + (text_features * features).sum(1)).float())

@@ -1,0 +1,114 @@
+"""How far a training is, and its checkpoints: everything that a resumed run needs to go on bit for bit."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from safetensors import SafetensorError
+
+from stackflower.errors import TrainingFailed
+from stackflower.runs.checkpoint import (
+    CheckpointState,
+    CheckpointWriter,
+    load_weights,
+    optimizer_state,
+    read_state,
+    read_tensors,
+    restore_optimizer,
+    restore_rng,
+    rng_state,
+    save_weights,
+    write_state,
+)
+from stackflower.runs.folder import RunFolder
+from stackflower.training.networks import Networks
+from stackflower.training.schedules import Plateau
+
+
+class TrainingState:
+    """Counters of a training beside its networks, and their checkpoints.
+
+    A new number that a resumed run needs is a field of `CheckpointState`, written by `numbers` and read by `restore`.
+
+    Args:
+        run: the run's folder.
+        networks: what is trained.
+    """
+
+    def __init__(self, run: RunFolder, networks: Networks):
+        self.run, self.networks, self.accelerator = run, networks, networks.accelerator
+        self.images = self.step = self.checkpoints = self.rollbacks = 0
+        self.rate_scale = 1.0  # halved by every return to a checkpoint
+        self.plateaus = {name: Plateau() for name in networks.learners}
+
+    def numbers(self) -> CheckpointState:
+        """What ``state.json`` holds."""
+        scaler = self.accelerator.scaler
+        return CheckpointState(
+            images=self.images,
+            step=self.step,
+            number=self.checkpoints,
+            rollbacks=self.rollbacks,
+            rate_scale=self.rate_scale,
+            plateaus={name: plateau.to_dict() for name, plateau in self.plateaus.items()},
+            processes=self.accelerator.num_processes,
+            scaler=scaler.state_dict() if scaler is not None else None,
+        )
+
+    def save(self, keep_last: int, keep_every: int) -> None:
+        """Write a checkpoint and, as the run's model, the averaged stage; older checkpoints go."""
+        writer = CheckpointWriter(self.run, self.images)
+        if self.accelerator.is_main_process:
+            self.checkpoints += 1
+            for name, module in self.networks.modules().items():
+                writer.tensors(name, module.state_dict())
+            for name, learner in self.networks.learners.items():
+                writer.tensors(f"optimizer-{name}", optimizer_state(learner.optimizer, learner.module))
+        self.accelerator.wait_for_everyone()
+        writer.tensors(f"rng-{self.accelerator.process_index}", rng_state(self.accelerator.device))
+        self.accelerator.wait_for_everyone()
+        if self.accelerator.is_main_process:
+            writer.publish(self.numbers())
+            self._save_model(f"The checkpoint of {self.images:,} images is complete")
+            self.run.prune(keep_last, keep_every)
+        self.accelerator.wait_for_everyone()
+
+    def _save_model(self, kept: str) -> None:
+        """Write the averaged stage (and encoder) as the run's model. TrainingFailed, saying what is `kept`, where it can't be."""
+        try:
+            save_weights(self.networks.ema.module, self.run.weights_file)
+            if self.networks.text is not None:
+                self.networks.averaged_encoder.save(self.run.text_folder)
+        except (OSError, SafetensorError) as error:
+            raise TrainingFailed(
+                f"{self.run.weights_file} can't be written: {error}. {kept}. Make room and type: "
+                f"stackflower train --resume {self.run}"
+            ) from error
+
+    def restore(self, path: Path) -> None:
+        """Put everything back as it was when the checkpoint at `path` was written."""
+        state = read_state(path)
+        otherwise = f"Delete {path} to resume from the checkpoint before."
+        for name, module in self.networks.modules().items():
+            load_weights(module, path / f"{name}.safetensors", otherwise)
+        for name, learner in self.networks.learners.items():
+            restore_optimizer(learner.optimizer, learner.module, read_tensors(path, f"optimizer-{name}"))
+        if self.accelerator.process_index < state.processes:  # new processes keep their own
+            random = read_tensors(path, f"rng-{self.accelerator.process_index}")
+            restore_rng(random, self.accelerator.device)
+        if state.scaler and self.accelerator.scaler is not None:
+            self.accelerator.scaler.load_state_dict(state.scaler)
+        self.images, self.step, self.checkpoints = state.images, state.step, state.number
+        self.rollbacks, self.rate_scale = state.rollbacks, state.rate_scale
+        self.plateaus |= {name: Plateau(**values) for name, values in state.plateaus.items()}
+        if self.accelerator.is_main_process:  # a kill may have come between this checkpoint and the run's model
+            self._save_model(f"{path.name} is untouched")
+
+    def roll_back(self, path: Path) -> None:
+        """Back to the checkpoint at `path` with half the learning rates, which it remembers."""
+        rollbacks, scale = self.rollbacks + 1, self.rate_scale / 2
+        self.restore(path)
+        self.rollbacks, self.rate_scale = rollbacks, scale
+        if self.accelerator.is_main_process:  # so that a run killed now goes on with the lower rates
+            write_state(path, replace(read_state(path), rollbacks=rollbacks, rate_scale=scale))
