@@ -271,7 +271,7 @@ def sample(run: str, captions: tuple[str, ...], as_json: bool, **options: Any) -
     help="Reference split.  [default: test, else validation, else train]",
 )
 @click.option(
-    "--metrics", metavar="is,fid,captions,diversity", help="Metrics to compute.  [default: all that the data allow]"
+    "--metrics", metavar="NAME,NAME…", help="Metrics to compute, such as is,fid.  [default: all that the data allow]"
 )
 @click.option(
     "--samples", type=click.IntRange(2), help="Number of images to generate.  [default: as in the split, at most 5,000]"
@@ -303,7 +303,7 @@ def evaluate(
     from stackflower.commands.evaluate import Request
     from stackflower.commands.evaluate import evaluate as compute
     from stackflower.evaluation.protocol import Protocol
-    from stackflower.evaluation.summary import describe
+    from stackflower.evaluation.scoring import describe
 
     chosen = Protocol(metrics=tuple(metrics.split(",")) if metrics else None, **protocol)
     scores = compute(Request(run, images, source_part(data), extractor, weights, chosen, resolution))

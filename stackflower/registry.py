@@ -47,6 +47,7 @@ KINDS: dict[str, Kind] = {
     "objective": Kind("stackflower.objectives.base:Objective"),
     "penalty": Kind("stackflower.penalties.base:Penalty"),
     "extractor": Kind("stackflower.evaluation.extractors.base:Extractor"),
+    "metric": Kind("stackflower.evaluation.metrics.base:Metric"),
 }
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import tarfile
 from pathlib import Path
 
@@ -374,3 +375,44 @@ def test_extractor(name: str, tmp_path: Path) -> None:
     }
     assert extractor.describe()["classes"] == found.logits.shape[1]
     assert len(str(extractor.describe()["weights_sha256"])) == 16
+
+
+@pytest.mark.parametrize("name", registry.names("metric"))
+def test_metric(name: str) -> None:
+    """Of real images against themselves the scores are finite and can be printed; the same again are the same."""
+    from stackflower.data.prepared import Prepared
+    from stackflower.data.source import Rows
+    from stackflower.evaluation.extractors.base import Extracted
+    from stackflower.evaluation.metrics.base import Sample
+    from stackflower.evaluation.protocol import Protocol
+    from stackflower.evaluation.reference import Reference
+    from stackflower.evaluation.scoring import describe, score
+
+    torch.manual_seed(0)
+    colours = ["red", "blue"] * 12
+    rows = Rows([[f"a {one} flower"] for one in colours], [0, 1] * 12, attributes={"colour": colours})
+    source = registry.create("data", "synthetic-flowers", count=1)
+    source.similar = lambda *_: None
+    data = Prepared(torch.zeros(24, 8, 8, 3, dtype=torch.uint8), rows, "")
+
+    def features(count: int) -> Extracted:
+        found = torch.randn(count, 5)
+        return Extracted(found, found[:, :3], {"colour": torch.nn.functional.one_hot(torch.arange(count) % 2).float()})
+
+    real = features(24)
+    generate = lambda captions, each, seed: features(len(captions) * each)  # noqa: E731
+    extract = lambda images: features(len(images))  # noqa: E731
+    picked = [(number, 0) for number in range(24)]
+    protocol = Protocol(metrics=[name], splits=2)
+    reference = Reference(source, "test", data, 8)
+    attributes = {"colour": ("red", "blue")}
+    sample = Sample(real, real, protocol, reference, attributes, extract, picked, generate)
+    scores = score(sample)
+    numbers = [v for v in scores.values() if isinstance(v, float)]
+    numbers += [v for part in scores.values() if isinstance(part, dict) for v in part.values() if isinstance(v, float)]
+    assert numbers and all(math.isfinite(value) for value in numbers)
+    assert describe({**scores, "protocol": {"split": "test"}}).splitlines()[-1].split() == ["split", "test"]
+    if name == "captions":
+        assert scores["caption_accuracy"]["colour"] == scores["caption_accuracy"]["all_mentioned"] == 1.0
+    if name == "fid":
+        assert scores["frechet_distance"] == pytest.approx(0, abs=1e-6)

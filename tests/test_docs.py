@@ -21,7 +21,7 @@ from stackflower.config.schema import Optimizer, Output, Train
 from stackflower.recipes.load import load_recipe, recipes
 
 ROOT = Path(__file__).parent.parent
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 
 def blocks(page: Path, language: str) -> list[str]:
@@ -129,3 +129,16 @@ def test_every_setting_is_in_the_docs() -> None:
     for section, cls in (("train", Train), ("optimizer.SIDE", Optimizer), ("output", Output)):
         for field in dataclasses.fields(cls):
             assert f"| `{section}.{field.name}` | `{field.default!r}` |" in page, f"{section}.{field.name}"
+
+
+def test_the_examples_of_the_page_how_do_i_are_parts() -> None:
+    """Each block that registers a part does so, and the part can be built; the names are free again afterwards."""
+    found = blocks(ROOT / "docs" / "how-do-i.md", "python")
+    code = "import sys\nfrom stackflower import registry\n" + "".join(
+        f"exec(compile({block!r}, 'block', 'exec'), {{'__name__': 'page_{number}'}})\n"
+        for number, block in enumerate(found)
+    )
+    code += "print([entry.kind for entry in registry.entries() if entry.owner.startswith('page_')])"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    assert {"discriminator", "objective", "metric", "data", "text"} <= set(eval(result.stdout))

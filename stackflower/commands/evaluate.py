@@ -20,19 +20,16 @@ from stackflower.data.images import load_square
 from stackflower.data.source import Source
 from stackflower.errors import ConfigError, DataError
 from stackflower.evaluation.extractors.base import Extracted, Extractor
-from stackflower.evaluation.metrics.caption_accuracy import caption_accuracy
-from stackflower.evaluation.metrics.diversity import within_group_variance
-from stackflower.evaluation.metrics.frechet_distance import frechet_distance
-from stackflower.evaluation.metrics.inception_score import inception_score
-from stackflower.evaluation.protocol import OF_FOLDERS, SMALL_SAMPLE, Protocol
+from stackflower.evaluation.metrics.base import Sample
+from stackflower.evaluation.protocol import Protocol
 from stackflower.evaluation.reference import Reference
+from stackflower.evaluation.scoring import of_folders, score
 from stackflower.pipeline import Pipeline
 from stackflower.runs.folder import RunFolder
 from stackflower.training.accelerator import process_state
 from stackflower.utils.progress import Bar, bar, silent
 from stackflower.utils.rng import seeded
 
-DIVERSITY_CAPTIONS, DIVERSITY_LATENTS = 48, 16
 FOLDER_RESOLUTION = 64
 
 
@@ -96,10 +93,10 @@ def _check(request: Request) -> None:
         raise ConfigError(f"--images {images}: there is no such folder.")
     if request.data is None:
         raise ConfigError(f"--images {images}: name the data to compare with, as in --data my-flowers.")
-    refused = sorted(set(protocol.metrics or ()) - set(OF_FOLDERS))
+    refused = sorted(set(protocol.metrics or ()) - set(of_folders()))
     if refused or protocol.samples:
         what = "--samples" if protocol.samples else f"--metrics {','.join(refused)}"
-        raise ConfigError(f"{what} does not go with --images: a folder has no captions; use is and fid.")
+        raise ConfigError(f"{what} does not go with --images: a folder has no captions; use {', '.join(of_folders())}.")
 
 
 def choose_extractor(name: str | None, weights: str | None, source: Source, resolution: int, display: Bar) -> Extractor:
@@ -139,20 +136,29 @@ def _score_run(request: Request, state: PartialState) -> dict[str, Any]:
     size = build.load_size(config, pipeline.stage, source)
     workers, reference = _open(request, source, pipeline.resolution, size, state)
 
+    def generate(captions: Sequence[str], per_caption: int, seed: int) -> Extracted:
+        batches = pipeline.generate(
+            captions, per_caption=per_caption, seed=seed, truncation=protocol.truncation, part=workers.part
+        )
+        return workers.gathered(batch.permute(0, 3, 1, 2) for batch in batches)
+
     images, numbers = reference.choose(protocol.samples, protocol.seed)
     picked = list(zip(images, numbers, strict=True))
     captions = [reference.data.captions[image][number] for image, number in picked]
-    fake = _generated(pipeline, workers, captions, 1, protocol.seed, protocol)
     chosen = torch.tensor(list(dict.fromkeys(images)))
-    real = workers(reference.data.centre(reference.resolution, chosen))
-    scores = _distribution_scores(fake, real, protocol)
-    if protocol.wants("captions"):
-        scores |= _caption_scores(fake, picked, reference, workers.extractor, protocol)
-    if protocol.wants("diversity"):
-        scores |= _diversity(pipeline, reference, workers, protocol)
+    sample = Sample(
+        fake=generate(captions, 1, protocol.seed),
+        real=workers(reference.data.centre(reference.resolution, chosen)),
+        protocol=protocol,
+        reference=reference,
+        attributes=workers.extractor.attributes,
+        extract=workers,
+        captions=picked,
+        generate=generate,
+    )
     return {
         "run": str(run),
-        **scores,
+        **score(sample),
         "protocol": {
             **workers.extractor.describe(),
             **reference.describe(),
@@ -166,80 +172,6 @@ def _score_run(request: Request, state: PartialState) -> dict[str, Any]:
             "weights": "averaged (EMA)" if config.train.ema_half_life else "current",
             "generated_at": pipeline.resolution,
         },
-    }
-
-
-def _generated(
-    pipeline: Pipeline, workers: Workers, captions: Sequence[str], per_caption: int, seed: int, protocol: Protocol
-) -> Extracted:
-    batches = pipeline.generate(
-        captions, per_caption=per_caption, seed=seed, truncation=protocol.truncation, part=workers.part
-    )
-    return workers.gathered(batch.permute(0, 3, 1, 2) for batch in batches)
-
-
-def _distribution_scores(fake: Extracted, real: Extracted, protocol: Protocol) -> dict[str, Any]:
-    """Scores that need no captions."""
-    scores: dict[str, Any] = {}
-    if protocol.wants("is"):
-        for name, logits in (("inception_score", fake.logits), ("real_inception_score", real.logits)):
-            if protocol.splits > len(logits):
-                raise ConfigError(f"--splits {protocol.splits} of {len(logits)} images: use at most {len(logits)}.")
-            mean, std = inception_score(logits, protocol.splits)
-            scores |= {f"{name}_mean": mean, f"{name}_std": std}
-        if len(fake.logits) == len(real.logits):  # fewer images a split score lower
-            share = scores["inception_score_mean"] / scores["real_inception_score_mean"]
-            scores["inception_score_share_of_real"] = share
-    if protocol.wants("fid"):
-        scores["frechet_distance"] = frechet_distance(fake.features, real.features)
-        if min(len(fake.features), len(real.features)) < SMALL_SAMPLE:
-            scores["frechet_distance_note"] = f"biased upwards: fewer than {SMALL_SAMPLE:,} images on a side"
-    return scores
-
-
-def _caption_scores(
-    fake: Extracted,
-    picked: Sequence[tuple[int, int]],
-    reference: Reference,
-    extractor: Extractor,
-    protocol: Protocol,
-) -> dict[str, Any]:
-    if extractor.attributes:
-        mentioned = [reference.mentioned_attributes(image, caption) for image, caption in picked]
-        return {"caption_accuracy": caption_accuracy(fake.heads, extractor.attributes, mentioned)}
-    if protocol.requires("captions"):
-        raise DataError("Caption accuracy needs data with attributes and --extractor domain trained on them.")
-    return {}
-
-
-def _diversity(pipeline: Pipeline, reference: Reference, workers: Workers, protocol: Protocol) -> dict[str, Any]:
-    """Variance of features over latents within a caption, divided by that of real images."""
-    if reference.data.labels is None and not protocol.requires("diversity"):
-        return {}
-    images, numbers = reference.choose(DIVERSITY_CAPTIONS, protocol.seed + 1)
-    picked = list(zip(images, numbers, strict=True))
-    captions = [reference.data.captions[image][number] for image, number in picked]
-    fake = _generated(pipeline, workers, captions, DIVERSITY_LATENTS, protocol.seed + 1, protocol)
-    groups = torch.arange(len(captions)).repeat_interleave(DIVERSITY_LATENTS)
-    similar, real_groups, against = reference.similar(picked, DIVERSITY_LATENTS, protocol.seed)
-    try:
-        generated_variance = within_group_variance(fake.features, groups)
-        real_variance = within_group_variance(workers(similar).features, real_groups)
-    except ValueError as error:
-        if not protocol.requires("diversity"):
-            return {}
-        raise DataError(
-            f"Diversity can't be measured: no two real images share a class or caption ({error})"
-        ) from error
-    return {
-        "diversity_within_caption": {
-            "value": generated_variance / real_variance,
-            "generated_variance": generated_variance,
-            "real_variance": real_variance,
-            "against": against,
-            "captions": len(captions),
-            "latents": DIVERSITY_LATENTS,
-        }
     }
 
 
@@ -261,7 +193,8 @@ def _score_folder(request: Request, state: PartialState) -> dict[str, Any]:
     fake = workers(torch.from_numpy(images).permute(0, 3, 1, 2)).rows(shuffle)
     order = torch.randperm(len(reference.data.rows), generator=seeded(protocol.seed, 4))  # data may lie class by class
     real = workers(reference.data.centre(resolution, order))
-    return _distribution_scores(fake, real, protocol) | {
+    sample = Sample(fake, real, protocol, reference, workers.extractor.attributes, workers)
+    return score(sample) | {
         "protocol": {
             **workers.extractor.describe(),
             "images": len(files),

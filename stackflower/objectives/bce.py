@@ -17,7 +17,7 @@ class BinaryCrossEntropy(MatchingAware):
 
     Args:
         real_label: target of real pairs; 0.9 is one-sided smoothing (Salimans et al. 2016).
-        fake_label: target of drawn and mismatched pairs; 0.1 smooths the other side too.
+        fake_label: target of fake and mismatched pairs; 0.1 smooths those labels too.
         contrast, generator_contrast: weights of the contrast term, where the discriminator gives one.
     """
 

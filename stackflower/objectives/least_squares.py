@@ -15,7 +15,7 @@ class LeastSquares(MatchingAware):
 
     Args:
         real_label: b, and what the generator wants (c).
-        fake_label: a, for drawn and mismatched pairs.
+        fake_label: a, for fake and mismatched pairs.
         contrast, generator_contrast: weights of the contrast term, where the discriminator gives one.
     """
 

@@ -8,6 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from stackflower.evaluation.metrics.base import Metric, Sample, line, unavailable
+from stackflower.registry import register
+
 
 def accuracy(logits: Tensor, target: Tensor, mentioned: Tensor) -> float:
     """Of the rows where `mentioned` (N,) is true, the share whose largest of `logits` (N, K) is `target` (N,)."""
@@ -46,3 +49,30 @@ def caption_accuracy(
     if any_mentioned.any():
         scores["all_mentioned"] = float(all_correct[any_mentioned].double().mean())
     return scores
+
+
+@register("metric", "captions")
+class CaptionAccuracy(Metric):
+    """Of the captions that mention an attribute, the share whose image shows it, by the classifier's head for that attribute."""
+
+    needs_captions = True
+    position = 2
+
+    def compute(self, sample: Sample) -> dict[str, Any]:
+        if not sample.attributes:
+            raise unavailable(
+                "Caption accuracy", "it needs data with attributes and --extractor domain trained on them."
+            )
+        assert sample.captions is not None
+        mentioned = [sample.reference.mentioned_attributes(image, caption) for image, caption in sample.captions]
+        return {"caption_accuracy": caption_accuracy(sample.fake.heads, sample.attributes, mentioned)}
+
+    def lines(self, scores: Mapping[str, Any]) -> list[str]:
+        found, lines = scores["caption_accuracy"], []
+        for name, value in found.items():
+            if not name.endswith("_captions"):
+                count = found.get(f"{name}_captions")
+                lines.append(
+                    line("caption accuracy", f"{value:.3f}   {name}" + (f" ({count:,} captions)" if count else ""))
+                )
+        return lines

@@ -2,8 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 from torch import Tensor
+
+from stackflower.evaluation.metrics.base import Metric, Sample, line, unavailable
+from stackflower.registry import register
+
+CAPTIONS, LATENTS = 48, 16
 
 
 def within_group_variance(features: Tensor, groups: Tensor) -> float:
@@ -22,3 +30,44 @@ def within_group_variance(features: Tensor, groups: Tensor) -> float:
     if not several.any():
         raise ValueError("No group has two members, so there is no variance within groups.")
     return float((squares[several] / (sizes[several] - 1)).mean())
+
+
+@register("metric", "diversity")
+class Diversity(Metric):
+    """Variance of features over latents within a caption, divided by that of real images of the caption or class."""
+
+    needs_captions = True
+    position = 3
+
+    def compute(self, sample: Sample) -> dict[str, Any]:
+        reference, seed = sample.reference, sample.protocol.seed
+        if reference.data.labels is None:
+            raise unavailable(
+                "Diversity", "it compares with real images of the same class, and this data has no labels."
+            )
+        assert sample.generate is not None
+        images, numbers = reference.choose(CAPTIONS, seed + 1)
+        picked = list(zip(images, numbers, strict=True))
+        captions = [reference.data.captions[image][number] for image, number in picked]
+        fake = sample.generate(captions, LATENTS, seed + 1)
+        groups = torch.arange(len(captions)).repeat_interleave(LATENTS)
+        similar, real_groups, against = reference.similar(picked, LATENTS, seed)
+        try:
+            generated_variance = within_group_variance(fake.features, groups)
+            real_variance = within_group_variance(sample.extract(similar).features, real_groups)
+        except ValueError as error:
+            raise unavailable("Diversity", f"no two real images share a class or caption ({error})") from error
+        return {
+            "diversity_within_caption": {
+                "value": generated_variance / real_variance,
+                "generated_variance": generated_variance,
+                "real_variance": real_variance,
+                "against": against,
+                "captions": len(captions),
+                "latents": LATENTS,
+            }
+        }
+
+    def lines(self, scores: Mapping[str, Any]) -> list[str]:
+        found = scores["diversity_within_caption"]
+        return [line("diversity", f"{found['value']:.2f}   of {found['against']}")]

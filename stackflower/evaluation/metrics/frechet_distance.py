@@ -2,8 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 from torch import Tensor
+
+from stackflower.evaluation.metrics.base import Metric, Sample, line
+from stackflower.registry import register
+
+SMALL_SAMPLE = 2048  # images below which the distance is biased
 
 
 def frechet_distance(one: Tensor, other: Tensor) -> float:
@@ -22,3 +30,23 @@ def frechet_distance(one: Tensor, other: Tensor) -> float:
     cross = torch.linalg.eigvalsh(root @ covariances[1] @ root).clamp_min(0).sqrt().sum()
     distance = (means[0] - means[1]).square().sum() + covariances[0].trace() + covariances[1].trace() - 2 * cross
     return float(distance)
+
+
+@register("metric", "fid")
+class FrechetDistance(Metric):
+    """Fréchet distance of the extractor's features between generated and real images (Heusel et al. 2017).
+
+    It is FID only with the 2015 Inception weights.
+    """
+
+    position = 1
+
+    def compute(self, sample: Sample) -> dict[str, Any]:
+        scores: dict[str, Any] = {"frechet_distance": frechet_distance(sample.fake.features, sample.real.features)}
+        if min(len(sample.fake.features), len(sample.real.features)) < SMALL_SAMPLE:
+            scores["frechet_distance_note"] = f"biased upwards: fewer than {SMALL_SAMPLE:,} images on a side"
+        return scores
+
+    def lines(self, scores: Mapping[str, Any]) -> list[str]:
+        note = scores.get("frechet_distance_note", "")
+        return [line("Fréchet distance", f"{scores['frechet_distance']:.2f}" + (f"   ({note})" if note else ""))]

@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 from torch import Tensor
+
+from stackflower.errors import ConfigError
+from stackflower.evaluation.metrics.base import Metric, Sample, line
+from stackflower.registry import register
 
 
 def inception_score(logits: Tensor, splits: int = 10) -> tuple[float, float]:
@@ -24,3 +31,30 @@ def inception_score(logits: Tensor, splits: int = 10) -> tuple[float, float]:
         scores.append(torch.exp((part.exp() * (part - marginal)).sum(1).mean()))
     table = torch.stack(scores)
     return float(table.mean()), float(table.std(unbiased=False))
+
+
+@register("metric", "is")
+class InceptionScore(Metric):
+    """Inception Score (Salimans et al. 2016) of generated and of real images, and the ratio of the two."""
+
+    position = 0
+
+    def compute(self, sample: Sample) -> dict[str, Any]:
+        splits, scores = sample.protocol.splits, {}
+        for name, logits in (("inception_score", sample.fake.logits), ("real_inception_score", sample.real.logits)):
+            if splits > len(logits):
+                raise ConfigError(f"--splits {splits} of {len(logits)} images: use at most {len(logits)}.")
+            scores[f"{name}_mean"], scores[f"{name}_std"] = inception_score(logits, splits)
+        if len(sample.fake.logits) == len(sample.real.logits):  # fewer images a split score lower
+            share = scores["inception_score_mean"] / scores["real_inception_score_mean"]
+            scores["inception_score_share_of_real"] = share
+        return scores
+
+    def lines(self, scores: Mapping[str, Any]) -> list[str]:
+        share = scores.get("inception_score_share_of_real")
+        ratio = "(of another number of images: no share)" if share is None else f"share {share:.0%}"
+        mine, real = (
+            f"{scores[f'{name}_mean']:.2f} ± {scores[f'{name}_std']:.2f}"
+            for name in ("inception_score", "real_inception_score")
+        )
+        return [line("Inception Score", f"{mine}   real images {real}   {ratio}")]

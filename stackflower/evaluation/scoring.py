@@ -1,0 +1,44 @@
+"""Scores by the registered metrics, as numbers and as text."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from stackflower import registry
+from stackflower.errors import ConfigError, DataError
+from stackflower.evaluation.metrics.base import Metric, Sample
+
+
+def metrics() -> dict[str, Metric]:
+    """Every registered metric by its name, in the order of the report."""
+    every: dict[str, Metric] = {name: registry.create("metric", name) for name in registry.names("metric")}
+    return dict(sorted(every.items(), key=lambda item: item[1].position))
+
+
+def of_folders() -> list[str]:
+    """Names of the metrics that need no captions."""
+    return [name for name, metric in metrics().items() if not metric.needs_captions]
+
+
+def score(sample: Sample) -> dict[str, Any]:
+    """The scores of the protocol's metrics; of all that the data allow, where it names none."""
+    named, scores = sample.protocol.metrics, {}
+    for name, metric in metrics().items():
+        if (named is not None and name not in named) or (metric.needs_captions and sample.captions is None):
+            continue
+        try:
+            scores[name] = metric.compute(sample)
+        except DataError:
+            if named is not None:
+                raise
+    if not scores:
+        raise ConfigError(f"None of the metrics {', '.join(named or metrics())} can be computed from this data.")
+    return {key: value for found in scores.values() for key, value in found.items()} | {"metrics": list(scores)}
+
+
+def describe(scores: Mapping[str, Any]) -> str:
+    """The scores as text, the protocol below."""
+    lines = [text for name, metric in metrics().items() if name in scores["metrics"] for text in metric.lines(scores)]
+    protocol = [f"  {name:<18}{value}" for name, value in scores["protocol"].items()]
+    return "\n".join([*lines, "protocol", *protocol])
