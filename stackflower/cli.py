@@ -295,9 +295,9 @@ def evaluate(
     as_json: bool,
     **protocol: Any,
 ) -> None:
-    """Compute the Inception Score and other metrics, and the same of real images.
+    """Compute the Inception Score and other metrics.
 
-    Every score is printed with its protocol.
+    The scores of real images are computed too, and every score is printed with its protocol.
     """
     from stackflower.commands.data import source_part
     from stackflower.commands.evaluate import Request
@@ -328,7 +328,10 @@ def evaluate(
 @click.option("--seed", type=SEED, default=0, show_default=True, help="Random seed.")
 @json_option
 def train_classifier(data: str, out: str, as_json: bool, **options: Any) -> None:
-    """Train a classifier on the labels and attributes of a data set, to evaluate runs with."""
+    """Train a classifier to evaluate runs with.
+
+    It learns the labels and attributes of a data set.
+    """
     from stackflower.commands.data import open_source
     from stackflower.commands.train_classifier import train_classifier as fit
     from stackflower.utils.progress import bar
@@ -356,7 +359,10 @@ def train_classifier(data: str, out: str, as_json: bool, **options: Any) -> None
 @click.option("--set", "settings", metavar="text.OPTION=VALUE", multiple=True, help="An option of text or data.")
 @json_option
 def train_text(data: str, out: str, text: str, settings: tuple[str, ...], as_json: bool, **numbers: Any) -> None:
-    """Train a text encoder on the images and captions of a data set, before the GAN."""
+    """Train a text encoder before the GAN.
+
+    It learns to match the images and captions of a data set.
+    """
     from stackflower.commands.data import source_part
     from stackflower.commands.train_text import Schedule
     from stackflower.commands.train_text import train_text as fit
@@ -370,7 +376,10 @@ def train_text(data: str, out: str, text: str, settings: tuple[str, ...], as_jso
 @click.argument("run")
 @json_option
 def report(run: str, as_json: bool) -> None:
-    """Write a run's curves and samples as one HTML page, report.html in the run's folder."""
+    """Write a run's curves and samples as HTML.
+
+    The page is report.html in the run's folder.
+    """
     from stackflower.commands.report import report as write
 
     found = write(run)

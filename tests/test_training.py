@@ -313,6 +313,11 @@ def test_the_pace_follows_the_speed_of_late(monkeypatch: pytest.MonkeyPatch) -> 
     assert not pace.due(images), "a pause is no time of training"
     now[0] += 2
     assert pace.estimate(images + 10, 0.51) == pytest.approx(images + 10 + 5 * (200 - now[0] - 4), abs=10)
+    pace.restart()  # back to a checkpoint, with fewer images
+    assert not pace.due(50)
+    pace.start(50)
+    now[0] += 10
+    assert pace.due(130) and pace.estimate(130, 0.1) > 130
 
 
 def poison(monkeypatch: pytest.MonkeyPatch, times: int) -> list[int]:

@@ -9,6 +9,7 @@ import torch.distributed.nn.functional as dist_functional
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from stackflower.errors import ComponentError
 from stackflower.utils.distributed import gathered, world
 
 Norm = Literal["batch", "layer", "instance", "none"]
@@ -48,6 +49,14 @@ def doublings(resolution: int) -> int | None:
     """How often 4 is doubled to give `resolution`; None unless that is a power of two from 16 up."""
     depth = resolution.bit_length() - 3
     return depth if resolution >= 16 and 4 * 2**depth == resolution else None
+
+
+def doublings_of(resolution: int, name: str) -> int:
+    """The same; ComponentError, a sentence about `name`, for another resolution."""
+    depth = doublings(resolution)
+    if depth is None:
+        raise ComponentError(f"{name} = {resolution}: allowed are 16, 32, 64, 128, 256, …")
+    return depth
 
 
 class VirtualBatchNorm2d(nn.Module):

@@ -83,6 +83,10 @@ class Pace:
         """The clock starts, after steps that only warm up."""
         self.marks.append((time.monotonic(), images))
 
+    def restart(self) -> None:
+        """Training went back to a checkpoint: the speed is measured anew."""
+        self.marks.clear()
+
     def pause(self, seconds: float, share: float) -> None:
         """A grid or checkpoint took `seconds` when a `share` of the training was done."""
         self.paused, self.pauses, self.share_at_pause = self.paused + seconds, self.pauses + 1, share

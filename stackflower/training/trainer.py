@@ -209,6 +209,8 @@ class Trainer:
             )
         self.state.roll_back(complete[-1])
         self.logger.forget()
+        if self.pace is not None:
+            self.pace.restart()
         scale = self.state.rate_scale
         if self.accelerator.is_main_process:
             self.logger.start(self.images)

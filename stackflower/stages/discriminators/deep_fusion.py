@@ -9,11 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from stackflower.errors import ComponentError
 from stackflower.options import Count
 from stackflower.registry import register
 from stackflower.stages.base import Discriminator, Text, Verdict
-from stackflower.stages.layers import doublings
+from stackflower.stages.layers import doublings_of
 
 
 class DownBlock(nn.Module):
@@ -57,9 +56,7 @@ class OneWayDiscriminator(Discriminator):
         text: Literal["condition", "embedding"] = "embedding",
     ):
         super().__init__()
-        depth = doublings(resolution)
-        if depth is None:
-            raise ComponentError(f"This discriminator takes images of 16, 32, 64, 128 … px, not {resolution}.")
+        depth = doublings_of(resolution, "The resolution of this discriminator")
         widths = [channels * min(2**level, 8) for level in range(depth + 1)]
         self.layers = nn.Sequential(
             nn.Conv2d(3, widths[0], 3, padding=1), *(DownBlock(a, b) for a, b in itertools.pairwise(widths))

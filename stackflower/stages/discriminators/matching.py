@@ -9,11 +9,10 @@ from typing import Literal
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from stackflower.errors import ComponentError
 from stackflower.options import Count
 from stackflower.registry import register
 from stackflower.stages.base import Discriminator, Text, Verdict, initialise
-from stackflower.stages.layers import MinibatchDeviation, Norm, doublings, norm2d
+from stackflower.stages.layers import MinibatchDeviation, Norm, doublings_of, norm2d
 from stackflower.utils.distributed import gathered
 
 TEMPERATURE = 0.1  # of the contrastive logits
@@ -63,9 +62,7 @@ class MatchingDiscriminator(Discriminator):
         contrastive: bool = False,
     ):
         super().__init__()
-        depth = doublings(resolution)
-        if depth is None:
-            raise ComponentError(f"This discriminator takes images of 16, 32, 64, 128 … px, not {resolution}.")
+        depth = doublings_of(resolution, "The resolution of this discriminator")
         widths = [channels * min(2**level, 8) for level in range(depth)]
         layers = strided(3, widths[0], "none")
         for narrow, wide in itertools.pairwise(widths):

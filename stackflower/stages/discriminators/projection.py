@@ -7,11 +7,10 @@ import itertools
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
-from stackflower.errors import ComponentError
 from stackflower.options import Count
 from stackflower.registry import register
 from stackflower.stages.base import Discriminator, Text, Verdict, initialise
-from stackflower.stages.layers import doublings
+from stackflower.stages.layers import doublings_of
 
 
 @register("discriminator", "projection")
@@ -29,9 +28,7 @@ class ProjectionDiscriminator(Discriminator):
 
     def __init__(self, *, text_dim: int, resolution: Count, channels: Count = 64, spectral: bool = True):
         super().__init__()
-        depth = doublings(resolution)
-        if depth is None:
-            raise ComponentError(f"This discriminator takes images of 16, 32, 64, 128 … px, not {resolution}.")
+        depth = doublings_of(resolution, "The resolution of this discriminator")
         widths = [channels * min(2**level, 8) for level in range(depth)]
         layers: list[nn.Module] = []
         for narrow, wide in itertools.pairwise([3, *widths]):

@@ -9,11 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from stackflower.errors import ComponentError
 from stackflower.options import Count
 from stackflower.registry import register
 from stackflower.stages.base import Generator
-from stackflower.stages.layers import doublings
+from stackflower.stages.layers import doublings_of
 
 BASE = 8  # pixels at which the decoder starts and the encoder ends
 
@@ -30,10 +29,7 @@ def initialise_elu(module: nn.Module) -> None:
 
 def doublings_from_8(resolution: int) -> int:
     """How often 8 is doubled to give `resolution`. ComponentError unless that is a power of two from 16 up."""
-    depth = doublings(resolution)
-    if depth is None:
-        raise ComponentError(f"BEGAN's networks take a resolution of 16, 32, 64, 128 … px, not {resolution}.")
-    return depth - 1
+    return doublings_of(resolution, "The resolution of BEGAN's networks") - 1
 
 
 def two_convolutions(in_channels: int, out_channels: int) -> list[nn.Module]:

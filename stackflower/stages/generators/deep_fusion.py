@@ -9,11 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from stackflower.errors import ComponentError
 from stackflower.options import Count
 from stackflower.registry import register
 from stackflower.stages.base import Generator
-from stackflower.stages.layers import doublings
+from stackflower.stages.layers import doublings_of
 
 
 class Affine(nn.Module):
@@ -79,9 +78,7 @@ class DeepFusionGenerator(Generator):
         noise: Literal["normal", "uniform"] = "normal",
     ):
         super().__init__()
-        depth = doublings(resolution)
-        if depth is None:
-            raise ComponentError(f"generator.resolution = {resolution}: allowed are 16, 32, 64, 128, 256, …")
+        depth = doublings_of(resolution, "generator.resolution")
         self.resolutions = (resolution,)
         self.noise_dim, self.noise = noise_dim, noise
         widths = [channels * min(2 ** (depth - level), 8) for level in range(depth + 1)]

@@ -7,11 +7,10 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from stackflower.errors import ComponentError
 from stackflower.options import Below1, Count
 from stackflower.registry import register
 from stackflower.stages.base import Generator, initialise
-from stackflower.stages.layers import GeneratorNorm, ReferenceBatch, UpsampleConv, doublings, norm2d
+from stackflower.stages.layers import GeneratorNorm, ReferenceBatch, UpsampleConv, doublings_of, norm2d
 
 
 class Highway(nn.Module):
@@ -61,11 +60,7 @@ class ResidualGenerator(Generator):
         dropout: Below1 = 0.0,
     ):
         super().__init__()
-        depth = doublings(resolution)
-        if depth is None:
-            raise ComponentError(f"generator.resolution = {resolution}: allowed are 16, 32, 64, 128, 256, …")
-        if not 0 <= dropout < 1:
-            raise ComponentError(f"generator.dropout = {dropout}: allowed is at least 0 and less than 1.")
+        depth = doublings_of(resolution, "generator.resolution")
         self.resolutions = (resolution,)
         self.noise_dim, self.noise = noise_dim, noise
         widths = [channels * min(2 ** (depth - 1 - level), 8) for level in range(depth)]

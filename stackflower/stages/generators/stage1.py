@@ -11,7 +11,7 @@ from stackflower.errors import ComponentError
 from stackflower.options import Below1, Count, Natural
 from stackflower.registry import register
 from stackflower.stages.base import Generator, initialise
-from stackflower.stages.layers import GeneratorNorm, ReferenceBatch, UpsampleConv, doublings, norm2d
+from stackflower.stages.layers import GeneratorNorm, ReferenceBatch, UpsampleConv, doublings_of, norm2d
 
 
 class UpBlock(nn.Module):
@@ -69,13 +69,9 @@ class StageOneGenerator(Generator):
         dropout: Below1 = 0.0,
     ):
         super().__init__()
-        depth = doublings(resolution)
-        if depth is None:
-            raise ComponentError(f"generator.resolution = {resolution}: allowed are 16, 32, 64, 128, 256, …")
+        depth = doublings_of(resolution, "generator.resolution")
         if channels * 8 % 2**depth:
             raise ComponentError(f"generator.channels = {channels}: 8 × channels must be divisible by {2**depth}.")
-        if not 0 <= dropout < 1:
-            raise ComponentError(f"generator.dropout = {dropout}: allowed is at least 0 and less than 1.")
         self.resolutions = (resolution,)
         self.noise_dim, self.noise = noise_dim, noise
         self.dropout = nn.Dropout2d(dropout)
