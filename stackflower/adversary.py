@@ -29,12 +29,12 @@ class Adversary(nn.Module):
         """The penalties of both networks."""
         return [penalty for penalty in self.penalties.values() if isinstance(penalty, Penalty)]
 
-    def _penalties(self, side: str, step: int, inputs: PenaltyInputs) -> dict[str, Tensor]:
+    def _penalties(self, network: str, step: int, inputs: PenaltyInputs) -> dict[str, Tensor]:
         """The penalties due at `step`, in float32, weighted for the steps between; none of weight 0."""
         terms = {}
         for name, penalty in self.penalties.items():
             assert isinstance(penalty, Penalty)
-            if penalty.side == side and penalty.weight and step % penalty.every == 0:
+            if penalty.network == network and penalty.weight and step % penalty.every == 0:
                 device = inputs.fake.device.type
                 # "meta" tensors, on which the cost of a step is counted, have no autocast
                 with torch.autocast("cpu" if device == "meta" else device, enabled=False):

@@ -264,7 +264,7 @@ def test_penalty(name: str) -> None:
     value = penalty(PenaltyInputs(critic, torch.rand(N, 3, R, R), drawn, text(), noise, text()))
     assert value.ndim == 0 and value.dtype == torch.float32 and value > 0
     value.backward()
-    moved = critic if penalty.side == "discriminator" else stage
+    moved = critic if penalty.network == "discriminator" else stage
     assert any(p.grad is not None and p.grad.abs().sum() > 0 for p in moved.parameters())
 
 

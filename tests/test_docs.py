@@ -126,7 +126,7 @@ def test_every_part_and_option_is_in_the_docs() -> None:
 
 def test_every_setting_is_in_the_docs() -> None:
     page = (ROOT / "docs" / "settings.md").read_text(encoding="utf-8")
-    for section, cls in (("train", Train), ("optimizer.SIDE", Optimizer), ("output", Output)):
+    for section, cls in (("train", Train), ("optimizer.NETWORK", Optimizer), ("output", Output)):
         for field in dataclasses.fields(cls):
             assert f"| `{section}.{field.name}` | `{field.default!r}` |" in page, f"{section}.{field.name}"
 

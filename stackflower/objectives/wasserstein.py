@@ -11,7 +11,7 @@ from stackflower.registry import register
 
 @register("objective", "wasserstein")
 class Wasserstein(MatchingAware):
-    """Wasserstein distance by its dual (Arjovsky et al. 2017, equation 2): the critic's mean on fake less that on real pairs.
+    """Wasserstein loss (Arjovsky et al. 2017, equation 2): the mean score of fake pairs minus that of real pairs.
 
     The critic must be kept from growing without bound: give it a penalty such as `--penalty gradient`.
 

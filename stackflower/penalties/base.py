@@ -26,7 +26,7 @@ class Penalty(nn.Module, ABC):
     """A regulariser of one network, computed every `every` steps and then weighted `every`-fold (lazy regularisation, Karras et
     al. 2020)."""
 
-    side: ClassVar[Literal["discriminator", "generator"]] = "discriminator"  # whose loss it joins
+    network: ClassVar[Literal["discriminator", "generator"]] = "discriminator"  # whose loss it joins
     score_type: ClassVar[str | None] = None  # the scores it works on, "logit" or "energy"; None: any
     limits_gradient: ClassVar[bool] = (
         False  # whether it bounds the discriminator's gradient, as an unbounded loss needs

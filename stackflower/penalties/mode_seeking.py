@@ -21,7 +21,7 @@ class ModeSeeking(Penalty):
         every: interval in steps.
     """
 
-    side = "generator"
+    network = "generator"
     latents_per_caption = 2
 
     def __init__(self, *, weight: Weight = 1.0, every: Count = 1):

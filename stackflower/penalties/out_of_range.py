@@ -18,7 +18,7 @@ class OutOfRange(Penalty):
         every: interval in steps.
     """
 
-    side = "generator"
+    network = "generator"
 
     def __init__(self, *, weight: Weight = 1.0, every: Count = 1):
         super().__init__(weight=weight, every=every)
