@@ -305,7 +305,7 @@ def evaluate(
     from stackflower.evaluation.protocol import Protocol
     from stackflower.evaluation.scoring import describe
 
-    chosen = Protocol(metrics=tuple(metrics.split(",")) if metrics else None, **protocol)
+    chosen = Protocol(metrics=None if metrics is None else tuple(metrics.split(",")), **protocol)
     scores = compute(Request(run, images, source_part(data), extractor, weights, chosen, resolution))
     if scores is not None:
         show(scores, as_json, lambda: describe(scores))

@@ -282,6 +282,8 @@ def test_a_configuration_of_a_run_that_is_not_one(stackflower, tmp_path: Path, t
     [
         (lambda v: {}, "state.images is missing"),
         (lambda v: {**v, "images": "many"}, "state.images = 'many': it should be a valid integer"),
+        (lambda v: {**v, "plateaus": {"generator": {"colour": 1}}}, "it should be 'scale', 'best', 'total' or 'count'"),
+        (lambda v: {**v, "plateaus": {"generator": {"scale": "x"}}}, "it should be a valid number"),
         (lambda v: {**v, "rate_scale": -1}, "state.rate_scale = -1: it should be greater than 0"),
         (lambda v: 3, "it should be a table"),
     ],

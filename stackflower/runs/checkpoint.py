@@ -15,9 +15,10 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import torch
+from pydantic import AllowInfNan
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -26,6 +27,8 @@ from stackflower.errors import RunError, TrainingFailed
 from stackflower.options import Count, Natural, Positive, read_section
 from stackflower.runs.folder import STATE, RunFolder
 from stackflower.utils.atomic import replacing, write_text
+
+PlateauField = Literal["scale", "best", "total", "count"]
 
 
 @dataclass(frozen=True)
@@ -37,7 +40,9 @@ class CheckpointState:
     number: Natural  # of the checkpoint, in the order of writing
     rollbacks: Natural  # returns to a checkpoint because of a loss that was not finite
     rate_scale: Positive  # the learning rates' factor since then
-    plateaus: dict[str, dict[str, Any]]  # of each optimizer, as `Plateau.to_dict` gives it
+    plateaus: dict[
+        str, dict[PlateauField, Annotated[float, AllowInfNan()]]
+    ]  # of each optimizer, as `Plateau.to_dict` gives it
     processes: Count  # that wrote it, each its own random state
     scaler: dict[str, Any] | None  # of gradients in fp16
 

@@ -153,6 +153,6 @@ class Plateau:
         self.best, self.total, self.count = min(self.best, mean), 0.0, 0
         return halved
 
-    def to_dict(self) -> dict[str, Any]:
-        """As JSON holds it."""
+    def to_dict(self) -> dict[Any, Any]:
+        """As JSON holds it; `Plateau(**values)` is the inverse."""
         return {"scale": self.scale, "best": self.best, "total": float(self.total), "count": self.count}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError
 
@@ -101,7 +102,9 @@ class TrainingState:
             self.accelerator.scaler.load_state_dict(state.scaler)
         self.images, self.step, self.checkpoints = state.images, state.step, state.number
         self.rollbacks, self.rate_scale = state.rollbacks, state.rate_scale
-        self.plateaus |= {name: Plateau(**values) for name, values in state.plateaus.items()}
+        for name, values in state.plateaus.items():
+            numbers: Any = values
+            self.plateaus[name] = Plateau(**numbers)
         if self.accelerator.is_main_process:  # a kill may have come between this checkpoint and the run's model
             self._save_model(f"{path.name} is untouched")
 
