@@ -274,6 +274,8 @@ def test_a_resumed_run_repeats_the_length_that_was_measured(stackflower, tmp_pat
         shutil.rmtree(path)
     stackflower("train", "--resume", "again")
     same(tmp_path / "run", tmp_path / "again")
+    output = stackflower("train", "--resume", "run", "--set", "train.time_limit=20", code=2).output
+    assert "train.time_limit is 4.0 in the run and 20 in this command" in output
 
 
 def test_the_share_of_a_length_is_continuous_and_ends_at_one() -> None:

@@ -70,7 +70,7 @@ def check(value: str) -> dict[str, list[str]]:
     """Everything wrong with a folder or with shards: problems, and what is worth knowing."""
     found = open_source(value).check()
     if found is None:
-        raise ConfigError(f"{value} is built in: there is nothing to check.")
+        raise ConfigError(f"The data {value} have no check: they are not read from a folder or shards.")
     return {"problems": found[0], "notes": found[1]}
 
 

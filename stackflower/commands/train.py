@@ -30,7 +30,7 @@ from stackflower.training.trainer import Trainer
 
 Say = Callable[[str], None]
 # what may differ when a run goes on; that a moved folder holds what it held is checked by its contents
-RESUMABLE = (*(f"train.{name}" for name in LENGTHS), "output", "mixed_precision", "data.path")
+RESUMABLE = ("train.images", "train.epochs", "output", "mixed_precision", "data.path")
 
 
 @dataclass(frozen=True)
@@ -139,6 +139,7 @@ def resumed(request: Request, run: RunFolder) -> RunConfig:
         (key, was, now)
         for key, was, now in _differences(old.to_dict(), new.to_dict())
         if not any(key == allowed or key.startswith(allowed + ".") for allowed in RESUMABLE)
+        and not (key == "train.time_limit" and now is None)  # another length takes its place
     ]
     if changed:
         listed = "\n".join(f"  {key} is {was!r} in the run and {now!r} in this command" for key, was, now in changed)

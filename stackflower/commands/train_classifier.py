@@ -21,7 +21,7 @@ def heads_of(data: Prepared, names: tuple[str, ...] | None = None) -> dict[str, 
     """The heads that a split allows: "label", and each attribute with its values."""
     labels = data.rows.labels
     if labels is None:
-        raise DataError('This data has no labels: a classifier needs "label" in every row of metadata.jsonl.')
+        raise DataError('This data has no labels, which a classifier needs: "label" in every row of metadata.jsonl.')
     numbers = sorted(set(labels))
     if len(numbers) < 2:
         raise DataError(f"This data has {len(numbers)} class; a classifier needs two or more.")

@@ -106,7 +106,7 @@ def load_classifier(path: Path) -> DomainClassifier:
         raise DataError(
             f"There is no classifier {path}: `stackflower train-classifier --data DIR --out {path}` makes one."
         ) from None
-    except (SafetensorError, KeyError, TypeError, RuntimeError, OSError) as error:
+    except (SafetensorError, AttributeError, KeyError, TypeError, ValueError, RuntimeError, OSError) as error:
         raise DataError(f"{path} is not a classifier written by `stackflower train-classifier` ({error}).") from error
     return model.eval().requires_grad_(False).to(memory_format=torch.channels_last)
 

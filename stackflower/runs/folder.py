@@ -198,7 +198,7 @@ class RunFolder:
         for path in self.complete_checkpoints()[:-keep_last]:
             try:
                 number = json.loads((path / STATE).read_text(encoding="utf-8"))["number"]
-            except (ValueError, KeyError):
+            except (OSError, ValueError, KeyError, TypeError):
                 number = 0  # damaged: it can't be resumed from
             if not (keep_every and number and number % keep_every == 0):
                 (path / STATE).unlink()  # no longer complete, whatever happens next

@@ -202,7 +202,7 @@ class Trainer:
         if self.state.rollbacks >= ROLLBACKS or not complete:
             self.logger.event(images, "failed", terms=bad)
             raise TrainingFailed(
-                f"The loss term {', '.join(bad)} is not finite after {images:,} images, {ROLLBACKS} returns to the last "
+                f"Not finite after {images:,} images: {', '.join(bad)}, with {self.state.rollbacks} returns to the last "
                 f"checkpoint and a learning rate of {self.state.rate_scale:g} of the given one. The last finite checkpoint "
                 f"is kept in {self.run}. A lower --set optimizer.generator.lr (and discriminator) or a penalty such as "
                 "--penalty r1 usually helps."
