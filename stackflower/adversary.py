@@ -1,29 +1,42 @@
-"""A discriminator, its objective and its penalties as one module: what a stage is trained against at one resolution."""
+"""A discriminator with its objective, penalties and augmentation as one module: what a stage is trained against at one resolution."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map
 
+from stackflower.augmentations.base import Augmentation
+from stackflower.augmentations.none import NoAugmentation
 from stackflower.objectives.base import Objective, Pairs
 from stackflower.penalties.base import Penalty, PenaltyInputs
-from stackflower.stages.base import Discriminator, Text
+from stackflower.stages.base import Discriminator, Text, Verdict
 
 
 class Adversary(nn.Module):
     """`forward` gives the discriminator's losses, `generator_terms` the generator's.
 
-    One forward pass computes all terms of a step, so that a wrapper such as DistributedDataParallel sees one call.
+    One forward pass computes all terms of a step, so that a wrapper such as DistributedDataParallel sees one call. Everything the
+    discriminator sees is augmented by the draws of the batch, row by row.
     """
 
-    def __init__(self, discriminator: Discriminator, objective: Objective, penalties: Mapping[str, Penalty]):
+    def __init__(
+        self,
+        discriminator: Discriminator,
+        objective: Objective,
+        penalties: Mapping[str, Penalty],
+        augmentation: Augmentation | None = None,
+    ):
         super().__init__()
         self.discriminator = discriminator
         self.objective = objective
         self.penalties = nn.ModuleDict(penalties)
+        self.augmentation: Augmentation = augmentation or NoAugmentation()
+        self._perceived: tuple[Tensor, Any] | None = None
 
     def all_penalties(self) -> list[Penalty]:
         """The penalties of both networks."""
@@ -41,16 +54,81 @@ class Adversary(nn.Module):
                     terms[name] = penalty(inputs) * (penalty.weight * penalty.every)
         return terms
 
-    def forward(self, pairs: Pairs, noise: Tensor, step: int) -> dict[str, Tensor]:
-        """The discriminator's terms, weighted; their sum is minimised."""
-        terms = self.objective.discriminator_terms(self.discriminator, pairs)
-        inputs = PenaltyInputs(self.discriminator, pairs.real, pairs.fake, pairs.text, noise, pairs.fake_text)
+    def forward(self, pairs: Pairs, noise: Tensor, step: int, draws: Tensor | None = None) -> dict[str, Tensor]:
+        """The discriminator's terms, weighted; their sum is minimised. `draws` (N, A) are the augmentation's."""
+        judge = _Judge(self, draws, pairs)
+        terms = self.objective.discriminator_terms(judge.detached, pairs)
+        judge.observe()
+        inputs = PenaltyInputs(judge, pairs.real, pairs.fake.detach(), pairs.text, noise, pairs.fake_text)
         return terms | self._penalties("discriminator", step, inputs)
 
-    def generator_terms(self, fake: Tensor, text: Text, noise: Tensor, step: int) -> dict[str, Tensor]:
-        """The generator's terms, weighted, for images that carry its gradient."""
-        terms = self.objective.generator_terms(self.discriminator, fake, text)
-        return terms | self._penalties("generator", step, PenaltyInputs(self.discriminator, None, fake, text, noise))
+    def generator_terms(
+        self, pairs: Pairs, noise: Tensor, step: int, draws: Tensor | None = None
+    ) -> dict[str, Tensor]:
+        """The generator's terms, weighted, for images `pairs.fake` that carry its gradient."""
+        judge = _Judge(self, draws, pairs)
+        terms = self.objective.generator_terms(judge, pairs)
+        self._perceived = None
+        return terms | self._penalties("generator", step, PenaltyInputs(judge, None, pairs.fake, pairs.fake_text, noise))
+
+    def perceive(self, images: Tensor, draws: Tensor | None, fake: Tensor) -> Any:
+        """What `Discriminator.trunk` takes. Of the generated images, it is kept with its graph from the discriminator's step for the
+        generator's, as nothing that is trained lies between."""
+        if self._perceived is not None and self._perceived[0] is images:
+            return self._perceived[1]
+        augmented = images if draws is None else self.augmentation(images, draws)
+        perceived = self.discriminator.perceive(augmented)
+        if images is fake and images.requires_grad and torch.is_grad_enabled() and self._pretrained:
+            self._perceived = (images, perceived)
+        return perceived
+
+    @property
+    def _pretrained(self) -> bool:
+        return type(self.discriminator).perceive is not Discriminator.perceive
+
+    def measures(self) -> dict[str, Tensor]:
+        """Scalars that the augmentation follows, of this process."""
+        return self.augmentation.measures()
+
+    def after_step(self, measured: Mapping[str, Tensor], images: int) -> dict[str, Tensor]:
+        """Update what has a state of its own from a step's terms and measures, averaged over processes; measures for the log."""
+        return {**self.objective.after_step(measured), **self.augmentation.after_step(measured, images)}
+
+    @property
+    def has_state(self) -> bool:
+        """Whether `after_step` does anything."""
+        return type(self.objective).after_step is not Objective.after_step or self.augmentation.adaptive
+
+
+class _Judge:
+    """The critic of a step: the discriminator behind the augmentation."""
+
+    def __init__(self, adversary: Adversary, draws: Tensor | None, pairs: Pairs):
+        self.adversary, self.draws, self.pairs = adversary, draws, pairs
+        self.scores: dict[str, Tensor] = {}
+
+    def __call__(self, images: Tensor, texts: Sequence[Text]) -> list[Verdict]:
+        perceived = self.adversary.perceive(images, self.draws, self.pairs.fake)
+        return self.adversary.discriminator.verdicts(perceived, texts)
+
+    def detached(self, images: Tensor, texts: Sequence[Text]) -> list[Verdict]:
+        """The same without a gradient for the images."""
+        perceived = self.adversary.perceive(images, self.draws, self.pairs.fake)
+        verdicts = self.adversary.discriminator.verdicts(tree_map(_detach, perceived), texts)
+        for name, given in (("real", self.pairs.real), ("fake", self.pairs.fake)):
+            if images is given:
+                self.scores.setdefault(name, verdicts[0].score.detach())
+        return verdicts
+
+    def observe(self) -> None:
+        """Tell an adaptive augmentation the scores of real and generated images."""
+        if self.adversary.augmentation.adaptive and len(self.scores) == 2:
+            real = self.pairs.real_of_fake(self.scores["real"])
+            self.adversary.augmentation.observe(real, self.scores["fake"], self.adversary.objective.relativistic)
+
+
+def _detach(value: Any) -> Any:
+    return value.detach() if isinstance(value, Tensor) else value
 
 
 @contextmanager

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 
 import torch
 
 from stackflower.adversary import Adversary
-from stackflower.config.schema import PreviousStage, RunConfig
+from stackflower.config.schema import Part, PreviousStage, RunConfig
 from stackflower.data.captions import Embed
 from stackflower.data.prepared import Prepared
 from stackflower.data.sampling import Batches, DrawNoise
 from stackflower.data.source import Source
 from stackflower.errors import ConfigError
+from stackflower.features.base import Features
 from stackflower.stages.base import Stage
 from stackflower.text.base import TextEncoder
 from stackflower.text.learned import LearnedEncoder, TextRanking
@@ -61,15 +64,32 @@ def build_stage(config: RunConfig | PreviousStage, text_dim: int) -> Stage:
     return Stage(conditioning, generator, previous)
 
 
+def build_features(config: RunConfig) -> Features | None:
+    """The pretrained network of a run, loaded once in a process; None where it has none."""
+    return None if config.features is None else _features(json.dumps(config.features.to_dict(), sort_keys=True))
+
+
+@cache
+def _features(part: str) -> Features:
+    features: Features = Part.from_dict(json.loads(part)).create("features")
+    return features
+
+
 def build_adversaries(config: RunConfig, text_dim: int, stage: Stage) -> dict[str, Adversary]:
-    """A discriminator with its objective and penalties for each resolution, by name: `discriminator-64`."""
+    """A discriminator with its objective, penalties and augmentation for each resolution, by name: `discriminator-64`."""
+    features = build_features(config)
     return {
         f"discriminator-{resolution}": Adversary(
             config.discriminator.create(
-                "discriminator", text_dim=text_dim, condition_dim=stage.conditioning.dim, resolution=resolution
+                "discriminator",
+                text_dim=text_dim,
+                condition_dim=stage.conditioning.dim,
+                resolution=resolution,
+                features=features,
             ),
             config.objective.create("objective"),
-            {part.name: part.create("penalty") for part in config.penalties},
+            {part.name: part.create("penalty", features=features) for part in config.penalties},
+            config.augmentation.create("augmentation"),
         )
         for resolution in stage.resolutions
     }
@@ -107,7 +127,13 @@ def load_size(config: RunConfig, stage: Stage, source: Source) -> int:
 
 
 def build_batches(
-    config: RunConfig, data: Prepared, embed: Embed, resolution: int, draw_noise: DrawNoise, device: torch.device
+    config: RunConfig,
+    data: Prepared,
+    embed: Embed,
+    resolution: int,
+    draw_noise: DrawNoise,
+    augmentation_dim: int,
+    device: torch.device,
 ) -> Batches:
     """The training split, cropped, flipped, paired and embedded as the configuration says."""
     train = config.train
@@ -123,5 +149,6 @@ def build_batches(
         latents_per_caption=train.latents_per_caption,
         hard_negatives=train.hard_negatives,
         interpolated=train.interpolated,
+        augmentation_dim=augmentation_dim,
         device=device,
     )

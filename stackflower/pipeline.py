@@ -149,7 +149,7 @@ class Pipeline:
         assert self.judge is not None
         score = torch.cat(
             [  # an image's own candidates by themselves: some discriminators look at a whole batch
-                self.judge.discriminator(images, [Text(text, condition)])[0].match.float()
+                self.judge.discriminator(images, [Text(text, condition)])[0].score.float()
                 for images, text, condition in zip(
                     generated.images[-1].split(count),
                     embedding.split(count),

@@ -41,11 +41,13 @@ class Kind:
 KINDS: dict[str, Kind] = {
     "data": Kind("stackflower.data.source:Source"),
     "text": Kind("stackflower.text.base:TextEncoder"),
+    "features": Kind("stackflower.features.base:Features"),
     "conditioning": Kind("stackflower.stages.base:Conditioning", ("text_dim",)),
     "generator": Kind("stackflower.stages.base:Generator", ("condition_dim", "previous_resolution")),
-    "discriminator": Kind("stackflower.stages.base:Discriminator", ("text_dim", "condition_dim", "resolution")),
+    "discriminator": Kind("stackflower.stages.base:Discriminator", ("text_dim", "condition_dim", "resolution", "features")),
+    "augmentation": Kind("stackflower.augmentations.base:Augmentation"),
     "objective": Kind("stackflower.objectives.base:Objective"),
-    "penalty": Kind("stackflower.penalties.base:Penalty"),
+    "penalty": Kind("stackflower.penalties.base:Penalty", ("features",)),
     "extractor": Kind("stackflower.evaluation.extractors.base:Extractor"),
     "metric": Kind("stackflower.evaluation.metrics.base:Metric"),
 }
@@ -189,6 +191,14 @@ def options(kind: str, name: str) -> dict[str, inspect.Parameter]:
         if key not in KINDS[kind].context
         and parameter.kind in (parameter.KEYWORD_ONLY, parameter.POSITIONAL_OR_KEYWORD)
     }
+
+
+def takes(kind: str, name: str, context: str) -> bool:
+    """Whether a part's constructor takes a parameter that the builder supplies; False for an unknown part, which `check` reports."""
+    try:
+        return context in inspect.signature(get(kind, name)).parameters
+    except ComponentError:
+        return False
 
 
 def value(kind: str, part: Mapping[str, Any], option: str) -> Any:

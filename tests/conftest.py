@@ -13,6 +13,8 @@ import torch
 from accelerate.state import AcceleratorState, PartialState
 from click.testing import CliRunner, Result
 
+from stackflower.features.base import Features
+
 
 def settings(*pairs: str) -> list[str]:
     """``--set`` before each."""
@@ -25,6 +27,29 @@ TINY_NETWORKS = [
     *("--batch-size", "8", "--mixed-precision", "no"),
 ]
 TINY = [*TINY_NETWORKS, *settings("data.count=48", "data.validation=16", "data.test=16", "text.dim=64")]
+
+
+class Pyramid(torch.nn.Module):
+    """Three maps at strides 4, 8 and 16, of a network that pip need not install."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        widths = ((3, 6, 4), (6, 8, 2), (8, 10, 2))
+        self.layers = torch.nn.ModuleList(torch.nn.Conv2d(a, b, 2 * s - 1, s, s - 1) for a, b, s in widths)
+
+    def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
+        maps = []
+        for layer in self.layers:
+            x = torch.nn.functional.leaky_relu(layer(x), 0.1)
+            maps.append(x)
+        return maps
+
+
+def tiny_features() -> Features:
+    """Features of random weights."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return Features(Pyramid(), (0.5,) * 3, (0.5,) * 3, "tiny", 32)
 
 
 @pytest.fixture(scope="session", autouse=True)

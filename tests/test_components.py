@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torchvision.models import inception_v3
 
+from conftest import tiny_features
 from stackflower import registry
 from stackflower.adversary import Adversary, frozen
 from stackflower.commands.data import make as make_folder
@@ -29,11 +30,14 @@ T, C, N, R = 12, 6, 8, 16
 def small(kind: str, name: str) -> dict[str, object]:
     """Options that make a part small, where it has them."""
     known = {"channels": 4, "resolution": R, "dim": C, "noise_dim": 5, "projection_dim": 7, "code_dim": 9, "scales": 1}
+    known |= {"size": 64, "levels": 3} if name == "projected" else {}
     return {key: value for key, value in known.items() if key in registry.options(kind, name)}
 
 
 def make(kind: str, name: str, **more: object) -> torch.nn.Module:
-    context = {"text_dim": T, "condition_dim": C, "resolution": R, "previous_resolution": R}
+    context = {
+        "text_dim": T, "condition_dim": C, "resolution": R, "previous_resolution": R, "features": tiny_features()
+    }
     if getattr(registry.get(kind, name), "refines", False):
         more = {"resolution": 2 * R} | more
         context["previous_resolution"] = int(more["resolution"]) // 2  # type: ignore[call-overload]
@@ -52,9 +56,11 @@ def make_stage(conditioning: str = "augmentation", generator: str = "stage1") ->
     return Stage(make("conditioning", conditioning), part, lower)  # type: ignore[arg-type]
 
 
-def every_parameter_learns(module: torch.nn.Module, loss: torch.Tensor) -> None:
+def every_parameter_learns(module: torch.nn.Module, loss: torch.Tensor, but: str = "") -> None:
     loss.backward()
     for name, parameter in module.named_parameters():
+        if but and name.endswith(but) and parameter.numel() == 1:
+            continue
         assert parameter.grad is not None and torch.isfinite(parameter.grad).all(), name
         assert parameter.grad.abs().sum() > 0, name
 
@@ -184,9 +190,10 @@ def test_discriminator(name: str, tmp_path: Path) -> None:
     part.trunk, trunk = (lambda images: seen.append(1) or trunk(images)), part.trunk  # type: ignore[func-returns-value]
     verdicts = part(torch.randn(N, 3, R, R).clamp(-1, 1), [text(), text()])
     assert len(seen) == 1, "the trunk is run once, however many texts"
-    assert [verdict.match.shape for verdict in verdicts] == [(N,), (N,)]
-    assert not torch.equal(verdicts[0].match, verdicts[1].match)
-    every_parameter_learns(part, sum((verdict.match * torch.randn(N)).sum() for verdict in verdicts))
+    assert [verdict.score.shape for verdict in verdicts] == [(N,), (N,)]
+    assert not torch.equal(verdicts[0].score, verdicts[1].score)
+    scores = [score for one in verdicts for score in (one.score, one.similarity) if score is not None]
+    every_parameter_learns(part, sum((score * torch.randn_like(score)).sum() for score in scores))
     survives_a_file(part, make("discriminator", name), tmp_path / "part.safetensors")
 
 
@@ -236,14 +243,18 @@ def test_one_step_of_both_sides(objective: str, discriminator: str) -> None:
     noise = torch.randn(N, stage.noise_dim)
     drawn = stage(torch.randn(N, T), noise)
     words = Text(torch.randn(N, T), drawn.condition)
-    pairs = Pairs(torch.rand(N, 3, R, R), drawn.images[0].detach(), words, text() if goal.mismatched else None, words)
+    pairs = Pairs(torch.rand(N, 3, R, R), drawn.images[0], words, text() if goal.mismatched else None, words)
     terms = side(pairs, noise, 0)
+    assert torch.autograd.grad(sum(terms.values()), drawn.images[0], allow_unused=True, retain_graph=True) == (None,)
     assert all(term.ndim == 0 and torch.isfinite(term) for term in terms.values())
     spread = torch.linspace(0.5, 1.5, len(terms))  # a bias sees real − ½(wrong + fake), which may cancel
-    every_parameter_learns(side.discriminator, (torch.stack(list(terms.values())) * spread).sum())
+    # where only differences of scores count, an offset of all scores learns nothing
+    every_parameter_learns(
+        side.discriminator, (torch.stack(list(terms.values())) * spread).sum(), "bias" if goal.relativistic else ""
+    )
     side.zero_grad()
     with frozen(side):
-        terms = side.generator_terms(drawn.images[0], words, noise, 0)
+        terms = side.generator_terms(pairs._replace(negative_text=None), noise, 0)
     every_parameter_learns(stage, sum(terms.values()) + sum(drawn.terms.values()))
     assert all(parameter.grad is None for parameter in side.parameters()), (
         "the generator's step leaves the discriminator alone"

@@ -19,7 +19,7 @@ from stackflower.objectives.base import Pairs
 from stackflower.objectives.bce import BinaryCrossEntropy
 from stackflower.objectives.hinge import Hinge
 from stackflower.objectives.least_squares import LeastSquares
-from stackflower.objectives.matching_aware import contrast
+from stackflower.objectives.contrast import contrast
 from stackflower.objectives.wasserstein import Wasserstein
 from stackflower.penalties.base import PenaltyInputs
 from stackflower.penalties.gradient import GradientPenalty
@@ -91,7 +91,7 @@ def test_bce_is_gan_cls_with_soft_labels() -> None:
     soft = BinaryCrossEntropy(real_label=0.9, fake_label=0.1).discriminator_terms(critic(scores), pairs)
     assert soft["real"].item() == pytest.approx(0.9 * softplus(-1.3) + 0.1 * softplus(1.3), rel=1e-6)
     assert soft["fake"].item() == pytest.approx((0.1 * softplus(-0.7) + 0.9 * softplus(0.7)) / 2, rel=1e-6)
-    fooled = BinaryCrossEntropy().generator_terms(critic(scores), FAKE, RIGHT)["adversarial"]
+    fooled = BinaryCrossEntropy().generator_terms(critic(scores), Pairs(REAL, FAKE, RIGHT, None, RIGHT))["adversarial"]
     assert fooled.item() == pytest.approx(softplus(-0.7), rel=1e-6)
 
 
@@ -99,7 +99,7 @@ def test_hinge() -> None:
     scores = {"real": 0.3, "negative": -0.4, "fake": -1.7}
     terms = Hinge().discriminator_terms(critic(scores), Pairs(REAL, FAKE, RIGHT, WRONG, RIGHT))
     assert [terms[name].item() for name in ("real", "negative", "fake")] == pytest.approx([0.7, 0.3, 0.0])
-    assert Hinge().generator_terms(critic(scores), FAKE, RIGHT)["adversarial"].item() == pytest.approx(1.7)
+    assert Hinge().generator_terms(critic(scores), Pairs(REAL, FAKE, RIGHT, None, RIGHT))["adversarial"].item() == pytest.approx(1.7)
 
 
 def test_least_squares() -> None:
@@ -109,7 +109,7 @@ def test_least_squares() -> None:
     assert [terms[name].item() for name in ("real", "negative", "fake")] == pytest.approx(
         [0.5 * 0.6**2, 0.25 * 0.5**2, 0.25 * 1.6**2]
     )
-    assert goal.generator_terms(critic(scores), FAKE, RIGHT)["adversarial"].item() == pytest.approx(0.5 * 0.8**2)
+    assert goal.generator_terms(critic(scores), Pairs(REAL, FAKE, RIGHT, None, RIGHT))["adversarial"].item() == pytest.approx(0.5 * 0.8**2)
 
 
 def test_wasserstein_is_the_difference_of_means() -> None:
@@ -119,7 +119,7 @@ def test_wasserstein_is_the_difference_of_means() -> None:
     assert not Wasserstein().mismatched and Wasserstein(mismatched=True).mismatched
     terms = Wasserstein(mismatched=True).discriminator_terms(critic(scores), Pairs(REAL, FAKE, RIGHT, WRONG, RIGHT))
     assert sum(terms.values()).item() == pytest.approx(0.5 * (1.7 - 0.4) - 0.3)
-    assert Wasserstein().generator_terms(critic(scores), FAKE, RIGHT)["adversarial"].item() == pytest.approx(-1.7)
+    assert Wasserstein().generator_terms(critic(scores), Pairs(REAL, FAKE, RIGHT, None, RIGHT))["adversarial"].item() == pytest.approx(-1.7)
 
 
 def test_gradient_penalty_against_the_closed_form() -> None:
@@ -196,7 +196,7 @@ def test_objectives_weigh_the_contrast_where_the_discriminator_gives_one() -> No
     goal = Hinge(contrast=0.5, generator_contrast=0.25)
     found = goal.discriminator_terms(judge, Pairs(REAL, FAKE, RIGHT, WRONG, RIGHT))["contrast"].item()
     assert found == pytest.approx(0.5 * contrast(alike[1.0], OWN[:2], None, alike[-1.0].diagonal()).item())
-    found = goal.generator_terms(judge, FAKE, RIGHT)["contrast"].item()
+    found = goal.generator_terms(judge, Pairs(REAL, FAKE, RIGHT, None, RIGHT))["contrast"].item()
     assert found == pytest.approx(0.25 * contrast(alike[1.0], OWN[:2]).item())
 
 

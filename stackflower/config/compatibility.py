@@ -44,6 +44,8 @@ def incompatible(config: RunConfig) -> list[str]:
         *_gradient_penalty(config, objective),
         *_score_type(config, discriminator, objective),
         *_plateau(config, objective),
+        *_relativistic(config, objective),
+        *_features(config),
     ]
 
 
@@ -107,6 +109,27 @@ def _score_type(config: RunConfig, discriminator: Any, objective: Any) -> Iterat
             f"discriminator {config.discriminator.name!r} gives {discriminator.score_type} scores and objective "
             f"{config.objective.name!r} takes {objective.score_type} scores; with this discriminator use "
             f"--objective {discriminator.default_objective}."
+        )
+
+
+def _features(config: RunConfig) -> Iterator[str]:
+    penalties = [part.name for part in config.penalties if part.options.get("space") == "features"]
+    users = penalties + [config.discriminator.name] * registry.takes("discriminator", config.discriminator.name, "features")
+    if users and config.features is None:
+        yield f"{users[0]!r} looks through a pretrained network: add --features efficientnet-lite0."
+    if config.features is not None and not users:
+        yield (
+            f"features {config.features.name!r} are used by nothing: leave them out, or look through them with --discriminator "
+            "projected or --set penalties.mode-seeking.space=features."
+        )
+
+
+def _relativistic(config: RunConfig, objective: Any) -> Iterator[str]:
+    if objective.relativistic and config.train.interpolated:
+        yield (
+            f"objective {config.objective.name!r} compares each generated image with a real one of the same text, and "
+            f"train.interpolated = {config.train.interpolated} generates images of texts that no real image has: --set "
+            "train.interpolated=0."
         )
 
 

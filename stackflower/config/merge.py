@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from stackflower import registry
-from stackflower.config.schema import LENGTHS, PARTS
+from stackflower.config.schema import LENGTHS, OPTIONAL, PARTS
 from stackflower.errors import ComponentError, ConfigError
 
 DEFAULTS: dict[str, Any] = {
@@ -20,7 +20,9 @@ DEFAULTS: dict[str, Any] = {
     "conditioning": {"name": "augmentation"},
     "generator": {"name": "stage1"},
     "discriminator": {"name": "matching"},
+    "augmentation": {"name": "none"},
 }
+FEATURES = "efficientnet-lite0"  # where none are named
 Tree = dict[str, Any]
 
 
@@ -58,15 +60,15 @@ def with_defaults(recipe: Mapping[str, Any]) -> Tree:
     tree = copy.deepcopy(DEFAULTS)
     for key, value in recipe.items():
         tree[key] = copy.deepcopy(dict(value) if isinstance(value, Mapping) else value)
-        if key in PARTS and isinstance(value, Mapping) and "name" not in value:
-            tree[key]["name"] = DEFAULTS.get(key, {}).get("name", "")
+        if key in (*PARTS, *OPTIONAL) and isinstance(value, Mapping) and "name" not in value:
+            tree[key]["name"] = DEFAULTS.get(key, {"name": FEATURES}).get("name", "")
     return tree
 
 
 def apply_flags(tree: Tree, flags: Mapping[str, Any]) -> set[str]:
     """Put the flags into the tree; their keys."""
     for key, value in flags.items():
-        if key in PARTS:
+        if key in (*PARTS, *OPTIONAL):
             name, options = (value["name"], value) if isinstance(value, dict) else (value, {})
             _name_part(tree, key, name)
             tree[key] |= options
@@ -94,6 +96,7 @@ def follow(tree: Tree, before: Mapping[str, Any], given: set[str], report: Calla
     _follow_length(tree, given)
     _follow_resolution(tree, before, given, report)
     _follow_discriminator(tree, before, given, report)
+    _follow_features(tree, given, report)
 
 
 def _follow_length(tree: Tree, given: set[str]) -> None:
@@ -139,6 +142,26 @@ def _follow_discriminator(
     if not any(limits_gradient(penalty) for penalty in penalties):
         report(f"Penalty gradient comes with objective {default}, which needs one.")
         tree["penalties"] = {**penalties, "gradient": {}}
+
+
+def _follow_features(tree: Tree, given: set[str], report: Callable[[str], None]) -> None:
+    """Features come with a discriminator or penalty that looks through a pretrained network, and go with the last of them."""
+    features = tree.get("features")
+    if isinstance(features, dict) and "name" not in features:
+        features["name"] = FEATURES
+    needed = uses_features(tree)
+    if needed and features is None:
+        tree["features"] = {"name": FEATURES}
+    elif not needed and features is not None and not any(key.partition(".")[0] == "features" for key in given):
+        report("Features were for the recipe's discriminator, and nothing else uses them: left out.")
+        del tree["features"]
+
+
+def uses_features(tree: Mapping[str, Any]) -> bool:
+    """Whether the discriminator, or a penalty by its option `space`, looks through a pretrained network."""
+    penalties = tree.get("penalties")
+    spaces = [part.get("space") for part in penalties.values() if isinstance(part, Mapping)] if isinstance(penalties, Mapping) else []
+    return "features" in spaces or registry.takes("discriminator", str(_part_name(tree)), "features")
 
 
 def limits_gradient(penalty: str) -> bool:

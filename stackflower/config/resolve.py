@@ -7,7 +7,7 @@ from typing import Any
 
 from stackflower import registry
 from stackflower.config.compatibility import incompatible, length_problems
-from stackflower.config.schema import OPTIMIZERS, PARTS, SECTIONS, Optimizer, Part, PreviousStage, RunConfig
+from stackflower.config.schema import OPTIMIZERS, OPTIONAL, PARTS, SECTIONS, Optimizer, Part, PreviousStage, RunConfig
 from stackflower.errors import ComponentError, ConfigError
 from stackflower.options import Count, Seed, problem, read_section, suggest
 
@@ -19,7 +19,7 @@ OPTIMIZER_DEFAULTS: dict[str, dict[str, Any]] = {"text": {"clip_norm": 10.0}}  #
 def resolve(tree: Mapping[str, Any]) -> RunConfig:
     """A checked RunConfig from a merged tree, or from `RunConfig.to_dict`. ConfigError lists everything that is wrong, at once."""
     problems: list[str] = []
-    known = (*HEADER, *PARTS, *SECTIONS, "penalties", "optimizer")
+    known = (*HEADER, *PARTS, *OPTIONAL, *SECTIONS, "penalties", "optimizer")
     problems += [f"There is no section or key {key!r}.{suggest(key, known)}" for key in tree if key not in known]
     problems += _header_problems(tree)
     parts = {kind: _part(tree, kind, problems) for kind in PARTS}
@@ -36,7 +36,9 @@ def resolve(tree: Mapping[str, Any]) -> RunConfig:
         conditioning=parts["conditioning"],
         generator=parts["generator"],
         discriminator=parts["discriminator"],
+        augmentation=parts["augmentation"],
         objective=parts["objective"],
+        features=_part(tree, "features", problems) if tree.get("features") is not None else None,
         penalties=_penalties(tree.get("penalties", {}), problems),
         train=sections["train"],
         output=sections["output"],

@@ -135,7 +135,9 @@ class RunConfig:
     conditioning: Part
     generator: Part
     discriminator: Part
+    augmentation: Part
     objective: Part
+    features: Part | None  # the pretrained network that discriminator or penalties look through
     penalties: tuple[Part, ...]
     train: Train
     optimizer: Mapping[str, Optimizer]
@@ -162,6 +164,7 @@ class RunConfig:
         return json.dumps(self.to_dict(), indent=2, ensure_ascii=False) + "\n"
 
 
-PARTS = ("data", "text", "conditioning", "generator", "discriminator", "objective")
+OPTIONAL = ("features",)  # parts of a run that may be none
+PARTS = ("data", "text", "conditioning", "generator", "discriminator", "augmentation", "objective")
 SECTIONS: dict[str, type] = {"train": Train, "output": Output}
 OPTIMIZERS = ("generator", "discriminator", "text")

@@ -35,6 +35,7 @@ class Batch:
     fake_label: Tensor  # (N,) int64 the same of `fake_text`
     caption: Tensor  # (N,) int64 number of the caption that `text` embeds
     negative_caption: Tensor  # (N,) int64 number of the caption that `negative_text` embeds
+    augmentation: Tensor  # (N, A) uniform in [0, 1), what the augmentation of each row is drawn from
 
     def split(self, parts: int) -> list[Batch]:
         """The batch in equal parts."""
@@ -55,6 +56,7 @@ class Draws:
     captions: Tensor  # (N, averaged)
     negatives: Tensor  # (N, hard_negatives, averaged)
     noise: Tensor  # (N, Z)
+    augmentation: Tensor  # (N, A)
 
 
 class Batches:
@@ -74,6 +76,7 @@ class Batches:
         interpolated: share of a generated batch whose text is halfway between the embeddings of two captions (Reed et al. 2016,
             section 4.3, GAN-INT with β = ½).
         latents_per_caption: how many neighbours of a generated batch share a caption, each with noise of its own.
+        augmentation_dim: A, the draws of the augmentation for an image.
     """
 
     def __init__(
@@ -90,12 +93,14 @@ class Batches:
         latents_per_caption: int = 1,
         hard_negatives: int = 1,
         interpolated: float = 0.0,
+        augmentation_dim: int = 0,
         device: torch.device | str = "cpu",
     ):
         self.device = torch.device(device)
         self.seed, self.resolution, self.draw_noise = seed, resolution, draw_noise
         self.flip, self.flip_vertical = flip, flip_vertical
         self.latents_per_caption, self.interpolated = latents_per_caption, interpolated
+        self.augmentation_dim = augmentation_dim
         self.images = data.images.to(self.device)
         self.captions = Captions(data, embed, averaged, self.device)
         self.negatives = NegativeCaptions(data, self.captions, hard_negatives, self.device)
@@ -120,6 +125,7 @@ class Batches:
             fake_label=fake_label[share],
             caption=draws.captions[share, 0],
             negative_caption=negative_caption,
+            augmentation=draws.augmentation[share],
         )
 
     def indices(self, first: int, count: int) -> Tensor:
@@ -148,7 +154,8 @@ class Batches:
         negatives = self.negatives(index, generator)
         noise = self.draw_noise(total, generator)
         upside_down = half(True) if self.flip_vertical else torch.zeros_like(mirror)
-        return Draws(index, corner, mirror, upside_down, captions, negatives, noise)
+        augmentation = torch.rand(total, self.augmentation_dim, generator=generator, device=self.device)
+        return Draws(index, corner, mirror, upside_down, captions, negatives, noise, augmentation)
 
     def _texts(self, captions: Tensor, label: Tensor, share: slice) -> tuple[Tensor, Tensor, Tensor]:
         """Embeddings (n, T) of this process's captions and of what it generates, and the classes (N,) of what all generate.

@@ -7,22 +7,36 @@ minimised. It never calls backward.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import ClassVar, NamedTuple
 
+import torch
 from torch import Tensor, nn
 
-from stackflower.stages.base import Critic, Text
+from stackflower.stages.base import Critic, Scores, Text, heads
 
 
 class Pairs(NamedTuple):
-    """The image-text pairs of a discriminator step."""
+    """The image-text pairs of a step, of the discriminator's and of the generator's."""
 
     real: Tensor  # (N, 3, R, R)
-    fake: Tensor  # (N, 3, R, R), generated for `fake_text`, detached
+    fake: Tensor  # (N, 3, R, R), generated for `fake_text`; the discriminator's step leaves its gradient alone
     text: Text  # of `real`
     negative_text: Text | None  # does not match `real`; None where an objective uses no mismatched pairs
     fake_text: Text  # of `fake`
+    latents: int = 1  # neighbours of `fake` that are generated for the text of the first of their `real` images
+
+    def real_of_fake(self, scores: Tensor) -> Tensor:
+        """Of scores (N, …) of `real`, for each generated image the one of the real image whose text it was generated for."""
+        if self.latents == 1:
+            return scores
+        return scores[:: self.latents].repeat_interleave(self.latents, 0)
+
+
+def mean_over_heads(loss: Callable[[Tensor], Tensor], scores: Scores) -> Tensor:
+    """A loss of the scores of each head, averaged over heads, so that a head with many patches counts no more than one with few."""
+    losses = [loss(head) for head in heads(scores)]
+    return losses[0] if len(losses) == 1 else torch.stack(losses).mean()
 
 
 class Objective(nn.Module, ABC):
@@ -31,6 +45,7 @@ class Objective(nn.Module, ABC):
     score_type: ClassVar[str] = "logit"  # the scores it works on, "logit" or "energy"
     mismatched: bool = True  # whether it uses mismatched pairs
     needs_gradient_penalty: ClassVar[bool] = False  # whether the discriminator's loss has no lower bound without one
+    relativistic: ClassVar[bool] = False  # whether it compares each generated image with a real one of the same text
     converges: ClassVar[bool] = False  # whether `after_step` gives "convergence", which a plateau schedule follows
 
     @abstractmethod
@@ -38,8 +53,8 @@ class Objective(nn.Module, ABC):
         """Scalar losses of the discriminator."""
 
     @abstractmethod
-    def generator_terms(self, critic: Critic, fake: Tensor, text: Text) -> dict[str, Tensor]:
-        """Scalar losses of the generator, for images `fake` generated for `text`."""
+    def generator_terms(self, critic: Critic, pairs: Pairs) -> dict[str, Tensor]:
+        """Scalar losses of the generator, whose gradient `pairs.fake` carries; `pairs.negative_text` is None."""
 
     def after_step(self, measured: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Update its state from the terms of the step (both networks', averaged over processes); return measures for the log."""

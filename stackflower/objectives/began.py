@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from stackflower.objectives.base import Objective, Pairs
 from stackflower.options import Positive, Share, Weight
 from stackflower.registry import register
-from stackflower.stages.base import Critic, Text
+from stackflower.stages.base import Critic
 from stackflower.utils.distributed import gathered, world
 
 
@@ -106,18 +106,18 @@ class BoundaryEquilibrium(Objective):
         texts = [pairs.text] if pairs.negative_text is None else [pairs.text, pairs.negative_text]
         real, *mismatched = critic(pairs.real, texts)
         (fake,) = critic(pairs.fake, [pairs.fake_text])
-        errors = real.match.detach()
+        errors = real.score.detach()
         equal = torch.full_like(errors, 1 / len(errors))
         weights = equal if self.outliers is None else self.outliers.weights(errors)
-        terms = {"real": (real.match * weights).sum(), "fake": -self.k * fake.match.mean()}
+        terms = {"real": (real.score * weights).sum(), "fake": -self.k * fake.score.mean()}
         if mismatched:
-            capped = mismatched[0].match.minimum(self.negative_cap * errors)
+            capped = mismatched[0].score.minimum(self.negative_cap * errors)
             terms["negative"] = -self.negative_weight * (capped * weights).sum()
         return terms
 
-    def generator_terms(self, critic: Critic, fake: Tensor, text: Text) -> dict[str, Tensor]:
-        (verdict,) = critic(fake, [text])
-        return {"adversarial": verdict.match.mean()}
+    def generator_terms(self, critic: Critic, pairs: Pairs) -> dict[str, Tensor]:
+        (verdict,) = critic(pairs.fake, [pairs.fake_text])
+        return {"adversarial": verdict.score.mean()}
 
     def after_step(self, measured: Mapping[str, Tensor]) -> dict[str, Tensor]:
         balance = self.gamma * measured["real"] - measured["adversarial"]

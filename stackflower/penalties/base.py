@@ -8,7 +8,7 @@ from typing import ClassVar, Literal, NamedTuple
 from torch import Tensor, nn
 
 from stackflower.options import Count, Weight
-from stackflower.stages.base import Critic, Text, Verdict
+from stackflower.stages.base import Critic, Text, Verdict, per_image
 
 
 class PenaltyInputs(NamedTuple):
@@ -45,7 +45,8 @@ class Penalty(nn.Module, ABC):
 
 def total_score(verdict: Verdict) -> Tensor:
     """The sum of the scores: with text and, where the discriminator gives them too, without."""
-    return verdict.match.sum() if verdict.real is None else verdict.match.sum() + verdict.real.sum()
+    score = verdict.score.sum()
+    return score if verdict.real is None else score + per_image(verdict.real).sum()
 
 
 def gradient_norm(gradient: Tensor) -> Tensor:

@@ -36,4 +36,4 @@ class GreyscaleStructure(Penalty):
             for images in (inputs.real, inputs.fake)
         )
         (on_real,), (on_fake,) = inputs.critic(real, [inputs.text]), inputs.critic(fake, [inputs.fake_text])
-        return F.softplus(-on_real.match).mean() + F.softplus(on_fake.match).mean()
+        return F.softplus(-on_real.score).mean() + F.softplus(on_fake.score).mean()

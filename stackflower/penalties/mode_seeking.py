@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
 from torch import Tensor
 
+from stackflower.features.base import Features
 from stackflower.options import Count, Weight
 from stackflower.penalties.base import Penalty, PenaltyInputs
 from stackflower.registry import register
@@ -14,20 +19,41 @@ class ModeSeeking(Penalty):
     """Rewards different images for different latents (Mao et al. 2019): E[ ‖z₁ − z₂‖ / ‖G(z₁) − G(z₂)‖ ].
 
     It compares neighbours in the batch, so it needs `train.latents_per_caption = 2`; images and latents are compared by their
-    mean absolute difference, as in the authors' release.
+    mean absolute difference, as in the authors' release. Over features, images are compared by the positions' means of a pretrained
+    network's maps, each normalised to unit length, so that noise must change what is shown and not only its colour or place.
 
     Args:
         weight: its weight in the generator's loss.
+        space: what is compared, pixels or features.
+        size: height and width at which features look at the images.
         every: interval in steps.
     """
 
     network = "generator"
     latents_per_caption = 2
 
-    def __init__(self, *, weight: Weight = 1.0, every: Count = 1):
+    def __init__(
+        self,
+        *,
+        features: Features | None = None,
+        weight: Weight = 1.0,
+        every: Count = 1,
+        space: Literal["pixels", "features"] = "pixels",
+        size: Count = 64,
+    ):
         super().__init__(weight=weight, every=every)
+        self.features, self.size = features if space == "features" else None, size
+
+    def _compared(self, images: Tensor) -> Tensor:
+        """(N, …): what the distance of images is measured in."""
+        if self.features is None:
+            return images.float()
+        resized = images if images.shape[-1] == self.size else F.interpolate(images.float(), self.size, mode="bilinear")
+        means = [F.normalize(each.float().mean((2, 3)), dim=1) for each in self.features(resized)]
+        return torch.cat([mean * mean.shape[1] ** 0.5 for mean in means], 1)
 
     def forward(self, inputs: PenaltyInputs) -> Tensor:
-        images = (inputs.fake[0::2].float() - inputs.fake[1::2].float()).abs().mean((1, 2, 3))
+        compared = self._compared(inputs.fake)
+        images = (compared[0::2] - compared[1::2]).abs().flatten(1).mean(1)
         noises = (inputs.noise[0::2] - inputs.noise[1::2]).abs().mean(1)
         return (noises / (images + 1e-5)).mean()

@@ -33,12 +33,32 @@ class Generated(NamedTuple):
     previous: tuple[Tensor, ...] = ()  # images of the earlier stages, the lowest resolution first
 
 
+Scores = Tensor | tuple[Tensor, ...]
+"""(N,), a score for each image; or (N, K) for each of several heads, a score for each of its K patches."""
+
+
+def heads(scores: Scores) -> tuple[Tensor, ...]:
+    """The scores of each head."""
+    return (scores,) if isinstance(scores, Tensor) else scores
+
+
+def per_image(scores: Scores) -> Tensor:
+    """(N,): the mean over patches, then over heads."""
+    each = [head if head.ndim == 1 else head.flatten(1).mean(1) for head in heads(scores)]
+    return each[0] if len(each) == 1 else torch.stack(each).mean(0)
+
+
 class Verdict(NamedTuple):
     """A discriminator's scores."""
 
-    match: Tensor  # (N,), the image is real and matches the text
-    real: Tensor | None = None  # (N,), the image is real, whatever the text
+    match: Scores  # the image is real and matches the text
+    real: Scores | None = None  # the image is real, whatever the text
     similarity: Tensor | None = None  # (N, M) logits of image i and text j of the whole batch, over all processes
+
+    @property
+    def score(self) -> Tensor:
+        """(N,): `match` as one score for each image."""
+        return per_image(self.match)
 
 
 Critic = Callable[[Tensor, Sequence[Text]], list[Verdict]]
@@ -193,24 +213,34 @@ class Stage(nn.Module):
 class Discriminator(nn.Module, ABC):
     """Images (N, 3, R, R) and text to verdicts.
 
-    `trunk` sees the images once; `judge` scores its features against a text, as often as needed.
+    `trunk` sees the images once; `judge` scores its features against a text, as often as needed. What is never trained, such as a
+    pretrained network, goes into `perceive`, which runs once for both steps.
     """
 
     score_type: ClassVar[str] = "logit"  # or "energy", as of an autoencoder: low means real
     default_objective: ClassVar[str] = "bce"
 
+    def perceive(self, images: Tensor) -> Any:
+        """Images (N, 3, R, R) in [-1, 1] to what `trunk` takes: the images, or a tuple of tensors of a network without trainable
+        weights."""
+        return images
+
     @abstractmethod
-    def trunk(self, images: Tensor) -> Any:
-        """Images (N, 3, R, R) in [-1, 1] to features: a tensor, first dimension N, or a tuple of them."""
+    def trunk(self, perceived: Any) -> Any:
+        """What `perceive` gives to features: a tensor, first dimension N, or a tuple of them."""
 
     @abstractmethod
     def judge(self, features: Any, text: Text) -> Verdict:
         """Features of `trunk` against the text of each image, first dimension N."""
 
-    def forward(self, images: Tensor, texts: Sequence[Text]) -> list[Verdict]:
-        """A verdict for each of `texts`, the trunk run once."""
-        features = self.trunk(images)
+    def verdicts(self, perceived: Any, texts: Sequence[Text]) -> list[Verdict]:
+        """A verdict for each of `texts` on what `perceive` gives, the trunk run once."""
+        features = self.trunk(perceived)
         return [self.judge(features, text) for text in texts]
+
+    def forward(self, images: Tensor, texts: Sequence[Text]) -> list[Verdict]:
+        """A verdict for each of `texts`."""
+        return self.verdicts(self.perceive(images), texts)
 
 
 def initialise(module: nn.Module, std: float = 0.02) -> None:

@@ -76,9 +76,9 @@ def _step_on_meta(
         with FlopCounterMode(display=False) as counter:
             for adversary, image in zip(adversaries.values(), generated.images, strict=True):
                 with frozen(adversary):
-                    terms = adversary.objective.generator_terms(
-                        adversary.discriminator, image.detach().requires_grad_(), text
-                    )
+                    drawn = image.detach().requires_grad_()
+                    pairs = Pairs(torch.empty_like(image), drawn, text, None, text)
+                    terms = adversary.objective.generator_terms(adversary.discriminator, pairs)
                     torch.stack(list(terms.values())).sum().backward()
         flops.append(counter.get_total_flops())
     return flops[0], flops[1], flops[2], saved

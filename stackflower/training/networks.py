@@ -57,7 +57,8 @@ class Networks:
     Args:
         config: the run's configuration.
         accelerator: device, precision and processes.
-        make_batches: from the largest resolution and `Stage.draw_noise` to the training batches on the device.
+        make_batches: from the largest resolution, `Stage.draw_noise` and the augmentation's draws for an image to the training batches
+            on the device.
         text_dim: T of the embeddings.
         text: the encoder that is trained too, or None where captions were encoded once.
         previous_weights: the model of the previous stage's run, for a later stage.
@@ -67,7 +68,7 @@ class Networks:
         self,
         config: RunConfig,
         accelerator: Accelerator,
-        make_batches: Callable[[int, DrawNoise], Batches],
+        make_batches: Callable[[int, DrawNoise, int], Batches],
         text_dim: int,
         text: LearnedText | None = None,
         previous_weights: Path | None = None,
@@ -82,7 +83,9 @@ class Networks:
             network.to(accelerator.device).to(memory_format=torch.channels_last)
             synchronise_batch_norm(network, config.train.sync_batch_norm)
         self.stage, self.adversaries = stage, adversaries
-        self.batches = make_batches(max(stage.resolutions), stage.draw_noise)
+        self.batches = make_batches(
+            max(stage.resolutions), stage.draw_noise, max(one.augmentation.dim for one in adversaries.values())
+        )
         if stage.generator.reference_batch is not None:
             first = self.batches(0, config.train.batch_size)
             stage.set_reference_batch(first.fake_text, first.noise)

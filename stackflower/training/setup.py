@@ -73,8 +73,8 @@ def make_trainer(
     networks = Networks(
         config,
         accelerator,
-        lambda resolution, noise: build.build_batches(
-            config, inputs.data, inputs.embed, resolution, noise, accelerator.device
+        lambda resolution, noise, draws: build.build_batches(
+            config, inputs.data, inputs.embed, resolution, noise, draws, accelerator.device
         ),
         record.text_dim,
         inputs.text,

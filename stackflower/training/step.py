@@ -118,7 +118,8 @@ class TrainingStep:
             self.networks.wrapped_adversaries.items(), self._pyramid(batch.images), fakes.images, strict=True
         ):
             used = negative if self.networks.adversaries[name].objective.mismatched else None
-            terms[name] = adversary(Pairs(real, fake.detach(), text, used, fake_text), batch.noise, step)
+            pairs = Pairs(real, fake, text, used, fake_text, self.train.latents_per_caption)
+            terms[name] = adversary(pairs, batch.noise, step, batch.augmentation)
         return terms
 
     def _pyramid(self, images: Tensor) -> list[Tensor]:
@@ -139,8 +140,12 @@ class TrainingStep:
                     terms = {
                         f"generator/{key}": networks.stage.weights[key] * term for key, term in fakes.terms.items()
                     }
-                    for (name, adversary), fake in zip(networks.adversaries.items(), fakes.images, strict=True):
-                        found = adversary.generator_terms(fake, text, batch.noise, step)
+                    (real_text,) = self._texts(batch.text)
+                    for (name, adversary), real, fake in zip(
+                        networks.adversaries.items(), self._pyramid(batch.images), fakes.images, strict=True
+                    ):
+                        pairs = Pairs(real, fake, real_text, None, text, self.train.latents_per_caption)
+                        found = adversary.generator_terms(pairs, batch.noise, step, batch.augmentation)
                         self._keep(self.latest[name][1], found, len(parts))
                         resolution = name.rpartition("-")[2]
                         terms |= {f"generator/{key}-{resolution}": term for key, term in found.items()}

@@ -13,7 +13,6 @@ from accelerate import Accelerator
 
 from stackflower.config.schema import RunConfig
 from stackflower.errors import TrainingFailed
-from stackflower.objectives.base import Objective
 from stackflower.runs.folder import RunFolder
 from stackflower.training.accelerator import keep_memory
 from stackflower.training.logger import RunLogger
@@ -78,7 +77,7 @@ class Trainer:
         before = self.images
         self._set_rates()
         self.state.images = self.training_step(before, self.state.step)
-        self._update_objectives()
+        self._update_adversaries(self.images - before)
         if before // self.epoch != self.images // self.epoch:
             for name, adversary in self.networks.adversaries.items():
                 self.logger.add({f"{name}/{key}": term for key, term in adversary.objective.after_epoch().items()})
@@ -93,15 +92,15 @@ class Trainer:
             for group in learner.prepared.param_groups:
                 group["lr"] = rate * self.state.rate_scale * self.state.plateaus[name].scale
 
-    def _update_objectives(self) -> None:
-        """Let objectives with state of their own update it, by the step's terms averaged over processes."""
+    def _update_adversaries(self, images: int) -> None:
+        """Let what has a state of its own update it, by the terms of a step of `images` images, averaged over processes."""
         for name, adversary in self.networks.adversaries.items():
-            if type(adversary.objective).after_step is Objective.after_step:
+            if not adversary.has_state:
                 continue
             discriminator_terms, generator_terms = self.training_step.latest[name]
-            terms = {**discriminator_terms, **generator_terms}
+            terms = {**discriminator_terms, **generator_terms, **adversary.measures()}
             mean = self.accelerator.reduce(torch.stack(list(terms.values())), "mean")
-            measured = adversary.objective.after_step(dict(zip(terms, mean, strict=True)))
+            measured = adversary.after_step(dict(zip(terms, mean, strict=True)), images)
             self.logger.add({f"{name}/{key}": value for key, value in measured.items()})
             for plateau in self.state.plateaus.values() if "convergence" in measured else ():
                 plateau.add(measured["convergence"])

@@ -67,8 +67,8 @@ class AutoencoderDiscriminator(Discriminator):
         initialise_elu(self)
         self.decoder = Decoder(code_dim, resolution, channels)
 
-    def trunk(self, images: Tensor) -> Encoded:
-        return Encoded(self.to_code(self.encoder(images).flatten(1)), images)
+    def trunk(self, perceived: Tensor) -> Encoded:
+        return Encoded(self.to_code(self.encoder(perceived).flatten(1)), perceived)
 
     def reconstruct(self, features: Encoded, text: Text) -> Tensor:
         """The reconstruction (N, 3, R, R) of the images, given the text."""
@@ -80,10 +80,10 @@ class AutoencoderDiscriminator(Discriminator):
         error = self.reconstruct(features, text).float() - features.images.float()
         return Verdict((error.abs() if self.power == 1 else error.square()).mean((1, 2, 3)))
 
-    def forward(self, images: Tensor, texts: Sequence[Text]) -> list[Verdict]:
+    def verdicts(self, perceived: Tensor, texts: Sequence[Text]) -> list[Verdict]:
         """A verdict for each of `texts`: the encoder runs once, the decoder once over all texts together."""
-        code, images = self.trunk(images)
+        code, images = self.trunk(perceived)
         count = len(texts)
         all_texts = Text(*(torch.cat([text[part] for text in texts]) for part in (0, 1)))  # type: ignore[misc]
         verdict = self.judge(Encoded(code.repeat(count, 1), images.repeat(count, 1, 1, 1)), all_texts)
-        return [Verdict(match) for match in verdict.match.chunk(count)]
+        return [Verdict(score) for score in verdict.score.chunk(count)]

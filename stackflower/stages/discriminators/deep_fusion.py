@@ -66,8 +66,8 @@ class OneWayDiscriminator(Discriminator):
         self.join = nn.Conv2d(widths[-1] + joined_dim, 2 * channels, 3, padding=1, bias=False)
         self.head = nn.Conv2d(2 * channels, 1, 4, bias=False)
 
-    def trunk(self, images: Tensor) -> Tensor:
-        return self.layers(images)
+    def trunk(self, perceived: Tensor) -> Tensor:
+        return self.layers(perceived)
 
     def judge(self, features: Tensor, text: Text) -> Verdict:
         text_features = text.embedding if self.uses_embedding else text.condition

@@ -82,15 +82,15 @@ class MatchingDiscriminator(Discriminator):
         self.text_key = nn.Linear(text_dim, projection_dim) if contrastive else None
         initialise(self)
 
-    def trunk(self, images: Tensor) -> Tensor:
-        return self.layers(images)
+    def trunk(self, perceived: Tensor) -> Tensor:
+        return self.layers(perceived)
 
     def judge(self, features: Tensor, text: Text) -> Verdict:
         return self._verdict(features, self._join_image(features), text)
 
-    def forward(self, images: Tensor, texts: Sequence[Text]) -> list[Verdict]:
+    def verdicts(self, perceived: Tensor, texts: Sequence[Text]) -> list[Verdict]:
         # the joining convolution of (features, text) is the sum of one over each: that of the features is computed once
-        features = self.trunk(images)
+        features = self.trunk(perceived)
         image_part = self._join_image(features)
         return [self._verdict(features, image_part, text) for text in texts]
 

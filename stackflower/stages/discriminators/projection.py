@@ -42,8 +42,8 @@ class ProjectionDiscriminator(Discriminator):
                 if isinstance(layer, (nn.Conv2d, nn.Linear)):
                     spectral_norm(layer)
 
-    def trunk(self, images: Tensor) -> Tensor:
-        return self.layers(images).sum((2, 3))
+    def trunk(self, perceived: Tensor) -> Tensor:
+        return self.layers(perceived).sum((2, 3))
 
     def judge(self, features: Tensor, text: Text) -> Verdict:
         text_features = self.project_text(text.embedding.to(features.dtype))

