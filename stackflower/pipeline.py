@@ -14,7 +14,7 @@ from stackflower.adversary import Adversary
 from stackflower.build import build_encoder, build_networks
 from stackflower.data.images import to_uint8
 from stackflower.errors import ConfigError, RunError
-from stackflower.runs.checkpoint import load_weights
+from stackflower.runs.checkpoint import load_previous, load_weights
 from stackflower.runs.folder import RunFolder, RunRecord
 from stackflower.stages.base import Generated, Stage, Text
 from stackflower.text.base import TextEncoder
@@ -59,6 +59,7 @@ class Pipeline:
         _check_encoder(folder, record, encoder)
         stage, adversaries = build_networks(record.config, record.text_dim)
         load_weights(stage, folder.weights_file)
+        load_previous(stage, folder.previous_weights(record.config.stage))
         judge = None
         if with_judge:
             complete = folder.complete_checkpoints()

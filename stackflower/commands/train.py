@@ -20,7 +20,7 @@ from stackflower.config.schema import LENGTHS, RunConfig
 from stackflower.errors import ConfigError, RunError
 from stackflower.recipes.load import load_recipe
 from stackflower.runs.folder import RunFolder, RunRecord, free_name, newest_run
-from stackflower.runs.previous_stage import check_text, flags_over
+from stackflower.runs.previous_stage import check_text, flags_over, keep_weights
 from stackflower.text.base import TextEncoder
 from stackflower.training import accelerator as devices
 from stackflower.training.cost import plan
@@ -201,6 +201,8 @@ def _run(config: RunConfig, run: RunFolder, request: Request, say: Say) -> Outco
             stack.enter_context(run.lock())
             run.create(record)
             _save_encoder(encoder, run)
+        if main:
+            keep_weights(config, run)
         accelerator.wait_for_everyone()
         if request.report_to:
             accelerator.init_trackers("stackflower", config=None)

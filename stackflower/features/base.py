@@ -93,7 +93,7 @@ def fold_batch_norms(network: nn.Module, example: int) -> nn.Module:
     with torch.no_grad():
         before, after = list(network(images)), list(folded(images))
     same = all(torch.allclose(a, b, rtol=1e-3, atol=1e-3 * float(a.abs().max())) for a, b in zip(before, after, strict=True))
-    return (folded if same else network).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return (folded if same else network).to(memory_format=torch.channels_last)
 
 
 def _not_in_place(network: nn.Module) -> None:

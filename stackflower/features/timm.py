@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from stackflower.errors import DataError, MissingDependency
 from stackflower.features.base import Features
 from stackflower.features.loading import loading, read_weights
@@ -32,9 +34,9 @@ class TimmFeatures(Features):
         first = "".join(letter for letter in model.split("_")[0] if letter.isalpha())
         self.family = "efficientnet" if "efficientnet" in model else first
         with loading(f"timm's {model}", "Name a local file: --set features.weights=FILE."):
-            network = timm.create_model(model, pretrained=weights is None, features_only=True)
+            info: Any = timm.create_model(model, pretrained=False, features_only=True).feature_info
             low, high = STRIDES
-            wanted = [i for i, stride in enumerate(network.feature_info.reduction()) if low <= stride <= high]
+            wanted = [i for i, stride in enumerate(info.reduction()) if low <= stride <= high]
             network = timm.create_model(model, pretrained=weights is None, features_only=True, out_indices=wanted)
             if weights is not None:
                 state = read_weights(weights)

@@ -12,7 +12,7 @@ import dataclasses
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from stackflower.errors import RunError, TrainingFailed
 from stackflower.options import Count, Natural, Positive, read_section
 from stackflower.runs.folder import STATE, RunFolder
+from stackflower.stages.base import Stage
 from stackflower.utils.atomic import replacing, write_text
 
 PlateauField = Literal["scale", "best", "total", "count"]
@@ -75,6 +76,14 @@ def load_weights(module: nn.Module, path: Path, otherwise: str = "Put the run's 
             f"{f' and {len(wrong) - 5} more' if len(wrong) > 5 else ''}. {otherwise}"
         )
     module.load_state_dict(state)
+
+
+def load_previous(stage: Stage, paths: Sequence[Path]) -> None:
+    """Read the weights of the stages that `stage` refines, the latest first, each from its file."""
+    for path in paths:
+        assert stage.previous is not None
+        stage = stage.previous
+        load_weights(stage, path)
 
 
 def optimizer_state(optimizer: torch.optim.Optimizer, module: nn.Module) -> dict[str, Tensor]:

@@ -1,6 +1,6 @@
 """A run is a folder: its files, who may write to it, and which checkpoints are complete.
 
-config.json  metrics.jsonl  generator.safetensors  text/  samples/*.png  checkpoints/images-*/
+config.json  metrics.jsonl  generator.safetensors  generator-stage1.safetensors …  text/  samples/*.png  checkpoints/images-*/
 """
 
 from __future__ import annotations
@@ -79,6 +79,10 @@ class RunFolder:
     def weights_file(self) -> Path:
         """The trained stage: the averaged weights, or the current ones where averaging is off."""
         return self.path / "generator.safetensors"
+
+    def previous_weights(self, stage: int) -> list[Path]:
+        """Of a run of stage `stage`, the files of the earlier stages, the latest first."""
+        return [self.path / f"generator-stage{number}.safetensors" for number in range(stage - 1, 0, -1)]
 
     @property
     def text_folder(self) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,6 +13,7 @@ from stackflower.config.schema import PreviousStage, RunConfig
 from stackflower.errors import ConfigError, RunError
 from stackflower.runs.folder import RunFolder
 from stackflower.text.learned import LearnedEncoder
+from stackflower.utils.atomic import replacing
 
 
 def flags_over(path: str, flags: Mapping[str, Any]) -> dict[str, Any]:
@@ -48,6 +50,25 @@ def _unlike(run: str, theirs: str, given: str) -> str:
         f"--text {given}: {run} encodes captions with {theirs}, and a later stage must do the same; leave out --text, or "
         "train the previous stage with the other encoder."
     )
+
+
+def keep_weights(config: RunConfig, run: RunFolder) -> None:
+    """Copy the models of the earlier stages into a later stage's run, which then needs nothing else; what is there already stays.
+    RunError where one is missing or can't be written."""
+    if config.below is None:
+        return
+    below = RunFolder(config.below.run)
+    theirs = [below.weights_file, *below.previous_weights(config.below.stage)]
+    for source, target in zip(theirs, run.previous_weights(config.stage), strict=True):
+        if target.exists():
+            continue
+        try:
+            with replacing(target) as temporary:
+                shutil.copyfile(source, temporary)
+        except FileNotFoundError:
+            raise RunError(f"{source} is missing: {run} refines the images of that model. Put it back, or train anew.") from None
+        except OSError as error:
+            raise RunError(f"{target} can't be written: {error}. Make room, or choose another --out.") from error
 
 
 def check_text(config: RunConfig, flags: Mapping[str, Any]) -> None:

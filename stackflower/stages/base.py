@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from stackflower.stages.layers import ReferenceBatch
+from stackflower.utils.frozen import Frozen
 
 
 class Text(NamedTuple):
@@ -142,9 +143,12 @@ class Stage(nn.Module):
         super().__init__()
         self.conditioning = conditioning
         self.generator = generator
-        self.previous = previous
-        if previous is not None:
-            previous.eval().requires_grad_(False)
+        self._previous = None if previous is None else Frozen(previous)
+
+    @property
+    def previous(self) -> Stage | None:
+        """The stage that it refines; not among its parameters, and saved in a file of its own."""
+        return None if self._previous is None else self._previous.network
 
     @property
     def resolutions(self) -> tuple[int, ...]:
@@ -170,13 +174,6 @@ class Stage(nn.Module):
     def noise_dim(self) -> int:
         """Z: the noise of the previous stage, then of the conditioning, then of the generator."""
         return sum(self._noise_dims)
-
-    def train(self, mode: bool = True) -> Stage:
-        """As every module; the previous stage stays in evaluation mode."""
-        super().train(mode)
-        if self.previous is not None:
-            self.previous.eval()
-        return self
 
     def draw_noise(self, count: int, generator: torch.Generator) -> Tensor:
         """Noise (count, Z) on the device of a seeded generator: standard normal for the conditioning, and for the

@@ -28,14 +28,8 @@ class EMA(Generic[Network]):
         """Update by the weights of `module` after `images_seen` images, the last `batch_size` of them since the last update."""
         half_life = min(self.half_life, images_seen * self.ramp)
         rate = 1.0 - 0.5 ** (batch_size / half_life) if half_life else 1.0
-        # frozen parameters, such as those of a previous stage, are left as they were copied
-        trainable = [
-            (average, new.detach())
-            for average, new in zip(self.module.parameters(), module.parameters(), strict=True)
-            if new.requires_grad
-        ]
-        averages, new_values = ([pair[column] for pair in trainable] for column in (0, 1))
-        torch._foreach_lerp_(averages, new_values, rate)
+        new = [parameter.detach() for parameter in module.parameters()]
+        torch._foreach_lerp_(list(self.module.parameters()), new, rate)
         buffers = list(self.module.buffers())
         if buffers:
             torch._foreach_copy_(buffers, list(module.buffers()))

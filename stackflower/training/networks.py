@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,7 +15,7 @@ from stackflower.adversary import Adversary
 from stackflower.build import build_networks, build_text_ranking
 from stackflower.config.schema import Optimizer, RunConfig
 from stackflower.data.sampling import Batches, DrawNoise
-from stackflower.runs.checkpoint import load_weights
+from stackflower.runs.checkpoint import load_previous
 from stackflower.stages.layers import synchronise_batch_norm
 from stackflower.text.learned import LearnedEncoder
 from stackflower.training.ema import EMA
@@ -61,7 +61,7 @@ class Networks:
             on the device.
         text_dim: T of the embeddings.
         text: the encoder that is trained too, or None where captions were encoded once.
-        previous_weights: the model of the previous stage's run, for a later stage.
+        previous_weights: of the earlier stages, the latest first.
     """
 
     def __init__(
@@ -71,14 +71,12 @@ class Networks:
         make_batches: Callable[[int, DrawNoise, int], Batches],
         text_dim: int,
         text: LearnedText | None = None,
-        previous_weights: Path | None = None,
+        previous_weights: Sequence[Path] = (),
     ):
         self.config, self.accelerator, self.text = config, accelerator, text
         torch.manual_seed(config.seed + accelerator.process_index)  # dropout: other numbers on every process
         stage, adversaries = build_networks(config, text_dim)
-        if previous_weights is not None:
-            assert stage.previous is not None
-            load_weights(stage.previous, previous_weights)
+        load_previous(stage, previous_weights)
         for network in (stage, *adversaries.values()):
             network.to(accelerator.device).to(memory_format=torch.channels_last)
             synchronise_batch_norm(network, config.train.sync_batch_norm)

@@ -78,7 +78,7 @@ def make_trainer(
         ),
         record.text_dim,
         inputs.text,
-        _previous_weights(config, run),
+        run.previous_weights(config.stage),
     )
     chosen = inputs.grid_rows()
     captions = inputs.data.flat_captions()
@@ -96,10 +96,3 @@ def make_trainer(
             run.update(replace(record, length=length.knots))
 
     return Trainer(config, run, networks, logger, length, pace, save_length)
-
-
-def _previous_weights(config: RunConfig, run: RunFolder) -> Path | None:
-    """The model of the previous stage's run, until the first checkpoint of this one holds it too."""
-    if config.below is None or run.complete_checkpoints():
-        return None
-    return RunFolder(config.below.run).weights_file

@@ -22,7 +22,7 @@ from stackflower.stages.layers import MinibatchDeviation
 from stackflower.utils.distributed import gathered
 from stackflower.utils.frozen import Frozen
 
-MIXED = (64, 64, 128, 256)  # channels after mixing, fine to coarse
+MIXED = (1, 1, 2, 4)  # channels after mixing, fine to coarse, relative to the finest map's
 TOP = 4  # height and width at which heads judge
 
 
@@ -33,9 +33,9 @@ class Mixing(nn.Module):
     Its weights come from a fixed seed.
     """
 
-    def __init__(self, channels: Sequence[int]):
+    def __init__(self, channels: Sequence[int], finest: int):
         super().__init__()
-        self.channels = MIXED[: len(channels)]
+        self.channels = [finest * times for times in MIXED[: len(channels)]]
         across = [nn.Conv2d(given, mixed, 1) for given, mixed in zip(channels, self.channels, strict=True)]
         coarser = [*self.channels[1:], 0]
         between = [nn.Conv2d(own + other, own, 3, padding=1) for own, other in zip(self.channels, coarser, strict=True)]
@@ -50,7 +50,7 @@ class Mixing(nn.Module):
             nn.init.zeros_(layer.bias)
 
     def forward(self, maps: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        """Maps (N, C, H, W), fine to coarse, to as many with the channels of `MIXED`."""
+        """Maps (N, C, H, W), fine to coarse, to as many with the channels of `channels`."""
         mixed: list[Tensor] = []
         for each, across, between in zip(
             reversed(maps), reversed(self.across), reversed(self.between), strict=True
@@ -119,6 +119,7 @@ class ProjectedDiscriminator(Discriminator):
     Args:
         size: height and width that images are resized to for the network; None: 224, or their own where that is more.
         levels: how many of the network's maps, fine to coarse.
+        mixing: channels of the finest map after mixing; of the coarser ones 1, 2 and 4 times as many; 64 in the paper.
         channels: width of the heads.
         projection_dim: size in which image and text are compared.
         pixels: width of one more head, on the pixels themselves, for what the network does not see, such as fine false texture; 0: none.
@@ -136,6 +137,7 @@ class ProjectedDiscriminator(Discriminator):
         resolution: Count,
         size: Count | None = None,
         levels: Count = 4,
+        mixing: Count = 64,
         channels: Count = 64,
         projection_dim: Count = 64,
         pixels: Natural = 0,
@@ -150,20 +152,19 @@ class ProjectedDiscriminator(Discriminator):
         if levels > known:
             raise ComponentError(f"discriminator.levels = {levels}: {features.name} has {known} maps.")
         self.levels = levels
-        mixing = Mixing(features.channels[:levels])
-        self.mixing = Frozen(mixing)
+        pyramid = Mixing(features.channels[:levels], mixing)
+        self.mixing = Frozen(pyramid)
         sides = [self.size // stride for stride in features.strides[:levels]]
         self.heads = nn.ModuleList(
             Head(width, halvings(side), channels, text_dim, projection_dim, minibatch_deviation and level == levels - 1)
-            for level, (width, side) in enumerate(zip(mixing.channels, sides, strict=True))
+            for level, (width, side) in enumerate(zip(pyramid.channels, sides, strict=True))
         )
+        self.pixels: nn.Sequential | None = None
         if pixels:
             first = nn.Sequential(spectral_norm(nn.Conv2d(3, pixels, 3, padding=1)), nn.LeakyReLU(0.2))
             self.pixels = nn.Sequential(first, block(pixels, 2 * pixels, True))
             self.heads.append(Head(2 * pixels, halvings(resolution // 2), 2 * pixels, text_dim, projection_dim, False))
-        else:
-            self.pixels = None
-        self.image_key = nn.Linear(sum(mixing.channels[-2:]), 2 * projection_dim) if contrastive else None
+        self.image_key = nn.Linear(sum(pyramid.channels[-2:]), 2 * projection_dim) if contrastive else None
         self.text_key = nn.Linear(text_dim, 2 * projection_dim) if contrastive else None
 
     def perceive(self, images: Tensor) -> Perceived:
