@@ -62,14 +62,14 @@ class Adversary(nn.Module):
         inputs = PenaltyInputs(judge, pairs.real, pairs.fake.detach(), pairs.text, noise, pairs.fake_text)
         return terms | self._penalties("discriminator", step, inputs)
 
-    def generator_terms(
-        self, pairs: Pairs, noise: Tensor, step: int, draws: Tensor | None = None
-    ) -> dict[str, Tensor]:
+    def generator_terms(self, pairs: Pairs, noise: Tensor, step: int, draws: Tensor | None = None) -> dict[str, Tensor]:
         """The generator's terms, weighted, for images `pairs.fake` that carry its gradient."""
         judge = _Judge(self, draws, pairs)
         terms = self.objective.generator_terms(judge, pairs)
         self._perceived = None
-        return terms | self._penalties("generator", step, PenaltyInputs(judge, None, pairs.fake, pairs.fake_text, noise))
+        return terms | self._penalties(
+            "generator", step, PenaltyInputs(judge, None, pairs.fake, pairs.fake_text, noise)
+        )
 
     def perceive(self, images: Tensor, draws: Tensor | None, fake: Tensor) -> Any:
         """What `Discriminator.trunk` takes. Of the generated images, it is kept with its graph from the discriminator's step for the

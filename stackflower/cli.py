@@ -123,6 +123,8 @@ def main() -> None:
 @click.option("--conditioning", metavar="NAME", help="Conditioning on the text embedding.")
 @click.option("--generator", metavar="NAME", help="Generator.")
 @click.option("--discriminator", metavar="NAME", help="Discriminator; its default objective is used with it.")
+@click.option("--features", metavar="NAME", help="Pretrained network that --discriminator projected looks through.")
+@click.option("--augmentation", metavar="NAME", help="Augmentation of what the discriminator sees.")
 @click.option("--objective", metavar="NAME", help="Adversarial loss.")
 @click.option(
     "--penalty",
@@ -163,12 +165,42 @@ def train(
 ) -> None:
     """Train a stage, or resume a training."""
     began = time.monotonic()  # before torch is imported, which takes seconds
-    from stackflower.commands.data import source_part
     from stackflower.commands.train import Outcome, Request
     from stackflower.commands.train import train as run_training
+
+    request = Request(
+        stage=stage,
+        below=below,
+        recipe=recipe,
+        flags=train_flags(flags),
+        settings=settings,
+        out=out,
+        resume=resume,
+        time_limit=time_limit,
+        report_to=report_to,
+        dry_run=dry_run,
+        began=began,
+    )
+    outcome: Outcome | None = run_training(request, say)
+    if outcome is not None:
+        _after_training(outcome)
+
+
+def train_flags(flags: dict[str, Any]) -> dict[str, Any]:
+    """The flags of `train` that were given, by the setting that each stands for."""
+    from stackflower.commands.data import source_part
     from stackflower.commands.train_text import encoder_part
 
-    named = ("conditioning", "generator", "discriminator", "objective", "seed", "mixed_precision")
+    named = (
+        "conditioning",
+        "generator",
+        "discriminator",
+        "features",
+        "augmentation",
+        "objective",
+        "seed",
+        "mixed_precision",
+    )
     parts: dict[str, Any] = {
         "data": source_part(flags["data"]),
         "text": encoder_part(flags["text"]),
@@ -181,22 +213,7 @@ def train(
         "optimizer.discriminator.lr": flags["lr"],
         **{key: flags[key] for key in named},
     }
-    request = Request(
-        stage=stage,
-        below=below,
-        recipe=recipe,
-        flags={key: value for key, value in parts.items() if value is not None},
-        settings=settings,
-        out=out,
-        resume=resume,
-        time_limit=time_limit,
-        report_to=report_to,
-        dry_run=dry_run,
-        began=began,
-    )
-    outcome: Outcome | None = run_training(request, say)
-    if outcome is not None:
-        _after_training(outcome)
+    return {key: value for key, value in parts.items() if value is not None}
 
 
 def _after_training(outcome: Any) -> None:

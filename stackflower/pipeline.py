@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from stackflower.adversary import Adversary
-from stackflower.build import build_encoder, build_networks
+from stackflower.build import build_adversaries, build_encoder, build_stage
 from stackflower.data.images import to_uint8
 from stackflower.errors import ConfigError, RunError
 from stackflower.runs.checkpoint import load_previous, load_weights
@@ -57,7 +57,7 @@ class Pipeline:
         record = folder.record()
         encoder = build_encoder(record.config, folder.text_folder)
         _check_encoder(folder, record, encoder)
-        stage, adversaries = build_networks(record.config, record.text_dim)
+        stage = build_stage(record.config, record.text_dim)
         load_weights(stage, folder.weights_file)
         load_previous(stage, folder.previous_weights(record.config.stage))
         judge = None
@@ -67,7 +67,7 @@ class Pipeline:
                 raise RunError(
                     f"{folder} has no checkpoint left, and the discriminator that chooses is kept there; leave out --best-of."
                 )
-            name, judge = list(adversaries.items())[-1]
+            name, judge = list(build_adversaries(record.config, record.text_dim, stage).items())[-1]
             load_weights(judge, complete[-1] / f"{name}.safetensors")
         if device is None:
             device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else "cpu"

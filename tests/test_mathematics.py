@@ -17,9 +17,9 @@ from stackflower.evaluation.metrics.frechet_distance import frechet_distance
 from stackflower.evaluation.metrics.inception_score import inception_score
 from stackflower.objectives.base import Pairs
 from stackflower.objectives.bce import BinaryCrossEntropy
+from stackflower.objectives.contrast import contrast
 from stackflower.objectives.hinge import Hinge
 from stackflower.objectives.least_squares import LeastSquares
-from stackflower.objectives.contrast import contrast
 from stackflower.objectives.wasserstein import Wasserstein
 from stackflower.penalties.base import PenaltyInputs
 from stackflower.penalties.gradient import GradientPenalty
@@ -99,7 +99,9 @@ def test_hinge() -> None:
     scores = {"real": 0.3, "negative": -0.4, "fake": -1.7}
     terms = Hinge().discriminator_terms(critic(scores), Pairs(REAL, FAKE, RIGHT, WRONG, RIGHT))
     assert [terms[name].item() for name in ("real", "negative", "fake")] == pytest.approx([0.7, 0.3, 0.0])
-    assert Hinge().generator_terms(critic(scores), Pairs(REAL, FAKE, RIGHT, None, RIGHT))["adversarial"].item() == pytest.approx(1.7)
+    assert Hinge().generator_terms(critic(scores), Pairs(REAL, FAKE, RIGHT, None, RIGHT))[
+        "adversarial"
+    ].item() == pytest.approx(1.7)
 
 
 def test_least_squares() -> None:
@@ -109,7 +111,9 @@ def test_least_squares() -> None:
     assert [terms[name].item() for name in ("real", "negative", "fake")] == pytest.approx(
         [0.5 * 0.6**2, 0.25 * 0.5**2, 0.25 * 1.6**2]
     )
-    assert goal.generator_terms(critic(scores), Pairs(REAL, FAKE, RIGHT, None, RIGHT))["adversarial"].item() == pytest.approx(0.5 * 0.8**2)
+    assert goal.generator_terms(critic(scores), Pairs(REAL, FAKE, RIGHT, None, RIGHT))[
+        "adversarial"
+    ].item() == pytest.approx(0.5 * 0.8**2)
 
 
 def test_wasserstein_is_the_difference_of_means() -> None:
@@ -119,7 +123,9 @@ def test_wasserstein_is_the_difference_of_means() -> None:
     assert not Wasserstein().mismatched and Wasserstein(mismatched=True).mismatched
     terms = Wasserstein(mismatched=True).discriminator_terms(critic(scores), Pairs(REAL, FAKE, RIGHT, WRONG, RIGHT))
     assert sum(terms.values()).item() == pytest.approx(0.5 * (1.7 - 0.4) - 0.3)
-    assert Wasserstein().generator_terms(critic(scores), Pairs(REAL, FAKE, RIGHT, None, RIGHT))["adversarial"].item() == pytest.approx(-1.7)
+    assert Wasserstein().generator_terms(critic(scores), Pairs(REAL, FAKE, RIGHT, None, RIGHT))[
+        "adversarial"
+    ].item() == pytest.approx(-1.7)
 
 
 def test_gradient_penalty_against_the_closed_form() -> None:

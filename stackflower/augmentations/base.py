@@ -27,7 +27,7 @@ class Augmentation(nn.Module, ABC):
     def forward(self, images: Tensor, draws: Tensor) -> Tensor:
         """Images (N, 3, R, R) in [-1, 1] and draws (N, `dim`) to images of the same shape, twice differentiable."""
 
-    def observe(self, real: Tensor, fake: Tensor, relativistic: bool) -> None:  # noqa: B027 - most need nothing
+    def observe(self, real: Tensor, fake: Tensor, relativistic: bool) -> None:
         """Scores (N,) of a part of the discriminator's step, of real and of generated images; where the objective is relativistic,
         only their difference means anything."""
 

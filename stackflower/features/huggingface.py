@@ -55,7 +55,10 @@ class HuggingFaceFeatures(Features):
         logging.set_verbosity_error()
         local = Path(model).expanduser()
         name = str(local.resolve()) if local.is_dir() else model
-        with loading(f"{model}", "Give the id of a CLIP or DINOv2 model on the Hugging Face hub (and a network), or its local folder."):
+        with loading(
+            f"{model}",
+            "Give the id of a CLIP or DINOv2 model on the Hugging Face hub (and a network), or its local folder.",
+        ):
             kind = AutoConfig.from_pretrained(name).model_type
             if kind not in ("clip", "clip_vision_model", "dinov2"):
                 raise DataError(f"it is a {kind} model.")

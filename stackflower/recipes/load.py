@@ -2,7 +2,7 @@
 
 ``NAME`` is the model as published, ``NAME-mini`` its mini variant: `narrowed`, then changed by the recipe's own ``[mini]`` table, with
 the reason beside each value. A ``[stage2]`` table holds what differs in a later stage, ``[stage2.mini]`` what differs in that of the
-mini variant.
+mini variant. A ``[gpu]`` table holds what differs where there is a GPU, ``[stage2.gpu]`` what differs in a later stage there.
 """
 
 from __future__ import annotations
@@ -41,13 +41,25 @@ def recipes() -> dict[str, str]:
     return found
 
 
-def load_recipe(name: str, stage: int = 1) -> dict[str, Any]:
-    """A built-in recipe by name, or a TOML file by path, for a stage: nested plain values. ConfigError says what is wrong with it."""
+def has_later_stage(name: str) -> bool:
+    """Whether a recipe, built-in or a file, has a ``[stage2]`` table; False where it is gone."""
+    try:
+        return "stage2" in _parse(name, _read(name, name.removesuffix(MINI) if name in recipes() else name))
+    except ConfigError:
+        return False
+
+
+def load_recipe(name: str, stage: int = 1, gpu: bool = False) -> dict[str, Any]:
+    """A built-in recipe by name, or a TOML file by path, for a stage and, with `gpu`, for a machine that has one: nested plain values.
+    ConfigError says what is wrong with it."""
     base = name.removesuffix(MINI) if name in recipes() else name
     values = _parse(name, _read(name, base))
-    mini, later = _pop_table(name, values, "mini"), _pop_table(name, values, "stage2")
+    mini, later, on_gpu = (_pop_table(name, values, table) for table in ("mini", "stage2", "gpu"))
     if stage > 1:
         values, mini = _later_stage(name, values, later)
+        on_gpu = _pop_table(name, values, "gpu")
+    if gpu and base == name:
+        values = merged_tables(values, on_gpu or {})
     if base != name:
         values = _mini_variant(values, {} if mini is None else mini, stage)
     return {**values, "recipe": name, "stage": stage}

@@ -66,7 +66,9 @@ def keep_weights(config: RunConfig, run: RunFolder) -> None:
             with replacing(target) as temporary:
                 shutil.copyfile(source, temporary)
         except FileNotFoundError:
-            raise RunError(f"{source} is missing: {run} refines the images of that model. Put it back, or train anew.") from None
+            raise RunError(
+                f"{source} is missing: {run} refines the images of that model. Put it back, or train anew."
+            ) from None
         except OSError as error:
             raise RunError(f"{target} can't be written: {error}. Make room, or choose another --out.") from error
 

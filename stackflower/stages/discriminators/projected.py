@@ -52,9 +52,7 @@ class Mixing(nn.Module):
     def forward(self, maps: Sequence[Tensor]) -> tuple[Tensor, ...]:
         """Maps (N, C, H, W), fine to coarse, to as many with the channels of `channels`."""
         mixed: list[Tensor] = []
-        for each, across, between in zip(
-            reversed(maps), reversed(self.across), reversed(self.between), strict=True
-        ):
+        for each, across, between in zip(reversed(maps), reversed(self.across), reversed(self.between), strict=True):
             x = across(each)
             if mixed:
                 x = torch.cat([x, F.interpolate(mixed[0].to(x.dtype), x.shape[2:], mode="bilinear")], 1)
@@ -72,7 +70,9 @@ def block(in_channels: int, out_channels: int, down: bool) -> nn.Sequential:
 class Head(nn.Module):
     """A map down to 4×4 and to a score for each position: a linear one, and an inner product with the text (Miyato & Koyama 2018)."""
 
-    def __init__(self, in_channels: int, halvings: int, channels: int, text_dim: int, projection_dim: int, deviation: bool):
+    def __init__(
+        self, in_channels: int, halvings: int, channels: int, text_dim: int, projection_dim: int, deviation: bool
+    ):
         super().__init__()
         widths = [in_channels] + [channels] * max(halvings, 1)
         self.layers = nn.Sequential(*(block(a, b, halvings > 0) for a, b in itertools.pairwise(widths)))

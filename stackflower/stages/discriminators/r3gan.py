@@ -1,0 +1,65 @@
+"""R3GAN's discriminator (Huang et al. 2024), conditioned on text."""
+
+from __future__ import annotations
+
+import itertools
+
+from torch import Tensor, nn
+
+from stackflower.options import Count
+from stackflower.registry import register
+from stackflower.stages.base import Discriminator, Text, Verdict
+from stackflower.stages.layers import doublings_of
+from stackflower.stages.r3gan_blocks import Resample, ResidualBlock, convolution, widths_to
+
+
+@register("discriminator", "r3gan")
+class R3Discriminator(Discriminator):
+    """R3GAN's discriminator (Huang et al. 2024, section 4), the mirror of its generator: residual blocks without normalisation and
+    bilinear downsampling, a depthwise 4×4 convolution, and an inner product with the text. R1 and R2 regularise it.
+
+    Args:
+        channels: width at the full resolution, twice as much below; 384 in the release for 64 px.
+        blocks: residual blocks at each resolution.
+        group_width: channels of a group of the 3×3 convolutions; 16 in the release.
+        projection_dim: size in which image and text are compared.
+    """
+
+    default_objective = "relativistic"
+
+    def __init__(
+        self,
+        *,
+        text_dim: int,
+        resolution: Count,
+        channels: Count = 384,
+        blocks: Count = 2,
+        group_width: Count = 16,
+        projection_dim: Count = 128,
+    ):
+        super().__init__()
+        widths = widths_to(doublings_of(resolution, "The resolution of this discriminator"), channels)[::-1]
+        count = blocks * len(widths)
+
+        def stage(width: int) -> list[nn.Module]:
+            return [ResidualBlock(width, group_width, count) for _ in range(blocks)]
+
+        layers: list[nn.Module] = [convolution(3, widths[0], 1, 1.0), *stage(widths[0])]
+        for narrow, wide in itertools.pairwise(widths):
+            layers += [Resample(narrow, wide, up=False), *stage(wide)]
+        self.layers = nn.Sequential(*layers)
+        self.basis = nn.Conv2d(widths[-1], widths[-1], 4, groups=widths[-1], bias=False)
+        nn.init.normal_(self.basis.weight, 0.0, 1 / 4)
+        self.key = nn.Linear(widths[-1], projection_dim, bias=False)
+        nn.init.normal_(self.key.weight, 0.0, widths[-1] ** -0.5)
+        # its bias is the text-free part of the score's weights
+        self.text = nn.Linear(text_dim, projection_dim)
+        nn.init.normal_(self.text.weight, 0.0, text_dim**-0.5)
+        nn.init.normal_(self.text.bias)
+
+    def trunk(self, perceived: Tensor) -> Tensor:
+        return self.key(self.basis(self.layers(perceived)).flatten(1))
+
+    def judge(self, features: Tensor, text: Text) -> Verdict:
+        words = self.text(text.embedding.to(features.dtype))
+        return Verdict((features * words).sum(1).float() / features.shape[1] ** 0.5)

@@ -1,0 +1,128 @@
+"""FastGAN's generator with skip-layer excitation (Liu et al. 2021), conditioned on text."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from stackflower.options import Count
+from stackflower.registry import register
+from stackflower.stages.base import Generator, initialise
+from stackflower.stages.layers import Norm, UpsampleConv, doublings_of, norm2d
+
+WIDTHS = {
+    4: 16,
+    8: 8,
+    16: 4,
+    32: 2,
+    64: 2,
+    128: 1,
+}  # of the release, relative to `channels`; beyond 128 px a half, a quarter …
+EXCITED = 16  # times the side of the map that excites
+
+
+class Up(nn.Module):
+    """Upsampling by two and a 3×3 convolution with a gated linear unit, and below 64 px another such convolution (the release's
+    UpBlockComp), scaled and shifted by the style where there is one."""
+
+    def __init__(self, in_channels: int, out_channels: int, again: bool, norm: Norm, style_dim: int):
+        super().__init__()
+        self.up = nn.Sequential(UpsampleConv(in_channels, 2 * out_channels), norm2d(norm, 2 * out_channels))
+        self.style = nn.Linear(style_dim, 4 * out_channels) if style_dim else None
+        self.again = (
+            nn.Sequential(
+                nn.Conv2d(out_channels, 2 * out_channels, 3, padding=1, bias=norm == "none"),
+                norm2d(norm, 2 * out_channels),
+                nn.GLU(1),
+            )
+            if again
+            else nn.Identity()
+        )
+
+    def forward(self, x: Tensor, style: Tensor) -> Tensor:
+        x = self.up(x)
+        if self.style is not None:
+            scale, shift = self.style(style)[:, :, None, None].chunk(2, 1)
+            x = x * (1 + scale) + shift
+        return self.again(F.glu(x, 1))
+
+
+class Excitation(nn.Module):
+    """Skip-layer excitation (equation 1): channels of a fine map scaled by a gate computed from a coarse one."""
+
+    def __init__(self, coarse: int, fine: int):
+        super().__init__()
+        self.gate = nn.Sequential(
+            nn.AdaptiveAvgPool2d(4), nn.Conv2d(coarse, fine, 4), nn.SiLU(), nn.Conv2d(fine, fine, 1), nn.Sigmoid()
+        )
+
+    def forward(self, coarse: Tensor, fine: Tensor) -> Tensor:
+        return fine * self.gate(coarse)
+
+
+@register("generator", "fastgan")
+class FastGenerator(Generator):
+    """FastGAN's generator (Liu et al. 2021, section 3.1): gated upsampling, and gates from 4×4 to 64×64, 8×8 to 128×128 and 16×16 to
+    256×256, by which what the coarse maps decided, such as a style, reaches the fine ones. Condition and noise are its input.
+
+    The release's noise added to every pixel and its spectral norm are left out, so that an image depends on text and noise alone.
+
+    Args:
+        resolution: height and width of the image, a power of two from 16 up.
+        channels: width at 128 px; 16 times as much at 4×4; 64 in the release.
+        noise_dim: size of z; 256 in the release.
+        noise: distribution of z, standard normal or uniform on [-1, 1].
+        norm: normalisation after each convolution.
+        style: condition and noise also scale and shift the channels of every block, as in `stage1`; not in the paper.
+    """
+
+    def __init__(
+        self,
+        *,
+        condition_dim: int,
+        resolution: Count = 256,
+        channels: Count = 64,
+        noise_dim: Count = 256,
+        noise: Literal["normal", "uniform"] = "normal",
+        norm: Norm = "batch",
+        style: bool = False,
+    ):
+        super().__init__()
+        depth = doublings_of(resolution, "generator.resolution")
+        self.resolutions = (resolution,)
+        self.noise_dim, self.noise = noise_dim, noise
+        sides = [4 * 2**level for level in range(depth + 1)]
+        widths = [max(4, round(channels * WIDTHS.get(side, 128 / side))) for side in sides]
+        inputs = condition_dim + noise_dim
+        self.wide = widths[0]
+        self.dense = nn.Linear(inputs, 2 * self.wide * 16, bias=False)
+        self.first = norm2d(norm, 2 * self.wide)
+        self.blocks = nn.ModuleList(
+            Up(wide, narrow, side <= 32, norm, inputs if style else 0)
+            for side, (wide, narrow) in zip(sides[1:], itertools.pairwise(widths), strict=True)
+        )
+        self.excitations = nn.ModuleDict(
+            {
+                str(side): Excitation(widths[level - 4], widths[level])
+                for level, side in enumerate(sides)
+                if side // EXCITED in sides
+            }
+        )
+        self.to_image = nn.Conv2d(widths[-1], 3, 3, padding=1)
+        initialise(self)
+
+    def generate(self, condition: Tensor, noise: Tensor) -> tuple[Tensor, ...]:
+        inputs = torch.cat([condition, noise], 1)
+        x = self.dense(inputs).reshape(len(inputs), 2 * self.wide, 4, 4).contiguous(memory_format=torch.channels_last)
+        maps = {4: F.glu(self.first(x), 1)}
+        for block in self.blocks:
+            side = 2 * max(maps)
+            x = block(maps[side // 2], inputs)
+            if str(side) in self.excitations:
+                x = self.excitations[str(side)](maps[side // EXCITED], x)
+            maps[side] = x
+        return (torch.tanh(self.to_image(x)),)

@@ -1,0 +1,65 @@
+"""R3GAN's generator (Huang et al. 2024), conditioned on text."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from stackflower.options import Count
+from stackflower.registry import register
+from stackflower.stages.base import Generator
+from stackflower.stages.layers import doublings_of
+from stackflower.stages.r3gan_blocks import Resample, ResidualBlock, convolution, widths_to
+
+
+@register("generator", "r3gan")
+class R3Generator(Generator):
+    """R3GAN's generator (Huang et al. 2024, section 4): a learned 4×4 basis, its channels weighed by condition and noise, then
+    residual blocks without normalisation and bilinear upsampling.
+
+    Args:
+        resolution: height and width of the image, a power of two from 16 up.
+        channels: width at `resolution`, twice as much below; 384 in the release for 64 px.
+        blocks: residual blocks at each resolution.
+        group_width: channels of a group of the 3×3 convolutions; 16 in the release.
+        noise_dim: size of z; 64 in the release.
+        noise: distribution of z, standard normal or uniform on [-1, 1].
+    """
+
+    def __init__(
+        self,
+        *,
+        condition_dim: int,
+        resolution: Count = 64,
+        channels: Count = 384,
+        blocks: Count = 2,
+        group_width: Count = 16,
+        noise_dim: Count = 64,
+        noise: Literal["normal", "uniform"] = "normal",
+    ):
+        super().__init__()
+        widths = widths_to(doublings_of(resolution, "generator.resolution"), channels)
+        self.resolutions = (resolution,)
+        self.noise_dim, self.noise = noise_dim, noise
+        self.basis = nn.Parameter(torch.randn(widths[0], 4, 4))
+        inputs = condition_dim + noise_dim
+        self.weigh = nn.Linear(inputs, widths[0], bias=False)
+        nn.init.normal_(self.weigh.weight, 0.0, inputs**-0.5)
+        count = blocks * len(widths)
+
+        def stage(width: int) -> list[nn.Module]:
+            return [ResidualBlock(width, group_width, count) for _ in range(blocks)]
+
+        layers = stage(widths[0])
+        for wide, narrow in itertools.pairwise(widths):
+            layers += [Resample(wide, narrow, up=True), *stage(narrow)]
+        self.layers = nn.Sequential(*layers)
+        self.to_image = convolution(widths[-1], 3, 1, 1.0)
+
+    def generate(self, condition: Tensor, noise: Tensor) -> tuple[Tensor, ...]:
+        weights = self.weigh(torch.cat([condition, noise], 1))
+        x = (weights[:, :, None, None] * self.basis).contiguous(memory_format=torch.channels_last)
+        return (self.to_image(self.layers(x)),)

@@ -1,0 +1,81 @@
+"""The residual blocks of R3GAN (Huang et al. 2024, section 4), which its generator and discriminator share."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+SLOPE = 0.2  # of the leaky ReLUs
+GAIN = math.sqrt(2 / (1 + SLOPE**2))  # that keeps the variance over one
+EXPANSION = 2  # width within a block over that between blocks
+
+
+def convolution(in_channels: int, out_channels: int, size: int, gain: float, groups: int = 1) -> nn.Conv2d:
+    """A convolution without bias whose weights have unit variance times `gain` over the fan-in (He et al. 2015)."""
+    layer = nn.Conv2d(in_channels, out_channels, size, padding=size // 2, groups=groups, bias=False)
+    nn.init.normal_(layer.weight, 0.0, gain / math.sqrt(layer.weight[0].numel()) or 1.0)
+    if not gain:
+        nn.init.zeros_(layer.weight)
+    return layer
+
+
+class BiasedActivation(nn.Module):
+    """Leaky ReLU of the input and a bias for each channel."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.bias = nn.Parameter(torch.zeros(channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.leaky_relu(x + self.bias.to(x.dtype)[:, None, None], SLOPE)
+
+
+class ResidualBlock(nn.Module):
+    """1×1, grouped 3×3 and 1×1 convolutions added to their input, without normalisation; the last begins at zero.
+
+    Args:
+        channels: width between blocks.
+        group_width: channels of a group of the 3×3 convolution.
+        blocks: of the whole network: weights begin at L^(-1/4), so that its depth does not raise the variance (Zhang et al. 2019, Fixup).
+    """
+
+    def __init__(self, channels: int, group_width: int, blocks: int):
+        super().__init__()
+        wide = EXPANSION * channels
+        groups = max(1, wide // group_width)
+        groups = next(number for number in range(groups, 0, -1) if wide % number == 0)
+        gain = GAIN * blocks**-0.25
+        self.layers = nn.Sequential(
+            convolution(channels, wide, 1, gain),
+            BiasedActivation(wide),
+            convolution(wide, wide, 3, gain, groups),
+            BiasedActivation(wide),
+            convolution(wide, channels, 1, 0.0),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.layers(x)
+
+
+class Resample(nn.Module):
+    """Bilinear resampling by two with the filter [1, 2, 1], and a 1×1 convolution where the width changes."""
+
+    def __init__(self, in_channels: int, out_channels: int, up: bool):
+        super().__init__()
+        self.up = up
+        self.width = convolution(in_channels, out_channels, 1, 1.0) if in_channels != out_channels else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.up:
+            return F.interpolate(self.width(x), scale_factor=2, mode="bilinear")
+        taps = x.new_tensor([1.0, 2.0, 1.0]) / 4
+        kernel = (taps[:, None] * taps).expand(x.shape[1], 1, 3, 3)
+        return self.width(F.conv2d(F.pad(x, (1, 1, 1, 1), mode="reflect"), kernel, stride=2, groups=x.shape[1]))
+
+
+def widths_to(resolution_doublings: int, channels: int) -> list[int]:
+    """Widths from 4×4 to the full resolution: `channels` there, twice as many below."""
+    return [2 * channels] * resolution_doublings + [channels]
