@@ -65,6 +65,20 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     os.environ.update(before)
 
 
+@pytest.fixture(scope="session")
+def projected(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """The flags of a tiny projected discriminator, over a network that needs no extra: torchvision's, with random weights."""
+    from torchvision.models import shufflenet_v2_x0_5
+
+    path = tmp_path_factory.mktemp("features") / "weights.pt"
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        torch.save(shufflenet_v2_x0_5(weights=None).state_dict(), path)
+    named = ("features.name=torchvision", "features.model=shufflenet_v2_x0_5", f"features.weights={path}")
+    tiny = ("features.size=64", "discriminator.size=64", "discriminator.mixing=8", "discriminator.pixels=4")
+    return ["--discriminator", "projected", *settings(*named, *tiny)]
+
+
 @pytest.fixture(autouse=True)
 def fresh_accelerate() -> Iterator[None]:
     """Accelerate keeps its state in the process; every test gets a new one."""

@@ -20,8 +20,9 @@ from stackflower.objectives.bce import BinaryCrossEntropy
 from stackflower.objectives.contrast import contrast
 from stackflower.objectives.hinge import Hinge
 from stackflower.objectives.least_squares import LeastSquares
+from stackflower.objectives.relativistic import Relativistic
 from stackflower.objectives.wasserstein import Wasserstein
-from stackflower.penalties.base import PenaltyInputs
+from stackflower.penalties.base import PenaltyInputs, total_score
 from stackflower.penalties.gradient import GradientPenalty
 from stackflower.penalties.matching_aware import MatchingAwareGradient
 from stackflower.penalties.mode_seeking import ModeSeeking
@@ -126,6 +127,44 @@ def test_wasserstein_is_the_difference_of_means() -> None:
     assert Wasserstein().generator_terms(critic(scores), Pairs(REAL, FAKE, RIGHT, None, RIGHT))[
         "adversarial"
     ].item() == pytest.approx(-1.7)
+
+
+def test_the_relativistic_loss_pairs_scores() -> None:
+    scores = {"real": 1.3, "negative": -0.4, "fake": 0.7}
+    pairs = Pairs(REAL, FAKE, RIGHT, WRONG, RIGHT)
+    terms = Relativistic().discriminator_terms(critic(scores), pairs)
+    assert terms["pairing"].item() == pytest.approx(softplus(0.7 - 1.3) / 2, rel=1e-6)
+    assert terms["negative"].item() == pytest.approx(softplus(-0.4 - 1.3) / 2, rel=1e-6)
+    alone = Relativistic(mismatched=False).discriminator_terms(critic(scores), pairs._replace(negative_text=None))
+    assert {name: term.item() for name, term in alone.items()} == {"pairing": pytest.approx(softplus(-0.6), rel=1e-6)}
+    terms = Relativistic().generator_terms(critic(scores), pairs._replace(negative_text=None))
+    assert terms["adversarial"].item() == pytest.approx(softplus(1.3 - 0.7), rel=1e-6)
+
+
+def test_with_several_latents_a_generated_image_is_paired_with_the_real_one_of_its_text() -> None:
+    real, fake = torch.tensor([1.0, 2, 3, 4]), torch.tensor([0.1, 0.2, 0.3, 0.4])
+    text = Text(torch.zeros(4, 1), torch.zeros(4, 1))
+    images = torch.arange(2).repeat_interleave(4).reshape(2, 4, 1, 1, 1).float()
+    pairs = Pairs(images[0], images[1], text, None, text, latents=2)
+    found = Relativistic(mismatched=False).discriminator_terms(
+        lambda given, texts: [Verdict(fake if given is pairs.fake else real)], pairs
+    )
+    expected = [softplus(f - r) for f, r in zip(fake.tolist(), (1, 1, 3, 3), strict=True)]
+    assert found["pairing"].item() == pytest.approx(sum(expected) / 4, rel=1e-6)
+
+
+def test_heads_count_alike_however_many_patches_they_have() -> None:
+    one, many = torch.tensor([[0.5], [-2.0]]), torch.tensor([[0.1, 0.2, 3.0], [0.4, -0.5, -0.6]])
+    verdict = Verdict((one, many))
+    assert torch.allclose(verdict.score, torch.stack([one[:, 0], many.mean(1)]).mean(0))
+    pairs = Pairs(REAL, FAKE, RIGHT, None, RIGHT)
+    terms = Hinge().discriminator_terms(lambda images, texts: [verdict], pairs)
+    expected = (F.relu(1 - one).mean() + F.relu(1 - many).mean()) / 2
+    assert terms["real"].item() == pytest.approx(expected.item(), rel=1e-6)
+    gradient = torch.autograd.functional.jacobian(lambda a, b: total_score(Verdict((a, b))), (one, many))
+    assert torch.allclose(gradient[0], torch.full_like(one, 0.5)) and torch.allclose(
+        gradient[1], torch.full_like(many, 1 / 6)
+    )
 
 
 def test_gradient_penalty_against_the_closed_form() -> None:

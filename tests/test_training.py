@@ -69,19 +69,27 @@ def test_a_run_leaves_what_it_promises(trained: Path) -> None:
 @pytest.mark.parametrize(
     ("kind", "name"), [(kind, name) for kind in ("discriminator", "generator") for name in registry.names(kind)]
 )
-def test_any_part_is_swapped_in_by_its_flag_alone(stackflower, tmp_path: Path, kind: str, name: str) -> None:
+def test_any_part_is_swapped_in_by_its_flag_alone(
+    stackflower, tmp_path: Path, projected: list[str], kind: str, name: str
+) -> None:
     """With nothing else given it trains, is saved, goes on, and is drawn with."""
     over: list[object] = []
     if getattr(registry.get(kind, name), "refines", False):
         stackflower("train", "--out", "below", "--images", 16, *TINY)
         over = ["--stage", 2, "--below", "below", *settings("generator.resolution=32")]
     tree = settings("generator.resolution=64", "generator.scales=3") if name == "tree" else []
-    rest = [*over, f"--{kind}", name, *(pair for pair in TINY), *over, *tree]
+    features = projected if name == "projected" else []
+    rest = [*over, f"--{kind}", name, *(pair for pair in TINY), *over, *tree, *features]
     stackflower("train", "--out", "run", "--images", 16, *rest)
     stackflower("train", "--resume", "run", "--images", 24)
     assert (tmp_path / "run" / "samples" / "images-000000024.png").exists()
     stackflower("sample", "run", "a red flower", "--out", "red.png")
     stackflower("train", *rest, "--images", 16, "--dry-run")
+
+
+def with_features(arguments: list[str], projected: list[str]) -> list[str]:
+    """The arguments with the flags of the tiny projected discriminator in the place of its name."""
+    return [one for given in arguments for one in (projected if given == "PROJECTED" else [given])]
 
 
 @pytest.mark.parametrize(
@@ -117,14 +125,31 @@ def test_any_part_is_swapped_in_by_its_flag_alone(stackflower, tmp_path: Path, k
             "residual",
             *settings("generator.norm=virtual", "generator.dropout=0.5", "train.flip_vertical=true"),
         ],
+        ["PROJECTED", "--augmentation", "diffaugment", "--penalty", "r1=0.1"],
+        [
+            "PROJECTED",
+            "--penalty",
+            "mode-seeking",
+            *settings("penalties.mode-seeking.space=features", "train.latents_per_caption=2"),
+        ],
+        [
+            "--discriminator",
+            "r3gan",
+            "--penalty",
+            "r2=1",
+            "--augmentation",
+            "ada",
+            *settings("augmentation.strength=0.5"),
+        ],
     ],
     ids=[
         *("plain", "lazy-r1", "mode-seeking-accumulated", "critic-steps", "rmsprop-and-sgd"),
         *("began", "joint-text", "joint-text-accumulated", "tree", "virtual-batch-norm"),
+        *("projected", "projected-features", "relativistic-ada"),
     ],
 )
-def test_resuming_is_exact(stackflower, tmp_path: Path, extra: list[str]) -> None:
-    tiny = [*TINY, *extra]
+def test_resuming_is_exact(stackflower, tmp_path: Path, projected: list[str], extra: list[str]) -> None:
+    tiny = with_features([*TINY, *extra], projected)
     stackflower("train", "--out", "whole", "--images", 96, *tiny, "--set", "output.checkpoint_every=32")
     stackflower("train", "--out", "parts", "--images", 96, *tiny, "--set", "output.checkpoint_every=32")
     run = RunFolder("parts")
@@ -452,12 +477,24 @@ def gloo(tmp_path: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
         settings("generator.norm=none", "discriminator.norm=none"),
         ["--discriminator", "began"],
         ["--text", "rnn", *settings("generator.norm=virtual")],
+        ["PROJECTED", "--augmentation", "diffaugment"],
+        [
+            "--discriminator",
+            "r3gan",
+            "--penalty",
+            "r2=1",
+            "--augmentation",
+            "ada",
+            *settings("augmentation.strength=0.5"),
+        ],
     ],
-    ids=["synchronised", "off", "began", "joint-text"],
+    ids=["synchronised", "off", "began", "joint-text", "projected", "relativistic-ada"],
 )
-def test_two_processes_train_as_one(tmp_path: Path, stackflower, norm: list[str]) -> None:
+def test_two_processes_train_as_one(tmp_path: Path, stackflower, projected: list[str], norm: list[str]) -> None:
     """One step with SGD-like transparency: Adam's first moment after one step is (1 − β₁) times the gradient."""
-    arguments = [*TINY, *norm, "--images", "8"]  # with quickstart's contrast, deviation and penalties
+    arguments = with_features(
+        [*TINY, *norm, "--images", "8"], projected
+    )  # with quickstart's contrast, deviation and penalties
     stackflower("train", "--out", "one", *arguments)
     result = gloo(tmp_path, "train", "--out", "two", *arguments)
     assert result.returncode == 0, result.stderr[-3000:]

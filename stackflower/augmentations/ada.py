@@ -57,7 +57,8 @@ class AdaptiveAugmentation(Augmentation):
         self._observed: list[Tensor] = []
 
     def forward(self, images: Tensor, draws: Tensor) -> Tensor:
-        x = images.float()
+        x = images.to(torch.promote_types(images.dtype, torch.float32))
+        draws = draws.to(x.dtype)
         if "blit" in self.transforms or "geometric" in self.transforms:
             x = _warped(x, self._geometry(draws[:, :18], x.shape[-1]))
         if "colour" in self.transforms:
@@ -96,9 +97,9 @@ class AdaptiveAugmentation(Augmentation):
     def _geometry(self, draws: Tensor, size: int) -> Tensor:
         """(N, 2, 3): from positions in the result to positions in the image, in pixels from the centre; 18 draws."""
         take = iter(draws.unbind(1)).__next__
-        matrix = torch.eye(3, device=draws.device).expand(len(draws), 3, 3)
+        matrix = torch.eye(3, device=draws.device, dtype=draws.dtype).expand(len(draws), 3, 3)
         if "blit" in self.transforms:
-            mirror = self._applied(take(), torch.where(take() < 0.5, 1.0, -1.0), 1.0)
+            mirror = self._applied(take(), torch.where(take() < 0.5, 1.0, -1.0).to(draws.dtype), 1.0)
             turn = self._applied(take(), (take() * 4).floor() * (math.pi / 2), 0.0)
             gate = take()
             shift = [self._applied(gate, ((2 * take() - 1) * (0.125 * size)).round(), 0.0) for _ in range(2)]
@@ -117,12 +118,12 @@ class AdaptiveAugmentation(Augmentation):
     def _colours(self, draws: Tensor) -> Tensor:
         """(N, 4, 4): of colours in homogeneous coordinates; 10 draws."""
         take = iter(draws.unbind(1)).__next__
-        identity = torch.eye(4, device=draws.device)
-        axis = torch.tensor([LUMA, LUMA, LUMA, 0.0], device=draws.device)
-        grey, last = torch.outer(axis, axis), torch.diag(torch.eye(4, device=draws.device)[3])
+        identity = torch.eye(4, device=draws.device, dtype=draws.dtype)
+        axis = draws.new_tensor([LUMA, LUMA, LUMA, 0.0])
+        grey, last = torch.outer(axis, axis), torch.diag(identity[3])
         brightness = self._applied(take(), 0.2 * _normal(take()), 0.0)
         contrast = self._applied(take(), torch.exp2(0.5 * _normal(take())), 1.0)[:, None, None]
-        flip = self._applied(take(), (take() < 0.5).float(), 0.0)[:, None, None]
+        flip = self._applied(take(), (take() < 0.5).to(draws.dtype), 0.0)[:, None, None]
         angle = self._applied(take(), (2 * take() - 1) * math.pi, 0.0)
         saturation = self._applied(take(), torch.exp2(_normal(take())), 1.0)[:, None, None]
         matrix = identity.repeat(len(draws), 1, 1)
@@ -185,8 +186,8 @@ def _warped(x: Tensor, matrix: Tensor) -> Tensor:
     """
     n, c, height, width = x.shape
     down, across = torch.meshgrid(
-        torch.arange(height, device=x.device) - (height - 1) / 2,
-        torch.arange(width, device=x.device) - (width - 1) / 2,
+        torch.arange(height, device=x.device, dtype=x.dtype) - (height - 1) / 2,
+        torch.arange(width, device=x.device, dtype=x.dtype) - (width - 1) / 2,
         indexing="ij",
     )
     place = torch.stack([across, down, torch.ones_like(down)]).flatten(1)  # (3, HW)

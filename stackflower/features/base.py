@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import itertools
 from collections.abc import Sequence
 
 import torch
@@ -83,7 +84,7 @@ def fold_batch_norms(network: nn.Module, example: int) -> nn.Module:
     folded = copy.deepcopy(network).eval()
     for parent in list(folded.modules()):
         names = [name for name, _ in parent.named_children()]
-        for first, second in zip(names, names[1:], strict=False):
+        for first, second in itertools.pairwise(names):
             convolution, norm = getattr(parent, first), getattr(parent, second)
             if isinstance(convolution, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
                 setattr(parent, first, fuse_conv_bn_eval(convolution, norm))
