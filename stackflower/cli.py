@@ -389,17 +389,25 @@ def train_text(data: str, out: str, text: str, settings: tuple[str, ...], as_jso
     show(found, as_json, lambda: summary)
 
 
-@main.command(epilog=examples("stackflower report runs/quickstart-1"))
+@main.command(
+    epilog=examples("stackflower report runs/quickstart-1", "stackflower report runs/photographs-1 --nearest 16")
+)
 @click.argument("run")
+@click.option(
+    "--nearest",
+    type=click.IntRange(1, 256),
+    metavar="N",
+    help="Show N generated images beside the training images they are nearest to. The page then holds training images.",
+)
 @json_option
-def report(run: str, as_json: bool) -> None:
+def report(run: str, nearest: int | None, as_json: bool) -> None:
     """Write a run's curves and samples as HTML.
 
     The page is report.html in the run's folder.
     """
     from stackflower.commands.report import report as write
 
-    found = write(run)
+    found = write(run, nearest or 0)
     show(found, as_json, lambda: str(found["report"]))
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import json
 import math
+import re
 import shutil
 import sys
 import tarfile
@@ -27,6 +29,7 @@ from stackflower.config.resolve import resolve
 from stackflower.data.images import load_square, sharpened, without_border
 from stackflower.data.sources.shards import ShardSource
 from stackflower.errors import ConfigError, DataError
+from stackflower.evaluation.nearest import nearest
 from stackflower.pipeline import Pipeline
 from stackflower.recipes.load import load_recipe, recipes
 from stackflower.recipes.mini import narrowed
@@ -440,6 +443,27 @@ def test_a_report_of_a_run(stackflower, trained: Path, tmp_path: Path) -> None:
     assert "samples/images-000000096.png" in text and "discriminator-16" in text and "a &lt;run&gt;" in text
     (tmp_path / "a <run>" / "metrics.jsonl").write_text("")
     assert "has no measures yet" in stackflower("report", "a <run>", code=2).output
+
+
+def test_a_report_shows_the_nearest_training_images(stackflower, trained: Path, tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    shutil.copytree(trained, tmp_path / "run")
+    found = json.loads(stackflower("report", "run", "--nearest", 3, "--json").stdout)["nearest"]
+    assert len(found["captions"]) == len(found["distances"]) == 3 and 0 <= found["copies"] <= 3 and found["limit"] > 0
+    text = (tmp_path / "run" / "report.html").read_text()
+    encoded = re.search(r'src="data:image/png;base64,([^"]+)"', text)
+    assert encoded and Image.open(io.BytesIO(base64.b64decode(encoded[1]))).size[0] > 3 * 16
+
+
+def test_copies_are_found_and_others_are_not() -> None:
+    generator = torch.Generator().manual_seed(0)
+    training = torch.rand(400, 8, generator=generator)
+    training[1] = training[0]  # an image that is there twice sets no limit
+    found = nearest(torch.cat([training[5:7] + 1e-4, torch.rand(20, 8, generator=generator)]), training)
+    assert found.index[:2].tolist() == [5, 6] and found.copies[:2].all() and not found.copies[2:].any()
+    table = torch.cdist(training, training) + torch.diag(torch.full((400,), math.inf))
+    closest = table.min(1).values
+    assert found.limit == pytest.approx(float(closest[closest > 0].quantile(0.01)), rel=1e-4)
 
 
 def test_a_report_without_its_library_names_the_extra(stackflower, trained: Path, monkeypatch) -> None:

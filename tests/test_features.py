@@ -60,7 +60,7 @@ def test_features_are_a_constant() -> None:
 
 def test_the_checksum_is_of_the_weights() -> None:
     one, two = tiny_features(), tiny_features()
-    assert one.fingerprint() == two.fingerprint()
+    assert one.describe() == two.describe()
     network = Normed(False)
     before = Features(network, (0.5,) * 3, (0.5,) * 3, "x", 16).checksum
     network.first.weight.data[0, 0, 0, 0] += 1e-3
@@ -163,7 +163,7 @@ def test_a_run_over_efficientnet_lite0_and_its_images_without_it(stackflower, sh
         "train", "--recipe", "photographs", "--out", "run", "--images", 32, *small, *tiny, "--mixed-precision", "no"
     )
     record = json.loads((tmp_path / "run" / "config.json").read_text())
-    assert record["features"].startswith("efficientnet-lite0 ") and len(record["features"].split()[1]) == 16
+    assert record["features"]["name"] == "efficientnet-lite0" and len(record["features"]["weights_sha256"]) == 16
     stackflower("train", "--resume", "run", "--images", 48)
     (*_, newest) = (tmp_path / "run" / "checkpoints").rglob("discriminator-16.safetensors")
     assert newest.stat().st_size < 4e6, "the network's 13 MB are in no checkpoint"
@@ -177,7 +177,7 @@ def test_a_run_names_its_features_and_does_not_go_on_with_others(
 ) -> None:
     stackflower("train", "--out", "run", "--images", 16, *TINY, *projected)
     record = json.loads((tmp_path / "run" / "config.json").read_text())
-    assert record["features"].startswith("torchvision shufflenet_v2_x0_5 ")
+    assert record["features"]["name"] == "torchvision shufflenet_v2_x0_5"
     path = Path(record["run"]["features"]["weights"])
     before, state = path.read_bytes(), torch.load(path, weights_only=True)
     try:
@@ -221,3 +221,16 @@ def test_without_the_extra_one_sentence_says_what_to_install(stackflower, monkey
     monkeypatch.setitem(sys.modules, "timm", None)
     output = stackflower("train", "--recipe", "photographs", "--images", 16, "--dry-run", code=2).output
     assert 'pip install "stackflower[features]"' in output
+
+
+def test_a_judge_of_the_family_that_was_trained_against_is_called_flattering(
+    stackflower, tmp_path: Path, projected: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from stackflower.evaluation.extractors.domain import DomainExtractor
+
+    stackflower("train", "--out", "run", "--images", 16, *TINY, *projected)
+    evaluate = ("eval", "run", "--samples", 16, "--metrics", "fid")
+    assert "Warning" not in stackflower(*evaluate).output
+    monkeypatch.setattr(DomainExtractor, "family", "shufflenet")
+    output = stackflower(*evaluate).output
+    assert "was trained against torchvision shufflenet_v2_x0_5" in output and "flatter the run" in output

@@ -159,6 +159,7 @@ def _score_run(request: Request, state: PartialState) -> dict[str, Any]:
     return {
         "run": str(run),
         **score(sample),
+        "warnings": _warnings(run, workers.extractor),
         "protocol": {
             **workers.extractor.describe(),
             **reference.describe(),
@@ -173,6 +174,17 @@ def _score_run(request: Request, state: PartialState) -> dict[str, Any]:
             "generated_at": pipeline.resolution,
         },
     }
+
+
+def _warnings(run: RunFolder, extractor: Extractor) -> list[str]:
+    """What makes the scores less than they seem."""
+    features = run.record().features
+    if features is None or not extractor.family or extractor.family != features["family"]:
+        return []
+    return [
+        f"{run} was trained against {features['name']}, and this extractor is of the same family ({extractor.family}): its scores "
+        "flatter the run (Kynkäänniemi et al. 2023). Judge by another: --extractor domain."
+    ]
 
 
 # ---- a folder

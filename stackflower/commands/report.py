@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import json
 import math
@@ -9,12 +10,20 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from jinja2 import Environment, PackageLoader
+from PIL import Image
 
+from stackflower import build
 from stackflower.config.schema import PARTS
+from stackflower.data.images import grid
+from stackflower.data.prepared import prepare
 from stackflower.errors import MissingDependency, RunError
+from stackflower.evaluation.nearest import Nearest, describer, nearest
+from stackflower.pipeline import Pipeline
 from stackflower.runs.folder import RunFolder
 from stackflower.utils.atomic import write_text
+from stackflower.utils.progress import bar
 
 POINTS = 300  # of a curve; more are averaged
 Curves = dict[str, dict[str, list[tuple[float, float]]]]
@@ -64,8 +73,44 @@ def plot(curves: Curves, columns: int = 2) -> str:
     return buffer.getvalue()
 
 
-def report(run: str | Path) -> dict[str, Any]:
-    """Write ``report.html`` and ``curves.svg`` into a run; where they are and the last measures."""
+def nearest_training(run: RunFolder, count: int, seed: int = 0) -> dict[str, Any]:
+    """`count` images, of captions of evenly spaced training images, and the training image nearest to each, or to its mirror image.
+
+    Returns ``images``, a PNG as a data URI with a column for each: generated, nearest; ``captions``; ``distances``; ``limit`` and
+    ``copies`` as of `Nearest`.
+    """
+    record, pipeline = run.record(), Pipeline.from_run(run.path)
+    data = prepare(build.build_source(record.config), "train", record.load_size, bar)
+    if len(data.rows) < 2:
+        raise RunError(f"{run} was trained on {len(data.rows)} image; the nearest of at least 2 can be shown.")
+    training = data.centre(pipeline.resolution)
+    rows = [number * len(data.rows) // count for number in range(count)]
+    captions = [data.captions[row][0] for row in rows]
+    generated = torch.cat(list(pipeline.generate(captions, seed=seed))).permute(0, 3, 1, 2).cpu()
+    describe = describer(build.build_features(record.config))
+    points = describe(training)
+    both = [nearest(describe(images), points) for images in (generated, generated.flip(3))]
+    mirrored = both[1].distance < both[0].distance
+    found = Nearest(
+        torch.where(mirrored, both[1].index, both[0].index),
+        torch.minimum(both[0].distance, both[1].distance),
+        both[0].limit,
+    )
+    pairs = torch.stack([generated, training[found.index]]).permute(0, 1, 3, 4, 2).flatten(0, 1)
+    buffer = io.BytesIO()
+    Image.fromarray(grid(pairs.numpy(), count)).save(buffer, "PNG")
+    return {
+        "images": "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode(),
+        "captions": captions,
+        "distances": found.distance.tolist(),
+        "limit": found.limit,
+        "copies": int(found.copies.sum()),
+    }
+
+
+def report(run: str | Path, pairs_shown: int = 0) -> dict[str, Any]:
+    """Write ``report.html`` and ``curves.svg`` into a run, with `pairs_shown` generated images beside the training images they are nearest to;
+    where they are and the last measures."""
     folder = RunFolder(run)
     config, rows = folder.config(), folder.metrics()
     measured = [row for row in rows if "event" not in row]
@@ -74,6 +119,7 @@ def report(run: str | Path) -> dict[str, Any]:
             f"{folder} has no measures yet: {folder.metrics_file.name} is empty. Train it: --resume {folder}."
         )
     svg = plot(curves_of(measured))
+    pairs = nearest_training(folder, pairs_shown) if pairs_shown else None
     page = Environment(loader=PackageLoader("stackflower.commands"), autoescape=True).get_template("report.html")
     html = page.render(
         name=folder.path.name,
@@ -84,6 +130,7 @@ def report(run: str | Path) -> dict[str, Any]:
             json.dumps({key: value for key, value in row.items() if key != "text"}) for row in rows if "event" in row
         ],
         parts={kind: json.dumps(getattr(config, kind).to_dict(), ensure_ascii=False) for kind in PARTS},
+        pairs=pairs,
         grids=sorted(folder.samples.glob("*.png"), reverse=True),
     )
     try:
@@ -95,4 +142,5 @@ def report(run: str | Path) -> dict[str, Any]:
         "report": str(folder.path / "report.html"),
         "curves": str(folder.path / "curves.svg"),
         "last": measured[-1],
+        **({"nearest": {key: value for key, value in pairs.items() if key != "images"}} if pairs else {}),
     }

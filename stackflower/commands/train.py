@@ -219,7 +219,7 @@ def _run(config: RunConfig, run: RunFolder, request: Request, say: Say) -> Outco
             load_size=size,
             data_key=inputs.data.key,
             encoder=encoder.fingerprint(),
-            features=None if features is None else features.fingerprint(),
+            features=None if features is None else features.describe(),
             precision=accelerator.mixed_precision,
             length=_known_length(config, run) if resume else [],
             run=config.to_dict(),

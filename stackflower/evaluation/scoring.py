@@ -41,4 +41,5 @@ def describe(scores: Mapping[str, Any]) -> str:
     """The scores as text, the protocol below."""
     lines = [text for name, metric in metrics().items() if name in scores["metrics"] for text in metric.lines(scores)]
     protocol = [f"  {name:<18}{value}" for name, value in scores["protocol"].items()]
-    return "\n".join([*lines, "protocol", *protocol])
+    warnings = [f"Warning: {text}" for text in scores.get("warnings", ())]
+    return "\n".join([*lines, *warnings, "protocol", *protocol])

@@ -26,8 +26,8 @@ class Features:
         example: height and width of images that the network takes, to measure its maps with.
     """
 
-    family: (
-        str  # of the architecture, such as "efficientnet": a judge of the same family flatters what was trained with it
+    family: str = (
+        ""  # such as "efficientnet", of architectures; a judge of the same family flatters what was trained with it
     )
     channels: tuple[int, ...]  # of the maps
     strides: tuple[int, ...]  # of the maps: pixels of the image for one of theirs
@@ -45,9 +45,9 @@ class Features:
     def __deepcopy__(self, memo: dict[int, object]) -> Features:
         return self
 
-    def fingerprint(self) -> str:
-        """The network and a checksum of its weights, as config.json names it."""
-        return f"{self.name} {self.checksum}"
+    def describe(self) -> dict[str, str]:
+        """The network and a checksum of its weights, as config.json names them."""
+        return {"name": self.name, "family": self.family, "weights_sha256": self.checksum}
 
     def network(self, device: torch.device, dtype: torch.dtype) -> nn.Module:
         """The network on a device, in a type; made once for each: autocast would convert frozen weights in every pass."""

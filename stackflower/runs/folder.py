@@ -36,7 +36,7 @@ class RunRecord:
     load_size: Count  # pixels of the prepared images
     data_key: str  # of the prepared training split
     encoder: str  # fingerprint of the text encoder
-    features: str | None  # the pretrained network of the training and the checksum of its weights
+    features: dict[str, str] | None  # the pretrained network of the training, as `Features.describe` gives it
     precision: str  # of the training
     length: list[
         tuple[Natural, Share, Natural]

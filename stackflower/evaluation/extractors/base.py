@@ -40,6 +40,7 @@ class Extractor(ABC):
     """Images to features and logits by one fixed network."""
 
     attributes: Mapping[str, tuple[str, ...]] = {}  # attribute → its values, in the order of the logits
+    family: str = ""  # of a pretrained network, as `Features.family`
     device: torch.device = torch.device("cpu")
 
     @abstractmethod

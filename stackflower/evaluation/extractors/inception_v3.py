@@ -25,6 +25,8 @@ class InceptionExtractor(Extractor):
         weights: path of the weights file; None: torchvision's cache or download.
     """
 
+    family = "inception"
+
     def __init__(self, *, weights: str | None = None):
         from torchvision.models import Inception_V3_Weights, inception_v3
 

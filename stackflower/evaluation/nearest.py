@@ -1,0 +1,75 @@
+"""The nearest training image of each generated one: whether a run copies what it was trained on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from stackflower.features.base import Features
+
+SIZE = 96  # px at which a pretrained network looks
+THUMBNAIL = 16  # px of the images that are compared where there is none
+CLOSE = 0.01  # share of training images that lie closer to another one than this limit
+CHUNK = 1024
+
+
+@dataclass(frozen=True)
+class Nearest:
+    """Of each generated image, the nearest training image."""
+
+    index: Tensor  # (N,) its number
+    distance: Tensor  # (N,)
+    limit: float  # distance below which a share `CLOSE` of training images has another training image
+
+    @property
+    def copies(self) -> Tensor:
+        """(N,) bool: nearer to a training image than 99% of training images are to one another."""
+        return self.distance < self.limit
+
+
+def describer(features: Features | None) -> Callable[[Tensor], Tensor]:
+    """From images uint8 (N, 3, R, R) to points (N, F): a pretrained network's maps averaged over positions, each map's of unit length;
+    without one, the pixels of thumbnails."""
+
+    @torch.inference_mode()
+    def describe(images: Tensor) -> Tensor:
+        size = THUMBNAIL if features is None else SIZE
+        parts = []
+        for part in images.split(100):
+            x = F.interpolate(part.float() / 127.5 - 1, size=(size, size), mode="bilinear", antialias=True)
+            if features is None:
+                parts.append(x.flatten(1))
+            else:
+                parts.append(
+                    torch.cat([F.normalize(each.float().mean((2, 3)), dim=1) for each in features(x)], 1).cpu()
+                )
+        return torch.cat(parts)
+
+    return describe
+
+
+def nearest(generated: Tensor, training: Tensor) -> Nearest:
+    """Of points (N, F) and (M, F); images that occur twice in the training split count once. M at least 2."""
+    training_distance, _ = _closest(training, training, own=True)
+    known = training_distance[training_distance > 0]
+    limit = float(known.quantile(CLOSE)) if len(known) else 0.0
+    distance, index = _closest(generated, training, own=False)
+    return Nearest(index, distance, limit)
+
+
+def _closest(points: Tensor, among: Tensor, own: bool) -> tuple[Tensor, Tensor]:
+    """Distance to and number of the closest; with `own`, other than the point itself. Memory grows with M, not with N·M."""
+    distances, numbers = [], []
+    for first in range(0, len(points), CHUNK):
+        table = torch.cdist(points[first : first + CHUNK], among)
+        if own:
+            rows = torch.arange(len(table))
+            table[rows, first + rows] = torch.inf
+        found = table.min(1)
+        distances.append(found.values)
+        numbers.append(found.indices)
+    return torch.cat(distances), torch.cat(numbers)
