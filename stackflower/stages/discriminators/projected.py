@@ -97,6 +97,7 @@ class Perceived(NamedTuple):
     """What the heads see."""
 
     maps: tuple[Tensor, ...]  # mixed, fine to coarse
+    means: Tensor  # (N, F) of the network's own maps over positions, each map's of unit root mean square
     images: Tensor | None  # (N, 3, R, R), for the head on pixels
 
 
@@ -105,7 +106,7 @@ class Seen(NamedTuple):
 
     scores: tuple[Tensor, ...]  # each head's (N, 1, h, w)
     keys: tuple[Tensor, ...]  # each head's (N, P, h, w)
-    top: Tensor  # (N, F) means over positions of the coarsest maps
+    image_key: Tensor | None  # (N, 2P), to compare with texts
 
 
 @register("discriminator", "projected")
@@ -124,7 +125,8 @@ class ProjectedDiscriminator(Discriminator):
         projection_dim: size in which image and text are compared.
         pixels: width of one more head, on the pixels themselves, for what the network does not see, such as fine false texture; 0: none.
         minibatch_deviation: append the standard deviation over the batch in the head of the coarsest map.
-        contrastive: also score each image against each text of the batch (`Verdict.similarity`), by the coarsest two maps' means.
+        contrastive: also score each image against each text of the batch (`Verdict.similarity`), by the means of the network's own maps
+            through two linear layers.
     """
 
     default_objective = "hinge"
@@ -164,15 +166,25 @@ class ProjectedDiscriminator(Discriminator):
             first = nn.Sequential(spectral_norm(nn.Conv2d(3, pixels, 3, padding=1)), nn.LeakyReLU(0.2))
             self.pixels = nn.Sequential(first, block(pixels, 2 * pixels, True))
             self.heads.append(Head(2 * pixels, halvings(resolution // 2), 2 * pixels, text_dim, projection_dim, False))
-        self.image_key = nn.Linear(sum(pyramid.channels[-2:]), 2 * projection_dim) if contrastive else None
+        self.image_key = (
+            nn.Sequential(
+                nn.Linear(sum(features.channels[:levels]), 4 * projection_dim),
+                nn.LeakyReLU(0.2),
+                nn.Linear(4 * projection_dim, 2 * projection_dim),
+            )
+            if contrastive
+            else None
+        )
         self.text_key = nn.Linear(text_dim, 2 * projection_dim) if contrastive else None
 
     def perceive(self, images: Tensor) -> Perceived:
         resized = images
         if images.shape[-1] != self.size:
             resized = F.interpolate(images.float(), self.size, mode="bilinear", antialias=images.shape[-1] > self.size)
-        maps = self.mixing(self.features(resized)[: self.levels])
-        return Perceived(maps, images if self.pixels is not None else None)
+        maps = self.features(resized)[: self.levels]
+        means = [each.float().mean((2, 3)) for each in maps]
+        scaled = [F.normalize(mean, dim=1) * math.sqrt(mean.shape[1]) for mean in means]
+        return Perceived(self.mixing(maps), torch.cat(scaled, 1), images if self.pixels is not None else None)
 
     def trunk(self, perceived: Perceived) -> Seen:
         maps = list(perceived.maps)
@@ -180,23 +192,22 @@ class ProjectedDiscriminator(Discriminator):
             assert perceived.images is not None
             maps.append(self.pixels(perceived.images))
         scores, keys = zip(*(head(each) for head, each in zip(self.heads, maps, strict=True)), strict=True)
-        top = torch.cat([each.float().mean((2, 3)) for each in perceived.maps[-2:]], 1)
-        return Seen(scores, keys, top)
+        # only in training: comparing gathers over processes, which at inference make different numbers of calls and would wait forever
+        compared = self.image_key is not None and self.training
+        return Seen(scores, keys, self.image_key(perceived.means).float() if self.image_key and compared else None)
 
     def judge(self, features: Seen, text: Text) -> Verdict:
         match = tuple(
             head.judge(score, key, text)  # type: ignore[operator]
             for head, score, key in zip(self.heads, features.scores, features.keys, strict=True)
         )
-        return Verdict(match, None, self._similarity(features.top, text))
+        return Verdict(match, None, self._similarity(features.image_key, text))
 
-    def _similarity(self, top: Tensor, text: Text) -> Tensor | None:
-        # only in training: it gathers over processes, which at inference make different numbers of calls and would wait forever
-        if self.image_key is None or self.text_key is None or not self.training:
+    def _similarity(self, image_key: Tensor | None, text: Text) -> Tensor | None:
+        if image_key is None or self.text_key is None:
             return None
-        image = F.normalize(self.image_key(top).float(), dim=1)
-        words = F.normalize(gathered(self.text_key(text.embedding.to(top.dtype)).float()), dim=1)
-        return (image[:, None] * words).sum(2) / TEMPERATURE
+        words = F.normalize(gathered(self.text_key(text.embedding).float()), dim=1)
+        return (F.normalize(image_key, dim=1)[:, None] * words).sum(2) / TEMPERATURE
 
 
 def halvings(side: int) -> int:
