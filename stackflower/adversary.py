@@ -36,7 +36,12 @@ class Adversary(nn.Module):
         self.objective = objective
         self.penalties = nn.ModuleDict(penalties)
         self.augmentation: Augmentation = augmentation or NoAugmentation()
+        self._verdicts = discriminator.verdicts
         self._perceived: tuple[Tensor, Any] | None = None
+
+    def compile_networks(self) -> None:
+        """Compile the discriminator for the objective's terms. Penalties use it as it is: a compiled function has no second derivative."""
+        self._verdicts = torch.compile(self.discriminator.verdicts)
 
     def all_penalties(self) -> list[Penalty]:
         """The penalties of both networks."""
@@ -57,7 +62,7 @@ class Adversary(nn.Module):
     def forward(self, pairs: Pairs, noise: Tensor, step: int, draws: Tensor | None = None) -> dict[str, Tensor]:
         """The discriminator's terms, weighted; their sum is minimised. `draws` (N, A) are the augmentation's."""
         judge = _Judge(self, draws, pairs)
-        terms = self.objective.discriminator_terms(judge.detached, pairs)
+        terms = self.objective.discriminator_terms(judge.without_image_gradients, pairs)
         judge.observe()
         inputs = PenaltyInputs(judge, pairs.real, pairs.fake.detach(), pairs.text, noise, pairs.fake_text)
         return terms | self._penalties("discriminator", step, inputs)
@@ -65,7 +70,7 @@ class Adversary(nn.Module):
     def generator_terms(self, pairs: Pairs, noise: Tensor, step: int, draws: Tensor | None = None) -> dict[str, Tensor]:
         """The generator's terms, weighted, for images `pairs.fake` that carry its gradient."""
         judge = _Judge(self, draws, pairs)
-        terms = self.objective.generator_terms(judge, pairs)
+        terms = self.objective.generator_terms(judge.for_terms, pairs)
         self._perceived = None
         return terms | self._penalties(
             "generator", step, PenaltyInputs(judge, None, pairs.fake, pairs.fake_text, noise)
@@ -108,13 +113,19 @@ class _Judge:
         self.scores: dict[str, Tensor] = {}
 
     def __call__(self, images: Tensor, texts: Sequence[Text]) -> list[Verdict]:
-        perceived = self.adversary.perceive(images, self.draws, self.pairs.fake)
-        return self.adversary.discriminator.verdicts(perceived, texts)
+        """For penalties, which differentiate twice."""
+        return self.adversary.discriminator.verdicts(self._perceived(images), texts)
 
-    def detached(self, images: Tensor, texts: Sequence[Text]) -> list[Verdict]:
+    def _perceived(self, images: Tensor) -> Any:
+        return self.adversary.perceive(images, self.draws, self.pairs.fake)
+
+    def for_terms(self, images: Tensor, texts: Sequence[Text]) -> list[Verdict]:
+        """For the objective's terms, which are differentiated once."""
+        return self.adversary._verdicts(self._perceived(images), texts)
+
+    def without_image_gradients(self, images: Tensor, texts: Sequence[Text]) -> list[Verdict]:
         """The same without a gradient for the images."""
-        perceived = self.adversary.perceive(images, self.draws, self.pairs.fake)
-        verdicts = self.adversary.discriminator.verdicts(tree_map(_detach, perceived), texts)
+        verdicts = self.adversary._verdicts(tree_map(_detach, self._perceived(images)), texts)
         for name, given in (("real", self.pairs.real), ("fake", self.pairs.fake)):
             if images is given:
                 self.scores.setdefault(name, verdicts[0].score.detach())

@@ -147,6 +147,7 @@ def main() -> None:
 @click.option(
     "--mixed-precision", type=click.Choice(["auto", "no", "bf16", "fp16"]), help="auto: bf16 if supported natively."
 )
+@click.option("--compile", is_flag=True, default=None, help="Compile the networks (torch.compile): faster on a GPU.")
 @click.option("--resume", metavar="[RUN|latest]", is_flag=False, flag_value="latest", help="Resume a run.")
 @click.option("--report-to", metavar="TRACKER", multiple=True, help="tensorboard, wandb or mlflow.")
 @click.option("--set", "settings", metavar="PART.OPTION=VALUE", multiple=True, help="Any other setting. Repeatable.")
@@ -209,6 +210,7 @@ def train_flags(flags: dict[str, Any]) -> dict[str, Any]:
         "train.epochs": flags["epochs"],
         "train.batch_size": flags["batch_size"],
         "train.gradient_accumulation": flags["gradient_accumulation"],
+        "train.compile": flags["compile"],
         "optimizer.generator.lr": flags["lr"],
         "optimizer.discriminator.lr": flags["lr"],
         **{key: flags[key] for key in named},

@@ -141,11 +141,12 @@ def with_features(arguments: list[str], projected: list[str]) -> list[str]:
             "ada",
             *settings("augmentation.strength=0.5"),
         ],
+        ["PROJECTED", "--generator", "tree", *settings("generator.scales=2", "generator.resolution=32")],
     ],
     ids=[
         *("plain", "lazy-r1", "mode-seeking-accumulated", "critic-steps", "rmsprop-and-sgd"),
         *("began", "joint-text", "joint-text-accumulated", "tree", "virtual-batch-norm"),
-        *("projected", "projected-features", "relativistic-ada"),
+        *("projected", "projected-features", "relativistic-ada", "projected-tree"),
     ],
 )
 def test_resuming_is_exact(stackflower, tmp_path: Path, projected: list[str], extra: list[str]) -> None:
@@ -468,6 +469,19 @@ def two(tmp_path: Path, *program: str) -> subprocess.CompletedProcess[str]:
 def gloo(tmp_path: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     """The command line on two processes."""
     return two(tmp_path, "-m", "stackflower", *arguments)
+
+
+def test_compiled_networks_train_as_eager_ones(stackflower, tmp_path: Path) -> None:
+    arguments = [*TINY, "--images", 16, "--penalty", "r1=1"]
+    stackflower("train", "--out", "eager", *arguments)
+    try:
+        stackflower("train", "--out", "compiled", "--compile", *arguments)
+    except torch._dynamo.exc.BackendCompilerFailed as error:
+        pytest.skip(f"no compiler here: {error}")
+    one, two = (load_file(tmp_path / run / "generator.safetensors") for run in ("eager", "compiled"))
+    assert one.keys() == two.keys() and all(
+        torch.allclose(one[key].float(), two[key].float(), atol=1e-3) for key in one
+    )
 
 
 @pytest.mark.parametrize(

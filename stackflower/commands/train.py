@@ -32,7 +32,7 @@ from stackflower.training.trainer import Trainer
 Say = Callable[[str], None]
 SYNTHETIC = "synthetic-flowers"  # the data where none are named
 # what may differ when a run goes on; that a moved folder holds what it held is checked by its contents
-RESUMABLE = ("train.images", "train.epochs", "output", "mixed_precision", "data.path")
+RESUMABLE = ("train.images", "train.epochs", "train.compile", "output", "mixed_precision", "data.path")
 
 
 @dataclass(frozen=True)

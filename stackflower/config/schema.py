@@ -54,6 +54,9 @@ class Train:
     hard_negatives: Count = 1  # negative captions drawn for an image, of which the most similar to its own is used
     interpolated: Share = 0.0  # share of a generated batch whose text is halfway between two captions (GAN-INT)
     sync_batch_norm: bool = True  # batch statistics over all processes
+    compile: bool = (
+        False  # torch.compile for generator and discriminator: some minutes at the start, then faster on a GPU
+    )
 
 
 LENGTHS = ("images", "epochs", "time_limit")  # one of them sets the length of the training

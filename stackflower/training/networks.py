@@ -88,6 +88,10 @@ class Networks:
             first = self.batches(0, config.train.batch_size)
             stage.set_reference_batch(first.fake_text, first.noise)
         self.ema = EMA(stage, config.train.ema_half_life)
+        if config.train.compile:  # after the average was copied, which is not trained
+            stage.compile()
+            for adversary in adversaries.values():
+                adversary.compile_networks()
         # wrapping comes last: checkpoints hold the bare networks
         self.wrapped = accelerator.prepare(stage)
         self.wrapped_adversaries: dict[str, Adversary] = {
