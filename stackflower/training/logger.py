@@ -125,6 +125,8 @@ class RunLogger:
             "seconds": round(now - self.began, 2),
             "images_per_second": round(speed, 1),
         }
+        if self.accelerator.device.type == "cuda":
+            values["memory_gib"] = round(torch.cuda.max_memory_allocated(self.accelerator.device) / 2**30, 3)
         values |= {name: float(f"{value:.6g}") for name, value in measures.items()}
         self._write(values)
         self.accelerator.log(values, step=images)
