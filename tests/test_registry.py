@@ -76,7 +76,9 @@ def test_a_broken_plug_in_fails_only_when_asked_for(tmp_path: Path) -> None:
     info = tmp_path / "broken_parts-1.0.dist-info"
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: broken-parts\nVersion: 1.0\n")
-    (info / "entry_points.txt").write_text("[stackflower.components]\nobjective.broken = nowhere_at_all:Broken\n")
+    kinds = ("objective", "generator", "penalty", "metric", "discriminator")
+    points = "".join(f"{kind}.broken = nowhere_at_all:Broken\n" for kind in kinds)
+    (info / "entry_points.txt").write_text(f"[stackflower.components]\n{points}")
     code = (
         "from stackflower import registry\n"
         "assert 'broken' in registry.names('objective')\n"
@@ -92,3 +94,15 @@ def test_a_broken_plug_in_fails_only_when_asked_for(tmp_path: Path) -> None:
         check=True,
     )
     assert "'broken-parts'" in result.stdout and "does not import" in result.stdout
+    for arguments, said in (
+        (["train", "--generator", "stage2", "--dry-run"], "use one of: "),  # names the generators that would do
+        (["train", "--discriminator", "critic", "--penalty", "none", "--dry-run"], "--penalty gradient"),
+        (["train", "--generator", "broken", "--dry-run"], "'broken-parts'"),
+    ):
+        result = subprocess.run(
+            [sys.executable, "-m", "stackflower", *arguments],
+            env={**__import__("os").environ, "PYTHONPATH": str(tmp_path)},
+            capture_output=True,
+            text=True,
+        )
+        assert result.returncode == 2 and said in result.stderr and "Traceback" not in result.stderr, result.stderr

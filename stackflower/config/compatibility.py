@@ -5,7 +5,7 @@ What a part needs or offers is an attribute of its class, so that a third party'
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from stackflower import registry
@@ -49,16 +49,28 @@ def incompatible(config: RunConfig) -> list[str]:
     ]
 
 
+def _names(kind: str, wanted: Callable[[Any], bool]) -> list[str]:
+    """The parts of a kind that are wanted; one of another distribution that can't be imported is left out."""
+    found = []
+    for name in registry.names(kind):
+        try:
+            if wanted(registry.get(kind, name)):
+                found.append(name)
+        except (ComponentError, AttributeError):
+            continue
+    return found
+
+
 def _stages(config: RunConfig) -> Iterator[str]:
     """Stage, generator and previous stage must agree."""
-    generators: dict[str, Any] = {name: registry.get("generator", name) for name in registry.names("generator")}
-    refines, below = generators[config.generator.name].refines, config.below
+    generator: Any = registry.get("generator", config.generator.name)
+    refines, below = generator.refines, config.below
     if config.stage > 1 and below is None:
         yield f"--stage {config.stage} refines a trained run of stage {config.stage - 1}: add --below RUN."
     elif below is not None and config.stage != below.stage + 1:
         yield f"--below {below.run} is of stage {below.stage}, so the stage over it is --stage {below.stage + 1}."
     if refines != (config.stage > 1):
-        fitting = ", ".join(name for name, cls in generators.items() if cls.refines == (config.stage > 1))
+        fitting = ", ".join(_names("generator", lambda cls: cls.refines == (config.stage > 1)))
         what = "refines a previous stage and so needs --stage 2 --below RUN" if refines else "starts from noise alone"
         yield f"generator {config.generator.name!r} {what}; with --stage {config.stage} use one of: {fitting}."
 
@@ -94,9 +106,11 @@ def _penalties(config: RunConfig, discriminator: Any) -> Iterator[str]:
 
 def _gradient_penalty(config: RunConfig, objective: Any) -> Iterator[str]:
     """A loss without a lower bound needs a penalty that limits the discriminator's gradient."""
-    limiting = [name for name in registry.names("penalty") if registry.get("penalty", name).limits_gradient]  # type: ignore[attr-defined]
+    if not objective.needs_gradient_penalty:
+        return
+    limiting = _names("penalty", lambda cls: cls.limits_gradient)
     given = {part.name for part in config.penalties if part.options.get("weight", 1)}
-    if objective.needs_gradient_penalty and not given & set(limiting):
+    if not given & set(limiting):
         yield (
             f"objective {config.objective.name!r} lets the discriminator grow without bound: add a gradient penalty, one of "
             f"{', '.join(f'--penalty {name}' for name in limiting)}."

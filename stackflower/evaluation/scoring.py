@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 from stackflower import registry
-from stackflower.errors import ConfigError, DataError
+from stackflower.errors import ComponentError, ConfigError, DataError
 from stackflower.evaluation.metrics.base import Metric, Sample
 
 
 def metrics() -> dict[str, Metric]:
     """Every registered metric by its name, in the order of the report."""
-    every: dict[str, Metric] = {name: registry.create("metric", name) for name in registry.names("metric")}
+    every: dict[str, Metric] = {}
+    for name in registry.names("metric"):
+        with suppress(
+            ComponentError
+        ):  # one of another distribution that can't be built, unless it is asked for by name
+            every[name] = registry.create("metric", name)
     return dict(sorted(every.items(), key=lambda item: item[1].position))
 
 
@@ -24,6 +30,8 @@ def of_folders() -> list[str]:
 def score(sample: Sample) -> dict[str, Any]:
     """The scores of the protocol's metrics; of all that the data allow, where it names none."""
     named, scores = sample.protocol.metrics, {}
+    for name in named or ():
+        registry.create("metric", name)  # what is wrong with it, if anything
     for name, metric in metrics().items():
         if (named is not None and name not in named) or (metric.needs_captions and sample.captions is None):
             continue

@@ -85,7 +85,7 @@ def make_trainer(
     limit, train, pace = config.train.time_limit, config.train, None
     length = Length(record.length)
     if limit is None:
-        length = Length.fixed(train.images or int((train.epochs or 0) * len(inputs.data.rows)))
+        length = Length.fixed(train.images or max(1, int((train.epochs or 0) * len(inputs.data.rows))))
     elif not record.length:
         rarest = max((p.every for one in networks.adversaries.values() for p in one.all_penalties()), default=1)
         pace = Pace(began + limit, limit, train.batch_size * train.critic_steps, rarest)
