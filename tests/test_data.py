@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import TINY_NETWORKS, real_data
+from conftest import TINY, TINY_NETWORKS, real_data, settings
 from PIL import Image
+from safetensors.torch import load_file
 
 from stackflower.data.images import load_square
 from stackflower.data.negatives import NegativeSampler
@@ -502,3 +503,16 @@ def test_without_labels_a_wrong_caption_is_none_of_the_pictures_own() -> None:
         (2, "small"),
         (2, "a red flower"),
     }
+
+
+def test_a_damaged_cache_is_made_again(stackflower, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("STACKFLOWER_CACHE", str(tmp_path / "cache"))
+    arguments = ("train", "--images", 8, *TINY, *settings("data.count=24"))
+    stackflower(*arguments, "--out", "first")
+    damage = {"rows.json": b'{"captions": [], "asked": 1}', "images.npy": b"\x93NUMPY", "*.safetensors": b"half"}
+    for number, (name, content) in enumerate(damage.items()):
+        (path,) = (tmp_path / "cache").rglob(name)
+        path.write_bytes(content)
+        stackflower(*arguments, "--out", f"again-{number}")
+        one, two = (load_file(tmp_path / run / "generator.safetensors") for run in ("first", f"again-{number}"))
+        assert all(torch.equal(one[key], two[key]) for key in one), name

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import shutil
 import uuid
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -77,26 +78,41 @@ def prepare(source: Source, split: str, size: int, bar: Bar) -> Prepared:
         raise DataError(f"There is no split {split!r}; this data has: {', '.join(source.splits())}.")
     key = key_of(type(source).__name__, source.fingerprint(split), split, size)
     folder = cache_folder("prepared") / key
-    if not (folder / "rows.json").exists():
-        rows = source.rows(split)
-        temporary = folder.with_name(f".{key}-{uuid.uuid4().hex[:8]}")
-        try:
-            temporary.mkdir()
-            images = np.lib.format.open_memmap(
-                temporary / "images.npy", mode="w+", dtype=np.uint8, shape=(len(rows), size, size, 3)
-            )
-            with bar(f"preparing {split} ({len(rows):,} images at {size} px)", len(rows)) as progress:
-                left_out = source.fill(split, images, progress)
-            if left_out:
-                rows = rows.without(left_out)
-                np.save(temporary / "images.npy", np.delete(images, left_out, axis=0))
-            images.flush()
-            (temporary / "rows.json").write_text(json.dumps(rows.to_dict()), encoding="utf-8")
-            _publish(temporary, folder)
-        except OSError as error:
-            raise not_writable(folder.parent, error) from error
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
+    if (folder / "rows.json").exists():
+        with suppress(OSError, ValueError, TypeError, KeyError, AttributeError):
+            return _read(folder, key)
+        shutil.rmtree(folder, ignore_errors=True)  # damaged, or of another version: it is made again
+    _make(source, split, size, folder, bar)
+    return _read(folder, key)
+
+
+def _make(source: Source, split: str, size: int, folder: Path, bar: Bar) -> None:
+    """Decode a split into a folder, aside first."""
+    rows = source.rows(split)
+    temporary = folder.with_name(f".{folder.name}-{uuid.uuid4().hex[:8]}")
+    try:
+        temporary.mkdir()
+        images = np.lib.format.open_memmap(
+            temporary / "images.npy", mode="w+", dtype=np.uint8, shape=(len(rows), size, size, 3)
+        )
+        with bar(f"preparing {split} ({len(rows):,} images at {size} px)", len(rows)) as progress:
+            left_out = source.fill(split, images, progress)
+        if left_out:
+            rows = rows.without(left_out)
+            np.save(temporary / "images.npy", np.delete(images, left_out, axis=0))
+        images.flush()
+        (temporary / "rows.json").write_text(json.dumps(rows.to_dict()), encoding="utf-8")
+        _publish(temporary, folder)
+    except OSError as error:
+        raise not_writable(folder.parent, error) from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _read(folder: Path, key: str) -> Prepared:
+    """What `_make` left; ValueError or another error where it is damaged."""
     images = np.load(folder / "images.npy", mmap_mode="c")
     rows = Rows.from_dict(json.loads((folder / "rows.json").read_text(encoding="utf-8")))
+    if len(images) != len(rows):
+        raise ValueError("images and rows differ in number")
     return Prepared(torch.from_numpy(images), rows, key)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from contextlib import suppress
 
 import torch
 from safetensors import SafetensorError
@@ -21,7 +22,8 @@ def embed(captions: Sequence[str], encoder: TextEncoder, bar: Bar, chunk: int = 
     digest = hashlib.blake2b("\0".join(captions).encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
     path = cache_folder("embeddings") / f"{key_of(encoder.fingerprint(), len(captions), digest)}.safetensors"
     if path.exists():
-        return load_file(path)["embeddings"]
+        with suppress(OSError, SafetensorError, KeyError):  # damaged: they are made again
+            return load_file(path)["embeddings"]
     unique = list(dict.fromkeys(captions))
     position = {caption: row for row, caption in enumerate(unique)}
     parts = []

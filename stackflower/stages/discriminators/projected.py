@@ -163,9 +163,8 @@ class ProjectedDiscriminator(Discriminator):
         )
         self.pixels: nn.Sequential | None = None
         if pixels:
-            first = nn.Sequential(spectral_norm(nn.Conv2d(3, pixels, 3, padding=1)), nn.LeakyReLU(0.2))
-            self.pixels = nn.Sequential(first, block(pixels, 2 * pixels, True))
-            self.heads.append(Head(2 * pixels, halvings(resolution // 2), 2 * pixels, text_dim, projection_dim, False))
+            self.pixels = nn.Sequential(spectral_norm(nn.Conv2d(3, pixels, 4, 2, 1)), nn.LeakyReLU(0.2))
+            self.heads.append(Head(pixels, halvings(resolution // 2), 2 * pixels, text_dim, projection_dim, False))
         self.image_key = (
             nn.Sequential(
                 nn.Linear(sum(features.channels[:levels]), 4 * projection_dim),
