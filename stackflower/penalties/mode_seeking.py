@@ -54,6 +54,6 @@ class ModeSeeking(Penalty):
 
     def forward(self, inputs: PenaltyInputs) -> Tensor:
         compared = self._compared(inputs.fake)
-        images = (compared[0::2] - compared[1::2]).abs().flatten(1).mean(1)
+        images = (compared[0::2] - compared[1::2]).abs().mean(tuple(range(1, compared.ndim)))
         noises = (inputs.noise[0::2] - inputs.noise[1::2]).abs().mean(1)
         return (noises / (images + 1e-5)).mean()
