@@ -60,26 +60,52 @@ class Mixing(nn.Module):
         return tuple(mixed)
 
 
-def block(in_channels: int, out_channels: int, down: bool) -> nn.Sequential:
+def normed(in_channels: int, out_channels: int, down: bool) -> nn.Sequential:
     """A 4×4 convolution of stride 2, or a 3×3 one, with spectral norm; group norm; leaky ReLU."""
     convolution = nn.Conv2d(in_channels, out_channels, *((4, 2, 1) if down else (3, 1, 1)))
     groups = math.gcd(8, out_channels)
     return nn.Sequential(spectral_norm(convolution), nn.GroupNorm(groups, out_channels), nn.LeakyReLU(0.2))
 
 
+def plain(in_channels: int, out_channels: int, down: bool) -> nn.Sequential:
+    """A 4×4 convolution of stride 2, or a 3×3 one, and a leaky ReLU."""
+    convolution = nn.Conv2d(in_channels, out_channels, *((4, 2, 1) if down else (3, 1, 1)))
+    nn.init.kaiming_normal_(convolution.weight, 0.2)
+    return nn.Sequential(convolution, nn.LeakyReLU(0.2))
+
+
 class Head(nn.Module):
-    """A map down to 4×4 and to a score for each position: a linear one, and an inner product with the text (Miyato & Koyama 2018)."""
+    """Features to a score for each position: a linear one, and an inner product with the text (Miyato & Koyama 2018)."""
 
     def __init__(
-        self, in_channels: int, halvings: int, channels: int, text_dim: int, projection_dim: int, deviation: bool
+        self, layers: nn.Module, channels: int, text_dim: int, projection_dim: int, *, deviation: bool, spectral: bool
     ):
         super().__init__()
-        widths = [in_channels] + [channels] * max(halvings, 1)
-        self.layers = nn.Sequential(*(block(a, b, halvings > 0) for a, b in itertools.pairwise(widths)))
+        self.layers = layers
         self.deviation = MinibatchDeviation() if deviation else None
-        self.plain = spectral_norm(nn.Conv2d(channels + deviation, 1, 1))
-        self.key = spectral_norm(nn.Conv2d(channels, projection_dim, 1))
+        self.plain = nn.Conv2d(channels + deviation, 1, 1)
+        self.key = nn.Conv2d(channels, projection_dim, 1)
         self.text = nn.Linear(text_dim, projection_dim)
+        if spectral:
+            spectral_norm(self.plain)
+            spectral_norm(self.key)
+
+    @classmethod
+    def on_map(
+        cls, in_channels: int, side: int, channels: int, text_dim: int, projection_dim: int, deviation: bool
+    ) -> Head:
+        """On a map of a pretrained network, down to about 4×4."""
+        count = halvings(side)
+        widths = [in_channels] + [channels] * max(count, 1)
+        layers = nn.Sequential(*(normed(a, b, count > 0) for a, b in itertools.pairwise(widths)))
+        return cls(layers, channels, text_dim, projection_dim, deviation=deviation, spectral=True)
+
+    @classmethod
+    def on_pixels(cls, side: int, channels: int, text_dim: int, projection_dim: int) -> Head:
+        """On the pixels, down to 8×8, without norms, under which its gradient is a thousandth of that of the other heads."""
+        widths = [3] + [channels * 2**level for level in range(max(1, halvings(side) - 1))]
+        layers = nn.Sequential(*(plain(a, b, True) for a, b in itertools.pairwise(widths)))
+        return cls(layers, widths[-1], text_dim, projection_dim, deviation=False, spectral=False)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Scores (N, 1, h, w) and keys (N, P, h, w)."""
@@ -123,7 +149,7 @@ class ProjectedDiscriminator(Discriminator):
         mixing: channels of the finest map after mixing; of the coarser ones 1, 2 and 4 times as many; 64 in the paper.
         channels: width of the heads.
         projection_dim: size in which image and text are compared.
-        pixels: width of one more head, on the pixels themselves, for what the network does not see, such as fine false texture; 0: none.
+        pixels: width of the first layer of one more head, on the pixels themselves, for what the network does not see; 0: none.
         minibatch_deviation: append the standard deviation over the batch in the head of the coarsest map.
         contrastive: also score each image against each text of the batch (`Verdict.similarity`), by the means of the network's own maps
             through two linear layers.
@@ -158,13 +184,12 @@ class ProjectedDiscriminator(Discriminator):
         self.mixing = Frozen(pyramid)
         sides = [self.size // stride for stride in features.strides[:levels]]
         self.heads = nn.ModuleList(
-            Head(width, halvings(side), channels, text_dim, projection_dim, minibatch_deviation and level == levels - 1)
+            Head.on_map(width, side, channels, text_dim, projection_dim, minibatch_deviation and level == levels - 1)
             for level, (width, side) in enumerate(zip(pyramid.channels, sides, strict=True))
         )
-        self.pixels: nn.Sequential | None = None
+        self.on_pixels = pixels > 0
         if pixels:
-            self.pixels = nn.Sequential(spectral_norm(nn.Conv2d(3, pixels, 4, 2, 1)), nn.LeakyReLU(0.2))
-            self.heads.append(Head(pixels, halvings(resolution // 2), 2 * pixels, text_dim, projection_dim, False))
+            self.heads.append(Head.on_pixels(resolution, pixels, text_dim, projection_dim))
         self.image_key = (
             nn.Sequential(
                 nn.Linear(sum(features.channels[:levels]), 4 * projection_dim),
@@ -183,13 +208,12 @@ class ProjectedDiscriminator(Discriminator):
         maps = self.features(resized)[: self.levels]
         means = [each.float().mean((2, 3)) for each in maps]
         scaled = [F.normalize(mean, dim=1) * math.sqrt(mean.shape[1]) for mean in means]
-        return Perceived(self.mixing(maps), torch.cat(scaled, 1), images if self.pixels is not None else None)
+        return Perceived(self.mixing(maps), torch.cat(scaled, 1), images if self.on_pixels else None)
 
     def trunk(self, perceived: Perceived) -> Seen:
         maps = list(perceived.maps)
-        if self.pixels is not None:
-            assert perceived.images is not None
-            maps.append(self.pixels(perceived.images))
+        if perceived.images is not None:
+            maps.append(perceived.images)
         scores, keys = zip(*(head(each) for head, each in zip(self.heads, maps, strict=True)), strict=True)
         # only in training: comparing gathers over processes, which at inference make different numbers of calls and would wait forever
         compared = self.image_key is not None and self.training
