@@ -30,7 +30,7 @@ T, C, N, R = 12, 6, 8, 16
 def small(kind: str, name: str) -> dict[str, object]:
     """Options that make a part small, where it has them."""
     known = {"channels": 4, "resolution": R, "dim": C, "noise_dim": 5, "projection_dim": 7, "code_dim": 9, "scales": 1}
-    known |= {"size": 64, "levels": 3} if name == "projected" else {}
+    known |= {"size": 64, "levels": 3, "pixels": 4} if name == "projected" else {}
     return {key: value for key, value in known.items() if key in registry.options(kind, name)}
 
 
