@@ -46,6 +46,11 @@ def call(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-m", "stackflower", *arguments], capture_output=True, text=True)
 
 
+def last_line(done: subprocess.CompletedProcess[str]) -> str:
+    """What a process that failed said last."""
+    return (done.stderr.strip().splitlines() or [f"exit code {done.returncode}, no message"])[-1]
+
+
 def settings(values: dict[str, str]) -> list[str]:
     """As ``--set`` options."""
     return [part for key, value in values.items() for part in ("--set", f"{key}={value}")]
@@ -84,7 +89,7 @@ class Checklist:
         run = self.folder / name
         tiny = settings(self._tiny(recipe)) if self.tiny else []
         done = call("train", "--recipe", recipe, "--out", str(run), *self.common, *tiny, *more)
-        return (run, "") if done.returncode == 0 else (None, done.stderr.strip().splitlines()[-1])
+        return (run, "") if done.returncode == 0 else (None, last_line(done))
 
     @staticmethod
     def _tiny(recipe: str) -> dict[str, str]:
@@ -149,7 +154,10 @@ class Checklist:
             return {"problem": problem}
         first = load_file(run / "generator.safetensors")
         shutil.rmtree(max((run / "checkpoints").glob("images-*")))
-        call("train", "--resume", str(run))
+        (run / "generator.safetensors").unlink()
+        done = call("train", "--resume", str(run))
+        if done.returncode:
+            return {"problem": last_line(done)}
         second = load_file(run / "generator.safetensors")
         return {
             "largest_difference": max(float((first[key].float() - second[key].float()).abs().max()) for key in first)
@@ -161,7 +169,7 @@ class Checklist:
         if run is None:
             return {"problem": problem}
         done = call("eval", str(run), "--json", *(["--samples", "16"] if self.tiny else []))
-        return json.loads(done.stdout) if done.returncode == 0 else {"problem": done.stderr.strip().splitlines()[-1]}
+        return json.loads(done.stdout) if done.returncode == 0 else {"problem": last_line(done)}
 
 
 def main() -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.parametrize import is_parametrized
 from torch.utils._pytree import tree_map
 
 from stackflower.augmentations.base import Augmentation
@@ -37,11 +38,13 @@ class Adversary(nn.Module):
         self.penalties = nn.ModuleDict(penalties)
         self.augmentation: Augmentation = augmentation or NoAugmentation()
         self._verdicts = discriminator.verdicts
-        self._perceived: tuple[Tensor, Any] | None = None
+        self._perceived: list[tuple[Tensor, Any]] = []
 
     def compile_networks(self) -> None:
-        """Compile the discriminator for the objective's terms. Penalties use it as it is: a compiled function has no second derivative."""
-        self._verdicts = torch.compile(self.discriminator.verdicts)
+        """Compile the discriminator for the objective's terms, unless it has spectral norm, which changes its vectors between the passes
+        of a step. Penalties use it as it is: a compiled function has no second derivative."""
+        if not any(is_parametrized(module) for module in self.discriminator.modules()):
+            self._verdicts = torch.compile(self.discriminator.verdicts)
 
     def all_penalties(self) -> list[Penalty]:
         """The penalties of both networks."""
@@ -63,6 +66,10 @@ class Adversary(nn.Module):
         """The discriminator's terms, weighted; their sum is minimised. `draws` (N, A) are the augmentation's."""
         judge = _Judge(self, draws, pairs)
         terms = self.objective.discriminator_terms(judge.without_image_gradients, pairs)
+        if judge.similarities and not self.objective.contrasts:
+            # so that every weight takes part, which DistributedDataParallel waits for
+            first = next(iter(terms))
+            terms[first] = terms[first] + 0.0 * torch.stack([each.sum() for each in judge.similarities]).sum()
         judge.observe()
         inputs = PenaltyInputs(judge, pairs.real, pairs.fake.detach(), pairs.text, noise, pairs.fake_text)
         return terms | self._penalties("discriminator", step, inputs)
@@ -71,20 +78,25 @@ class Adversary(nn.Module):
         """The generator's terms, weighted, for images `pairs.fake` that carry its gradient."""
         judge = _Judge(self, draws, pairs)
         terms = self.objective.generator_terms(judge.for_terms, pairs)
-        self._perceived = None
+        self._perceived = []
         return terms | self._penalties(
             "generator", step, PenaltyInputs(judge, None, pairs.fake, pairs.fake_text, noise)
         )
 
-    def perceive(self, images: Tensor, draws: Tensor | None, fake: Tensor) -> Any:
-        """What `Discriminator.trunk` takes. Of the generated images, it is kept with its graph from the discriminator's step for the
-        generator's, as nothing that is trained lies between."""
-        if self._perceived is not None and self._perceived[0] is images:
-            return self._perceived[1]
-        augmented = images if draws is None else self.augmentation(images, draws)
+    def perceive(self, images: Tensor, draws: Tensor | None, pairs: Pairs) -> Any:
+        """What `Discriminator.trunk` takes. Of the generated images, and of real ones that the generator's step looks at too, it is kept from the
+        discriminator's step for the generator's, with the graph, as nothing that is trained lies between."""
+        for known, perceived in self._perceived:
+            if known is images:
+                return perceived
+        augmented = images
+        if draws is not None:
+            with torch.autocast(images.device.type, enabled=False):
+                augmented = self.augmentation(images.float(), draws)
         perceived = self.discriminator.perceive(augmented)
-        if images is fake and images.requires_grad and torch.is_grad_enabled() and self._pretrained:
-            self._perceived = (images, perceived)
+        fake = images is pairs.fake and images.requires_grad and torch.is_grad_enabled()
+        if self._pretrained and (fake or (images is pairs.real and self.objective.relativistic)):
+            self._perceived.append((images, perceived))
         return perceived
 
     @property
@@ -111,13 +123,14 @@ class _Judge:
     def __init__(self, adversary: Adversary, draws: Tensor | None, pairs: Pairs):
         self.adversary, self.draws, self.pairs = adversary, draws, pairs
         self.scores: dict[str, Tensor] = {}
+        self.similarities: list[Tensor] = []
 
     def __call__(self, images: Tensor, texts: Sequence[Text]) -> list[Verdict]:
         """For penalties, which differentiate twice."""
         return self.adversary.discriminator.verdicts(self._perceived(images), texts)
 
     def _perceived(self, images: Tensor) -> Any:
-        return self.adversary.perceive(images, self.draws, self.pairs.fake)
+        return self.adversary.perceive(images, self.draws, self.pairs)
 
     def for_terms(self, images: Tensor, texts: Sequence[Text]) -> list[Verdict]:
         """For the objective's terms, which are differentiated once."""
@@ -126,6 +139,7 @@ class _Judge:
     def without_image_gradients(self, images: Tensor, texts: Sequence[Text]) -> list[Verdict]:
         """The same without a gradient for the images."""
         verdicts = self.adversary._verdicts(tree_map(_detach, self._perceived(images)), texts)
+        self.similarities += [one.similarity for one in verdicts if one.similarity is not None]
         for name, given in (("real", self.pairs.real), ("fake", self.pairs.fake)):
             if images is given:
                 self.scores.setdefault(name, verdicts[0].score.detach())
@@ -134,8 +148,9 @@ class _Judge:
     def observe(self) -> None:
         """Tell an adaptive augmentation the scores of real and generated images."""
         if self.adversary.augmentation.adaptive and len(self.scores) == 2:
-            real = self.pairs.real_of_fake(self.scores["real"])
-            self.adversary.augmentation.observe(real, self.scores["fake"], self.adversary.objective.relativistic)
+            real, relativistic = self.scores["real"], self.adversary.objective.relativistic
+            real = self.pairs.real_of_fake(real) if relativistic else real
+            self.adversary.augmentation.observe(real, self.scores["fake"], relativistic)
 
 
 def _detach(value: Any) -> Any:

@@ -119,7 +119,12 @@ def main() -> None:
 @click.option("--below", metavar="RUN", help="Trained run of the previous stage, for --stage 2 and higher.")
 @click.option("--data", help=f"Training data: {DATA_HELP}  [default: synthetic-flowers]")
 @click.option("--out", metavar="RUN", help="Where to save the run.  [default: runs/RECIPE-N]")
-@click.option("--recipe", metavar="NAME|FILE", help="Built-in recipe or TOML file.  [default: quickstart]")
+@click.option(
+    "--recipe",
+    metavar="NAME|FILE",
+    help="Built-in recipe or TOML file.  [default: quickstart; photographs for a folder, where its extra is installed; for a later stage, "
+    "that of the run below]",
+)
 @click.option("--conditioning", metavar="NAME", help="Conditioning on the text embedding.")
 @click.option("--generator", metavar="NAME", help="Generator.")
 @click.option("--discriminator", metavar="NAME", help="Discriminator; its default objective is used with it.")

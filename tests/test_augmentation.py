@@ -134,6 +134,7 @@ def adversary(features_seen: list[int], **parts: object) -> Adversary:
         mixing=8,
         channels=8,
     )
+    features_seen.clear()  # the network was tried once, for the sizes of its maps
     return Adversary(discriminator, registry.create("objective", "hinge"), {}, **parts)  # type: ignore[arg-type]
 
 
@@ -154,3 +155,46 @@ def test_the_pretrained_network_sees_a_generated_image_once_for_both_steps() -> 
     terms = side.generator_terms(pairs._replace(negative_text=None, fake=again), torch.zeros(N, 1), 0, drawn)
     sum(terms.values()).backward()  # type: ignore[union-attr]
     assert len(seen) == 3 and torch.allclose(fake.grad, again.grad, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", registry.names("augmentation"))
+def test_under_autocast_it_is_computed_in_float32(name: str) -> None:
+    """In bfloat16 the number of a pixel beyond 256 is rounded, and so is a position."""
+    part = registry.create("augmentation", name, **({"strength": 1.0} if name == "ada" else {}))
+    side = Adversary(
+        registry.create("discriminator", "matching", text_dim=5, condition_dim=2, resolution=64, channels=4),
+        registry.create("objective", "hinge"),
+        {},
+        part,
+    )
+    x, drawn = torch.rand(N, 3, 64, 64) * 2 - 1, draws(part).float()
+    text = Text(torch.zeros(N, 5), torch.zeros(N, 2))
+    pairs = Pairs(x, x, text, None, text)
+    expected = part(x, drawn)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.allclose(side.perceive(x, drawn, pairs), expected, atol=1e-6)
+
+
+def test_ada_counts_every_real_image_but_where_images_are_paired() -> None:
+    seen: list[int] = []
+    part = AdaptiveAugmentation()
+    side = adversary(seen, augmentation=part)
+    told: list[torch.Tensor] = []
+    part.observe = lambda real, fake, relativistic: told.append(real)  # type: ignore[method-assign]
+    text = Text(torch.randn(N, 5), torch.randn(N, 2))
+    pairs = Pairs(torch.rand(N, 3, 16, 16), torch.rand(N, 3, 16, 16), text, None, text, latents=2)
+    side(pairs, torch.zeros(N, 1), 0, torch.rand(N, part.dim))
+    assert len(told[0].unique()) == N
+
+
+def test_a_weight_that_the_objective_has_no_use_for_gets_a_gradient_of_zero() -> None:
+    """DistributedDataParallel waits for every weight's."""
+    side = adversary([])
+    type(side.objective).contrasts, before = False, type(side.objective).contrasts
+    try:
+        text = Text(torch.randn(N, 5), torch.randn(N, 2))
+        pairs = Pairs(torch.rand(N, 3, 16, 16), torch.rand(N, 3, 16, 16), text, None, text)
+        sum(term for name, term in side(pairs, torch.zeros(N, 1), 0).items() if name != "contrast").backward()  # type: ignore[union-attr]
+    finally:
+        type(side.objective).contrasts = before
+    assert all(parameter.grad is not None for parameter in side.discriminator.parameters())

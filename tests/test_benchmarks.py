@@ -28,7 +28,7 @@ def test_the_gpu_checklist_runs_on_a_cpu_with_tiny_networks(tmp_path: Path) -> N
     found = json.loads((tmp_path / "gpu.json").read_text())
     recipe = found["recipes"]["photographs"]
     assert recipe["eager"]["images_per_second"] > 0 and 0 < recipe["share_of_matrix_rate"] < 1
-    assert recipe["compiled"].get("images_per_second", 0) > 0 or "problem" in recipe["compiled"]
+    assert recipe["compiled"].get("images_per_second", 0) > 0
     assert found["resume"]["largest_difference"] == 0, "on a CPU in float32"
     assert found["precisions"]["bf16"] and "needs a GPU" in found["precisions"]["fp16"]["problem"]
     assert found["photographs"]["frechet_distance"] > 0

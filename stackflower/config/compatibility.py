@@ -46,6 +46,7 @@ def incompatible(config: RunConfig) -> list[str]:
         *_plateau(config, objective),
         *_relativistic(config, objective),
         *_features(config),
+        *_augmentation(config, objective),
     ]
 
 
@@ -123,6 +124,21 @@ def _score_type(config: RunConfig, discriminator: Any, objective: Any) -> Iterat
             f"discriminator {config.discriminator.name!r} gives {discriminator.score_type} scores and objective "
             f"{config.objective.name!r} takes {objective.score_type} scores; with this discriminator use "
             f"--objective {discriminator.default_objective}."
+        )
+
+
+def _augmentation(config: RunConfig, objective: Any) -> Iterator[str]:
+    """An augmentation may follow the sign of scores, which must mean something."""
+    try:
+        augmentation: Any = registry.get("augmentation", config.augmentation.name)
+    except ComponentError:
+        return
+    option = augmentation.adaptive_option
+    if option is not None and config.augmentation.options.get(option) and not objective.centred:
+        yield (
+            f"augmentation {config.augmentation.name!r} follows the sign of the scores of real images, and with objective "
+            f"{config.objective.name!r} it tells nothing: --set augmentation.{option}=0 keeps its strength, and objectives hinge, bce and "
+            "relativistic go with it."
         )
 
 

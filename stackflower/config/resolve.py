@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from stackflower import registry
@@ -38,7 +39,7 @@ def resolve(tree: Mapping[str, Any]) -> RunConfig:
         discriminator=parts["discriminator"],
         augmentation=parts["augmentation"],
         objective=parts["objective"],
-        features=_part(tree, "features", problems) if tree.get("features") is not None else None,
+        features=_features(tree, problems),
         penalties=_penalties(tree.get("penalties", {}), problems),
         train=sections["train"],
         output=sections["output"],
@@ -91,6 +92,17 @@ def _part(tree: Mapping[str, Any], kind: str, problems: list[str]) -> Part:
     options = {key: value for key, value in values.items() if key != "name"}
     problems += registry.check(kind, values["name"], options)
     return Part(values["name"], _with_defaults(kind, values["name"], options))
+
+
+def _features(tree: Mapping[str, Any], problems: list[str]) -> Part | None:
+    """The pretrained network; a file of weights by its whole path, so that a run goes on from any folder."""
+    if tree.get("features") is None:
+        return None
+    part = _part(tree, "features", problems)
+    weights = part.options.get("weights")
+    if not isinstance(weights, str):
+        return part
+    return Part(part.name, {**part.options, "weights": str(Path(weights).expanduser().resolve())})
 
 
 def _with_defaults(kind: str, name: str, given: Mapping[str, Any]) -> dict[str, Any]:

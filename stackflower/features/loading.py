@@ -7,10 +7,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from stackflower.errors import DataError
+from stackflower.errors import DataError, StackflowerError
 
 
 def read_weights(path: str | Path) -> dict[str, Tensor]:
@@ -28,6 +29,20 @@ def loading(what: str, otherwise: str) -> Iterator[None]:
     try:
         with torch.device("cpu"):  # also where networks are only counted, on meta tensors
             yield
+    except StackflowerError as error:
+        raise DataError(f"{what} can't be used: {error} {otherwise}") from error
+    except FileNotFoundError as error:
+        raise DataError(f"{what} can't be loaded: there is no file {error.filename}. {otherwise}") from error
+    except (SafetensorError, EOFError, IndexError) as error:
+        raise DataError(
+            f"{what} can't be loaded: the file holds no weights, or more than weights. {otherwise}"
+        ) from error
     except Exception as error:
-        reason = (str(error) or type(error).__name__).splitlines()[0][:300]
-        raise DataError(f"{what} can't be loaded: {reason} {otherwise}") from error
+        if type(error).__name__ == "UnpicklingError":  # PyTorch's advice would be to run the code in the file
+            raise DataError(
+                f"{what} can't be loaded: the file holds no weights, or more than weights. {otherwise}"
+            ) from None
+        lines = (str(error) or type(error).__name__).splitlines()
+        raise DataError(
+            f"{what} can't be loaded: {' '.join(lines[:2]).strip()[:300].rstrip('.:')}. {otherwise}"
+        ) from error

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from torch import Tensor
+
 from stackflower.errors import DataError, MissingDependency
 from stackflower.features.base import Features
 from stackflower.features.loading import loading, read_weights
@@ -11,6 +13,13 @@ from stackflower.options import Count
 from stackflower.registry import register
 
 STRIDES = (4, 32)  # of the maps that are used
+
+
+def _original(name: str, state: dict[str, Tensor]) -> str:
+    """The name in a network's own state of a weight of its feature extractor."""
+    first, dot, rest = name.partition(".")
+    candidates = (name, name.removeprefix("model."), f"{first.replace('_', '.')}{dot}{rest}")
+    return next((candidate for candidate in candidates if candidate in state), name)
 
 
 @register("features", "timm")
@@ -31,20 +40,28 @@ class TimmFeatures(Features):
         if not timm.is_model(model):
             near = timm.list_models(f"*{model}*")[:5] or timm.list_models("*resnet*")[:5]
             raise DataError(f"timm has no model {model!r}; some that it has: {', '.join(near)}.")
-        first = "".join(letter for letter in model.split("_")[0] if letter.isalpha())
+        first = "".join(letter for letter in model.removeprefix("tf_").split("_")[0] if letter.isalpha())
         self.family = "efficientnet" if "efficientnet" in model else first
         with loading(f"timm's {model}", "Name a local file: --set features.weights=FILE."):
             info: Any = timm.create_model(model, pretrained=False, features_only=True).feature_info
             low, high = STRIDES
             wanted = [i for i, stride in enumerate(info.reduction()) if low <= stride <= high]
-            network = timm.create_model(model, pretrained=weights is None, features_only=True, out_indices=wanted)
+            sized: dict[str, Any] = (
+                {"dynamic_img_size": True} if "vit" in model else {}
+            )  # other sizes than it was trained at
+            network = timm.create_model(
+                model, pretrained=weights is None, features_only=True, out_indices=wanted, **sized
+            )
             if weights is not None:
                 state = read_weights(weights)
-                names = {name: name.removeprefix("model.") for name in network.state_dict()}  # of transformers, wrapped
+                # of transformers, wrapped; of others, with children by a path of names
+                names = {name: _original(name, state) for name in network.state_dict()}
                 missing = [given for given in names.values() if given not in state]
                 if missing:
                     raise ValueError(f"{weights} lacks {', '.join(missing[:3])} and {max(len(missing) - 3, 0)} more.")
                 network.load_state_dict({name: state[given] for name, given in names.items()})
+            if getattr(network, "output_fmt", None) is not None and str(network.output_fmt).endswith("NHWC"):
+                raise ValueError("its maps have their channels last, which is not supported")
             settings = timm.get_pretrained_cfg(model)
             mean, std = (settings.mean, settings.std) if settings is not None else ((0.5,) * 3, (0.5,) * 3)
             super().__init__(network, mean, std, f"timm {model}", size or 224)

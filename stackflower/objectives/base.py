@@ -46,6 +46,10 @@ class Objective(nn.Module, ABC):
     mismatched: bool = True  # whether it uses mismatched pairs
     needs_gradient_penalty: ClassVar[bool] = False  # whether the discriminator's loss has no lower bound without one
     relativistic: ClassVar[bool] = False  # whether it compares each generated image with a real one of the same text
+    contrasts: ClassVar[bool] = False  # whether it uses `Verdict.similarity`
+    centred: ClassVar[bool] = (
+        False  # whether scores of real images are meant to be above 0 and those of generated ones below
+    )
     converges: ClassVar[bool] = False  # whether `after_step` gives "convergence", which a plateau schedule follows
 
     @abstractmethod

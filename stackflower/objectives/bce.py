@@ -21,6 +21,8 @@ class BinaryCrossEntropy(MatchingAware):
         contrast, generator_contrast: weights of the contrast term, where the discriminator gives one.
     """
 
+    centred = True
+
     def __init__(
         self,
         *,

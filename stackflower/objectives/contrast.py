@@ -43,6 +43,8 @@ class Contrastive(Objective):
         generator_contrast: the same for the generator; the less, the more images of different latents differ.
     """
 
+    contrasts = True
+
     def __init__(self, *, contrast: Weight = 1.0, generator_contrast: Weight = 1.0):
         super().__init__()
         self.contrast, self.generator_contrast = contrast, generator_contrast

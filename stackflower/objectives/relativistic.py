@@ -28,6 +28,7 @@ class Relativistic(Contrastive):
     """
 
     relativistic = True
+    centred = True  # of differences
 
     def __init__(self, *, mismatched: bool = True, contrast: Weight = 1.0, generator_contrast: Weight = 1.0):
         super().__init__(contrast=contrast, generator_contrast=generator_contrast)

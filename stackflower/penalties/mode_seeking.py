@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 import torch.nn.functional as F
+from annotated_types import Ge
 from torch import Tensor
 
 from stackflower.features.base import Features
@@ -39,7 +40,7 @@ class ModeSeeking(Penalty):
         weight: Weight = 1.0,
         every: Count = 1,
         space: Literal["pixels", "features"] = "pixels",
-        size: Count = 64,
+        size: Annotated[int, Ge(32)] = 64,
     ):
         super().__init__(weight=weight, every=every)
         self.features, self.size = features if space == "features" else None, size
@@ -48,7 +49,11 @@ class ModeSeeking(Penalty):
         """(N, …): what the distance of images is measured in."""
         if self.features is None:
             return images.float()
-        resized = images if images.shape[-1] == self.size else F.interpolate(images.float(), self.size, mode="bilinear")
+        resized = (
+            images
+            if images.shape[-1] == self.size
+            else F.interpolate(images.float(), self.size, mode="bilinear", antialias=True)
+        )
         means = [F.normalize(each.float().mean((2, 3)), dim=1) for each in self.features(resized)]
         return torch.cat([mean * mean.shape[1] ** 0.5 for mean in means], 1)
 

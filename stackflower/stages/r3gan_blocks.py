@@ -16,8 +16,9 @@ EXPANSION = 2  # width within a block over that between blocks
 def convolution(in_channels: int, out_channels: int, size: int, gain: float, groups: int = 1) -> nn.Conv2d:
     """A convolution without bias whose weights have unit variance times `gain` over the fan-in (He et al. 2015)."""
     layer = nn.Conv2d(in_channels, out_channels, size, padding=size // 2, groups=groups, bias=False)
-    nn.init.normal_(layer.weight, 0.0, gain / math.sqrt(layer.weight[0].numel()) or 1.0)
-    if not gain:
+    if gain:
+        nn.init.normal_(layer.weight, 0.0, gain / math.sqrt(layer.weight[0].numel()))
+    else:
         nn.init.zeros_(layer.weight)
     return layer
 

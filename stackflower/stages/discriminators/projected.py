@@ -27,8 +27,8 @@ TOP = 4  # height and width at which heads judge
 
 
 class Mixing(nn.Module):
-    """Random, untrained mixing of a pyramid (section 3.2): 1×1 convolutions over channels, then 3×3 convolutions from coarse to fine, the
-    coarser map upsampled and joined. It spreads what single channels show over all, so that the heads attend to all of it.
+    """Random, untrained mixing of a pyramid (after section 3.2): 1×1 convolutions over channels, then 3×3 convolutions from coarse to fine,
+    the coarser map upsampled and joined, where the release adds it and doubles every map. It spreads what single channels show over all, so that the heads attend to all of it.
 
     Its weights come from a fixed seed.
     """
@@ -137,15 +137,15 @@ class Seen(NamedTuple):
 
 @register("discriminator", "projected")
 class ProjectedDiscriminator(Discriminator):
-    """Projected GAN's discriminator (Sauer et al. 2021, section 3) with text: images through a pretrained network, random mixing of its
-    maps over channels and scales, and a small head a scale whose scores are averaged.
+    """Small heads on the maps of a pretrained network, conditioned on text (Sauer et al. 2021, Projected GAN, section 3).
 
-    Nothing but the heads is trained. The text enters every head by projection; group norm takes the place of batch norm, so that an
-    image's score does not depend on the others'.
+    The maps are mixed at random over channels and scales; nothing but the heads, one a scale, is trained, and their scores are averaged.
+    The text enters every head by projection; group norm takes the place of batch norm, so that an image's score does not depend on the
+    others'.
 
     Args:
         size: height and width that images are resized to for the network; None: 224, or their own where that is more.
-        levels: how many of the network's maps, fine to coarse.
+        levels: how many of the network's maps, fine to coarse; None: all, up to four.
         mixing: channels of the finest map after mixing; of the coarser ones 1, 2 and 4 times as many; 64 in the paper.
         channels: width of the heads.
         projection_dim: size in which image and text are compared.
@@ -164,7 +164,7 @@ class ProjectedDiscriminator(Discriminator):
         text_dim: int,
         resolution: Count,
         size: Count | None = None,
-        levels: Count = 4,
+        levels: Count | None = None,
         mixing: Count = 64,
         channels: Count = 64,
         projection_dim: Count = 64,
@@ -177,12 +177,15 @@ class ProjectedDiscriminator(Discriminator):
         if self.size < 32:
             raise ComponentError(f"discriminator.size = {self.size}: at least 32 px, for maps at a stride of 32.")
         known = min(len(features.channels), len(MIXED))
+        levels = levels or known
         if levels > known:
-            raise ComponentError(f"discriminator.levels = {levels}: {features.name} has {known} maps.")
+            raise ComponentError(
+                f"discriminator.levels = {levels}: {features.name} has {known} maps; --set discriminator.levels={known}."
+            )
         self.levels = levels
+        sides = map_sides(features, self.size)[:levels]
         pyramid = Mixing(features.channels[:levels], mixing)
         self.mixing = Frozen(pyramid)
-        sides = [self.size // stride for stride in features.strides[:levels]]
         self.heads = nn.ModuleList(
             Head.on_map(width, side, channels, text_dim, projection_dim, minibatch_deviation and level == levels - 1)
             for level, (width, side) in enumerate(zip(pyramid.channels, sides, strict=True))
@@ -231,6 +234,19 @@ class ProjectedDiscriminator(Discriminator):
             return None
         words = F.normalize(gathered(self.text_key(text.embedding).float()), dim=1)
         return (F.normalize(image_key, dim=1)[:, None] * words).sum(2) / TEMPERATURE
+
+
+def map_sides(features: Features, size: int) -> list[int]:
+    """Height of each map of an image of `size` px. ComponentError where the network takes no such images."""
+    try:
+        with torch.no_grad():
+            return [each.shape[2] for each in features(torch.zeros(1, 3, size, size, device="cpu"))]
+    except Exception as error:  # a network may raise anything
+        reason = (str(error) or type(error).__name__).splitlines()[0].rstrip(".")
+        raise ComponentError(
+            f"discriminator.size = {size}: {features.name} does not take images of this size ({reason}); --set "
+            "discriminator.size=224 is what most networks were trained at."
+        ) from error
 
 
 def halvings(side: int) -> int:

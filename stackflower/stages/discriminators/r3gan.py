@@ -15,8 +15,9 @@ from stackflower.stages.r3gan_blocks import Resample, ResidualBlock, convolution
 
 @register("discriminator", "r3gan")
 class R3Discriminator(Discriminator):
-    """R3GAN's discriminator (Huang et al. 2024, section 4), the mirror of its generator: residual blocks without normalisation and
-    bilinear downsampling, a depthwise 4×4 convolution, and an inner product with the text. R1 and R2 regularise it.
+    """R3GAN's residual discriminator without normalisation (Huang et al. 2024, section 4), the mirror of its generator.
+
+    Residual blocks and bilinear downsampling, a depthwise 4×4 convolution, and an inner product with the text. R1 and R2 regularise it.
 
     Args:
         channels: width at the full resolution, twice as much below; 384 in the release for 64 px.

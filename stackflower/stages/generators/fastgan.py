@@ -22,12 +22,13 @@ WIDTHS = {
     64: 2,
     128: 1,
 }  # of the release, relative to `channels`; beyond 128 px a half, a quarter …
+DOUBLE = (8, 32, 128)  # px at which a second convolution follows
 EXCITED = 16  # times the side of the map that excites
 
 
 class Up(nn.Module):
-    """Upsampling by two and a 3×3 convolution with a gated linear unit, and below 64 px another such convolution (the release's
-    UpBlockComp), scaled and shifted by the style where there is one."""
+    """Upsampling by two and a 3×3 convolution with a gated linear unit, at every other size followed by another (the release's UpBlockComp);
+    scaled and shifted by the style where there is one."""
 
     def __init__(self, in_channels: int, out_channels: int, again: bool, norm: Norm, style_dim: int):
         super().__init__()
@@ -66,10 +67,11 @@ class Excitation(nn.Module):
 
 @register("generator", "fastgan")
 class FastGenerator(Generator):
-    """FastGAN's generator (Liu et al. 2021, section 3.1): gated upsampling, and gates from 4×4 to 64×64, 8×8 to 128×128 and 16×16 to
-    256×256, by which what the coarse maps decided, such as a style, reaches the fine ones. Condition and noise are its input.
+    """FastGAN's generator with gates from coarse to fine maps (Liu et al. 2021, section 3.1).
 
-    The release's noise added to every pixel and its spectral norm are left out, so that an image depends on text and noise alone.
+    Gated upsampling, and skip-layer excitation from 4×4 to 64×64, 8×8 to 128×128 and 16×16 to 256×256, by which what the coarse maps decided,
+    such as a style, reaches the fine ones. Condition and noise are its input. The release's noise added to every pixel and its spectral
+    norm are left out, so that an image depends on text and noise alone.
 
     Args:
         resolution: height and width of the image, a power of two from 16 up.
@@ -102,7 +104,7 @@ class FastGenerator(Generator):
         self.dense = nn.Linear(inputs, 2 * self.wide * 16, bias=False)
         self.first = norm2d(norm, 2 * self.wide)
         self.blocks = nn.ModuleList(
-            Up(wide, narrow, side <= 32, norm, inputs if style else 0)
+            Up(wide, narrow, side in DOUBLE, norm, inputs if style else 0)
             for side, (wide, narrow) in zip(sides[1:], itertools.pairwise(widths), strict=True)
         )
         self.excitations = nn.ModuleDict(

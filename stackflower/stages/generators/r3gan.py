@@ -17,8 +17,9 @@ from stackflower.stages.r3gan_blocks import Resample, ResidualBlock, convolution
 
 @register("generator", "r3gan")
 class R3Generator(Generator):
-    """R3GAN's generator (Huang et al. 2024, section 4): a learned 4×4 basis, its channels weighed by condition and noise, then
-    residual blocks without normalisation and bilinear upsampling.
+    """R3GAN's residual generator without normalisation (Huang et al. 2024, section 4).
+
+    A learned 4×4 basis, its channels weighed by condition and noise, then residual blocks and bilinear upsampling.
 
     Args:
         resolution: height and width of the image, a power of two from 16 up.
