@@ -241,7 +241,9 @@ def test_a_judge_of_the_family_that_was_trained_against_is_called_flattering(
     assert "was trained against torchvision shufflenet_v2_x0_5" in output and "flatter the run" in output
 
 
-@pytest.mark.parametrize(("ready", "recipe"), [(True, "photographs"), (False, "quickstart")])
+@pytest.mark.parametrize(
+    ("ready", "recipe"), [pytest.param(True, "photographs", marks=pytest.mark.extras), (False, "quickstart")]
+)
 def test_a_folder_is_trained_with_photographs_where_it_can_be(
     stackflower, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ready: bool, recipe: str
 ) -> None:
