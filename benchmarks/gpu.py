@@ -165,7 +165,7 @@ class Checklist:
 
     def photographs(self, minutes: float) -> dict[str, Any]:
         """Training for some minutes, and its scores."""
-        run, problem = self.train("photographs", "photographs", "--time-limit", f"{minutes}m")
+        run, problem = self.train("photographs", "photographs", "--time-limit", f"{round(60 * minutes)}s")
         if run is None:
             return {"problem": problem}
         done = call("eval", str(run), "--json", *(["--samples", "16"] if self.tiny else []))

@@ -85,7 +85,7 @@ def train(recipe: str, args: argparse.Namespace, more: list[str]) -> Path:
             "--data",
             str(args.data),
         ]
-        command += ["--time-limit", f"{args.minutes}m", "--seed", str(args.seed), *more]
+        command += ["--time-limit", f"{round(60 * args.minutes)}s", "--seed", str(args.seed), *more]
         subprocess.run(command, check=True)
     return run
 
