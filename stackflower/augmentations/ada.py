@@ -82,7 +82,8 @@ class AdaptiveAugmentation(Augmentation):
     def after_step(self, measured: Mapping[str, Tensor], images: int) -> dict[str, Tensor]:
         if "real_sign" not in measured:
             return {}
-        self.sign += torch.stack([measured["real_sign"], *measured["real_sign"].new_tensor([1.0, float(images)])])
+        sign = measured["real_sign"]
+        self.sign += torch.stack([sign, torch.ones_like(sign), torch.full_like(sign, images)])
         total, steps, seen = self.sign.clone()
         due = steps >= UPDATE_EVERY  # on the device: nothing waits for it
         moved = (self.strength + (total / steps - self.target).sign() * seen / self.ramp).clamp(0, 1)
@@ -122,7 +123,7 @@ class AdaptiveAugmentation(Augmentation):
         """(N, 4, 4): of colours in homogeneous coordinates; 10 draws."""
         take = iter(draws.unbind(1)).__next__
         identity = torch.eye(4, device=draws.device, dtype=draws.dtype)
-        axis = draws.new_tensor([LUMA, LUMA, LUMA, 0.0])
+        axis = LUMA * identity[:3].sum(0)
         grey, last = torch.outer(axis, axis), torch.diag(identity[3])
         brightness = self._applied(take(), 0.2 * _normal(take()), 0.0)
         contrast = self._applied(take(), torch.exp2(0.5 * _normal(take())), 1.0)[:, None, None]

@@ -80,8 +80,8 @@ def _within(index: Tensor, size: int) -> Tensor:
 def _cut_out(x: Tensor, draws: Tensor, side: int) -> Tensor:
     """A square of `side` pixels set to zero; its centre may be anywhere, so part of it may lie outside."""
     height, width = x.shape[2:]
-    sizes = torch.tensor([height, width], device=x.device)
-    first = (draws * (sizes + 1 - side % 2)).floor().long() - side // 2  # (N, 2)
-    down = torch.arange(height, device=x.device) - first[:, :1]
-    across = torch.arange(width, device=x.device) - first[:, 1:]
+    top = (draws[:, :1] * (height + 1 - side % 2)).floor().long() - side // 2
+    left = (draws[:, 1:] * (width + 1 - side % 2)).floor().long() - side // 2
+    down = torch.arange(height, device=x.device) - top
+    across = torch.arange(width, device=x.device) - left
     return x * ~(_within(down, side)[:, None, :, None] & _within(across, side)[:, None, None, :])

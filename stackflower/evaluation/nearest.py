@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from stackflower.features.base import Features
+from stackflower.features.base import Features, unit_means
 
 SIZE = 96  # px at which a pretrained network looks
 THUMBNAIL = 16  # px of the images that are compared where there is none
@@ -44,9 +44,7 @@ def describer(features: Features | None) -> Callable[[Tensor], Tensor]:
             if features is None:
                 parts.append(x.flatten(1))
             else:
-                parts.append(
-                    torch.cat([F.normalize(each.float().mean((2, 3)), dim=1) for each in features(x)], 1).cpu()
-                )
+                parts.append(torch.cat(unit_means(features(x)), 1).cpu())
         return torch.cat(parts)
 
     return describe

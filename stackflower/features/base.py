@@ -8,6 +8,7 @@ import itertools
 from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
@@ -36,7 +37,9 @@ class Features:
         self.name = name
         self.checksum = checksum_of(network)
         self._networks = {("cpu", torch.float32): fold_batch_norms(network.eval().requires_grad_(False), example)}
-        self.mean, self.std = torch.tensor(mean), torch.tensor(std)
+        self._statistics = {
+            "cpu": (2 * torch.tensor(mean) - 1, 2 * torch.tensor(std))
+        }  # of pixels in [-1, 1], by device
         with torch.no_grad():
             maps = self(torch.zeros(1, 3, example, example))
         self.channels = tuple(each.shape[1] for each in maps)
@@ -62,12 +65,32 @@ class Features:
         device = images.device
         autocast = device.type != "meta" and torch.is_autocast_enabled(device.type)
         dtype = torch.get_autocast_dtype(device.type) if autocast else torch.float32
-        mean, std = ((value.to(device)[:, None, None]) for value in (2 * self.mean - 1, 2 * self.std))
-        normalised = ((images.float() - mean) / std).to(dtype).contiguous(memory_format=torch.channels_last)
+        if str(device) not in self._statistics:  # once: a copy from the host waits for the device
+            with torch.inference_mode(False):
+                mean, std = self._statistics["cpu"]
+                self._statistics[str(device)] = mean.to(device), std.to(device)
+        mean, std = self._statistics[str(device)]
+        normalised = (
+            ((images.float() - mean[:, None, None]) / std[:, None, None])
+            .to(dtype)
+            .contiguous(memory_format=torch.channels_last)
+        )
         if not autocast:
             return tuple(self.network(device, dtype)(normalised))
         with torch.autocast(device.type, enabled=False):
             return tuple(self.network(device, dtype)(normalised))
+
+
+def resized(images: Tensor, size: int) -> Tensor:
+    """Images (N, 3, R, R) at `size` px, bilinearly, with antialiasing where they shrink."""
+    if images.shape[-1] == size:
+        return images
+    return F.interpolate(images.float(), size, mode="bilinear", antialias=images.shape[-1] > size)
+
+
+def unit_means(maps: Sequence[Tensor]) -> list[Tensor]:
+    """(N, C) of each map: its mean over positions, of unit length."""
+    return [F.normalize(each.float().mean((2, 3)), dim=1) for each in maps]
 
 
 def checksum_of(network: nn.Module) -> str:

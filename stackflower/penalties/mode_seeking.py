@@ -5,11 +5,10 @@ from __future__ import annotations
 from typing import Annotated, Literal
 
 import torch
-import torch.nn.functional as F
 from annotated_types import Ge
 from torch import Tensor
 
-from stackflower.features.base import Features
+from stackflower.features.base import Features, resized, unit_means
 from stackflower.options import Count, Weight
 from stackflower.penalties.base import Penalty, PenaltyInputs
 from stackflower.registry import register
@@ -49,12 +48,7 @@ class ModeSeeking(Penalty):
         """(N, …): what the distance of images is measured in."""
         if self.features is None:
             return images.float()
-        resized = (
-            images
-            if images.shape[-1] == self.size
-            else F.interpolate(images.float(), self.size, mode="bilinear", antialias=True)
-        )
-        means = [F.normalize(each.float().mean((2, 3)), dim=1) for each in self.features(resized)]
+        means = unit_means(self.features(resized(images, self.size)))
         return torch.cat([mean * mean.shape[1] ** 0.5 for mean in means], 1)
 
     def forward(self, inputs: PenaltyInputs) -> Tensor:

@@ -64,16 +64,19 @@ class ResidualBlock(nn.Module):
 class Resample(nn.Module):
     """Bilinear resampling by two with the filter [1, 2, 1], and a 1×1 convolution where the width changes."""
 
+    kernel: Tensor
+
     def __init__(self, in_channels: int, out_channels: int, up: bool):
         super().__init__()
         self.up = up
+        taps = torch.tensor([1.0, 2.0, 1.0]) / 4
+        self.register_buffer("kernel", taps[:, None] * taps, persistent=False)
         self.width = convolution(in_channels, out_channels, 1, 1.0) if in_channels != out_channels else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
         if self.up:
             return F.interpolate(self.width(x), scale_factor=2, mode="bilinear")
-        taps = x.new_tensor([1.0, 2.0, 1.0]) / 4
-        kernel = (taps[:, None] * taps).expand(x.shape[1], 1, 3, 3)
+        kernel = self.kernel.to(x.dtype).expand(x.shape[1], 1, 3, 3)
         return self.width(F.conv2d(F.pad(x, (1, 1, 1, 1), mode="reflect"), kernel, stride=2, groups=x.shape[1]))
 
 

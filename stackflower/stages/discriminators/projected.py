@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
 from stackflower.errors import ComponentError
-from stackflower.features.base import Features
+from stackflower.features.base import Features, resized, unit_means
 from stackflower.options import Count, Natural
 from stackflower.registry import register
 from stackflower.stages.base import Discriminator, Text, Verdict
@@ -205,12 +205,8 @@ class ProjectedDiscriminator(Discriminator):
         self.text_key = nn.Linear(text_dim, 2 * projection_dim) if contrastive else None
 
     def perceive(self, images: Tensor) -> Perceived:
-        resized = images
-        if images.shape[-1] != self.size:
-            resized = F.interpolate(images.float(), self.size, mode="bilinear", antialias=images.shape[-1] > self.size)
-        maps = self.features(resized)[: self.levels]
-        means = [each.float().mean((2, 3)) for each in maps]
-        scaled = [F.normalize(mean, dim=1) * math.sqrt(mean.shape[1]) for mean in means]
+        maps = self.features(resized(images, self.size))[: self.levels]
+        scaled = [mean * math.sqrt(mean.shape[1]) for mean in unit_means(maps)]
         return Perceived(self.mixing(maps), torch.cat(scaled, 1), images if self.on_pixels else None)
 
     def trunk(self, perceived: Perceived) -> Seen:
