@@ -106,8 +106,8 @@ def build_trainer(recipe: str, stage: int, folder: str, precision: str, images: 
         learned = LearnedText(encoder, encoder.tokenise(captions).to(accelerator.device))
         embed = learned.embed
 
-    def batches(resolution: int, draw_noise: DrawNoise) -> Batches:
-        return build_batches(config, data, embed, resolution, draw_noise, accelerator.device)
+    def batches(resolution: int, draw_noise: DrawNoise, draws: int) -> Batches:
+        return build_batches(config, data, embed, resolution, draw_noise, draws, accelerator.device)
 
     run = RunFolder(folder)
     logger = RunLogger(run, accelerator, ["a flower"], torch.zeros(1, encoder.dim), 0)

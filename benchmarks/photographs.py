@@ -12,6 +12,7 @@ written into `--out`; what is finished is kept, so that the command can be repea
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import subprocess
 import sys
@@ -134,7 +135,9 @@ def main() -> None:
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
     splits = [read_split(args.data, name, args.text) for name in ("train", args.split)]
-    judges = Judges(*splits, args.out / "judge-a.safetensors")
+    known = splits[0].classes.unique()  # data sets may count from 1
+    seen, held_out = (dataclasses.replace(split, classes=torch.searchsorted(known, split.classes)) for split in splits)
+    judges = Judges(seen, held_out, args.out / "judge-a.safetensors")
     real, file = judges.real(), args.out / "scores.json"
     scores: dict[str, Any] = json.loads(file.read_text()) if file.exists() else {}
     more = ["--text", args.text] if args.text else []

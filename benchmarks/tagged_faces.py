@@ -81,7 +81,7 @@ def main() -> None:
             for file, attributes in part:
                 shutil.copyfile(args.folder / file, args.out / split / file)
                 text = " ".join(f"{colour} {name}" for name, colour in attributes.items())
-                row = {
+                row: dict[str, object] = {
                     "file_name": file,
                     "text": [text],
                     "attributes": attributes,

@@ -134,10 +134,16 @@ def stackflower_trainer(folder: str, batch: int, images: int = 2048) -> Trainer:
     data = Prepared(torch.randint(0, 255, (images, size, size, 3), dtype=torch.uint8), rows, "")
     table = torch.randn(5 * images, TEXT)
 
-    def batches(resolution: int, draw_noise: DrawNoise) -> Batches:
-        embed = table.to(accelerator.device).__getitem__
+    def batches(resolution: int, draw_noise: DrawNoise, draws: int) -> Batches:
         return Batches(
-            data, embed, resolution=resolution, seed=0, draw_noise=draw_noise, averaged=4, device=accelerator.device
+            data,
+            table.to(accelerator.device).__getitem__,
+            resolution=resolution,
+            seed=0,
+            draw_noise=draw_noise,
+            averaged=4,
+            augmentation_dim=draws,
+            device=accelerator.device,
         )
 
     run = RunFolder(folder)
