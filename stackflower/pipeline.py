@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from stackflower.adversary import Adversary
-from stackflower.build import build_adversaries, build_encoder, build_stage
+from stackflower.build import build_adversaries, build_encoder, build_features, build_stage
 from stackflower.data.images import to_uint8
 from stackflower.errors import ConfigError, RunError
 from stackflower.runs.checkpoint import load_previous, load_weights
@@ -67,6 +67,7 @@ class Pipeline:
                 raise RunError(
                     f"{folder} has no checkpoint left, and the discriminator that chooses is kept there; leave out --best-of."
                 )
+            record.check_features(folder, build_features(record.config))
             name, judge = list(build_adversaries(record.config, record.text_dim, stage).items())[-1]
             load_weights(judge, complete[-1] / f"{name}.safetensors")
         if device is None:

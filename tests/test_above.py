@@ -466,11 +466,17 @@ def test_copies_are_found_and_others_are_not() -> None:
     generator = torch.Generator().manual_seed(0)
     training = torch.rand(400, 8, generator=generator)
     training[1] = training[0]  # an image that is there twice sets no limit
-    found = nearest(torch.cat([training[5:7] + 1e-4, torch.rand(20, 8, generator=generator)]), training)
+    generated = torch.cat([training[5:7] + 1e-4, torch.rand(20, 8, generator=generator)])
+    found = nearest(generated, training[None])
     assert found.index[:2].tolist() == [5, 6] and found.copies[:2].all() and not found.copies[2:].any()
     table = torch.cdist(training, training) + torch.diag(torch.full((400,), math.inf))
     closest = table.min(1).values
     assert found.limit == pytest.approx(float(closest[closest > 0].quantile(0.01)), rel=1e-4)
+    both = nearest(
+        generated.flip(1), torch.stack([training, training.flip(1)])
+    )  # another view of each, as a mirror image is
+    assert both.index[:2].tolist() == [5, 6] and both.copies[:2].all() and not both.copies[2:].any()
+    assert both.limit == nearest(generated, torch.stack([training, training.flip(1)])).limit <= found.limit
 
 
 def test_a_report_without_its_library_names_the_extra(stackflower, trained: Path, monkeypatch) -> None:

@@ -19,7 +19,7 @@ from stackflower.config.schema import PARTS
 from stackflower.data.images import grid
 from stackflower.data.prepared import prepare
 from stackflower.errors import MissingDependency, RunError
-from stackflower.evaluation.nearest import Nearest, describer, nearest
+from stackflower.evaluation.nearest import describer, nearest
 from stackflower.pipeline import Pipeline
 from stackflower.runs.folder import RunFolder
 from stackflower.utils.atomic import write_text
@@ -87,15 +87,10 @@ def nearest_training(run: RunFolder, count: int, seed: int = 0) -> dict[str, Any
     rows = [number * len(data.rows) // count for number in range(count)]
     captions = [data.captions[row][0] for row in rows]
     generated = torch.cat(list(pipeline.generate(captions, seed=seed))).permute(0, 3, 1, 2).cpu()
-    describe = describer(build.build_features(record.config))
-    points = describe(training)
-    both = [nearest(describe(images), points) for images in (generated, generated.flip(3))]
-    mirrored = both[1].distance < both[0].distance
-    found = Nearest(
-        torch.where(mirrored, both[1].index, both[0].index),
-        torch.minimum(both[0].distance, both[1].distance),
-        both[0].limit,
-    )
+    features = build.build_features(record.config)
+    record.check_features(run, features)
+    describe = describer(features)
+    found = nearest(describe(generated), torch.stack([describe(training), describe(training.flip(3))]))
     pairs = torch.stack([generated, training[found.index]]).permute(0, 1, 3, 4, 2).flatten(0, 1)
     buffer = io.BytesIO()
     Image.fromarray(grid(pairs.numpy(), count)).save(buffer, "PNG")

@@ -51,8 +51,9 @@ def describer(features: Features | None) -> Callable[[Tensor], Tensor]:
 
 
 def nearest(generated: Tensor, training: Tensor) -> Nearest:
-    """Of points (N, F) and (M, F); images that occur twice in the training split count once. M at least 2."""
-    training_distance, _ = _closest(training, training, own=True)
+    """Of points (N, F) and of the training images' (V, M, F), V views of each, such as its mirror image; the nearest view counts, and images that
+    occur twice in the training split count once. M at least 2."""
+    training_distance, _ = _closest(training[0], training, own=True)
     known = training_distance[training_distance > 0]
     limit = float(known.quantile(CLOSE)) if len(known) else 0.0
     distance, index = _closest(generated, training, own=False)
@@ -60,10 +61,10 @@ def nearest(generated: Tensor, training: Tensor) -> Nearest:
 
 
 def _closest(points: Tensor, among: Tensor, own: bool) -> tuple[Tensor, Tensor]:
-    """Distance to and number of the closest; with `own`, other than the point itself. Memory grows with M, not with N·M."""
+    """Distance to and number of the closest; with `own`, other than the point's own views. Memory grows with M, not with N·M."""
     distances, numbers = [], []
     for first in range(0, len(points), CHUNK):
-        table = torch.cdist(points[first : first + CHUNK], among)
+        table = torch.cdist(points[first : first + CHUNK], among).amin(0)
         if own:
             rows = torch.arange(len(table))
             table[rows, first + rows] = torch.inf

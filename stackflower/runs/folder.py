@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -20,6 +20,7 @@ from filelock import FileLock, Timeout
 from stackflower.config.resolve import resolve
 from stackflower.config.schema import RunConfig
 from stackflower.errors import ConfigError, RunError
+from stackflower.features.base import Features
 from stackflower.options import Count, Natural, Share, read_section
 from stackflower.utils.atomic import write_text
 
@@ -57,6 +58,19 @@ class RunRecord:
             raise ConfigError(problems)
         _ = record.config
         return record
+
+    def check_features(self, run: RunFolder, features: Features | None) -> None:
+        """RunError if a pretrained network is not the one that the run was trained against."""
+        found = None if features is None else features.describe()
+        if found != self.features:
+            raise RunError(
+                f"{run} was trained against {_described(self.features)}, and here is {_described(found)}. Put back the weights, or the "
+                "version of the package that they come from."
+            )
+
+
+def _described(features: Mapping[str, str] | None) -> str:
+    return "no pretrained network" if features is None else f"{features['name']} ({features['weights_sha256']})"
 
 
 class RunFolder:

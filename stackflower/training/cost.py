@@ -66,20 +66,18 @@ def _step_on_meta(
             generated = stage(embedding, noise)
         flops.append(counter.get_total_flops())
         text = Text(embedding, generated.condition, label)
+        drawn = [image.detach().requires_grad_() for image in generated.images]
         with FlopCounterMode(display=False) as counter:
-            for adversary, image in zip(adversaries.values(), generated.images, strict=True):
+            for adversary, image in zip(adversaries.values(), drawn, strict=True):
                 negative = text if adversary.objective.mismatched else None
-                pairs = Pairs(torch.empty_like(image), image.detach(), text, negative, text)
-                terms = adversary.objective.discriminator_terms(adversary.discriminator, pairs)
-                torch.stack(list(terms.values())).sum().backward()
+                pairs = Pairs(torch.empty_like(image), image, text, negative, text)
+                torch.stack(list(adversary(pairs, noise, 1).values())).sum().backward()
         flops.append(counter.get_total_flops())
         with FlopCounterMode(display=False) as counter:
-            for adversary, image in zip(adversaries.values(), generated.images, strict=True):
+            for adversary, image in zip(adversaries.values(), drawn, strict=True):
                 with frozen(adversary):
-                    drawn = image.detach().requires_grad_()
-                    pairs = Pairs(torch.empty_like(image), drawn, text, None, text)
-                    terms = adversary.objective.generator_terms(adversary.discriminator, pairs)
-                    torch.stack(list(terms.values())).sum().backward()
+                    pairs = Pairs(torch.empty_like(image), image, text, None, text)
+                    torch.stack(list(adversary.generator_terms(pairs, noise, 1).values())).sum().backward()
         flops.append(counter.get_total_flops())
     return flops[0], flops[1], flops[2], saved
 
@@ -92,6 +90,8 @@ def cost(config: RunConfig, text_dim: int) -> dict[str, float]:
     """
     with torch.device("meta"):
         stage, adversaries = build.build_networks(config, text_dim)
+        for adversary in adversaries.values():
+            adversary.penalties.clear()
         small, large = (_step_on_meta(stage, adversaries, text_dim, batch) for batch in (2, 4))
     train, size = config.train, config.train.batch_size
     generate, discriminate, adversarial = (count / 2 * size for count in small[:3])
