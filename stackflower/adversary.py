@@ -71,17 +71,17 @@ class Adversary(nn.Module):
             first = next(iter(terms))
             terms[first] = terms[first] + 0.0 * torch.stack([each.sum() for each in judge.similarities]).sum()
         judge.observe()
-        inputs = PenaltyInputs(judge, pairs.real, pairs.fake.detach(), pairs.text, noise, pairs.fake_text)
+        inputs = PenaltyInputs(judge, pairs.real, pairs.fake.detach(), pairs.text, pairs.fake_text, noise, judge.maps)
         return terms | self._penalties("discriminator", step, inputs)
 
     def generator_terms(self, pairs: Pairs, noise: Tensor, step: int, draws: Tensor | None = None) -> dict[str, Tensor]:
         """The generator's terms, weighted, for images `pairs.fake` that carry its gradient."""
         judge = _Judge(self, draws, pairs)
         terms = self.objective.generator_terms(judge.for_terms, pairs)
+        inputs = PenaltyInputs(judge, pairs.real, pairs.fake, pairs.text, pairs.fake_text, noise, judge.maps)
+        terms |= self._penalties("generator", step, inputs)
         self._perceived = []
-        return terms | self._penalties(
-            "generator", step, PenaltyInputs(judge, None, pairs.fake, pairs.fake_text, noise)
-        )
+        return terms
 
     def perceive(self, images: Tensor, draws: Tensor | None, pairs: Pairs) -> Any:
         """What `Discriminator.trunk` takes. Of the generated images, and of real ones that the generator's step looks at too, it is kept from the
@@ -95,7 +95,8 @@ class Adversary(nn.Module):
                 augmented = self.augmentation(images.float(), draws)
         perceived = self.discriminator.perceive(augmented)
         fake = images is pairs.fake and images.requires_grad and torch.is_grad_enabled()
-        if self._pretrained and (fake or (images is pairs.real and self.objective.relativistic)):
+        again = self.objective.relativistic or any(penalty.uses_maps for penalty in self.all_penalties())
+        if self._pretrained and (fake or (images is pairs.real and again)):
             self._perceived.append((images, perceived))
         return perceived
 
@@ -128,6 +129,10 @@ class _Judge:
     def __call__(self, images: Tensor, texts: Sequence[Text]) -> list[Verdict]:
         """For penalties, which differentiate twice."""
         return self.adversary.discriminator.verdicts(self._perceived(images), texts)
+
+    def maps(self, images: Tensor) -> tuple[Tensor, ...]:
+        """The maps of a pretrained network that the discriminator sees of images."""
+        return self.adversary.discriminator.maps(self._perceived(images))
 
     def _perceived(self, images: Tensor) -> Any:
         return self.adversary.perceive(images, self.draws, self.pairs)

@@ -150,5 +150,6 @@ def build_batches(
         hard_negatives=train.hard_negatives,
         interpolated=train.interpolated,
         augmentation_dim=augmentation_dim,
+        contrasted=train.contrasted,
         device=device,
     )

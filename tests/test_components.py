@@ -276,7 +276,9 @@ def test_penalty(name: str) -> None:
     noise = torch.randn(N, stage.noise_dim)
     drawn = stage(torch.randn(N, T), noise).images[0]
     drawn = 30 * drawn if name == "out-of-range" else drawn
-    value = penalty(PenaltyInputs(critic, torch.rand(N, 3, R, R), drawn, text(), noise, text()))
+    value = penalty(
+        PenaltyInputs(critic, torch.rand(N, 3, R, R), drawn, text(), text(), noise, lambda images: (images,))
+    )
     assert value.ndim == 0 and value.dtype == torch.float32 and value > 0
     value.backward()
     moved = critic if penalty.network == "discriminator" else stage

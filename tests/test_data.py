@@ -274,6 +274,7 @@ def batches(**options: object) -> Batches:
         {"latents_per_caption": 2, "interpolated": 0.5},
         {"interpolated": 0.75, "averaged": 2},
         {"hard_negatives": 3, "averaged": 4, "flip_vertical": True},
+        {"contrasted": 5},
     ],
     ids=str,
 )
@@ -282,7 +283,22 @@ def test_shares_of_a_batch_make_the_whole(options: dict[str, Any]) -> None:
     whole = make(16, 8)
     halves = [make(16, 8, slice(0, 4)), make(16, 8, slice(4, 8))]
     for name, values in vars(whole).items():
-        assert torch.equal(values, torch.cat([getattr(half, name) for half in halves])), name
+        if name != "others":
+            assert torch.equal(values, torch.cat([getattr(half, name) for half in halves])), name
+    for part in (*halves, *whole.split(2)):
+        assert part.others is whole.others is None or all(map(torch.equal, part.others, whole.others))
+
+
+def test_a_batch_has_captions_of_any_images_besides_its_own() -> None:
+    data, _ = shared_captions()
+    flat = data.flat_captions()
+    batch = telling(data, contrasted=200)(0, 60)
+    drawn = [flat[number] for number in batch.others.embedding.argmax(1).tolist()]
+    assert set(drawn) == set(flat)
+    known = dict(zip((flat[number] for number in batch.caption.tolist()), batch.label.tolist(), strict=True))
+    assert [known[text] for text in drawn] == batch.others.label.tolist(), "texts that read the same are of one class"
+    plain = telling(data)(0, 60)
+    assert torch.equal(plain.images, batch.images) and torch.equal(plain.noise, batch.noise) and plain.others is None
 
 
 def test_a_process_embeds_what_its_share_needs() -> None:

@@ -125,7 +125,7 @@ def test_out_of_range_is_a_parabola_beyond_one() -> None:
     from stackflower.penalties.base import PenaltyInputs
 
     value = registry.create("penalty", "out-of-range")(
-        PenaltyInputs(lambda *_: [], None, images, words(), torch.zeros(1))
+        PenaltyInputs(lambda *_: [], images, images, words(), words(), torch.zeros(1), lambda images: ())
     )
     assert value.item() == pytest.approx((2**2 + 0.5**2) / 6)
     value.backward()

@@ -189,6 +189,8 @@ def test_a_run_names_its_features_and_does_not_go_on_with_others(
 
         _features.cache_clear()
         assert "the features' weights changed" in stackflower("train", "--resume", "run", "--images", 24, code=2).output
+        for command in (("sample", "run", "a flower", "--best-of", 2), ("report", "run", "--nearest", 1)):
+            assert "was trained against torchvision shufflenet_v2_x0_5" in stackflower(*command, code=2).output
     finally:
         path.write_bytes(before)
         _features.cache_clear()
@@ -207,6 +209,8 @@ def test_a_run_names_its_features_and_does_not_go_on_with_others(
         (["--augmentation", "ada", "--objective", "least-squares"], "--set augmentation.target=0"),
         (["--augmentation", "ada", "--discriminator", "began"], "--set augmentation.target=0"),
         (["--augmentation", "diffaugment", "--set", "augmentation.policy=[]"], "at least 1 item"),
+        (["--penalty", "feature-matching"], "use --discriminator projected"),
+        (settings("train.contrasted=8", "discriminator.contrastive=false"), "--set train.contrasted=0"),
     ],
 )
 def test_mixes_that_cannot_work_are_refused(stackflower, arguments: list[str], said: str) -> None:
@@ -217,6 +221,8 @@ def test_mixes_that_cannot_work_are_refused(stackflower, arguments: list[str], s
 def test_features_go_with_the_discriminator_that_used_them(stackflower) -> None:
     output = stackflower("train", "--recipe", "photographs", "--discriminator", "matching", "--dry-run").output
     assert "nothing else uses them: left out" in output and '"features": null' in output
+    assert "Penalty feature-matching was for the recipe's discriminator: left out." in output
+    assert "train.contrasted 256 was for the recipe's contrast: left out." in output and '"contrasted": 0' in output
 
 
 def test_without_the_extra_one_sentence_says_what_to_install(stackflower, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -234,7 +240,21 @@ def test_a_judge_of_the_family_that_was_trained_against_is_called_flattering(
     from stackflower.evaluation.extractors.domain import DomainExtractor
 
     stackflower("train", "--out", "run", "--images", 16, *TINY, *projected)
-    evaluate = ("eval", "run", "--samples", 16, "--metrics", "fid")
+    stackflower("data", "make", "synthetic-flowers", "--out", "d", "--count", 24, "--validation", 8, "--test", 8)
+    small = ("--resolution", 16, "--network", "plain", "--epochs", 1)
+    stackflower("train-classifier", "--data", "d", "--out", "c.safetensors", *small)
+    evaluate = (
+        "eval",
+        "run",
+        "--samples",
+        16,
+        "--metrics",
+        "fid",
+        "--extractor",
+        "domain",
+        "--weights",
+        "c.safetensors",
+    )
     assert "Warning" not in stackflower(*evaluate).output
     monkeypatch.setattr(DomainExtractor, "family", "shufflenet")
     output = stackflower(*evaluate).output

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -23,12 +24,14 @@ from stackflower.objectives.least_squares import LeastSquares
 from stackflower.objectives.relativistic import Relativistic
 from stackflower.objectives.wasserstein import Wasserstein
 from stackflower.penalties.base import PenaltyInputs, total_score
+from stackflower.penalties.feature_matching import FeatureMatching
 from stackflower.penalties.gradient import GradientPenalty
 from stackflower.penalties.matching_aware import MatchingAwareGradient
 from stackflower.penalties.mode_seeking import ModeSeeking
 from stackflower.penalties.zero_centred import R1, R2
-from stackflower.stages.base import Text, Verdict
+from stackflower.stages.base import OtherTexts, Text, Verdict
 from stackflower.stages.conditioning import ConditioningAugmentation, kl_to_standard_normal
+from stackflower.stages.contrast import similarities
 from stackflower.stages.generators.stage2 import StageTwoGenerator
 from stackflower.stages.generators.tree import colour_consistency
 from stackflower.stages.layers import REFERENCE, MinibatchDeviation, UpsampleConv, VirtualBatchNorm2d
@@ -167,6 +170,12 @@ def test_heads_count_alike_however_many_patches_they_have() -> None:
     )
 
 
+def penalised(judge: Any, real: torch.Tensor, fake: torch.Tensor, **given: Any) -> PenaltyInputs:
+    """The inputs of a penalty; images are their own maps."""
+    usual = {"text": RIGHT, "fake_text": RIGHT, "noise": torch.zeros(2, 1), "maps": lambda images: (images,)}
+    return PenaltyInputs(judge, real, fake, **(usual | given))
+
+
 def test_gradient_penalty_against_the_closed_form() -> None:
     """For D(x) = w Σx² the slope at x̂ is 2wx̂; with real = drawn, x̂ is that image wherever it lies on the line."""
     w, images = torch.tensor(0.7, requires_grad=True), torch.randn(2, 3, 4, 4)
@@ -174,7 +183,7 @@ def test_gradient_penalty_against_the_closed_form() -> None:
     def judge(x: torch.Tensor, texts: list[Text]) -> list[Verdict]:
         return [Verdict(w * x.square().sum((1, 2, 3)))]
 
-    value = GradientPenalty()(PenaltyInputs(judge, images, images.clone(), RIGHT, torch.zeros(2, 1)))
+    value = GradientPenalty()(penalised(judge, images, images.clone()))
     value.backward()
     length = images.double().flatten(1).norm(dim=1)
     assert value.item() == pytest.approx(((1.4 * length - 1) ** 2).mean().item(), rel=1e-5)
@@ -185,7 +194,7 @@ def test_gradient_penalty_against_the_closed_form() -> None:
         seen.append(x.detach()[:, 0, 0, 0])
         return [Verdict(w * x.sum((1, 2, 3)))]
 
-    GradientPenalty()(PenaltyInputs(note, REAL, FAKE, RIGHT, torch.zeros(2, 1)))
+    GradientPenalty()(penalised(note, REAL, FAKE))
     assert (seen[0].abs() < 1).all() and seen[0][0] != seen[0][1], (
         "between real (1) and drawn (-1), each at its own place"
     )
@@ -199,7 +208,7 @@ def test_matching_aware_penalty_and_its_gradient_against_the_closed_form() -> No
     def judge(x: torch.Tensor, texts: list[Text]) -> list[Verdict]:
         return [Verdict(w * x.square().sum((1, 2, 3)) + v * texts[0].embedding.sum(1))]
 
-    value = MatchingAwareGradient(power=3)(PenaltyInputs(judge, images, FAKE, words, torch.zeros(2, 1)))
+    value = MatchingAwareGradient(power=3)(penalised(judge, images, FAKE, text=words))
     value.backward()
     length = images.double().flatten(1).norm(dim=1)
     inner = 2 * 0.7 * length + 0.4 * 5**0.5
@@ -245,6 +254,21 @@ def test_objectives_weigh_the_contrast_where_the_discriminator_gives_one() -> No
     assert found == pytest.approx(0.25 * contrast(alike[1.0], OWN[:2]).item())
 
 
+def test_the_contrast_compares_with_other_captions_but_not_those_of_the_images_class() -> None:
+    others = OtherTexts(torch.randn(3, 2), torch.tensor([0, 1, 7]))
+    words = Text(torch.randn(2, 2), torch.randn(2, 2), torch.tensor([0, 1]), others)
+    keys, columns = F.normalize(torch.randn(2, 2), dim=1), torch.cat([words.embedding, others.embedding])
+    alike = similarities(keys, torch.nn.Identity(), words)
+    assert torch.allclose(alike, keys @ F.normalize(columns, dim=1).T / 0.1, atol=1e-5)
+    found = Hinge.contrast_term(1.0, Verdict(torch.zeros(2), similarity=alike), words)["contrast"].item()
+    kept = [
+        [0, 1, 3, 4],
+        [0, 1, 2, 4],
+    ]  # of the columns: the batch's two captions, then the others but one of its class
+    expected = sum(torch.logsumexp(alike[i, kept[i]], 0) - alike[i, i] for i in range(2)) / 2
+    assert found == pytest.approx(float(expected), rel=1e-5)
+
+
 @pytest.mark.parametrize("penalty", [R1, R2])
 def test_zero_centred_penalties_and_their_gradient_against_the_closed_form(penalty: type[R1] | type[R2]) -> None:
     """For D(x) = wᵀx² the slope is 2wx, so ½‖∇D‖² = 2 Σ (w x)² and its derivative by w is 4 w x²; R1 at real, R2 at drawn."""
@@ -259,7 +283,7 @@ def test_zero_centred_penalties_and_their_gradient_against_the_closed_form(penal
         return [Verdict((weight * x.square()).sum((1, 2, 3)))]
 
     real, fake = (images, other) if penalty is R1 else (other, images)
-    value = penalty(weight=1.0)(PenaltyInputs(judge, real, fake, RIGHT, torch.zeros(2, 1), drawn))
+    value = penalty(weight=1.0)(penalised(judge, real, fake, fake_text=drawn))
     w, x = weight.detach().double(), images.double()
     assert value.item() == pytest.approx((2 * (w * x).square().sum((1, 2, 3))).mean().item(), rel=1e-5)
     value.backward()
@@ -271,8 +295,24 @@ def test_mode_seeking_compares_neighbours() -> None:
     fake[1], fake[3] = 0.5, 0.25
     noise = torch.zeros(4, 5)
     noise[1], noise[3] = 1.0, 2.0
-    value = ModeSeeking()(PenaltyInputs(critic({}), None, fake, RIGHT, noise)).item()
+    value = ModeSeeking()(penalised(critic({}), fake, fake, noise=noise)).item()
     assert value == pytest.approx((1 / 0.5 + 2 / 0.25) / 2, rel=1e-4)
+
+
+def test_feature_matching_against_numpy() -> None:
+    real, fake = torch.randn(6, 3, 4, 4), 0.5 + 2 * torch.randn(6, 3, 4, 4).requires_grad_()
+    value = FeatureMatching()(penalised(critic({}), real, fake))
+    described = []
+    for images in (real, fake.detach()):
+        x = images.double().numpy()
+        described.append(np.concatenate([x.mean((2, 3)), np.sqrt(x.var((2, 3)) + 1e-4)], 1))
+    mean, deviation = described[0].mean(0), described[0].std(0, ddof=1)
+    z = (described[1] - mean) / deviation
+    expected = np.mean(z.mean(0) ** 2) + np.mean((np.sqrt(z.var(0, ddof=1) + 1e-4) - 1) ** 2)
+    assert value.item() == pytest.approx(expected, rel=1e-4)
+    assert FeatureMatching()(penalised(critic({}), real, real.flip(0))).item() < 1e-4
+    (gradient,) = torch.autograd.grad(value, fake)
+    assert (gradient * (fake - real.mean()).sign()).sum() > 0, "brighter and wider than real: drawn back"
 
 
 @pytest.mark.parametrize("size", [4, 8, 16])

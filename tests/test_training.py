@@ -131,7 +131,8 @@ def with_features(arguments: list[str], projected: list[str]) -> list[str]:
             "PROJECTED",
             "--penalty",
             "mode-seeking",
-            *settings("penalties.mode-seeking.space=features", "train.latents_per_caption=2"),
+            *("--penalty", "feature-matching", "--objective", "hinge"),
+            *settings("penalties.mode-seeking.space=features", "train.latents_per_caption=2", "train.contrasted=8"),
         ],
         [
             "--discriminator",
@@ -153,10 +154,10 @@ def with_features(arguments: list[str], projected: list[str]) -> list[str]:
 def test_resuming_is_exact(stackflower, tmp_path: Path, projected: list[str], extra: list[str]) -> None:
     tiny = with_features([*TINY, *extra], projected)
     stackflower("train", "--out", "whole", "--images", 96, *tiny, "--set", "output.checkpoint_every=32")
-    stackflower("train", "--out", "parts", "--images", 96, *tiny, "--set", "output.checkpoint_every=32")
+    shutil.copytree("whole", "parts")
     run = RunFolder("parts")
     while len(run.complete_checkpoints()) > 1:  # back to an earlier one
-        __import__("shutil").rmtree(run.complete_checkpoints()[-1])
+        shutil.rmtree(run.complete_checkpoints()[-1])
     (tmp_path / "parts" / "generator.safetensors").unlink()
     stackflower("train", "--resume", "parts")
     same(tmp_path / "whole", tmp_path / "parts")
@@ -166,7 +167,6 @@ def test_resuming_is_exact(stackflower, tmp_path: Path, projected: list[str], ex
 
 
 def test_a_longer_resume_is_remembered_and_the_model_is_whole(stackflower, tmp_path: Path, trained: Path) -> None:
-    import shutil
 
     shutil.copytree(trained, tmp_path / "run")
     stackflower("train", "--resume", "run", "--images", 128)
@@ -480,10 +480,16 @@ def test_compiled_networks_train_as_eager_ones(
     arguments = [*TINY, "--images", 16, "--penalty", "r1=1", *(projected if discriminator == "projected" else [])]
     stackflower("train", "--out", "eager", *arguments)
     stackflower("train", "--out", "compiled", "--compile", *arguments)
-    one, two = (load_file(tmp_path / run / "generator.safetensors") for run in ("eager", "compiled"))
-    assert one.keys() == two.keys() and all(
-        torch.allclose(one[key].float(), two[key].float(), atol=1e-3) for key in one
-    )
+    for name in ("optimizer-generator", "optimizer-discriminator"):
+        # after one step, Adam's first moment is the gradient; the weights move by its sign, which turns with the last bit near zero
+        first = (
+            tmp_path / run / "checkpoints" / "images-000000008" / f"{name}.safetensors" for run in ("eager", "compiled")
+        )
+        one, two = map(load_file, first)
+        gradients = [key for key in one if key.endswith("exp_avg")]
+        scale = max(float(one[key].abs().max()) for key in gradients)
+        assert scale > 0 and one.keys() == two.keys()
+        assert all((one[key] - two[key]).abs().max() < 1e-4 * scale for key in gradients)
 
 
 @pytest.mark.parametrize(

@@ -47,6 +47,7 @@ def incompatible(config: RunConfig) -> list[str]:
         *_relativistic(config, objective),
         *_features(config),
         *_augmentation(config, objective),
+        *_contrast(config, objective),
     ]
 
 
@@ -97,6 +98,11 @@ def _penalties(config: RunConfig, discriminator: Any) -> Iterator[str]:
                 f"penalty {name!r} measures the gradient at each image, and discriminator {config.discriminator.name!r} with "
                 f"{' and '.join(of_the_batch)} scores an image by the whole batch: use --discriminator critic, or --set "
                 "discriminator.norm=layer and --set discriminator.minibatch_deviation=false."
+            )
+        if penalty.uses_maps and not registry.takes("discriminator", config.discriminator.name, "features"):
+            yield (
+                f"penalty {name!r} compares what the discriminator sees through a pretrained network, and discriminator "
+                f"{config.discriminator.name!r} has none: use --discriminator projected, or leave the penalty out."
             )
         if penalty.score_type not in (None, discriminator.score_type):
             yield (
@@ -153,6 +159,16 @@ def _features(config: RunConfig) -> Iterator[str]:
         yield (
             f"features {config.features.name!r} are used by nothing: leave them out, or look through them with --discriminator "
             "projected or --set penalties.mode-seeking.space=features."
+        )
+
+
+def _contrast(config: RunConfig, objective: Any) -> Iterator[str]:
+    """Captions are drawn for the contrast where something contrasts."""
+    contrasts = objective.contrasts and config.discriminator.options.get("contrastive", False)
+    if config.train.contrasted and not contrasts:
+        yield (
+            f"train.contrasted = {config.train.contrasted} captions are for a contrast, and objective {config.objective.name!r} with discriminator "
+            f"{config.discriminator.name!r} has none: --set train.contrasted=0, or an objective such as hinge with --set discriminator.contrastive=true."
         )
 
 

@@ -96,6 +96,8 @@ def follow(tree: Tree, before: Mapping[str, Any], given: set[str], report: Calla
     _follow_length(tree, given)
     _follow_resolution(tree, before, given, report)
     _follow_discriminator(tree, before, given, report)
+    _follow_maps(tree, before, report)
+    _follow_contrast(tree, given, report)
     _follow_features(tree, given, report)
 
 
@@ -144,6 +146,35 @@ def _follow_discriminator(
         tree["penalties"] = {**penalties, "gradient": {}}
 
 
+def _follow_maps(tree: Tree, before: Mapping[str, Any], report: Callable[[str], None]) -> None:
+    """A recipe's penalties that compare what its discriminator sees go with it."""
+    penalties, theirs = tree.get("penalties"), before.get("penalties")
+    if not isinstance(penalties, dict) or not isinstance(theirs, Mapping):
+        return
+    if registry.takes("discriminator", str(_part_name(tree)), "features"):
+        return
+    for name in [name for name in penalties if name in theirs and _attribute("penalty", name, "uses_maps")]:
+        report(f"Penalty {name} was for the recipe's discriminator: left out.")
+        del penalties[name]
+
+
+def _follow_contrast(tree: Tree, given: set[str], report: Callable[[str], None]) -> None:
+    """A recipe's captions for the contrast go with it."""
+    train, objective = tree.get("train"), tree.get("objective")
+    if not isinstance(train, dict) or not train.get("contrasted") or "train.contrasted" in given:
+        return
+    name = str(_part_name(tree))
+    option = tree["discriminator"].get("contrastive") if isinstance(tree.get("discriminator"), Mapping) else None
+    try:
+        default = registry.options("discriminator", name)["contrastive"].default
+    except (ComponentError, KeyError):
+        default = False
+    contrasts = isinstance(objective, Mapping) and _attribute("objective", str(objective.get("name")), "contrasts")
+    if not contrasts or not (default if option is None else option):
+        report(f"train.contrasted {train['contrasted']} was for the recipe's contrast: left out.")
+        train["contrasted"] = 0
+
+
 def _follow_features(tree: Tree, given: set[str], report: Callable[[str], None]) -> None:
     """Features come with a discriminator or penalty that looks through a pretrained network, and go with the last of them."""
     features = tree.get("features")
@@ -170,8 +201,13 @@ def uses_features(tree: Mapping[str, Any]) -> bool:
 
 def limits_gradient(penalty: str) -> bool:
     """Whether a penalty, by its name, bounds the gradient of the discriminator."""
+    return _attribute("penalty", penalty, "limits_gradient")
+
+
+def _attribute(kind: str, name: str, attribute: str) -> bool:
+    """An attribute of a part's class; False for an unknown part, which `resolve` reports."""
     try:
-        return bool(registry.get("penalty", penalty).limits_gradient)  # type: ignore[attr-defined]
+        return bool(getattr(registry.get(kind, name), attribute))
     except ComponentError:
         return False
 

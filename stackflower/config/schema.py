@@ -53,6 +53,7 @@ class Train:
     latents_per_caption: Count = 1  # latents for which each caption of a batch is generated
     hard_negatives: Count = 1  # negative captions drawn for an image, of which the most similar to its own is used
     interpolated: Share = 0.0  # share of a generated batch whose text is halfway between two captions (GAN-INT)
+    contrasted: Natural = 0  # captions that the contrast tells an image's own from, besides those of the batch
     sync_batch_norm: bool = True  # batch statistics over all processes
     compile: bool = (
         False  # torch.compile for generator and discriminator: some minutes at the start, then faster on a GPU

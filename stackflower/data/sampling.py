@@ -16,6 +16,7 @@ from torch import Tensor
 from stackflower.data.captions import Captions, Embed
 from stackflower.data.negatives import NegativeCaptions
 from stackflower.data.prepared import Prepared
+from stackflower.stages.base import OtherTexts
 from stackflower.utils.rng import seeded
 
 DrawNoise = Callable[[int, torch.Generator], Tensor]
@@ -36,13 +37,17 @@ class Batch:
     caption: Tensor  # (N,) int64 number of the caption that `text` embeds
     negative_caption: Tensor  # (N,) int64 number of the caption that `negative_text` embeds
     augmentation: Tensor  # (N, A) uniform in [0, 1), what the augmentation of each row is drawn from
+    others: OtherTexts | None  # captions of any images, with which the contrast compares too
 
     def split(self, parts: int) -> list[Batch]:
-        """The batch in equal parts."""
+        """The batch in equal parts, each with all of `others`."""
         if parts == 1:
             return [self]
-        chunks = {field.name: getattr(self, field.name).chunk(parts) for field in dataclasses.fields(self)}
-        return [Batch(**{name: chunk[part] for name, chunk in chunks.items()}) for part in range(parts)]
+        names = [field.name for field in dataclasses.fields(self) if field.name != "others"]
+        chunks = {name: getattr(self, name).chunk(parts) for name in names}
+        return [
+            Batch(**{name: chunk[part] for name, chunk in chunks.items()}, others=self.others) for part in range(parts)
+        ]
 
 
 @dataclass(frozen=True)
@@ -57,6 +62,7 @@ class Draws:
     negatives: Tensor  # (N, hard_negatives, averaged)
     noise: Tensor  # (N, Z)
     augmentation: Tensor  # (N, A)
+    others: tuple[Tensor, Tensor] | None  # (M,) images and (M, averaged) captions of them
 
 
 class Batches:
@@ -77,6 +83,7 @@ class Batches:
             section 4.3, GAN-INT with β = ½).
         latents_per_caption: how many neighbours of a generated batch share a caption, each with noise of its own.
         augmentation_dim: A, the draws of the augmentation for an image.
+        contrasted: M, captions of any images that a batch has besides its own, for the contrast.
     """
 
     def __init__(
@@ -94,13 +101,14 @@ class Batches:
         hard_negatives: int = 1,
         interpolated: float = 0.0,
         augmentation_dim: int = 0,
+        contrasted: int = 0,
         device: torch.device | str = "cpu",
     ):
         self.device = torch.device(device)
         self.seed, self.resolution, self.draw_noise = seed, resolution, draw_noise
         self.flip, self.flip_vertical = flip, flip_vertical
         self.latents_per_caption, self.interpolated = latents_per_caption, interpolated
-        self.augmentation_dim = augmentation_dim
+        self.augmentation_dim, self.contrasted = augmentation_dim, contrasted
         self.images = data.images.to(self.device)
         self.captions = Captions(data, embed, averaged, self.device)
         self.negatives = NegativeCaptions(data, self.captions, hard_negatives, self.device)
@@ -126,6 +134,7 @@ class Batches:
             caption=draws.captions[share, 0],
             negative_caption=negative_caption,
             augmentation=draws.augmentation[share],
+            others=self._others(draws.others),
         )
 
     def indices(self, first: int, count: int) -> Tensor:
@@ -155,7 +164,16 @@ class Batches:
         noise = self.draw_noise(total, generator)
         upside_down = half(True) if self.flip_vertical else torch.zeros_like(mirror)
         augmentation = torch.rand(total, self.augmentation_dim, generator=generator, device=self.device)
-        return Draws(index, corner, mirror, upside_down, captions, negatives, noise, augmentation)
+        others = None
+        if self.contrasted:
+            images = torch.randint(len(self), (self.contrasted,), generator=generator, device=self.device)
+            others = images, self.captions.draw(images, generator)
+        return Draws(index, corner, mirror, upside_down, captions, negatives, noise, augmentation, others)
+
+    def _others(self, drawn: tuple[Tensor, Tensor] | None) -> OtherTexts | None:
+        if drawn is None:
+            return None
+        return OtherTexts(self.captions.mean_embedding(drawn[1]), self.negatives.label(*drawn))
 
     def _texts(self, captions: Tensor, label: Tensor, share: slice) -> tuple[Tensor, Tensor, Tensor]:
         """Embeddings (n, T) of this process's captions and of what it generates, and the classes (N,) of what all generate.

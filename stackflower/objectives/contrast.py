@@ -13,7 +13,7 @@ from stackflower.utils.distributed import gathered, world
 
 
 def contrast(similarity: Tensor, own: Tensor, label: Tensor | None = None, negative: Tensor | None = None) -> Tensor:
-    """Cross-entropy of finding each image's own text among the batch's (Zhang et al. 2021, XMC-GAN, equation 4).
+    """Cross-entropy of finding each image's own text among the batch's and others (Zhang et al. 2021, XMC-GAN, equation 4).
 
     Args:
         similarity: (N, M) logits of image i and text j.
@@ -57,5 +57,7 @@ class Contrastive(Objective):
         rows = len(verdict.similarity)
         own = torch.arange(rows, device=verdict.similarity.device) + world()[0] * rows
         label = None if text.label is None else gathered(text.label)
+        if label is not None and text.others is not None:
+            label = torch.cat([label, text.others.label])
         negatives = [own_similarity(one.similarity, own) for one in mismatched if one.similarity is not None]
         return {"contrast": weight * contrast(verdict.similarity, own, label, *negatives)}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from typing import ClassVar, Literal, NamedTuple
 
 from torch import Tensor, nn
@@ -12,14 +13,15 @@ from stackflower.stages.base import Critic, Text, Verdict, per_image
 
 
 class PenaltyInputs(NamedTuple):
-    """What a penalty may use; for the generator there are no real images."""
+    """What a penalty may use."""
 
     critic: Critic
-    real: Tensor | None  # (N, 3, R, R)
+    real: Tensor  # (N, 3, R, R)
     fake: Tensor  # (N, 3, R, R)
-    text: Text  # of `real`; for the generator, of `fake`
+    text: Text  # of `real`
+    fake_text: Text
     noise: Tensor  # (N, Z), from which `fake` was generated
-    fake_text: Text | None = None  # for the discriminator, the text of `fake`
+    maps: Callable[[Tensor], tuple[Tensor, ...]]  # of images, those of a pretrained network that the discriminator sees
 
 
 class Penalty(nn.Module, ABC):
@@ -33,6 +35,7 @@ class Penalty(nn.Module, ABC):
     )
     per_image: ClassVar[bool] = False  # whether an image's score must not depend on the rest of the batch
     latents_per_caption: ClassVar[int | None] = None  # the setting of that name that it needs; None: any
+    uses_maps: ClassVar[bool] = False  # whether the discriminator must look through a pretrained network
 
     def __init__(self, *, weight: Weight, every: Count = 1):
         super().__init__()

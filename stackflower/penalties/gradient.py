@@ -30,7 +30,6 @@ class GradientPenalty(Penalty):
         super().__init__(weight=weight, every=every)
 
     def forward(self, inputs: PenaltyInputs) -> Tensor:
-        assert inputs.real is not None
         real, fake = inputs.real.detach().float(), inputs.fake.detach().float()
         place = torch.rand(len(real), 1, 1, 1, device=real.device)
         between = torch.lerp(fake, real, place).requires_grad_()

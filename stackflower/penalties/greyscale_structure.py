@@ -29,7 +29,6 @@ class GreyscaleStructure(Penalty):
         super().__init__(weight=weight, every=every)
 
     def forward(self, inputs: PenaltyInputs) -> Tensor:
-        assert inputs.real is not None and inputs.fake_text is not None
         luminance = inputs.fake.new_tensor([0.299, 0.587, 0.114], dtype=torch.float32)[:, None, None]
         real, fake = (
             (images.detach().float() * luminance).sum(1, keepdim=True).expand(-1, 3, -1, -1)

@@ -32,10 +32,10 @@ class MatchingAwareGradient(Penalty):
         self.power = power
 
     def forward(self, inputs: PenaltyInputs) -> Tensor:
-        assert inputs.real is not None
         images = inputs.real.detach().float().requires_grad_()
         texts = [part.detach().float().requires_grad_() for part in (inputs.text.embedding, inputs.text.condition)]
-        (verdict,) = inputs.critic(images, [Text(*texts)])
+        embedding, condition = texts
+        (verdict,) = inputs.critic(images, [Text(embedding, condition)])
         gradients = torch.autograd.grad(total_score(verdict), [images, *texts], create_graph=True, allow_unused=True)
         norms = [gradient_norm(gradient) for gradient in gradients if gradient is not None]
         return torch.stack(norms).sum(0).pow(self.power).mean()

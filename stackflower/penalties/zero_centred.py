@@ -34,7 +34,6 @@ class R1(Penalty):
         super().__init__(weight=weight, every=every)
 
     def forward(self, inputs: PenaltyInputs) -> Tensor:
-        assert inputs.real is not None
         return zero_centred(inputs.critic, inputs.real, inputs.text)
 
 
@@ -54,5 +53,4 @@ class R2(Penalty):
         super().__init__(weight=weight, every=every)
 
     def forward(self, inputs: PenaltyInputs) -> Tensor:
-        assert inputs.fake_text is not None
         return zero_centred(inputs.critic, inputs.fake, inputs.fake_text)

@@ -17,12 +17,20 @@ from stackflower.stages.layers import ReferenceBatch
 from stackflower.utils.frozen import Frozen
 
 
+class OtherTexts(NamedTuple):
+    """Captions besides those of a batch, the same in all processes."""
+
+    embedding: Tensor  # (M, T)
+    label: Tensor  # (M,) int64 class
+
+
 class Text(NamedTuple):
     """A caption as a discriminator sees it."""
 
     embedding: Tensor  # (N, T), from the text encoder
     condition: Tensor  # (N, C), the deterministic part of the conditioning, detached from the generator
     label: Tensor | None = None  # (N,) int64 class; texts of one class are no negatives for one another's images
+    others: OtherTexts | None = None  # with which the contrast compares too
 
 
 class Generated(NamedTuple):
@@ -54,7 +62,9 @@ class Verdict(NamedTuple):
 
     match: Scores  # the image is real and matches the text
     real: Scores | None = None  # the image is real, whatever the text
-    similarity: Tensor | None = None  # (N, M) logits of image i and text j of the whole batch, over all processes
+    similarity: Tensor | None = (
+        None  # (N, M) logits of image i and text j of the whole batch, over all processes, then of `Text.others`
+    )
 
     @property
     def score(self) -> Tensor:
@@ -216,6 +226,10 @@ class Discriminator(nn.Module, ABC):
 
     score_type: ClassVar[str] = "logit"  # or "energy", as of an autoencoder: low means real
     default_objective: ClassVar[str] = "bce"
+
+    def maps(self, perceived: Any) -> tuple[Tensor, ...]:
+        """Those maps (N, C, H, W) of a pretrained network that are in `perceived`, fine to coarse."""
+        return ()
 
     def perceive(self, images: Tensor) -> Any:
         """Images (N, 3, R, R) in [-1, 1] to what `trunk` takes: the images, or a tuple of tensors of a network without trainable

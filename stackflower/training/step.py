@@ -71,7 +71,7 @@ class TrainingStep:
 
     def _generate(self, batch: Batch) -> tuple[Generated, Text]:
         generated = self.networks.wrapped(batch.fake_text, batch.noise)
-        return generated, Text(batch.fake_text, generated.condition, batch.fake_label)
+        return generated, Text(batch.fake_text, generated.condition, batch.fake_label, batch.others)
 
     def _backward(self, terms: Terms, parts: int) -> None:
         """Gradients of the sum of the terms of one of `parts` of a batch."""
@@ -112,7 +112,7 @@ class TrainingStep:
                 generated = self._generate(batch)
         fakes, fake_text = generated
         text, negative = self._texts(batch.text, batch.negative_text)
-        text = text._replace(label=batch.label)
+        text = text._replace(label=batch.label, others=batch.others)
         terms = {}
         for (name, adversary), real, fake in zip(
             self.networks.wrapped_adversaries.items(), self._pyramid(batch.images), fakes.images, strict=True

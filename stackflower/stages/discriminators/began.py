@@ -84,6 +84,6 @@ class AutoencoderDiscriminator(Discriminator):
         """A verdict for each of `texts`: the encoder runs once, the decoder once over all texts together."""
         code, images = self.trunk(perceived)
         count = len(texts)
-        all_texts = Text(*(torch.cat([text[part] for text in texts]) for part in (0, 1)))  # type: ignore[misc]
+        all_texts = Text(torch.cat([text.embedding for text in texts]), torch.cat([text.condition for text in texts]))
         verdict = self.judge(Encoded(code.repeat(count, 1), images.repeat(count, 1, 1, 1)), all_texts)
         return [Verdict(score) for score in verdict.score.chunk(count)]

@@ -12,10 +12,8 @@ from torch import Tensor, nn
 from stackflower.options import Count
 from stackflower.registry import register
 from stackflower.stages.base import Discriminator, Text, Verdict, initialise
+from stackflower.stages.contrast import similarities
 from stackflower.stages.layers import MinibatchDeviation, Norm, doublings_of, norm2d
-from stackflower.utils.distributed import gathered
-
-TEMPERATURE = 0.1  # of the contrastive logits
 
 
 def strided(in_channels: int, out_channels: int, norm: Norm) -> list[nn.Module]:
@@ -105,11 +103,6 @@ class MatchingDiscriminator(Discriminator):
         return Verdict(self.head(joined).flatten().float(), real, self._similarity(features, text))
 
     def _similarity(self, features: Tensor, text: Text) -> Tensor | None:
-        # only in training: it gathers over processes, which at inference make different numbers of calls and would wait forever
         if self.image_key is None or self.text_key is None or not self.training:
             return None
-        image = self.image_key(features[:, : self.image_key.in_features].mean((2, 3)))
-        text_features = gathered(self.text_key(text.embedding.to(features.dtype)).float())
-        # written as a sum, which autocast leaves in float32: the logits differ by less than bf16 resolves
-        cosine = (F.normalize(image.float(), dim=1)[:, None] * F.normalize(text_features, dim=1)).sum(2)
-        return cosine / TEMPERATURE
+        return similarities(self.image_key(features[:, : self.image_key.in_features].mean((2, 3))), self.text_key, text)

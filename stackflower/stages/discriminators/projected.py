@@ -17,9 +17,8 @@ from stackflower.features.base import Features, resized, unit_means
 from stackflower.options import Count, Natural
 from stackflower.registry import register
 from stackflower.stages.base import Discriminator, Text, Verdict
-from stackflower.stages.discriminators.matching import TEMPERATURE
+from stackflower.stages.contrast import similarities
 from stackflower.stages.layers import MinibatchDeviation
-from stackflower.utils.distributed import gathered
 from stackflower.utils.frozen import Frozen
 
 MIXED = (1, 1, 2, 4)  # channels after mixing, fine to coarse, relative to the finest map's
@@ -214,9 +213,8 @@ class ProjectedDiscriminator(Discriminator):
         if perceived.images is not None:
             maps.append(perceived.images)
         scores, keys = zip(*(head(each) for head, each in zip(self.heads, maps, strict=True)), strict=True)
-        # only in training: comparing gathers over processes, which at inference make different numbers of calls and would wait forever
         compared = self.image_key is not None and self.training
-        return Seen(scores, keys, self.image_key(perceived.means).float() if self.image_key and compared else None)
+        return Seen(scores, keys, self.image_key(perceived.means) if self.image_key and compared else None)
 
     def judge(self, features: Seen, text: Text) -> Verdict:
         match = tuple(
@@ -225,11 +223,13 @@ class ProjectedDiscriminator(Discriminator):
         )
         return Verdict(match, None, self._similarity(features.image_key, text))
 
+    def maps(self, perceived: Perceived) -> tuple[Tensor, ...]:
+        return perceived.maps
+
     def _similarity(self, image_key: Tensor | None, text: Text) -> Tensor | None:
         if image_key is None or self.text_key is None:
             return None
-        words = F.normalize(gathered(self.text_key(text.embedding).float()), dim=1)
-        return (F.normalize(image_key, dim=1)[:, None] * words).sum(2) / TEMPERATURE
+        return similarities(image_key, self.text_key, text)
 
 
 def map_sides(features: Features, size: int) -> list[int]:
