@@ -39,6 +39,9 @@ class Adversary(nn.Module):
         self.augmentation: Augmentation = augmentation or NoAugmentation()
         self._verdicts = discriminator.verdicts
         self._perceived: list[tuple[Tensor, Any]] = []
+        self._pretrained = type(discriminator).perceive is not Discriminator.perceive
+        # whether the generator's step looks at real images too
+        self._real_again = objective.relativistic or any(penalty.uses_maps for penalty in penalties.values())
 
     def compile_networks(self) -> None:
         """Compile the discriminator for the objective's terms, unless it has spectral norm, which changes its vectors between the passes
@@ -95,14 +98,9 @@ class Adversary(nn.Module):
                 augmented = self.augmentation(images.float(), draws)
         perceived = self.discriminator.perceive(augmented)
         fake = images is pairs.fake and images.requires_grad and torch.is_grad_enabled()
-        again = self.objective.relativistic or any(penalty.uses_maps for penalty in self.all_penalties())
-        if self._pretrained and (fake or (images is pairs.real and again)):
+        if self._pretrained and (fake or (images is pairs.real and self._real_again)):
             self._perceived.append((images, perceived))
         return perceived
-
-    @property
-    def _pretrained(self) -> bool:
-        return type(self.discriminator).perceive is not Discriminator.perceive
 
     def measures(self) -> dict[str, Tensor]:
         """Scalars that the augmentation follows, of this process."""

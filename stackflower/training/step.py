@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, ExitStack, nullcontext
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -21,6 +21,13 @@ from stackflower.training.networks import Networks
 
 Terms = dict[str, Tensor]
 AddTerms = Callable[[Mapping[str, Tensor], float], None]
+
+
+class _Real(NamedTuple):
+    """What both steps take of the real part of a batch."""
+
+    images: list[Tensor]  # at each of the stage's resolutions
+    text: Text
 
 
 class TrainingStep:
@@ -47,6 +54,7 @@ class TrainingStep:
         """
         self.latest = {name: ({}, {}) for name in self.networks.adversaries}
         parts: list[Batch] = []
+        reals: list[_Real] = []
         generated: list[tuple[Generated, Text]] | None = None
         for turn in range(self.train.critic_steps):
             batch = self.networks.batches(images, self.train.batch_size, self.share)
@@ -57,10 +65,16 @@ class TrainingStep:
             if len(parts) == 1 and turn == self.train.critic_steps - 1:
                 with self.accelerator.autocast():
                     generated = [self._generate(parts[0])]
-            self._discriminator_step(parts, generated, step)
+            with self.accelerator.autocast():
+                reals = [self._real(part) for part in parts]
+            self._discriminator_step(parts, reals, generated, step)
             images += self.train.batch_size
-        self._generator_step(parts, generated, step)
+        self._generator_step(parts, reals, generated, step)
         return images
+
+    def _real(self, batch: Batch) -> _Real:
+        (text,) = self._texts(batch.text)
+        return _Real(self._pyramid(batch.images), text._replace(label=batch.label, others=batch.others))
 
     def _texts(self, *embeddings: Tensor) -> list[Text]:
         """Texts for discriminators: each embedding with its condition, detached."""
@@ -88,15 +102,17 @@ class TrainingStep:
         return nullcontext() if last else self.accelerator.no_sync(module)
 
     def _discriminator_step(
-        self, parts: list[Batch], generated: list[tuple[Generated, Text]] | None, step: int
+        self, parts: list[Batch], reals: list[_Real], generated: list[tuple[Generated, Text]] | None, step: int
     ) -> None:
-        for position, batch in enumerate(parts):
+        for position, (batch, real) in enumerate(zip(parts, reals, strict=True)):
             last = position == len(parts) - 1
             with ExitStack() as stack:
                 for adversary in self.networks.wrapped_adversaries.values():
                     stack.enter_context(self._no_sync(adversary, last))
                 with self.accelerator.autocast():
-                    terms = self._discriminator_terms(batch, None if generated is None else generated[position], step)
+                    terms = self._discriminator_terms(
+                        batch, real, None if generated is None else generated[position], step
+                    )
                 count = len(parts) * self.train.critic_steps
                 for name, found in terms.items():
                     self._keep(self.latest[name][0], found, count)
@@ -105,20 +121,19 @@ class TrainingStep:
         self._apply("discriminator")
 
     def _discriminator_terms(
-        self, batch: Batch, generated: tuple[Generated, Text] | None, step: int
+        self, batch: Batch, real: _Real, generated: tuple[Generated, Text] | None, step: int
     ) -> dict[str, Terms]:
         if generated is None:
             with torch.no_grad():
                 generated = self._generate(batch)
         fakes, fake_text = generated
-        text, negative = self._texts(batch.text, batch.negative_text)
-        text = text._replace(label=batch.label, others=batch.others)
+        (negative,) = self._texts(batch.negative_text)
         terms = {}
-        for (name, adversary), real, fake in zip(
-            self.networks.wrapped_adversaries.items(), self._pyramid(batch.images), fakes.images, strict=True
+        for (name, adversary), image, fake in zip(
+            self.networks.wrapped_adversaries.items(), real.images, fakes.images, strict=True
         ):
             used = negative if self.networks.adversaries[name].objective.mismatched else None
-            pairs = Pairs(real, fake, text, used, fake_text, self.train.latents_per_caption)
+            pairs = Pairs(image, fake, real.text, used, fake_text, self.train.latents_per_caption)
             terms[name] = adversary(pairs, batch.noise, step, batch.augmentation)
         return terms
 
@@ -129,22 +144,23 @@ class TrainingStep:
             for resolution in self.networks.stage.resolutions
         ]
 
-    def _generator_step(self, parts: list[Batch], generated: list[tuple[Generated, Text]] | None, step: int) -> None:
+    def _generator_step(
+        self, parts: list[Batch], reals: list[_Real], generated: list[tuple[Generated, Text]] | None, step: int
+    ) -> None:
         networks = self.networks
         with ExitStack() as stack:
             for adversary in networks.adversaries.values():
                 stack.enter_context(frozen(adversary))
-            for position, batch in enumerate(parts):
+            for position, (batch, real) in enumerate(zip(parts, reals, strict=True)):
                 with self._no_sync(networks.wrapped, position == len(parts) - 1), self.accelerator.autocast():
                     fakes, text = self._generate(batch) if generated is None else generated[position]
                     terms = {
                         f"generator/{key}": networks.stage.weights[key] * term for key, term in fakes.terms.items()
                     }
-                    (real_text,) = self._texts(batch.text)
-                    for (name, adversary), real, fake in zip(
-                        networks.adversaries.items(), self._pyramid(batch.images), fakes.images, strict=True
+                    for (name, adversary), image, fake in zip(
+                        networks.adversaries.items(), real.images, fakes.images, strict=True
                     ):
-                        pairs = Pairs(real, fake, real_text, None, text, self.train.latents_per_caption)
+                        pairs = Pairs(image, fake, real.text, None, text, self.train.latents_per_caption)
                         found = adversary.generator_terms(pairs, batch.noise, step, batch.augmentation)
                         self._keep(self.latest[name][1], found, len(parts))
                         resolution = name.rpartition("-")[2]
