@@ -88,6 +88,12 @@ def test_any_part_is_swapped_in_by_its_flag_alone(
     stackflower("train", *rest, "--images", 16, "--dry-run")
 
 
+RELATIVISTIC_ADA = [
+    *("--discriminator", "r3gan", "--penalty", "r2=1", "--augmentation", "ada"),
+    *settings("augmentation.strength=0.5"),
+]
+
+
 def with_features(arguments: list[str], projected: list[str]) -> list[str]:
     """The arguments with the flags of the tiny projected discriminator in the place of its name."""
     return [one for given in arguments for one in (projected if given == "PROJECTED" else [given])]
@@ -134,15 +140,7 @@ def with_features(arguments: list[str], projected: list[str]) -> list[str]:
             *("--penalty", "feature-matching", "--objective", "hinge"),
             *settings("penalties.mode-seeking.space=features", "train.latents_per_caption=2", "train.contrasted=8"),
         ],
-        [
-            "--discriminator",
-            "r3gan",
-            "--penalty",
-            "r2=1",
-            "--augmentation",
-            "ada",
-            *settings("augmentation.strength=0.5"),
-        ],
+        RELATIVISTIC_ADA,
         ["PROJECTED", "--generator", "tree", *settings("generator.scales=2", "generator.resolution=32")],
     ],
     ids=[
@@ -500,15 +498,7 @@ def test_compiled_networks_train_as_eager_ones(
         ["--discriminator", "began"],
         ["--text", "rnn", *settings("generator.norm=virtual")],
         ["PROJECTED", "--augmentation", "diffaugment"],
-        [
-            "--discriminator",
-            "r3gan",
-            "--penalty",
-            "r2=1",
-            "--augmentation",
-            "ada",
-            *settings("augmentation.strength=0.5"),
-        ],
+        RELATIVISTIC_ADA,
     ],
     ids=["synchronised", "off", "began", "joint-text", "projected", "relativistic-ada"],
 )

@@ -79,7 +79,10 @@ def nearest_training(run: RunFolder, count: int, seed: int = 0) -> dict[str, Any
     Returns ``images``, a PNG as a data URI with a column for each: generated, nearest; ``captions``; ``distances``; ``limit`` and
     ``copies`` as of `Nearest`.
     """
-    record, pipeline = run.record(), Pipeline.from_run(run.path)
+    record = run.record()
+    features = build.build_features(record.config)
+    record.check_features(run, features)
+    pipeline = Pipeline.from_run(run.path)
     data = prepare(build.build_source(record.config), "train", record.load_size, bar)
     if len(data.rows) < 2:
         raise RunError(f"{run} was trained on {len(data.rows)} image; the nearest of at least 2 can be shown.")
@@ -87,8 +90,6 @@ def nearest_training(run: RunFolder, count: int, seed: int = 0) -> dict[str, Any
     rows = [number * len(data.rows) // count for number in range(count)]
     captions = [data.captions[row][0] for row in rows]
     generated = torch.cat(list(pipeline.generate(captions, seed=seed))).permute(0, 3, 1, 2).cpu()
-    features = build.build_features(record.config)
-    record.check_features(run, features)
     describe = describer(features)
     found = nearest(describe(generated), torch.stack([describe(training), describe(training.flip(3))]))
     pairs = torch.stack([generated, training[found.index]]).permute(0, 1, 3, 4, 2).flatten(0, 1)

@@ -163,14 +163,10 @@ def _follow_contrast(tree: Tree, given: set[str], report: Callable[[str], None])
     train, objective = tree.get("train"), tree.get("objective")
     if not isinstance(train, dict) or not train.get("contrasted") or "train.contrasted" in given:
         return
-    name = str(_part_name(tree))
-    option = tree["discriminator"].get("contrastive") if isinstance(tree.get("discriminator"), Mapping) else None
-    try:
-        default = registry.options("discriminator", name)["contrastive"].default
-    except (ComponentError, KeyError):
-        default = False
+    discriminator = tree.get("discriminator")
+    compares = isinstance(discriminator, Mapping) and registry.value("discriminator", discriminator, "contrastive")
     contrasts = isinstance(objective, Mapping) and _attribute("objective", str(objective.get("name")), "contrasts")
-    if not contrasts or not (default if option is None else option):
+    if not (compares and contrasts):
         report(f"train.contrasted {train['contrasted']} was for the recipe's contrast: left out.")
         train["contrasted"] = 0
 

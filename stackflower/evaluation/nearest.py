@@ -6,10 +6,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from stackflower.features.base import Features, unit_means
+from stackflower.features.base import Features, resized, unit_means
 
 SIZE = 96  # px at which a pretrained network looks
 THUMBNAIL = 16  # px of the images that are compared where there is none
@@ -40,7 +39,7 @@ def describer(features: Features | None) -> Callable[[Tensor], Tensor]:
         size = THUMBNAIL if features is None else SIZE
         parts = []
         for part in images.split(100):
-            x = F.interpolate(part.float() / 127.5 - 1, size=(size, size), mode="bilinear", antialias=True)
+            x = resized(part.float() / 127.5 - 1, size)
             if features is None:
                 parts.append(x.flatten(1))
             else:

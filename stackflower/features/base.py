@@ -13,6 +13,10 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 Maps = tuple[Tensor, ...]
+IMAGENET = (
+    (0.485, 0.456, 0.406),
+    (0.229, 0.224, 0.225),
+)  # mean and standard deviation of RGB that most networks were trained with
 
 
 class Features:
@@ -91,6 +95,11 @@ def resized(images: Tensor, size: int) -> Tensor:
 def unit_means(maps: Sequence[Tensor]) -> list[Tensor]:
     """(N, C) of each map: its mean over positions, of unit length."""
     return [F.normalize(each.float().mean((2, 3)), dim=1) for each in maps]
+
+
+def mean_vectors(maps: Sequence[Tensor]) -> Tensor:
+    """(N, F): the means of all maps over positions, each map's of unit root mean square, so that wide maps count by their width."""
+    return torch.cat([mean * mean.shape[1] ** 0.5 for mean in unit_means(maps)], 1)
 
 
 def checksum_of(network: nn.Module) -> str:

@@ -9,13 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from stackflower.errors import DataError, MissingDependency
-from stackflower.features.base import Features
+from stackflower.features.base import IMAGENET, Features
 from stackflower.features.loading import loading
 from stackflower.options import Count
 from stackflower.registry import register
 
-STATISTICS = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)  # CLIP's
-IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+CLIP = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 
 
 class _Layers(nn.Module):
@@ -71,5 +70,5 @@ class HuggingFaceFeatures(Features):
                 raise DataError(f"features.maps = {maps}: it has {config.num_hidden_layers} layers.")
             self.family = "dinov2" if kind == "dinov2" else "clip"
             layers = _Layers(network, config.num_hidden_layers, maps, config.patch_size)
-            mean, std = IMAGENET if kind == "dinov2" else STATISTICS
+            mean, std = IMAGENET if kind == "dinov2" else CLIP
             super().__init__(layers, mean, std, f"huggingface {Path(name).name}", config.patch_size * 8)

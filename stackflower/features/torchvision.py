@@ -6,12 +6,10 @@ import torch
 from torch import Tensor, nn
 
 from stackflower.errors import DataError
-from stackflower.features.base import Features
+from stackflower.features.base import IMAGENET, Features
 from stackflower.features.loading import loading, read_weights
 from stackflower.options import Count
 from stackflower.registry import register
-
-IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 class _Pyramid(nn.Module):

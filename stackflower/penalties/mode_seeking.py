@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-import torch
 from annotated_types import Ge
 from torch import Tensor
 
-from stackflower.features.base import Features, resized, unit_means
+from stackflower.features.base import Features, mean_vectors, resized
 from stackflower.options import Count, Weight
 from stackflower.penalties.base import Penalty, PenaltyInputs
 from stackflower.registry import register
@@ -48,8 +47,7 @@ class ModeSeeking(Penalty):
         """(N, …): what the distance of images is measured in."""
         if self.features is None:
             return images.float()
-        means = unit_means(self.features(resized(images, self.size)))
-        return torch.cat([mean * mean.shape[1] ** 0.5 for mean in means], 1)
+        return mean_vectors(self.features(resized(images, self.size)))
 
     def forward(self, inputs: PenaltyInputs) -> Tensor:
         compared = self._compared(inputs.fake)

@@ -61,6 +61,11 @@ class ResidualBlock(nn.Module):
         return x + self.layers(x)
 
 
+def residual_blocks(channels: int, group_width: int, count: int, levels: int) -> list[nn.Module]:
+    """The `count` blocks of one of the `levels` resolutions of a network."""
+    return [ResidualBlock(channels, group_width, count * levels) for _ in range(count)]
+
+
 class Resample(nn.Module):
     """Bilinear resampling by two with the filter [1, 2, 1], and a 1×1 convolution where the width changes."""
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
 from stackflower.errors import ComponentError
-from stackflower.features.base import Features, resized, unit_means
+from stackflower.features.base import Features, mean_vectors, resized
 from stackflower.options import Count, Natural
 from stackflower.registry import register
 from stackflower.stages.base import Discriminator, Text, Verdict
@@ -205,8 +205,7 @@ class ProjectedDiscriminator(Discriminator):
 
     def perceive(self, images: Tensor) -> Perceived:
         maps = self.features(resized(images, self.size))[: self.levels]
-        scaled = [mean * math.sqrt(mean.shape[1]) for mean in unit_means(maps)]
-        return Perceived(self.mixing(maps), torch.cat(scaled, 1), images if self.on_pixels else None)
+        return Perceived(self.mixing(maps), mean_vectors(maps), images if self.on_pixels else None)
 
     def trunk(self, perceived: Perceived) -> Seen:
         maps = list(perceived.maps)

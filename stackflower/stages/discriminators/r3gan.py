@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from functools import partial
 
 from torch import Tensor, nn
 
@@ -10,7 +11,7 @@ from stackflower.options import Count
 from stackflower.registry import register
 from stackflower.stages.base import Discriminator, Text, Verdict
 from stackflower.stages.layers import doublings_of
-from stackflower.stages.r3gan_blocks import Resample, ResidualBlock, convolution, widths_to
+from stackflower.stages.r3gan_blocks import Resample, convolution, residual_blocks, widths_to
 
 
 @register("discriminator", "r3gan")
@@ -40,11 +41,7 @@ class R3Discriminator(Discriminator):
     ):
         super().__init__()
         widths = widths_to(doublings_of(resolution, "The resolution of this discriminator"), channels)[::-1]
-        count = blocks * len(widths)
-
-        def stage(width: int) -> list[nn.Module]:
-            return [ResidualBlock(width, group_width, count) for _ in range(blocks)]
-
+        stage = partial(residual_blocks, group_width=group_width, count=blocks, levels=len(widths))
         layers: list[nn.Module] = [convolution(3, widths[0], 1, 1.0), *stage(widths[0])]
         for narrow, wide in itertools.pairwise(widths):
             layers += [Resample(narrow, wide, up=False), *stage(wide)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from functools import partial
 from typing import Literal
 
 import torch
@@ -12,7 +13,7 @@ from stackflower.options import Count
 from stackflower.registry import register
 from stackflower.stages.base import Generator
 from stackflower.stages.layers import doublings_of
-from stackflower.stages.r3gan_blocks import Resample, ResidualBlock, convolution, widths_to
+from stackflower.stages.r3gan_blocks import Resample, convolution, residual_blocks, widths_to
 
 
 @register("generator", "r3gan")
@@ -49,11 +50,7 @@ class R3Generator(Generator):
         inputs = condition_dim + noise_dim
         self.weigh = nn.Linear(inputs, widths[0], bias=False)
         nn.init.normal_(self.weigh.weight, 0.0, inputs**-0.5)
-        count = blocks * len(widths)
-
-        def stage(width: int) -> list[nn.Module]:
-            return [ResidualBlock(width, group_width, count) for _ in range(blocks)]
-
+        stage = partial(residual_blocks, group_width=group_width, count=blocks, levels=len(widths))
         layers = stage(widths[0])
         for wide, narrow in itertools.pairwise(widths):
             layers += [Resample(wide, narrow, up=True), *stage(narrow)]
