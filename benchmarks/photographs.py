@@ -23,6 +23,7 @@ import torch
 from judges import EDGE, Judges, Split
 
 from stackflower import registry
+from stackflower.commands.data import open_source
 from stackflower.commands.train_text import encoder_part
 from stackflower.data.prepared import prepare
 from stackflower.pipeline import Pipeline
@@ -53,10 +54,17 @@ COLUMNS = (
 )
 
 
-def read_split(path: Path, name: str, text: str | None) -> Split:
-    """A split of a folder, with the embeddings of its captions."""
-    source = registry.create("data", "folder", path=str(path))
-    data = prepare(source, name, EDGE, bar)
+def read_splits(path: Path, held_out: str, text: str | None, edge: int = EDGE) -> tuple[Split, Split]:
+    """``train`` and the held-out split, classes from 0."""
+    splits = [read_split(path, name, text, edge) for name in ("train", held_out)]
+    known = splits[0].classes.unique()  # data sets may count from 1
+    seen, unseen = (dataclasses.replace(split, classes=torch.searchsorted(known, split.classes)) for split in splits)
+    return seen, unseen
+
+
+def read_split(path: Path, name: str, text: str | None, edge: int) -> Split:
+    """A split of a data set, its images' shorter side `edge` px, with the embeddings of its captions."""
+    data = prepare(open_source(str(path)), name, edge, bar)
     part = encoder_part(text) or {"name": "ngram"}
     encoder = registry.create("text", part["name"], **{key: value for key, value in part.items() if key != "name"})
     captions = data.flat_captions()
@@ -134,10 +142,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
-    splits = [read_split(args.data, name, args.text) for name in ("train", args.split)]
-    known = splits[0].classes.unique()  # data sets may count from 1
-    seen, held_out = (dataclasses.replace(split, classes=torch.searchsorted(known, split.classes)) for split in splits)
-    judges = Judges(seen, held_out, args.out / "judge-a.safetensors")
+    judges = Judges(*read_splits(args.data, args.split, args.text), args.out / "judge-a.safetensors")
     real, file = judges.real(), args.out / "scores.json"
     scores: dict[str, Any] = json.loads(file.read_text()) if file.exists() else {}
     more = ["--text", args.text] if args.text else []

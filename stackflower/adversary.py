@@ -67,6 +67,7 @@ class Adversary(nn.Module):
 
     def forward(self, pairs: Pairs, noise: Tensor, step: int, draws: Tensor | None = None) -> dict[str, Tensor]:
         """The discriminator's terms, weighted; their sum is minimised. `draws` (N, A) are the augmentation's."""
+        self._perceived = []  # of one part of a batch at a time
         judge = _Judge(self, draws, pairs)
         terms = self.objective.discriminator_terms(judge.without_image_gradients, pairs)
         if judge.similarities and not self.objective.contrasts:

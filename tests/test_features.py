@@ -106,7 +106,7 @@ def test_mixing_is_random_fixed_and_keeps_the_size() -> None:
     assert not torch.equal(one(maps)[0], mixed[0]), "the finest map knows of the coarsest"
 
 
-@pytest.mark.parametrize("model", ["resnet18", "squeezenet1_1", "mobilenet_v3_small"])
+@pytest.mark.parametrize("model", ["resnet18", "squeezenet1_1", "mobilenet_v3_small", "swin_t"])
 def test_torchvisions_classifiers(model: str, tmp_path: Path) -> None:
     from torchvision import models
 
@@ -131,12 +131,16 @@ def test_what_cannot_be_loaded_gets_a_sentence(tmp_path: Path) -> None:
 
 
 @pytest.mark.extras
-@pytest.mark.parametrize("model", ["resnet18", "vit_tiny_patch16_224"])
+@pytest.mark.parametrize("model", ["resnet18", "vit_tiny_patch16_224", "swin_tiny_patch4_window7_224"])
 def test_timms_networks(model: str, tmp_path: Path) -> None:
     timm = pytest.importorskip("timm")
     torch.save(timm.create_model(model).state_dict(), tmp_path / "weights.pt")
     part = registry.create("features", "timm", model=model, weights=str(tmp_path / "weights.pt"))
-    assert len(part(torch.rand(1, 3, 224, 224))) == len(part.channels) >= 3
+    maps = part(torch.rand(1, 3, 224, 224))
+    assert len(maps) == len(part.channels) >= 3
+    assert [each.shape[1:] for each in maps] == [
+        (width, 224 // stride, 224 // stride) for width, stride in zip(part.channels, part.strides, strict=True)
+    ], "channels first"
     with pytest.raises(DataError, match="some that it has"):
         registry.create("features", "timm", model="resnet18-of-nobody")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from stackflower.errors import DataError, MissingDependency
 from stackflower.features.base import Features
@@ -13,6 +13,17 @@ from stackflower.options import Count
 from stackflower.registry import register
 
 STRIDES = (4, 32)  # of the maps that are used
+
+
+class _ChannelsFirst(nn.Module):
+    """A network that gives maps (N, H, W, C), with maps (N, C, H, W)."""
+
+    def __init__(self, network: nn.Module):
+        super().__init__()
+        self.network = network
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        return [x.permute(0, 3, 1, 2) for x in self.network(images)]
 
 
 def _original(name: str, state: dict[str, Tensor]) -> str:
@@ -60,8 +71,8 @@ class TimmFeatures(Features):
                 if missing:
                     raise ValueError(f"{weights} lacks {', '.join(missing[:3])} and {max(len(missing) - 3, 0)} more.")
                 network.load_state_dict({name: state[given] for name, given in names.items()})
-            if getattr(network, "output_fmt", None) is not None and str(network.output_fmt).endswith("NHWC"):
-                raise ValueError("its maps have their channels last, which is not supported")
+            if str(getattr(network, "output_fmt", "")).endswith("NHWC"):
+                network = _ChannelsFirst(network)
             settings = timm.get_pretrained_cfg(model)
             mean, std = (settings.mean, settings.std) if settings is not None else ((0.5,) * 3, (0.5,) * 3)
             super().__init__(network, mean, std, f"timm {model}", size or 224)

@@ -13,14 +13,15 @@ from stackflower.registry import register
 
 
 class _Pyramid(nn.Module):
-    """A network that gives a mapping of maps, as a list."""
+    """A network that gives a mapping of maps, as a list of maps with their channels first."""
 
-    def __init__(self, network: nn.Module):
+    def __init__(self, network: nn.Module, nodes: dict[str, bool]):
         super().__init__()
-        self.network = network
+        self.network, self.channels_last = network, list(nodes.values())
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        return list(self.network(images).values())
+        maps = self.network(images).values()
+        return [x.permute(0, 3, 1, 2) if last else x for x, last in zip(maps, self.channels_last, strict=True)]
 
 
 @register("features", "torchvision")
@@ -50,20 +51,24 @@ class TorchvisionFeatures(Features):
             nodes = _last_maps(network, size)
             if not nodes:
                 raise ValueError("it gives no maps at strides 4 to 32.")
-            extractor = create_feature_extractor(network, nodes).eval()
-            super().__init__(_Pyramid(extractor), *IMAGENET, f"torchvision {model}", size)
+            extractor = create_feature_extractor(network, list(nodes)).eval()
+            super().__init__(_Pyramid(extractor, nodes), *IMAGENET, f"torchvision {model}", size)
 
 
-def _last_maps(network: nn.Module, size: int) -> list[str]:
-    """The last operations, in the order of execution, whose output is a map at stride 4, 8, 16 and 32."""
+def _last_maps(network: nn.Module, size: int) -> dict[str, bool]:
+    """The last operations, in the order of execution, whose output is a map at stride 4, 8, 16 and 32, and whether its channels are last."""
     from torchvision.models.feature_extraction import create_feature_extractor, get_graph_node_names
 
     operations = get_graph_node_names(network)[1]
     every = create_feature_extractor(network, operations).eval()
     with torch.no_grad():
         outputs = every(torch.zeros(1, 3, size, size))
-    last: dict[int, str] = {}
+    last: dict[int, tuple[str, bool]] = {}
     for name, output in outputs.items():
-        if isinstance(output, Tensor) and output.ndim == 4 and output.shape[1] > 3 and output.shape[-1] > 1:
-            last[round(size / output.shape[-1])] = name
-    return [last[stride] for stride in (4, 8, 16, 32) if stride in last]
+        if not isinstance(output, Tensor) or output.ndim != 4:
+            continue
+        channels_last = output.shape[1] == output.shape[2] != output.shape[3]
+        channels, side = (output.shape[3], output.shape[2]) if channels_last else (output.shape[1], output.shape[3])
+        if channels > 3 and side > 1:
+            last[round(size / side)] = name, channels_last
+    return dict(last[stride] for stride in (4, 8, 16, 32) if stride in last)
