@@ -2,11 +2,14 @@
 
     python benchmarks/photographs.py --data flowers --minutes 25
     python benchmarks/photographs.py --data flowers --runs runs/a runs/b      # judge runs that exist
+    python benchmarks/photographs.py --data flowers --recipes photographs --minutes 15 --few 500 --out runs/few
 
 ``flowers`` is a folder with the splits ``train`` and ``validation``, with captions and labels. Settings were chosen on the validation
 split; `--split` names another. Judges are described in `judges.py`; A is trained first (half an hour on two cores) and kept. Each run is
 trained alone, with all cores, by `stackflower train --time-limit`. The table, ``scores.json`` and a grid for each run, NAME.png, are
-written into `--out`; what is finished is kept, so that the command can be repeated.
+written into `--out`; what is finished is kept, so that the command can be repeated. With `--few N`, runs are trained on N images evenly
+spaced over the training split, and the table says how many generated images are nearer to a training image than those are to one another
+(`stackflower report --nearest`).
 """
 
 from __future__ import annotations
@@ -14,6 +17,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -78,7 +82,20 @@ def read_split(path: Path, name: str, text: str | None, edge: int) -> Split:
     return Split(data.images.permute(0, 3, 1, 2).contiguous(), data.captions, torch.stack(rows), data.labels)
 
 
-def train(recipe: str, args: argparse.Namespace, more: list[str]) -> Path:
+def few(data: Path, count: int, out: Path) -> Path:
+    """A folder with `count` images of the training split of a folder, evenly spaced over its rows."""
+    folder = out / f"few-{count}" / "train"
+    if not folder.exists():
+        rows = (data / "train" / "metadata.jsonl").read_text().splitlines()
+        chosen = [rows[number * len(rows) // count] for number in range(count)]
+        folder.mkdir(parents=True)
+        for row in chosen:
+            shutil.copy(data / "train" / json.loads(row)["file_name"], folder)
+        (folder / "metadata.jsonl").write_text("\n".join(chosen) + "\n")
+    return folder.parent
+
+
+def train(recipe: str, data: Path, args: argparse.Namespace, more: list[str]) -> Path:
     """The run of a recipe, trained unless it is there."""
     run: Path = args.out / recipe
     if not (run / "generator.safetensors").exists():
@@ -92,7 +109,7 @@ def train(recipe: str, args: argparse.Namespace, more: list[str]) -> Path:
             "--out",
             str(run),
             "--data",
-            str(args.data),
+            str(data),
         ]
         command += ["--time-limit", f"{round(60 * args.minutes)}s", "--seed", str(args.seed), *more]
         subprocess.run(command, check=True)
@@ -116,6 +133,18 @@ def judged(run: Path, judges: Judges, captions: int) -> dict[str, Any]:
     return {"images": seen, **mean, "diversity": judges.diversity(images.permute(0, 3, 1, 2), LATENTS)}
 
 
+def copies(run: Path, count: int = 500) -> dict[str, Any]:
+    """How many of `count` generated images lie nearer to a training image than 99 of 100 training images to another."""
+    said = subprocess.run(
+        [sys.executable, "-m", "stackflower", "report", str(run), "--nearest", str(count), "--json"],
+        check=True,
+        capture_output=True,
+        text=True,
+    ).stdout
+    found = json.loads(said)["nearest"]
+    return {"nearest": min(found["distances"]), "limit": found["limit"], "copies": found["copies"], "of": count}
+
+
 def table(scores: dict[str, dict[str, Any]], real: dict[str, float]) -> str:
     """As Markdown."""
     head = ["run", "images", *COLUMNS]
@@ -124,6 +153,12 @@ def table(scores: dict[str, dict[str, Any]], real: dict[str, float]) -> str:
     for name, found in scores.items():
         cells = [f"{found[c] / real['A: IS']:.0%} of real" if c == "A: IS" else f"{found[c]:.3g}" for c in COLUMNS]
         lines.append(f"| {name} | {found['images']:,} | {' | '.join(cells)} |")
+    for name, found in scores.items():
+        if "copies" in found:
+            lines.append(
+                f"\n{name}: {found['copies']['copies']} of {found['copies']['of']} images are nearer to a training image than "
+                f"{found['copies']['limit']:.3f}; the nearest is at {found['copies']['nearest']:.3f}."
+            )
     return "\n".join(lines)
 
 
@@ -138,6 +173,7 @@ def main() -> None:
     parser.add_argument("--recipes", nargs="*", default=RECIPES)
     parser.add_argument("--runs", nargs="*", type=Path, default=[], help="runs to judge in place of training recipes")
     parser.add_argument("--captions", type=int, default=2, help="captions of each held-out image")
+    parser.add_argument("--few", type=int, help="images to train on")
     parser.add_argument("--out", type=Path, default=Path("runs/photographs"))
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
@@ -146,9 +182,12 @@ def main() -> None:
     real, file = judges.real(), args.out / "scores.json"
     scores: dict[str, Any] = json.loads(file.read_text()) if file.exists() else {}
     more = ["--text", args.text] if args.text else []
-    for run in args.runs or (train(recipe, args, more) for recipe in args.recipes):
+    data = few(args.data, args.few, args.out) if args.few else args.data
+    for run in args.runs or (train(recipe, data, args, more) for recipe in args.recipes):
         if run.name not in scores:
             scores[run.name] = judged(run, judges, args.captions)
+            if args.few:
+                scores[run.name] |= {"copies": copies(run)}
             file.write_text(json.dumps(scores, indent=2))
         grid = args.out / f"{run.name}.png"
         if not grid.exists():
