@@ -32,9 +32,11 @@ from stackflower.penalties.zero_centred import R1, R2
 from stackflower.stages.base import OtherTexts, Text, Verdict
 from stackflower.stages.conditioning import ConditioningAugmentation, kl_to_standard_normal
 from stackflower.stages.contrast import similarities
+from stackflower.stages.generators.fastgan import Excitation
 from stackflower.stages.generators.stage2 import StageTwoGenerator
 from stackflower.stages.generators.tree import colour_consistency
 from stackflower.stages.layers import REFERENCE, MinibatchDeviation, UpsampleConv, VirtualBatchNorm2d
+from stackflower.stages.r3gan_blocks import Resample, ResidualBlock
 from stackflower.text.encoders.rnn import BidirectionalGRU
 from stackflower.text.ranking import cosine_ranking, joint_embedding
 from stackflower.training.ema import EMA
@@ -521,6 +523,45 @@ def test_stage_two_with_a_shortcut_begins_at_the_picture_below_and_is_held_to_it
     averaged = drawn.reshape(2, 3, 8, 2, 8, 2).mean((3, 5))
     assert torch.allclose(stage.terms((drawn,), image)["consistency"], (averaged - image).square().mean())
     assert StageTwoGenerator(condition_dim=3, previous_resolution=8).terms((drawn,), image) == {}
+
+
+def test_skip_layer_excitation_scales_channels_by_a_gate_of_the_coarse_map() -> None:
+    layer, coarse, fine = Excitation(3, 2), torch.randn(2, 3, 8, 8), torch.randn(2, 2, 16, 16)
+    first, last = layer.gate[1], layer.gate[3]
+    pooled = coarse.reshape(2, 3, 4, 2, 4, 2).mean((3, 5))  # 8×8 to 4×4
+    hidden = torch.einsum("ncij,dcij->nd", pooled, first.weight) + first.bias
+    hidden = hidden * torch.sigmoid(hidden)
+    gate = torch.sigmoid(hidden @ last.weight[:, :, 0, 0].T + last.bias)
+    assert torch.allclose(layer(coarse, fine), fine * gate[:, :, None, None], atol=1e-6)
+
+
+def test_r3gans_block_begins_as_the_identity_and_adds_a_bottleneck() -> None:
+    block, x = ResidualBlock(4, 4, 3), torch.randn(2, 4, 5, 5)
+    assert torch.equal(block(x), x)
+    first, bias, middle, other_bias, last = block.layers
+    for layer in (bias, other_bias, last):
+        torch.nn.init.normal_(layer.bias if layer is not last else layer.weight)
+    y = F.leaky_relu(
+        torch.einsum("nchw,dc->ndhw", x, first.weight[:, :, 0, 0]) + bias.bias[:, None, None], 0.2
+    )  # to 8 channels
+    halves = [
+        F.conv2d(part, weight, padding=1)
+        for part, weight in zip(y.chunk(2, 1), middle.weight.chunk(2), strict=True)  # two groups of four
+    ]
+    y = F.leaky_relu(torch.cat(halves, 1) + other_bias.bias[:, None, None], 0.2)
+    y = x + torch.einsum("nchw,dc->ndhw", y, last.weight[:, :, 0, 0])
+    assert torch.allclose(block(x), y, atol=1e-5)
+
+
+def test_r3gans_resampling_keeps_a_constant_and_is_the_binomial_filter() -> None:
+    down, up = Resample(2, 2, up=False), Resample(2, 2, up=True)
+    assert (
+        torch.allclose(down(torch.ones(1, 2, 8, 8)), torch.ones(1, 2, 4, 4)) and up(torch.ones(1, 2, 4, 4)).eq(1).all()
+    )
+    x = torch.randn(1, 2, 8, 8)
+    taps = torch.tensor([0.25, 0.5, 0.25])
+    expected = torch.einsum("ncij,i,j->nc", x[:, :, 1:4, 3:6], taps, taps)  # around row 2, column 4
+    assert torch.allclose(down(x)[:, :, 1, 2], expected, atol=1e-6)
 
 
 def test_virtual_batch_norm_uses_the_fixed_batch_and_the_image_itself() -> None:

@@ -497,7 +497,10 @@ def test_compiled_networks_train_as_eager_ones(
         settings("generator.norm=none", "discriminator.norm=none"),
         ["--discriminator", "began"],
         ["--text", "rnn", *settings("generator.norm=virtual")],
-        ["PROJECTED", "--augmentation", "diffaugment"],
+        [
+            *("PROJECTED", "--augmentation", "diffaugment", "--penalty", "feature-matching=1"),
+            *settings("train.contrasted=8"),
+        ],
         RELATIVISTIC_ADA,
     ],
     ids=["synchronised", "off", "began", "joint-text", "projected", "relativistic-ada"],
