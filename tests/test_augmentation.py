@@ -49,6 +49,20 @@ def test_translation_and_cutout_by_hand() -> None:
     assert torch.equal(part(x, drawn), expected)
 
 
+def test_crops_are_parts_at_their_own_size() -> None:
+    part = DiffAugment(policy=("translation",), translation=0.0, crop=4)
+    x, drawn = images().requires_grad_(), draws(part)
+    drawn[0, 7:9] = torch.tensor([0.0, 0.999])
+    seen = part(x, drawn)
+    assert seen.shape == (N, 3, 4, 4) and torch.equal(seen[0], x[0, :, :4, 4:])
+    for row in range(N):
+        assert any(
+            torch.equal(seen[row], x[row, :, top : top + 4, left : left + 4]) for top in range(5) for left in range(5)
+        )
+    assert torch.equal(part(x[:, :, :4, :4], drawn), x[:, :, :4, :4]), "images that are no larger are seen whole"
+    assert gradcheck(lambda value: part(value, drawn), x)
+
+
 def test_colour_by_hand() -> None:
     part = DiffAugment(policy=("colour",))
     x, drawn = images(), draws(part)

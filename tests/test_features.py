@@ -217,6 +217,7 @@ def test_a_run_names_its_features_and_does_not_go_on_with_others(
         (["--augmentation", "ada", "--objective", "least-squares"], "--set augmentation.target=0"),
         (["--augmentation", "ada", "--discriminator", "began"], "--set augmentation.target=0"),
         (["--augmentation", "diffaugment", "--set", "augmentation.policy=[]"], "at least 1 item"),
+        (["--augmentation", "diffaugment", "--set", "augmentation.crop=32"], "whole ones only"),
         (["--penalty", "feature-matching"], "use --discriminator projected"),
         (settings("train.contrasted=8", "discriminator.contrastive=false"), "--set train.contrasted=0"),
     ],

@@ -24,12 +24,13 @@ class Augmentation(nn.Module, ABC):
     adaptive_option: ClassVar[str | None] = (
         None  # the option that, above 0, makes it follow the sign of real images' scores
     )
+    cropping_option: ClassVar[str | None] = None  # the option that, where it is set, makes images smaller
     dim: int = 0  # uniform numbers in [0, 1) that it uses for an image
     adaptive: bool = False  # whether it wants `observe` and `after_step`
 
     @abstractmethod
     def forward(self, images: Tensor, draws: Tensor) -> Tensor:
-        """Images (N, 3, R, R) in [-1, 1] and draws (N, `dim`) to images of the same shape, twice differentiable."""
+        """Images (N, 3, R, R) in [-1, 1] and draws (N, `dim`) to images of the same shape, or to smaller squares, twice differentiable."""
 
     def observe(self, real: Tensor, fake: Tensor, relativistic: bool) -> None:
         """Scores (N,) of a part of the discriminator's step, of real and of generated images; where the objective is relativistic,

@@ -9,7 +9,7 @@ from annotated_types import MinLen
 from torch import Tensor
 
 from stackflower.augmentations.base import Augmentation
-from stackflower.options import Share
+from stackflower.options import Count, Share
 from stackflower.registry import register
 
 Transform = Literal["colour", "translation", "cutout"]
@@ -23,13 +23,17 @@ class DiffAugment(Augmentation):
     - translation: by up to `translation` of the size, zeros outside;
     - cutout: a square of `cutout` of the size is set to zero.
 
+    With `crop`, a random part of larger images takes the place of the whole before all of them, so that a later stage is judged by its details at their own
+    size, at the cost of smaller images, as by the patches of a PatchGAN (Isola et al. 2017).
+
     Args:
         policy: which of them. With colour, what noise changes in brightness or saturation can't be seen by the discriminator.
         translation: largest shift, a share of the size; 1/8 in the paper.
         cutout: side of the square, a share of the size; 1/2 in the paper.
+        crop: side of the part in pixels; None: no cropping.
     """
 
-    dim = 7
+    cropping_option = "crop"
 
     def __init__(
         self,
@@ -37,12 +41,16 @@ class DiffAugment(Augmentation):
         policy: Annotated[tuple[Transform, ...], MinLen(1)] = ("colour", "translation", "cutout"),
         translation: Share = 0.125,
         cutout: Share = 0.5,
+        crop: Count | None = None,
     ):
         super().__init__()
-        self.policy, self.translation, self.cutout = policy, translation, cutout
+        self.policy, self.translation, self.cutout, self.crop = policy, translation, cutout, crop
+        self.dim = 7 if crop is None else 9
 
     def forward(self, images: Tensor, draws: Tensor) -> Tensor:
         x = images
+        if self.crop is not None and self.crop < x.shape[-1]:
+            x = _cropped(x, draws[:, 7:9], self.crop)
         if "colour" in self.policy:
             x = _recoloured(x, draws[:, :3])
         if "translation" in self.policy:
@@ -50,6 +58,15 @@ class DiffAugment(Augmentation):
         if "cutout" in self.policy:
             x = _cut_out(x, draws[:, 5:7], round(x.shape[-1] * self.cutout))
         return x
+
+
+def _cropped(x: Tensor, draws: Tensor, side: int) -> Tensor:
+    """A part of `side` × `side` pixels of each image, which is square."""
+    n, c, height, _ = x.shape
+    corner = (draws * (height + 1 - side)).floor().long()  # (N, 2)
+    rows, columns = (corner[:, :, None] + torch.arange(side, device=x.device)).unbind(1)
+    down = x.gather(2, rows[:, None, :, None].expand(n, c, side, height))
+    return down.gather(3, columns[:, None, None, :].expand(n, c, side, side))
 
 
 def _recoloured(x: Tensor, draws: Tensor) -> Tensor:

@@ -46,7 +46,7 @@ def incompatible(config: RunConfig) -> list[str]:
         *_plateau(config, objective),
         *_relativistic(config, objective),
         *_features(config),
-        *_augmentation(config, objective),
+        *_augmentation(config, discriminator, objective),
         *_contrast(config, objective),
     ]
 
@@ -133,8 +133,8 @@ def _score_type(config: RunConfig, discriminator: Any, objective: Any) -> Iterat
         )
 
 
-def _augmentation(config: RunConfig, objective: Any) -> Iterator[str]:
-    """An augmentation may follow the sign of scores, which must mean something."""
+def _augmentation(config: RunConfig, discriminator: Any, objective: Any) -> Iterator[str]:
+    """An augmentation may follow the sign of scores, which must mean something, and may show parts of images."""
     try:
         augmentation: Any = registry.get("augmentation", config.augmentation.name)
     except ComponentError:
@@ -145,6 +145,12 @@ def _augmentation(config: RunConfig, objective: Any) -> Iterator[str]:
             f"augmentation {config.augmentation.name!r} follows the sign of the scores of real images, and with objective "
             f"{config.objective.name!r} it tells nothing: --set augmentation.{option}=0 keeps its strength, and objectives hinge, bce and "
             "relativistic go with it."
+        )
+    option = augmentation.cropping_option
+    if option is not None and config.augmentation.options.get(option) and not discriminator.any_size:
+        yield (
+            f"augmentation.{option} shows the discriminator parts of images, and {config.discriminator.name!r} takes whole ones only: "
+            f"leave it out, or use --discriminator projected."
         )
 
 

@@ -226,6 +226,7 @@ class Discriminator(nn.Module, ABC):
 
     score_type: ClassVar[str] = "logit"  # or "energy", as of an autoencoder: low means real
     default_objective: ClassVar[str] = "bce"
+    any_size: ClassVar[bool] = False  # whether it takes images of other sizes than it was built for
 
     def maps(self, perceived: Any) -> tuple[Tensor, ...]:
         """Those maps (N, C, H, W) of a pretrained network that are in `perceived`, fine to coarse."""

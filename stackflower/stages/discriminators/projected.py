@@ -155,6 +155,7 @@ class ProjectedDiscriminator(Discriminator):
     """
 
     default_objective = "hinge"
+    any_size = True
 
     def __init__(
         self,
