@@ -24,9 +24,9 @@ from torchvision.models.resnet import BasicBlock
 from stackflower.evaluation.metrics.diversity import within_group_variance
 from stackflower.evaluation.metrics.frechet_distance import frechet_distance
 from stackflower.evaluation.metrics.inception_score import inception_score
+from stackflower.evaluation.metrics.precision_recall import precision_recall
 
 A_SIZE, B_SIZE, EDGE = 64, 160, 80
-NEIGHBOURS = 5  # of precision, recall and coverage
 
 
 @dataclass(frozen=True)
@@ -191,18 +191,6 @@ def linear_classifier(features: Tensor, classes: Tensor, count: int) -> Callable
     return lambda given: rows(given) @ final
 
 
-def neighbourhoods(real: Tensor, fake: Tensor, k: int = NEIGHBOURS) -> dict[str, float]:
-    """Precision and recall (Kynkäänniemi et al. 2019) and coverage (Naeem et al. 2020) of features (N, F) and (M, F)."""
-    within_real = torch.cdist(real, real).kthvalue(k + 1, 1).values
-    within_fake = torch.cdist(fake, fake).kthvalue(k + 1, 1).values
-    between = torch.cdist(real, fake)
-    return {
-        "precision": float((between <= within_real[:, None]).any(0).float().mean()),
-        "recall": float((between <= within_fake).any(1).float().mean()),
-        "coverage": float((between.amin(1) <= within_real).float().mean()),
-    }
-
-
 def r_precision(similarity: Tensor, among: int = 100, seed: int = 0) -> float:
     """Share of images whose own caption is the most similar of `among`: (N, N), own captions on the diagonal."""
     generator = torch.Generator().manual_seed(seed)
@@ -251,7 +239,7 @@ class Judges:
         return self._scores(a, b, of, number) | {
             "A: FD": frechet_distance(a, self.real_a),
             "B: FD": frechet_distance(b, self.real_b),
-            **{f"B: {name}": value for name, value in neighbourhoods(self.real_b, b).items()},
+            **{f"B: {name}": value for name, value in precision_recall(self.real_b, b).items()},
         }
 
     def _scores(self, a: Tensor, b: Tensor, of: Tensor, number: int) -> dict[str, float]:

@@ -16,6 +16,8 @@ from stackflower.evaluation.metrics.caption_accuracy import accuracy
 from stackflower.evaluation.metrics.diversity import within_group_variance
 from stackflower.evaluation.metrics.frechet_distance import frechet_distance
 from stackflower.evaluation.metrics.inception_score import inception_score
+from stackflower.evaluation.metrics.kernel_distance import kernel_distance, squared_mmd
+from stackflower.evaluation.metrics.precision_recall import precision_recall
 from stackflower.objectives.base import Pairs
 from stackflower.objectives.bce import BinaryCrossEntropy
 from stackflower.objectives.contrast import contrast
@@ -446,6 +448,62 @@ def test_frechet_distance_closed_form() -> None:
         9 + (math.sqrt(4 * variance) - math.sqrt(variance)) ** 2
     )
     assert frechet_distance(points, points) == pytest.approx(0, abs=1e-9)
+
+
+@pytest.mark.extras
+def test_the_kernel_distance_equals_torch_fidelitys() -> None:
+    fidelity = pytest.importorskip("torch_fidelity.metric_kid")
+    one, other = torch.randn(300, 16), torch.randn(280, 16) * 1.5 + 0.3
+    theirs = fidelity.kid_features_to_metric(one, other, kid_subsets=20, kid_subset_size=100, verbose=False)
+    wanted = theirs["kernel_inception_distance_mean"], theirs["kernel_inception_distance_std"]
+    assert kernel_distance(one, other, 20, 100) == pytest.approx(wanted, rel=1e-6)
+
+
+def test_the_squared_discrepancy_by_a_plain_loop() -> None:
+    one, other = torch.randn(4, 3, dtype=torch.float64), torch.randn(5, 3, dtype=torch.float64)
+
+    def kernel(x: torch.Tensor, y: torch.Tensor) -> float:
+        return float((x @ y / 3 + 1) ** 3)
+
+    def mean(values: list[float]) -> float:
+        return sum(values) / len(values)
+
+    within = [mean([kernel(x, y) for x in part for y in part if x is not y]) for part in (list(one), list(other))]
+    between = mean([kernel(x, y) for x in one for y in other])
+    assert float(squared_mmd(one, other)) == pytest.approx(sum(within) - 2 * between, rel=1e-9)
+    with pytest.raises(ValueError, match="allowed are 2 to 4"):
+        kernel_distance(one, other, subset_size=5)
+
+
+@pytest.mark.extras
+def test_precision_and_recall_equal_prdcs(monkeypatch: pytest.MonkeyPatch) -> None:
+    prdc = pytest.importorskip("prdc")
+    from stackflower.evaluation.metrics import precision_recall as module
+
+    monkeypatch.setattr(module, "CHUNK", 37)
+    real, fake = torch.randn(200, 4), torch.randn(150, 4) * 0.7 + 0.4
+    theirs = prdc.compute_prdc(real.double().numpy(), fake.double().numpy(), nearest_k=5)
+    assert precision_recall(real, fake) == pytest.approx(
+        {name: float(value) for name, value in theirs.items()}, abs=1e-9
+    )
+
+
+def test_which_side_precision_and_recall_are_of() -> None:
+    real = torch.randn(200, 2)
+    assert precision_recall(real, real.clone()) == pytest.approx(
+        {"precision": 1, "recall": 1, "density": 1, "coverage": 1}, abs=0.02
+    )
+    collapsed = real[:1] + 1e-3 * torch.randn(200, 2)
+    found = precision_recall(real, collapsed)
+    assert found["precision"] == 1 and found["recall"] < 0.02 and found["coverage"] < 0.1
+    strange = torch.cat([real, 20 + torch.randn(200, 2)])
+    found = precision_recall(real, strange)
+    assert found["precision"] == pytest.approx(0.5, abs=0.01) and found["recall"] == found["coverage"] == 1
+    repeated = real[:10].repeat(20, 1)
+    found = precision_recall(real, repeated)
+    assert found["precision"] == 1 and found["recall"] < 0.06 and found["coverage"] < 0.3, "copies of ten"
+    with pytest.raises(ValueError, match="more than 5"):
+        precision_recall(real[:5], real)
 
 
 def test_variance_within_groups() -> None:

@@ -56,7 +56,7 @@ class CaptionAccuracy(Metric):
     """Of the captions that mention an attribute, the share whose image shows it, by the classifier's head for that attribute."""
 
     needs_captions = True
-    position = 2
+    position = 4
 
     def compute(self, sample: Sample) -> dict[str, Any]:
         if not sample.attributes:

@@ -37,7 +37,7 @@ class Diversity(Metric):
     """Variance of features over latents within a caption, divided by that of real images of the caption or class."""
 
     needs_captions = True
-    position = 3
+    position = 5
 
     def compute(self, sample: Sample) -> dict[str, Any]:
         reference, seed = sample.reference, sample.protocol.seed
