@@ -133,7 +133,7 @@ def judged(run: Path, judges: Judges, captions: int) -> dict[str, Any]:
     return {"images": seen, **mean, "diversity": judges.diversity(images.permute(0, 3, 1, 2), LATENTS)}
 
 
-def copies(run: Path, count: int = 500) -> dict[str, Any]:
+def copies(run: Path, count: int = 256) -> dict[str, Any]:
     """How many of `count` generated images lie nearer to a training image than 99 of 100 training images to another."""
     said = subprocess.run(
         [sys.executable, "-m", "stackflower", "report", str(run), "--nearest", str(count), "--json"],

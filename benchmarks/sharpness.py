@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from stackflower import build
-from stackflower.commands.evaluate import choose_extractor
+from stackflower.commands.held_out import choose_extractor
 from stackflower.data.images import to_uint8
 from stackflower.evaluation.metrics.frechet_distance import frechet_distance
 from stackflower.evaluation.reference import Reference

@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import click
 
@@ -97,6 +97,11 @@ def penalty_parts(values: Sequence[str]) -> dict[str, Any] | None:
 
 SEED = click.IntRange(0, 2**63 - 1)
 DATA_HELP = "synthetic-flowers, an image folder with metadata.jsonl or metadata.csv, or WebDataset shards."
+CHECKPOINT = click.option(
+    "--checkpoint",
+    type=click.Choice(["best"]),
+    help="best: the weights that scored best in training with --eval-every.",
+)
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 
 
@@ -148,6 +153,9 @@ def main() -> None:
 @click.option("--batch-size", type=click.IntRange(1), help="Total batch size over all processes.")
 @click.option("--gradient-accumulation", type=click.IntRange(1), help="Split each batch into this many parts.")
 @click.option("--lr", type=Finite(0, min_open=True), help="Learning rate of generator and discriminator.")
+@click.option(
+    "--eval-every", type=click.IntRange(1), metavar="IMAGES", help="Score held-out images, and keep the best model."
+)
 @click.option("--seed", type=SEED, help="Random seed.  [default: 0]")
 @click.option(
     "--mixed-precision", type=click.Choice(["auto", "no", "bf16", "fp16"]), help="auto: bf16 if supported natively."
@@ -216,6 +224,7 @@ def train_flags(flags: dict[str, Any]) -> dict[str, Any]:
         "train.batch_size": flags["batch_size"],
         "train.gradient_accumulation": flags["gradient_accumulation"],
         "train.compile": flags["compile"],
+        "output.eval_every": flags["eval_every"],
         "optimizer.generator.lr": flags["lr"],
         "optimizer.discriminator.lr": flags["lr"],
         **{key: flags[key] for key in named},
@@ -263,6 +272,7 @@ def _after_training(outcome: Any) -> None:
     metavar="K",
     help="Generate K candidates and keep the discriminator's highest-scoring.",
 )
+@CHECKPOINT
 @click.option("--sharpen", type=Finite(0), default=1.0, metavar="F", help="Sharpen by a factor; 1 changes nothing.")
 @click.option("--side-by-side", is_flag=True, help="Show every resolution of the run in one image.")
 @click.option("--batch-size", type=click.IntRange(1), default=64, show_default=True, help="Images at a time.")
@@ -288,6 +298,7 @@ def sample(run: str, captions: tuple[str, ...], as_json: bool, **options: Any) -
 )
 @click.argument("run", required=False)
 @click.option("--images", metavar="DIR", help="Evaluate a folder of images instead of a run.")
+@CHECKPOINT
 @click.option("--data", help=f"Reference data: {DATA_HELP}  [default: the run's]")
 @click.option(
     "--split",
@@ -316,6 +327,7 @@ def evaluate(
     extractor: str | None,
     weights: str | None,
     resolution: int | None,
+    checkpoint: Literal["best"] | None,
     as_json: bool,
     **protocol: Any,
 ) -> None:
@@ -330,7 +342,7 @@ def evaluate(
     from stackflower.evaluation.scoring import describe
 
     chosen = Protocol(metrics=None if metrics is None else tuple(metrics.split(",")), **protocol)
-    scores = compute(Request(run, images, source_part(data), extractor, weights, chosen, resolution))
+    scores = compute(Request(run, images, source_part(data), extractor, weights, chosen, resolution, checkpoint))
     if scores is not None:
         show(scores, as_json, lambda: describe(scores))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
+from typing import Literal
 
 import torch
 from PIL import Image
@@ -49,16 +50,34 @@ class Pipeline:
 
     @classmethod
     def from_run(
-        cls, run: str | Path, device: torch.device | str | None = None, *, with_judge: bool = False
+        cls,
+        run: str | Path,
+        device: torch.device | str | None = None,
+        *,
+        with_judge: bool = False,
+        checkpoint: Literal["best"] | None = None,
     ) -> Pipeline:
-        """Rebuild a run's averaged weights, encoder and sizes; `with_judge`, the newest checkpoint's discriminator too. RunError
-        says what is missing."""
+        """Rebuild a run's averaged weights, encoder and sizes. RunError says what is missing.
+
+        Args:
+            with_judge: the newest checkpoint's discriminator too.
+            checkpoint: "best" for the weights that scored best during training; None for the last.
+        """
         folder = RunFolder(run)
         record = folder.record()
-        encoder = build_encoder(record.config, folder.text_folder)
+        weights, text = folder.weights_file, folder.text_folder
+        if checkpoint is not None:
+            best = folder.best()
+            if best is None:
+                raise RunError(
+                    f"{folder} has no best model: train with --eval-every IMAGES, or leave out --checkpoint best."
+                )
+            weights, text = folder.best_weights, folder.best_text(best["images"])
+            text = text if text.is_dir() else folder.text_folder
+        encoder = build_encoder(record.config, text)
         _check_encoder(folder, record, encoder)
         stage = build_stage(record.config, record.text_dim)
-        load_weights(stage, folder.weights_file)
+        load_weights(stage, weights)
         load_previous(stage, folder.previous_weights(record.config.stage))
         judge = None
         if with_judge:

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 import pytest
 import torch
 from conftest import TINY_NETWORKS
 
-from stackflower.data.prepared import Prepared
+from stackflower import registry
+from stackflower.commands.train_classifier import SHIPPED, labelled, own_classifier
+from stackflower.data.prepared import Prepared, prepare
 from stackflower.data.source import Rows
+from stackflower.evaluation.classifier import DomainClassifier, Labelled, accuracy, load_classifier
 from stackflower.evaluation.reference import Reference
+from stackflower.utils.progress import silent
 
 
 def real(rows: Rows) -> Reference:
@@ -93,7 +98,7 @@ def test_extractors_and_processes_share_the_work(trained: Path) -> None:
     """Shares of images, put together again, are the same as all at once."""
     from types import SimpleNamespace
 
-    from stackflower.commands.evaluate import Workers
+    from stackflower.commands.held_out import Workers
     from stackflower.evaluation.classifier import DomainClassifier, save_classifier
     from stackflower.evaluation.extractors.base import Extracted
     from stackflower.evaluation.extractors.domain import DomainExtractor
@@ -110,3 +115,27 @@ def test_extractors_and_processes_share_the_work(trained: Path) -> None:
         parts.append(worker(images))
     whole = extractor(images)
     assert torch.allclose(Extracted.concatenate(parts).logits, whole.logits, atol=1e-5)
+
+
+def test_the_package_has_the_classifier_of_the_drawn_flowers() -> None:
+    """Its accuracy on flowers drawn anew is what its file states."""
+    data = registry.create("data", "synthetic-flowers").classifier_data()
+    path = own_classifier(data, 64, silent)
+    assert path.parent == SHIPPED and path.stat().st_size < 2e6
+    model = load_classifier(path)
+    drawn = prepare(
+        registry.create("data", "synthetic-flowers", count=8, validation=600, seed=77), "validation", 66, silent
+    )
+    found = accuracy(model, labelled(drawn, model.heads, list(range(len(model.heads["label"])))))
+    for head in ("colour", "shape", "centre"):
+        assert found[head] == pytest.approx(model.accuracy[head], abs=0.02), head
+
+
+def test_images_without_a_value_do_not_count_in_the_accuracy() -> None:
+    model = DomainClassifier(heads={"label": ("a", "b")}, resolution=16, width=4).eval()
+    images = torch.randint(0, 256, (6, 16, 16, 3), dtype=torch.uint8)
+    _, heads = model(images.permute(0, 3, 1, 2).float() / 127.5 - 1)
+    target = heads["label"].argmax(1)
+    target[:2] = -1
+    assert accuracy(model, Labelled(images, {"label": target})) == {"label": 1.0}
+    assert math.isnan(accuracy(model, Labelled(images, {"label": torch.full((6,), -1)}))["label"])

@@ -2,32 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from accelerate import PartialState
-from accelerate.utils import gather_object
-from torch import Tensor
 
 from stackflower import build
-from stackflower.commands.train_classifier import cached_classifier
+from stackflower.commands.held_out import Picked, open_split
 from stackflower.config.schema import Part
 from stackflower.data.images import load_square
 from stackflower.data.source import Source
 from stackflower.errors import ConfigError, DataError
-from stackflower.evaluation.extractors.base import Extracted, Extractor
+from stackflower.evaluation.extractors.base import Extractor
 from stackflower.evaluation.metrics.base import Sample
 from stackflower.evaluation.protocol import Protocol
-from stackflower.evaluation.reference import Reference
 from stackflower.evaluation.scoring import of_folders, score
 from stackflower.pipeline import Pipeline
 from stackflower.runs.folder import RunFolder
 from stackflower.training.accelerator import process_state
-from stackflower.utils.progress import Bar, bar, silent
 from stackflower.utils.rng import seeded
 
 FOLDER_RESOLUTION = 64
@@ -44,30 +39,7 @@ class Request:
     weights: str | None
     protocol: Protocol
     resolution: int | None = None  # of a folder's images
-
-
-class Workers:
-    """The extractor on every process: each extracts its share, and all get everything."""
-
-    def __init__(self, extractor: Extractor, state: PartialState):
-        self.extractor, self.state = extractor, state
-
-    @property
-    def part(self) -> tuple[int, int]:
-        """(k, n): this process's share is the k-th of n."""
-        return self.state.process_index, self.state.num_processes
-
-    def gathered(self, batches: Iterable[Tensor]) -> Extracted:
-        """Of this process's batches, uint8 (n, 3, H, W), and all others', in the order of processes."""
-        mine = [self.extractor(batch) for batch in batches]
-        every = [mine] if self.state.num_processes == 1 else gather_object([mine])
-        return Extracted.concatenate([part for parts in every for part in parts])
-
-    def __call__(self, images: Tensor) -> Extracted:
-        """Of images that every process has."""
-        index, count = self.part
-        first, last = len(images) * index // count, len(images) * (index + 1) // count
-        return self.gathered([images[first:last]] if last > first else [])
+    checkpoint: Literal["best"] | None = None  # of a run: "best", or None for its last model
 
 
 def evaluate(request: Request) -> dict[str, Any] | None:
@@ -99,81 +71,47 @@ def _check(request: Request) -> None:
         raise ConfigError(f"{what} does not go with --images: a folder has no captions; use {', '.join(of_folders())}.")
 
 
-def choose_extractor(name: str | None, weights: str | None, source: Source, resolution: int, display: Bar) -> Extractor:
-    """The extractor by name, or the one that suits the source: its domain classifier, where one can be trained without asking."""
-    own = source.classifier_data()
-    name = name or ("domain" if weights or own else "inception-v3")
-    if name == "domain" and weights is None:
-        if own is None:
-            raise DataError(
-                "The extractor 'domain' needs a classifier of this data: `stackflower train-classifier --data DIR --out FILE` "
-                "makes one, then --extractor domain --weights FILE. Or --extractor inception-v3."
-            )
-        weights = str(cached_classifier(own, resolution, display))
-    extractor: Extractor = Part(name, {} if weights is None else {"weights": weights}).create("extractor")
-    return extractor
-
-
-def _open(
-    request: Request, source: Source, resolution: int, size: int, state: PartialState
-) -> tuple[Workers, Reference]:
-    """The extractor on the processes' devices, and the split to compare with; the first process makes what is missing."""
-    display = bar if state.is_main_process else silent
-    with state.main_process_first():
-        reference = Reference.open(source, request.protocol.split, resolution, size, display)
-        extractor = choose_extractor(request.extractor, request.weights, source, resolution, display)
-    extractor.to(state.device)
-    return Workers(extractor, state), reference
-
-
 # ---- a run
 
 
 def _score_run(request: Request, state: PartialState) -> dict[str, Any]:
     run, protocol = RunFolder(request.run or ""), request.protocol
-    pipeline, config = Pipeline.from_run(run.path, state.device), run.config()
+    pipeline, config = Pipeline.from_run(run.path, state.device, checkpoint=request.checkpoint), run.config()
     source: Source = Part.from_dict(request.data).create("data") if request.data else build.build_source(config)
     size = build.load_size(config, pipeline.stage, source)
-    workers, reference = _open(request, source, pipeline.resolution, size, state)
-
-    def generate(captions: Sequence[str], per_caption: int, seed: int) -> Extracted:
-        batches = pipeline.generate(
-            captions, per_caption=per_caption, seed=seed, truncation=protocol.truncation, part=workers.part
-        )
-        return workers.gathered(batch.permute(0, 3, 1, 2) for batch in batches)
-
-    images, numbers = reference.choose(protocol.samples, protocol.seed)
-    picked = list(zip(images, numbers, strict=True))
-    captions = [reference.data.captions[image][number] for image, number in picked]
-    chosen = torch.tensor(list(dict.fromkeys(images)))
-    sample = Sample(
-        fake=generate(captions, 1, protocol.seed),
-        real=workers(reference.data.centre(reference.resolution, chosen)),
-        protocol=protocol,
-        reference=reference,
-        attributes=workers.extractor.attributes,
-        extract=workers,
-        captions=picked,
-        generate=generate,
+    workers, reference = open_split(
+        protocol, request.extractor, request.weights, source, pipeline.resolution, size, state
     )
+    picked = Picked.of(reference, protocol)
+    sample = picked.sample(pipeline, workers, workers(picked.real()))
     return {
         "run": str(run),
+        **({"checkpoint": request.checkpoint} if request.checkpoint else {}),
         **score(sample),
         "warnings": _warnings(run, workers.extractor),
         "protocol": {
             **workers.extractor.describe(),
             **reference.describe(),
-            "images": len(captions),
-            "captions": f"one each of {len(chosen):,} images of the split, drawn at random by the seed",
-            "real_images": len(chosen),
+            "images": len(picked.captions),
+            "captions": f"one each of {len(picked.chosen):,} images of the split, drawn at random by the seed",
+            "real_images": len(picked.chosen),
             "splits": protocol.splits,
             "seed": protocol.seed,
             "shuffle": "captions in random order by the seed",
             "truncation": protocol.truncation,
-            "weights": "averaged (EMA)" if config.train.ema_half_life else "current",
+            "weights": _weights(run, request.checkpoint, config.train.ema_half_life),
             "generated_at": pipeline.resolution,
         },
     }
+
+
+def _weights(run: RunFolder, checkpoint: str | None, ema_half_life: float) -> str:
+    """Which weights of a run are scored."""
+    name = "averaged (EMA)" if ema_half_life else "current"
+    best = run.best() if checkpoint else None
+    if best is None:
+        return name
+    return f"{name}, best {best['protocol'].get('metric')} in training, after {best['images']:,} images"
 
 
 def _warnings(run: RunFolder, extractor: Extractor) -> list[str]:
@@ -198,7 +136,7 @@ def _score_folder(request: Request, state: PartialState) -> dict[str, Any]:
     source: Source = Part.from_dict(request.data or {}).create("data")
     resolution = request.resolution or FOLDER_RESOLUTION
     size = build.clamped(round(resolution * build.LOAD_RATIO), source)
-    workers, reference = _open(request, source, resolution, size, state)
+    workers, reference = open_split(protocol, request.extractor, request.weights, source, resolution, size, state)
 
     images = np.stack([load_square(path, resolution, protocol.trim_border) for path in files])
     shuffle = torch.randperm(len(files), generator=seeded(protocol.seed, 4))

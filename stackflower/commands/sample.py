@@ -8,7 +8,7 @@ import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from accelerate import PartialState
@@ -40,6 +40,7 @@ class Request:
     best_of: int = 1
     sharpen: float = 1.0
     side_by_side: bool = False
+    checkpoint: Literal["best"] | None = None
 
 
 @dataclass(frozen=True)
@@ -90,7 +91,9 @@ def sample(request: Request) -> Written | None:
         )
     if not one_file and base.is_file():
         raise ConfigError(f"--out {base} is a file; name a folder, or a new file ending in .png.")
-    pipeline = Pipeline.from_run(request.run, state.device, with_judge=request.best_of > 1)
+    pipeline = Pipeline.from_run(
+        request.run, state.device, with_judge=request.best_of > 1, checkpoint=request.checkpoint
+    )
     if request.side_by_side and len(pipeline.stage.all_resolutions) == 1:
         raise ConfigError(
             f"--side-by-side: {request.run} generates {pipeline.resolution} px alone; a later stage (--stage 2) and a tree "

@@ -14,6 +14,7 @@ import click
 from safetensors import SafetensorError
 
 from stackflower import build
+from stackflower.commands.held_out import TrainingScorer
 from stackflower.config.merge import merge
 from stackflower.config.resolve import resolve
 from stackflower.config.schema import LENGTHS, RunConfig
@@ -214,6 +215,8 @@ def _run(config: RunConfig, run: RunFolder, request: Request, say: Say) -> Outco
         elif main:
             stack.enter_context(run.lock())
         inputs = read_inputs(config, source, encoder, size, accelerator, say)
+        scored = config.output.eval_every > 0
+        scorer = TrainingScorer(config, source, stage.resolutions[-1], size, encoder) if scored else None
         stack.enter_context(stop.listening())  # until here there is nothing to save, and Ctrl-C ends at once
         record = RunRecord(
             stackflower=version("stackflower"),
@@ -227,7 +230,7 @@ def _run(config: RunConfig, run: RunFolder, request: Request, say: Say) -> Outco
             run=config.to_dict(),
         )
         if resume:
-            _check_unchanged(run, record)
+            run.record().check_unchanged(run, record)
         elif main:
             stack.enter_context(run.lock())
             run.create(record)
@@ -237,7 +240,7 @@ def _run(config: RunConfig, run: RunFolder, request: Request, say: Say) -> Outco
         accelerator.wait_for_everyone()
         if request.report_to:
             accelerator.init_trackers("stackflower", config=None)
-        trainer = make_trainer(config, run, record, inputs, accelerator, request.began)
+        trainer = make_trainer(config, run, record, inputs, accelerator, request.began, scorer)
         if resume:
             _restore(trainer, run, say)
         if main:
@@ -250,25 +253,6 @@ def _run(config: RunConfig, run: RunFolder, request: Request, say: Say) -> Outco
 def _known_length(config: RunConfig, run: RunFolder) -> list[tuple[int, float, int]]:
     """The estimates of a time-limited run's length, which a resumed run repeats."""
     return run.record().length if config.train.time_limit is not None else []
-
-
-def _check_unchanged(run: RunFolder, now: RunRecord) -> None:
-    """RunError if a run would go on with other images, captions or embeddings than it has seen."""
-    known = run.record()
-    changed = [
-        what
-        for what, same in (
-            ("the images or captions", known.data_key == now.data_key),
-            ("the text encoder", known.encoder == now.encoder),
-            ("the features' weights", known.features == now.features),
-        )
-        if not same
-    ]
-    if changed:
-        raise RunError(
-            f"Since {run} was trained, {' and '.join(changed)} changed, so it can't go on as it was. Put back what it was "
-            "trained with, or train a new run with another --out."
-        )
 
 
 def _kept_text(config: RunConfig, run: RunFolder, resume: bool) -> Path | None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from stackflower import evaluation
 from stackflower.build import LOAD_RATIO, clamped
 from stackflower.data.prepared import Prepared, prepare
 from stackflower.data.source import ClassifierData, Source
@@ -15,6 +16,9 @@ from stackflower.evaluation.classifier import DomainClassifier, Labelled, Networ
 from stackflower.training.accelerator import process_state, resolve_precision
 from stackflower.utils.cache import cache_folder, key_of
 from stackflower.utils.progress import Bar
+
+WIDTH = 24  # of the classifiers of sources' own data: its weights in half precision are under 2 MB
+SHIPPED = Path(evaluation.__file__).parent / "weights"  # made by benchmarks/shipped_classifier.py
 
 
 def heads_of(data: Prepared, names: tuple[str, ...] | None = None) -> dict[str, tuple[str, ...]]:
@@ -105,10 +109,12 @@ def _check_writable(out: Path) -> None:
         raise DataError(f"--out {out} can't be written: {error}. Choose another file.") from error
 
 
-def cached_classifier(data: ClassifierData, resolution: int, display: Bar) -> Path:
-    """The classifier of a source's own `classifier_data` at a resolution, from the cache or made now (minutes on a CPU)."""
-    settings: dict[str, Any] = {"resolution": resolution, "network": "plain", "epochs": data.epochs, "width": 32}
+def own_classifier(data: ClassifierData, resolution: int, display: Bar) -> Path:
+    """The classifier of a source's own `classifier_data` at a resolution: the package's, from the cache, or made now (minutes on a CPU)."""
+    settings: dict[str, Any] = {"resolution": resolution, "network": "plain", "epochs": data.epochs, "width": WIDTH}
     name = f"{type(data.source).__name__}-{key_of('classifier', data.key, data.heads, settings)}.safetensors"
+    if (SHIPPED / name).exists():
+        return SHIPPED / name
     path = cache_folder("classifiers") / name
     if not path.exists():
         train_classifier(data.source, path, display, described=data.description, heads=data.heads, **settings)

@@ -48,6 +48,7 @@ def incompatible(config: RunConfig) -> list[str]:
         *_features(config),
         *_augmentation(config, discriminator, objective),
         *_contrast(config, objective),
+        *_scores(config),
     ]
 
 
@@ -61,6 +62,21 @@ def _names(kind: str, wanted: Callable[[Any], bool]) -> list[str]:
         except (ComponentError, AttributeError):
             continue
     return found
+
+
+def _scores(config: RunConfig) -> Iterator[str]:
+    """Metrics of scores in training, one of which chooses the best model."""
+    output = config.output
+    if not output.eval_every:
+        return
+    choosing = _names("metric", lambda metric: metric.measure is not None)
+    if output.best not in choosing:
+        yield f"output.best = {output.best!r}: a metric that chooses the best model is one of {', '.join(choosing)}."
+    unknown = [name for name in output.eval_metrics if name not in registry.names("metric")]
+    if unknown:
+        yield f"output.eval_metrics: {', '.join(unknown)}; allowed are {', '.join(registry.names('metric'))}."
+    elif output.best in choosing and output.best not in output.eval_metrics:
+        yield f"output.best = {output.best!r} is not among output.eval_metrics = {list(output.eval_metrics)}."
 
 
 def _stages(config: RunConfig) -> Iterator[str]:

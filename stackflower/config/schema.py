@@ -124,6 +124,12 @@ class Output:
     checkpoint_every: Weight = 0.0  # images between checkpoints; 0: a tenth of the training
     keep_last: Count = 2  # newest checkpoints that are kept
     keep_every: Natural = 0  # every Nth checkpoint is kept for good; 0: none
+    eval_every: Weight = 0.0  # images between scores of the held-out split; 0: none
+    eval_metrics: tuple[str, ...] = ("is", "fid")  # metrics of these scores
+    eval_samples: Count | None = None  # images generated for them; None: as many as in the split, at most 5,000
+    eval_extractor: str | None = None  # feature extractor; None: the one that `stackflower eval` would choose
+    eval_weights: str | None = None  # file of the extractor's weights
+    best: str = "fid"  # the metric by which the best model is kept
 
 
 @dataclass(frozen=True)

@@ -164,12 +164,13 @@ def fit(
 
 @torch.inference_mode()
 def accuracy(model: DomainClassifier, data: Labelled, device: torch.device | str = "cpu") -> dict[str, float]:
-    """Accuracy of each head on the central crops of images."""
+    """Accuracy of each head on the central crops of those images whose value is known; NaN where none is."""
     edge = (data.images.shape[1] - model.resolution) // 2
     correct = dict.fromkeys(model.heads, 0)
+    known = {name: int((data.targets[name] >= 0).sum()) for name in model.heads}
     for index in torch.arange(len(data.images)).split(200):
         pixels = data.images[index, edge : edge + model.resolution, edge : edge + model.resolution].to(device)
         _, heads = model((pixels.permute(0, 3, 1, 2).float() / 127.5 - 1).contiguous(memory_format=torch.channels_last))
         for name, logits in heads.items():
             correct[name] += int((logits.argmax(1).cpu() == data.targets[name][index]).sum())
-    return {name: hits / len(data.images) for name, hits in correct.items()}
+    return {name: hits / known[name] if known[name] else math.nan for name, hits in correct.items()}

@@ -1,6 +1,7 @@
 """A run is a folder: its files, who may write to it, and which checkpoints are complete.
 
 config.json  metrics.jsonl  generator.safetensors  generator-stage1.safetensors …  text/  samples/*.png  checkpoints/images-*/
+generator-best.safetensors, where a training is scored: the model with the best score so far
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
+from safetensors import SafetensorError, safe_open
 
 from stackflower.config.resolve import resolve
 from stackflower.config.schema import RunConfig
@@ -68,6 +70,23 @@ class RunRecord:
                 "version of the package that they come from."
             )
 
+    def check_unchanged(self, run: RunFolder, now: RunRecord) -> None:
+        """RunError if the run would go on, as of `now`, with other images, captions or embeddings than it has seen."""
+        changed = [
+            what
+            for what, same in (
+                ("the images or captions", self.data_key == now.data_key),
+                ("the text encoder", self.encoder == now.encoder),
+                ("the features' weights", self.features == now.features),
+            )
+            if not same
+        ]
+        if changed:
+            raise RunError(
+                f"Since {run} was trained, {' and '.join(changed)} changed, so it can't go on as it was. Put back what it was "
+                "trained with, or train a new run with another --out."
+            )
+
 
 def _described(features: Mapping[str, str] | None) -> str:
     return "no pretrained network" if features is None else f"{features['name']} ({features['weights_sha256']})"
@@ -103,6 +122,29 @@ class RunFolder:
     def text_folder(self) -> Path:
         """What the run's text encoder keeps: a vocabulary, weights, vectors."""
         return self.path / "text"
+
+    @property
+    def best_weights(self) -> Path:
+        """The stage that scored best during training; the file's metadata has its scores."""
+        return self.path / "generator-best.safetensors"
+
+    def best_text(self, images: int) -> Path:
+        """What a text encoder that is trained with the GAN kept after `images` images, when the stage scored best."""
+        return self.path / f"text-best-{images:09d}"
+
+    def best(self) -> dict[str, Any] | None:
+        """``images``, ``value``, ``scores`` and ``protocol`` of the best model; None where there is none, or its file is damaged."""
+        try:
+            with safe_open(self.best_weights, "pt") as handle:
+                found = json.loads((handle.metadata() or {})["best"])
+            return {
+                "images": int(found["images"]),
+                "value": float(found["value"]),
+                "scores": dict(found["scores"]),
+                "protocol": dict(found["protocol"]),
+            }
+        except (SafetensorError, OSError, ValueError, KeyError, TypeError, RecursionError):
+            return None
 
     @property
     def samples(self) -> Path:

@@ -134,6 +134,13 @@ class RunLogger:
         left = None if total is None else (total - images) / max(average, 1e-9)
         self._show(share, progress_line(images, total, speed, left, measures), now)
 
+    def scores(self, images: int, scores: Mapping[str, float]) -> None:
+        """Scores of held-out images: a line of metrics.jsonl, of the trackers, and of the console."""
+        values = {f"eval/{name}": float(f"{value:.6g}") for name, value in scores.items()}
+        self._write({"images": images, **values})
+        self.accelerator.log(values, step=images)
+        self.print(f"{images:,} images: " + "  ".join(f"{name} {value:.4g}" for name, value in scores.items()))
+
     def event(self, images: int, kind: str, text: str = "", **values: Any) -> None:
         """Something out of the ordinary, for metrics.jsonl and the console."""
         if self.accelerator.is_main_process:

@@ -20,7 +20,7 @@ from stackflower.text.learned import LearnedEncoder
 from stackflower.training.logger import RunLogger
 from stackflower.training.networks import LearnedText, Networks
 from stackflower.training.schedules import Length, Pace
-from stackflower.training.trainer import Trainer
+from stackflower.training.trainer import Scorer, Trainer
 from stackflower.utils.progress import bar, silent
 
 Say = Callable[[str], None]
@@ -66,9 +66,15 @@ def read_inputs(
 
 
 def make_trainer(
-    config: RunConfig, run: RunFolder, record: RunRecord, inputs: Inputs, accelerator: Accelerator, began: float
+    config: RunConfig,
+    run: RunFolder,
+    record: RunRecord,
+    inputs: Inputs,
+    accelerator: Accelerator,
+    began: float,
+    scorer: Scorer | None = None,
 ) -> Trainer:
-    """The trainer of a run; `began` is when its time limit started, by `time.monotonic`."""
+    """The trainer of a run; `began` is when its time limit started, by `time.monotonic`; `scorer` scores its networks."""
     networks = Networks(
         config,
         accelerator,
@@ -94,4 +100,4 @@ def make_trainer(
         if accelerator.is_main_process:
             run.update(replace(record, length=length.knots))
 
-    return Trainer(config, run, networks, logger, length, pace, save_length)
+    return Trainer(config, run, networks, logger, length, pace, save_length, scorer)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import shutil
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -86,6 +89,22 @@ class TrainingState:
                 f"{self.run.weights_file} can't be written: {error}. {kept}. Make room and type: "
                 f"stackflower train --resume {self.run}"
             ) from error
+
+    def save_best(self, value: float, scores: Mapping[str, float], protocol: Mapping[str, Any]) -> None:
+        """Write the averaged stage (and encoder) as the run's best model. TrainingFailed where it can't be."""
+        best = json.dumps({"images": self.images, "value": value, "scores": dict(scores), "protocol": dict(protocol)})
+        try:
+            if self.networks.text is not None:
+                self.networks.averaged_encoder.save(self.run.best_text(self.images))
+            save_weights(self.networks.ema.module, self.run.best_weights, {"best": best})
+        except (OSError, SafetensorError) as error:
+            raise TrainingFailed(
+                f"{self.run.best_weights} can't be written: {error}. The checkpoints are untouched. Make room and type: "
+                f"stackflower train --resume {self.run}"
+            ) from error
+        for path in self.run.path.glob("text-best-*"):
+            if path != self.run.best_text(self.images):
+                shutil.rmtree(path, ignore_errors=True)
 
     def restore(self, path: Path) -> None:
         """Put everything back as it was when the checkpoint at `path` was written."""

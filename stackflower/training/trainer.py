@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any, Protocol
 
 import torch
 from accelerate import Accelerator
@@ -28,6 +29,16 @@ WARM_UP = 2  # steps before the speed is measured
 TENTHS = 10  # grids and checkpoints in a training, unless an interval is set
 
 
+class Scorer(Protocol):
+    """Scores of the networks in training, on every process."""
+
+    measure: str  # of the scores, the one by which the best model is chosen
+    lower_is_better: bool
+    protocol: dict[str, Any]  # what scores that compare have in common
+
+    def __call__(self, networks: Networks) -> dict[str, float]: ...
+
+
 class Trainer:
     """Trains one run.
 
@@ -39,6 +50,7 @@ class Trainer:
         length: of the training.
         pace: fits the length to a time limit; None where the length is known.
         save_length: called with the length whenever it is fitted anew.
+        scorer: scores the averaged networks on held-out images; None: no scores.
     """
 
     def __init__(
@@ -50,9 +62,10 @@ class Trainer:
         length: Length,
         pace: Pace | None = None,
         save_length: Callable[[Length], None] = lambda length: None,
+        scorer: Scorer | None = None,
     ):
         self.config, self.run, self.networks, self.logger = config, run, networks, logger
-        self.length, self.pace, self.save_length = length, pace, save_length
+        self.length, self.pace, self.save_length, self.scorer = length, pace, save_length, scorer
         self.accelerator: Accelerator = networks.accelerator
         self.device = self.accelerator.device
         if self.device.type == "cpu":
@@ -135,7 +148,12 @@ class Trainer:
                 self._grid()
             if save:
                 self._save()
-            if self.pace is not None and (save or grid):
+            scored = self.scorer is not None and (
+                done or before // output.eval_every != self.images // output.eval_every
+            )
+            if scored:
+                self._score()
+            if self.pace is not None and (save or grid or scored):
                 self.pace.pause(self.logger.clock() - began, self.length.share(self.images))
             if stopping and not done:
                 return stop.reason or "another process's signal"
@@ -228,6 +246,21 @@ class Trainer:
             with self.accelerator.autocast():
                 encoder = None if self.networks.text is None else self.networks.averaged_encoder
                 self.logger.grid(self.networks.ema.module, self.images, encoder)
+
+    def _score(self) -> None:
+        """Score the averaged networks, and keep them if no earlier ones were better by the chosen metric."""
+        assert self.scorer is not None
+        scores = self.scorer(self.networks)
+        if not self.accelerator.is_main_process:
+            return
+        self.logger.scores(self.images, scores)
+        value, best = scores[self.scorer.measure], self.run.best()
+        if best is not None and best["protocol"] == self.scorer.protocol and best["images"] != self.images:
+            better = value < best["value"] if self.scorer.lower_is_better else value > best["value"]
+        else:  # the first, or the same again
+            better = math.isfinite(value)
+        if better:
+            self.state.save_best(value, scores, self.scorer.protocol)
 
     def _save(self) -> None:
         self.state.save(self.config.output.keep_last, self.config.output.keep_every)

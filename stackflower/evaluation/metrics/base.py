@@ -37,6 +37,8 @@ class Metric(ABC):
     """One or several related scores. A subclass computes them in float64."""
 
     needs_captions: ClassVar[bool] = False  # whether it is of no use for a folder of images
+    measure: ClassVar[str | None] = None  # the score by which one run is better than another; None: none alone
+    lower_is_better: ClassVar[bool] = False
     position: ClassVar[int] = 100  # place in the report, the lowest first
 
     @abstractmethod

@@ -40,6 +40,7 @@ class FrechetDistance(Metric):
     """
 
     position = 1
+    measure, lower_is_better = "frechet_distance", True
 
     def compute(self, sample: Sample) -> dict[str, Any]:
         scores: dict[str, Any] = {"frechet_distance": frechet_distance(sample.fake.features, sample.real.features)}

@@ -38,6 +38,7 @@ class InceptionScore(Metric):
     """Inception Score (Salimans et al. 2016) of generated and of real images, and the ratio of the two."""
 
     position = 0
+    measure = "inception_score_mean"
 
     def compute(self, sample: Sample) -> dict[str, Any]:
         splits, scores = sample.protocol.splits, {}

@@ -60,14 +60,15 @@ class KernelDistance(Metric):
     """Kernel distance of the extractor's features between generated and real images (Bińkowski et al. 2018), unbiased in the number
     of images.
 
-    It is KID only with the 2015 Inception weights. The subsets have 1,000 images, or half of a smaller sample.
+    It is KID only with the 2015 Inception weights. The subsets have 1,000 images, or half of a smaller sample, so that they differ.
     """
 
     position = 2
+    measure, lower_is_better = "kernel_distance_mean", True
 
     def compute(self, sample: Sample) -> dict[str, Any]:
         smallest = min(len(sample.fake.features), len(sample.real.features))
-        size = SUBSET_SIZE if smallest >= SUBSET_SIZE else smallest // 2
+        size = min(SUBSET_SIZE, smallest // 2)
         if size < 2:
             raise unavailable("The kernel distance", f"it needs 4 images on each side, and one has {smallest}.")
         mean, deviation = kernel_distance(sample.fake.features, sample.real.features, subset_size=size)

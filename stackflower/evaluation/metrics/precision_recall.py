@@ -58,6 +58,7 @@ class PrecisionRecall(Metric):
     """Precision and recall (Kynkäänniemi et al. 2019), density and coverage (Naeem et al. 2020), over five neighbours."""
 
     position = 3
+    measure = "coverage"
 
     def compute(self, sample: Sample) -> dict[str, Any]:
         try:

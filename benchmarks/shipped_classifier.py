@@ -1,0 +1,66 @@
+"""The classifier of the drawn flowers that the package ships, made anew: minutes on a CPU.
+
+    python benchmarks/shipped_classifier.py
+    python benchmarks/shipped_classifier.py --write     # replaces stackflower/evaluation/weights/
+
+It is what `stackflower eval` would train for `synthetic-flowers` at 64 px, with the weights of its layers in half precision. The drawings
+are frozen, so it changes only when they or the settings do, which its file name tells.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
+from stackflower import registry
+from stackflower.commands import train_classifier
+from stackflower.evaluation.classifier import accuracy, load_classifier
+from stackflower.utils.progress import bar
+
+RESOLUTION = 64
+
+
+def halved(source: Path, target: Path) -> None:
+    """A classifier's file with weights in half precision; statistics and biases, which are few, stay as they are."""
+    with safe_open(source, "pt") as handle:
+        metadata = handle.metadata()
+    state = {name: value.half() if value.ndim > 1 else value for name, value in load_file(source).items()}
+    target.parent.mkdir(parents=True, exist_ok=True)
+    save_file(state, target, metadata)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--write", action="store_true", help="into the package")
+    args = parser.parse_args()
+    data = registry.create("data", "synthetic-flowers").classifier_data()
+    shipped, train_classifier.SHIPPED = train_classifier.SHIPPED, Path("/nowhere")
+    made = train_classifier.own_classifier(data, RESOLUTION, bar)
+    with tempfile.TemporaryDirectory() as folder:
+        target = shipped / made.name if args.write else Path(folder) / made.name
+        halved(made, target)
+        files = {"made anew": made, "in half precision": target, "in the package": shipped / made.name}
+        held_out = train_classifier.prepare(
+            data.source,
+            "validation",
+            train_classifier.clamped(round(RESOLUTION * train_classifier.LOAD_RATIO), data.source),
+            bar,
+        )
+        for name, path in files.items():
+            if not path.exists():
+                print(f"{name}: there is none of these settings; --write makes it.")
+                continue
+            model = load_classifier(path)
+            rows = train_classifier.labelled(held_out, model.heads, sorted(set(held_out.rows.labels or ())))
+            with torch.inference_mode():
+                found = accuracy(model, rows)
+            print(f"{name}, {path.stat().st_size / 1e6:.2f} MB: " + ", ".join(f"{k} {v:.4f}" for k, v in found.items()))
+
+
+if __name__ == "__main__":
+    main()

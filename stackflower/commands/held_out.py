@@ -1,0 +1,176 @@
+"""What `eval` and a training that is scored share: the extractor on all processes, the captions and real images of a split."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from accelerate import PartialState
+from accelerate.utils import gather_object
+from torch import Tensor
+
+from stackflower import registry
+from stackflower.commands.train_classifier import own_classifier
+from stackflower.config.schema import Part, RunConfig
+from stackflower.data.source import Source
+from stackflower.errors import ConfigError, DataError
+from stackflower.evaluation.extractors.base import Extracted, Extractor
+from stackflower.evaluation.metrics.base import Sample
+from stackflower.evaluation.protocol import Protocol
+from stackflower.evaluation.reference import Reference
+from stackflower.evaluation.scoring import score
+from stackflower.pipeline import Pipeline
+from stackflower.text.base import TextEncoder
+from stackflower.training.accelerator import process_state
+from stackflower.training.networks import Networks
+from stackflower.utils.progress import Bar, bar, silent
+
+
+class Workers:
+    """The extractor on every process: each extracts its share, and all get everything."""
+
+    def __init__(self, extractor: Extractor, state: PartialState):
+        self.extractor, self.state = extractor, state
+
+    @property
+    def part(self) -> tuple[int, int]:
+        """(k, n): this process's share is the k-th of n."""
+        return self.state.process_index, self.state.num_processes
+
+    def gathered(self, batches: Iterable[Tensor]) -> Extracted:
+        """Of this process's batches, uint8 (n, 3, H, W), and all others', in the order of processes."""
+        mine = [self.extractor(batch) for batch in batches]
+        every = [mine] if self.state.num_processes == 1 else gather_object([mine])
+        return Extracted.concatenate([part for parts in every for part in parts])
+
+    def __call__(self, images: Tensor) -> Extracted:
+        """Of images that every process has."""
+        index, count = self.part
+        first, last = len(images) * index // count, len(images) * (index + 1) // count
+        return self.gathered([images[first:last]] if last > first else [])
+
+
+def choose_extractor(name: str | None, weights: str | None, source: Source, resolution: int, display: Bar) -> Extractor:
+    """The extractor by name, or the one that suits the source: its domain classifier, where one can be trained without asking."""
+    own = source.classifier_data()
+    name = name or ("domain" if weights or own else "inception-v3")
+    if name == "domain" and weights is None:
+        if own is None:
+            raise DataError(
+                "The extractor 'domain' needs a classifier of this data: `stackflower train-classifier --data DIR --out FILE` "
+                "makes one, then --extractor domain --weights FILE. Or --extractor inception-v3."
+            )
+        weights = str(own_classifier(own, resolution, display))
+    extractor: Extractor = Part(name, {} if weights is None else {"weights": weights}).create("extractor")
+    return extractor
+
+
+def open_split(
+    protocol: Protocol,
+    extractor_name: str | None,
+    weights: str | None,
+    source: Source,
+    resolution: int,
+    size: int,
+    state: PartialState,
+) -> tuple[Workers, Reference]:
+    """The extractor on the processes' devices, and the split to compare with; the first process makes what is missing."""
+    display = bar if state.is_main_process else silent
+    with state.main_process_first():
+        reference = Reference.open(source, protocol.split, resolution, size, display)
+        extractor = choose_extractor(extractor_name, weights, source, resolution, display)
+    extractor.to(state.device)
+    return Workers(extractor, state), reference
+
+
+@dataclass(frozen=True)
+class Picked:
+    """The captions and real images of a split that a run is scored with."""
+
+    reference: Reference
+    protocol: Protocol
+    pairs: list[tuple[int, int]]  # of each generated image: number of a real image and of its caption
+
+    @classmethod
+    def of(cls, reference: Reference, protocol: Protocol) -> Picked:
+        """Those that the protocol draws."""
+        images, numbers = reference.choose(protocol.samples, protocol.seed)
+        return cls(reference, protocol, list(zip(images, numbers, strict=True)))
+
+    @property
+    def captions(self) -> list[str]:
+        return [self.reference.data.captions[image][number] for image, number in self.pairs]
+
+    @property
+    def chosen(self) -> Tensor:
+        """(n,) numbers of the real images, each once."""
+        return torch.tensor(list(dict.fromkeys(image for image, _ in self.pairs)))
+
+    def real(self) -> Tensor:
+        """The real images, uint8 (n, 3, R, R)."""
+        return self.reference.data.centre(self.reference.resolution, self.chosen)
+
+    def sample(self, pipeline: Pipeline, workers: Workers, real: Extracted) -> Sample:
+        """What metrics are computed from: images generated now beside what was extracted of the real ones."""
+
+        def generate(captions: Sequence[str], per_caption: int, seed: int) -> Extracted:
+            batches = pipeline.generate(
+                captions, per_caption=per_caption, seed=seed, truncation=self.protocol.truncation, part=workers.part
+            )
+            return workers.gathered(batch.permute(0, 3, 1, 2) for batch in batches)
+
+        return Sample(
+            fake=generate(self.captions, 1, self.protocol.seed),
+            real=real,
+            protocol=self.protocol,
+            reference=self.reference,
+            attributes=workers.extractor.attributes,
+            extract=workers,
+            captions=self.pairs,
+            generate=generate,
+        )
+
+
+class TrainingScorer:
+    """Scores of networks in training on the held-out split: those that `stackflower eval --split` gives for the same weights.
+
+    Args:
+        config: of the run; its `output` says which metrics, of how many images, by which extractor.
+        source: the data set. ConfigError where it has no held-out split.
+        resolution: of the images.
+        size: px at which the split is prepared.
+        encoder: the text encoder, where it is not among the networks.
+    """
+
+    def __init__(self, config: RunConfig, source: Source, resolution: int, size: int, encoder: TextEncoder):
+        output, split = config.output, source.held_out()
+        if split is None:
+            raise ConfigError(
+                "--eval-every scores images that training does not see, and this data has no split validation or test: add one, or "
+                "leave it out."
+            )
+        metric: Any = registry.get("metric", output.best)
+        self.measure, self.lower_is_better = str(metric.measure), bool(metric.lower_is_better)
+        self.state = process_state()
+        protocol = Protocol(metrics=output.eval_metrics, split=split, samples=output.eval_samples)
+        self.workers, reference = open_split(
+            protocol, output.eval_extractor, output.eval_weights, source, resolution, size, self.state
+        )
+        self.picked = Picked.of(reference, protocol)
+        self.real = self.workers(self.picked.real())
+        self.protocol = {
+            "metric": output.best,
+            **self.workers.extractor.describe(),
+            **reference.describe(),
+            "images": len(self.picked.captions),
+        }
+        self.encoder = encoder
+
+    def __call__(self, networks: Networks) -> dict[str, float]:
+        """Every number among the scores of the averaged networks, by name."""
+        encoder = self.encoder if networks.text is None else networks.averaged_encoder
+        pipeline = Pipeline(networks.ema.module, encoder, self.state.device)
+        found = score(self.picked.sample(pipeline, self.workers, self.real))
+        return {name: value for name, value in found.items() if isinstance(value, float)}
