@@ -52,7 +52,9 @@ def main() -> None:
     if pipeline.stage.previous is None:
         raise SystemExit(f"{args.run} has no previous stage; name a run of --stage 2.")
     source, size = build.build_source(config), pipeline.resolution
-    extractor = choose_extractor(args.extractor, args.weights, source, size, silent)
+    extractor = choose_extractor(
+        args.extractor, {"weights": args.weights} if args.weights else {}, source, size, silent
+    )
     real = Reference.open(source, args.split, size, build.load_size(config, pipeline.stage, source), silent)
     indices, numbers = real.choose(args.samples, args.seed)
     captions = [real.data.captions[index][number] for index, number in zip(indices, numbers, strict=True)]

@@ -28,6 +28,24 @@ class Finite(click.FloatRange):
         return number
 
 
+class Limit(click.ParamType):
+    """A limit of a score, such as is=3.2."""
+
+    name = "limit"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, float]:
+        if isinstance(value, tuple):
+            return value
+        name, _, number = str(value).partition("=")
+        try:
+            limit = float(number)
+        except ValueError:
+            limit = math.nan
+        if math.isnan(limit):
+            self.fail(f"{value!r} should be METRIC=VALUE, such as is=3.2.", param, ctx)
+        return name.strip(), limit
+
+
 class Duration(click.ParamType):
     """A time such as 90s, 20m, 1h30m, or plain seconds."""
 
@@ -294,6 +312,8 @@ def sample(run: str, captions: tuple[str, ...], as_json: bool, **options: Any) -
         "stackflower train-classifier --data my-flowers --out flowers.safetensors",
         "stackflower eval runs/flowers --extractor domain --weights flowers.safetensors --json",
         "stackflower eval --images generated --data my-flowers --metrics is,fid",
+        "stackflower eval runs/flowers --extractor features --set extractor.network=timm --set extractor.model=convnext_tiny",
+        "stackflower eval runs/flowers --fail-under is=3.2 --fail-over fid=40",
     ),
 )
 @click.argument("run", required=False)
@@ -316,6 +336,19 @@ def sample(run: str, captions: tuple[str, ...], as_json: bool, **options: Any) -
 @click.option("--trim-border", is_flag=True, help="With --images: crop borders of one colour first.")
 @click.option("--extractor", metavar="NAME", help="Feature extractor: domain or inception-v3.")
 @click.option("--weights", metavar="FILE", help="Weights of the extractor.")
+@click.option(
+    "--set", "settings", metavar="PART.OPTION=VALUE", multiple=True, help="An option of extractor or data. Repeatable."
+)
+@click.option(
+    "--fail-under",
+    type=Limit(),
+    metavar="METRIC=VALUE",
+    multiple=True,
+    help="Exit with code 1 if a score is lower. Repeatable.",
+)
+@click.option(
+    "--fail-over", type=Limit(), metavar="METRIC=VALUE", multiple=True, help="… or if it is higher. Repeatable."
+)
 @click.option("--seed", type=SEED, default=0, show_default=True, help="Random seed.")
 @click.option("--truncation", type=Finite(0, min_open=True), help="Truncate the noise at this many deviations.")
 @json_option
@@ -328,6 +361,9 @@ def evaluate(
     weights: str | None,
     resolution: int | None,
     checkpoint: Literal["best"] | None,
+    settings: tuple[str, ...],
+    fail_under: tuple[tuple[str, float], ...],
+    fail_over: tuple[tuple[str, float], ...],
     as_json: bool,
     **protocol: Any,
 ) -> None:
@@ -338,13 +374,34 @@ def evaluate(
     from stackflower.commands.data import source_part
     from stackflower.commands.evaluate import Request
     from stackflower.commands.evaluate import evaluate as compute
+    from stackflower.config.merge import part_options
     from stackflower.evaluation.protocol import Protocol
-    from stackflower.evaluation.scoring import describe
+    from stackflower.evaluation.scoring import describe, measure_of, missed
 
+    for name, _ in (*fail_under, *fail_over):
+        measure_of(name)  # before the work
+    options = part_options(settings, ("extractor", "data"), "extractor.network=timm")
     chosen = Protocol(metrics=None if metrics is None else tuple(metrics.split(",")), **protocol)
-    scores = compute(Request(run, images, source_part(data), extractor, weights, chosen, resolution, checkpoint))
-    if scores is not None:
-        show(scores, as_json, lambda: describe(scores))
+    request = Request(
+        run=run,
+        images=images,
+        data=source_part(data),
+        extractor=extractor,
+        options=options["extractor"] | ({} if weights is None else {"weights": weights}),
+        protocol=chosen,
+        resolution=resolution,
+        data_options=options["data"],
+        checkpoint=checkpoint,
+    )
+    scores = compute(request)
+    if scores is None:
+        return
+    show(scores, as_json, lambda: describe(scores))
+    failed = missed(scores, dict(fail_under), dict(fail_over))
+    for sentence in failed:
+        say(sentence)
+    if failed:
+        raise SystemExit(1)
 
 
 @main.command(
@@ -362,17 +419,22 @@ def evaluate(
 )
 @click.option("--epochs", type=click.IntRange(1), default=30, show_default=True, help="Passes over the data.")
 @click.option("--seed", type=SEED, default=0, show_default=True, help="Random seed.")
+@click.option(
+    "--set", "settings", metavar="data.OPTION=VALUE", multiple=True, help="An option of the data. Repeatable."
+)
 @json_option
-def train_classifier(data: str, out: str, as_json: bool, **options: Any) -> None:
+def train_classifier(data: str, out: str, settings: tuple[str, ...], as_json: bool, **options: Any) -> None:
     """Train a classifier to evaluate runs with.
 
     It learns the labels and attributes of a data set.
     """
     from stackflower.commands.data import open_source
     from stackflower.commands.train_classifier import train_classifier as fit
+    from stackflower.config.merge import part_options
     from stackflower.utils.progress import bar
 
-    model = fit(open_source(data), Path(out), bar, described=data, **options)
+    given = part_options(settings, ("data",), "data.skip_bad=true")["data"]
+    model = fit(open_source(data, given), Path(out), bar, described=data, **options)
     text = ", ".join(f"{name} {value:.4f}" for name, value in model.accuracy.items()) or "no held-out split"
     show({"out": out, "held_out_accuracy": model.accuracy}, as_json, lambda: f"{out}: held-out accuracy {text}")
 

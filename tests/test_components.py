@@ -13,7 +13,7 @@ import pytest
 import torch
 from conftest import tiny_features
 from safetensors.torch import load_file, save_file
-from torchvision.models import inception_v3
+from torchvision.models import inception_v3, shufflenet_v2_x0_5
 
 from stackflower import registry
 from stackflower.adversary import Adversary, frozen
@@ -373,16 +373,32 @@ def test_data_source(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         assert sum(done) == count and (images.std((1, 2, 3)) > 5).all(), "no picture was left blank"
 
 
+def save_inception_2015(path: Path) -> None:
+    """Random weights of the 2015 Inception network; skips without torch-fidelity."""
+    module = pytest.importorskip("torch_fidelity.feature_extractor_inceptionv3")
+    blank = module.FeatureExtractorInceptionV3.__new__(module.FeatureExtractorInceptionV3)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "load_state_dict_from_url", lambda *_, **__: {})
+        patch.setattr(module.FeatureExtractorInceptionV3, "load_state_dict", lambda *_: None)
+        blank.__init__("blank", ["2048"])
+    torch.save(blank.state_dict(), path)
+
+
 @pytest.mark.parametrize("name", registry.names("extractor"))
 def test_extractor(name: str, tmp_path: Path) -> None:
     torch.manual_seed(0)
-    weights = tmp_path / "weights"
-    if name == "inception-v3":
+    weights, options = tmp_path / "weights", {}
+    if name == "inception-2015":
+        save_inception_2015(weights)
+    elif name == "features":
+        options = {"network": "torchvision", "model": "shufflenet_v2_x0_5", "size": 64}
+        torch.save(shufflenet_v2_x0_5(weights=None).state_dict(), weights)
+    elif name == "inception-v3":
         torch.save(inception_v3(weights=None, init_weights=False, aux_logits=True).state_dict(), weights)
     else:
         heads = {"label": ("a", "b", "c"), "colour": ("red", "blue")}
         save_classifier(DomainClassifier(heads=heads, resolution=R, width=4).eval(), weights)
-    extractor = registry.create("extractor", name, weights=str(weights))
+    extractor = registry.create("extractor", name, weights=str(weights), **options)
     images = torch.randint(0, 256, (3, 3, 20, 20), dtype=torch.uint8)
     found, one = extractor(images), extractor(images[1:2])
     assert found.features.shape[0] == found.logits.shape[0] == 3 and found.logits.dtype == torch.float32

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import TINY_NETWORKS
+from conftest import TINY_NETWORKS, settings
 
 from stackflower import registry
 from stackflower.commands.train_classifier import SHIPPED, labelled, own_classifier
 from stackflower.data.prepared import Prepared, prepare
 from stackflower.data.source import Rows
-from stackflower.evaluation.classifier import DomainClassifier, Labelled, accuracy, load_classifier
+from stackflower.evaluation.classifier import DomainClassifier, Labelled, accuracy, load_classifier, save_classifier
 from stackflower.evaluation.reference import Reference
 from stackflower.utils.progress import silent
 
@@ -139,3 +139,74 @@ def test_images_without_a_value_do_not_count_in_the_accuracy() -> None:
     target[:2] = -1
     assert accuracy(model, Labelled(images, {"label": target})) == {"label": 1.0}
     assert math.isnan(accuracy(model, Labelled(images, {"label": torch.full((6,), -1)}))["label"])
+
+
+def test_limits_of_scores_set_the_exit_code(stackflower, tmp_path: Path, trained: Path) -> None:
+    torch.manual_seed(0)
+    save_classifier(DomainClassifier(heads={"label": ("a", "b")}, resolution=16, width=4), tmp_path / "c.safetensors")
+    scoring = ["--extractor", "domain", "--set", "extractor.weights=c.safetensors", "--splits", 2]
+    scoring += ["--metrics", "is,fid", "--split", "validation", "--set", "data.count=48"]
+    stackflower("eval", trained, *scoring, "--fail-under", "is=1", "--fail-over", "fid=1e9")
+    output = stackflower("eval", trained, *scoring, "--fail-under", "is=3", "--fail-over", "fid=-1", code=1).output
+    assert "is under 3." in output and "is over -1." in output and "Inception Score" in output
+    for wrong, said in (
+        ("is", "METRIC=VALUE"),
+        ("is=nan", "METRIC=VALUE"),
+        ("diversity=1", "no metric with a score to compare; allowed are is, fid, kid, prdc"),
+        ("kid=1", "can't be computed"),
+    ):
+        assert said in stackflower("eval", trained, *scoring, "--fail-under", wrong, code=2).output, wrong
+    for wrong in ("generator.channels=4", "extractor", "extractor.=3"):
+        assert (
+            "extractor.OPTION=VALUE or data.OPTION=VALUE" in stackflower("eval", trained, "--set", wrong, code=2).output
+        )
+
+
+def test_features_judge_and_have_no_inception_score(stackflower, tmp_path: Path, trained: Path) -> None:
+    from torchvision.models import shufflenet_v2_x0_5
+
+    torch.save(shufflenet_v2_x0_5(weights=None).state_dict(), tmp_path / "w.pt")
+    options = ("network=torchvision", "model=shufflenet_v2_x0_5", "size=64")
+    judge = ["--extractor", "features", *settings(*(f"extractor.{option}" for option in options)), "--weights", "w.pt"]
+    scores = json.loads(stackflower("eval", trained, *judge, "--json").stdout)
+    assert math.isfinite(scores["frechet_distance"]) and "inception_score_mean" not in scores
+    assert scores["protocol"]["extractor"] == "features (torchvision shufflenet_v2_x0_5)"
+    assert "has no classes" in stackflower("eval", trained, *judge, "--metrics", "is", code=2).output
+
+
+@pytest.mark.extras
+def test_scores_by_the_2015_inception_are_torch_fidelitys(stackflower, tmp_path: Path, trained: Path) -> None:
+    """Of the same two folders, torch-fidelity's own command and `eval --images` say the same."""
+    fidelity = pytest.importorskip("torch_fidelity")
+    from test_components import save_inception_2015
+
+    save_inception_2015(tmp_path / "w.pth")
+    stackflower(
+        "data",
+        "make",
+        "synthetic-flowers",
+        "--out",
+        "d",
+        "--count",
+        24,
+        "--validation",
+        24,
+        "--test",
+        2,
+        "--resolution",
+        64,
+    )
+    (tmp_path / "fake").mkdir()
+    for path in (tmp_path / "d" / "validation").glob("*.png"):
+        path.rename(tmp_path / "fake" / path.name)
+    data = ["--data", "d", "--split", "train", "--extractor", "inception-2015", "--weights", "w.pth", "--json"]
+    (tmp_path / "d" / "validation" / "metadata.jsonl").unlink()
+    (tmp_path / "d" / "validation").rmdir()
+    scores = json.loads(stackflower("eval", "--images", "fake", *data, "--metrics", "fid,kid").stdout)
+    assert "frechet_distance_is_fid" not in scores, "random weights are not those of FID"
+    theirs = fidelity.calculate_metrics(
+        input1=str(tmp_path / "fake"), input2=str(tmp_path / "d" / "train"), cuda=False, verbose=False, fid=True, kid=True,
+        feature_extractor_weights_path=str(tmp_path / "w.pth"), kid_subset_size=12, save_cpu_ram=True, cache=False,
+    )  # fmt: skip
+    assert scores["frechet_distance"] == pytest.approx(theirs["frechet_inception_distance"], rel=1e-4)
+    assert scores["kernel_distance_mean"] == pytest.approx(theirs["kernel_inception_distance_mean"], rel=0.5)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -35,9 +35,9 @@ def source_part(value: str | None) -> dict[str, Any] | None:
     return {"name": "shards" if shards else "folder", "path": str(path.absolute())}
 
 
-def open_source(value: str) -> Source:
-    """The source that `--data` names."""
-    source: Source = Part.from_dict(source_part(value) or {}).create("data")
+def open_source(value: str, options: Mapping[str, Any] | None = None) -> Source:
+    """The source that `--data` names, with options of ``--set``."""
+    source: Source = Part.from_dict({**(source_part(value) or {}), **(options or {})}).create("data")
     return source
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -36,9 +37,10 @@ class Request:
     images: str | None
     data: dict[str, Any] | None
     extractor: str | None
-    weights: str | None
+    options: Mapping[str, Any]  # of the extractor
     protocol: Protocol
     resolution: int | None = None  # of a folder's images
+    data_options: Mapping[str, Any] = field(default_factory=dict)
     checkpoint: Literal["best"] | None = None  # of a run: "best", or None for its last model
 
 
@@ -77,10 +79,11 @@ def _check(request: Request) -> None:
 def _score_run(request: Request, state: PartialState) -> dict[str, Any]:
     run, protocol = RunFolder(request.run or ""), request.protocol
     pipeline, config = Pipeline.from_run(run.path, state.device, checkpoint=request.checkpoint), run.config()
-    source: Source = Part.from_dict(request.data).create("data") if request.data else build.build_source(config)
+    data = request.data or config.data.to_dict()
+    source: Source = Part.from_dict({**data, **request.data_options}).create("data")
     size = build.load_size(config, pipeline.stage, source)
     workers, reference = open_split(
-        protocol, request.extractor, request.weights, source, pipeline.resolution, size, state
+        protocol, request.extractor, request.options, source, pipeline.resolution, size, state
     )
     picked = Picked.of(reference, protocol)
     sample = picked.sample(pipeline, workers, workers(picked.real()))
@@ -133,17 +136,20 @@ def _score_folder(request: Request, state: PartialState) -> dict[str, Any]:
     files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in (".png", ".jpg", ".jpeg", ".webp"))
     if len(files) < 2:
         raise DataError(f"{folder} has {len(files)} images; scores need at least 2.")
-    source: Source = Part.from_dict(request.data or {}).create("data")
+    source: Source = Part.from_dict({**(request.data or {}), **request.data_options}).create("data")
     resolution = request.resolution or FOLDER_RESOLUTION
     size = build.clamped(round(resolution * build.LOAD_RATIO), source)
-    workers, reference = open_split(protocol, request.extractor, request.weights, source, resolution, size, state)
+    workers, reference = open_split(protocol, request.extractor, request.options, source, resolution, size, state)
 
     images = np.stack([load_square(path, resolution, protocol.trim_border) for path in files])
     shuffle = torch.randperm(len(files), generator=seeded(protocol.seed, 4))
     fake = workers(torch.from_numpy(images).permute(0, 3, 1, 2)).rows(shuffle)
     order = torch.randperm(len(reference.data.rows), generator=seeded(protocol.seed, 4))  # data may lie class by class
     real = workers(reference.data.centre(resolution, order))
-    sample = Sample(fake, real, protocol, reference, workers.extractor.attributes, workers)
+    extractor = workers.extractor
+    sample = Sample(
+        fake, real, protocol, reference, extractor.attributes, workers, original_inception=extractor.original
+    )
     return score(sample) | {
         "protocol": {
             **workers.extractor.describe(),

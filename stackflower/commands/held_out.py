@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -52,9 +52,11 @@ class Workers:
         return self.gathered([images[first:last]] if last > first else [])
 
 
-def choose_extractor(name: str | None, weights: str | None, source: Source, resolution: int, display: Bar) -> Extractor:
-    """The extractor by name, or the one that suits the source: its domain classifier, where one can be trained without asking."""
-    own = source.classifier_data()
+def choose_extractor(
+    name: str | None, options: Mapping[str, Any], source: Source, resolution: int, display: Bar
+) -> Extractor:
+    """The extractor by name, or the one that suits the source: its domain classifier, where one can be had without asking."""
+    own, weights = source.classifier_data(), options.get("weights")
     name = name or ("domain" if weights or own else "inception-v3")
     if name == "domain" and weights is None:
         if own is None:
@@ -62,15 +64,15 @@ def choose_extractor(name: str | None, weights: str | None, source: Source, reso
                 "The extractor 'domain' needs a classifier of this data: `stackflower train-classifier --data DIR --out FILE` "
                 "makes one, then --extractor domain --weights FILE. Or --extractor inception-v3."
             )
-        weights = str(own_classifier(own, resolution, display))
-    extractor: Extractor = Part(name, {} if weights is None else {"weights": weights}).create("extractor")
+        options = {**options, "weights": str(own_classifier(own, resolution, display))}
+    extractor: Extractor = Part(name, options).create("extractor")
     return extractor
 
 
 def open_split(
     protocol: Protocol,
     extractor_name: str | None,
-    weights: str | None,
+    options: Mapping[str, Any],
     source: Source,
     resolution: int,
     size: int,
@@ -80,7 +82,7 @@ def open_split(
     display = bar if state.is_main_process else silent
     with state.main_process_first():
         reference = Reference.open(source, protocol.split, resolution, size, display)
-        extractor = choose_extractor(extractor_name, weights, source, resolution, display)
+        extractor = choose_extractor(extractor_name, options, source, resolution, display)
     extractor.to(state.device)
     return Workers(extractor, state), reference
 
@@ -130,6 +132,7 @@ class Picked:
             extract=workers,
             captions=self.pairs,
             generate=generate,
+            original_inception=workers.extractor.original,
         )
 
 
@@ -155,8 +158,9 @@ class TrainingScorer:
         self.measure, self.lower_is_better = str(metric.measure), bool(metric.lower_is_better)
         self.state = process_state()
         protocol = Protocol(metrics=output.eval_metrics, split=split, samples=output.eval_samples)
+        options = {} if output.eval_weights is None else {"weights": output.eval_weights}
         self.workers, reference = open_split(
-            protocol, output.eval_extractor, output.eval_weights, source, resolution, size, self.state
+            protocol, output.eval_extractor, options, source, resolution, size, self.state
         )
         self.picked = Picked.of(reference, protocol)
         self.real = self.workers(self.picked.real())

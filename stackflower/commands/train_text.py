@@ -15,7 +15,7 @@ from torch import Tensor
 
 from stackflower import registry
 from stackflower.build import LOAD_RATIO, clamped
-from stackflower.config.merge import parse_value
+from stackflower.config.merge import part_options
 from stackflower.config.schema import Part
 from stackflower.data.prepared import Prepared, prepare
 from stackflower.data.sampling import Batches
@@ -153,15 +153,7 @@ def _save(encoder: LearnedEncoder, out: Path, about: dict[str, Any]) -> None:
 
 def _options(settings: Sequence[str]) -> dict[str, dict[str, Any]]:
     """The options of the encoder and of the data in ``--set``."""
-    options: dict[str, dict[str, Any]] = {"text": {}, "data": {}}
-    for text in settings:
-        key, equals, value = text.partition("=")
-        kind, dot, option = key.partition(".")
-        if not (equals and dot and kind in options):
-            raise ConfigError(
-                f"--set {text}: it should be text.OPTION=VALUE or data.OPTION=VALUE, as in --set text.dim=256."
-            )
-        options[kind][option] = parse_value(value)
+    options = part_options(settings, ("text", "data"), "text.dim=256")
     if "weights" in options["text"]:
         raise ConfigError(
             "--set text.weights names an encoder to use frozen, and this command trains a new one; leave it out."

@@ -91,6 +91,19 @@ def apply_settings(tree: Tree, settings: Sequence[str]) -> set[str]:
     return keys
 
 
+def part_options(settings: Sequence[str], kinds: Sequence[str], example: str) -> dict[str, dict[str, Any]]:
+    """Of ``KIND.OPTION=VALUE`` texts, the options of each kind, for commands that are no training. ConfigError for anything else."""
+    options: dict[str, dict[str, Any]] = {kind: {} for kind in kinds}
+    for text in settings:
+        key, equals, value = text.partition("=")
+        kind, dot, option = key.strip().partition(".")
+        if not (equals and dot and option and kind in options):
+            allowed = " or ".join(f"{kind}.OPTION=VALUE" for kind in kinds)
+            raise ConfigError(f"--set {text}: it should be {allowed}, as in --set {example}.")
+        options[kind][option] = parse_value(value.strip())
+    return options
+
+
 def follow(tree: Tree, before: Mapping[str, Any], given: set[str], report: Callable[[str], None]) -> None:
     """What changes with something that was changed: the length, the crop, the objective and its penalty."""
     _follow_length(tree, given)

@@ -45,6 +45,27 @@ def score(sample: Sample) -> dict[str, Any]:
     return {key: value for found in scores.values() for key, value in found.items()} | {"metrics": list(scores)}
 
 
+def measure_of(name: str) -> str:
+    """The score by which a metric says that one run is better than another. ConfigError where there is none."""
+    known = {each: metric.measure for each, metric in metrics().items() if metric.measure is not None}
+    if name not in known:
+        raise ConfigError(f"{name!r} is no metric with a score to compare; allowed are {', '.join(known)}.")
+    return known[name]
+
+
+def missed(scores: Mapping[str, Any], under: Mapping[str, float], over: Mapping[str, float]) -> list[str]:
+    """What is below the limits `under` or above the limits `over`, both by metric, in words. ConfigError for a score that was not computed."""
+    found = []
+    for limits, word in ((under, "under"), (over, "over")):
+        for name, limit in limits.items():
+            value = scores.get(measure_of(name))
+            if value is None:
+                raise ConfigError(f"--fail-{word} {name}={limit:g}: this score can't be computed from this data.")
+            if value < limit if word == "under" else value > limit:
+                found.append(f"{name} = {value:.4g} is {word} {limit:g}.")
+    return found
+
+
 def describe(scores: Mapping[str, Any]) -> str:
     """The scores as text, the protocol below."""
     lines = [text for name, metric in metrics().items() if name in scores["metrics"] for text in metric.lines(scores)]

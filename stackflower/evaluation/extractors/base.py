@@ -16,7 +16,7 @@ class Extracted(NamedTuple):
     """The output of an extractor, on the CPU."""
 
     features: Tensor  # (N, F)
-    logits: Tensor  # (N, K)
+    logits: Tensor  # (N, K), K 0 for a network without classes
     heads: Mapping[str, Tensor]  # attribute → logits (N, values); empty for a plain classifier
 
     @classmethod
@@ -41,6 +41,7 @@ class Extractor(ABC):
 
     attributes: Mapping[str, tuple[str, ...]] = {}  # attribute → its values, in the order of the logits
     family: str = ""  # of a pretrained network, as `Features.family`
+    original: bool = False  # whether it is the 2015 Inception network, with which distances are called FID and KID
     device: torch.device = torch.device("cpu")
 
     @abstractmethod

@@ -31,6 +31,7 @@ class Sample:
         None  # of each generated image: number of a real image and of its caption
     )
     generate: Callable[[Sequence[str], int, int], Extracted] | None = None  # captions, images of each, seed → features
+    original_inception: bool = False  # whether the extractor is the one with which distances are called FID and KID
 
 
 class Metric(ABC):

@@ -44,10 +44,13 @@ class FrechetDistance(Metric):
 
     def compute(self, sample: Sample) -> dict[str, Any]:
         scores: dict[str, Any] = {"frechet_distance": frechet_distance(sample.fake.features, sample.real.features)}
+        if sample.original_inception:
+            scores["frechet_distance_is_fid"] = True
         if min(len(sample.fake.features), len(sample.real.features)) < SMALL_SAMPLE:
             scores["frechet_distance_note"] = f"biased upwards: fewer than {SMALL_SAMPLE:,} images on a side"
         return scores
 
     def lines(self, scores: Mapping[str, Any]) -> list[str]:
         note = scores.get("frechet_distance_note", "")
-        return [line("Fréchet distance", f"{scores['frechet_distance']:.2f}" + (f"   ({note})" if note else ""))]
+        label = "FID" if scores.get("frechet_distance_is_fid") else "Fréchet distance"
+        return [line(label, f"{scores['frechet_distance']:.2f}" + (f"   ({note})" if note else ""))]

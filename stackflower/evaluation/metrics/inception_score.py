@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from stackflower.errors import ConfigError
-from stackflower.evaluation.metrics.base import Metric, Sample, line
+from stackflower.evaluation.metrics.base import Metric, Sample, line, unavailable
 from stackflower.registry import register
 
 
@@ -42,6 +42,10 @@ class InceptionScore(Metric):
 
     def compute(self, sample: Sample) -> dict[str, Any]:
         splits, scores = sample.protocol.splits, {}
+        if not sample.fake.logits.shape[1]:
+            raise unavailable(
+                "The Inception Score", "this extractor has no classes; --extractor domain or inception-v3 has."
+            )
         for name, logits in (("inception_score", sample.fake.logits), ("real_inception_score", sample.real.logits)):
             if splits > len(logits):
                 raise ConfigError(f"--splits {splits} of {len(logits)} images: use at most {len(logits)}.")

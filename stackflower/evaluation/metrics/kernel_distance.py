@@ -72,13 +72,14 @@ class KernelDistance(Metric):
         if size < 2:
             raise unavailable("The kernel distance", f"it needs 4 images on each side, and one has {smallest}.")
         mean, deviation = kernel_distance(sample.fake.features, sample.real.features, subset_size=size)
-        return {"kernel_distance_mean": mean, "kernel_distance_std": deviation, "kernel_distance_subset_size": size}
+        scores = {"kernel_distance_mean": mean, "kernel_distance_std": deviation, "kernel_distance_subset_size": size}
+        return scores | ({"kernel_distance_is_kid": True} if sample.original_inception else {})
 
     def lines(self, scores: Mapping[str, Any]) -> list[str]:
         mean, deviation = scores["kernel_distance_mean"], scores["kernel_distance_std"]
         return [
             line(
-                "kernel distance",
+                "KID" if scores.get("kernel_distance_is_kid") else "kernel distance",
                 f"{mean:.4g} ± {deviation:.2g}   {SUBSETS} subsets of {scores['kernel_distance_subset_size']:,}",
             )
         ]

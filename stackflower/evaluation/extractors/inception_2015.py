@@ -1,0 +1,67 @@
+"""The 2015 TensorFlow Inception network, by torch-fidelity."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from stackflower.errors import MissingDependency
+from stackflower.evaluation.extractors.base import Extracted, Extractor, checksum
+from stackflower.features.loading import loading, read_weights
+from stackflower.registry import register
+
+FILE = "weights-inception-2015-12-05-6726825d.pth"
+DIGEST = "6726825d"  # with which the SHA-256 of torch-fidelity's weights begins
+FEATURES = ("2048", "logits_unbiased")
+
+
+@register("extractor", "inception-2015")
+class OriginalInception(Extractor):
+    """Inception with the 2015 TensorFlow weights, with which the Fréchet distance is called FID and the kernel distance KID: 1008 classes,
+    2048 features, on 299×299 pixels resized as TensorFlow 1 does, as in torch-fidelity. Needs the extra `fidelity`.
+
+    Args:
+        weights: path of the weights file; None: PyTorch's cache or torch-fidelity's download.
+    """
+
+    family = "inception"
+
+    def __init__(self, *, weights: str | None = None):
+        try:
+            from torch_fidelity import feature_extractor_inceptionv3 as fidelity
+        except ImportError:
+            raise MissingDependency("torch-fidelity", "fidelity", "The extractor inception-2015") from None
+        self.path = Path(weights).expanduser() if weights else Path(torch.hub.get_dir()) / "checkpoints" / FILE
+        with loading(
+            "The 2015 Inception network",
+            f"Fetch {FILE} from torch-fidelity's releases and name it with --weights FILE.",
+        ):
+            if weights is None and not self.path.exists():
+                self.path.parent.mkdir(parents=True, exist_ok=True)
+                torch.hub.download_url_to_file(fidelity.URL_INCEPTION_V3, str(self.path), hash_prefix=DIGEST)
+            read_weights(
+                self.path
+            )  # torch-fidelity would unpickle whatever is there: nothing but weights gets that far
+            self.model: nn.Module = fidelity.FeatureExtractorInceptionV3(
+                "inception-2015", list(FEATURES), feature_extractor_weights_path=str(self.path)
+            )
+        self.checksum = checksum(self.path)
+        self.original = self.checksum.startswith(DIGEST)
+
+    def network(self) -> nn.Module:
+        return self.model
+
+    def describe(self) -> dict[str, object]:
+        return {
+            "extractor": "inception-2015 (TensorFlow, by torch-fidelity)",
+            "weights_sha256": self.checksum,
+            "classes": 1008,
+            "resolution": 299,
+            "resize": "bilinear as of TensorFlow 1, without antialiasing",
+        }
+
+    def extract(self, images: Tensor) -> Extracted:
+        features, logits = self.model(images)
+        return Extracted(features, logits, {})

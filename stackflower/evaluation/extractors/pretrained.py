@@ -1,0 +1,57 @@
+"""Any pretrained image network of the kind `features` as an extractor."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from stackflower import registry
+from stackflower.evaluation.extractors.base import Extracted, Extractor
+from stackflower.features.base import Features, resized
+from stackflower.options import Count
+from stackflower.registry import register
+
+
+@register("extractor", "features")
+class PretrainedFeatures(Extractor):
+    """A pretrained network of the kind `features`: the means of its coarsest map over positions. It has no classes, so there is no Inception Score.
+
+    Args:
+        network: name of the features, such as timm, torchvision or huggingface.
+        model: of these: which.
+        weights: local file of weights; None: the library's own.
+        size: height and width that images are resized to.
+    """
+
+    def __init__(
+        self,
+        *,
+        network: str = "efficientnet-lite0",
+        model: str | None = None,
+        weights: str | None = None,
+        size: Count = 224,
+    ):
+        options = {"model": model, "weights": weights}
+        given = {name: value for name, value in options.items() if value is not None}
+        self.features: Features = registry.create("features", network, **given)
+        self.family, self.size = self.features.family, size
+
+    def network(self) -> nn.Module:
+        return self.features.network(self.device, torch.float32)
+
+    def to(self, device: torch.device | str) -> None:
+        self.device = torch.device(device)  # features run where their images are
+
+    def describe(self) -> dict[str, object]:
+        return {
+            "extractor": f"features ({self.features.name})",
+            "weights_sha256": self.features.checksum,
+            "classes": 0,
+            "resolution": self.size,
+            "resize": "bilinear, with antialiasing where images shrink",
+        }
+
+    def extract(self, images: Tensor) -> Extracted:
+        coarsest = self.features(resized(images.float() / 127.5 - 1, self.size))[-1]
+        features = coarsest.float().mean((2, 3))
+        return Extracted(features, features.new_zeros(len(features), 0), {})
