@@ -334,7 +334,8 @@ def sample(run: str, captions: tuple[str, ...], as_json: bool, **options: Any) -
 @click.option("--splits", type=click.IntRange(1), default=10, show_default=True, help="Splits of the Inception Score.")
 @click.option("--resolution", type=click.IntRange(16), help="With --images: resize to this many pixels.  [default: 64]")
 @click.option("--trim-border", is_flag=True, help="With --images: crop borders of one colour first.")
-@click.option("--extractor", metavar="NAME", help="Feature extractor: domain or inception-v3.")
+@click.option("--skip-bad", is_flag=True, help="With --images: leave out files that can't be read.")
+@click.option("--extractor", metavar="NAME", help="Feature extractor: domain, inception-v3, inception-2015, features.")
 @click.option("--weights", metavar="FILE", help="Weights of the extractor.")
 @click.option(
     "--set", "settings", metavar="PART.OPTION=VALUE", multiple=True, help="An option of extractor or data. Repeatable."
@@ -381,7 +382,9 @@ def evaluate(
     for name, _ in (*fail_under, *fail_over):
         measure_of(name)  # before the work
     options = part_options(settings, ("extractor", "data"), "extractor.network=timm")
-    chosen = Protocol(metrics=None if metrics is None else tuple(metrics.split(",")), **protocol)
+    chosen = Protocol(
+        metrics=None if metrics is None else tuple(name.strip() for name in metrics.split(",")), **protocol
+    )
     request = Request(
         run=run,
         images=images,

@@ -14,7 +14,9 @@ from stackflower import registry
 from stackflower.commands.train_classifier import SHIPPED, labelled, own_classifier
 from stackflower.data.prepared import Prepared, prepare
 from stackflower.data.source import Rows
+from stackflower.evaluation import image_files
 from stackflower.evaluation.classifier import DomainClassifier, Labelled, accuracy, load_classifier, save_classifier
+from stackflower.evaluation.image_files import ImageFiles
 from stackflower.evaluation.reference import Reference
 from stackflower.utils.progress import silent
 
@@ -210,3 +212,68 @@ def test_scores_by_the_2015_inception_are_torch_fidelitys(stackflower, tmp_path:
     )  # fmt: skip
     assert scores["frechet_distance"] == pytest.approx(theirs["frechet_inception_distance"], rel=1e-4)
     assert scores["kernel_distance_mean"] == pytest.approx(theirs["kernel_inception_distance_mean"], rel=0.5)
+
+
+@pytest.fixture
+def judged(stackflower, tmp_path: Path) -> list[str]:
+    """A data set of 24 images, and the flags that score a folder beside it by a classifier of random weights."""
+    torch.manual_seed(0)
+    save_classifier(DomainClassifier(heads={"label": ("a", "b")}, resolution=16, width=4), tmp_path / "c.safetensors")
+    stackflower("data", "make", "synthetic-flowers", "--out", "data", "--count", 24, "--validation", 2, "--test", 2)
+    return ["--data", "data", "--split", "train", "--extractor", "domain", "--weights", "c.safetensors", "--json"]
+
+
+def drawn(folder: Path, count: int, size: tuple[int, int] = (20, 20)) -> None:
+    from PIL import Image
+
+    folder.mkdir(exist_ok=True)
+    for number in range(count):
+        pixels = torch.randint(0, 256, (size[1], size[0], 3), dtype=torch.uint8).numpy()
+        Image.fromarray(pixels).save(folder / f"{size[0]}-{number:03d}.png")
+
+
+def test_a_folder_of_images_that_cannot_all_be_read(stackflower, tmp_path: Path, judged: list[str]) -> None:
+    folder = tmp_path / "mine"
+    drawn(folder, 12)
+    (folder / "broken.png").write_bytes((folder / "20-000.png").read_bytes()[:60])
+    (folder / "empty.jpg").write_bytes(b"")
+    (folder / "notes.txt").write_text("no image")
+    said = stackflower("eval", "--images", "mine", *judged, code=2).output
+    assert "2 of 14 images" in said and "broken.png" in said and "it is empty" in said and "--skip-bad" in said
+    scores = json.loads(stackflower("eval", "--images", "mine", *judged, "--skip-bad").stdout)
+    assert scores["protocol"]["images"] == 12 and scores["protocol"]["left_out"] == 2
+    assert "2 of 14 images can't be read" in scores["warnings"][0]
+    drawn(folder, 3, (48, 31))
+    sizes = json.loads(stackflower("eval", "--images", "mine", *judged, "--skip-bad").stdout)["protocol"]["image_sizes"]
+    assert sizes == "2 sizes from 20×20 to 48×31"
+
+
+def test_scores_of_a_folder_do_not_depend_on_batches_and_shares(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn(tmp_path / "mine", 11)
+    files = ImageFiles.of(tmp_path / "mine", 16)
+    whole = torch.cat(list(files.batches()))
+    monkeypatch.setattr(image_files, "BATCH", 2)
+    shares = torch.cat([batch for share in range(3) for batch in files.batches((share, 3))])
+    assert whole.shape == (11, 3, 16, 16) and torch.equal(whole, shares)
+
+
+def test_too_few_images_are_named_metric_by_metric(stackflower, tmp_path: Path, judged: list[str]) -> None:
+    (tmp_path / "mine").mkdir()
+    assert "has no images" in stackflower("eval", "--images", "mine", *judged, code=2).output
+    drawn(tmp_path / "mine", 1)
+    assert (
+        "1 image that can be read; scores need at least 2"
+        in stackflower("eval", "--images", "mine", *judged, code=2).output
+    )
+    drawn(tmp_path / "mine", 3)
+    scores = json.loads(stackflower("eval", "--images", "mine", *judged).stdout)
+    assert scores["metrics"] == ["fid"] and "10 splits of 3 images" in scores["omitted"]["is"]
+    assert "needs 4 images" in scores["omitted"]["kid"] and "more than 5" in scores["omitted"]["prdc"]
+    said = stackflower("eval", "--images", "mine", *judged[:-1]).output
+    assert "10 splits of 3 images" in said and "needs 4 images" in said
+    for metric, reason in (("is", "10 splits of 3 images"), ("kid, prdc", "needs 4 images")):
+        assert reason in stackflower("eval", "--images", "mine", *judged, "--metrics", metric, code=2).output
+    for flag, value in (("--truncation", 1), ("--checkpoint", "best"), ("--samples", 5)):
+        assert flag in stackflower("eval", "--images", "mine", *judged, flag, value, code=2).output

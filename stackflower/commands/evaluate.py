@@ -7,17 +7,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import torch
 from accelerate import PartialState
 
 from stackflower import build
 from stackflower.commands.held_out import Picked, open_split
 from stackflower.config.schema import Part
-from stackflower.data.images import load_square
 from stackflower.data.source import Source
 from stackflower.errors import ConfigError, DataError
 from stackflower.evaluation.extractors.base import Extractor
+from stackflower.evaluation.image_files import ImageFiles, described, refusal
 from stackflower.evaluation.metrics.base import Sample
 from stackflower.evaluation.protocol import Protocol
 from stackflower.evaluation.scoring import of_folders, score
@@ -57,8 +56,12 @@ def _check(request: Request) -> None:
     if (request.run is None) == (images is None):
         raise ConfigError("Give a run folder or --images DIR" + (", not both." if request.run else "."))
     if images is None:
-        if protocol.trim_border or request.resolution:
-            flag = "--trim-border" if protocol.trim_border else "--resolution"
+        flags = {
+            "--trim-border": protocol.trim_border,
+            "--resolution": request.resolution,
+            "--skip-bad": protocol.skip_bad,
+        }
+        for flag in (name for name, given in flags.items() if given):
             raise ConfigError(
                 f"{flag} is for a folder's images: --images DIR. A run's are scored as they are generated."
             )
@@ -67,6 +70,9 @@ def _check(request: Request) -> None:
         raise ConfigError(f"--images {images}: there is no such folder.")
     if request.data is None:
         raise ConfigError(f"--images {images}: name the data to compare with, as in --data my-flowers.")
+    if protocol.truncation is not None or request.checkpoint:
+        flag = "--checkpoint" if request.checkpoint else "--truncation"
+        raise ConfigError(f"{flag} is for a run, and the images of a folder are scored as they are; leave it out.")
     refused = sorted(set(protocol.metrics or ()) - set(of_folders()))
     if refused or protocol.samples:
         what = "--samples" if protocol.samples else f"--metrics {','.join(refused)}"
@@ -133,28 +139,40 @@ def _warnings(run: RunFolder, extractor: Extractor) -> list[str]:
 
 def _score_folder(request: Request, state: PartialState) -> dict[str, Any]:
     folder, protocol = Path(request.images or "").expanduser(), request.protocol
-    files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in (".png", ".jpg", ".jpeg", ".webp"))
-    if len(files) < 2:
-        raise DataError(f"{folder} has {len(files)} images; scores need at least 2.")
-    source: Source = Part.from_dict({**(request.data or {}), **request.data_options}).create("data")
     resolution = request.resolution or FOLDER_RESOLUTION
+    files = ImageFiles.of(folder, resolution, protocol.trim_border)
+    source: Source = Part.from_dict({**(request.data or {}), **request.data_options}).create("data")
     size = build.clamped(round(resolution * build.LOAD_RATIO), source)
     workers, reference = open_split(protocol, request.extractor, request.options, source, resolution, size, state)
 
-    images = np.stack([load_square(path, resolution, protocol.trim_border) for path in files])
-    shuffle = torch.randperm(len(files), generator=seeded(protocol.seed, 4))
-    fake = workers(torch.from_numpy(images).permute(0, 3, 1, 2)).rows(shuffle)
+    fake = workers.gathered(files.batches(workers.part))
+    bad, sizes = workers.all(files.bad), set(workers.all(list(files.sizes)))
+    if bad and not protocol.skip_bad:
+        raise DataError(refusal(bad, len(files.files), folder))
+    if fake is None or len(fake.features) < 2:
+        read = 0 if fake is None else len(fake.features)
+        raise DataError(f"{folder} has {read} image{'s' * (read != 1)} that can be read; scores need at least 2.")
+    shuffle = torch.randperm(len(fake.features), generator=seeded(protocol.seed, 4))
     order = torch.randperm(len(reference.data.rows), generator=seeded(protocol.seed, 4))  # data may lie class by class
     real = workers(reference.data.centre(resolution, order))
     extractor = workers.extractor
     sample = Sample(
-        fake, real, protocol, reference, extractor.attributes, workers, original_inception=extractor.original
+        fake.rows(shuffle),
+        real,
+        protocol,
+        reference,
+        extractor.attributes,
+        workers,
+        original_inception=extractor.original,
     )
     return score(sample) | {
+        "warnings": [f"{len(bad)} of {len(files.files):,} images can't be read and were left out."] if bad else [],
         "protocol": {
-            **workers.extractor.describe(),
-            "images": len(files),
+            **extractor.describe(),
+            "images": len(fake.features),
+            "left_out": len(bad),
             "folder": str(folder),
+            "image_sizes": described(sizes),
             "resized_to": resolution,
             "borders": "of one colour cropped" if protocol.trim_border else "kept",
             "real_images": len(reference.data.rows),
@@ -162,5 +180,5 @@ def _score_folder(request: Request, state: PartialState) -> dict[str, Any]:
             "splits": protocol.splits,
             "seed": protocol.seed,
             "shuffle": "files in random order by the seed",
-        }
+        },
     }

@@ -39,17 +39,22 @@ class Workers:
         """(k, n): this process's share is the k-th of n."""
         return self.state.process_index, self.state.num_processes
 
-    def gathered(self, batches: Iterable[Tensor]) -> Extracted:
-        """Of this process's batches, uint8 (n, 3, H, W), and all others', in the order of processes."""
-        mine = [self.extractor(batch) for batch in batches]
-        every = [mine] if self.state.num_processes == 1 else gather_object([mine])
-        return Extracted.concatenate([part for parts in every for part in parts])
+    def all(self, mine: list[Any]) -> list[Any]:
+        """This process's items and all others', in the order of processes."""
+        return mine if self.state.num_processes == 1 else gather_object(mine)
+
+    def gathered(self, batches: Iterable[Tensor]) -> Extracted | None:
+        """Of this process's batches, uint8 (n, 3, H, W), and all others', in the order of processes; None if there are none."""
+        every = self.all([self.extractor(batch) for batch in batches])
+        return Extracted.concatenate(every) if every else None
 
     def __call__(self, images: Tensor) -> Extracted:
         """Of images that every process has."""
         index, count = self.part
         first, last = len(images) * index // count, len(images) * (index + 1) // count
-        return self.gathered([images[first:last]] if last > first else [])
+        found = self.gathered([images[first:last]] if last > first else [])
+        assert found is not None, "there are images"
+        return found
 
 
 def choose_extractor(
@@ -121,7 +126,9 @@ class Picked:
             batches = pipeline.generate(
                 captions, per_caption=per_caption, seed=seed, truncation=self.protocol.truncation, part=workers.part
             )
-            return workers.gathered(batch.permute(0, 3, 1, 2) for batch in batches)
+            found = workers.gathered(batch.permute(0, 3, 1, 2) for batch in batches)
+            assert found is not None, "there are captions"
+            return found
 
         return Sample(
             fake=generate(self.captions, 1, self.protocol.seed),

@@ -21,6 +21,7 @@ class Protocol:
         seed: of the choice of captions, noise and shuffling.
         truncation: of the noise, or None.
         trim_border: crop borders of one colour off a folder's images.
+        skip_bad: leave out files of a folder that can't be read, and say so.
     """
 
     metrics: Sequence[str] | None = None
@@ -30,6 +31,7 @@ class Protocol:
     seed: int = 0
     truncation: float | None = None
     trim_border: bool = False
+    skip_bad: bool = False
 
     def __post_init__(self) -> None:
         known = registry.names("metric")

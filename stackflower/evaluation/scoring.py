@@ -28,8 +28,8 @@ def of_folders() -> list[str]:
 
 
 def score(sample: Sample) -> dict[str, Any]:
-    """The scores of the protocol's metrics; of all that the data allow, where it names none."""
-    named, scores = sample.protocol.metrics, {}
+    """The scores of the protocol's metrics; of all that the data allow, where it names none, and why the others are not among them."""
+    named, scores, omitted = sample.protocol.metrics, {}, {}
     for name in named or ():
         registry.create("metric", name)  # what is wrong with it, if anything
     for name, metric in metrics().items():
@@ -37,12 +37,17 @@ def score(sample: Sample) -> dict[str, Any]:
             continue
         try:
             scores[name] = metric.compute(sample)
-        except DataError:
+        except DataError as error:
             if named is not None:
                 raise
+            omitted[name] = str(error)
     if not scores:
-        raise ConfigError(f"None of the metrics {', '.join(named or metrics())} can be computed from this data.")
-    return {key: value for found in scores.values() for key, value in found.items()} | {"metrics": list(scores)}
+        reasons = "".join(f"\n  {reason}" for reason in omitted.values())
+        raise ConfigError(
+            f"None of the metrics {', '.join(named or metrics())} can be computed from this data.{reasons}"
+        )
+    every = {key: value for found in scores.values() for key, value in found.items()}
+    return every | {"metrics": list(scores), "omitted": omitted}
 
 
 def measure_of(name: str) -> str:
@@ -70,5 +75,6 @@ def describe(scores: Mapping[str, Any]) -> str:
     """The scores as text, the protocol below."""
     lines = [text for name, metric in metrics().items() if name in scores["metrics"] for text in metric.lines(scores)]
     protocol = [f"  {name:<18}{value}" for name, value in scores["protocol"].items()]
+    lines += [f"{name:<20}{reason}" for name, reason in scores.get("omitted", {}).items()]
     warnings = [f"Warning: {text}" for text in scores.get("warnings", ())]
     return "\n".join([*lines, *warnings, "protocol", *protocol])

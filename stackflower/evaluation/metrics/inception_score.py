@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from stackflower.errors import ConfigError
 from stackflower.evaluation.metrics.base import Metric, Sample, line, unavailable
 from stackflower.registry import register
 
@@ -48,7 +47,9 @@ class InceptionScore(Metric):
             )
         for name, logits in (("inception_score", sample.fake.logits), ("real_inception_score", sample.real.logits)):
             if splits > len(logits):
-                raise ConfigError(f"--splits {splits} of {len(logits)} images: use at most {len(logits)}.")
+                raise unavailable(
+                    "The Inception Score", f"{splits} splits of {len(logits)} images; --splits {len(logits)} at most."
+                )
             scores[f"{name}_mean"], scores[f"{name}_std"] = inception_score(logits, splits)
         if len(sample.fake.logits) == len(sample.real.logits):  # fewer images a split score lower
             share = scores["inception_score_mean"] / scores["real_inception_score_mean"]
