@@ -397,13 +397,16 @@ def evaluate(
         checkpoint=checkpoint,
     )
     scores = compute(request)
-    if scores is None:
-        return
-    show(scores, as_json, lambda: describe(scores))
-    failed = missed(scores, dict(fail_under), dict(fail_over))
-    for sentence in failed:
+    if scores is not None:
+        show(scores, as_json, lambda: describe(scores))
+        _fail(missed(scores, dict(fail_under), dict(fail_over)))
+
+
+def _fail(reasons: list[str]) -> None:
+    """Exit with code 1 where there are any."""
+    for sentence in reasons:
         say(sentence)
-    if failed:
+    if reasons:
         raise SystemExit(1)
 
 
