@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import click
 
@@ -352,54 +352,77 @@ def sample(run: str, captions: tuple[str, ...], as_json: bool, **options: Any) -
 )
 @click.option("--seed", type=SEED, default=0, show_default=True, help="Random seed.")
 @click.option("--truncation", type=Finite(0, min_open=True), help="Truncate the noise at this many deviations.")
+@click.option("--out", metavar="FILE", help="Where to save the scores as JSON.  [default: in the run's scores/]")
+@click.option("--compare", metavar="FILE", help="Compare with saved scores; refused where the protocols differ.")
 @json_option
 def evaluate(
-    run: str | None,
-    images: str | None,
-    data: str | None,
-    metrics: str | None,
-    extractor: str | None,
-    weights: str | None,
-    resolution: int | None,
-    checkpoint: Literal["best"] | None,
-    settings: tuple[str, ...],
+    as_json: bool,
     fail_under: tuple[tuple[str, float], ...],
     fail_over: tuple[tuple[str, float], ...],
-    as_json: bool,
-    **protocol: Any,
+    **flags: Any,
 ) -> None:
     """Compute the Inception Score and other metrics.
 
     The scores of real images are computed too, and every score is printed with its protocol.
     """
-    from stackflower.commands.data import source_part
-    from stackflower.commands.evaluate import Request
     from stackflower.commands.evaluate import evaluate as compute
-    from stackflower.config.merge import part_options
-    from stackflower.evaluation.protocol import Protocol
-    from stackflower.evaluation.scoring import describe, measure_of, missed
+    from stackflower.evaluation.scoring import measure_of, missed
 
     for name, _ in (*fail_under, *fail_over):
         measure_of(name)  # before the work
-    options = part_options(settings, ("extractor", "data"), "extractor.network=timm")
-    chosen = Protocol(
-        metrics=None if metrics is None else tuple(name.strip() for name in metrics.split(",")), **protocol
-    )
-    request = Request(
-        run=run,
-        images=images,
-        data=source_part(data),
-        extractor=extractor,
-        options=options["extractor"] | ({} if weights is None else {"weights": weights}),
-        protocol=chosen,
-        resolution=resolution,
-        data_options=options["data"],
-        checkpoint=checkpoint,
-    )
-    scores = compute(request)
+    scores = compute(eval_request(**flags))
     if scores is not None:
-        show(scores, as_json, lambda: describe(scores))
+        show(scores, as_json, lambda: described(scores, flags["compare"]))
         _fail(missed(scores, dict(fail_under), dict(fail_over)))
+
+
+def eval_request(
+    *,
+    data: str | None,
+    metrics: str | None,
+    weights: str | None,
+    settings: tuple[str, ...],
+    samples: int | None,
+    splits: int,
+    split: str | None,
+    seed: int,
+    truncation: float | None,
+    trim_border: bool,
+    skip_bad: bool,
+    **named: Any,
+) -> Any:
+    """The flags of `eval` as its `Request`."""
+    from stackflower.commands.data import source_part
+    from stackflower.commands.evaluate import Request
+    from stackflower.config.merge import part_options
+    from stackflower.evaluation.protocol import Protocol
+
+    options = part_options(settings, ("extractor", "data"), "extractor.network=timm")
+    protocol = Protocol(
+        metrics=None if metrics is None else tuple(name.strip() for name in metrics.split(",")),
+        split=split,
+        samples=samples,
+        splits=splits,
+        seed=seed,
+        truncation=truncation,
+        trim_border=trim_border,
+        skip_bad=skip_bad,
+    )
+    return Request(
+        data=source_part(data),
+        options=options["extractor"] | ({} if weights is None else {"weights": weights}),
+        data_options=options["data"],
+        protocol=protocol,
+        **named,
+    )
+
+
+def described(scores: dict[str, Any], compared_with: str | None) -> str:
+    """Scores, and the comparison with others, as text."""
+    from stackflower.evaluation import comparison, scoring
+
+    text = scoring.describe(scores)
+    return f"{text}\n{comparison.described(scores['compared'], Path(compared_with))}" if compared_with else text
 
 
 def _fail(reasons: list[str]) -> None:

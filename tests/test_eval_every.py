@@ -48,7 +48,7 @@ def test_the_best_model_is_kept_and_scores_are_evals(stackflower, tmp_path: Path
     assert last["frechet_distance"] == pytest.approx(found[-1]["eval/frechet_distance"], rel=1e-4)
     again = json.loads(stackflower("eval", "run", "--split", "validation", "--checkpoint", "best", *scoring).stdout)
     assert again["frechet_distance"] == pytest.approx(best["value"], rel=1e-4)
-    assert f"after {best['images']} images" in again["protocol"]["weights"]
+    assert f"after {best['images']} images" in again["scored"]["weights"]
     stackflower("sample", "run", "a flower", "--checkpoint", "best", "--out", "best.png")
     stackflower("sample", "run", "a flower", "--out", "last.png")
     same = (tmp_path / "best.png").read_bytes() == (tmp_path / "last.png").read_bytes()

@@ -241,10 +241,10 @@ def test_a_folder_of_images_that_cannot_all_be_read(stackflower, tmp_path: Path,
     said = stackflower("eval", "--images", "mine", *judged, code=2).output
     assert "2 of 14 images" in said and "broken.png" in said and "it is empty" in said and "--skip-bad" in said
     scores = json.loads(stackflower("eval", "--images", "mine", *judged, "--skip-bad").stdout)
-    assert scores["protocol"]["images"] == 12 and scores["protocol"]["left_out"] == 2
+    assert scores["protocol"]["images"] == 12 and scores["scored"]["left_out"] == 2
     assert "2 of 14 images can't be read" in scores["warnings"][0]
     drawn(folder, 3, (48, 31))
-    sizes = json.loads(stackflower("eval", "--images", "mine", *judged, "--skip-bad").stdout)["protocol"]["image_sizes"]
+    sizes = json.loads(stackflower("eval", "--images", "mine", *judged, "--skip-bad").stdout)["scored"]["image_sizes"]
     assert sizes == "2 sizes from 20×20 to 48×31"
 
 
@@ -277,3 +277,52 @@ def test_too_few_images_are_named_metric_by_metric(stackflower, tmp_path: Path, 
         assert reason in stackflower("eval", "--images", "mine", *judged, "--metrics", metric, code=2).output
     for flag, value in (("--truncation", 1), ("--checkpoint", "best"), ("--samples", 5)):
         assert flag in stackflower("eval", "--images", "mine", *judged, flag, value, code=2).output
+
+
+def test_scores_are_kept_and_compared_only_where_their_protocol_is_the_same(
+    stackflower, tmp_path: Path, trained: Path, judged: list[str]
+) -> None:
+    scoring = ["eval", trained, *judged[2:], "--metrics", "is,fid", "--splits", 2]
+    first = json.loads(stackflower(*scoring).stdout)
+    (kept,) = (trained / "scores").glob("train-domain-*.json")
+    assert json.loads(kept.read_text()) == first
+    again = json.loads(stackflower(*scoring, "--compare", kept, "--out", "mine.json").stdout)
+    assert (
+        again["compared"]["frechet_distance"]["difference"] == 0
+        and json.loads((tmp_path / "mine.json").read_text())["metrics"]
+    )
+    flags = [flag for flag in scoring if flag != "--json"]
+    assert (
+        "frechet_distance"
+        in stackflower(*flags, "--compare", "mine.json").stdout.partition("compared with mine.json")[2]
+    )
+
+    said = stackflower(*scoring, "--seed", 1, "--samples", 12, "--compare", kept, code=2).output
+    assert "seed: 1 here, 0 there" in said and "images: 12 here, 48 there" in said and "extractor" not in said
+    folder = ["eval", "--images", "mine", "--metrics", "fid", *judged]
+    drawn(tmp_path / "mine", 8)
+    assert "don't compare" in stackflower(*folder, "--compare", kept, code=2).output
+    for wrong, content in (
+        ("none.json", None),
+        ("empty.json", ""),
+        ("other.json", '{"protocol": 3}'),
+        ("list.json", "[]"),
+    ):
+        if content is not None:
+            (tmp_path / wrong).write_text(content)
+        assert wrong in stackflower(*scoring, "--compare", wrong, code=2).output
+    (tmp_path / "taken").write_text("")
+    for wrong in ("taken/scores.json", "data"):
+        assert "can't be written" in stackflower(*scoring, "--out", wrong, code=2).output
+
+
+def test_scores_that_cannot_be_kept_are_printed(stackflower, trained: Path, judged: list[str]) -> None:
+    import shutil
+
+    shutil.rmtree(trained / "scores", ignore_errors=True)
+    (trained / "scores").write_text("in the way")
+    try:
+        scores = json.loads(stackflower("eval", trained, *judged[2:], "--metrics", "fid").stdout)
+        assert scores["frechet_distance"] >= 0 and "can't be written" in scores["warnings"][0]
+    finally:
+        (trained / "scores").unlink()

@@ -15,6 +15,7 @@ from stackflower.commands.held_out import Picked, open_split
 from stackflower.config.schema import Part
 from stackflower.data.source import Source
 from stackflower.errors import ConfigError, DataError
+from stackflower.evaluation.comparison import check_comparable, compare, file_name, read_scores, save_scores
 from stackflower.evaluation.extractors.base import Extractor
 from stackflower.evaluation.image_files import ImageFiles, described, refusal
 from stackflower.evaluation.metrics.base import Sample
@@ -23,6 +24,7 @@ from stackflower.evaluation.scoring import of_folders, score
 from stackflower.pipeline import Pipeline
 from stackflower.runs.folder import RunFolder
 from stackflower.training.accelerator import process_state
+from stackflower.utils.atomic import try_writing
 from stackflower.utils.rng import seeded
 
 FOLDER_RESOLUTION = 64
@@ -40,6 +42,8 @@ class Request:
     protocol: Protocol
     resolution: int | None = None  # of a folder's images
     data_options: Mapping[str, Any] = field(default_factory=dict)
+    out: str | None = None  # file for the scores; None: one in the run's folder
+    compare: str | None = None  # file of other scores
     checkpoint: Literal["best"] | None = None  # of a run: "best", or None for its last model
 
 
@@ -47,8 +51,31 @@ def evaluate(request: Request) -> dict[str, Any] | None:
     """The scores of a run or of a folder of images, with their protocol; None on processes other than the first."""
     _check(request)
     state = process_state()
+    if request.out is not None:
+        try:
+            try_writing(Path(request.out).expanduser())
+        except OSError as error:
+            raise ConfigError(f"--out {request.out} can't be written: {error}. Choose another file.") from error
+    other = None if request.compare is None else read_scores(Path(request.compare).expanduser())
     scores = _score_folder(request, state) if request.run is None else _score_run(request, state)
-    return scores if state.is_main_process else None
+    if not state.is_main_process:
+        return None
+    _save(scores, request)
+    if other is not None:
+        check_comparable(scores, other, Path(request.compare or ""))
+        scores["compared"] = compare(scores, other)
+    return scores
+
+
+def _save(scores: dict[str, Any], request: Request) -> None:
+    """Save where `--out` says, or in the run's folder; where that can't be, the scores say so and are not lost."""
+    if request.out is not None:
+        save_scores(scores, Path(request.out).expanduser())
+    elif request.run is not None:
+        try:
+            save_scores(scores, RunFolder(request.run).scores / file_name(scores))
+        except DataError as error:
+            scores["warnings"].append(str(error))
 
 
 def _check(request: Request) -> None:
@@ -94,10 +121,14 @@ def _score_run(request: Request, state: PartialState) -> dict[str, Any]:
     picked = Picked.of(reference, protocol)
     sample = picked.sample(pipeline, workers, workers(picked.real()))
     return {
-        "run": str(run),
-        **({"checkpoint": request.checkpoint} if request.checkpoint else {}),
         **score(sample),
         "warnings": _warnings(run, workers.extractor),
+        "scored": {
+            "run": str(run),
+            "weights": _weights(run, request.checkpoint, config.train.ema_half_life),
+            "images_seen": _seen(run, request.checkpoint),
+            "generated_at": pipeline.resolution,
+        },
         "protocol": {
             **workers.extractor.describe(),
             **reference.describe(),
@@ -108,8 +139,6 @@ def _score_run(request: Request, state: PartialState) -> dict[str, Any]:
             "seed": protocol.seed,
             "shuffle": "captions in random order by the seed",
             "truncation": protocol.truncation,
-            "weights": _weights(run, request.checkpoint, config.train.ema_half_life),
-            "generated_at": pipeline.resolution,
         },
     }
 
@@ -121,6 +150,12 @@ def _weights(run: RunFolder, checkpoint: str | None, ema_half_life: float) -> st
     if best is None:
         return name
     return f"{name}, best {best['protocol'].get('metric')} in training, after {best['images']:,} images"
+
+
+def _seen(run: RunFolder, checkpoint: str | None) -> int | None:
+    """Images that the scored weights have been trained on; None where the run does not say."""
+    best = run.best() if checkpoint else None
+    return best["images"] if best is not None else max((row["images"] for row in run.metrics()), default=None)
 
 
 def _warnings(run: RunFolder, extractor: Extractor) -> list[str]:
@@ -167,12 +202,10 @@ def _score_folder(request: Request, state: PartialState) -> dict[str, Any]:
     )
     return score(sample) | {
         "warnings": [f"{len(bad)} of {len(files.files):,} images can't be read and were left out."] if bad else [],
+        "scored": {"folder": str(folder), "left_out": len(bad), "image_sizes": described(sizes)},
         "protocol": {
             **extractor.describe(),
             "images": len(fake.features),
-            "left_out": len(bad),
-            "folder": str(folder),
-            "image_sizes": described(sizes),
             "resized_to": resolution,
             "borders": "of one colour cropped" if protocol.trim_border else "kept",
             "real_images": len(reference.data.rows),

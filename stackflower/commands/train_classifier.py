@@ -14,6 +14,7 @@ from stackflower.data.source import ClassifierData, Source
 from stackflower.errors import DataError
 from stackflower.evaluation.classifier import DomainClassifier, Labelled, Network, accuracy, fit, save_classifier
 from stackflower.training.accelerator import process_state, resolve_precision
+from stackflower.utils.atomic import try_writing
 from stackflower.utils.cache import cache_folder, key_of
 from stackflower.utils.progress import Bar
 
@@ -67,7 +68,10 @@ def train_classifier(
 ) -> DomainClassifier:
     """Train on the training split, measure on the held-out split, write one file."""
     size = size or clamped(round(resolution * LOAD_RATIO), source)
-    _check_writable(out)
+    try:
+        try_writing(out)
+    except OSError as error:
+        raise DataError(f"--out {out} can't be written: {error}. Choose another file.") from error
     data = prepare(source, "train", size, display)
     wanted = heads_of(data, heads)
     torch.manual_seed(seed)
@@ -95,18 +99,6 @@ def train_classifier(
     model.cpu()
     save_classifier(model, out)
     return model
-
-
-def _check_writable(out: Path) -> None:
-    """DataError where a file can't be written, before hours of training and not after."""
-    if out.is_dir():
-        raise DataError(f"--out {out} is a folder; name a file, as in {out / 'classifier.safetensors'}.")
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        out.with_name(f".{out.name}.try").touch()
-        out.with_name(f".{out.name}.try").unlink()
-    except OSError as error:
-        raise DataError(f"--out {out} can't be written: {error}. Choose another file.") from error
 
 
 def own_classifier(data: ClassifierData, resolution: int, display: Bar) -> Path:

@@ -74,7 +74,8 @@ def missed(scores: Mapping[str, Any], under: Mapping[str, float], over: Mapping[
 def describe(scores: Mapping[str, Any]) -> str:
     """The scores as text, the protocol below."""
     lines = [text for name, metric in metrics().items() if name in scores["metrics"] for text in metric.lines(scores)]
+    scored = [f"  {name:<18}{value}" for name, value in scores.get("scored", {}).items()]
     protocol = [f"  {name:<18}{value}" for name, value in scores["protocol"].items()]
     lines += [f"{name:<20}{reason}" for name, reason in scores.get("omitted", {}).items()]
     warnings = [f"Warning: {text}" for text in scores.get("warnings", ())]
-    return "\n".join([*lines, *warnings, "protocol", *protocol])
+    return "\n".join([*lines, *warnings, *(["scored", *scored] if scored else []), "protocol", *protocol])

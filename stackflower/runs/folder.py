@@ -151,6 +151,11 @@ class RunFolder:
         return self.path / "samples"
 
     @property
+    def scores(self) -> Path:
+        """Files of `stackflower eval`."""
+        return self.path / "scores"
+
+    @property
     def checkpoints(self) -> Path:
         return self.path / "checkpoints"
 

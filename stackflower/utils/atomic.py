@@ -21,6 +21,16 @@ def replacing(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+def try_writing(path: Path) -> None:
+    """OSError where a file can't be written, before hours of work and not after."""
+    if path.is_dir():
+        raise IsADirectoryError(f"it is a folder; name a file in it, as in {path / 'FILE'}")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    trial = path.with_name(f".{path.name}.try")
+    trial.touch()
+    trial.unlink()
+
+
 def write_text(path: Path, text: str) -> None:
     """Write a text file in UTF-8."""
     with replacing(path) as temporary:

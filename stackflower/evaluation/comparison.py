@@ -1,0 +1,89 @@
+"""Scores in files, and whether two of them compare."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from stackflower.errors import ConfigError, DataError
+from stackflower.utils.atomic import write_text
+
+NAMES = ("data", "trained_on", "held_out_accuracy")  # what checksums say already
+
+
+def save_scores(scores: Mapping[str, Any], path: Path) -> None:
+    """Write scores with their protocol as JSON. DataError where that can't be."""
+    try:
+        write_text(path, json.dumps(scores, indent=2, ensure_ascii=False) + "\n")
+    except OSError as error:
+        raise DataError(f"The scores can't be written to {path}: {error}. Choose another --out.") from error
+
+
+def file_name(scores: Mapping[str, Any]) -> str:
+    """A name for scores of a protocol: the same protocol, of the same weights, has the same."""
+    protocol = scores["protocol"]
+    what = json.dumps([comparable(protocol), scores.get("scored", {})], sort_keys=True, default=str)
+    words = f"{str(protocol['split']).split()[0]}-{protocol['extractor']}"
+    return (
+        f"{re.sub(r'[^a-z0-9]+', '-', words.lower()).strip('-')}-{hashlib.sha256(what.encode()).hexdigest()[:8]}.json"
+    )
+
+
+def read_scores(path: Path) -> dict[str, Any]:
+    """What `save_scores`, or ``--json``, wrote. DataError for anything else."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        _ = dict(found["protocol"]), list(found["metrics"])
+    except FileNotFoundError:
+        raise DataError(f"There is no file of scores {path}; `stackflower eval RUN --out {path}` makes one.") from None
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise DataError(
+            f"{path} holds no scores written by `stackflower eval` ({type(error).__name__}: {error})."
+        ) from error
+    scores: dict[str, Any] = found
+    return scores
+
+
+def comparable(protocol: Mapping[str, Any]) -> dict[str, Any]:
+    """What must be the same for scores to compare."""
+    return {name: value for name, value in protocol.items() if name not in NAMES}
+
+
+def check_comparable(one: Mapping[str, Any], other: Mapping[str, Any], path: Path) -> None:
+    """ConfigError that lists where the protocols of two scores differ."""
+    mine, theirs = (json.loads(json.dumps(comparable(scores["protocol"]))) for scores in (one, other))
+    listed = [
+        f"  {name}: {mine.get(name, 'not stated')!r} here, {theirs.get(name, 'not stated')!r} there"
+        for name in dict.fromkeys([*mine, *theirs])
+        if name not in mine or name not in theirs or mine[name] != theirs[name]
+    ]
+    if listed:
+        raise ConfigError(
+            "\n".join([f"These scores and those of {path} don't compare, as their protocols differ:", *listed])
+            + "\nScore both in the same way."
+        )
+
+
+def compare(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, dict[str, float]]:
+    """Of every number in both: ``here``, ``there`` and the ``difference``."""
+    return {
+        name: {"here": value, "there": float(other[name]), "difference": value - float(other[name])}
+        for name, value in one.items()
+        if isinstance(value, float) and isinstance(other.get(name), (int, float))
+    }
+
+
+def described(comparison: Mapping[str, Mapping[str, float]], path: Path) -> str:
+    """A comparison as text."""
+    width = max([len(name) for name in comparison], default=0)
+    lines = [
+        f"  {name:<{width}}  {row['here']:10.4g}  {row['there']:10.4g}  {row['difference']:+10.4g}"
+        for name, row in comparison.items()
+    ]
+    return "\n".join(
+        [f"compared with {path}", f"  {'':<{width}}  {'here':>10}  {'there':>10}  {'difference':>10}", *lines]
+    )
