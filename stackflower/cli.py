@@ -273,6 +273,7 @@ def _after_training(outcome: Any) -> None:
         'stackflower sample runs/quickstart-1 "a red flower with pointed petals" --per-caption 8 --grid',
         "stackflower sample runs/quickstart-1 --captions captions.txt --out generated --per-caption 4",
         'stackflower sample runs/quickstart-1 "a blue flower" --out blue.png --seed 3 --best-of 10',
+        'stackflower sample runs/quickstart-1 "a red flower" "a blue flower" --interpolate 8 --per-caption 4',
     )
 )
 @click.argument("run")
@@ -292,6 +293,12 @@ def _after_training(outcome: Any) -> None:
 )
 @CHECKPOINT
 @click.option("--sharpen", type=Finite(0), default=1.0, metavar="F", help="Sharpen by a factor; 1 changes nothing.")
+@click.option(
+    "--interpolate",
+    type=click.IntRange(2),
+    metavar="STEPS",
+    help="One grid: from the first caption to the last in so many images, or, of one caption, from noise to noise; --per-caption rows.",
+)
 @click.option("--side-by-side", is_flag=True, help="Show every resolution of the run in one image.")
 @click.option("--batch-size", type=click.IntRange(1), default=64, show_default=True, help="Images at a time.")
 @json_option

@@ -142,6 +142,44 @@ class Pipeline:
                 sizes = [*generated.previous, *generated.images] if side_by_side else [generated.images[-1]]
                 yield to_uint8(torch.cat([self._upsampled(images[chosen]) for images in sizes], 3))
 
+    def interpolate(
+        self,
+        captions: Sequence[str],
+        steps: int,
+        *,
+        per_caption: int = 1,
+        seed: int = 0,
+        batch_size: int = 64,
+        truncation: float | None = None,
+    ) -> Iterator[Tensor]:
+        """Images uint8 (n, R, R, 3) batch by batch: `per_caption` rows of `steps` each.
+
+        Of several captions, from the first to the last through the others, by straight lines between their embeddings, every row with noise
+        of its own; of one caption, from one noise to another (`Stage.noise_between`).
+
+        Args:
+            captions: one or more sentences.
+            steps: images of a row, at least 2.
+        """
+        self._check(captions, truncation, 1)
+        if steps < 2:
+            raise ConfigError(f"--interpolate {steps}: at least 2 images, the first and the last.")
+        ends = self.encoder(list(captions)).to(self.device)
+        noise, share = Noise(self.stage, seed, truncation), torch.linspace(0, 1, steps)
+        place = share * (len(captions) - 1)
+        first = place.long().clamp(max=max(len(captions) - 2, 0))
+        weight = (place - first)[:, None].to(self.device)
+        path = torch.lerp(ends[first], ends[(first + 1).clamp(max=len(captions) - 1)], weight)
+        for row in range(per_caption):
+            if len(captions) > 1:
+                drawn = noise.rows(row, row + 1).expand(steps, -1)
+            else:
+                one, other = noise.rows(2 * row, 2 * row + 2)
+                drawn = self.stage.noise_between(one, other, share)
+            for part, latent in zip(path.split(batch_size), drawn.split(batch_size), strict=True):
+                with torch.inference_mode():
+                    yield to_uint8(self.stage(part, latent.to(self.device)).images[-1])
+
     def _check(self, captions: Sequence[str], truncation: float | None, best_of: int) -> None:
         if not captions:
             raise ConfigError('There is no caption: give one or more sentences, as in "a red flower".')

@@ -41,6 +41,7 @@ class Request:
     sharpen: float = 1.0
     side_by_side: bool = False
     checkpoint: Literal["best"] | None = None
+    interpolate: int | None = None
 
 
 @dataclass(frozen=True)
@@ -80,6 +81,8 @@ def sample(request: Request) -> Written | None:
     """Generate and write; None on processes other than the first, which write their share."""
     captions = captions_of(request.captions, request.file)
     state = process_state()
+    if request.interpolate is not None:
+        return _interpolate(request, captions, state)
     total, out = len(captions) * request.per_caption, request.out
     one_file = out is not None and out.lower().endswith(".png")
     base = Path(out).expanduser() if out else Path(request.run).expanduser() / "generated"
@@ -117,6 +120,39 @@ def sample(request: Request) -> Written | None:
         return _write_files(images, captions, request.per_caption, base, one_file, state)
     except OSError as error:
         raise DataError(f"The images can't be written to {base}: {error}. Choose another --out.") from error
+
+
+def _interpolate(request: Request, captions: list[str], state: PartialState) -> Written | None:
+    """One grid with a row for each noise, from the first caption to the last, or, of one caption, from noise to noise."""
+    flags = {
+        "--best-of": request.best_of > 1,
+        "--side-by-side": request.side_by_side,
+        "--sharpen": request.sharpen != 1,
+    }
+    if refused := [flag for flag, given in flags.items() if given]:
+        raise ConfigError(f"{', '.join(refused)} does not go with --interpolate; leave it out.")
+    steps, rows = request.interpolate or 0, request.per_caption
+    if steps * rows > MOST_IN_A_GRID:
+        raise ConfigError(f"--interpolate {steps} of {rows} rows: at most {MOST_IN_A_GRID:,} images fit into a grid.")
+    out = Path(request.out).expanduser() if request.out else Path(request.run).expanduser() / "generated"
+    path = out if out.suffix.lower() == ".png" else out / f"interpolation-{uuid.uuid4().hex[:6]}.png"
+    pipeline = Pipeline.from_run(request.run, state.device, checkpoint=request.checkpoint)
+    if not state.is_main_process:
+        return None
+    batches = pipeline.interpolate(
+        captions,
+        steps,
+        per_caption=rows,
+        seed=request.seed,
+        batch_size=request.batch_size,
+        truncation=request.truncation,
+    )
+    images = np.concatenate([batch.numpy() for batch in batches])
+    try:
+        save_png(captioned(images, [" → ".join(captions), *[""] * (rows - 1)]), path)
+    except OSError as error:
+        raise DataError(f"The images can't be written to {path}: {error}. Choose another --out.") from error
+    return Written(str(path.parent), captions, 1, str(path))
 
 
 def _write_grid(images: Iterator[np.ndarray], captions: list[str], path: Path, state: PartialState) -> Written | None:

@@ -6,6 +6,7 @@ of a frozen earlier one. A `Discriminator` judges images against a `Text`. None 
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, Literal, NamedTuple
@@ -194,6 +195,19 @@ class Stage(nn.Module):
         if self.generator.noise == "uniform":
             noise[:, self.noise_dim - self.generator.noise_dim :].uniform_(-1, 1, generator=generator)
         return noise
+
+    def noise_between(self, one: Tensor, other: Tensor, share: Tensor) -> Tensor:
+        """Noise (S, Z) on the way from one (Z,) to another, at shares (S,) from 0 to 1: on the quarter of a circle for normal noise, so that it
+        stays as long as noise is, on the straight line for uniform noise."""
+        share = share[:, None]
+        mixed = torch.cos(share * math.pi / 2) * one + torch.sin(share * math.pi / 2) * other
+        if self.previous is not None:
+            first = slice(0, self._noise_dims[0])
+            mixed[:, first] = self.previous.noise_between(one[first], other[first], share[:, 0])
+        if self.generator.noise == "uniform":
+            own = slice(self.noise_dim - self.generator.noise_dim, None)
+            mixed[:, own] = torch.lerp(one[own].expand(len(share), -1), other[own].expand(len(share), -1), share)
+        return mixed
 
     @torch.no_grad()
     def set_reference_batch(self, embedding: Tensor, noise: Tensor) -> None:
