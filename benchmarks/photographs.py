@@ -141,7 +141,7 @@ def copies(run: Path, count: int = 256) -> dict[str, Any]:
         capture_output=True,
         text=True,
     ).stdout
-    found = json.loads(said)["nearest"]
+    found = json.loads(said)["nearest"][run.name]
     return {"nearest": min(found["distances"]), "limit": found["limit"], "copies": found["copies"], "of": count}
 
 

@@ -507,24 +507,28 @@ def train_text(data: str, out: str, text: str, settings: tuple[str, ...], as_jso
 
 
 @main.command(
-    epilog=examples("stackflower report runs/quickstart-1", "stackflower report runs/photographs-1 --nearest 16")
+    epilog=examples(
+        "stackflower report runs/quickstart-1",
+        "stackflower report runs/photographs-1 --nearest 16",
+        "stackflower report runs/quickstart-1 runs/photographs-1 --out both.html",
+    )
 )
-@click.argument("run")
+@click.argument("runs", metavar="RUN...", nargs=-1, required=True)
 @click.option(
     "--nearest",
     type=click.IntRange(1, 256),
     metavar="N",
     help="Show N generated images beside the training images they are nearest to. The page then holds training images.",
 )
+@click.option(
+    "--out", metavar="FILE", help="The page.  [default: report.html in the run's folder, or here for several]"
+)
 @json_option
-def report(run: str, nearest: int | None, as_json: bool) -> None:
-    """Write a run's curves and samples as HTML.
-
-    The page is report.html in the run's folder.
-    """
+def report(runs: tuple[str, ...], nearest: int | None, out: str | None, as_json: bool) -> None:
+    """Write a run's scores, images and curves as one HTML file, or those of several runs side by side."""
     from stackflower.commands.report import report as write
 
-    found = write(run, nearest or 0)
+    found = write(runs, nearest or 0, out)
     show(found, as_json, lambda: str(found["report"]))
 
 

@@ -22,7 +22,6 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from stackflower import registry
-from stackflower.commands import report
 from stackflower.commands.train_text import retrieval_accuracy
 from stackflower.config.merge import merge
 from stackflower.config.resolve import resolve
@@ -33,6 +32,7 @@ from stackflower.evaluation.nearest import nearest
 from stackflower.pipeline import Pipeline
 from stackflower.recipes.load import load_recipe, recipes
 from stackflower.recipes.mini import narrowed
+from stackflower.reports import charts
 from stackflower.runs.folder import RunFolder
 
 SECOND = [*TINY, *settings("generator.resolution=32", "generator.channels=4", "generator.blocks=1")]
@@ -444,21 +444,71 @@ def test_a_report_of_a_run(stackflower, trained: Path, tmp_path: Path) -> None:
     shutil.copytree(trained, tmp_path / "a <run>")
     output = stackflower("report", "a <run>").output
     assert "report.html" in output
-    page, svg = (tmp_path / "a <run>" / name for name in ("report.html", "curves.svg"))
-    ElementTree.fromstring(svg.read_text())
-    text = page.read_text()
-    assert "samples/images-000000096.png" in text and "discriminator-16" in text and "a &lt;run&gt;" in text
+    text = (tmp_path / "a <run>" / "report.html").read_text()
+    ElementTree.fromstring(text[text.index("<svg") : text.index("</svg>") + 6])
+    assert "96 images" in text and "discriminator-16" in text and "a &lt;run&gt;" in text
+    assert not re.search(r"(src|href)=.(?!data:image/)[^#]", text.partition("<svg")[0]), "everything is in the file"
     (tmp_path / "a <run>" / "metrics.jsonl").write_text("")
     assert "has no measures yet" in stackflower("report", "a <run>", code=2).output
+
+
+def test_a_report_of_several_runs_side_by_side(stackflower, trained: Path, tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    for name in ("a", "b"):
+        shutil.copytree(trained, tmp_path / name)
+        shutil.rmtree(tmp_path / name / "scores", ignore_errors=True)
+    scores = {"frechet_distance": 3.25, "caption_accuracy": {"colour": 0.5}, "metrics": ["fid"], "protocol": PROTOCOL}
+    for name, value in (("a", 3.25), ("b", 7.5)):
+        (tmp_path / name / "scores").mkdir()
+        text = json.dumps({**scores, "frechet_distance": value})
+        (tmp_path / name / "scores" / "test.json").write_text(text)
+    (tmp_path / "b" / "scores" / "damaged.json").write_text("{")
+    output = stackflower("report", "a", "b").output
+    assert output.strip() == "report.html"
+    text = (tmp_path / "report.html").read_text()
+    assert (
+        "<td>frechet distance</td>" in text
+        and ">3.25<" in text
+        and ">7.5<" in text
+        and "caption accuracy: colour" in text
+    )
+    assert "damaged.json" in text and "a: real" in text and "b: real" in text
+    other = {**scores, "protocol": {**PROTOCOL, "seed": 1}}
+    (tmp_path / "b" / "scores" / "test.json").write_text(json.dumps(other))
+    stackflower("report", "a", "b", "--out", "other.html")
+    assert (tmp_path / "other.html").read_text().count("<summary>Protocol") == 2, (
+        "scores of two protocols are two tables"
+    )
+    assert "named twice" in stackflower("report", "a", "a", code=2).output
+    assert "fit side by side" in stackflower("report", *["a"] * 9, code=2).output
+
+
+PROTOCOL = {"extractor": "domain", "split": "test", "images": 16, "seed": 0, "weights_sha256": "0123456789abcdef"}
+
+
+def test_a_report_of_a_run_whose_data_or_model_is_gone(stackflower, trained: Path, tmp_path: Path) -> None:
+    """What can be shown is shown, and why the rest can't be."""
+    pytest.importorskip("matplotlib")
+    shutil.copytree(trained, tmp_path / "run")
+    (tmp_path / "run" / "generator.safetensors").unlink()
+    (tmp_path / "run" / "samples" / "images-000000096.png").write_bytes(b"damaged")
+    stackflower("report", "run")
+    text = (tmp_path / "run" / "report.html").read_text()
+    assert "generator.safetensors is missing" in text and "discriminator-16" in text
+    stackflower("data", "make", "synthetic-flowers", "--out", "d", "--count", 16, "--validation", 8, "--test", 8)
+    stackflower("train", "--data", "d", "--recipe", "quickstart", "--images", 16, "--out", "own", *TINY_NETWORKS)
+    shutil.rmtree(tmp_path / "d")
+    stackflower("report", "own")
+    assert "There is no folder" in (tmp_path / "own" / "report.html").read_text()
 
 
 def test_a_report_shows_the_nearest_training_images(stackflower, trained: Path, tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     shutil.copytree(trained, tmp_path / "run")
-    found = json.loads(stackflower("report", "run", "--nearest", 3, "--json").stdout)["nearest"]
+    found = json.loads(stackflower("report", "run", "--nearest", 3, "--json").stdout)["nearest"]["run"]
     assert len(found["captions"]) == len(found["distances"]) == 3 and 0 <= found["copies"] <= 3 and found["limit"] > 0
     text = (tmp_path / "run" / "report.html").read_text()
-    encoded = re.search(r'src="data:image/png;base64,([^"]+)"', text)
+    encoded = re.search(r'src="data:image/png;base64,([^"]+)"', text.partition("Nearest training images")[2])
     assert encoded and Image.open(io.BytesIO(base64.b64decode(encoded[1]))).size[0] > 3 * 16
 
 
@@ -486,11 +536,11 @@ def test_a_report_without_its_library_names_the_extra(stackflower, trained: Path
 
 def test_curves_are_grouped_and_thinned() -> None:
     rows = [{"images": 8, "discriminator-16/real": 0.5, "lr/generator": 1e-3, "images_per_second": 9.0, "step": 1}]
-    found = report.curves_of([*rows, {"images": 16, "discriminator-16/real": math.nan, "lr/generator": None}])
+    found = charts.curves_of([*rows, {"images": 16, "discriminator-16/real": math.nan, "lr/generator": None}])
     assert found == {
         "discriminator-16": {"real": [(8, 0.5)]},
         "lr": {"generator": [(8, 1e-3)]},
         "speed": {"images per second": [(8, 9.0)]},
     }
-    thin = report.thinned([(x, 2.0 * x) for x in range(10_000)])
-    assert len(thin) <= report.POINTS and all(y == pytest.approx(2 * x) for x, y in thin)
+    thin = charts.thinned([(x, 2.0 * x) for x in range(10_000)])
+    assert len(thin) <= charts.POINTS and all(y == pytest.approx(2 * x) for x, y in thin)

@@ -15,10 +15,10 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from stackflower import registry
-from stackflower.commands.report import nearest_training
 from stackflower.errors import ComponentError, DataError, RunError
 from stackflower.features.base import Features, fold_batch_norms
 from stackflower.recipes.load import load_recipe
+from stackflower.reports.gallery import nearest_training
 from stackflower.runs.folder import RunFolder
 from stackflower.stages.discriminators.projected import Mixing, ProjectedDiscriminator
 from stackflower.utils.frozen import Frozen

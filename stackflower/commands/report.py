@@ -1,142 +1,147 @@
-"""The report command: a run's curves and samples on one page."""
+"""The report command: one run, or several side by side, as one HTML file that needs nothing else."""
 
 from __future__ import annotations
 
-import base64
-import io
 import json
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from jinja2 import Environment, PackageLoader
-from PIL import Image
 
-from stackflower import build
 from stackflower.config.schema import PARTS
-from stackflower.data.images import grid
-from stackflower.data.prepared import prepare
-from stackflower.errors import MissingDependency, RunError
-from stackflower.evaluation.nearest import describer, nearest
-from stackflower.pipeline import Pipeline
+from stackflower.errors import ConfigError, DataError, RunError, StackflowerError
+from stackflower.evaluation.comparison import comparable, read_scores
+from stackflower.reports import gallery
+from stackflower.reports.charts import curves_of, plot
 from stackflower.runs.folder import RunFolder
 from stackflower.utils.atomic import write_text
-from stackflower.utils.progress import bar
 
-POINTS = 300  # of a curve; more are averaged
-Curves = dict[str, dict[str, list[tuple[float, float]]]]
-"""Group → measure → (images, value) pairs."""
+MOST_RUNS = 8
 
 
-def curves_of(rows: Sequence[Mapping[str, Any]]) -> Curves:
-    """The measures of metrics.jsonl by what they belong to: ``discriminator-64/real`` is "real" of "discriminator-64"."""
-    found: Curves = {}
-    for row in rows:
-        for name, value in row.items():
-            group, slash, measure = name.partition("/")
-            if name == "images_per_second":
-                group, slash, measure = "speed", "/", "images per second"
-            if slash and isinstance(value, (int, float)) and math.isfinite(value):
-                found.setdefault(group, {}).setdefault(measure, []).append((row["images"], value))
+@dataclass(frozen=True)
+class Table:
+    """Scores of one protocol, a column for each run."""
+
+    protocol: dict[str, Any]
+    runs: list[str]
+    rows: list[tuple[str, list[str]]]  # measure, and its value of each run
+
+
+def score_tables(runs: dict[str, RunFolder]) -> tuple[list[Table], list[str]]:
+    """The newest scores of every run and protocol, and what could not be read."""
+    found: dict[str, dict[str, dict[str, Any]]] = {}
+    problems = []
+    for name, run in runs.items():
+        for path in sorted(run.scores.glob("*.json"), key=lambda path: path.stat().st_mtime):
+            try:
+                scores = read_scores(path)
+            except DataError as error:
+                problems.append(str(error))
+                continue
+            key = json.dumps(comparable(scores["protocol"]), sort_keys=True, default=str)
+            found.setdefault(key, {})[name] = scores
+    return [_table(columns) for columns in found.values()], problems
+
+
+def _table(columns: dict[str, dict[str, Any]]) -> Table:
+    numbers = {name: _numbers(scores) for name, scores in columns.items()}
+    measures = dict.fromkeys(measure for own in numbers.values() for measure in own)
+    rows = [
+        (measure.replace("_", " "), [f"{own[measure]:.4g}" if measure in own else "" for own in numbers.values()])
+        for measure in measures
+    ]
+    protocol = next(iter(columns.values()))["protocol"]
+    return Table(protocol, list(columns), rows)
+
+
+def _numbers(scores: dict[str, Any], before: str = "") -> dict[str, float]:
+    """Every number among scores, those of a group by its name too."""
+    found: dict[str, float] = {}
+    for name, value in scores.items():
+        if isinstance(value, float):
+            found[before + name] = value
+        elif isinstance(value, dict) and name not in ("protocol", "scored", "omitted", "compared"):
+            found |= _numbers(value, f"{before}{name}: ")
     return found
 
 
-def thinned(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
-    """At most POINTS points, neighbours averaged."""
-    size = -(-len(points) // POINTS)
-    groups = [points[first : first + size] for first in range(0, len(points), size)]
-    return [(sum(x for x, _ in group) / len(group), sum(y for _, y in group) / len(group)) for group in groups]
+def _named(runs: Sequence[str | Path]) -> dict[str, RunFolder]:
+    """Runs by a name each: the folder's, or the path where two folders have the same."""
+    if len(runs) > MOST_RUNS:
+        raise ConfigError(f"{len(runs)} runs: at most {MOST_RUNS} fit side by side.")
+    folders = [RunFolder(run) for run in runs]
+    names = [folder.path.resolve().name for folder in folders]
+    found: dict[str, RunFolder] = {}
+    for folder, name in zip(folders, names, strict=True):
+        name = name if names.count(name) == 1 else str(folder)
+        if name in found:
+            raise ConfigError(f"{folder} is named twice.")
+        found[name] = folder
+    return found
 
 
-def plot(curves: Curves, columns: int = 2) -> str:
-    """One chart a group, as an SVG image. MissingDependency without matplotlib."""
-    try:
-        from matplotlib import rc_context
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise MissingDependency("matplotlib", "report", "stackflower report") from None
-    rows = -(-len(curves) // columns)
-    with rc_context({"svg.fonttype": "none", "svg.hashsalt": "stackflower", "font.size": 8}):
-        figure = Figure(figsize=(4.4 * columns, 2.4 * rows), layout="constrained")
-        axes = figure.subplots(rows, columns, squeeze=False).flatten()
-        for axis, (group, measures) in zip(axes, curves.items(), strict=False):
-            for measure, points in measures.items():
-                axis.plot(*zip(*thinned(points), strict=True), label=measure, linewidth=1)
-            axis.set(title=group, xlabel="images")
-            axis.legend(frameon=False)
-        for axis in axes[len(curves) :]:
-            axis.remove()
-        buffer = io.StringIO()
-        figure.savefig(buffer, format="svg", metadata={"Date": None})
-    return buffer.getvalue()
+def report(runs: Sequence[str | Path], nearest: int = 0, out: str | Path | None = None) -> dict[str, Any]:
+    """Write the report; where it is, the last measures, and what was found of the nearest training images.
 
-
-def nearest_training(run: RunFolder, count: int, seed: int = 0) -> dict[str, Any]:
-    """`count` images, of captions of evenly spaced training images, and the training image nearest to each, or to its mirror image.
-
-    Returns ``images``, a PNG as a data URI with a column for each: generated, nearest; ``captions``; ``distances``; ``limit`` and
-    ``copies`` as of `Nearest`.
+    Args:
+        runs: folders, the first of which says which captions all generate.
+        nearest: images of each run to show beside the training images that they are nearest to; the page then holds training images.
+        out: the file; None: ``report.html`` in the folder of a single run, or here for several.
     """
-    record = run.record()
-    features = build.build_features(record.config)
-    record.check_features(run, features)
-    pipeline = Pipeline.from_run(run.path)
-    data = prepare(build.build_source(record.config), "train", record.load_size, bar)
-    if len(data.rows) < 2:
-        raise RunError(f"{run} was trained on {len(data.rows)} image; the nearest of at least 2 can be shown.")
-    training = data.centre(pipeline.resolution)
-    rows = [number * len(data.rows) // count for number in range(count)]
-    captions = [data.captions[row][0] for row in rows]
-    generated = torch.cat(list(pipeline.generate(captions, seed=seed))).permute(0, 3, 1, 2).cpu()
-    describe = describer(features)
-    found = nearest(describe(generated), torch.stack([describe(training), describe(training.flip(3))]))
-    pairs = torch.stack([generated, training[found.index]]).permute(0, 1, 3, 4, 2).flatten(0, 1)
-    buffer = io.BytesIO()
-    Image.fromarray(grid(pairs.numpy(), count)).save(buffer, "PNG")
-    return {
-        "images": "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode(),
-        "captions": captions,
-        "distances": found.distance.tolist(),
-        "limit": found.limit,
-        "copies": int(found.copies.sum()),
-    }
-
-
-def report(run: str | Path, pairs_shown: int = 0) -> dict[str, Any]:
-    """Write ``report.html`` and ``curves.svg`` into a run, with `pairs_shown` generated images beside the training images they are nearest to;
-    where they are and the last measures."""
-    folder = RunFolder(run)
-    config, rows = folder.config(), folder.metrics()
-    measured = [row for row in rows if "event" not in row]
-    if not measured:
-        raise RunError(
-            f"{folder} has no measures yet: {folder.metrics_file.name} is empty. Train it: --resume {folder}."
-        )
-    svg = plot(curves_of(measured))
-    pairs = nearest_training(folder, pairs_shown) if pairs_shown else None
-    page = Environment(loader=PackageLoader("stackflower.commands"), autoescape=True).get_template("report.html")
-    html = page.render(
-        name=folder.path.name,
-        config=config,
-        images=max(row["images"] for row in rows),
-        curves=svg[svg.index("<svg") :],
-        events=[
-            json.dumps({key: value for key, value in row.items() if key != "text"}) for row in rows if "event" in row
-        ],
-        parts={kind: json.dumps(getattr(config, kind).to_dict(), ensure_ascii=False) for kind in PARTS},
-        pairs=pairs,
-        grids=sorted(folder.samples.glob("*.png"), reverse=True),
-    )
+    named = _named(runs)
+    measured = {name: _measures(run) for name, run in named.items()}
+    curves = plot({name: curves_of(rows) for name, rows in measured.items()})
     try:
-        write_text(folder.path / "curves.svg", svg)
-        write_text(folder.path / "report.html", html + "\n")
+        captions, missing = gallery.captions_of(next(iter(named.values()))), ""
+    except StackflowerError as error:
+        captions, missing = [], str(error)
+    pairs = {name: gallery.nearest_training(run, nearest) for name, run in named.items()} if nearest else {}
+    tables, problems = score_tables(named)
+    page = Environment(loader=PackageLoader("stackflower.reports"), autoescape=True).get_template("report.html")
+    html = page.render(
+        title=", ".join(named),
+        runs=[_about(name, run, measured[name]) for name, run in named.items()],
+        curves=curves,
+        captions=captions,
+        generated={name: gallery.attempt(run, captions) if captions else missing for name, run in named.items()},
+        tables=tables,
+        problems=problems,
+        pairs=pairs,
+    )
+    path = Path(out).expanduser() if out else (named.popitem()[1].path if len(named) == 1 else Path()) / "report.html"
+    try:
+        write_text(path, html + "\n")
     except OSError as error:
-        raise RunError(f"The report can't be written into {folder}: {error}.") from error
+        raise RunError(f"The report can't be written to {path}: {error}. Choose another --out.") from error
+    last = {name: rows[-1] for name, rows in measured.items()}
+    found = {name: {key: value for key, value in own.items() if key != "images"} for name, own in pairs.items()}
+    return {"report": str(path), "last": last, **({"nearest": found} if found else {})}
+
+
+def _measures(run: RunFolder) -> list[dict[str, Any]]:
+    """The lines of metrics.jsonl that are no events. RunError where there are none."""
+    run.record()
+    rows = [row for row in run.metrics() if "event" not in row]
+    if not rows:
+        raise RunError(f"{run} has no measures yet: {run.metrics_file.name} is empty. Train it: --resume {run}.")
+    return rows
+
+
+def _about(name: str, run: RunFolder, rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """What a run was asked for, and how far it is."""
+    config, events = run.config(), [row for row in run.metrics() if "event" in row]
+    share = max((row.get("share", 0.0) for row in rows), default=0.0)
     return {
-        "report": str(folder.path / "report.html"),
-        "curves": str(folder.path / "curves.svg"),
-        "last": measured[-1],
-        **({"nearest": {key: value for key, value in pairs.items() if key != "images"}} if pairs else {}),
+        "name": name,
+        "config": config,
+        "images": max(row["images"] for row in rows),
+        "share": share,
+        "parts": {kind: json.dumps(getattr(config, kind).to_dict(), ensure_ascii=False) for kind in PARTS},
+        "json": config.json(),
+        "events": [json.dumps({k: v for k, v in row.items() if k != "text"}, ensure_ascii=False) for row in events],
+        "grids": gallery.grids(run),
+        "best": run.best(),
     }

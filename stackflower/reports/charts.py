@@ -1,0 +1,74 @@
+"""Curves of metrics.jsonl as an SVG image that takes its colours from the page."""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from stackflower.errors import MissingDependency
+
+POINTS = 300  # of a curve; more are averaged
+INK, FRAME = "#010203", "#040506"  # stand for the page's colours, which a drawing does not know
+Curves = dict[str, dict[str, list[tuple[float, float]]]]
+"""Group → measure → (images, value) pairs."""
+
+
+def curves_of(rows: Sequence[Mapping[str, Any]]) -> Curves:
+    """The measures of metrics.jsonl by what they belong to: ``discriminator-64/real`` is "real" of "discriminator-64"."""
+    found: Curves = {}
+    for row in rows:
+        for name, value in row.items():
+            group, slash, measure = name.partition("/")
+            if name == "images_per_second":
+                group, slash, measure = "speed", "/", "images per second"
+            if slash and isinstance(value, (int, float)) and math.isfinite(value):
+                # scores have scales of their own
+                group, measure = (f"eval: {measure}", measure) if group == "eval" else (group, measure)
+                found.setdefault(group, {}).setdefault(measure, []).append((row["images"], value))
+    return found
+
+
+def thinned(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    """At most POINTS points, neighbours averaged."""
+    size = -(-len(points) // POINTS)
+    groups = [points[first : first + size] for first in range(0, len(points), size)]
+    return [(sum(x for x, _ in group) / len(group), sum(y for _, y in group) / len(group)) for group in groups]
+
+
+def plot(runs: Mapping[str, Curves], columns: int = 2) -> str:
+    """One chart a group, the curves of every run in it, as an SVG image. MissingDependency without matplotlib."""
+    try:
+        from matplotlib import rc_context
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise MissingDependency("matplotlib", "report", "stackflower report") from None
+    groups = list(dict.fromkeys(group for curves in runs.values() for group in curves))
+    rows = -(-len(groups) // columns)
+    colours = dict.fromkeys(("text.color", "axes.labelcolor", "xtick.color", "ytick.color"), INK)
+    style: dict[Any, Any] = {
+        "svg.fonttype": "none",
+        "svg.hashsalt": "stackflower",
+        "font.size": 8,
+        "axes.edgecolor": FRAME,
+        **colours,
+    }
+    with rc_context(style):
+        figure = Figure(figsize=(4.4 * columns, 2.4 * rows), layout="constrained", facecolor="none")
+        axes = figure.subplots(rows, columns, squeeze=False).flatten()
+        for axis, group in zip(axes, groups, strict=False):
+            for style_number, (run, curves) in enumerate(runs.items()):
+                axis.set_prop_cycle(None)  # a measure has the same colour in every run
+                for measure, points in curves.get(group, {}).items():
+                    label = f"{run}: {measure}" if len(runs) > 1 else measure
+                    line = ("-", "--", "-.", ":")[style_number % 4]
+                    axis.plot(*zip(*thinned(points), strict=True), label=label, linewidth=1, linestyle=line)
+            axis.set(title=group, xlabel="images", facecolor="none")
+            axis.legend(frameon=False)
+        for axis in axes[len(groups) :]:
+            axis.remove()
+        buffer = io.StringIO()
+        figure.savefig(buffer, format="svg", metadata={"Date": None})
+    svg = buffer.getvalue()
+    return svg[svg.index("<svg") :].replace(INK, "currentColor").replace(FRAME, "currentColor")
