@@ -506,6 +506,23 @@ def test_which_side_precision_and_recall_are_of() -> None:
         precision_recall(real[:5], real)
 
 
+def test_the_cosine_distance_follows_the_captions() -> None:
+    from types import SimpleNamespace
+
+    from stackflower.evaluation.extractors.base import Extracted
+    from stackflower.evaluation.metrics.logit_distance import LogitDistance, cosine_distance
+
+    one, other = torch.randn(6, 5), torch.randn(6, 5)
+    expected = [1 - float(a @ b / (a.norm() * b.norm())) for a, b in zip(one, other, strict=True)]
+    assert cosine_distance(one, other) == pytest.approx(sum(expected) / 6, rel=1e-6)
+    real = Extracted(one, one, {})
+    captions = [(7, 0), (3, 1), (7, 1), (9, 0), (2, 0), (5, 0), (1, 0)]  # image 7 twice
+    rows = torch.tensor([0, 1, 0, 2, 3, 4, 5])
+    fake = Extracted(one[rows], 3 * one[rows], {})
+    found = LogitDistance().compute(SimpleNamespace(fake=fake, real=real, captions=captions))  # type: ignore[arg-type]
+    assert found["cosine_distance"] == pytest.approx(0, abs=1e-6) and found["cosine_distance_to_another"] > 0.1
+
+
 def test_variance_within_groups() -> None:
     features = torch.randn(12, 3)
     groups = torch.tensor([0, 1, 2] * 4)

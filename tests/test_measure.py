@@ -154,7 +154,7 @@ def test_limits_of_scores_set_the_exit_code(stackflower, tmp_path: Path, trained
     for wrong, said in (
         ("is", "METRIC=VALUE"),
         ("is=nan", "METRIC=VALUE"),
-        ("diversity=1", "no metric with a score to compare; allowed are is, fid, kid, prdc"),
+        ("diversity=1", "no metric with a score to compare; allowed are is, fid, kid, prdc, cosine"),
         ("kid=1", "can't be computed"),
     ):
         assert said in stackflower("eval", trained, *scoring, "--fail-under", wrong, code=2).output, wrong
