@@ -183,6 +183,7 @@ def main() -> None:
 @click.option("--report-to", metavar="TRACKER", multiple=True, help="tensorboard, wandb or mlflow.")
 @click.option("--set", "settings", metavar="PART.OPTION=VALUE", multiple=True, help="Any other setting. Repeatable.")
 @click.option("--dry-run", is_flag=True, help="Print the resolved configuration and its cost, and exit.")
+@json_option
 def train(
     stage: int | None,
     below: str | None,
@@ -193,6 +194,7 @@ def train(
     report_to: tuple[str, ...],
     settings: tuple[str, ...],
     dry_run: bool,
+    as_json: bool,
     **flags: Any,
 ) -> None:
     """Train a stage, or resume a training."""
@@ -215,7 +217,7 @@ def train(
     )
     outcome: Outcome | None = run_training(request, say)
     if outcome is not None:
-        _after_training(outcome)
+        _after_training(outcome, as_json)
 
 
 def train_flags(flags: dict[str, Any]) -> dict[str, Any]:
@@ -250,22 +252,28 @@ def train_flags(flags: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in parts.items() if value is not None}
 
 
-def _after_training(outcome: Any) -> None:
-    """What to type next."""
-    run = quoted(str(outcome.run))
+def _after_training(outcome: Any, as_json: bool) -> None:
+    """What came of it, and what to type next."""
+    grids = sorted(outcome.run.samples.glob("*.png"))
+    values = {"run": str(outcome.run), "images": outcome.images, "stopped": outcome.stopped}
     if outcome.stopped:
         say(f"Stopped by {outcome.stopped} after {outcome.images:,} images, saved. To resume:")
-        click.echo(f"stackflower train --resume {run}")
-        if outcome.signal is not None:
-            raise SystemExit(128 + outcome.signal)
-        return
-    click.echo(f"Trained on {outcome.images:,} images: {outcome.run}")
-    grids = sorted(outcome.run.samples.glob("*.png"))
-    if grids:
-        click.echo(f"Samples:   {grids[-1]}")
+    show({**values, "samples": [str(path) for path in grids]}, as_json, lambda: _next(outcome, grids))
+    if outcome.signal is not None:
+        raise SystemExit(128 + outcome.signal)
+
+
+def _next(outcome: Any, grids: list[Path]) -> str:
+    run = quoted(str(outcome.run))
+    if outcome.stopped:
+        return f"stackflower train --resume {run}"
     dashes = "-- " if outcome.caption.startswith("-") else ""
-    click.echo(f"Generate:  stackflower sample {run} {dashes}{quoted(outcome.caption)}")
-    click.echo(f"Evaluate:  stackflower eval {run}")
+    lines = [f"Trained on {outcome.images:,} images: {outcome.run}", *(f"Samples:   {path}" for path in grids[-1:])]
+    lines += [
+        f"Generate:  stackflower sample {run} {dashes}{quoted(outcome.caption)}",
+        f"Evaluate:  stackflower eval {run}",
+    ]
+    return "\n".join(lines)
 
 
 @main.command(
@@ -577,11 +585,13 @@ def data() -> None:
 @click.option("--test", type=click.IntRange(1), default=1000, show_default=True, help="Test images.")
 @click.option("--resolution", type=click.IntRange(64, 256), default=76, show_default=True, help="Size in pixels.")
 @click.option("--seed", type=SEED, default=0, show_default=True, help="Random seed.")
-def data_make(name: str, out: str, **numbers: int) -> None:
+@json_option
+def data_make(name: str, out: str, as_json: bool, **numbers: int) -> None:
     """Write a built-in data set as an image folder: images and metadata.jsonl, in split folders."""
     from stackflower.commands.data import make
 
-    click.echo(make(name, out, **numbers))
+    summary = make(name, out, **numbers)
+    show({"out": out, **numbers, "summary": summary}, as_json, lambda: summary)
 
 
 @data.command("check", epilog=examples("stackflower data check my-flowers"))
@@ -602,11 +612,13 @@ def data_check(folder: str, as_json: bool) -> None:
 @data.command("prepare", epilog=examples("stackflower data prepare my-flowers --size 76"))
 @click.argument("folder")
 @click.option("--size", type=click.IntRange(16), default=76, show_default=True, help="Size in pixels.")
-def data_prepare(folder: str, size: int) -> None:
+@json_option
+def data_prepare(folder: str, size: int, as_json: bool) -> None:
     """Decode a data set into the cache, so that training starts at once."""
     from stackflower.commands.data import prepare_all
 
-    click.echo(prepare_all(folder, size, say))
+    summary = prepare_all(folder, size, say)
+    show({"data": folder, "size": size, "summary": summary}, as_json, lambda: summary)
 
 
 @data.command("info", epilog=examples("stackflower data info my-flowers"))

@@ -553,3 +553,18 @@ def test_sampling_again_leaves_no_picture_of_before(stackflower, tmp_path: Path,
         "metadata.jsonl",
         "mine.png",
     ]
+
+
+def test_every_command_prints_json(stackflower, tmp_path: Path) -> None:
+    make = ("data", "make", "synthetic-flowers", "--out", "d", "--count", 16, "--validation", 2, "--test", 2)
+    assert json.loads(stackflower(*make, "--json").stdout)["count"] == 16
+    assert json.loads(stackflower("data", "prepare", "d", "--json").stdout)["size"] == 76
+    done = json.loads(stackflower("train", "--images", 16, "--out", "run", *TINY, "--json").stdout)
+    assert done["images"] == 16 and done["run"] == "run" and done["stopped"] is None
+    assert Path(done["samples"][-1]).exists()
+    from stackflower.cli import data, main
+
+    for group in (main, data):
+        for name, command in group.commands.items():
+            if not hasattr(command, "commands"):
+                assert "as_json" in {parameter.name for parameter in command.params}, name

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ from stackflower.evaluation import image_files
 from stackflower.evaluation.classifier import DomainClassifier, Labelled, accuracy, load_classifier, save_classifier
 from stackflower.evaluation.image_files import ImageFiles
 from stackflower.evaluation.reference import Reference
+from stackflower.utils.cache import cache_folder
 from stackflower.utils.progress import silent
 
 
@@ -141,6 +143,28 @@ def test_images_without_a_value_do_not_count_in_the_accuracy() -> None:
     target[:2] = -1
     assert accuracy(model, Labelled(images, {"label": target})) == {"label": 1.0}
     assert math.isnan(accuracy(model, Labelled(images, {"label": torch.full((6,), -1)}))["label"])
+
+
+def test_features_of_real_images_are_kept(trained: Path, judged: list[str], stackflower, monkeypatch) -> None:
+    from stackflower.commands.held_out import Workers
+
+    command = ["eval", trained, *judged[2:], "--metrics", "is,fid", "--splits", 2]
+    called: list[int] = []
+    once = Workers.__call__
+
+    def counted(self: Workers, images: torch.Tensor) -> object:
+        called.append(len(images))
+        return once(self, images)
+
+    monkeypatch.setattr(Workers, "__call__", counted)
+    first = json.loads(stackflower(*command).stdout)
+    again = json.loads(stackflower(*command).stdout)
+    assert first == again and called == [48]
+    for path in cache_folder("features").glob("*.safetensors"):
+        path.write_bytes(b"damaged")
+    assert json.loads(stackflower(*command).stdout) == first and called == [48, 48]
+    stackflower(*command, "--seed", 1)
+    assert called == [48, 48, 48], "other images, or in another order"
 
 
 def test_limits_of_scores_set_the_exit_code(stackflower, tmp_path: Path, trained: Path) -> None:
@@ -282,6 +306,7 @@ def test_too_few_images_are_named_metric_by_metric(stackflower, tmp_path: Path, 
 def test_scores_are_kept_and_compared_only_where_their_protocol_is_the_same(
     stackflower, tmp_path: Path, trained: Path, judged: list[str]
 ) -> None:
+    shutil.rmtree(trained / "scores", ignore_errors=True)  # of other tests
     scoring = ["eval", trained, *judged[2:], "--metrics", "is,fid", "--splits", 2]
     first = json.loads(stackflower(*scoring).stdout)
     (kept,) = (trained / "scores").glob("train-domain-*.json")
@@ -317,8 +342,6 @@ def test_scores_are_kept_and_compared_only_where_their_protocol_is_the_same(
 
 
 def test_scores_that_cannot_be_kept_are_printed(stackflower, trained: Path, judged: list[str]) -> None:
-    import shutil
-
     shutil.rmtree(trained / "scores", ignore_errors=True)
     (trained / "scores").write_text("in the way")
     try:

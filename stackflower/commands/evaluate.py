@@ -119,7 +119,7 @@ def _score_run(request: Request, state: PartialState) -> dict[str, Any]:
         protocol, request.extractor, request.options, source, pipeline.resolution, size, state
     )
     picked = Picked.of(reference, protocol)
-    sample = picked.sample(pipeline, workers, workers(picked.real()))
+    sample = picked.sample(pipeline, workers, workers.real(reference, picked.chosen))
     return {
         **score(sample),
         "warnings": _warnings(run, workers.extractor),
@@ -189,7 +189,7 @@ def _score_folder(request: Request, state: PartialState) -> dict[str, Any]:
         raise DataError(f"{folder} has {read} image{'s' * (read != 1)} that can be read; scores need at least 2.")
     shuffle = torch.randperm(len(fake.features), generator=seeded(protocol.seed, 4))
     order = torch.randperm(len(reference.data.rows), generator=seeded(protocol.seed, 4))  # data may lie class by class
-    real = workers(reference.data.centre(resolution, order))
+    real = workers.real(reference, order)
     extractor = workers.extractor
     sample = Sample(
         fake.rows(shuffle),

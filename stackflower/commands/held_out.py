@@ -16,6 +16,7 @@ from stackflower.commands.train_classifier import own_classifier
 from stackflower.config.schema import Part, RunConfig
 from stackflower.data.source import Source
 from stackflower.errors import ConfigError, DataError
+from stackflower.evaluation import real_features
 from stackflower.evaluation.extractors.base import Extracted, Extractor
 from stackflower.evaluation.metrics.base import Sample
 from stackflower.evaluation.protocol import Protocol
@@ -54,6 +55,18 @@ class Workers:
         first, last = len(images) * index // count, len(images) * (index + 1) // count
         found = self.gathered([images[first:last]] if last > first else [])
         assert found is not None, "there are images"
+        return found
+
+    def real(self, reference: Reference, rows: Tensor) -> Extracted:
+        """Of real images of a split, by number (n,), from the cache if they are there for all processes."""
+        path = real_features.file_of(self.extractor, reference, rows)
+        known = real_features.load(path)
+        everywhere = all(self.all([known is not None]))
+        if known is not None and everywhere:
+            return known
+        found = self(reference.data.centre(reference.resolution, rows))
+        if self.state.is_main_process:
+            real_features.save(found, path)
         return found
 
 
@@ -115,10 +128,6 @@ class Picked:
         """(n,) numbers of the real images, each once."""
         return torch.tensor(list(dict.fromkeys(image for image, _ in self.pairs)))
 
-    def real(self) -> Tensor:
-        """The real images, uint8 (n, 3, R, R)."""
-        return self.reference.data.centre(self.reference.resolution, self.chosen)
-
     def sample(self, pipeline: Pipeline, workers: Workers, real: Extracted) -> Sample:
         """What metrics are computed from: images generated now beside what was extracted of the real ones."""
 
@@ -170,7 +179,7 @@ class TrainingScorer:
             protocol, output.eval_extractor, options, source, resolution, size, self.state
         )
         self.picked = Picked.of(reference, protocol)
-        self.real = self.workers(self.picked.real())
+        self.real = self.workers.real(reference, self.picked.chosen)
         self.protocol = {
             "metric": output.best,
             **self.workers.extractor.describe(),
