@@ -483,7 +483,7 @@ def test_scores_carry_their_protocol(stackflower, trained: Path, tmp_path: Path)
     ("arguments", "message"),
     [
         (["eval"], "Give a run folder or --images DIR"),
-        (["eval", "RUN", "--metrics", "iss"], "allowed are captions, diversity, fid, is"),
+        (["eval", "RUN", "--metrics", "iss"], "allowed are captions, cosine, diversity, fid, is, kid, prdc"),
         (["eval", "RUN", "--extractor", "inception-v3", "--weights", "no.pth"], "--extractor domain"),
         (["eval", "RUN", "--extractor", "domain", "--weights", "no.safetensors"], "`stackflower train-classifier"),
         (["eval", "RUN", "--extractor", "vgg"], "There is no extractor called 'vgg'"),
