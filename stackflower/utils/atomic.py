@@ -28,7 +28,7 @@ def try_writing(path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     trial = path.with_name(f".{path.name}.try")
     trial.touch()
-    trial.unlink()
+    trial.unlink(missing_ok=True)  # other processes try too
 
 
 def write_text(path: Path, text: str) -> None:
