@@ -385,9 +385,13 @@ def evaluate(
 
     for name, _ in (*fail_under, *fail_over):
         measure_of(name)  # before the work
+        if flags["metrics"] and name not in [each.strip() for each in flags["metrics"].split(",")]:
+            raise ConfigError(f"A limit of {name} needs that score: --metrics {flags['metrics']},{name}.")
     scores = compute(eval_request(**flags))
     if scores is not None:
         show(scores, as_json, lambda: described(scores, flags["compare"]))
+        if "not_comparable" in scores:
+            raise ConfigError(scores["not_comparable"])
         _fail(missed(scores, dict(fail_under), dict(fail_over)))
 
 
@@ -437,7 +441,11 @@ def described(scores: dict[str, Any], compared_with: str | None) -> str:
     from stackflower.evaluation import comparison, scoring
 
     text = scoring.describe(scores)
-    return f"{text}\n{comparison.described(scores['compared'], Path(compared_with))}" if compared_with else text
+    return (
+        f"{text}\n{comparison.described(scores['compared'], Path(compared_with))}"
+        if compared_with and "compared" in scores
+        else text
+    )
 
 
 def _fail(reasons: list[str]) -> None:

@@ -534,6 +534,13 @@ def test_a_report_without_its_library_names_the_extra(stackflower, trained: Path
     assert 'pip install "stackflower[report]"' in stackflower("report", trained, code=2).output
 
 
+def test_curves_of_runs_with_odd_names() -> None:
+    pytest.importorskip("matplotlib")
+    curve = {"lr": {"generator": [(8.0, 1.0), (16.0, 0.5)]}}
+    svg = charts.plot({r"$\\foo$": curve, "a_$b^^$": curve, "_c": curve})
+    assert all(name in svg for name in ("foo", "b^^", "_c: generator")) and charts.plot({"a": {}}) == ""
+
+
 def test_curves_are_grouped_and_thinned() -> None:
     rows = [{"images": 8, "discriminator-16/real": 0.5, "lr/generator": 1e-3, "images_per_second": 9.0, "step": 1}]
     found = charts.curves_of([*rows, {"images": 16, "discriminator-16/real": math.nan, "lr/generator": None}])

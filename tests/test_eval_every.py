@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import TINY, settings
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from stackflower.evaluation.classifier import DomainClassifier, save_classifier
 from stackflower.runs.folder import RunFolder
@@ -82,12 +82,24 @@ def test_a_higher_score_may_be_the_better_one(stackflower, tmp_path: Path, score
     assert best is not None and best["value"] == pytest.approx(highest, rel=1e-4)
 
 
+def test_a_worse_model_does_not_replace_the_best(stackflower, tmp_path: Path, scored: list[str]) -> None:
+    stackflower("train", "--out", "run", "--images", 32, *TINY, *scored)
+    folder = RunFolder(tmp_path / "run")
+    best = folder.best()
+    assert best is not None
+    better = {**best, "value": -1.0}  # at the same number of images, as after a return to a checkpoint
+    save_file(load_file(folder.best_weights), folder.best_weights, {"best": json.dumps(better)})
+    stackflower("train", "--resume", "run", "--images", 48)
+    assert folder.best() == better
+
+
 def test_scores_of_another_protocol_do_not_compare(stackflower, tmp_path: Path, scored: list[str]) -> None:
     stackflower("train", "--out", "run", "--images", 32, *TINY, *scored)
     folder = RunFolder(tmp_path / "run")
     first = folder.best()
     stackflower("train", "--resume", "run", "--images", 40, *settings("output.best=is"))
     second = folder.best()
+    assert first is not None and (folder.path / f"generator-best-{first['images']:09d}.safetensors").exists()
     assert first is not None and second is not None
     assert (
         first["protocol"]["metric"] == "fid" and second["protocol"]["metric"] == "is" and math.isfinite(second["value"])
@@ -124,3 +136,14 @@ def test_without_a_held_out_split_or_a_best_model_a_sentence_says_so(
         assert "no best model" in stackflower("sample", trained, "a flower", "--checkpoint", "best", code=2).output
     finally:
         (trained / "generator-best.safetensors").unlink()
+
+
+def test_metrics_that_cannot_be_computed_are_refused_before_training(
+    stackflower, tmp_path: Path, scored: list[str]
+) -> None:
+    for flags, said in (
+        (settings("output.eval_samples=1"), "needs 2 images"),
+        (settings('output.eval_metrics=["fid","prdc"]', "output.eval_samples=4"), "more than 5"),
+    ):
+        output = stackflower("train", "--out", "run", "--images", 16, *TINY, *scored, *flags, code=2).output
+        assert said in output and "--set output.eval_metrics" in output and not (tmp_path / "run").exists()

@@ -19,6 +19,7 @@ from stackflower.evaluation import image_files
 from stackflower.evaluation.classifier import DomainClassifier, Labelled, accuracy, load_classifier, save_classifier
 from stackflower.evaluation.image_files import ImageFiles
 from stackflower.evaluation.reference import Reference
+from stackflower.evaluation.scoring import missed
 from stackflower.utils.cache import cache_folder
 from stackflower.utils.progress import silent
 
@@ -179,7 +180,7 @@ def test_limits_of_scores_set_the_exit_code(stackflower, tmp_path: Path, trained
         ("is", "METRIC=VALUE"),
         ("is=nan", "METRIC=VALUE"),
         ("diversity=1", "no metric with a score to compare; allowed are is, fid, kid, prdc, cosine"),
-        ("kid=1", "can't be computed"),
+        ("kid=1", "--metrics is,fid,kid"),
     ):
         assert said in stackflower("eval", trained, *scoring, "--fail-under", wrong, code=2).output, wrong
     for wrong in ("generator.channels=4", "extractor", "extractor.=3"):
@@ -323,7 +324,9 @@ def test_scores_are_kept_and_compared_only_where_their_protocol_is_the_same(
     )
 
     said = stackflower(*scoring, "--seed", 1, "--samples", 12, "--compare", kept, code=2).output
-    assert "seed: 1 here, 0 there" in said and "images: 12 here, 48 there" in said and "extractor" not in said
+    assert "frechet_distance" in said, "the scores are printed all the same"
+    listed = said.rpartition("protocols differ:")[2]
+    assert "seed: 1 here, 0 there" in listed and "images: 12 here, 48 there" in listed and "extractor" not in listed
     folder = ["eval", "--images", "mine", "--metrics", "fid", *judged]
     drawn(tmp_path / "mine", 8)
     assert "don't compare" in stackflower(*folder, "--compare", kept, code=2).output
@@ -349,3 +352,10 @@ def test_scores_that_cannot_be_kept_are_printed(stackflower, trained: Path, judg
         assert scores["frechet_distance"] >= 0 and "can't be written" in scores["warnings"][0]
     finally:
         (trained / "scores").unlink()
+
+
+def test_a_score_that_is_no_number_misses_its_limit() -> None:
+    assert missed({"frechet_distance": math.nan}, {}, {"fid": 40}) and missed(
+        {"frechet_distance": math.nan}, {"fid": 1}, {}
+    )
+    assert not missed({"frechet_distance": 3.0}, {"fid": 3}, {"fid": 3})

@@ -62,8 +62,11 @@ def evaluate(request: Request) -> dict[str, Any] | None:
         return None
     _save(scores, request)
     if other is not None:
-        check_comparable(scores, other, Path(request.compare or ""))
-        scores["compared"] = compare(scores, other)
+        try:
+            check_comparable(scores, other, Path(request.compare or ""))
+            scores["compared"] = compare(scores, other)
+        except ConfigError as error:  # raised once the scores are printed
+            scores["not_comparable"] = str(error)
     return scores
 
 

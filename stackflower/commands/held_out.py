@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -178,7 +178,8 @@ class TrainingScorer:
         self.workers, reference = open_split(
             protocol, output.eval_extractor, options, source, resolution, size, self.state
         )
-        self.picked = Picked.of(reference, protocol)
+        images = len(Picked.of(reference, protocol).pairs)
+        self.picked = Picked.of(reference, replace(protocol, splits=max(1, min(protocol.splits, images))))
         self.real = self.workers.real(reference, self.picked.chosen)
         self.protocol = {
             "metric": output.best,
@@ -187,6 +188,32 @@ class TrainingScorer:
             "images": len(self.picked.captions),
         }
         self.encoder = encoder
+        self._try()
+
+    def _try(self) -> None:
+        """ConfigError where a metric can't be computed, before any training: the real images stand for generated ones."""
+        picked, place = self.picked, {image: row for row, image in enumerate(self.picked.chosen.tolist())}
+
+        def some(captions: Sequence[str], each: int, seed: int) -> Extracted:
+            return self.real.rows(torch.arange(len(captions) * each) % len(self.real.features))
+
+        sample = Sample(
+            fake=self.real.rows(torch.tensor([place[image] for image, _ in picked.pairs])),
+            real=self.real,
+            protocol=picked.protocol,
+            reference=picked.reference,
+            attributes=self.workers.extractor.attributes,
+            extract=self.workers,
+            captions=picked.pairs,
+            generate=some,
+        )
+        try:
+            score(sample)
+        except (ConfigError, DataError) as error:
+            raise ConfigError(
+                f"--eval-every can't score this data as asked: {error} Change --set output.eval_metrics, output.eval_samples or "
+                "output.eval_extractor, or leave --eval-every out."
+            ) from error
 
     def __call__(self, networks: Networks) -> dict[str, float]:
         """Every number among the scores of the averaged networks, by name."""

@@ -42,7 +42,8 @@ def score_tables(runs: dict[str, RunFolder]) -> tuple[list[Table], list[str]]:
                 problems.append(str(error))
                 continue
             key = json.dumps(comparable(scores["protocol"]), sort_keys=True, default=str)
-            found.setdefault(key, {})[name] = scores
+            _, comma, which = str(scores.get("scored", {}).get("weights", "")).partition(", ")
+            found.setdefault(key, {})[f"{name} ({which})" if comma else name] = scores
     return [_table(columns) for columns in found.values()], problems
 
 
@@ -116,7 +117,7 @@ def report(runs: Sequence[str | Path], nearest: int = 0, out: str | Path | None 
         write_text(path, html + "\n")
     except OSError as error:
         raise RunError(f"The report can't be written to {path}: {error}. Choose another --out.") from error
-    last = {name: rows[-1] for name, rows in measured.items()}
+    last = {name: _last(rows) for name, rows in measured.items()}
     found = {name: {key: value for key, value in own.items() if key != "images"} for name, own in pairs.items()}
     return {"report": str(path), "last": last, **({"nearest": found} if found else {})}
 
@@ -128,6 +129,13 @@ def _measures(run: RunFolder) -> list[dict[str, Any]]:
     if not rows:
         raise RunError(f"{run} has no measures yet: {run.metrics_file.name} is empty. Train it: --resume {run}.")
     return rows
+
+
+def _last(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """The last losses with the last scores."""
+    losses = [row for row in rows if "share" in row] or rows
+    scored = [row for row in rows if any(key.startswith("eval/") for key in row)]
+    return losses[-1] | {key: value for row in scored[-1:] for key, value in row.items() if key.startswith("eval/")}
 
 
 def _about(name: str, run: RunFolder, rows: list[dict[str, Any]]) -> dict[str, Any]:

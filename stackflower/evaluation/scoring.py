@@ -66,7 +66,7 @@ def missed(scores: Mapping[str, Any], under: Mapping[str, float], over: Mapping[
             value = scores.get(measure_of(name))
             if value is None:
                 raise ConfigError(f"--fail-{word} {name}={limit:g}: this score can't be computed from this data.")
-            if value < limit if word == "under" else value > limit:
+            if not (value >= limit if word == "under" else value <= limit):  # what is no number misses every limit
                 found.append(f"{name} = {value:.4g} is {word} {limit:g}.")
     return found
 

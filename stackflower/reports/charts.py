@@ -11,6 +11,16 @@ from stackflower.errors import MissingDependency
 
 POINTS = 300  # of a curve; more are averaged
 INK, FRAME = "#010203", "#040506"  # stand for the page's colours, which a drawing does not know
+DASHES: tuple[Any, ...] = (
+    "-",
+    "--",
+    "-.",
+    ":",
+    (0, (8, 2)),
+    (0, (1, 3)),
+    (0, (5, 1, 1, 1, 1, 1)),
+    (0, (3, 5)),
+)  # a run each
 Curves = dict[str, dict[str, list[tuple[float, float]]]]
 """Group → measure → (images, value) pairs."""
 
@@ -44,6 +54,8 @@ def plot(runs: Mapping[str, Curves], columns: int = 2) -> str:
         from matplotlib.figure import Figure
     except ImportError:
         raise MissingDependency("matplotlib", "report", "stackflower report") from None
+    if not any(runs.values()):
+        return ""
     groups = list(dict.fromkeys(group for curves in runs.values() for group in curves))
     rows = -(-len(groups) // columns)
     colours = dict.fromkeys(("text.color", "axes.labelcolor", "xtick.color", "ytick.color"), INK)
@@ -62,7 +74,9 @@ def plot(runs: Mapping[str, Curves], columns: int = 2) -> str:
                 axis.set_prop_cycle(None)  # a measure has the same colour in every run
                 for measure, points in curves.get(group, {}).items():
                     label = f"{run}: {measure}" if len(runs) > 1 else measure
-                    line = ("-", "--", "-.", ":")[style_number % 4]
+                    label = label.replace("$", r"\$")  # no formula
+                    label = f"\u200b{label}" if label.startswith("_") else label  # which matplotlib would leave out
+                    line = DASHES[style_number % len(DASHES)]
                     axis.plot(*zip(*thinned(points), strict=True), label=label, linewidth=1, linestyle=line)
             axis.set(title=group, xlabel="images", facecolor="none")
             axis.legend(frameon=False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Mapping
 from dataclasses import replace
@@ -103,8 +104,18 @@ class TrainingState:
                 f"stackflower train --resume {self.run}"
             ) from error
         for path in self.run.path.glob("text-best-*"):
-            if path != self.run.best_text(self.images):
+            aside = self.run.path / f"{path.name.replace('text', 'generator')}.safetensors"
+            if path != self.run.best_text(self.images) and not aside.exists():
                 shutil.rmtree(path, ignore_errors=True)
+
+    def set_best_aside(self, images: int) -> Path:
+        """Keep the best model, of `images` images, under a name of its own; the file."""
+        aside = self.run.path / f"generator-best-{images:09d}.safetensors"
+        try:
+            os.replace(self.run.best_weights, aside)
+        except OSError as error:
+            raise TrainingFailed(f"{aside} can't be written: {error}. The checkpoints are untouched.") from error
+        return aside
 
     def restore(self, path: Path) -> None:
         """Put everything back as it was when the checkpoint at `path` was written."""

@@ -146,12 +146,14 @@ class Trainer:
             grid = done or self._crossed(before, output.sample_every)
             if grid:
                 self._grid()
-            if save:
-                self._save()
             scored = self.scorer is not None and (
                 done or before // output.eval_every != self.images // output.eval_every
             )
-            if scored:
+            if scored and not stopping:  # before the checkpoint: a run that is killed while it scores goes on before it
+                self._score()
+            if save:
+                self._save()
+            if scored and stopping:
                 self._score()
             if self.pace is not None and (save or grid or scored):
                 self.pace.pause(self.logger.clock() - began, self.length.share(self.images))
@@ -255,10 +257,15 @@ class Trainer:
             return
         self.logger.scores(self.images, scores)
         value, best = scores[self.scorer.measure], self.run.best()
-        if best is not None and best["protocol"] == self.scorer.protocol and best["images"] != self.images:
-            better = value < best["value"] if self.scorer.lower_is_better else value > best["value"]
-        else:  # the first, or the same again
+        if best is not None and best["protocol"] != self.scorer.protocol:
+            aside = self.state.set_best_aside(best["images"])
+            text = f"The best model so far was scored by another protocol; it is kept as {aside.name}."
+            self.logger.event(self.images, "best", kept=aside.name, value=best["value"], text=text)
+            best = None
+        if best is None:
             better = math.isfinite(value)
+        else:
+            better = value < best["value"] if self.scorer.lower_is_better else value > best["value"]
         if better:
             self.state.save_best(value, scores, self.scorer.protocol)
 

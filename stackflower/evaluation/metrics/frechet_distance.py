@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from stackflower.evaluation.metrics.base import Metric, Sample, line
+from stackflower.evaluation.metrics.base import Metric, Sample, line, unavailable
 from stackflower.registry import register
 
 SMALL_SAMPLE = 2048  # images below which the distance is biased
@@ -43,6 +43,11 @@ class FrechetDistance(Metric):
     measure, lower_is_better = "frechet_distance", True
 
     def compute(self, sample: Sample) -> dict[str, Any]:
+        sides = sample.fake.features, sample.real.features
+        if min(len(side) for side in sides) < 2:
+            raise unavailable("The Fréchet distance", "it needs 2 images on each side.")
+        if not all(bool(side.isfinite().all()) for side in sides):
+            raise unavailable("The Fréchet distance", "the extractor gives features that are not finite.")
         scores: dict[str, Any] = {"frechet_distance": frechet_distance(sample.fake.features, sample.real.features)}
         if sample.original_inception:
             scores["frechet_distance_is_fid"] = True
