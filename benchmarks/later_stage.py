@@ -16,11 +16,12 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from judges import JudgeA, Split, features_of, judge_a, r_precision
+from judges import Split, classes, features_of, found_first, judge_a
 from photographs import read_splits
 from torch import Tensor
 
 from stackflower.data.images import to_uint8
+from stackflower.evaluation.classifier import DomainClassifier
 from stackflower.evaluation.metrics.frechet_distance import frechet_distance
 from stackflower.evaluation.metrics.inception_score import inception_score
 from stackflower.pipeline import Pipeline
@@ -42,13 +43,14 @@ def sharpness(images: Tensor, size: int) -> float:
     return float(F.conv2d(grey, kernel).abs().mean())
 
 
-def scores(judge: JudgeA, images: Tensor, held_out: Split, number: int, real: Tensor) -> dict[str, float]:
+def scores(judge: DomainClassifier, images: Tensor, held_out: Split, number: int, real: Tensor) -> dict[str, float]:
     """Of images (N, 3, R, R) of caption `number` of every held-out image, whose features are `real`."""
-    features = features_of(judge, images, SIZE)
+    features = features_of(judge.body, images, SIZE)
+    logits = classes(judge, features)
     found = {
-        "class": float((judge.classes(features).argmax(1) == held_out.classes).float().mean()),
-        "IS": inception_score(judge.classes(features), 10)[0],
-        "R-precision": r_precision(judge.similarity(features, held_out.embeddings[:, number])),
+        "class": float((logits.argmax(1) == held_out.classes).float().mean()),
+        "IS": inception_score(logits, 10)[0],
+        "R-precision": found_first(judge, features, held_out, torch.arange(len(features)), number),
     }
     return found | {"FD": frechet_distance(features, real)}
 
@@ -63,9 +65,9 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/later-stage"))
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
-    seen, held_out = read_splits(args.data, args.split, args.text, EDGE)
-    judge = judge_a(seen, args.out / f"judge-a-{SIZE}.safetensors", SIZE)
-    real = features_of(judge, held_out.images, SIZE)
+    _, held_out = read_splits(args.data, args.split, args.text, EDGE)
+    judge = judge_a(args.data, args.text, args.out / f"judge-a-{SIZE}.safetensors", SIZE)
+    real = features_of(judge.body, held_out.images, SIZE)
     found = {"real, held out": scores(judge, held_out.images, held_out, 0, real) | {"sharpness": 1.0}}
     reference = sharpness(held_out.images, SIZE)
     for run in args.run:

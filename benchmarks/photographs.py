@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from judges import EDGE, Judges, Split
+from judges import EDGE, Judges, Split, judge_a
 
 from stackflower import registry
 from stackflower.commands.data import open_source
@@ -178,7 +178,8 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
-    judges = Judges(*read_splits(args.data, args.split, args.text), args.out / "judge-a.safetensors")
+    judge = judge_a(args.data, args.text, args.out / "judge-a.safetensors")
+    judges = Judges(*read_splits(args.data, args.split, args.text), judge)
     real, file = judges.real(), args.out / "scores.json"
     scores: dict[str, Any] = json.loads(file.read_text()) if file.exists() else {}
     more = ["--text", args.text] if args.text else []

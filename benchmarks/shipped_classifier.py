@@ -13,13 +13,13 @@ import argparse
 import tempfile
 from pathlib import Path
 
-import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from stackflower import registry
 from stackflower.commands import train_classifier
-from stackflower.evaluation.classifier import accuracy, load_classifier
+from stackflower.evaluation.classifier import load_classifier
+from stackflower.evaluation.classifier_training import measured
 from stackflower.utils.progress import bar
 
 RESOLUTION = 64
@@ -57,9 +57,7 @@ def main() -> None:
                 continue
             model = load_classifier(path)
             rows = train_classifier.labelled(held_out, model.heads, sorted(set(held_out.rows.labels or ())))
-            with torch.inference_mode():
-                found = accuracy(model, rows)
-            print(f"{name}, {path.stat().st_size / 1e6:.2f} MB: " + ", ".join(f"{k} {v:.4f}" for k, v in found.items()))
+            print(f"{name}, {path.stat().st_size / 1e6:.2f} MB: {measured(model, rows)}")
 
 
 if __name__ == "__main__":

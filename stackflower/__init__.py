@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
-__all__ = ["Pipeline", "__version__", "register"]
+__all__ = ["Pipeline", "__version__", "register", "scores_of"]
 
 if TYPE_CHECKING:
+    from stackflower.commands.evaluate import scores_of
     from stackflower.pipeline import Pipeline
     from stackflower.registry import register
 
@@ -21,4 +22,8 @@ def __getattr__(name: str) -> Any:  # so that `import stackflower` does not load
         from stackflower.registry import register
 
         return register
+    if name == "scores_of":
+        from stackflower.commands.evaluate import scores_of
+
+        return scores_of
     raise AttributeError(f"module 'stackflower' has no attribute {name!r}")

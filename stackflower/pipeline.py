@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Literal
 
 import torch
 from PIL import Image
@@ -16,9 +15,11 @@ from stackflower.build import build_adversaries, build_encoder, build_features, 
 from stackflower.data.images import to_uint8
 from stackflower.errors import ConfigError, RunError
 from stackflower.runs.checkpoint import load_previous, load_weights
-from stackflower.runs.folder import RunFolder, RunRecord
+from stackflower.runs.folder import RunFolder
+from stackflower.runs.record import RunRecord
 from stackflower.stages.base import Generated, Stage, Text
 from stackflower.text.base import TextEncoder
+from stackflower.text.learned import LearnedEncoder
 from stackflower.utils.rng import seeded
 
 SMALLEST_TRUNCATION = 0.01  # standard deviations
@@ -55,26 +56,21 @@ class Pipeline:
         device: torch.device | str | None = None,
         *,
         with_judge: bool = False,
-        checkpoint: Literal["best"] | None = None,
+        checkpoint: str | None = None,
     ) -> Pipeline:
         """Rebuild a run's averaged weights, encoder and sizes. RunError says what is missing.
 
         Args:
             with_judge: the newest checkpoint's discriminator too.
-            checkpoint: "best" for the weights that scored best during training; None for the last.
+            checkpoint: "best" for the weights that scored best during training; the images after which a checkpoint was written, as in
+                "20000", for its averaged weights; None for the last.
         """
         folder = RunFolder(run)
         record = folder.record()
-        weights, text = folder.weights_file, folder.text_folder
-        if checkpoint is not None:
-            best = folder.best()
-            if best is None:
-                raise RunError(
-                    f"{folder} has no best model: train with --eval-every IMAGES, or leave out --checkpoint best."
-                )
-            weights, text = folder.best_weights, folder.best_text(best["images"])
-            text = text if text.is_dir() else folder.text_folder
+        weights, text = _weights(folder, checkpoint)
         encoder = build_encoder(record.config, text)
+        if weights.parent.parent == folder.checkpoints and isinstance(encoder, LearnedEncoder) and encoder.learns:
+            load_weights(encoder.network, weights.parent / "text-ema.safetensors")
         _check_encoder(folder, record, encoder)
         stage = build_stage(record.config, record.text_dim)
         load_weights(stage, weights)
@@ -266,6 +262,19 @@ class Noise:
         while self.truncation is not None and bool((outside := noise.abs() > self.truncation).any()):
             noise = torch.where(outside, self.stage.draw_noise(NOISE_BLOCK, generator), noise)
         return noise
+
+
+def _weights(folder: RunFolder, checkpoint: str | None) -> tuple[Path, Path]:
+    """The file of a run's stage and the folder of its text encoder. RunError where there is no such checkpoint."""
+    if checkpoint is None:
+        return folder.weights_file, folder.text_folder
+    if checkpoint != "best":
+        return folder.checkpoint_at(checkpoint) / "generator-ema.safetensors", folder.text_folder
+    best = folder.best()
+    if best is None:
+        raise RunError(f"{folder} has no best model: train with --eval-every IMAGES, or leave out --checkpoint best.")
+    text = folder.best_text(best["images"])
+    return folder.best_weights, text if text.is_dir() else folder.text_folder
 
 
 def _check_encoder(folder: RunFolder, record: RunRecord, encoder: TextEncoder) -> None:

@@ -173,7 +173,10 @@ def test_sharpening_and_borders(stackflower, trained: Path, tmp_path: Path) -> N
     assert np.array_equal(load_square(tmp_path / "framed.png", 16, trim=True), load_square(tmp_path / "bare.png", 16))
     assert not np.array_equal(load_square(tmp_path / "framed.png", 16), load_square(tmp_path / "bare.png", 16))
     assert "--trim-border is for a folder" in stackflower("eval", trained, "--trim-border", code=2).output
-    assert "--resolution is for a folder" in stackflower("eval", trained, "--resolution", 32, code=2).output
+    assert (
+        "--resolution is for images that are not a run's"
+        in stackflower("eval", trained, "--resolution", 32, code=2).output
+    )
     white = Image.new("RGB", (9, 7), "white")
     assert without_border(white).size == (9, 7)
 

@@ -482,17 +482,20 @@ def test_scores_carry_their_protocol(stackflower, trained: Path, tmp_path: Path)
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["eval"], "Give a run folder or --images DIR"),
-        (["eval", "RUN", "--metrics", "iss"], "allowed are captions, cosine, diversity, fid, is, kid, prdc"),
+        (["eval"], "Give a run folder, --images DIR or --real SPLIT."),
+        (
+            ["eval", "RUN", "--metrics", "iss"],
+            "allowed are captions, cosine, diversity, fid, is, kid, ms-ssim, nearest, prdc, r-precision, similarity",
+        ),
         (["eval", "RUN", "--extractor", "inception-v3", "--weights", "no.pth"], "--extractor domain"),
         (["eval", "RUN", "--extractor", "domain", "--weights", "no.safetensors"], "`stackflower train-classifier"),
         (["eval", "RUN", "--extractor", "vgg"], "There is no extractor called 'vgg'"),
         (["eval", "--images", "."], "name the data to compare with, as in --data"),
         (
-            ["eval", "--images", ".", "--data", "synthetic-flowers", "--metrics", "captions"],
-            "does not go with --images",
+            ["eval", "--images", ".", "--data", "synthetic-flowers", "--metrics", "diversity"],
+            "--metrics diversity generates",
         ),
-        (["eval", "--images", "nowhere"], "there is no such folder"),
+        (["eval", "--images", "nowhere", "--data", "synthetic-flowers"], "there is no such folder"),
         (["ls", "generators"], "Did you mean 'generator'?"),
         (["embed"], "There is no caption"),
         (["embed", "a", "--out", "x.csv"], "written as .npy"),

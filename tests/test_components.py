@@ -384,6 +384,26 @@ def save_inception_2015(path: Path) -> None:
     torch.save(blank.state_dict(), path)
 
 
+def save_clip(folder: Path) -> None:
+    """A tiny CLIP model of random weights, with a tokenizer of a few words."""
+
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import CLIPConfig, CLIPModel, PreTrainedTokenizerFast
+
+    words = {word: number for number, word in enumerate(["<pad>", "<unk>", "a", "red", "blue", "flower", "one"])}
+    tokenizer = Tokenizer(models.WordLevel(words, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token="<pad>", unk_token="<unk>", eos_token="one"
+    ).save_pretrained(folder)
+    small = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    text = {**small, "vocab_size": 8, "max_position_embeddings": 8, "eos_token_id": 6}
+    config = CLIPConfig(
+        text_config=text, vision_config={**small, "image_size": 32, "patch_size": 16}, projection_dim=12
+    )
+    CLIPModel(config).save_pretrained(folder)
+
+
 @pytest.mark.parametrize("name", registry.names("extractor"))
 def test_extractor(name: str, tmp_path: Path) -> None:
     torch.manual_seed(0)
@@ -393,14 +413,21 @@ def test_extractor(name: str, tmp_path: Path) -> None:
     elif name == "features":
         options = {"network": "torchvision", "model": "shufflenet_v2_x0_5", "size": 64}
         torch.save(shufflenet_v2_x0_5(weights=None).state_dict(), weights)
+    elif name == "clip":
+        pytest.importorskip("transformers")
+        save_clip(weights)
     elif name == "inception-v3":
         torch.save(inception_v3(weights=None, init_weights=False, aux_logits=True).state_dict(), weights)
     else:
         heads = {"label": ("a", "b", "c"), "colour": ("red", "blue")}
-        save_classifier(DomainClassifier(heads=heads, resolution=R, width=4).eval(), weights)
+        text = {"name": "ngram", "dim": 16}
+        save_classifier(DomainClassifier(heads=heads, resolution=R, width=4, text=text, text_dim=16).eval(), weights)
     extractor = registry.create("extractor", name, weights=str(weights), **options)
     images = torch.randint(0, 256, (3, 3, 20, 20), dtype=torch.uint8)
     found, one = extractor(images), extractor(images[1:2])
+    texts = extractor.embed(["a red flower", "a blue one"])
+    assert texts is None if not found.vectors.shape[1] else texts.shape == (2, found.vectors.shape[1])
+    assert torch.allclose(found.vectors[1], one.vectors[0], atol=1e-4)
     assert found.features.shape[0] == found.logits.shape[0] == 3 and found.logits.dtype == torch.float32
     assert torch.allclose(found.logits[1], one.logits[0], rtol=1e-3, atol=1e-4), "each picture by itself"
     assert {head: values.shape[1] for head, values in found.heads.items()} == {
@@ -420,31 +447,56 @@ def test_metric(name: str) -> None:
     from stackflower.evaluation.protocol import Protocol
     from stackflower.evaluation.reference import Reference
     from stackflower.evaluation.scoring import describe, score
+    from stackflower.evaluation.statistics import Statistics
 
     torch.manual_seed(0)
-    colours = ["red", "blue"] * 12
-    rows = Rows([[f"a {one} flower"] for one in colours], [0, 1] * 12, attributes={"colour": colours})
+    N = 120
+    colours = ["red", "blue"] * (N // 2)
+    captions = [[f"a {one} flower, number {number}"] for number, one in enumerate(colours)]
+    rows = Rows(captions, [0, 1] * (N // 2), attributes={"colour": colours})
     source = registry.create("data", "synthetic-flowers", count=1)
     source.similar = lambda *_: None
-    data = Prepared(torch.zeros(24, 8, 8, 3, dtype=torch.uint8), rows, "")
+    noise = lambda count: torch.randint(0, 256, (count, 3, 16, 16), dtype=torch.uint8)  # noqa: E731
+    data = Prepared(noise(N).permute(0, 2, 3, 1), rows, "")
 
     def features(count: int) -> Extracted:
         found = torch.randn(count, 5)
-        return Extracted(found, found[:, :3], {"colour": torch.nn.functional.one_hot(torch.arange(count) % 2).float()})
+        heads = {"colour": torch.nn.functional.one_hot(torch.arange(count) % 2).float()}
+        return Extracted(found, found[:, :3], heads, torch.nn.functional.normalize(found, dim=1))
 
-    real = features(24)
-    generate = lambda captions, each, seed: features(len(captions) * each)  # noqa: E731
-    extract = lambda images: features(len(images))  # noqa: E731
-    picked = [(number, 0) for number in range(24)]
-    protocol = Protocol(metrics=[name], splits=2)
-    reference = Reference(source, "test", data, 8)
-    attributes = {"colour": ("red", "blue")}
-    sample = Sample(real, real, protocol, reference, attributes, extract, picked, generate)
+    outputs = features(N)
+    real = Statistics.of(outputs, 2)
+    sample = Sample(
+        fake=real,
+        real=real,
+        protocol=Protocol(metrics=[name], splits=2),
+        reference=Reference(source, "test", data, 16),
+        attributes={"colour": ("red", "blue")},
+        extract=lambda images: features(len(images)),
+        embed=lambda captions: outputs.vectors[: len(captions)],
+        captions=[captions[0] for captions in rows.captions],
+        pairs=[(number, 0) for number in range(N)],
+        chosen=range(N),
+        generate=lambda captions, each, seed: features(len(captions) * each),
+        images=lambda captions, each, seed: iter([noise(len(captions) * each)]),
+        training=lambda: Statistics.of(features(30)),
+    )
     scores = score(sample)
     numbers = [v for v in scores.values() if isinstance(v, float)]
     numbers += [v for part in scores.values() if isinstance(part, dict) for v in part.values() if isinstance(v, float)]
     assert numbers and all(math.isfinite(value) for value in numbers)
     assert describe({**scores, "protocol": {"split": "test"}}).splitlines()[-1].split() == ["split", "test"]
+    intervals = [(scores, key) for key in scores if key.endswith("_interval")]
+    intervals += [
+        (part, key) for part in scores.values() if isinstance(part, dict) for key in part if key.endswith("interval")
+    ]
+    assert intervals, "every score has an interval"
+    for group, key in intervals:
+        low, high = group[key]
+        value = group[key.removesuffix("_interval") if key != "interval" else "value"]
+        assert low <= value + 1e-9 and value - 1e-9 <= high, key
+    if name in ("r-precision", "similarity"):
+        assert scores["r_precision" if name == "r-precision" else "text_similarity"] == pytest.approx(1)
     if name == "captions":
         assert scores["caption_accuracy"]["colour"] == scores["caption_accuracy"]["all_mentioned"] == 1.0
     if name == "fid":

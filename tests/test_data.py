@@ -84,7 +84,7 @@ def test_csv_and_split_folders(tmp_path: Path) -> None:
         )
     source = FolderSource(path=str(tmp_path))
     assert source.splits() == ["train", "validation"]
-    assert source.rows("validation") == Rows(captions=[["red", "rot"]], labels=[4])
+    assert source.rows("validation") == Rows(captions=[["red", "rot"]], labels=[4], files=["deep/a b.png"])
 
 
 def test_the_second_start_opens_the_cache(good: Path, monkeypatch: pytest.MonkeyPatch) -> None:

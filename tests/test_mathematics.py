@@ -12,7 +12,7 @@ import torch.nn.functional as F
 
 from stackflower.config.schema import Optimizer
 from stackflower.data.negatives import NegativeSampler
-from stackflower.evaluation.metrics.caption_accuracy import accuracy
+from stackflower.evaluation.metrics.caption_accuracy import hits
 from stackflower.evaluation.metrics.diversity import within_group_variance
 from stackflower.evaluation.metrics.frechet_distance import frechet_distance
 from stackflower.evaluation.metrics.inception_score import inception_score
@@ -511,15 +511,17 @@ def test_the_cosine_distance_follows_the_captions() -> None:
 
     from stackflower.evaluation.extractors.base import Extracted
     from stackflower.evaluation.metrics.logit_distance import LogitDistance, cosine_distance
+    from stackflower.evaluation.statistics import Statistics
 
     one, other = torch.randn(6, 5), torch.randn(6, 5)
     expected = [1 - float(a @ b / (a.norm() * b.norm())) for a, b in zip(one, other, strict=True)]
-    assert cosine_distance(one, other) == pytest.approx(sum(expected) / 6, rel=1e-6)
-    real = Extracted(one, one, {})
+    assert cosine_distance(one, other).tolist() == pytest.approx(expected, rel=1e-5)
+    real = Statistics.of(Extracted.of(one, one))
     captions = [(7, 0), (3, 1), (7, 1), (9, 0), (2, 0), (5, 0), (1, 0)]  # image 7 twice
     rows = torch.tensor([0, 1, 0, 2, 3, 4, 5])
-    fake = Extracted(one[rows], 3 * one[rows], {})
-    found = LogitDistance().compute(SimpleNamespace(fake=fake, real=real, captions=captions))  # type: ignore[arg-type]
+    fake = Statistics.of(Extracted.of(one[rows], 3 * one[rows]))
+    sample = SimpleNamespace(fake=fake, real=real, pairs=captions, chosen=[7, 3, 9, 2, 5, 1])
+    found = LogitDistance().compute(sample)  # type: ignore[arg-type]
     assert found["cosine_distance"] == pytest.approx(0, abs=1e-6) and found["cosine_distance_to_another"] > 0.1
 
 
@@ -533,8 +535,8 @@ def test_variance_within_groups() -> None:
 
 def test_share_correct_counts_only_what_was_asked() -> None:
     logits = torch.eye(3)
-    assert accuracy(logits, torch.tensor([0, 1, 0]), torch.tensor([True, True, True])) == pytest.approx(2 / 3)
-    assert accuracy(logits, torch.tensor([0, 1, 0]), torch.tensor([True, True, False])) == 1
+    assert hits(logits, torch.tensor([0, 1, 0]), torch.tensor([True, True, True])).tolist() == [1, 1, 0]
+    assert hits(logits, torch.tensor([0, 1, 0]), torch.tensor([True, True, False])).tolist() == [1, 1]
 
 
 # ---- losses of captions and pictures, colours, norms

@@ -15,8 +15,10 @@ from stackflower import registry
 from stackflower.commands.train_classifier import SHIPPED, labelled, own_classifier
 from stackflower.data.prepared import Prepared, prepare
 from stackflower.data.source import Rows
+from stackflower.errors import DataError
 from stackflower.evaluation import image_files
-from stackflower.evaluation.classifier import DomainClassifier, Labelled, accuracy, load_classifier, save_classifier
+from stackflower.evaluation.classifier import DomainClassifier, load_classifier, save_classifier
+from stackflower.evaluation.classifier_training import Labelled, measured
 from stackflower.evaluation.image_files import ImageFiles
 from stackflower.evaluation.reference import Reference
 from stackflower.evaluation.scoring import missed
@@ -131,19 +133,19 @@ def test_the_package_has_the_classifier_of_the_drawn_flowers() -> None:
     drawn = prepare(
         registry.create("data", "synthetic-flowers", count=8, validation=600, seed=77), "validation", 66, silent
     )
-    found = accuracy(model, labelled(drawn, model.heads, list(range(len(model.heads["label"])))))
+    found = measured(model, labelled(drawn, model.heads, list(range(len(model.heads["label"])))))["accuracy"]
     for head in ("colour", "shape", "centre"):
-        assert found[head] == pytest.approx(model.accuracy[head], abs=0.02), head
+        assert found[head] == pytest.approx(model.held_out["accuracy"][head], abs=0.02), head
 
 
 def test_images_without_a_value_do_not_count_in_the_accuracy() -> None:
     model = DomainClassifier(heads={"label": ("a", "b")}, resolution=16, width=4).eval()
     images = torch.randint(0, 256, (6, 16, 16, 3), dtype=torch.uint8)
-    _, heads = model(images.permute(0, 3, 1, 2).float() / 127.5 - 1)
+    heads = model(images.permute(0, 3, 1, 2).float() / 127.5 - 1).heads
     target = heads["label"].argmax(1)
     target[:2] = -1
-    assert accuracy(model, Labelled(images, {"label": target})) == {"label": 1.0}
-    assert math.isnan(accuracy(model, Labelled(images, {"label": torch.full((6,), -1)}))["label"])
+    assert measured(model, Labelled(images, {"label": target}))["accuracy"] == {"label": 1.0}
+    assert math.isnan(measured(model, Labelled(images, {"label": torch.full((6,), -1)}))["accuracy"]["label"])
 
 
 def test_features_of_real_images_are_kept(trained: Path, judged: list[str], stackflower, monkeypatch) -> None:
@@ -151,21 +153,21 @@ def test_features_of_real_images_are_kept(trained: Path, judged: list[str], stac
 
     command = ["eval", trained, *judged[2:], "--metrics", "is,fid", "--splits", 2]
     called: list[int] = []
-    once = Workers.__call__
+    once = Workers.statistics
 
-    def counted(self: Workers, images: torch.Tensor) -> object:
-        called.append(len(images))
-        return once(self, images)
+    def counted(self: Workers, batches, total: int, protocol) -> object:
+        called.append(total)
+        return once(self, batches, total, protocol)
 
-    monkeypatch.setattr(Workers, "__call__", counted)
+    monkeypatch.setattr(Workers, "statistics", counted)
     first = json.loads(stackflower(*command).stdout)
     again = json.loads(stackflower(*command).stdout)
-    assert first == again and called == [48]
+    assert first == again and called == [48, 48, 48], "real and generated ones, then generated ones"
     for path in cache_folder("features").glob("*.safetensors"):
         path.write_bytes(b"damaged")
-    assert json.loads(stackflower(*command).stdout) == first and called == [48, 48]
+    assert json.loads(stackflower(*command).stdout) == first and len(called) == 5
     stackflower(*command, "--seed", 1)
-    assert called == [48, 48, 48], "other images, or in another order"
+    assert len(called) == 7, "other images, or in another order"
 
 
 def test_limits_of_scores_set_the_exit_code(stackflower, tmp_path: Path, trained: Path) -> None:
@@ -179,7 +181,7 @@ def test_limits_of_scores_set_the_exit_code(stackflower, tmp_path: Path, trained
     for wrong, said in (
         ("is", "METRIC=VALUE"),
         ("is=nan", "METRIC=VALUE"),
-        ("diversity=1", "no metric with a score to compare; allowed are is, fid, kid, prdc, cosine"),
+        ("diversity=1", "no metric with a score to compare; allowed are is, fid, kid, prdc, cosine, r-precision"),
         ("kid=1", "--metrics is,fid,kid"),
     ):
         assert said in stackflower("eval", trained, *scoring, "--fail-under", wrong, code=2).output, wrong
@@ -278,10 +280,11 @@ def test_scores_of_a_folder_do_not_depend_on_batches_and_shares(
 ) -> None:
     drawn(tmp_path / "mine", 11)
     files = ImageFiles.of(tmp_path / "mine", 16)
-    whole = torch.cat(list(files.batches()))
+    whole = torch.cat([batch for _, batch in files.batches()])
     monkeypatch.setattr(image_files, "BATCH", 2)
-    shares = torch.cat([batch for share in range(3) for batch in files.batches((share, 3))])
-    assert whole.shape == (11, 3, 16, 16) and torch.equal(whole, shares)
+    placed = [pair for share in range(3) for pair in files.batches((share, 3))]
+    assert whole.shape == (11, 3, 16, 16) and torch.equal(whole, torch.cat([batch for _, batch in placed]))
+    assert [first for first, _ in placed] == [0, 2, 3, 5, 7, 9]
 
 
 def test_too_few_images_are_named_metric_by_metric(stackflower, tmp_path: Path, judged: list[str]) -> None:
@@ -359,3 +362,258 @@ def test_a_score_that_is_no_number_misses_its_limit() -> None:
         {"frechet_distance": math.nan}, {"fid": 1}, {}
     )
     assert not missed({"frechet_distance": 3.0}, {"fid": 3}, {"fid": 3})
+
+
+# ---- what can be scored
+
+
+@pytest.fixture
+def judge(stackflower, tmp_path: Path) -> list[str]:
+    """A data set of 120 validation images, and the flags of a classifier of random weights that compares images with captions."""
+    torch.manual_seed(0)
+    heads = {"label": ("a", "b", "c"), "colour": ("red", "blue")}
+    model = DomainClassifier(heads=heads, resolution=16, width=4, text={"name": "ngram", "dim": 32}, text_dim=32)
+    for layer in model.modules():
+        if isinstance(layer, torch.nn.BatchNorm2d):
+            torch.nn.init.constant_(layer.weight, 4)  # so that scores are no rounding errors
+    save_classifier(model, tmp_path / "j.safetensors")
+    counts = ("--count", 40, "--validation", 120, "--test", 30, "--resolution", 64)
+    stackflower("data", "make", "synthetic-flowers", "--out", "data", *counts)
+    return ["--data", "data", "--split", "validation", "--extractor", "domain", "--weights", "j.safetensors"]
+
+
+def test_several_runs_and_checkpoints_side_by_side(stackflower, tmp_path: Path, judge: list[str]) -> None:
+    for name, seed in (("one", 0), ("two", 1)):
+        stackflower("train", "--out", name, "--images", 32, "--seed", seed, *TINY_NETWORKS, "--data", "data",
+                    *settings("output.checkpoint_every=16", "output.keep_last=5", "text.dim=64"))  # fmt: skip
+    scoring = [*judge, "--metrics", "is,fid", "--splits", 2]
+    both = json.loads(stackflower("eval", "one", "two", *scoring, "--json").stdout)["scores"]
+    alone = json.loads(stackflower("eval", "two", *scoring, "--json").stdout)
+    assert [scores["scored"]["run"] for scores in both] == ["one", "two"] and both[1] == alone
+    text = stackflower("eval", "one", "two", *scoring).stdout
+    assert "1  one, averaged (EMA)" in text and "frechet_distance" in text and text.count("held_out") == 1
+    every = json.loads(stackflower("eval", "one", "--checkpoint", "all", *scoring, "--json").stdout)["scores"]
+    assert [scores["scored"]["images_seen"] for scores in every] == [16, 32]
+    assert every[1]["frechet_distance"] == pytest.approx(both[0]["frechet_distance"], rel=1e-6)
+    assert every[0]["frechet_distance"] != pytest.approx(every[1]["frechet_distance"], rel=1e-3)
+    stackflower("sample", "one", "a flower", "--checkpoint", "16", "--out", "early.png")
+    said = stackflower("eval", "one", "--checkpoint", "17", *scoring, code=2).output
+    assert "one has no checkpoint 17; it has: 0, 16, 32." in said
+    stackflower("eval", "one", "two", *scoring, "--out", "both.json")
+    assert len(json.loads((tmp_path / "both.json").read_text())["scores"]) == 2
+
+
+def test_real_images_in_the_place_of_generated_ones(stackflower, tmp_path: Path, judge: list[str]) -> None:
+    scoring = [*judge, "--resolution", 16, "--splits", 2, "--json"]
+    other = json.loads(stackflower("eval", "--real", "test", *scoring).stdout)
+    assert other["scored"] == {"real_images_of": "test"} and other["protocol"]["images"] == 30
+    same = json.loads(stackflower("eval", "--real", "validation", *scoring).stdout)
+    assert (
+        same["protocol"]["images"] == same["protocol"]["real_images"] == 60
+        and "half" in same["scored"]["real_images_of"]
+    )
+    assert same["frechet_distance"] > 0 and same["recall"] > 0.5, "they are different images of one kind"
+    near = json.loads(stackflower("eval", "--real", "test", *scoring, "--metrics", "nearest").stdout)
+    assert 0 <= near["copies"] <= 1 and near["training_images"] == 40
+    copied = json.loads(stackflower("eval", "--real", "train", *scoring, "--metrics", "nearest").stdout)
+    assert copied["copies"] == 1 and copied["real_copies"] < 0.5, "training images are copies of themselves"
+    assert "There is no split 'nowhere'" in stackflower("eval", "--real", "nowhere", *scoring, code=2).output
+    assert (
+        "the training split"
+        in stackflower("eval", "--real", "test", *scoring, "--split", "train", "--metrics", "nearest", code=2).output
+    )
+
+
+def test_a_function_is_scored_as_a_run(tmp_path: Path, judge: list[str], stackflower, trained: Path) -> None:
+    from stackflower import Pipeline, scores_of
+
+    def noise(captions: list[str], seed: int) -> torch.Tensor:
+        pixels = torch.rand(len(captions), 3, 16, 16, generator=torch.Generator().manual_seed(seed))
+        return (255 * pixels).to(torch.uint8)
+
+    options = {"extractor": "domain", "options": {"weights": "j.safetensors"}, "split": "validation", "splits": 2}
+    found = scores_of(noise, data="data", resolution=16, **options)
+    again = scores_of(noise, data="data", resolution=16, **options)
+    assert found == again and found["protocol"]["images"] == 120 and "noise" in found["scored"]["function"]
+    assert {"is", "fid", "kid", "prdc", "r-precision", "similarity", "cosine", "diversity"} <= set(found["metrics"])
+    run = scores_of(trained, data="data", **options)
+    assert set(run["metrics"]) >= set(found["metrics"]) - {"captions"} and run["scored"]["run"] == str(trained)
+    pipeline = Pipeline.from_run(trained)
+
+    def drawn_again(captions: list[str], seed: int) -> torch.Tensor:
+        return torch.cat(list(pipeline.generate(captions, seed=seed))).permute(0, 3, 1, 2)
+
+    other = scores_of(drawn_again, data="data", resolution=16, **options)
+    assert other["frechet_distance"] == pytest.approx(run["frechet_distance"], rel=0.5), "but for noise and crop"
+    with pytest.raises(DataError, match=r"gave torch.float32 \(64, 3, 16, 16\) for 64 captions; wanted"):
+        scores_of(lambda captions, seed: torch.zeros(len(captions), 3, 16, 16), data="data", resolution=16, **options)
+
+
+def test_a_folder_with_captions_is_scored_with_them(
+    stackflower, tmp_path: Path, judge: list[str], trained: Path
+) -> None:
+    captions = [
+        json.loads(line)["text"][0] for line in (tmp_path / "data/validation/metadata.jsonl").read_text().splitlines()
+    ]
+    (tmp_path / "captions.txt").write_text("\n".join(captions))
+    stackflower("sample", trained, "--captions", "captions.txt", "--out", "drawn")
+    scoring = [*judge, "--resolution", 16, "--splits", 2, "--json"]
+    found = json.loads(stackflower("eval", "--images", "drawn", *scoring).stdout)
+    assert {"captions", "cosine", "r-precision", "similarity"} <= set(found["metrics"])
+    assert "diversity" not in found["metrics"] and found["scored"]["image_sizes"] == "16×16"
+    rows = [json.loads(line) for line in (tmp_path / "drawn/metadata.jsonl").read_text().splitlines()]
+    text = [{**row, "text": f"{row['text']} indeed"} for row in rows]
+    (tmp_path / "drawn/metadata.jsonl").write_text("\n".join(map(json.dumps, text)))
+    other = json.loads(stackflower("eval", "--images", "drawn", *scoring).stdout)
+    assert "r-precision" in other["metrics"] and "captions" not in other["metrics"] and "cosine" in other["omitted"]
+    (tmp_path / "drawn/metadata.jsonl").unlink()
+    (tmp_path / "drawn/00000-00.txt").write_text("a red flower")
+    some = json.loads(stackflower("eval", "--images", "drawn", *scoring).stdout)
+    assert "119 of 120 images have no caption" in some["warnings"][0] and "r-precision" not in some["metrics"]
+    asked = stackflower("eval", "--images", "drawn", *scoring, "--metrics", "r-precision", code=2).output
+    assert "these images have no captions" in asked
+    (tmp_path / "drawn/metadata.jsonl").write_text('{"file_name": "gone.png", "text": "a"}')
+    assert "there is no such image" in stackflower("eval", "--images", "drawn", *scoring, code=2).output
+
+
+def test_the_competitions_files_in_and_its_table_out(stackflower, tmp_path: Path, judge: list[str]) -> None:
+    from PIL import Image
+
+    folder = tmp_path / "inference"
+    folder.mkdir()
+    files = [
+        json.loads(line)["file_name"] for line in (tmp_path / "data/validation/metadata.jsonl").read_text().splitlines()
+    ]
+    for name in files[:90]:  # the real images themselves
+        number = int("".join(filter(str.isdigit, Path(name).stem)))
+        Image.open(tmp_path / "data/validation" / name).save(folder / f"inference_{number:04d}.png")
+    scoring = ["eval", "--images", "inference", *judge, "--resolution", 16, "--protocol", "competition"]
+    found = json.loads(stackflower(*scoring, "--json", "--out", "score.csv").stdout)
+    assert set(found["metrics"]) == {"is", "cosine"} and found["protocol"]["protocol"] == "competition"
+    assert found["cosine_distance"] < found["cosine_distance_to_another"], "of themselves but for the crop"
+    rows = (tmp_path / "score.csv").read_text().splitlines()
+    assert rows[0] == "score,id" and len(rows) == 91
+    mean = sum(float(row.split(",")[0]) for row in rows[1:]) / 90
+    assert mean == pytest.approx(found["cosine_distance"], abs=1e-5)
+    assert sorted(row.split(",")[1] for row in rows[1:])[0] in {path.stem[10:] for path in folder.iterdir()}
+    (folder / "another.png").write_bytes(next(folder.glob("*.png")).read_bytes())
+    assert (
+        "1 of 91 files, such as another.png, have no number of an image of the split validation, as inference_"
+        in stackflower(*scoring, code=2).output
+    )
+    assert "--protocol competition" in stackflower(*scoring[:-2], "--out", "score.csv", code=2).output
+
+
+def test_a_protocol_of_unseen_classes_wants_them(stackflower, judge: list[str], trained: Path) -> None:
+    flags = [*judge[:2], *judge[4:]]
+    said = stackflower("eval", trained, *flags, "--protocol", "stackgan-birds", code=2).output
+    assert "150 training classes and 50 other ones" in said and "leave out --protocol" in said
+    assert (
+        "says --splits 10"
+        in stackflower("eval", trained, *flags, "--protocol", "stackgan-flowers", "--splits", 5, code=2).output
+    )
+
+
+def test_subjects_do_not_mix(stackflower, trained: Path) -> None:
+    for arguments, said in (
+        (["run", "--images", "."], "not a run and --images"),
+        (["--images", ".", "--real", "test"], "not --images and --real"),
+        (["--real", "test"], "--real: name the data"),
+        ([trained, "--resolution", 16], "--resolution is for images that are not a run's"),
+        (["--real", "test", "--data", "synthetic-flowers", "--checkpoint", "best"], "--checkpoint is for a run"),
+        ([trained, "--kept", 1], "--kept"),
+    ):
+        assert said in stackflower("eval", *arguments, code=2).output, arguments
+
+
+def test_several_images_a_caption(stackflower, judge: list[str], trained: Path) -> None:
+    found = json.loads(
+        stackflower(
+            "eval", trained, *judge, "--per-caption", 3, "--samples", 20, "--metrics", "is,fid", "--json"
+        ).stdout
+    )
+    assert found["protocol"]["images"] == 60 and found["protocol"]["real_images"] == 20
+    assert found["protocol"]["per_caption"] == 3
+
+
+def test_a_classifier_of_captions_alone(stackflower, tmp_path: Path, judge: list[str]) -> None:
+    """Data without labels: it compares images with captions, and has no classes."""
+    for split in ("train", "validation", "test"):
+        path = tmp_path / "data" / split / "metadata.jsonl"
+        rows = [json.loads(line) for line in path.read_text().splitlines()]
+        path.write_text("\n".join(json.dumps({"file_name": row["file_name"], "text": row["text"]}) for row in rows))
+    small = ["--resolution", 16, "--network", "plain", "--epochs", 1]
+    assert (
+        "--text ngram"
+        in stackflower("train-classifier", "--data", "data", "--out", "c.safetensors", *small, code=2).output
+    )
+    found = json.loads(
+        stackflower(
+            "train-classifier", "--data", "data", "--out", "c.safetensors", *small, "--text", "ngram", "--json"
+        ).stdout
+    )
+    assert found["accuracy"] == {} and 0 <= found["r_precision"] <= 1
+    assert (
+        "fitted on captions"
+        in stackflower(
+            "train-classifier", "--data", "data", "--out", "c.safetensors", *small, "--text", "rnn", code=2
+        ).output
+    )
+    scoring = [
+        "--real",
+        "validation",
+        "--data",
+        "data",
+        "--split",
+        "validation",
+        "--extractor",
+        "domain",
+        "--weights",
+        "c.safetensors",
+    ]
+    scores = json.loads(stackflower("eval", *scoring, "--resolution", 16, "--json").stdout)
+    assert (
+        "has no classes" in scores["omitted"]["is"]
+        and scores["protocol"]["held_out"]["r_precision"] == found["r_precision"]
+    )
+
+
+def test_a_classifier_over_a_pretrained_network(stackflower, tmp_path: Path, judge: list[str]) -> None:
+    from torchvision.models import shufflenet_v2_x0_5
+
+    torch.save(shufflenet_v2_x0_5(weights=None).state_dict(), tmp_path / "w.pt")
+    options = settings("features.model=shufflenet_v2_x0_5", "features.weights=w.pt")
+    train = [
+        "train-classifier",
+        "--data",
+        "data",
+        "--out",
+        "c.safetensors",
+        "--resolution",
+        32,
+        "--epochs",
+        2,
+        "--text",
+        "ngram",
+    ]
+    found = json.loads(stackflower(*train, "--features", "torchvision", *options, "--json").stdout)
+    assert set(found["accuracy"]) > {"label", "colour"} and set(found["calibration_error"]) == set(found["accuracy"])
+    model = load_classifier(tmp_path / "c.safetensors")
+    assert model.pretrained is not None and not any("pretrained" in name for name in model.state_dict())
+    scoring = [
+        "--real",
+        "validation",
+        "--data",
+        "data",
+        "--split",
+        "validation",
+        "--extractor",
+        "domain",
+        "--weights",
+        "c.safetensors",
+    ]
+    scores = json.loads(stackflower("eval", *scoring, "--json").stdout)
+    assert scores["protocol"]["held_out"] == {
+        name: found[name] for name in ("accuracy", "calibration_error", "r_precision")
+    }
+    assert "needs --features NAME" in stackflower(*train, *options, code=2).output

@@ -1,54 +1,56 @@
-"""The eval command: generate for the data's captions, score, and state the protocol."""
+"""The eval command: score what is named, and state the protocol."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-import torch
 from accelerate import PartialState
 
-from stackflower import build
-from stackflower.commands.held_out import Picked, open_split
-from stackflower.config.schema import Part
-from stackflower.data.source import Source
+from stackflower.commands.data import source_part
+from stackflower.commands.held_out import open_split
+from stackflower.commands.scored import Function, ScoredFunction, ScoredRun, Subject
+from stackflower.commands.scored_images import ScoredFolder, ScoredSplit
 from stackflower.errors import ConfigError, DataError
 from stackflower.evaluation.comparison import check_comparable, compare, file_name, read_scores, save_scores
-from stackflower.evaluation.extractors.base import Extractor
-from stackflower.evaluation.image_files import ImageFiles, described, refusal
-from stackflower.evaluation.metrics.base import Sample
-from stackflower.evaluation.protocol import Protocol
+from stackflower.evaluation.per_image import save_per_image
+from stackflower.evaluation.protocol import Protocol, named
+from stackflower.evaluation.reference import Reference
 from stackflower.evaluation.scoring import of_folders, score
-from stackflower.pipeline import Pipeline
 from stackflower.runs.folder import RunFolder
 from stackflower.training.accelerator import process_state
 from stackflower.utils.atomic import try_writing
-from stackflower.utils.rng import seeded
+from stackflower.utils.progress import bar, silent
 
 FOLDER_RESOLUTION = 64
+PER_IMAGE = ".csv"
 
 
 @dataclass(frozen=True)
 class Request:
-    """The command line of `stackflower eval`: a run, or a folder of images."""
+    """The command line of `stackflower eval`: runs, a folder of images, real images of a split, or a function."""
 
-    run: str | None
-    images: str | None
-    data: dict[str, Any] | None
-    extractor: str | None
-    options: Mapping[str, Any]  # of the extractor
-    protocol: Protocol
-    resolution: int | None = None  # of a folder's images
+    runs: Sequence[str] = ()
+    images: str | None = None
+    real: str | None = None  # split whose images are scored
+    function: Function | None = None
+    data: dict[str, Any] | None = None
+    extractor: str | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)  # of the extractor
+    protocol: Protocol = field(default_factory=Protocol)
+    resolution: int | None = None  # of images that are not a run's
     data_options: Mapping[str, Any] = field(default_factory=dict)
     out: str | None = None  # file for the scores; None: one in the run's folder
     compare: str | None = None  # file of other scores
-    checkpoint: Literal["best"] | None = None  # of a run: "best", or None for its last model
+    checkpoint: str | None = (
+        None  # of a run: "best", "all", the images after which one was written, or None for its last model
+    )
 
 
-def evaluate(request: Request) -> dict[str, Any] | None:
-    """The scores of a run or of a folder of images, with their protocol; None on processes other than the first."""
+def evaluate(request: Request) -> list[dict[str, Any]] | None:
+    """The scores of each subject, with their protocol; None on processes other than the first."""
     _check(request)
     state = process_state()
     if request.out is not None:
@@ -57,164 +59,194 @@ def evaluate(request: Request) -> dict[str, Any] | None:
         except OSError as error:
             raise ConfigError(f"--out {request.out} can't be written: {error}. Choose another file.") from error
     other = None if request.compare is None else read_scores(Path(request.compare).expanduser())
-    scores = _score_folder(request, state) if request.run is None else _score_run(request, state)
+    found = []
+    for subject in _subjects(request, state):
+        scores = _scores(subject, request, state)
+        if state.is_main_process:
+            _save(scores, subject, request)
+            found.append(scores)
     if not state.is_main_process:
         return None
-    _save(scores, request)
-    if other is not None:
-        try:
-            check_comparable(scores, other, Path(request.compare or ""))
-            scores["compared"] = compare(scores, other)
-        except ConfigError as error:  # raised once the scores are printed
-            scores["not_comparable"] = str(error)
+    for scores in found:
+        if other is not None:
+            try:
+                check_comparable(scores, other, Path(request.compare or ""))
+                scores["compared"] = compare(scores, other)
+            except ConfigError as error:  # raised once the scores are printed
+                scores["not_comparable"] = str(error)
+    if len(found) > 1 and request.out is not None:
+        save_scores({"scores": found}, Path(request.out).expanduser())
+    return found
+
+
+def scores_of(
+    subject: str | Path | Function,
+    *,
+    data: str | None = None,
+    extractor: str | None = None,
+    options: Mapping[str, Any] | None = None,
+    protocol: str = "default",
+    resolution: int | None = None,
+    checkpoint: str | None = None,
+    **choices: Any,
+) -> dict[str, Any]:
+    """The scores of a run, of a folder of images or of a function, as `stackflower eval --json` prints them::
+
+        scores_of("runs/quickstart-1", metrics=("is", "fid"))
+        scores_of(lambda captions, seed: model(captions, seed), data="my-flowers", resolution=64)
+
+    Args:
+        subject: folder of a run, folder of images, or a function from captions and a seed to images uint8 (N, 3, R, R).
+        data: data set to compare with, as ``--data``; a run's own unless another is named.
+        extractor: by name, with its `options`.
+        protocol: by name.
+        resolution: R, of what is no run.
+        checkpoint: of a run.
+        choices: of `stackflower.evaluation.protocol.Protocol`: metrics, split, samples, seed ….
+
+    Raises:
+        StackflowerError: for what can't be scored, and why.
+    """
+    path = None if callable(subject) else Path(subject).expanduser()
+    is_run = path is not None and RunFolder(path).config_file.is_file()
+    found = evaluate(
+        Request(
+            runs=(str(path),) if is_run else (),
+            images=None if path is None or is_run else str(path),
+            function=subject if callable(subject) else None,
+            data=source_part(data),
+            extractor=extractor,
+            options=options or {},
+            protocol=named(protocol, choices),
+            resolution=resolution,
+            checkpoint=checkpoint,
+        )
+    )
+    return found[0] if found else {}
+
+
+def _subjects(request: Request, state: PartialState) -> Iterator[Subject]:
+    resolution = request.resolution or FOLDER_RESOLUTION
+    for run, checkpoint in _checkpoints(request):
+        yield ScoredRun(run, checkpoint, request.protocol, state)
+    if request.images is not None:
+        yield ScoredFolder(request.images, resolution, request.protocol)
+    if request.real is not None:
+        yield ScoredSplit(request.real, resolution, bar if state.is_main_process else silent)
+    if request.function is not None:
+        name = getattr(request.function, "__qualname__", type(request.function).__name__)
+        yield ScoredFunction(request.function, resolution, name)
+
+
+def _checkpoints(request: Request) -> list[tuple[str, str | None]]:
+    """Each run with each of its checkpoints that are asked for; all are those after training began."""
+    if request.checkpoint != "all":
+        return [(run, request.checkpoint) for run in request.runs]
+    every: list[tuple[str, str | None]] = [
+        (run, str(images)) for run in request.runs for images in RunFolder(run).checkpoint_images() if images
+    ]
+    if not every:
+        raise ConfigError(f"--checkpoint all: {' and '.join(request.runs)} has no complete checkpoint.")
+    return every
+
+
+def _scores(subject: Subject, request: Request, state: PartialState) -> dict[str, Any]:
+    """The scores of one subject, its protocol beside them."""
+    protocol = request.protocol
+    source = subject.source(request.data, request.data_options)
+    workers, reference = open_split(
+        protocol, request.extractor, request.options, source, subject.resolution, subject.size(source), state
+    )
+    _check_classes(protocol, reference)
+    found = subject.scored(workers, reference, protocol)
+    scores: dict[str, Any] = {
+        **score(found.sample),
+        "warnings": found.warnings,
+        "scored": found.what,
+        "protocol": {
+            **workers.extractor.describe(), **reference.describe(), **found.protocol, **protocol.describe()
+        },
+    }  # fmt: skip
+    if request.out is not None and request.out.lower().endswith(PER_IMAGE) and state.is_main_process:
+        save_per_image(found.sample, found.what.get("files"), Path(request.out).expanduser())
+    scores["scored"].pop("files", None)
     return scores
 
 
-def _save(scores: dict[str, Any], request: Request) -> None:
+def _check_classes(protocol: Protocol, reference: Reference) -> None:
+    """ConfigError where the protocol wants classes that are not in training, and the data have others."""
+    if protocol.unseen_classes is None:
+        return
+    seen, unseen = (set(reference.source.rows(split).labels or ()) for split in ("train", reference.split))
+    found, shared = (len(seen), len(unseen)), len(seen & unseen)
+    if found != protocol.unseen_classes or shared:
+        train, test = protocol.unseen_classes
+        raise ConfigError(
+            f"The protocol {protocol.name} is of {train} training classes and {test} other ones in the split {reference.split}; this data has "
+            f"{found[0]} and {found[1]}, {shared} of them in both. Score it by the default protocol: leave out --protocol."
+        )
+
+
+def _save(scores: dict[str, Any], subject: Subject, request: Request) -> None:
     """Save where `--out` says, or in the run's folder; where that can't be, the scores say so and are not lost."""
-    if request.out is not None:
+    if request.out is not None and not request.out.lower().endswith(PER_IMAGE):
         save_scores(scores, Path(request.out).expanduser())
-    elif request.run is not None:
+    elif isinstance(subject, ScoredRun):
         try:
-            save_scores(scores, RunFolder(request.run).scores / file_name(scores))
+            save_scores(scores, subject.run.scores / file_name(scores))
         except DataError as error:
             scores["warnings"].append(str(error))
 
 
+# ---- what does not go together
+
+
 def _check(request: Request) -> None:
-    protocol, images = request.protocol, request.images
-    if (request.run is None) == (images is None):
-        raise ConfigError("Give a run folder or --images DIR" + (", not both." if request.run else "."))
-    if images is None:
-        flags = {
-            "--trim-border": protocol.trim_border,
-            "--resolution": request.resolution,
-            "--skip-bad": protocol.skip_bad,
-        }
-        for flag in (name for name, given in flags.items() if given):
-            raise ConfigError(
-                f"{flag} is for a folder's images: --images DIR. A run's are scored as they are generated."
-            )
-        return
-    if not Path(images).expanduser().is_dir():
-        raise ConfigError(f"--images {images}: there is no such folder.")
-    if request.data is None:
-        raise ConfigError(f"--images {images}: name the data to compare with, as in --data my-flowers.")
-    if protocol.truncation is not None or request.checkpoint:
-        flag = "--checkpoint" if request.checkpoint else "--truncation"
-        raise ConfigError(f"{flag} is for a run, and the images of a folder are scored as they are; leave it out.")
-    refused = sorted(set(protocol.metrics or ()) - set(of_folders()))
-    if refused or protocol.samples:
-        what = "--samples" if protocol.samples else f"--metrics {','.join(refused)}"
-        raise ConfigError(f"{what} does not go with --images: a folder has no captions; use {', '.join(of_folders())}.")
-
-
-# ---- a run
-
-
-def _score_run(request: Request, state: PartialState) -> dict[str, Any]:
-    run, protocol = RunFolder(request.run or ""), request.protocol
-    pipeline, config = Pipeline.from_run(run.path, state.device, checkpoint=request.checkpoint), run.config()
-    data = request.data or config.data.to_dict()
-    source: Source = Part.from_dict({**data, **request.data_options}).create("data")
-    size = build.load_size(config, pipeline.stage, source)
-    workers, reference = open_split(
-        protocol, request.extractor, request.options, source, pipeline.resolution, size, state
-    )
-    picked = Picked.of(reference, protocol)
-    sample = picked.sample(pipeline, workers, workers.real(reference, picked.chosen))
-    return {
-        **score(sample),
-        "warnings": _warnings(run, workers.extractor),
-        "scored": {
-            "run": str(run),
-            "weights": _weights(run, request.checkpoint, config.train.ema_half_life),
-            "images_seen": _seen(run, request.checkpoint),
-            "generated_at": pipeline.resolution,
-        },
-        "protocol": {
-            **workers.extractor.describe(),
-            **reference.describe(),
-            "images": len(picked.captions),
-            "captions": f"one each of {len(picked.chosen):,} images of the split, drawn at random by the seed",
-            "real_images": len(picked.chosen),
-            "splits": protocol.splits,
-            "seed": protocol.seed,
-            "shuffle": "captions in random order by the seed",
-            "truncation": protocol.truncation,
-        },
-    }
-
-
-def _weights(run: RunFolder, checkpoint: str | None, ema_half_life: float) -> str:
-    """Which weights of a run are scored."""
-    name = "averaged (EMA)" if ema_half_life else "current"
-    best = run.best() if checkpoint else None
-    if best is None:
-        return name
-    return f"{name}, best {best['protocol'].get('metric')} in training, after {best['images']:,} images"
-
-
-def _seen(run: RunFolder, checkpoint: str | None) -> int | None:
-    """Images that the scored weights have been trained on; None where the run does not say."""
-    best = run.best() if checkpoint else None
-    return best["images"] if best is not None else max((row["images"] for row in run.metrics()), default=None)
-
-
-def _warnings(run: RunFolder, extractor: Extractor) -> list[str]:
-    """What makes the scores less than they seem."""
-    features = run.record().features
-    if features is None or not extractor.family or extractor.family != features.get("family"):
-        return []
-    return [
-        f"{run} was trained against {features.get('name')}, and this extractor is of the same family ({extractor.family}): its scores "
-        "flatter the run (Kynkäänniemi et al. 2023). Judge by another: --extractor domain."
+    given = [
+        what
+        for what, there in (
+            ("a run", bool(request.runs)),
+            ("--images", request.images is not None),
+            ("--real", request.real is not None),
+            ("a function", request.function is not None),
+        )
+        if there
     ]
+    if len(given) != 1:
+        raise ConfigError(
+            "Give a run folder, --images DIR or --real SPLIT" + (f", not {' and '.join(given)}." if given else ".")
+        )
+    protocol = request.protocol
+    _check_flags(request, given[0])
+    per_image = request.out is not None and request.out.lower().endswith(PER_IMAGE)
+    if per_image and (protocol.name != "competition" or len(request.runs) > 1):
+        raise ConfigError(
+            f"--out {request.out}: a table of images is written for one subject by --protocol competition."
+        )
+    if not request.runs and request.data is None:
+        raise ConfigError(f"{given[0]}: name the data to compare with, as in --data my-flowers.")
+    if request.images is not None and not Path(request.images).expanduser().is_dir():
+        raise ConfigError(f"--images {request.images}: there is no such folder.")
+    refused = sorted(set(protocol.metrics or ()) - set(of_folders()))
+    if refused and not (request.runs or request.function):
+        raise ConfigError(
+            f"--metrics {','.join(refused)} generates images itself, and {given[0]} can't; use {', '.join(of_folders())}."
+        )
 
 
-# ---- a folder
-
-
-def _score_folder(request: Request, state: PartialState) -> dict[str, Any]:
-    folder, protocol = Path(request.images or "").expanduser(), request.protocol
-    resolution = request.resolution or FOLDER_RESOLUTION
-    files = ImageFiles.of(folder, resolution, protocol.trim_border)
-    source: Source = Part.from_dict({**(request.data or {}), **request.data_options}).create("data")
-    size = build.clamped(round(resolution * build.LOAD_RATIO), source)
-    workers, reference = open_split(protocol, request.extractor, request.options, source, resolution, size, state)
-
-    fake = workers.gathered(files.batches(workers.part))
-    bad, sizes = workers.all(files.bad), set(workers.all(list(files.sizes)))
-    if bad and not protocol.skip_bad:
-        raise DataError(refusal(bad, len(files.files), folder))
-    if fake is None or len(fake.features) < 2:
-        read = 0 if fake is None else len(fake.features)
-        raise DataError(f"{folder} has {read} image{'s' * (read != 1)} that can be read; scores need at least 2.")
-    shuffle = torch.randperm(len(fake.features), generator=seeded(protocol.seed, 4))
-    order = torch.randperm(len(reference.data.rows), generator=seeded(protocol.seed, 4))  # data may lie class by class
-    real = workers.real(reference, order)
-    extractor = workers.extractor
-    sample = Sample(
-        fake.rows(shuffle),
-        real,
-        protocol,
-        reference,
-        extractor.attributes,
-        workers,
-        original_inception=extractor.original,
-    )
-    return score(sample) | {
-        "warnings": [f"{len(bad)} of {len(files.files):,} images can't be read and were left out."] if bad else [],
-        "scored": {"folder": str(folder), "left_out": len(bad), "image_sizes": described(sizes)},
-        "protocol": {
-            **extractor.describe(),
-            "images": len(fake.features),
-            "resized_to": resolution,
-            "borders": "of one colour cropped" if protocol.trim_border else "kept",
-            "real_images": len(reference.data.rows),
-            **reference.describe(),
-            "splits": protocol.splits,
-            "seed": protocol.seed,
-            "shuffle": "files in random order by the seed",
-        },
-    }
+def _check_flags(request: Request, subject: str) -> None:
+    """ConfigError for a flag of another subject."""
+    protocol = request.protocol
+    run, folder, real = bool(request.runs), request.images is not None, request.real is not None
+    flags = {
+        "--trim-border": (protocol.trim_border, folder, "is for a folder's images"),
+        "--skip-bad": (protocol.skip_bad, folder, "is for a folder's images"),
+        "--resolution": (request.resolution is not None, not run, "is for images that are not a run's"),
+        "--checkpoint": (request.checkpoint is not None, run, "is for a run"),
+        "--truncation": (protocol.truncation is not None, run, "is for a run"),
+        "--samples": (protocol.samples is not None, not folder, "chooses captions or real images"),
+        "--per-caption": (protocol.per_caption > 1 and protocol.name == "default", not (folder or real), "is for what generates images"),
+    }  # fmt: skip
+    for flag, (given, allowed, why) in flags.items():
+        if given and not allowed:
+            raise ConfigError(f"{flag} {why}, and {subject} is scored as it is; leave it out.")

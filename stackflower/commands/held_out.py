@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import typing
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -11,22 +12,21 @@ from accelerate import PartialState
 from accelerate.utils import gather_object
 from torch import Tensor
 
-from stackflower import registry
 from stackflower.commands.train_classifier import own_classifier
-from stackflower.config.schema import Part, RunConfig
+from stackflower.config.schema import Part
 from stackflower.data.source import Source
-from stackflower.errors import ConfigError, DataError
+from stackflower.errors import DataError
 from stackflower.evaluation import real_features
 from stackflower.evaluation.extractors.base import Extracted, Extractor
 from stackflower.evaluation.metrics.base import Sample
 from stackflower.evaluation.protocol import Protocol
 from stackflower.evaluation.reference import Reference
-from stackflower.evaluation.scoring import score
+from stackflower.evaluation.statistics import Statistics, share
 from stackflower.pipeline import Pipeline
-from stackflower.text.base import TextEncoder
-from stackflower.training.accelerator import process_state
-from stackflower.training.networks import Networks
 from stackflower.utils.progress import Bar, bar, silent
+from stackflower.utils.rng import seeded
+
+BATCH = 64  # images that are generated and extracted at a time
 
 
 class Workers:
@@ -51,23 +51,48 @@ class Workers:
 
     def __call__(self, images: Tensor) -> Extracted:
         """Of images that every process has."""
-        index, count = self.part
-        first, last = len(images) * index // count, len(images) * (index + 1) // count
-        found = self.gathered([images[first:last]] if last > first else [])
+        mine = share(len(images), self.part)
+        found = self.gathered([images[mine.start : mine.stop]] if mine else [])
         assert found is not None, "there are images"
         return found
 
-    def real(self, reference: Reference, rows: Tensor) -> Extracted:
+    def statistics(self, placed: Iterable[tuple[int, Tensor]], total: int, protocol: Protocol) -> Statistics:
+        """Of `total` images: this process's batches, uint8 (n, 3, H, W), each with the place of its first image in a random order, and all
+        others'. They are extracted as they come, and nothing is kept that grows with their number."""
+        mine = Statistics(total, protocol.splits, protocol.kept)
+        for first, batch in placed:
+            mine.add(self.extractor(batch), first)
+        every = self.all([mine])
+        every[0].merge(every[1:])
+        found: Statistics = every[0]
+        return found
+
+    def real(self, reference: Reference, rows: Tensor, protocol: Protocol) -> Statistics:
         """Of real images of a split, by number (n,), from the cache if they are there for all processes."""
-        path = real_features.file_of(self.extractor, reference, rows)
+        path = real_features.file_of(self.extractor, reference, rows, protocol)
         known = real_features.load(path)
         everywhere = all(self.all([known is not None]))
         if known is not None and everywhere:
             return known
-        found = self(reference.data.centre(reference.resolution, rows))
+        mine = share(len(rows), self.part)
+        batches = (
+            (first, reference.data.centre(reference.resolution, rows[first : min(first + BATCH, mine.stop)]))
+            for first in range(mine.start, mine.stop, BATCH)
+        )
+        found = self.statistics(batches, len(rows), protocol)
         if self.state.is_main_process:
             real_features.save(found, path)
         return found
+
+    def training(self, reference: Reference, protocol: Protocol) -> Statistics | None:
+        """Of the training split, at most `Protocol.kept` of its images; None where that is the split of the reference."""
+        if reference.split == "train":
+            return None
+        with self.state.main_process_first():
+            size, display = reference.data.images.shape[1], bar if self.state.is_main_process else silent
+            training = Reference.open(reference.source, "train", reference.resolution, size, display)
+        order = torch.randperm(len(training.data.rows), generator=seeded(protocol.seed, 10))[: protocol.kept]
+        return self.real(training, order, replace(protocol, splits=1))
 
 
 def choose_extractor(
@@ -105,6 +130,16 @@ def open_split(
     return Workers(extractor, state), reference
 
 
+class Generate(typing.Protocol):
+    """What can be scored by captions."""
+
+    def __call__(
+        self, captions: Sequence[str], *, per_caption: int, seed: int, part: tuple[int, int]
+    ) -> Iterator[Tensor]:
+        """Images uint8 (n, 3, R, R) batch by batch, caption by caption, `per_caption` of each; of the k-th of n equal shares, `part`
+        being (k, n)."""
+
+
 @dataclass(frozen=True)
 class Picked:
     """The captions and real images of a split that a run is scored with."""
@@ -115,9 +150,11 @@ class Picked:
 
     @classmethod
     def of(cls, reference: Reference, protocol: Protocol) -> Picked:
-        """Those that the protocol draws."""
-        images, numbers = reference.choose(protocol.samples, protocol.seed)
-        return cls(reference, protocol, list(zip(images, numbers, strict=True)))
+        """Those that the protocol draws; with several images a caption, all captions come once before any comes again."""
+        drawn = list(zip(*reference.choose(protocol.samples, protocol.seed), strict=True))
+        generator = seeded(protocol.seed, 11)
+        again = [torch.randperm(len(drawn), generator=generator).tolist() for _ in range(protocol.per_caption - 1)]
+        return cls(reference, protocol, drawn + [drawn[place] for order in again for place in order])
 
     @property
     def captions(self) -> list[str]:
@@ -128,96 +165,53 @@ class Picked:
         """(n,) numbers of the real images, each once."""
         return torch.tensor(list(dict.fromkeys(image for image, _ in self.pairs)))
 
-    def sample(self, pipeline: Pipeline, workers: Workers, real: Extracted) -> Sample:
-        """What metrics are computed from: images generated now beside what was extracted of the real ones."""
+    def sample(self, generate: Generate, workers: Workers, real: Statistics) -> Sample:
+        """What metrics are computed from: images generated now beside what is known of the real ones."""
 
-        def generate(captions: Sequence[str], per_caption: int, seed: int) -> Extracted:
-            batches = pipeline.generate(
-                captions, per_caption=per_caption, seed=seed, truncation=self.protocol.truncation, part=workers.part
+        def images(captions: Sequence[str], per_caption: int, seed: int) -> Iterator[Tensor]:
+            yield from workers.all(
+                [batch.cpu() for batch in generate(captions, per_caption=per_caption, seed=seed, part=workers.part)]
             )
-            found = workers.gathered(batch.permute(0, 3, 1, 2) for batch in batches)
+
+        def extracted(captions: Sequence[str], per_caption: int, seed: int) -> Extracted:
+            found = workers.gathered(generate(captions, per_caption=per_caption, seed=seed, part=workers.part))
             assert found is not None, "there are captions"
             return found
 
+        first = share(len(self.pairs), workers.part).start
+        batches = placed(generate(self.captions, per_caption=1, seed=self.protocol.seed, part=workers.part), first)
         return Sample(
-            fake=generate(self.captions, 1, self.protocol.seed),
+            fake=workers.statistics(batches, len(self.pairs), self.protocol),
             real=real,
             protocol=self.protocol,
             reference=self.reference,
             attributes=workers.extractor.attributes,
             extract=workers,
-            captions=self.pairs,
-            generate=generate,
+            embed=workers.extractor.embed,
+            captions=self.captions,
+            pairs=self.pairs,
+            chosen=self.chosen.tolist(),
+            generate=extracted,
+            images=images,
+            training=lambda: workers.training(self.reference, self.protocol),
             original_inception=workers.extractor.original,
         )
 
 
-class TrainingScorer:
-    """Scores of networks in training on the held-out split: those that `stackflower eval --split` gives for the same weights.
+def placed(batches: Iterable[Tensor], first: int) -> Iterator[tuple[int, Tensor]]:
+    """Batches, each with the place of its first image."""
+    for batch in batches:
+        yield first, batch
+        first += len(batch)
 
-    Args:
-        config: of the run; its `output` says which metrics, of how many images, by which extractor.
-        source: the data set. ConfigError where it has no held-out split.
-        resolution: of the images.
-        size: px at which the split is prepared.
-        encoder: the text encoder, where it is not among the networks.
-    """
 
-    def __init__(self, config: RunConfig, source: Source, resolution: int, size: int, encoder: TextEncoder):
-        output, split = config.output, source.held_out()
-        if split is None:
-            raise ConfigError(
-                "--eval-every scores images that training does not see, and this data has no split validation or test: add one, or "
-                "leave it out."
-            )
-        metric: Any = registry.get("metric", output.best)
-        self.measure, self.lower_is_better = str(metric.measure), bool(metric.lower_is_better)
-        self.state = process_state()
-        protocol = Protocol(metrics=output.eval_metrics, split=split, samples=output.eval_samples)
-        options = {} if output.eval_weights is None else {"weights": output.eval_weights}
-        self.workers, reference = open_split(
-            protocol, output.eval_extractor, options, source, resolution, size, self.state
+def generated_by(pipeline: Pipeline, truncation: float | None) -> Generate:
+    """What a pipeline generates, for scores."""
+
+    def generate(captions: Sequence[str], *, per_caption: int, seed: int, part: tuple[int, int]) -> Iterator[Tensor]:
+        batches = pipeline.generate(
+            captions, per_caption=per_caption, seed=seed, truncation=truncation, part=part, batch_size=BATCH
         )
-        images = len(Picked.of(reference, protocol).pairs)
-        self.picked = Picked.of(reference, replace(protocol, splits=max(1, min(protocol.splits, images))))
-        self.real = self.workers.real(reference, self.picked.chosen)
-        self.protocol = {
-            "metric": output.best,
-            **self.workers.extractor.describe(),
-            **reference.describe(),
-            "images": len(self.picked.captions),
-        }
-        self.encoder = encoder
-        self._try()
+        return (batch.permute(0, 3, 1, 2) for batch in batches)
 
-    def _try(self) -> None:
-        """ConfigError where a metric can't be computed, before any training: the real images stand for generated ones."""
-        picked, place = self.picked, {image: row for row, image in enumerate(self.picked.chosen.tolist())}
-
-        def some(captions: Sequence[str], each: int, seed: int) -> Extracted:
-            return self.real.rows(torch.arange(len(captions) * each) % len(self.real.features))
-
-        sample = Sample(
-            fake=self.real.rows(torch.tensor([place[image] for image, _ in picked.pairs])),
-            real=self.real,
-            protocol=picked.protocol,
-            reference=picked.reference,
-            attributes=self.workers.extractor.attributes,
-            extract=self.workers,
-            captions=picked.pairs,
-            generate=some,
-        )
-        try:
-            score(sample)
-        except (ConfigError, DataError) as error:
-            raise ConfigError(
-                f"--eval-every can't score this data as asked: {error} Change --set output.eval_metrics, output.eval_samples or "
-                "output.eval_extractor, or leave --eval-every out."
-            ) from error
-
-    def __call__(self, networks: Networks) -> dict[str, float]:
-        """Every number among the scores of the averaged networks, by name."""
-        encoder = self.encoder if networks.text is None else networks.averaged_encoder
-        pipeline = Pipeline(networks.ema.module, encoder, self.state.device)
-        found = score(self.picked.sample(pipeline, self.workers, self.real))
-        return {name: value for name, value in found.items() if isinstance(value, float)}
+    return generate

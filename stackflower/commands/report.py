@@ -13,6 +13,7 @@ from jinja2 import Environment, PackageLoader
 from stackflower.config.schema import PARTS
 from stackflower.errors import ConfigError, DataError, RunError, StackflowerError
 from stackflower.evaluation.comparison import comparable, read_scores
+from stackflower.evaluation.scoring import interval_of, numbers
 from stackflower.reports import gallery
 from stackflower.reports.charts import curves_of, plot
 from stackflower.runs.folder import RunFolder
@@ -48,25 +49,20 @@ def score_tables(runs: dict[str, RunFolder]) -> tuple[list[Table], list[str]]:
 
 
 def _table(columns: dict[str, dict[str, Any]]) -> Table:
-    numbers = {name: _numbers(scores) for name, scores in columns.items()}
-    measures = dict.fromkeys(measure for own in numbers.values() for measure in own)
+    found = {name: numbers(scores) for name, scores in columns.items()}
+    measures = dict.fromkeys(measure for own in found.values() for measure in own)
     rows = [
-        (measure.replace("_", " "), [f"{own[measure]:.4g}" if measure in own else "" for own in numbers.values()])
+        (measure.replace("_", " "), [_cell(columns[name], measure, own.get(measure)) for name, own in found.items()])
         for measure in measures
     ]
     protocol = next(iter(columns.values()))["protocol"]
     return Table(protocol, list(columns), rows)
 
 
-def _numbers(scores: dict[str, Any], before: str = "") -> dict[str, float]:
-    """Every number among scores, those of a group by its name too."""
-    found: dict[str, float] = {}
-    for name, value in scores.items():
-        if isinstance(value, float):
-            found[before + name] = value
-        elif isinstance(value, dict) and name not in ("protocol", "scored", "omitted", "compared"):
-            found |= _numbers(value, f"{before}{name}: ")
-    return found
+def _cell(scores: dict[str, Any], measure: str, value: float | None) -> str:
+    """A score with its interval."""
+    within = interval_of(scores, measure)
+    return "" if value is None else f"{value:.4g}" + (f" ({within[0]:.4g} to {within[1]:.4g})" if within else "")
 
 
 def _named(runs: Sequence[str | Path]) -> dict[str, RunFolder]:

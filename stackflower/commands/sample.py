@@ -8,7 +8,7 @@ import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from accelerate import PartialState
@@ -40,7 +40,7 @@ class Request:
     best_of: int = 1
     sharpen: float = 1.0
     side_by_side: bool = False
-    checkpoint: Literal["best"] | None = None
+    checkpoint: str | None = None
     interpolate: int | None = None
 
 

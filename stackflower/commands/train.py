@@ -14,15 +14,16 @@ import click
 from safetensors import SafetensorError
 
 from stackflower import build
-from stackflower.commands.held_out import TrainingScorer
+from stackflower.commands.training_scores import TrainingScorer
 from stackflower.config.merge import merge
 from stackflower.config.resolve import resolve
 from stackflower.config.schema import LENGTHS, RunConfig
 from stackflower.errors import ConfigError, RunError
 from stackflower.features.efficientnet_lite0 import installed as photographs_ready
 from stackflower.recipes.load import has_later_stage, load_recipe
-from stackflower.runs.folder import RunFolder, RunRecord, free_name, newest_run
+from stackflower.runs.folder import RunFolder, free_name, newest_run
 from stackflower.runs.previous_stage import check_text, flags_over, keep_weights
+from stackflower.runs.record import RunRecord
 from stackflower.text.base import TextEncoder
 from stackflower.training import accelerator as devices
 from stackflower.training.cost import plan

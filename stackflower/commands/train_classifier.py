@@ -1,7 +1,9 @@
-"""The train-classifier command: a domain classifier from a data set's labels and attributes."""
+"""The train-classifier command: a domain classifier from a data set's labels, attributes and captions."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +11,14 @@ import torch
 
 from stackflower import evaluation
 from stackflower.build import LOAD_RATIO, clamped
+from stackflower.config.schema import Part
 from stackflower.data.prepared import Prepared, prepare
 from stackflower.data.source import ClassifierData, Source
-from stackflower.errors import DataError
-from stackflower.evaluation.classifier import DomainClassifier, Labelled, Network, accuracy, fit, save_classifier
+from stackflower.errors import ConfigError, DataError
+from stackflower.evaluation.classifier import DomainClassifier, Network, save_classifier
+from stackflower.evaluation.classifier_training import Augmentation, CaptionTable, Labelled, Plan, fit, measured
+from stackflower.text.base import TextEncoder
+from stackflower.text.cache import embed
 from stackflower.training.accelerator import process_state, resolve_precision
 from stackflower.utils.atomic import try_writing
 from stackflower.utils.cache import cache_folder, key_of
@@ -20,13 +26,18 @@ from stackflower.utils.progress import Bar
 
 WIDTH = 24  # of the classifiers of sources' own data: its weights in half precision are under 2 MB
 SHIPPED = Path(evaluation.__file__).parent / "weights"  # made by benchmarks/shipped_classifier.py
+PLANS: dict[str, Plan] = {
+    "plain": Plan(30),
+    "resnet18": Plan(45, "strong", batch_size=64, lr=3e-3, smoothing=0.1),
+    "features": Plan(60, batch_size=256, lr=4e-3, weight_decay=0.2, smoothing=0.1, contrast=1.0),
+}
 
 
 def heads_of(data: Prepared, names: tuple[str, ...] | None = None) -> dict[str, tuple[str, ...]]:
-    """The heads that a split allows: "label", and each attribute with its values."""
+    """The heads that a split allows: "label", and each attribute with its values; none where it has no labels."""
     labels = data.rows.labels
     if labels is None:
-        raise DataError('This data has no labels, which a classifier needs: "label" in every row of metadata.jsonl.')
+        return {}
     numbers = sorted(set(labels))
     if len(numbers) < 2:
         raise DataError(f"This data has {len(numbers)} class; a classifier needs two or more.")
@@ -38,64 +49,111 @@ def heads_of(data: Prepared, names: tuple[str, ...] | None = None) -> dict[str, 
     return heads
 
 
-def labelled(data: Prepared, heads: dict[str, tuple[str, ...]], numbers: list[int]) -> Labelled:
+def labelled(
+    data: Prepared, heads: Mapping[str, tuple[str, ...]], numbers: list[int], captions: CaptionTable | None = None
+) -> Labelled:
     """Targets of each head; −1 where a value was not in training."""
-    rows = data.rows
-    assert rows.labels is not None
-    position = {number: place for place, number in enumerate(numbers)}
-    targets = {"label": torch.tensor([position.get(label, -1) for label in rows.labels])}
+    rows, targets = data.rows, {}
     for name, values in heads.items():
-        if name != "label":
-            place = {value: number for number, value in enumerate(values)}
-            targets[name] = torch.tensor([place.get(value, -1) for value in rows.attributes[name]])
-    return Labelled(data.images, targets)
+        known: Mapping[Any, int] = {
+            value: number for number, value in enumerate(numbers if name == "label" else values)
+        }
+        column: list[Any] | None = rows.labels if name == "label" else rows.attributes.get(name)
+        targets[name] = torch.tensor([known.get(value, -1) for value in column or [None] * len(rows)])
+    return Labelled(data.images, targets, captions)
 
 
-def train_classifier(
-    source: Source,
-    out: Path,
-    display: Bar,
-    *,
-    described: str,
-    resolution: int = 64,
-    network: Network = "resnet18",
-    epochs: int = 30,
-    width: int = 32,
-    seed: int = 0,
-    heads: tuple[str, ...] | None = None,
-    smoothing: float = 0.0,
-    size: int | None = None,
-) -> DomainClassifier:
-    """Train on the training split, measure on the held-out split, write one file."""
-    size = size or clamped(round(resolution * LOAD_RATIO), source)
+def caption_table(data: Prepared, encoder: TextEncoder | None, display: Bar) -> CaptionTable | None:
+    """The embeddings of a split's captions; None without an encoder."""
+    if encoder is None:
+        return None
+    count = torch.tensor([len(captions) for captions in data.captions])
+    return CaptionTable(embed(data.flat_captions(), encoder, display), count.cumsum(0) - count, count)
+
+
+def caption_encoder(text: Mapping[str, Any] | None) -> TextEncoder | None:
+    """The text encoder of a caption head. ConfigError for one that would have to be trained or fitted first."""
+    if text is None:
+        return None
+    encoder: TextEncoder = Part.from_dict(dict(text)).create("text")
+    if type(encoder).fit is not TextEncoder.fit:
+        raise ConfigError(
+            f"--text {text['name']} is trained or fitted on captions, and the captions of a classifier are compared by an encoder that is "
+            "not: --text ngram, or a Hugging Face model."
+        )
+    return encoder
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What classifier is asked for: the network, its heads and how it is trained; what is None is the network's own."""
+
+    described: str  # of the data, for protocols
+    resolution: int = 64
+    network: Network = "resnet18"
+    features: Mapping[str, Any] | None = None
+    text: Mapping[str, Any] | None = None
+    epochs: int | None = None
+    augmentation: Augmentation | None = None
+    width: int | None = None
+    seed: int = 0
+    heads: tuple[str, ...] | None = None  # names of the attributes; None: all
+    split: str = "train"
+
+    @property
+    def plan(self) -> Plan:
+        """How it is trained."""
+        plan = PLANS[self.kind]
+        epochs, augmentation = self.epochs or plan.epochs, self.augmentation or plan.augmentation
+        return replace(plan, epochs=epochs, augmentation=augmentation, seed=self.seed)
+
+    @property
+    def kind(self) -> Network:
+        """The network."""
+        return "features" if self.features else self.network
+
+    def model(self, heads: Mapping[str, tuple[str, ...]], text_dim: int) -> DomainClassifier:
+        """The classifier, freshly initialised."""
+        torch.manual_seed(self.seed)
+        return DomainClassifier(
+            heads=heads,
+            resolution=self.resolution,
+            network=self.kind,
+            width=self.width,
+            features=self.features,
+            text=self.text,
+            text_dim=text_dim,
+            trained_on=self.described if self.split == "train" else f"{self.described} ({self.split})",
+        )
+
+
+def train_classifier(source: Source, out: Path, display: Bar, asked: Asked) -> DomainClassifier:
+    """Train on a split, measure on the held-out split unless that is the one, write one file."""
     try:
         try_writing(out)
     except OSError as error:
         raise DataError(f"--out {out} can't be written: {error}. Choose another file.") from error
-    data = prepare(source, "train", size, display)
-    wanted = heads_of(data, heads)
-    torch.manual_seed(seed)
-    model = DomainClassifier(heads=wanted, resolution=resolution, network=network, width=width, trained_on=described)
-    numbers = sorted(set(data.rows.labels or ()))
-    device = process_state().device
-    precision = torch.bfloat16 if resolve_precision("auto") == "bf16" else None
-    with display(f"training a classifier ({epochs} epochs)", epochs * len(data.rows)) as progress:
-        fit(
-            model,
-            labelled(data, wanted, numbers),
-            epochs=epochs,
-            seed=seed,
-            precision=precision,
-            device=device,
-            smoothing=smoothing,
-            progress=progress,
+    size, encoder = clamped(round(asked.resolution * LOAD_RATIO), source), caption_encoder(asked.text)
+    data = prepare(source, asked.split, size, display)
+    heads = heads_of(data, asked.heads)
+    if not heads and encoder is None:
+        raise DataError(
+            'This data has no labels, which a classifier needs: "label" in every row of metadata.jsonl. Or compare images with captions: '
+            "--text ngram."
         )
-    split = source.held_out()
-    if split is not None:
-        held_out = prepare(source, split, size, display)
-        model.accuracy = {
-            k: round(v, 4) for k, v in accuracy(model, labelled(held_out, wanted, numbers), device).items()
-        }
+    device, plan = process_state().device, asked.plan
+    if encoder is not None:
+        encoder.to(device)
+    model, numbers = asked.model(heads, 0 if encoder is None else encoder.dim), sorted(set(data.rows.labels or ()))
+    rows = labelled(data, heads, numbers, caption_table(data, encoder, display))
+    precision = torch.bfloat16 if resolve_precision("auto") == "bf16" else None
+    with display(f"training a classifier ({plan.epochs} epochs)", plan.epochs * len(data.rows)) as progress:
+        fit(model, rows, plan, precision=precision, device=device, progress=progress)
+    measured_on = source.held_out()
+    if measured_on is not None and measured_on != asked.split:
+        held_out = prepare(source, measured_on, size, display)
+        table = caption_table(held_out, encoder, display)
+        model.held_out = measured(model, labelled(held_out, heads, numbers, table), device)
     model.cpu()
     save_classifier(model, out)
     return model
@@ -109,5 +167,5 @@ def own_classifier(data: ClassifierData, resolution: int, display: Bar) -> Path:
         return SHIPPED / name
     path = cache_folder("classifiers") / name
     if not path.exists():
-        train_classifier(data.source, path, display, described=data.description, heads=data.heads, **settings)
+        train_classifier(data.source, path, display, Asked(data.description, heads=data.heads, **settings))
     return path

@@ -22,6 +22,7 @@ class Rows:
     class_names: dict[int, str] = field(default_factory=dict)
     attributes: dict[str, list[str]] = field(default_factory=dict)  # attribute → its value in each image
     mentioned_attributes: list[list[list[str]]] | None = None  # for each caption, the attributes it mentions
+    files: list[str] | None = None  # names of the image files; None for images that are drawn
 
     def __len__(self) -> int:
         return len(self.captions)
@@ -39,6 +40,7 @@ class Rows:
             class_names=self.class_names,
             attributes={name: keep(column) for name, column in self.attributes.items()},
             mentioned_attributes=keep(self.mentioned_attributes),
+            files=keep(self.files),
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -48,6 +50,7 @@ class Rows:
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Rows:
         """The inverse of `to_dict`."""
+        _ = values["files"]  # of an earlier version: KeyError
         values["class_names"] = {int(key): name for key, name in values["class_names"].items()}
         return cls(**values)
 

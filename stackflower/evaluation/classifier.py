@@ -1,24 +1,39 @@
-"""The domain classifier: a network trained on a data set's own labels and attributes, to score images with."""
+"""The domain classifier: a network trained on a data set's own labels, attributes and captions, to score images with."""
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torchvision.models.resnet import BasicBlock
 
+from stackflower import registry
 from stackflower.errors import DataError
+from stackflower.features.base import Features, mean_vectors, resized
 from stackflower.utils.atomic import replacing
 
-Network = Literal["plain", "resnet18"]
+Network = Literal["plain", "resnet18", "features"]
+WIDTHS: dict[str, int] = {"plain": 32, "resnet18": 40, "features": 512}
+SHARED = 256  # numbers of a vector that stands for an image or a caption
+FEATURE_SIZE = 160  # px at which a pretrained network looks
+FIRST_TEMPERATURE = 2.7  # log of its inverse
+
+
+class Outputs(NamedTuple):
+    """What a domain classifier gives for images."""
+
+    features: Tensor  # (N, F)
+    heads: dict[str, Tensor]  # "label" and attributes → logits (N, values)
+    vectors: Tensor  # (N, D) of unit length, to compare with captions; D 0 without a caption head
 
 
 def _plain(width: int) -> tuple[nn.Module, int]:
@@ -32,26 +47,91 @@ def _plain(width: int) -> tuple[nn.Module, int]:
     return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten()), channels
 
 
-def _resnet18() -> tuple[nn.Module, int]:
-    """torchvision's ResNet-18 (He et al. 2016) with a 3×3 first convolution, for small photographs."""
-    from torchvision.models import resnet18
+def _resnet18(width: int, resolution: int) -> tuple[nn.Module, int]:
+    """The blocks of ResNet-18 (He et al. 2016) after 3×3 convolutions: one at up to 64 px, and another for each doubling."""
+    channels, layers = 3, list[nn.Module]()
+    for halving in reversed(range(max(1, math.ceil(math.log2(resolution / 64)) + 1))):
+        wide = max(1, width // 2**halving)
+        layers += [nn.Conv2d(channels, wide, 3, 2, 1, bias=False), nn.BatchNorm2d(wide), nn.ReLU(inplace=True)]
+        channels = wide
+    layers.append(nn.MaxPool2d(3, 2, 1))
+    for level in range(4):
+        wide = width * 2**level
+        for stride in (2 if level else 1, 1):
+            shortcut = None
+            if stride > 1:
+                shortcut = nn.Sequential(nn.Conv2d(channels, wide, 1, stride, bias=False), nn.BatchNorm2d(wide))
+            layers.append(BasicBlock(channels, wide, stride, shortcut))
+            channels = wide
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten()), channels
 
-    model = resnet18(weights=None)
-    model.conv1 = nn.Conv2d(3, 64, 3, 2, 1, bias=False)
-    model.fc = nn.Identity()
-    return model, 512
+
+class _OverFeatures(nn.Module):
+    """A layer over what a pretrained network finds, which is standardised first."""
+
+    mean: Tensor
+    deviation: Tensor
+
+    def __init__(self, inputs: int, width: int):
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(inputs))
+        self.register_buffer("deviation", torch.ones(inputs))
+        self.layers = nn.Sequential(
+            nn.Dropout(0.3), nn.Linear(inputs, width), nn.BatchNorm1d(width), nn.ReLU(inplace=True), nn.Dropout(0.5)
+        )
+
+    def standardise(self, values: Tensor) -> None:
+        """Take mean and deviation from training values (N, inputs)."""
+        self.mean.copy_(values.mean(0))
+        self.deviation.copy_(values.std(0).clamp_min(1e-6))
+
+    def forward(self, values: Tensor) -> Tensor:
+        return self.layers((values - self.mean) / self.deviation)
+
+
+class CaptionHead(nn.Module):
+    """Images and captions as vectors of one space, by a linear map each.
+
+    Args:
+        features: size of the image's features.
+        text_dim: size of a caption's embedding.
+    """
+
+    def __init__(self, features: int, text_dim: int):
+        super().__init__()
+        self.image, self.text = nn.Linear(features, SHARED), nn.Linear(text_dim, SHARED)
+        self.log_scale = nn.Parameter(torch.tensor(FIRST_TEMPERATURE))
+
+    def captions(self, embeddings: Tensor) -> Tensor:
+        """Embeddings (N, T) to vectors (N, D) of unit length."""
+        return F.normalize(self.text(embeddings).float(), dim=1)
+
+    def images(self, features: Tensor) -> Tensor:
+        """Features (N, F) to vectors (N, D) of unit length."""
+        return F.normalize(self.image(features).float(), dim=1)
+
+
+@cache
+def _pretrained(part: str) -> Features:
+    values = json.loads(part)
+    features: Features = registry.create("features", values.pop("name"), **values)
+    return features
 
 
 class DomainClassifier(nn.Module):
-    """Images (N, 3, R, R) in [-1, 1] to features (N, F) and, for each head, logits (N, values).
+    """Images (N, 3, R, R) in [-1, 1] to features (N, F), logits (N, values) of each head, and vectors to compare with captions.
 
     Args:
-        heads: "label" and the attributes, each with the names of its values, in the order of the logits.
+        heads: "label" and the attributes, each with the names of its values, in the order of the logits; may be empty where there is a
+            caption head.
         resolution: R.
-        network: "plain" or "resnet18".
-        width: width of the first layers of "plain".
+        network: "plain", "resnet18", or "features" for a layer over a pretrained network.
+        width: of the first layers; of the layer over a pretrained network.
+        features: a part of the kind features, as its name and options, for the network "features".
+        text: a part of the kind text, for a caption head; or None.
+        text_dim: size of its embeddings.
         trained_on: description of the training data.
-        accuracy: accuracy of each head on held-out images.
+        held_out: what was measured on held-out images: ``accuracy`` and ``calibration_error`` of each head, ``r_precision``.
     """
 
     def __init__(
@@ -60,32 +140,50 @@ class DomainClassifier(nn.Module):
         heads: Mapping[str, tuple[str, ...]],
         resolution: int,
         network: Network = "plain",
-        width: int = 32,
+        width: int | None = None,
+        features: Mapping[str, Any] | None = None,
+        text: Mapping[str, Any] | None = None,
+        text_dim: int = 0,
         trained_on: str = "",
-        accuracy: Mapping[str, float] | None = None,
+        held_out: Mapping[str, Any] | None = None,
     ):
         super().__init__()
         self.heads = {name: tuple(values) for name, values in heads.items()}
-        self.resolution, self.network, self.width = resolution, network, width
-        self.trained_on, self.accuracy = trained_on, dict(accuracy or {})
-        self.body, features = _plain(width) if network == "plain" else _resnet18()
-        self.outputs = nn.ModuleList(nn.Linear(features, len(values)) for values in self.heads.values())
+        self.resolution, self.network, self.width = resolution, network, width or WIDTHS[network]
+        self.features, self.text, self.text_dim = features, text, text_dim
+        self.trained_on, self.held_out = trained_on, dict(held_out or {})
+        self.pretrained: Features | None = None
+        self.body: nn.Module
+        if network == "features":
+            self.pretrained = _pretrained(json.dumps(dict(features or {}), sort_keys=True))
+            size = self.width
+            self.body = _OverFeatures(sum(self.pretrained.channels), size)
+        else:
+            self.body, size = _plain(self.width) if network == "plain" else _resnet18(self.width, resolution)
+        self.outputs = nn.ModuleList(nn.Linear(size, len(values)) for values in self.heads.values())
+        self.captions = CaptionHead(size, text_dim) if text is not None else None
 
-    def forward(self, images: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        features = self.body(images)
+    def perceive(self, images: Tensor) -> Tensor:
+        """What is never trained: images (N, 3, R, R) as they are, or what the pretrained network finds in them (N, P)."""
+        if self.pretrained is None:
+            return images
+        with torch.no_grad():
+            return mean_vectors(self.pretrained(resized(images, FEATURE_SIZE)))
+
+    def judge(self, perceived: Tensor) -> Outputs:
+        """What `perceive` gave, to outputs."""
+        features = self.body(perceived)
         logits = {name: output(features).float() for name, output in zip(self.heads, self.outputs, strict=True)}
-        return features.float(), logits
+        vectors = features.new_zeros(len(features), 0) if self.captions is None else self.captions.images(features)
+        return Outputs(features.float(), logits, vectors.float())
+
+    def forward(self, images: Tensor) -> Outputs:
+        return self.judge(self.perceive(images))
 
     def settings(self) -> dict[str, Any]:
         """The arguments to build it again: `DomainClassifier(**settings)`."""
-        return {
-            "heads": self.heads,
-            "resolution": self.resolution,
-            "network": self.network,
-            "width": self.width,
-            "trained_on": self.trained_on,
-            "accuracy": self.accuracy,
-        }
+        names = ("heads", "resolution", "network", "width", "features", "text", "text_dim", "trained_on", "held_out")
+        return {name: getattr(self, name) for name in names}
 
 
 def save_classifier(model: DomainClassifier, path: Path) -> None:
@@ -109,68 +207,3 @@ def load_classifier(path: Path) -> DomainClassifier:
     except (SafetensorError, AttributeError, KeyError, TypeError, ValueError, RuntimeError, OSError) as error:
         raise DataError(f"{path} is not a classifier written by `stackflower train-classifier` ({error}).") from error
     return model.eval().requires_grad_(False).to(memory_format=torch.channels_last)
-
-
-@dataclass(frozen=True)
-class Labelled:
-    """Images with the values of every head: uint8 (N, S, S, 3) and int64 (N,) each, -1 where a value is unknown."""
-
-    images: Tensor
-    targets: Mapping[str, Tensor]
-
-
-def fit(
-    model: DomainClassifier,
-    data: Labelled,
-    *,
-    epochs: int,
-    batch_size: int = 100,
-    lr: float = 4e-3,
-    weight_decay: float = 0.05,
-    smoothing: float = 0.0,
-    seed: int = 0,
-    precision: torch.dtype | None = None,
-    device: torch.device | str = "cpu",
-    progress: Callable[[int], None] = lambda done: None,
-) -> None:
-    """Train with AdamW and a one-cycle learning rate on random crops and flips; `progress` is called with the number of images done."""
-    model.to(device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
-    optimizer = torch.optim.AdamW(model.parameters(), lr, weight_decay=weight_decay, fused=True)
-    count, resolution, offsets = len(data.images), model.resolution, data.images.shape[1] - model.resolution + 1
-    steps = math.ceil(count / batch_size)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, lr, total_steps=epochs * steps)
-    generator = torch.Generator().manual_seed(seed)
-    targets = {name: values.to(device) for name, values in data.targets.items()}
-    size = torch.arange(resolution)
-    for _ in range(epochs):
-        for index in torch.randperm(count, generator=generator).split(batch_size):
-            top, left = torch.randint(offsets, (2, len(index), 1), generator=generator)
-            across = torch.where(torch.rand(len(index), 1, generator=generator) < 0.5, size, size.flip(0)) + left
-            pixels = data.images[index[:, None, None], (top + size)[:, :, None], across[:, None]].to(device)
-            images = pixels.permute(0, 3, 1, 2).float() / 127.5 - 1
-            with torch.autocast(torch.device(device).type, precision, enabled=precision is not None):
-                _, heads = model(images)
-                losses = [
-                    F.cross_entropy(heads[name], targets[name][index], label_smoothing=smoothing, ignore_index=-1)
-                    for name in heads
-                ]
-            optimizer.zero_grad(set_to_none=True)
-            torch.stack(losses).sum().backward()
-            optimizer.step()
-            schedule.step()
-            progress(len(index))
-    model.eval().requires_grad_(False)
-
-
-@torch.inference_mode()
-def accuracy(model: DomainClassifier, data: Labelled, device: torch.device | str = "cpu") -> dict[str, float]:
-    """Accuracy of each head on the central crops of those images whose value is known; NaN where none is."""
-    edge = (data.images.shape[1] - model.resolution) // 2
-    correct = dict.fromkeys(model.heads, 0)
-    known = {name: int((data.targets[name] >= 0).sum()) for name in model.heads}
-    for index in torch.arange(len(data.images)).split(200):
-        pixels = data.images[index, edge : edge + model.resolution, edge : edge + model.resolution].to(device)
-        _, heads = model((pixels.permute(0, 3, 1, 2).float() / 127.5 - 1).contiguous(memory_format=torch.channels_last))
-        for name, logits in heads.items():
-            correct[name] += int((logits.argmax(1).cpu() == data.targets[name][index]).sum())
-    return {name: hits / known[name] if known[name] else math.nan for name, hits in correct.items()}

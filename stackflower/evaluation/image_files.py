@@ -13,7 +13,10 @@ from PIL import Image
 from torch import Tensor
 
 from stackflower.data.images import EXTENSIONS, load_square
+from stackflower.data.sources.folder import METADATA, Split, several
 from stackflower.errors import DataError
+from stackflower.evaluation.statistics import share
+from stackflower.utils.rng import seeded
 
 BATCH = 200
 NAMED = 5  # files that an error names
@@ -21,47 +24,76 @@ NAMED = 5  # files that an error names
 
 @dataclass
 class ImageFiles:
-    """The images of a folder and of the folders in it, by name.
+    """The images of a folder and of the folders in it, in random order.
 
     Args:
+        folder: of them.
         files: of them.
         resolution: height and width of their central squares.
         trim: cut borders of one colour off first.
     """
 
+    folder: Path
     files: list[Path]
     resolution: int
     trim: bool = False
-    bad: list[str] = field(default_factory=list)  # what was wrong with those that could not be read
+    bad: dict[int, str] = field(default_factory=dict)  # place → what was wrong with one that could not be read
     sizes: set[tuple[int, int]] = field(default_factory=set)  # width and height of those that could
 
     @classmethod
-    def of(cls, folder: Path, resolution: int, trim: bool = False) -> ImageFiles:
+    def of(cls, folder: Path, resolution: int, trim: bool = False, seed: int = 0) -> ImageFiles:
         """Those of a folder. DataError where there are none."""
         files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in EXTENSIONS and path.is_file())
         if not files:
             raise DataError(f"{folder} has no images; wanted are files that end in {', '.join(sorted(EXTENSIONS))}.")
-        return cls(files, resolution, trim)
+        order = torch.randperm(len(files), generator=seeded(seed, 4)).tolist()
+        return cls(folder, [files[place] for place in order], resolution, trim)
 
-    def batches(self, part: tuple[int, int] = (0, 1)) -> Iterator[Tensor]:
-        """uint8 (n, 3, R, R) of the k-th of n equal shares, as they are decoded; what can't be read is left out and named in `bad`."""
-        index, count = part
-        mine = self.files[len(self.files) * index // count : len(self.files) * (index + 1) // count]
+    def batches(self, part: tuple[int, int] = (0, 1)) -> Iterator[tuple[int, Tensor]]:
+        """uint8 (n, 3, R, R) of the k-th of n equal shares, as they are decoded, each batch with the place of its first image; what can't
+        be read is named in `bad`, and those after it move up within their share."""
+        mine = share(len(self.files), part)
+        place = mine.start
         with ThreadPoolExecutor() as pool:
-            for first in range(0, len(mine), BATCH):
-                found = [image for image in pool.map(self._read, mine[first : first + BATCH]) if image is not None]
+            for first in range(mine.start, mine.stop, BATCH):
+                numbers = range(first, min(first + BATCH, mine.stop))
+                found = [image for image in pool.map(self._read, numbers) if image is not None]
                 if found:
-                    yield torch.from_numpy(np.stack(found)).permute(0, 3, 1, 2)
+                    yield place, torch.from_numpy(np.stack(found)).permute(0, 3, 1, 2)
+                place += len(found)
 
-    def _read(self, path: Path) -> np.ndarray | None:
+    def _read(self, number: int) -> np.ndarray | None:
+        path = self.files[number]
         try:
             image = load_square(path, self.resolution, self.trim)
             with Image.open(path) as header:
                 self.sizes.add(header.size)
         except (DataError, OSError) as error:
-            self.bad.append(str(error))
+            self.bad[number] = str(error)
             return None
         return image
+
+    def captions(self) -> list[str | None]:
+        """The caption of each file, the first where it has several: of metadata.jsonl or metadata.csv in the folder, or of a text file beside
+        the image; None where there is none. DataError for metadata that can't be read."""
+        if any((self.folder / name).is_file() for name in METADATA):
+            rows, problems = Split(self.folder).read
+            if problems:
+                raise DataError(f"{self.folder} can't be used as it is:\n{several(problems)}")
+            known = {row["file_name"]: row["text"][0] for row in rows}
+            return [known.get(path.relative_to(self.folder).as_posix()) for path in self.files]
+        return [_beside(path.with_suffix(".txt")) for path in self.files]
+
+
+def _beside(path: Path) -> str | None:
+    """The first line of a text file that is not empty."""
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except FileNotFoundError:
+        return None
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path} is not a text file in UTF-8 ({error}); save it as UTF-8.") from error
+    return next((line.strip() for line in lines if line.strip()), None)
 
 
 def refusal(bad: list[str], total: int, folder: Path) -> str:

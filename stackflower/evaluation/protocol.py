@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from stackflower import registry
 from stackflower.errors import ConfigError
+from stackflower.options import suggest
+
+KEPT = 10_000
 
 
 @dataclass(frozen=True)
@@ -14,20 +18,28 @@ class Protocol:
     """The choices behind a score.
 
     Args:
+        name: of the protocol.
         metrics: names of metrics; None: all that the data allow.
         split: of the data; None: the one that scores are reported on.
-        samples: number of generated images; None: one for each image of the split, at most 5,000.
+        samples: number of captions; None: one for each image of the split, at most 5,000.
+        per_caption: images generated for each of them.
         splits: of the Inception Score.
+        kept: images of each side, the first of a random order, whose features are kept for metrics that compare images one by one.
+        unseen_classes: numbers of classes of the training split and of `split`, none of them in both; None: any.
         seed: of the choice of captions, noise and shuffling.
         truncation: of the noise, or None.
         trim_border: crop borders of one colour off a folder's images.
         skip_bad: leave out files of a folder that can't be read, and say so.
     """
 
+    name: str = "default"
     metrics: Sequence[str] | None = None
     split: str | None = None
     samples: int | None = None
+    per_caption: int = 1
     splits: int = 10
+    kept: int = KEPT
+    unseen_classes: tuple[int, int] | None = None
     seed: int = 0
     truncation: float | None = None
     trim_border: bool = False
@@ -38,3 +50,44 @@ class Protocol:
         unknown = [name for name in self.metrics or () if name not in known]
         if unknown:
             raise ConfigError(f"--metrics {','.join(unknown)}: allowed are {', '.join(known)}, separated by commas.")
+
+    def describe(self) -> dict[str, object]:
+        """Its part of what a score states."""
+        return {"protocol": self.name, "splits": self.splits, "seed": self.seed}
+
+
+NAMED: dict[str, dict[str, Any]] = {
+    "default": {},
+    "stackgan-birds": {
+        "metrics": ("is",), "split": "test", "per_caption": 10, "splits": 10, "truncation": None, "unseen_classes": (150, 50)
+    },
+    "stackgan-flowers": {
+        "metrics": ("is",), "split": "test", "per_caption": 10, "splits": 10, "truncation": None, "unseen_classes": (82, 20)
+    },
+    "competition": {"metrics": ("is", "cosine"), "per_caption": 1, "splits": 1, "truncation": None},
+}  # fmt: skip
+"""Protocols by name.
+
+``stackgan-birds`` and ``stackgan-flowers`` are those of StackGAN (Zhang et al. 2017): test classes that are not in training, ten images a caption, the Inception
+Score over ten splits; the classifier is one of the test classes. ``competition`` is that of the reverse image caption: the Inception Score of all images and the
+cosine distance of logits to the real image.
+"""
+
+
+def named(name: str, given: Mapping[str, Any]) -> Protocol:
+    """A protocol by name, with what it leaves open from `given`, where None is not given. ConfigError for a name that is none, and for
+    a choice that the protocol has made."""
+    if name not in NAMED:
+        raise ConfigError(f"--protocol {name}: allowed are {', '.join(NAMED)}.{suggest(name, list(NAMED))}")
+    fixed, chosen = NAMED[name], {key: value for key, value in given.items() if value is not None}
+    for key, value in chosen.items():
+        if key in fixed and value != fixed[key]:
+            flag = "--" + key.replace("_", "-")
+            raise ConfigError(f"{flag}: the protocol {name} says {flag} {_spelt(fixed[key])}; leave out one of them.")
+    return Protocol(**{**fixed, **chosen}, name=name)
+
+
+def _spelt(value: Any) -> str:
+    if value is None:
+        return "not at all"
+    return ",".join(value) if isinstance(value, tuple) else str(value)

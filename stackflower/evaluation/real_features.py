@@ -1,4 +1,4 @@
-"""The cache of what an extractor gives for real images, with which every run is compared."""
+"""The cache of statistics of real images, with which every run is compared."""
 
 from __future__ import annotations
 
@@ -8,37 +8,34 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from stackflower.evaluation.extractors.base import Extracted, Extractor
+from stackflower.evaluation.extractors.base import Extractor
+from stackflower.evaluation.protocol import Protocol
 from stackflower.evaluation.reference import Reference
+from stackflower.evaluation.statistics import Statistics
 from stackflower.utils.atomic import replacing
 from stackflower.utils.cache import cache_folder, key_of, not_writable
 
-HEAD = "head/"  # before the name of an attribute's logits
 
-
-def file_of(extractor: Extractor, reference: Reference, rows: Tensor) -> Path:
-    """Where the outputs for the images `rows` (n,) of a split are kept: the name stands for weights, resizing, images and crop."""
+def file_of(extractor: Extractor, reference: Reference, rows: Tensor, protocol: Protocol) -> Path:
+    """Where the statistics of the images `rows` (n,) of a split are kept: the name stands for weights, resizing, images and crop."""
     described = sorted((key, str(value)) for key, value in extractor.describe().items())
-    key = key_of("real", described, reference.data.key, reference.resolution, extractor.device.type, rows.tolist())
+    settings = reference.data.key, reference.resolution, protocol.splits, protocol.kept
+    key = key_of("real", described, settings, extractor.device.type, rows.tolist())
     return cache_folder("features") / f"{key}.safetensors"
 
 
-def load(path: Path) -> Extracted | None:
+def load(path: Path) -> Statistics | None:
     """What `save` wrote; None where there is nothing, or nothing whole."""
     try:
-        tensors = load_file(path)
-        heads = {name.removeprefix(HEAD): values for name, values in tensors.items() if name.startswith(HEAD)}
-        return Extracted(tensors["features"], tensors["logits"], heads)
-    except (OSError, SafetensorError, KeyError):
+        return Statistics.from_tensors(load_file(path))
+    except (OSError, SafetensorError, KeyError, ValueError):
         return None
 
 
-def save(found: Extracted, path: Path) -> None:
-    """Keep outputs. DataError where the cache can't be written."""
-    tensors = {"features": found.features, "logits": found.logits}
-    tensors |= {HEAD + name: values for name, values in found.heads.items()}
+def save(found: Statistics, path: Path) -> None:
+    """Keep statistics. DataError where the cache can't be written."""
     try:
         with replacing(path) as temporary:
-            save_file({name: values.contiguous() for name, values in tensors.items()}, temporary)
+            save_file(found.tensors(), temporary)
     except (OSError, SafetensorError) as error:
         raise not_writable(path.parent, error) from error

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -23,8 +23,8 @@ def metrics() -> dict[str, Metric]:
 
 
 def of_folders() -> list[str]:
-    """Names of the metrics that need no captions."""
-    return [name for name, metric in metrics().items() if not metric.needs_captions]
+    """Names of the metrics that generate no images themselves."""
+    return [name for name, metric in metrics().items() if not metric.needs_run]
 
 
 def score(sample: Sample) -> dict[str, Any]:
@@ -33,9 +33,12 @@ def score(sample: Sample) -> dict[str, Any]:
     for name in named or ():
         registry.create("metric", name)  # what is wrong with it, if anything
     for name, metric in metrics().items():
-        if (named is not None and name not in named) or (metric.needs_captions and sample.captions is None):
+        wanted = metric.by_default if named is None else name in named
+        if not wanted or (named is None and _beside_the_point(metric, sample)):
             continue
         try:
+            if metric.needs_captions and sample.captions is None:
+                raise DataError(f"{name} can't be computed: these images have no captions.")
             scores[name] = metric.compute(sample)
         except DataError as error:
             if named is not None:
@@ -48,6 +51,11 @@ def score(sample: Sample) -> dict[str, Any]:
         )
     every = {key: value for found in scores.values() for key, value in found.items()}
     return every | {"metrics": list(scores), "omitted": omitted}
+
+
+def _beside_the_point(metric: Metric, sample: Sample) -> bool:
+    """Whether a metric makes no sense for what is scored."""
+    return (metric.needs_captions and sample.captions is None) or (metric.needs_run and sample.generate is None)
 
 
 def measure_of(name: str) -> str:
@@ -79,3 +87,46 @@ def describe(scores: Mapping[str, Any]) -> str:
     lines += [f"{name:<20}{reason}" for name, reason in scores.get("omitted", {}).items()]
     warnings = [f"Warning: {text}" for text in scores.get("warnings", ())]
     return "\n".join([*lines, *warnings, *(["scored", *scored] if scored else []), "protocol", *protocol])
+
+
+def side_by_side(found: Sequence[Mapping[str, Any]]) -> str:
+    """The scores of several subjects as a table, a column each, with the protocol of the first."""
+    names = [", ".join(str(value) for value in _named(scores).values()) for scores in found]
+    columns = [numbers(scores) for scores in found]
+    measures = list(dict.fromkeys(name for column in columns for name in column))
+    width = max(len(name) for name in measures)
+    heads = [f"  {number}  {name}" for number, name in enumerate(names, 1)]
+    rows = [
+        f"{name:<{width}}" + "".join(f"{column[name]:>12.4g}" if name in column else " " * 12 for column in columns)
+        for name in measures
+    ]
+    warnings = [f"Warning: {text}" for scores in found for text in scores.get("warnings", ())]
+    protocol = [f"  {name:<18}{value}" for name, value in found[0]["protocol"].items()]
+    numbered = " " * width + "".join(f"{number:>12}" for number in range(1, len(found) + 1))
+    return "\n".join([*heads, numbered, *rows, *dict.fromkeys(warnings), "protocol", *protocol])
+
+
+def _named(scores: Mapping[str, Any]) -> dict[str, Any]:
+    """What tells one subject from others."""
+    wanted = ("run", "folder", "function", "real_images_of", "weights")
+    return {name: value for name, value in scores["scored"].items() if name in wanted}
+
+
+def interval_of(scores: Mapping[str, Any], name: str) -> tuple[float, float] | None:
+    """The interval of a number of `numbers`, by its name there; None where it has none."""
+    *groups, key = name.split(": ")
+    for group in groups:
+        scores = scores[group]
+    found = scores.get("interval" if key == "value" else f"{key}_interval")
+    return None if found is None else (float(found[0]), float(found[1]))
+
+
+def numbers(scores: Mapping[str, Any], before: str = "") -> dict[str, float]:
+    """Every number among scores, those of a group by its name too."""
+    found: dict[str, float] = {}
+    for name, value in scores.items():
+        if isinstance(value, float):
+            found[before + name] = value
+        elif isinstance(value, dict) and name not in ("protocol", "scored", "omitted", "compared"):
+            found |= numbers(value, f"{before}{name}: ")
+    return found

@@ -13,7 +13,8 @@ from stackflower import build
 from stackflower.config.schema import RunConfig
 from stackflower.data.prepared import Prepared, prepare
 from stackflower.data.source import Source
-from stackflower.runs.folder import RunFolder, RunRecord
+from stackflower.runs.folder import RunFolder
+from stackflower.runs.record import RunRecord
 from stackflower.text.base import TextEncoder
 from stackflower.text.cache import embed
 from stackflower.text.learned import LearnedEncoder

@@ -222,6 +222,7 @@ class FolderSource(Source):
             mentioned_attributes=[row["mentioned_attributes"] for row in rows]
             if rows and all("mentioned_attributes" in row for row in rows)
             else None,
+            files=[row["file_name"] for row in rows],
         )
 
     def fill(self, split: str, images: np.ndarray, progress: Progress) -> list[int]:

@@ -182,7 +182,8 @@ class ShardSource(Source):
         return good
 
     def rows(self, split: str) -> Rows:
-        rows = [sample.row for sample in self.samples(split)]
+        samples = self.samples(split)
+        rows = [sample.row for sample in samples]
         labelled = all("label" in row for row in rows)
         names = sorted({key for row in rows for key in row.get("attributes") or {}})
         return Rows(
@@ -190,6 +191,7 @@ class ShardSource(Source):
             labels=[row["label"] for row in rows] if labelled else None,
             class_names={row["label"]: str(row["class_name"]) for row in rows if labelled and "class_name" in row},
             attributes={name: [str((row.get("attributes") or {}).get(name, "")) for row in rows] for name in names},
+            files=[sample.key for sample in samples],
         )
 
     def fill(self, split: str, images: np.ndarray, progress: Progress) -> list[int]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,27 +13,46 @@ from torch import Tensor
 
 
 class Extracted(NamedTuple):
-    """The output of an extractor, on the CPU."""
+    """The output of an extractor."""
 
     features: Tensor  # (N, F)
     logits: Tensor  # (N, K), K 0 for a network without classes
     heads: Mapping[str, Tensor]  # attribute → logits (N, values); empty for a plain classifier
+    vectors: Tensor  # (N, D) of unit length in a space that captions have too; D 0 for a network without one
+
+    @classmethod
+    def of(
+        cls,
+        features: Tensor,
+        logits: Tensor | None = None,
+        heads: Mapping[str, Tensor] | None = None,
+        vectors: Tensor | None = None,
+    ) -> Extracted:
+        """The outputs of a network that does not have all of them."""
+        none = features.new_zeros(len(features), 0)
+        return cls(features, none if logits is None else logits, heads or {}, none if vectors is None else vectors)
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> Extracted:
+        """Every tensor changed."""
+        heads = {name: change(values) for name, values in self.heads.items()}
+        return Extracted(change(self.features), change(self.logits), heads, change(self.vectors))
 
     @classmethod
     def concatenate(cls, parts: Sequence[Extracted]) -> Extracted:
         """The parts, concatenated."""
         heads = {name: torch.cat([part.heads[name] for part in parts]) for name in parts[0].heads}
-        return cls(torch.cat([p.features for p in parts]), torch.cat([p.logits for p in parts]), heads)
+        features, logits, vectors = (
+            torch.cat([getattr(part, name) for part in parts]) for name in ("features", "logits", "vectors")
+        )
+        return cls(features, logits, heads, vectors)
 
-    def rows(self, index: Tensor) -> Extracted:
+    def rows(self, index: Tensor | slice) -> Extracted:
         """The outputs of some images, in the order of `index` (n,)."""
-        heads = {name: values[index] for name, values in self.heads.items()}
-        return Extracted(self.features[index], self.logits[index], heads)
+        return self.map(lambda values: values[index])
 
     def cpu(self) -> Extracted:
-        return Extracted(
-            self.features.cpu(), self.logits.cpu(), {name: values.cpu() for name, values in self.heads.items()}
-        )
+        """On the CPU."""
+        return self.map(lambda values: values.cpu())
 
 
 class Extractor(ABC):
@@ -55,6 +74,10 @@ class Extractor(ABC):
     @abstractmethod
     def extract(self, images: Tensor) -> Extracted:
         """uint8 (n, 3, H, W) on `device` to features and logits."""
+
+    def embed(self, captions: Sequence[str]) -> Tensor | None:
+        """Vectors (N, D) of captions in the space of `Extracted.vectors`, on the CPU; None for a network without one."""
+        return None
 
     def to(self, device: torch.device | str) -> None:
         """Move to a device."""

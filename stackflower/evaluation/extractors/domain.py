@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from stackflower import registry
 from stackflower.evaluation.classifier import DomainClassifier, load_classifier
 from stackflower.evaluation.extractors.base import Extracted, Extractor, checksum
 from stackflower.registry import register
+from stackflower.text.base import TextEncoder
 
 
 @register("extractor", "domain")
@@ -24,6 +27,9 @@ class DomainExtractor(Extractor):
     def __init__(self, *, weights: str):
         self.path = Path(weights).expanduser()
         self.model: DomainClassifier = load_classifier(self.path)
+        self.encoder: TextEncoder | None = None  # of captions, once it is needed
+        if self.model.pretrained is not None:
+            self.family = self.model.pretrained.family
         self.attributes = {name: values for name, values in self.model.heads.items() if name != "label"}
 
     def network(self) -> nn.Module:
@@ -34,11 +40,11 @@ class DomainExtractor(Extractor):
         return {
             "extractor": "domain",
             "weights_sha256": checksum(self.path),
-            "classes": len(model.heads["label"]),
+            "classes": len(model.heads.get("label", ())),
             "resolution": model.resolution,
             "resize": "antialiased bilinear",
             "trained_on": model.trained_on,
-            "held_out_accuracy": model.accuracy,
+            "held_out": model.held_out,
         }
 
     def extract(self, images: Tensor) -> Extracted:
@@ -46,5 +52,16 @@ class DomainExtractor(Extractor):
         if values.shape[-1] != self.model.resolution:
             size = (self.model.resolution,) * 2
             values = F.interpolate(values, size=size, mode="bilinear", antialias=True, align_corners=False)
-        features, heads = self.model(values.contiguous(memory_format=torch.channels_last))
-        return Extracted(features, heads["label"], {name: value for name, value in heads.items() if name != "label"})
+        features, heads, vectors = self.model(values.contiguous(memory_format=torch.channels_last))
+        logits = heads.pop("label", features.new_zeros(len(features), 0))
+        return Extracted(features, logits, heads, vectors)
+
+    def embed(self, captions: Sequence[str]) -> Tensor | None:
+        if self.model.captions is None:
+            return None
+        if self.encoder is None:
+            part = dict(self.model.text or {})
+            encoder: TextEncoder = registry.create("text", part.pop("name"), **part)
+            encoder.to(self.device)
+            self.encoder = encoder
+        return self.model.captions.captions(self.encoder(list(captions)).to(self.device)).cpu()

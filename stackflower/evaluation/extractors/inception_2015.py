@@ -64,4 +64,4 @@ class OriginalInception(Extractor):
 
     def extract(self, images: Tensor) -> Extracted:
         features, logits = self.model(images)
-        return Extracted(features, logits, {})
+        return Extracted.of(features, logits)

@@ -66,4 +66,4 @@ class InceptionExtractor(Extractor):
         )
         mean, std = values.new_tensor([0.485, 0.456, 0.406]), values.new_tensor([0.229, 0.224, 0.225])
         features = self.model((values - mean[:, None, None]) / std[:, None, None])
-        return Extracted(features, self.head(features), {})
+        return Extracted.of(features, self.head(features))

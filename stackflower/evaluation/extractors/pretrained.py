@@ -54,4 +54,4 @@ class PretrainedFeatures(Extractor):
     def extract(self, images: Tensor) -> Extracted:
         coarsest = self.features(resized(images.float() / 127.5 - 1, self.size))[-1]
         features = coarsest.float().mean((2, 3))
-        return Extracted(features, features.new_zeros(len(features), 0), {})
+        return Extracted.of(features)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 from torch import Tensor
 
@@ -13,48 +13,84 @@ from stackflower.errors import DataError
 from stackflower.evaluation.extractors.base import Extracted
 from stackflower.evaluation.protocol import Protocol
 from stackflower.evaluation.reference import Reference
+from stackflower.evaluation.statistics import Statistics
+
+
+class Matched(NamedTuple):
+    """Images beside their captions in one space."""
+
+    images: Tensor  # (N, D) of unit length
+    texts: Tensor  # (N, D) of unit length
+    captions: list[str]
 
 
 @dataclass(frozen=True)
 class Sample:
-    """What metrics are computed from; images of a folder have no captions."""
+    """What metrics are computed from; images of a folder may have no captions, and their captions no real image."""
 
-    fake: Extracted  # of the generated images, in random order
-    real: Extracted  # of the real images, in random order
+    fake: Statistics  # of the generated images
+    real: Statistics  # of the real images
     protocol: Protocol
     reference: Reference
     attributes: Mapping[
         str, tuple[str, ...]
     ]  # the extractor's heads: attribute → its values, in the order of the logits
     extract: Callable[[Tensor], Extracted]  # uint8 images (N, 3, H, W) → features, shared by all processes
-    captions: Sequence[tuple[int, int]] | None = (
-        None  # of each generated image: number of a real image and of its caption
-    )
+    embed: Callable[[Sequence[str]], Tensor | None] = lambda captions: None  # captions → (N, D), `Extractor.embed`
+    captions: Sequence[str] | None = None  # of each generated image
+    pairs: Sequence[tuple[int, int]] | None = None  # of each generated image: number of a real image and of its caption
+    chosen: Sequence[int] = ()  # numbers of the real images, in their order
     generate: Callable[[Sequence[str], int, int], Extracted] | None = None  # captions, images of each, seed → features
+    images: Callable[[Sequence[str], int, int], Iterator[Tensor]] | None = None  # the same → uint8 (n, 3, R, R)
+    training: Callable[[], Statistics | None] = lambda: (
+        None
+    )  # of the training split; None where it is what is compared with
     original_inception: bool = False  # whether the extractor is the one with which distances are called FID and KID
+
+    def kept_captions(self) -> list[str]:
+        """The captions of the generated images whose outputs are kept."""
+        return list(self.captions or ())[: len(self.fake.rows.features)]
+
+    def matched(self, what: str) -> tuple[Matched, Matched | None]:
+        """Generated images beside their captions, and real ones beside their first. DataError where the extractor has no common space."""
+        captions, rows = self.kept_captions(), self.fake.rows.vectors
+        texts = self.embed(captions) if captions and rows.shape[1] else None
+        if texts is None:
+            raise unavailable(
+                what,
+                "this extractor does not compare images with captions; `stackflower train-classifier --text ngram` makes one that does, or "
+                "--extractor clip.",
+            )
+        known = self.real.rows.vectors
+        first = [self.reference.data.captions[image][0] for image in self.chosen[: len(known)]]
+        own = self.embed(first) if first else None
+        return Matched(rows, texts, captions), None if own is None else Matched(known, own, first)
 
 
 class Metric(ABC):
     """One or several related scores. A subclass computes them in float64."""
 
-    needs_captions: ClassVar[bool] = False  # whether it is of no use for a folder of images
+    needs_captions: ClassVar[bool] = False  # whether it is of no use for images without captions
+    needs_run: ClassVar[bool] = False  # whether it generates images itself
+    by_default: ClassVar[bool] = True  # whether it is computed without being asked for
     measure: ClassVar[str | None] = None  # the score by which one run is better than another; None: none alone
     lower_is_better: ClassVar[bool] = False
     position: ClassVar[int] = 100  # place in the report, the lowest first
 
     @abstractmethod
     def compute(self, sample: Sample) -> dict[str, Any]:
-        """Scores by name, as ``--json`` prints them. DataError where the data do not allow it: raised to the user only where the
-        metric was asked for by name."""
+        """Scores by name, as ``--json`` prints them; ``NAME_interval`` of a score NAME is its 95% interval. DataError where the data do not
+        allow it: raised to the user only where the metric was asked for by name."""
 
     @abstractmethod
     def lines(self, scores: Mapping[str, Any]) -> list[str]:
         """The same scores as text, a line each."""
 
 
-def line(label: str, text: str) -> str:
+def line(label: str, text: str, interval: Sequence[float] | None = None) -> str:
     """A line of the report."""
-    return f"{label:<20}{text}"
+    within = "" if interval is None else f"   95%: {interval[0]:.4g} to {interval[1]:.4g}"
+    return f"{label:<20}{text}{within}"
 
 
 def unavailable(what: str, why: str) -> DataError:

@@ -8,14 +8,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from stackflower.evaluation.intervals import interval
 from stackflower.evaluation.metrics.base import Metric, Sample, line, unavailable
 from stackflower.registry import register
 
 
-def accuracy(logits: Tensor, target: Tensor, mentioned: Tensor) -> float:
-    """Of the rows where `mentioned` (N,) is true, the share whose largest of `logits` (N, K) is `target` (N,)."""
-    hits = (logits.argmax(1) == target)[mentioned]
-    return float(hits.double().mean()) if len(hits) else float("nan")
+def hits(logits: Tensor, target: Tensor, mentioned: Tensor) -> Tensor:
+    """Of the rows where `mentioned` (N,) is true, whether the largest of `logits` (N, K) is `target` (N,): (n,) float64, 0 or 1."""
+    return (logits.argmax(1) == target)[mentioned].double()
 
 
 def caption_accuracy(
@@ -31,8 +31,8 @@ def caption_accuracy(
         mentioned: for each image, the attributes that its caption mentions, attribute → value.
 
     Returns:
-        for each attribute, its accuracy and ``ATTRIBUTE_captions``, the number of captions that mention it; ``all_mentioned``, the
-        share of images in which all mentioned attributes are found.
+        for each attribute, its accuracy, its interval and ``ATTRIBUTE_captions``, the number of captions that mention it;
+        ``all_mentioned``, the share of images in which all mentioned attributes are found, and its interval.
     """
     scores: dict[str, Any] = {}
     count = len(mentioned)
@@ -42,12 +42,14 @@ def caption_accuracy(
         target = torch.tensor([index.get(one.get(name, ""), -1) for one in mentioned])
         mentions = target >= 0
         if mentions.any():
-            scores[name] = accuracy(heads[name], target, mentions)
+            found = hits(heads[name], target, mentions)
+            scores[name], scores[f"{name}_interval"] = float(found.mean()), interval(found)
             scores[f"{name}_captions"] = int(mentions.sum())
             any_mentioned |= mentions
             all_correct &= ~mentions | (heads[name].argmax(1) == target)
     if any_mentioned.any():
-        scores["all_mentioned"] = float(all_correct[any_mentioned].double().mean())
+        found = all_correct[any_mentioned].double()
+        scores["all_mentioned"], scores["all_mentioned_interval"] = float(found.mean()), interval(found)
     return scores
 
 
@@ -63,16 +65,18 @@ class CaptionAccuracy(Metric):
             raise unavailable(
                 "Caption accuracy", "it needs data with attributes and --extractor domain trained on them."
             )
-        assert sample.captions is not None
-        mentioned = [sample.reference.mentioned_attributes(image, caption) for image, caption in sample.captions]
-        return {"caption_accuracy": caption_accuracy(sample.fake.heads, sample.attributes, mentioned)}
+        if sample.pairs is None:
+            raise unavailable("Caption accuracy", "these images' captions are of no real images of the split.")
+        heads = sample.fake.rows.heads
+        pairs = sample.pairs[: len(sample.fake.rows.features)]
+        mentioned = [sample.reference.mentioned_attributes(image, caption) for image, caption in pairs]
+        return {"caption_accuracy": caption_accuracy(heads, sample.attributes, mentioned)}
 
     def lines(self, scores: Mapping[str, Any]) -> list[str]:
         found, lines = scores["caption_accuracy"], []
         for name, value in found.items():
-            if not name.endswith("_captions"):
+            if not name.endswith(("_captions", "_interval")):
                 count = found.get(f"{name}_captions")
-                lines.append(
-                    line("caption accuracy", f"{value:.3f}   {name}" + (f" ({count:,} captions)" if count else ""))
-                )
+                text = f"{value:.3f}   {name}" + (f" ({count:,} captions)" if count else "")
+                lines.append(line("caption accuracy", text, found[f"{name}_interval"]))
         return lines

@@ -8,14 +8,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from stackflower.evaluation.intervals import interval
 from stackflower.evaluation.metrics.base import Metric, Sample, line, unavailable
 from stackflower.registry import register
 
 CAPTIONS, LATENTS = 48, 16
 
 
-def within_group_variance(features: Tensor, groups: Tensor) -> float:
-    """Mean over groups of the variance of features within a group, summed over dimensions.
+def group_variances(features: Tensor, groups: Tensor) -> Tensor:
+    """(G,) the variance of features within each group of two or more, summed over dimensions, in float64.
 
     Args:
         features: (N, F).
@@ -29,14 +30,19 @@ def within_group_variance(features: Tensor, groups: Tensor) -> float:
     several = sizes > 1
     if not several.any():
         raise ValueError("No group has two members, so there is no variance within groups.")
-    return float((squares[several] / (sizes[several] - 1)).mean())
+    return squares[several] / (sizes[several] - 1)
+
+
+def within_group_variance(features: Tensor, groups: Tensor) -> float:
+    """The mean of `group_variances`."""
+    return float(group_variances(features, groups).mean())
 
 
 @register("metric", "diversity")
 class Diversity(Metric):
     """Variance of features over latents within a caption, divided by that of real images of the caption or class."""
 
-    needs_captions = True
+    needs_captions = needs_run = True
     position = 5
 
     def compute(self, sample: Sample) -> dict[str, Any]:
@@ -45,7 +51,7 @@ class Diversity(Metric):
             raise unavailable(
                 "Diversity", "it compares with real images of the same class, and this data has no labels."
             )
-        assert sample.generate is not None
+        assert sample.generate is not None, "of runs only"
         images, numbers = reference.choose(CAPTIONS, seed + 1)
         picked = list(zip(images, numbers, strict=True))
         captions = [reference.data.captions[image][number] for image, number in picked]
@@ -53,14 +59,15 @@ class Diversity(Metric):
         groups = torch.arange(len(captions)).repeat_interleave(LATENTS)
         similar, real_groups, against = reference.similar(picked, LATENTS, seed)
         try:
-            generated_variance = within_group_variance(fake.features, groups)
+            variances = group_variances(fake.features, groups)
             real_variance = within_group_variance(sample.extract(similar).features, real_groups)
         except ValueError as error:
             raise unavailable("Diversity", f"no two real images share a class or caption ({error})") from error
         return {
             "diversity_within_caption": {
-                "value": generated_variance / real_variance,
-                "generated_variance": generated_variance,
+                "value": float(variances.mean()) / real_variance,
+                "interval": interval(variances / real_variance),
+                "generated_variance": float(variances.mean()),
                 "real_variance": real_variance,
                 "against": against,
                 "captions": len(captions),
@@ -70,4 +77,4 @@ class Diversity(Metric):
 
     def lines(self, scores: Mapping[str, Any]) -> list[str]:
         found = scores["diversity_within_caption"]
-        return [line("diversity", f"{found['value']:.2f}   of {found['against']}")]
+        return [line("diversity", f"{found['value']:.2f}   of {found['against']}", found["interval"])]

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
-import torch
 from torch import Tensor
 
+from stackflower.evaluation.extractors.base import Extracted
+from stackflower.evaluation.intervals import offsets
 from stackflower.evaluation.metrics.base import Metric, Sample, line, unavailable
+from stackflower.evaluation.statistics import Statistics
 from stackflower.registry import register
 
 
@@ -24,12 +27,25 @@ def inception_score(logits: Tensor, splits: int = 10) -> tuple[float, float]:
     """
     if not 1 <= splits <= len(logits):
         raise ValueError(f"{splits} splits of {len(logits)} images: allowed are 1 to {len(logits)}.")
-    scores = []
-    for part in logits.double().log_softmax(1).tensor_split(splits):
-        marginal = torch.logsumexp(part, 0) - torch.log(torch.tensor(float(len(part)), dtype=torch.float64))
-        scores.append(torch.exp((part.exp() * (part - marginal)).sum(1).mean()))
-    table = torch.stack(scores)
-    return float(table.mean()), float(table.std(unbiased=False))
+    return summary(Statistics.of(Extracted.of(logits[:, :0], logits), splits))
+
+
+def summary(statistics: Statistics) -> tuple[float, float]:
+    """Mean and (population) standard deviation of the Inception Score over the splits of streamed class sums."""
+    assert statistics.classes is not None
+    scores = statistics.classes.scores()
+    return float(scores.mean()), float(scores.std(unbiased=False))
+
+
+def influence(logits: Tensor, marginal: Tensor) -> Tensor:
+    """(N,) what each image adds to the logarithm of the Inception Score, to first order: KL(p(y|x) ‖ p(y)).
+
+    Args:
+        logits: (N, K).
+        marginal: (K,) p(y).
+    """
+    log = logits.double().log_softmax(1)
+    return (log.exp() * (log - marginal.clamp_min(1e-300).log())).sum(1)
 
 
 @register("metric", "is")
@@ -40,20 +56,25 @@ class InceptionScore(Metric):
     measure = "inception_score_mean"
 
     def compute(self, sample: Sample) -> dict[str, Any]:
-        splits, scores = sample.protocol.splits, {}
-        if not sample.fake.logits.shape[1]:
-            raise unavailable(
-                "The Inception Score", "this extractor has no classes; --extractor domain or inception-v3 has."
-            )
-        for name, logits in (("inception_score", sample.fake.logits), ("real_inception_score", sample.real.logits)):
-            if splits > len(logits):
+        scores: dict[str, Any] = {}
+        for name, side in (("inception_score", sample.fake), ("real_inception_score", sample.real)):
+            if side.classes is None:
                 raise unavailable(
-                    "The Inception Score", f"{splits} splits of {len(logits)} images; --splits {len(logits)} at most."
+                    "The Inception Score", "this extractor has no classes; --extractor domain or inception-v3 has."
                 )
-            scores[f"{name}_mean"], scores[f"{name}_std"] = inception_score(logits, splits)
-        if len(sample.fake.logits) == len(sample.real.logits):  # fewer images a split score lower
-            share = scores["inception_score_mean"] / scores["real_inception_score_mean"]
-            scores["inception_score_share_of_real"] = share
+            if not bool(side.classes.count.all()):
+                raise unavailable(
+                    "The Inception Score",
+                    f"{side.splits} splits of {side.count} images; --splits {side.count} at most.",
+                )
+            scores[f"{name}_mean"], scores[f"{name}_std"] = summary(side)
+        assert sample.fake.classes is not None
+        marginal = sample.fake.classes.probability.sum(0) / sample.fake.count
+        low, high = offsets(influence(sample.fake.rows.logits, marginal), sample.fake.count)
+        mean = scores["inception_score_mean"]
+        scores["inception_score_mean_interval"] = [mean * math.exp(low), mean * math.exp(high)]
+        if sample.fake.count == sample.real.count:  # fewer images a split score lower
+            scores["inception_score_share_of_real"] = mean / scores["real_inception_score_mean"]
         return scores
 
     def lines(self, scores: Mapping[str, Any]) -> list[str]:
@@ -63,4 +84,6 @@ class InceptionScore(Metric):
             f"{scores[f'{name}_mean']:.2f} ± {scores[f'{name}_std']:.2f}"
             for name in ("inception_score", "real_inception_score")
         )
-        return [line("Inception Score", f"{mine}   real images {real}   {ratio}")]
+        return [
+            line("Inception Score", f"{mine}   real images {real}   {ratio}", scores["inception_score_mean_interval"])
+        ]

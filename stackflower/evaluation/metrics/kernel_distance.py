@@ -9,10 +9,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from stackflower.evaluation.intervals import offsets
 from stackflower.evaluation.metrics.base import Metric, Sample, line, unavailable
 from stackflower.registry import register
 
 SUBSETS, SUBSET_SIZE, SEED = 100, 1000, 2020  # as in torch-fidelity
+INFLUENCES = 2000  # images that the interval is taken from
+
+
+def kernel(one: Tensor, other: Tensor) -> Tensor:
+    """(N, M) of features (N, F) and (M, F): (x·y / F + 1)³."""
+    return (one @ other.T / one.shape[1] + 1) ** 3
 
 
 def squared_mmd(one: Tensor, other: Tensor) -> Tensor:
@@ -21,16 +28,21 @@ def squared_mmd(one: Tensor, other: Tensor) -> Tensor:
     Args:
         one, other: features (N, F) and (M, F), at least two rows each.
     """
-    n, m, width = len(one), len(other), one.shape[1]
-
-    def kernel(x: Tensor, y: Tensor) -> Tensor:
-        return (x @ y.T / width + 1) ** 3
-
+    n, m = len(one), len(other)
     within = [
         (table.sum() - table.diagonal().sum()) / (len(table) * (len(table) - 1))
         for table in (kernel(one, one), kernel(other, other))
     ]
     return within[0] + within[1] - 2 * kernel(one, other).sum() / (n * m)
+
+
+def influence(one: Tensor, other: Tensor) -> Tensor:
+    """(N,) what each row of `one` (N, F) adds to the squared discrepancy from `other` (M, F), to first order, less their mean."""
+    one, other = one.double(), other.double()
+    table = kernel(one, one)
+    own = (table.sum(1) - table.diagonal()) / (len(one) - 1)
+    added = 2 * (own - kernel(one, other).mean(1))
+    return added - added.mean()
 
 
 def kernel_distance(
@@ -67,19 +79,24 @@ class KernelDistance(Metric):
     measure, lower_is_better = "kernel_distance_mean", True
 
     def compute(self, sample: Sample) -> dict[str, Any]:
-        smallest = min(len(sample.fake.features), len(sample.real.features))
+        fake, real = sample.fake.rows.features, sample.real.rows.features
+        smallest = min(len(fake), len(real))
         size = min(SUBSET_SIZE, smallest // 2)
         if size < 2:
             raise unavailable("The kernel distance", f"it needs 4 images on each side, and one has {smallest}.")
-        mean, deviation = kernel_distance(sample.fake.features, sample.real.features, subset_size=size)
-        scores = {"kernel_distance_mean": mean, "kernel_distance_std": deviation, "kernel_distance_subset_size": size}
-        return scores | ({"kernel_distance_is_kid": True} if sample.original_inception else {})
+        mean, deviation = kernel_distance(fake, real, subset_size=size)
+        low, high = offsets(influence(fake[:INFLUENCES], real[:INFLUENCES]), len(fake))
+        return {
+            "kernel_distance_mean": mean,
+            "kernel_distance_mean_interval": [mean + low, mean + high],
+            "kernel_distance_std": deviation,
+            "kernel_distance_subset_size": size,
+            "kernel_distance_images": [len(fake), len(real)],
+            **({"kernel_distance_is_kid": True} if sample.original_inception else {}),
+        }
 
     def lines(self, scores: Mapping[str, Any]) -> list[str]:
         mean, deviation = scores["kernel_distance_mean"], scores["kernel_distance_std"]
-        return [
-            line(
-                "KID" if scores.get("kernel_distance_is_kid") else "kernel distance",
-                f"{mean:.4g} ± {deviation:.2g}   {SUBSETS} subsets of {scores['kernel_distance_subset_size']:,}",
-            )
-        ]
+        text = f"{mean:.4g} ± {deviation:.2g}   {SUBSETS} subsets of {scores['kernel_distance_subset_size']:,}"
+        label = "KID" if scores.get("kernel_distance_is_kid") else "kernel distance"
+        return [line(label, text, scores["kernel_distance_mean_interval"])]

@@ -9,13 +9,37 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from stackflower.evaluation.intervals import interval
 from stackflower.evaluation.metrics.base import Metric, Sample, line, unavailable
 from stackflower.registry import register
 
 
-def cosine_distance(one: Tensor, other: Tensor) -> float:
-    """Mean of 1 − cos over the rows of (N, K) and (N, K)."""
-    return float((1 - F.cosine_similarity(one.double(), other.double(), dim=1)).mean())
+def cosine_distance(one: Tensor, other: Tensor) -> Tensor:
+    """(N,) 1 − cos of the rows of (N, K) and (N, K), in float64."""
+    return 1 - F.cosine_similarity(one.double(), other.double(), dim=1)
+
+
+def _own(sample: Sample) -> tuple[Tensor, Tensor]:
+    """(n,) numbers of the kept generated images whose real one is kept too, and (n,) of that. DataError where there are none."""
+    fake, real = sample.fake.rows.logits, sample.real.rows.logits
+    if not fake.shape[1]:
+        raise unavailable("The cosine distance", "this extractor has no classes.")
+    if sample.pairs is None:
+        raise unavailable("The cosine distance", "these images' captions are of no real images of the split.")
+    place = {image: row for row, image in enumerate(sample.chosen[: len(real)])}
+    if len(place) < 2:
+        raise unavailable("The cosine distance", "there is one real image, and so no other to compare with.")
+    kept = [(row, place[image]) for row, (image, _) in enumerate(sample.pairs[: len(fake)]) if image in place]
+    if not kept:
+        raise unavailable("The cosine distance", "none of the images has its real one among those it is compared with.")
+    rows, own = torch.tensor(kept).T
+    return rows, own
+
+
+def own_distances(sample: Sample) -> tuple[Tensor, Tensor]:
+    """(n,) numbers of generated images, and (n,) the distance of each from the real image of its caption."""
+    rows, own = _own(sample)
+    return rows, cosine_distance(sample.fake.rows.logits[rows], sample.real.rows.logits[own])
 
 
 @register("metric", "cosine")
@@ -29,21 +53,15 @@ class LogitDistance(Metric):
     measure, lower_is_better = "cosine_distance", True
 
     def compute(self, sample: Sample) -> dict[str, Any]:
-        assert sample.captions is not None
-        if not sample.fake.logits.shape[1]:
-            raise unavailable("The cosine distance", "this extractor has no classes.")
-        numbers = [image for image, _ in sample.captions]
-        place = {image: row for row, image in enumerate(dict.fromkeys(numbers))}  # the order of the real images
-        own = torch.tensor([place[image] for image in numbers])
-        if len(place) < 2:
-            raise unavailable("The cosine distance", "there is one real image, and so no other to compare with.")
-        other = (own + 1) % len(place)
-        fake, real = sample.fake.logits, sample.real.logits
+        rows, found = own_distances(sample)
+        fake, real = sample.fake.rows.logits, sample.real.rows.logits
+        own = _own(sample)[1]
         return {
-            "cosine_distance": cosine_distance(fake, real[own]),
-            "cosine_distance_to_another": cosine_distance(fake, real[other]),
+            "cosine_distance": float(found.mean()),
+            "cosine_distance_interval": interval(found),
+            "cosine_distance_to_another": float(cosine_distance(fake[rows], real[(own + 1) % len(real)]).mean()),
         }
 
     def lines(self, scores: Mapping[str, Any]) -> list[str]:
-        another = scores["cosine_distance_to_another"]
-        return [line("cosine distance", f"{scores['cosine_distance']:.3f}   to another real image {another:.3f}")]
+        text = f"{scores['cosine_distance']:.3f}   to another real image {scores['cosine_distance_to_another']:.3f}"
+        return [line("cosine distance", text, scores["cosine_distance_interval"])]

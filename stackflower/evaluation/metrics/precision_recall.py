@@ -8,10 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from stackflower.evaluation.intervals import interval
 from stackflower.evaluation.metrics.base import Metric, Sample, line, unavailable
 from stackflower.registry import register
 
 NEIGHBOURS = 5
+SMALL_SAMPLE = 500  # images below which balls are too wide to tell much
 CHUNK = 1024  # rows of a table of distances, so that memory does not grow with the square of the number of images
 
 
@@ -34,22 +36,28 @@ def precision_recall(real: Tensor, fake: Tensor, neighbours: int = NEIGHBOURS) -
     Args:
         real, fake: features (N, F) and (M, F), more than `neighbours` rows each.
     """
+    return {name: float(values.mean()) for name, values in of_each(real, fake, neighbours).items()}
+
+
+def of_each(real: Tensor, fake: Tensor, neighbours: int = NEIGHBOURS) -> dict[str, Tensor]:
+    """What `precision_recall` gives the means of: of each generated image for precision and density, of each real one for recall and
+    coverage, in float64."""
     if min(len(real), len(fake)) <= neighbours:
         raise ValueError(f"{len(real)} and {len(fake)} images: wanted are more than {neighbours} on each side.")
     real, fake = real.double(), fake.double()
     real_radius, fake_radius = radii(real, neighbours), radii(fake, neighbours)
-    inside = torch.zeros(len(fake), dtype=torch.int64)  # how many real balls hold a generated image
-    recalled = covered = 0
+    inside = torch.zeros(len(fake), dtype=torch.float64)  # how many real balls hold a generated image
+    recalled, covered = [], []
     for part, radius in zip(real.split(CHUNK), real_radius.split(CHUNK), strict=True):
         distance = torch.cdist(part, fake)
         inside += (distance < radius[:, None]).sum(0)
-        recalled += int((distance < fake_radius).any(1).sum())
-        covered += int((distance.amin(1) < radius).sum())
+        recalled.append((distance < fake_radius).any(1).double())
+        covered.append((distance.amin(1) < radius).double())
     return {
-        "precision": float((inside > 0).double().mean()),
-        "recall": recalled / len(real),
-        "density": float(inside.double().mean()) / neighbours,
-        "coverage": covered / len(real),
+        "precision": (inside > 0).double(),
+        "recall": torch.cat(recalled),
+        "density": inside / neighbours,
+        "coverage": torch.cat(covered),
     }
 
 
@@ -61,13 +69,20 @@ class PrecisionRecall(Metric):
     measure = "coverage"
 
     def compute(self, sample: Sample) -> dict[str, Any]:
+        real, fake = sample.real.rows.features, sample.fake.rows.features
         try:
-            return precision_recall(sample.real.features, sample.fake.features)
+            found = of_each(real, fake)
         except ValueError as error:
             raise unavailable("Precision and recall", str(error)) from error
+        scores: dict[str, Any] = {"precision_recall_images": [len(fake), len(real)]}
+        for name, values in found.items():
+            scores[name], scores[f"{name}_interval"] = float(values.mean()), interval(values)
+        if min(len(real), len(fake)) < SMALL_SAMPLE:
+            scores["precision_recall_note"] = f"fewer than {SMALL_SAMPLE:,} images on a side: balls are wide"
+        return scores
 
     def lines(self, scores: Mapping[str, Any]) -> list[str]:
-        return [
-            line("precision, recall", f"{scores['precision']:.3f}, {scores['recall']:.3f}"),
-            line("density, coverage", f"{scores['density']:.3f}, {scores['coverage']:.3f}"),
-        ]
+        note = scores.get("precision_recall_note")
+        names = ("precision", "recall", "density", "coverage")
+        lines = [line(name, f"{scores[name]:.3f}", scores[f"{name}_interval"]) for name in names]
+        return [*lines, line("", f"({note})")] if note else lines

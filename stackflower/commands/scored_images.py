@@ -1,0 +1,186 @@
+"""What is scored as it is: a folder of images, the real images of a split."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from stackflower.commands.held_out import BATCH, Workers, placed
+from stackflower.commands.scored import Scored, Subject, opened
+from stackflower.data.source import Source
+from stackflower.errors import DataError
+from stackflower.evaluation.image_files import ImageFiles, described, refusal
+from stackflower.evaluation.metrics.base import Sample
+from stackflower.evaluation.protocol import Protocol
+from stackflower.evaluation.reference import Reference
+from stackflower.evaluation.statistics import share
+from stackflower.utils.rng import seeded
+
+
+class ScoredFolder(Subject):
+    """A folder of images from anywhere.
+
+    Args:
+        folder: of them.
+        resolution: that they are resized to.
+        protocol: of the scores.
+    """
+
+    def __init__(self, folder: str, resolution: int, protocol: Protocol):
+        self.resolution, self.name = resolution, folder
+        self.files = ImageFiles.of(Path(folder).expanduser(), resolution, protocol.trim_border, protocol.seed)
+
+    def source(self, data: dict[str, Any] | None, options: Mapping[str, Any]) -> Source:
+        return opened(data, options)
+
+    def scored(self, workers: Workers, reference: Reference, protocol: Protocol) -> Scored:
+        files, folder = self.files, self.files.folder
+        fake = workers.statistics(files.batches(workers.part), len(files.files), protocol)
+        bad = dict(workers.all(list(files.bad.items())))
+        sizes = set(workers.all(list(files.sizes)))
+        if bad and not protocol.skip_bad:
+            raise DataError(refusal(list(bad.values()), len(files.files), folder))
+        if fake.count < 2:
+            raise DataError(
+                f"{folder} has {fake.count} image{'s' * (fake.count != 1)} that can be read; scores need at least 2."
+            )
+        left = [place for place in range(len(files.files)) if place not in bad]
+        captions, pairs, warnings = self._captions(left, reference, protocol)
+        if bad:
+            warnings.append(f"{len(bad)} of {len(files.files):,} images can't be read and were left out.")
+        order = torch.randperm(len(reference.data.rows), generator=seeded(protocol.seed, 4))  # may lie class by class
+        extractor = workers.extractor
+        sample = Sample(
+            fake=fake,
+            real=workers.real(reference, order, protocol),
+            protocol=protocol,
+            reference=reference,
+            attributes=extractor.attributes,
+            extract=workers,
+            embed=extractor.embed,
+            captions=captions,
+            pairs=pairs,
+            chosen=order.tolist(),
+            training=lambda: workers.training(reference, protocol),
+            original_inception=extractor.original,
+        )
+        what = {
+            "folder": str(folder),
+            "left_out": len(bad),
+            "image_sizes": described(sizes),
+            "files": self._names(left),
+        }
+        stated = {
+            "images": fake.count,
+            "resized_to": self.resolution,
+            "borders": "of one colour cropped" if protocol.trim_border else "kept",
+            "real_images": len(order),
+            "kept": protocol.kept,
+            "shuffle": "files in random order by the seed",
+        }
+        return Scored(sample, what, stated, warnings)
+
+    def _names(self, left: list[int]) -> list[str]:
+        return [self.files.files[place].relative_to(self.files.folder).as_posix() for place in left]
+
+    def _captions(
+        self, left: list[int], reference: Reference, protocol: Protocol
+    ) -> tuple[list[str] | None, list[tuple[int, int]] | None, list[str]]:
+        """The captions of the files at these places, and the real images that they describe, as far as they are known."""
+        if protocol.name == "competition":
+            pairs = self._by_number(left, reference)
+            return [reference.data.captions[image][number] for image, number in pairs], pairs, []
+        every = self.files.captions()
+        captions = [every[place] for place in left]
+        known = [caption for caption in captions if caption is not None]
+        if len(known) < len(captions):
+            missing = f"{len(captions) - len(known):,} of {len(captions):,} images have no caption, so that scores of captions are left out."
+            return None, None, [missing] if known else []
+        place: dict[str, tuple[int, int]] = {}
+        for image, own in enumerate(reference.data.captions):
+            for number, caption in enumerate(own):
+                place.setdefault(caption, (image, number))
+        if all(caption in place for caption in known):
+            return known, [place[caption] for caption in known], []
+        return known, None, []
+
+    def _by_number(self, left: list[int], reference: Reference) -> list[tuple[int, int]]:
+        """The real image whose file has the same number, for ``inference_NNNN.jpg``; of images without files, the one at that place."""
+        files = reference.data.rows.files or [str(place) for place in range(len(reference.data.rows))]
+        known = {number: place for place, name in enumerate(files) if (number := _number(name)) is not None}
+        pairs = [known.get(_number(name), -1) for name in self._names(left)]  # type: ignore[arg-type]
+        wrong = [name for name, place in zip(self._names(left), pairs, strict=True) if place < 0]
+        if wrong:
+            example = f", as inference_{min(known):04d}.jpg has" if known else ""
+            raise DataError(
+                f"{len(wrong)} of {len(left)} files, such as {wrong[0]}, have no number of an image of the split {reference.split}{example}."
+            )
+        return [(place, 0) for place in pairs]
+
+
+class ScoredSplit(Subject):
+    """Real images in the place of generated ones: the best that a run could get. Of the split that is compared with, one half is compared
+    with the other.
+
+    Args:
+        split: of the data.
+        resolution: of the images.
+        display: makes progress bars.
+    """
+
+    def __init__(self, split: str, resolution: int, display: Any):
+        self.split, self.resolution, self.display = split, resolution, display
+        self.name = f"real images of {split}"
+
+    def source(self, data: dict[str, Any] | None, options: Mapping[str, Any]) -> Source:
+        return opened(data, options)
+
+    def scored(self, workers: Workers, reference: Reference, protocol: Protocol) -> Scored:
+        same = self.split == reference.split
+        with workers.state.main_process_first():
+            size = reference.data.images.shape[1]
+            shown = (
+                reference if same else Reference.open(reference.source, self.split, self.resolution, size, self.display)
+            )
+        order = torch.randperm(len(shown.data.rows), generator=seeded(protocol.seed, 4))
+        half = len(order) // 2
+        mine = (order[half:] if same else order)[: protocol.samples]
+        real = order[:half] if same else torch.randperm(len(reference.data.rows), generator=seeded(protocol.seed, 5))
+        if min(len(mine), len(real)) < 2:
+            raise DataError(f"{self.split} has {len(order)} images; too few to be compared with others.")
+        mine_share = share(len(mine), workers.part)
+        own = mine[mine_share.start : mine_share.stop]
+        batches = [shown.data.centre(self.resolution, part) for part in own.split(BATCH)] if len(own) else []
+        captions = [shown.data.captions[image][0] for image in mine.tolist()]
+        sample = Sample(
+            fake=workers.statistics(placed(batches, mine_share.start), len(mine), protocol),
+            real=workers.real(reference, real, protocol),
+            protocol=protocol,
+            reference=reference,
+            attributes=workers.extractor.attributes,
+            extract=workers,
+            embed=workers.extractor.embed,
+            captions=captions,
+            pairs=[(image, 0) for image in mine.tolist()] if same else None,
+            chosen=real.tolist(),
+            training=lambda: workers.training(reference, protocol),
+            original_inception=workers.extractor.original,
+        )
+        stated = {
+            "images": len(mine),
+            "real_images": len(real),
+            "kept": protocol.kept,
+            "shuffle": "images in random order by the seed",
+        }
+        what = {"real_images_of": self.split + (", one half against the other" if same else "")}
+        return Scored(sample, what, stated, [])
+
+
+def _number(name: str) -> int | None:
+    """The last number in a file's name."""
+    found = re.findall(r"\d+", Path(name).stem)
+    return int(found[-1]) if found else None

@@ -1,0 +1,109 @@
+"""Scores of a training as it goes on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from stackflower import registry
+from stackflower.commands.held_out import Picked, generated_by, open_split
+from stackflower.config.schema import RunConfig
+from stackflower.data.source import Source
+from stackflower.errors import ConfigError, DataError
+from stackflower.evaluation.extractors.base import Extracted
+from stackflower.evaluation.metrics.base import Sample
+from stackflower.evaluation.protocol import Protocol
+from stackflower.evaluation.scoring import score
+from stackflower.evaluation.statistics import Statistics
+from stackflower.pipeline import Pipeline
+from stackflower.text.base import TextEncoder
+from stackflower.training.accelerator import process_state
+from stackflower.training.networks import Networks
+
+
+class TrainingScorer:
+    """Scores of networks in training on the held-out split: those that `stackflower eval --split` gives for the same weights.
+
+    Args:
+        config: of the run; its `output` says which metrics, of how many images, by which extractor.
+        source: the data set. ConfigError where it has no held-out split.
+        resolution: of the images.
+        size: px at which the split is prepared.
+        encoder: the text encoder, where it is not among the networks.
+    """
+
+    def __init__(self, config: RunConfig, source: Source, resolution: int, size: int, encoder: TextEncoder):
+        output, split = config.output, source.held_out()
+        if split is None:
+            raise ConfigError(
+                "--eval-every scores images that training does not see, and this data has no split validation or test: add one, or "
+                "leave it out."
+            )
+        metric: Any = registry.get("metric", output.best)
+        self.measure, self.lower_is_better = str(metric.measure), bool(metric.lower_is_better)
+        self.state = process_state()
+        protocol = Protocol(metrics=output.eval_metrics, split=split, samples=output.eval_samples)
+        options = {} if output.eval_weights is None else {"weights": output.eval_weights}
+        self.workers, reference = open_split(
+            protocol, output.eval_extractor, options, source, resolution, size, self.state
+        )
+        images = len(Picked.of(reference, protocol).pairs)
+        self.picked = Picked.of(reference, replace(protocol, splits=max(1, min(protocol.splits, images))))
+        self.real = self.workers.real(reference, self.picked.chosen, self.picked.protocol)
+        self.protocol = {
+            "metric": output.best,
+            **self.workers.extractor.describe(),
+            **reference.describe(),
+            "images": len(self.picked.captions),
+        }
+        self.encoder = encoder
+        self._try()
+
+    def _try(self) -> None:
+        """ConfigError where a metric can't be computed, before any training: the real images stand for generated ones."""
+        picked, place = self.picked, {image: row for row, image in enumerate(self.picked.chosen.tolist())}
+
+        def some(captions: Sequence[str], each: int, seed: int) -> Extracted:
+            return rows.rows(torch.arange(len(captions) * each) % len(rows.features))
+
+        def images(captions: Sequence[str], each: int, seed: int) -> Iterator[Tensor]:
+            yield picked.reference.data.centre(
+                picked.reference.resolution, torch.zeros(len(captions) * each, dtype=torch.int64)
+            )
+
+        rows = self.real.rows
+        order = torch.tensor([place[image] for image, _ in picked.pairs])
+        order = order[order < len(rows.features)]
+        sample = Sample(
+            fake=Statistics.of(rows.rows(order), picked.protocol.splits),
+            real=self.real,
+            protocol=picked.protocol,
+            reference=picked.reference,
+            attributes=self.workers.extractor.attributes,
+            extract=self.workers,
+            embed=self.workers.extractor.embed,
+            captions=picked.captions,
+            pairs=picked.pairs,
+            chosen=picked.chosen.tolist(),
+            generate=some,
+            images=images,
+            training=lambda: self.workers.training(picked.reference, picked.protocol),
+        )
+        try:
+            score(sample)
+        except (ConfigError, DataError) as error:
+            raise ConfigError(
+                f"--eval-every can't score this data as asked: {error} Change --set output.eval_metrics, output.eval_samples or "
+                "output.eval_extractor, or leave --eval-every out."
+            ) from error
+
+    def __call__(self, networks: Networks) -> dict[str, float]:
+        """Every number among the scores of the averaged networks, by name."""
+        encoder = self.encoder if networks.text is None else networks.averaged_encoder
+        pipeline = Pipeline(networks.ema.module, encoder, self.state.device)
+        found = score(self.picked.sample(generated_by(pipeline, None), self.workers, self.real))
+        return {name: value for name, value in found.items() if isinstance(value, float)}

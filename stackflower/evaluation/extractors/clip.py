@@ -1,0 +1,90 @@
+"""CLIP as an extractor."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from stackflower.errors import MissingDependency
+from stackflower.evaluation.extractors.base import Extracted, Extractor
+from stackflower.features.base import checksum_of
+from stackflower.features.huggingface import CLIP
+from stackflower.features.loading import loading
+from stackflower.registry import register
+
+TEXTS = 64  # captions at a time
+
+
+@register("extractor", "clip")
+class ClipExtractor(Extractor):
+    """A CLIP model (Radford et al. 2021): images and captions in one space, without classes. Needs the extra `text`, which brings transformers.
+
+    Args:
+        model: id on the Hugging Face hub, or a local folder.
+        weights: the same, as a local folder.
+    """
+
+    family = "clip"
+
+    def __init__(self, *, model: str = "openai/clip-vit-base-patch32", weights: str | None = None):
+        try:
+            from transformers import AutoTokenizer, CLIPModel
+            from transformers.utils import logging
+        except ImportError:
+            raise MissingDependency("transformers", "text", "The extractor clip") from None
+        logging.set_verbosity_error()
+        logging.disable_progress_bar()
+        local = Path(weights or model).expanduser()
+        name = str(local.resolve()) if local.is_dir() else weights or model
+        with loading(
+            f"CLIP {name}", "Give the id of a CLIP model on the Hugging Face hub (and a network), or its local folder."
+        ):
+            self.tokenizer = AutoTokenizer.from_pretrained(name)
+            # safetensors only: a pickled checkpoint could run code
+            self.model: Any = CLIPModel.from_pretrained(name, use_safetensors=True, dtype=torch.float32)
+        self.model.eval().requires_grad_(False)
+        self.name, self.size = Path(name).name, int(self.model.vision_model.config.image_size)
+        self.checksum = checksum_of(self.model)
+
+    def network(self) -> nn.Module:
+        found: nn.Module = self.model
+        return found
+
+    def describe(self) -> dict[str, object]:
+        return {
+            "extractor": f"clip ({self.name})",
+            "weights_sha256": self.checksum,
+            "classes": 0,
+            "resolution": self.size,
+            "resize": "antialiased bicubic",
+        }
+
+    def extract(self, images: Tensor) -> Extracted:
+        size = (self.size, self.size)
+        values = F.interpolate(images.float() / 255, size, mode="bicubic", antialias=True, align_corners=False)
+        mean, deviation = (values.new_tensor(each)[:, None, None] for each in CLIP)
+        pooled = self.model.vision_model((values.clamp(0, 1) - mean) / deviation).pooler_output
+        features = self.model.visual_projection(pooled)
+        return Extracted.of(features, vectors=F.normalize(features, dim=1))
+
+    @torch.inference_mode()
+    def embed(self, captions: Sequence[str]) -> Tensor:
+        limit, parts = self.model.config.text_config.max_position_embeddings, []
+        for first in range(0, len(captions), TEXTS):
+            tokens = self.tokenizer(
+                list(captions[first : first + TEXTS]),
+                padding=True,
+                truncation=True,
+                max_length=limit,
+                return_tensors="pt",
+            ).to(self.model.device)
+            pooled = self.model.text_model(
+                input_ids=tokens["input_ids"], attention_mask=tokens["attention_mask"]
+            ).pooler_output
+            parts.append(F.normalize(self.model.text_projection(pooled), dim=1).cpu())
+        return torch.cat(parts)

@@ -1,0 +1,39 @@
+"""Similarity of images and captions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from stackflower.evaluation.intervals import interval
+from stackflower.evaluation.metrics.base import Metric, Sample, line
+from stackflower.registry import register
+
+
+@register("metric", "similarity")
+class TextSimilarity(Metric):
+    """Mean cosine of each image and its caption in the extractor's common space; that of CLIP is CLIPScore without its factor (Hessel et
+    al. 2021, equation 1). Beside it, the same of an image and the next one's caption, and of real images."""
+
+    needs_captions = True
+    position = 8
+    measure = "text_similarity"
+
+    def compute(self, sample: Sample) -> dict[str, Any]:
+        generated, real = sample.matched("Similarity")
+        found = (generated.images.double() * generated.texts.double()).sum(1)
+        other = (generated.images.double() * generated.texts.double().roll(1, 0)).sum(1)
+        scores: dict[str, Any] = {
+            "text_similarity": float(found.mean()),
+            "text_similarity_interval": interval(found),
+            "text_similarity_to_another": float(other.mean()),
+        }
+        if real is not None:
+            scores["real_text_similarity"] = float((real.images.double() * real.texts.double()).sum(1).mean())
+        return scores
+
+    def lines(self, scores: Mapping[str, Any]) -> list[str]:
+        real = scores.get("real_text_similarity")
+        beside = "" if real is None else f"   real images {real:.3f}"
+        text = f"{scores['text_similarity']:.3f}   another caption {scores['text_similarity_to_another']:.3f}{beside}"
+        return [line("text similarity", text, scores["text_similarity_interval"])]
