@@ -16,7 +16,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from judges import Split, classes, features_of, found_first, judge_a
+from judges import Split, classes, features_of, found_first, judge_a, shuffled
 from photographs import read_splits
 from torch import Tensor
 
@@ -49,7 +49,7 @@ def scores(judge: DomainClassifier, images: Tensor, held_out: Split, number: int
     logits = classes(judge, features)
     found = {
         "class": float((logits.argmax(1) == held_out.classes).float().mean()),
-        "IS": inception_score(logits, 10)[0],
+        "IS": inception_score(shuffled(logits), 10)[0],
         "R-precision": found_first(judge, features, held_out, torch.arange(len(features)), number),
     }
     return found | {"FD": frechet_distance(features, real)}
