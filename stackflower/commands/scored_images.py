@@ -17,7 +17,7 @@ from stackflower.evaluation.image_files import ImageFiles, described, refusal
 from stackflower.evaluation.metrics.base import Sample
 from stackflower.evaluation.protocol import Protocol
 from stackflower.evaluation.reference import Reference
-from stackflower.evaluation.statistics import share
+from stackflower.evaluation.statistics import Statistics, share
 from stackflower.utils.rng import seeded
 
 
@@ -48,6 +48,8 @@ class ScoredFolder(Subject):
             raise DataError(
                 f"{folder} has {fake.count} image{'s' * (fake.count != 1)} that can be read; scores need at least 2."
             )
+        if bad and fake.count <= protocol.kept:
+            fake = Statistics.of(fake.rows, protocol.splits, protocol.kept)  # splits of those that could be read
         left = [place for place in range(len(files.files)) if place not in bad]
         captions, pairs, warnings = self._captions(left, reference, protocol)
         if bad:

@@ -13,7 +13,8 @@ from PIL import Image
 from torch import Tensor
 
 from stackflower.data.images import EXTENSIONS, load_square
-from stackflower.data.sources.folder import METADATA, Split, several
+from stackflower.data.rows import several
+from stackflower.data.sources.folder import METADATA, Split
 from stackflower.errors import DataError
 from stackflower.evaluation.statistics import share
 from stackflower.utils.rng import seeded

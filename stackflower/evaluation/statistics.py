@@ -75,9 +75,11 @@ class ClassSums:
         self.probability = self.probability + other.probability
 
     def scores(self) -> Tensor:
-        """(S,) exp E KL(p(y|x) ‖ p(y)) of each split."""
-        marginal = self.probability / self.count[:, None]
-        return torch.exp(self.negentropy / self.count - torch.xlogy(marginal, marginal).sum(1))
+        """exp E KL(p(y|x) ‖ p(y)) of each split that has images."""
+        some = self.count > 0
+        count = self.count[some]
+        marginal = self.probability[some] / count[:, None]
+        return torch.exp(self.negentropy[some] / count - torch.xlogy(marginal, marginal).sum(1))
 
 
 class Statistics:

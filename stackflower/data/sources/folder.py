@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from stackflower.data.images import EXTENSIONS, load_square
+from stackflower.data.rows import checked, parsed, several, together
 from stackflower.data.source import Rows, Source
 from stackflower.errors import DataError
 from stackflower.registry import register
@@ -28,18 +29,14 @@ from stackflower.utils.progress import Progress
 
 METADATA = ("metadata.jsonl", "metadata.csv")
 FOLDERS = {"train": ("train",), "validation": ("validation", "val", "valid"), "test": ("test",)}
-LONGEST = 1_000  # words of a caption
 
 
 def _read_jsonl(path: Path) -> Iterator[tuple[int, dict[str, Any] | str]]:
     with path.open(encoding="utf-8-sig") as lines:
         for number, line in enumerate(lines, 1):
             if line.strip():
-                try:
-                    row = json.loads(line)
-                    yield number, row if isinstance(row, dict) else "is not a JSON object"
-                except json.JSONDecodeError as error:
-                    yield number, f"is not JSON ({error.msg})"
+                row, problem = parsed(line)
+                yield number, problem or row
 
 
 def _read_csv(path: Path) -> Iterator[tuple[int, dict[str, Any] | str]]:
@@ -51,48 +48,16 @@ def _read_csv(path: Path) -> Iterator[tuple[int, dict[str, Any] | str]]:
             # a cell may hold a list or an object as JSON
             for key in ("text", "attributes", "mentioned_attributes"):
                 if str(values.get(key, ""))[:1] in ("[", "{"):
-                    with contextlib.suppress(json.JSONDecodeError):
+                    with contextlib.suppress(ValueError, RecursionError):
                         values[key] = json.loads(values[key])
             yield number, values
-
-
-def captions_of_row(row: dict[str, Any]) -> tuple[list[str], str | None]:
-    """The captions of a row, and what is wrong with them or None."""
-    texts = row.get("text")
-    texts = [texts] if isinstance(texts, str) else texts
-    if not isinstance(texts, list) or not texts or not all(isinstance(text, str) for text in texts):
-        return [], 'has no caption: "text" must be a string or a list of strings'
-    if any(not text.strip() for text in texts):
-        return [], "has an empty caption"
-    longest = max(len(text.split()) for text in texts)
-    if longest > LONGEST:
-        return [], f"has a caption of {longest:,} words; at most {LONGEST:,} are allowed"
-    return [" ".join(text.split()) for text in texts], None
-
-
-def _attribute_problem(row: dict[str, Any], texts: list[str]) -> str | None:
-    """What is wrong with a row's attributes, or None."""
-    attributes, mentioned = row.get("attributes"), row.get("mentioned_attributes")
-    if attributes is not None and not isinstance(attributes, dict):
-        return f"has the attributes {attributes!r}; allowed is an object of names to values"
-    if mentioned is None:
-        return None
-    if (
-        not isinstance(mentioned, list)
-        or not all(isinstance(names, list) for names in mentioned)
-        or len(mentioned) != len(texts)
-    ):
-        return (
-            f'has a "mentioned_attributes" that is not a list of attribute names for each of its {len(texts)} captions'
-        )
-    return None
 
 
 class Split:
     """One folder of images with its metadata, read and checked."""
 
-    def __init__(self, folder: Path):
-        self.folder = folder
+    def __init__(self, folder: Path, follow_links: bool = False):
+        self.folder, self.follow_links = folder, follow_links
         found = [folder / name for name in METADATA if (folder / name).is_file()]
         if not found:
             near = sorted(path.name for path in folder.iterdir() if path.suffix in (".jsonl", ".json", ".csv", ".txt"))
@@ -104,18 +69,29 @@ class Split:
         self.metadata = found[0]
 
     @cached_property
+    def _found(self) -> tuple[set[str], set[str]]:
+        """Images in the folder, and links to images out of it that are not followed, by file name as in the metadata."""
+        inside, outside, root = set[str](), set[str](), self.folder.resolve()
+        for path in self.folder.rglob("*"):
+            if path.suffix.lower() in EXTENSIONS and path.is_file():
+                followed = self.follow_links or path.resolve().is_relative_to(root)
+                (inside if followed else outside).add(path.relative_to(self.folder).as_posix())
+        return inside, outside
+
+    @property
     def files(self) -> set[str]:
         """Every image in the folder and its subfolders, by file name as in the metadata."""
-        return {
-            path.relative_to(self.folder).as_posix()
-            for path in self.folder.rglob("*")
-            if path.suffix.lower() in EXTENSIONS and path.is_file()
-        }
+        return self._found[0]
+
+    @property
+    def outside(self) -> set[str]:
+        """Links to images out of the folder that are not followed."""
+        return self._found[1]
 
     @cached_property
     def read(self) -> tuple[list[dict[str, Any]], list[str]]:
         """The valid rows, and a sentence for each invalid one."""
-        rows, problems, seen = [], [], set()
+        rows, problems, seen = [], [], set[str]()
         reader = _read_jsonl if self.metadata.suffix == ".jsonl" else _read_csv
         try:
             for number, row in reader(self.metadata):
@@ -123,39 +99,37 @@ class Split:
                 if isinstance(row, str):
                     problems.append(f"{where} {row}.")
                     continue
-                name, (texts, problem) = row.get("file_name"), captions_of_row(row)
+                name, (checked_row, problem) = row.get("file_name"), checked(row)
                 if not isinstance(name, str) or not name:
                     problem = 'has no "file_name"'
                 else:
                     name = PurePosixPath(name.replace("\\", "/")).as_posix()
-                    if name in seen:
-                        problem = f"names {name} a second time"
-                    elif name not in self.files:
-                        problem = f"names {name}, and there is no such image"
+                    problem = self._file_problem(name, seen) or problem
                     seen.add(name)
-                problem = problem or _attribute_problem(row, texts)
-                if not isinstance(row.get("label", 0), int):
-                    problem = f"has the label {row['label']!r}; a label is a whole number"
                 if problem:
                     problems.append(f"{where} {problem}.")
                 else:
-                    rows.append({**row, "file_name": name, "text": texts})
+                    rows.append({**checked_row, "file_name": name})
         except (UnicodeDecodeError, csv.Error) as error:
             problems.append(f"{self.metadata} is not a text file in UTF-8 ({error}); save it as UTF-8.")
         if not rows and not problems:
             problems.append(f"{self.metadata} has no rows.")
         return rows, problems
 
+    def _file_problem(self, name: str, seen: set[str]) -> str | None:
+        """What is wrong with the file that a row names, or None."""
+        if name in seen:
+            return f"names {name} a second time"
+        if name in self.files:
+            return None
+        if name in self.outside:
+            return f"names {name}, a link out of the folder; --set data.follow_links=true reads such images"
+        return f"names {name}, and there is no such image"
+
     def orphans(self) -> list[str]:
         """Images that no row names."""
         rows, _ = self.read
         return sorted(self.files - {row["file_name"] for row in rows})
-
-
-def several(problems: list[str], most: int = 20) -> str:
-    """The first `most` sentences, and how many more there are."""
-    more = f"\n… and {len(problems) - most:,} more." if len(problems) > most else ""
-    return "\n".join(problems[:most]) + more
 
 
 @register("data", "folder")
@@ -165,11 +139,12 @@ class FolderSource(Source):
     Args:
         path: the folder.
         skip_bad: leave out rows and images that can't be used, with a warning, instead of raising DataError.
+        follow_links: read images that are links to files out of the folder.
     """
 
-    def __init__(self, *, path: str, skip_bad: bool = False):
+    def __init__(self, *, path: str, skip_bad: bool = False, follow_links: bool = False):
         self.path = Path(path).expanduser()
-        self.skip_bad = skip_bad
+        self.skip_bad, self.follow_links = skip_bad, follow_links
         self._splits: dict[str, Split] = {}
         if not self.path.is_dir():
             raise DataError(
@@ -188,7 +163,7 @@ class FolderSource(Source):
         if name not in self._splits:
             candidates = [self.path / folder for folder in FOLDERS.get(name, ())]
             folder = next((path for path in candidates if path.is_dir()), self.path)
-            self._splits[name] = Split(folder)
+            self._splits[name] = Split(folder, self.follow_links)
         return self._splits[name]
 
     def fingerprint(self, split: str) -> str:
@@ -212,18 +187,7 @@ class FolderSource(Source):
 
     def rows(self, split: str) -> Rows:
         rows = self._usable(split)
-        names = sorted({key for row in rows for key in row.get("attributes") or {}})
-        labelled = all("label" in row for row in rows)
-        return Rows(
-            captions=[row["text"] for row in rows],
-            labels=[row["label"] for row in rows] if labelled else None,
-            class_names={row["label"]: str(row["class_name"]) for row in rows if labelled and "class_name" in row},
-            attributes={name: [str((row.get("attributes") or {}).get(name, "")) for row in rows] for name in names},
-            mentioned_attributes=[row["mentioned_attributes"] for row in rows]
-            if rows and all("mentioned_attributes" in row for row in rows)
-            else None,
-            files=[row["file_name"] for row in rows],
-        )
+        return together(rows, [row["file_name"] for row in rows])
 
     def fill(self, split: str, images: np.ndarray, progress: Progress) -> list[int]:
         part, rows = self.split(split), self._usable(split)

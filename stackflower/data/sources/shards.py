@@ -7,7 +7,6 @@ set need not fit into memory (on a GPU the training split is held in its memory)
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import re
 import tarfile
@@ -20,12 +19,15 @@ from typing import Any
 import numpy as np
 
 from stackflower.data.images import EXTENSIONS, load_square
+from stackflower.data.rows import checked, parsed, several, together
 from stackflower.data.source import Rows, Source
-from stackflower.data.sources.folder import FOLDERS, captions_of_row, several
+from stackflower.data.sources.folder import FOLDERS
 from stackflower.errors import DataError
 from stackflower.registry import register
 from stackflower.utils.cache import key_of
 from stackflower.utils.progress import Progress
+
+LARGEST_TEXT = 10_000_000  # bytes of a caption file
 
 
 @dataclass
@@ -54,53 +56,83 @@ def _row(suffix: str, content: bytes) -> tuple[dict[str, Any], str | None]:
     """The row in a sample's text or JSON file, and what is wrong with it or None."""
     try:
         text = content.decode("utf-8-sig")
-        if suffix == ".json":
-            row = json.loads(text)
-            return (row, None) if isinstance(row, dict) else ({}, "has a JSON file that is not an object")
-        return {"text": [line.strip() for line in text.splitlines() if line.strip()]}, None
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        return {}, f"has a caption file that can't be read ({error})"
+    except UnicodeDecodeError as error:
+        return {}, f"has a caption file that is not UTF-8 ({error})"
+    if suffix == ".json":
+        row, problem = parsed(text)
+        return row, problem and f"has a JSON file that {problem}"
+    return {"text": [line.strip() for line in text.splitlines() if line.strip()]}, None
 
 
-def _checked(sample: Sample) -> Sample:
-    """The sample with its captions checked and `problem` set."""
+def _checked(sample: Sample, length: int) -> Sample:
+    """The sample of a shard of `length` bytes with its captions checked and `problem` set."""
     if sample.problem is None and "text" not in sample.row and "caption" in sample.row:
         sample.row["text"] = sample.row["caption"]  # as img2dataset writes it
-    texts, problem = captions_of_row(sample.row)
+    sample.row, problem = checked(sample.row)
     sample.problem = sample.problem or problem
     if sample.image is None:
         sample.problem = "has captions and no image"
-    elif not isinstance(sample.row.get("label", 0), int):
-        sample.problem = f"has the label {sample.row['label']!r}; a label is a whole number"
-    sample.row["text"] = texts
+    elif sum(sample.image) > length:
+        sample.problem = "has an image that goes on beyond the end of the file: the shard is cut off"
     return sample
 
 
 def read_shard(path: Path) -> list[Sample]:
-    """The samples of a tar file, in its order. DataError for a file that is not a tar file."""
+    """The samples of a tar file, in its order; one that is cut off ends with a sample that says so. DataError for a file that is not a tar file."""
     samples: dict[str, Sample] = {}
+    whole = True
     try:
         with tarfile.open(path, "r:") as shard:
-            for member in shard:
-                name = PurePosixPath(member.name)
-                if not member.isfile() or name.name.startswith("."):
-                    continue
-                # a key ends at the first dot of the file's name, as in WebDataset
-                stem, _, suffix = name.name.partition(".")
-                sample = samples.setdefault(str(name.with_name(stem)), Sample(path, str(name.with_name(stem))))
-                suffix = f".{suffix.lower()}"
-                if suffix in EXTENSIONS:
-                    sample.image = (member.offset_data, member.size)
-                elif suffix in (".json", ".txt"):
-                    handle = shard.extractfile(member)
-                    row, problem = _row(suffix, handle.read() if handle else b"")
-                    sample.row = {**row, **sample.row} if suffix == ".txt" else {**sample.row, **row}
-                    sample.problem = sample.problem or problem
+            try:
+                for member in shard:
+                    if member.isfile():
+                        _add(member, shard, samples, path)
+            except tarfile.ReadError:  # in the middle of a member
+                whole = False
+            end = shard.offset
     except (tarfile.TarError, OSError) as error:
         raise DataError(
             f"{path} can't be read as a tar file ({error}); shards are plain, uncompressed tar files."
         ) from error
-    return [_checked(sample) for sample in samples.values()]
+    length = path.stat().st_size
+    found = [_checked(sample, length) for sample in samples.values()]
+    if not whole or not _ends(path, end):
+        problem = "has no mark of the end of a tar file: it is cut off, and samples may be missing"
+        found.append(Sample(path, "its end", problem=problem))
+    return found
+
+
+def _add(member: tarfile.TarInfo, shard: tarfile.TarFile, samples: dict[str, Sample], path: Path) -> None:
+    """A file of a shard to its sample."""
+    name = PurePosixPath(member.name)
+    if name.name.startswith("."):
+        return
+    # a key ends at the first dot of the file's name, as in WebDataset
+    stem, _, suffix = name.name.partition(".")
+    sample = samples.setdefault(str(name.with_name(stem)), Sample(path, str(name.with_name(stem))))
+    suffix = f".{suffix.lower()}"
+    if suffix in EXTENSIONS:
+        sample.image = (member.offset_data, member.size)
+    elif suffix in (".json", ".txt") and member.size > LARGEST_TEXT:
+        sample.problem = (
+            sample.problem or f"has a caption file of {member.size:,} bytes; at most {LARGEST_TEXT:,} are read"
+        )
+    elif suffix in (".json", ".txt"):
+        handle = shard.extractfile(member)
+        row, problem = _row(suffix, handle.read() if handle else b"")
+        sample.row = {**row, **sample.row} if suffix == ".txt" else {**sample.row, **row}
+        sample.problem = sample.problem or problem
+
+
+def _ends(path: Path, offset: int) -> bool:
+    """Whether a tar file has its end mark, a block of zeros, at the offset to which it was read or before it."""
+    with path.open("rb") as handle:
+        for start in (offset - tarfile.BLOCKSIZE, offset):
+            handle.seek(max(start, 0))
+            block = handle.read(tarfile.BLOCKSIZE)
+            if len(block) == tarfile.BLOCKSIZE and not any(block):
+                return True
+    return False
 
 
 @register("data", "shards")
@@ -183,16 +215,7 @@ class ShardSource(Source):
 
     def rows(self, split: str) -> Rows:
         samples = self.samples(split)
-        rows = [sample.row for sample in samples]
-        labelled = all("label" in row for row in rows)
-        names = sorted({key for row in rows for key in row.get("attributes") or {}})
-        return Rows(
-            captions=[row["text"] for row in rows],
-            labels=[row["label"] for row in rows] if labelled else None,
-            class_names={row["label"]: str(row["class_name"]) for row in rows if labelled and "class_name" in row},
-            attributes={name: [str((row.get("attributes") or {}).get(name, "")) for row in rows] for name in names},
-            files=[sample.key for sample in samples],
-        )
+        return together([sample.row for sample in samples], [sample.key for sample in samples])
 
     def fill(self, split: str, images: np.ndarray, progress: Progress) -> list[int]:
         samples, problems = self.samples(split), {}

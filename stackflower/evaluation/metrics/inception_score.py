@@ -62,7 +62,7 @@ class InceptionScore(Metric):
                 raise unavailable(
                     "The Inception Score", "this extractor has no classes; --extractor domain or inception-v3 has."
                 )
-            if not bool(side.classes.count.all()):
+            if side.count < side.splits:
                 raise unavailable(
                     "The Inception Score",
                     f"{side.splits} splits of {side.count} images; --splits {side.count} at most.",

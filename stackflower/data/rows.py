@@ -1,0 +1,97 @@
+"""Rows of metadata: parsed, checked and put together, whichever files they come from."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from stackflower.data.source import Rows
+
+LONGEST = 1_000  # words of a caption
+LARGEST_LABEL = 2**31 - 1
+
+
+def parsed(text: str) -> tuple[dict[str, Any], str | None]:
+    """A row from JSON, and what is wrong with it or None."""
+    try:
+        row = json.loads(text)
+    except RecursionError:
+        return {}, "is nested too deeply"
+    except ValueError as error:  # a number of more digits than Python reads is one too
+        return {}, f"is not JSON ({getattr(error, 'msg', None) or str(error).split(';')[0]})"
+    return (row, None) if isinstance(row, dict) else ({}, "is not a JSON object")
+
+
+def checked(row: dict[str, Any]) -> tuple[dict[str, Any], str | None]:
+    """A row with its captions as a list ``text``, and what is wrong with it or None."""
+    texts, problem = _captions(row)
+    problem = problem or _label_problem(row) or _attribute_problem(row, texts)
+    return {**row, "text": texts}, problem
+
+
+def _captions(row: dict[str, Any]) -> tuple[list[str], str | None]:
+    texts = row.get("text")
+    texts = [texts] if isinstance(texts, str) else texts
+    if not isinstance(texts, list) or not texts or not all(isinstance(text, str) for text in texts):
+        return [], 'has no caption: "text" must be a string or a list of strings'
+    if any(not text.strip() for text in texts):
+        return [], "has an empty caption"
+    if any("\ud800" <= character <= "\udfff" for text in texts for character in text):
+        return [], "has a caption with half of a surrogate pair, which is no text"
+    longest = max(len(text.split()) for text in texts)
+    if longest > LONGEST:
+        return [], f"has a caption of {longest:,} words; at most {LONGEST:,} are allowed"
+    return [" ".join(text.split()) for text in texts], None
+
+
+def _label_problem(row: dict[str, Any]) -> str | None:
+    label = row.get("label", 0)
+    if isinstance(label, bool) or not isinstance(label, int) or not 0 <= label <= LARGEST_LABEL:
+        shown = (
+            str(label)
+            if isinstance(label, int) and abs(label) < 10**20
+            else repr(label)
+            if isinstance(label, str)
+            else "it has"
+        )
+        return f"has the label {shown}; a label is a whole number from 0 to {LARGEST_LABEL:,}"
+    return None
+
+
+def _attribute_problem(row: dict[str, Any], texts: list[str]) -> str | None:
+    attributes, mentioned = row.get("attributes"), row.get("mentioned_attributes")
+    if attributes is not None and not isinstance(attributes, dict):
+        return f"has the attributes {attributes!r}; allowed is an object of names to values"
+    if mentioned is None:
+        return None
+    lists = (
+        isinstance(mentioned, list) and len(mentioned) == len(texts) and all(isinstance(one, list) for one in mentioned)
+    )
+    if not lists or not all(isinstance(name, str) for one in mentioned for name in one):
+        return (
+            f'has a "mentioned_attributes" that is not a list of attribute names for each of its {len(texts)} captions'
+        )
+    return None
+
+
+def together(rows: Sequence[dict[str, Any]], files: list[str]) -> Rows:
+    """Checked rows as the rows of a split. Labels count only where all have one."""
+    names = sorted({key for row in rows for key in row.get("attributes") or {}})
+    labelled = all("label" in row for row in rows)
+    return Rows(
+        captions=[row["text"] for row in rows],
+        labels=[row["label"] for row in rows] if labelled else None,
+        class_names={row["label"]: str(row["class_name"]) for row in rows if labelled and "class_name" in row},
+        attributes={name: [str((row.get("attributes") or {}).get(name, "")) for row in rows] for name in names},
+        mentioned_attributes=[row["mentioned_attributes"] for row in rows]
+        if rows and all(row.get("mentioned_attributes") is not None for row in rows)
+        else None,
+        files=files,
+    )
+
+
+def several(problems: Sequence[str], most: int = 20) -> str:
+    """The first `most` sentences, and how many more there are."""
+    more = f"\n… and {len(problems) - most:,} more." if len(problems) > most else ""
+    return "\n".join(problems[:most]) + more

@@ -1,0 +1,132 @@
+"""Data that are damaged, or made to do harm: each is refused in a sentence, and nothing is lost silently."""
+
+from __future__ import annotations
+
+import io
+import json
+import tarfile
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import TINY_NETWORKS
+from PIL import Image
+
+from stackflower.data.sources.folder import FolderSource
+from stackflower.data.sources.shards import ShardSource, read_shard
+from stackflower.errors import DataError
+
+
+def jpeg(size: int = 24) -> bytes:
+    content = io.BytesIO()
+    pixels = torch.randint(0, 256, (size, size, 3), dtype=torch.uint8).numpy()
+    Image.fromarray(pixels).save(content, format="JPEG")
+    return content.getvalue()
+
+
+def shard(path: Path, count: int = 4) -> bytes:
+    with tarfile.open(path, "w") as file:
+        for number in range(count):
+            for suffix, content in (("jpg", jpeg()), ("txt", f"flower {number}".encode())):
+                member = tarfile.TarInfo(f"{number:03d}.{suffix}")
+                member.size = len(content)
+                file.addfile(member, io.BytesIO(content))
+    return path.read_bytes()
+
+
+def folder(path: Path, *lines: str) -> Path:
+    """Two good images, and these lines of metadata."""
+    path.mkdir()
+    for name in ("1.jpg", "2.jpg"):
+        (path / name).write_bytes(jpeg())
+    good = [json.dumps({"file_name": name, "text": "a flower"}) for name in ("1.jpg",)]
+    (path / "metadata.jsonl").write_text("\n".join([*good, *lines]) + "\n", encoding="utf-8")
+    return path
+
+
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [
+        ("[" * 200_000 + "]" * 200_000, "is nested too deeply"),
+        ('{"file_name": "2.jpg", "text": "a", "label": ' + "1" + "0" * 30 + "}", "has the label it has; a label is"),
+        ('{"file_name": "2.jpg", "text": "a", "label": ' + "9" * 5000 + "}", "is not JSON"),
+        ('{"file_name": "2.jpg", "text": "a", "label": -3}', "has the label -3"),
+        ('{"file_name": "2.jpg", "text": "a", "label": true}', "a label is a whole number"),
+        ('{"file_name": "2.jpg", "text": "a \\ud800 flower"}', "half of a surrogate pair"),
+        ('{"file_name": "../outside.jpg", "text": "a"}', "there is no such image"),
+        ('{"file_name": "/etc/passwd", "text": "a"}', "there is no such image"),
+        ('{"file_name": "2.jpg", "text": "a", "mentioned_attributes": [[{"x": 1}]]}', "mentioned_attributes"),
+        ('{"file_name": "2.jpg", "text": "a", "attributes": "red"}', "has the attributes 'red'"),
+    ],
+)
+def test_rows_that_would_do_harm(stackflower, tmp_path: Path, row: str, said: str) -> None:
+    (tmp_path / "outside.jpg").write_bytes(jpeg())
+    data = folder(tmp_path / "data", row)
+    checked = stackflower("data", "check", data, code=2).output
+    assert said in checked and "line 2" in checked and len(checked) < 2000
+    trained = stackflower("train", "--data", data, "--images", 8, "--out", "run", *TINY_NETWORKS, code=2).output
+    assert said in trained
+    assert len(FolderSource(path=str(data), skip_bad=True).rows("train")) == 1
+
+
+def test_a_link_out_of_the_folder_is_followed_only_when_asked(stackflower, tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "secret.jpg").write_bytes(jpeg())
+    data = folder(tmp_path / "data", '{"file_name": "link.jpg", "text": "a"}', '{"file_name": "near.jpg", "text": "b"}')
+    (data / "link.jpg").symlink_to(tmp_path / "elsewhere" / "secret.jpg")
+    (data / "near.jpg").symlink_to(data / "2.jpg")
+    said = stackflower("data", "check", data, code=2).output
+    assert "names link.jpg, a link out of the folder; --set data.follow_links=true" in said and "near.jpg" not in said
+    assert len(FolderSource(path=str(data), follow_links=True).rows("train")) == 3
+
+
+def test_wherever_a_shard_is_cut_off_it_is_told(tmp_path: Path) -> None:
+    whole = shard(tmp_path / "train-000.tar")
+    assert not any(sample.problem for sample in read_shard(tmp_path / "train-000.tar"))
+    end = len(whole.rstrip(b"\0"))  # within the last member's text
+    cut = tmp_path / "cut.tar"
+    for length in {*range(0, end, 256), *range(512, end, 512), end}:
+        cut.write_bytes(whole[:length])
+        try:
+            problems = [sample.problem for sample in read_shard(cut) if sample.problem]
+        except DataError:
+            continue
+        assert problems, f"cut at {length} of {len(whole)}"
+
+
+def test_a_shard_that_is_cut_off_is_refused(stackflower, tmp_path: Path) -> None:
+    whole = shard(tmp_path / "train-000.tar")
+    (tmp_path / "train-000.tar").write_bytes(whole[: len(whole.rstrip(b"\0")) * 2 // 3])
+    for command in (["data", "check", tmp_path], ["train", "--data", tmp_path, "--images", 8, *TINY_NETWORKS]):
+        assert "cut off" in stackflower(*command, code=2).output
+    kept = ShardSource(path=str(tmp_path), skip_bad=True)
+    assert 0 < len(kept.rows("train")) < 4 and "left out" in " ".join(kept.warnings("train"))
+
+
+def test_partners_that_are_missing_are_told(stackflower, tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "train-000.tar", "w") as file:
+        for name, content in (("a.jpg", jpeg()), ("a.txt", b"a flower"), ("b.jpg", jpeg()), ("c.txt", b"lost")):
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            file.addfile(member, io.BytesIO(content))
+    said = stackflower("data", "check", tmp_path, code=2).output
+    assert "b has no caption" in said and "c has captions and no image" in said and "2 problems" in said
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        b"[" * 200_000,
+        b'{"text": "a", "label": 1' + b"0" * 30 + b"}",
+        b'{"text": "\\udfff"}',
+        b'{"text": "a", "attributes": "red"}',
+    ],
+)
+def test_json_of_a_shard_that_would_do_harm(stackflower, tmp_path: Path, row: bytes) -> None:
+    with tarfile.open(tmp_path / "train-000.tar", "w") as file:
+        for name, content in (("a.jpg", jpeg()), ("a.txt", b"a flower"), ("b.jpg", jpeg()), ("b.json", row)):
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            file.addfile(member, io.BytesIO(content))
+    said = stackflower("data", "check", tmp_path, code=2).output
+    assert "train-000.tar/b has" in said and "1 problems" in said
