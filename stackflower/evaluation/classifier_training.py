@@ -18,6 +18,7 @@ Augmentation = Literal["light", "strong"]
 UNMIXED = 0.1  # last share of the epochs, without mixup
 BINS = 15  # of the calibration error, as in Guo et al. 2017
 BATCH = 200  # images at a time without gradients
+CAPTIONS = 10  # of each image, of the R-precision
 
 
 @dataclass(frozen=True)
@@ -248,7 +249,7 @@ def calibration_error(logits: Tensor, target: Tensor, bins: int = BINS) -> float
 
 def measured(model: DomainClassifier, data: Labelled, device: torch.device | str = "cpu") -> dict[str, object]:
     """On held-out images: ``accuracy`` and ``calibration_error`` of each head over those whose value is known, NaN where none is; and
-    ``r_precision`` of the first captions, where there is a caption head."""
+    ``r_precision`` of their captions, where there is a caption head."""
     found = judged(model, data.images, device)
     accuracy, error = {}, {}
     for name, logits in found.heads.items():
@@ -258,12 +259,19 @@ def measured(model: DomainClassifier, data: Labelled, device: torch.device | str
         error[name] = calibration_error(rows, target) if len(rows) else math.nan
     scores: dict[str, object] = {"accuracy": _rounded(accuracy), "calibration_error": _rounded(error)}
     if data.captions is not None and model.captions is not None:
-        model.captions.cpu()
-        texts = model.captions.captions(data.captions.embeddings[data.captions.first])
-        own = [hash_row.tobytes() for hash_row in texts.numpy()]
-        scores["r_precision"] = round(float(r_precision(found.vectors, texts, own).mean()), 4)
-        model.captions.to(device)
+        scores["r_precision"] = round(_caption_r_precision(model.captions, found.vectors, data.captions), 4)
     return scores
+
+
+def _caption_r_precision(head: CaptionHead, images: Tensor, captions: CaptionTable) -> float:
+    """The mean R-precision of the first captions of all images, of the second ones, and so on, at most `CAPTIONS`."""
+    device, found = head.text.weight.device, []
+    for number in range(min(int(captions.count.max()), CAPTIONS)):
+        rows = captions.embeddings[captions.first + number % captions.count]
+        texts = torch.cat([head.captions(part.to(device)).cpu() for part in rows.split(BATCH)])
+        own = [row.tobytes() for row in rows.numpy()]
+        found.append(float(r_precision(images, texts, own).mean()))
+    return sum(found) / len(found)
 
 
 def _rounded(values: Mapping[str, float]) -> dict[str, float]:
