@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,11 @@ import numpy as np
 from stackflower import registry
 from stackflower.config.schema import Part
 from stackflower.data.images import save_png
+from stackflower.data.listed import ListedSource
 from stackflower.data.prepared import prepare
 from stackflower.data.source import Source
 from stackflower.data.synthetic.source import SyntheticFlowers
-from stackflower.errors import ConfigError, DataError
+from stackflower.errors import ComponentError, ConfigError, DataError
 from stackflower.utils.atomic import write_text
 from stackflower.utils.progress import bar
 
@@ -25,14 +27,34 @@ def source_part(value: str | None) -> dict[str, Any] | None:
     """`--data`: a registered source by name, or a folder or shards by path."""
     if value is None:
         return None
-    built_in = set(registry.names("data")) - {"folder", "shards"}
     path = Path(value).expanduser()
-    if value in built_in and not path.is_dir():
+    by_path = {"shards"} | {name for name, each in _layouts().items() if issubclass(each, ListedSource)}
+    if value in set(registry.names("data")) - by_path and not path.is_dir():
         return {"name": value}
-    shards = path.suffix == ".tar" or (
-        path.is_dir() and any(path.glob("*.tar")) and not any(path.glob("**/metadata.*"))
-    )
-    return {"name": "shards" if shards else "folder", "path": str(path.absolute())}
+    return {"name": _layout(path), "path": str(path.absolute())}
+
+
+def _layouts() -> dict[str, type]:
+    """The class of every source; one of another distribution that can't be loaded is left out."""
+    found: dict[str, type] = {}
+    for name in registry.names("data"):
+        with suppress(ComponentError):
+            found[name] = registry.get("data", name)
+    return found
+
+
+def _layout(path: Path) -> str:
+    """The source that reads a path: of those that recognise the folder, an image folder first; it also says what is wrong with others."""
+    if path.suffix == ".tar":
+        return "shards"
+    if not path.is_dir():
+        return "folder"
+    listed = {name: each for name, each in _layouts().items() if issubclass(each, ListedSource)}
+    if listed["folder"].recognises(path):
+        return "folder"
+    if any(path.glob("*.tar")):
+        return "shards"
+    return next((name for name, each in listed.items() if each.recognises(path)), "folder")
 
 
 def open_source(value: str, options: Mapping[str, Any] | None = None) -> Source:
@@ -68,7 +90,10 @@ def make(name: str, out: str, *, count: int, validation: int, test: int, resolut
 
 def check(value: str) -> dict[str, list[str]]:
     """Everything wrong with a folder or with shards: problems, and what is worth knowing."""
-    found = open_source(value).check()
+    source = open_source(value)
+    found = source.check()
+    if isinstance(source, ListedSource) and found is not None:
+        found[1].insert(0, f"{value} is {source.layout}.")
     if found is None:
         raise ConfigError(f"The data {value} have no check: they are not read from a folder or shards.")
     return {"problems": found[0], "notes": found[1]}

@@ -12,20 +12,16 @@ import csv
 import json
 import os
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-import numpy as np
-
-from stackflower.data.images import EXTENSIONS, load_square
-from stackflower.data.rows import checked, parsed, several, together
-from stackflower.data.source import Rows, Source
+from stackflower.data.images import EXTENSIONS
+from stackflower.data.listed import ListedSource, Listing
+from stackflower.data.rows import checked, parsed
 from stackflower.errors import DataError
 from stackflower.registry import register
 from stackflower.utils.cache import key_of
-from stackflower.utils.progress import Progress
 
 METADATA = ("metadata.jsonl", "metadata.csv")
 FOLDERS = {"train": ("train",), "validation": ("validation", "val", "valid"), "test": ("test",)}
@@ -133,7 +129,7 @@ class Split:
 
 
 @register("data", "folder")
-class FolderSource(Source):
+class FolderSource(ListedSource):
     """A folder by the Hugging Face ImageFolder convention: images and their ``metadata.jsonl`` or ``metadata.csv``.
 
     Args:
@@ -142,17 +138,16 @@ class FolderSource(Source):
         follow_links: read images that are links to files out of the folder.
     """
 
-    def __init__(self, *, path: str, skip_bad: bool = False, follow_links: bool = False):
-        self.path = Path(path).expanduser()
-        self.skip_bad, self.follow_links = skip_bad, follow_links
-        self._splits: dict[str, Split] = {}
-        if not self.path.is_dir():
-            raise DataError(
-                f"There is no folder {path!r}. --data takes a folder with metadata.jsonl, or synthetic-flowers."
-            )
+    layout = "an image folder with metadata"
 
-    def title(self) -> str:
-        return self.path.resolve().name
+    def __init__(self, *, path: str, skip_bad: bool = False, follow_links: bool = False):
+        super().__init__(path=path, skip_bad=skip_bad, follow_links=follow_links)
+        self._splits: dict[str, Split] = {}
+
+    @classmethod
+    def recognises(cls, path: Path) -> bool:
+        parts = [path, *(path / folder for folders in FOLDERS.values() for folder in folders)]
+        return any((part / name).is_file() for part in parts for name in METADATA)
 
     def splits(self) -> list[str]:
         found = [name for name, folders in FOLDERS.items() if any((self.path / folder).is_dir() for folder in folders)]
@@ -166,92 +161,20 @@ class FolderSource(Source):
             self._splits[name] = Split(folder, self.follow_links)
         return self._splits[name]
 
-    def fingerprint(self, split: str) -> str:
+    def read_split(self, split: str) -> Listing:
         part = self.split(split)
-        stamps = []
+        rows, problems = part.read
+        orphans, notes = part.orphans(), []
+        if orphans:
+            named = f"{', '.join(orphans[:3])}{', …' if len(orphans) > 3 else ''}"
+            notes = [
+                f"{len(orphans):,} images in {part.folder} have no row in {part.metadata.name} and are not used ({named})."
+            ]
+        return Listing(part.folder, rows, problems, notes)
+
+    def fingerprint(self, split: str) -> str:
+        part, stamps = self.split(split), []  # without reading the metadata
         for name in sorted(part.files):
             stat = os.stat(part.folder / name)
             stamps.append((name, stat.st_size, stat.st_mtime_ns))
         return key_of(part.metadata.read_bytes(), stamps, self.skip_bad)
-
-    def _usable(self, split: str) -> list[dict[str, Any]]:
-        rows, problems = self.split(split).read
-        if problems and not self.skip_bad:
-            raise DataError(
-                f"{self.split(split).folder} can't be used as it is:\n{several(problems)}\n"
-                f"`stackflower data check {self.path}` lists everything; --set data.skip_bad=true leaves such rows out."
-            )
-        if not rows:
-            raise DataError(f"{self.split(split).folder} has no row that can be used: {problems[0]}")
-        return rows
-
-    def rows(self, split: str) -> Rows:
-        rows = self._usable(split)
-        return together(rows, [row["file_name"] for row in rows])
-
-    def fill(self, split: str, images: np.ndarray, progress: Progress) -> list[int]:
-        part, rows = self.split(split), self._usable(split)
-        problems: dict[int, str] = {}
-
-        def one(position: int) -> None:
-            try:
-                images[position] = load_square(part.folder / rows[position]["file_name"], images.shape[1])
-            except DataError as error:
-                problems[position] = str(error)
-
-        with ThreadPoolExecutor(os.cpu_count()) as pool:  # Pillow releases the GIL while it decodes
-            for _ in pool.map(one, range(len(rows))):
-                progress(1)
-        if problems and (not self.skip_bad or len(problems) == len(rows)):
-            raise DataError(
-                f"{len(problems):,} images in {part.folder} can't be read:\n{several(sorted(problems.values()))}\n"
-                "Repair them, or remove them with their rows; --set data.skip_bad=true leaves such rows out."
-            )
-        return sorted(problems)
-
-    def warnings(self, split: str) -> list[str]:
-        _, problems = self.split(split).read
-        notes = []
-        labelled = sum("label" in row for row in self.split(split).read[0])
-        if 0 < labelled < len(self.split(split).read[0]):
-            notes.append(
-                f"{labelled:,} of {len(self.split(split).read[0]):,} rows of {self.split(split).metadata} have a label: "
-                "none is used, and a negative caption may be of the same class."
-            )
-        if problems and self.skip_bad:
-            notes.append(
-                f"{len(problems):,} rows of {self.split(split).metadata} are left out, the first: {problems[0]}"
-            )
-        orphans = self.split(split).orphans()
-        if not orphans:
-            return notes
-        return [
-            *notes,
-            f"{len(orphans):,} images in {self.split(split).folder} have no row in {self.split(split).metadata.name} "
-            f"and are not used ({', '.join(orphans[:3])}{', …' if len(orphans) > 3 else ''}).",
-        ]
-
-    def check(self) -> tuple[list[str], list[str]]:
-        """Everything that is wrong with the folder, and what is worth knowing, opening every image: (problems, notes)."""
-        problems, notes = [], []
-        for name in self.splits():
-            try:
-                part = self.split(name)
-            except DataError as error:
-                problems.append(str(error))
-                continue
-            rows, bad = part.read
-            problems += [f"{name}: {problem}" for problem in bad]
-            notes += [f"{name}: {warning}" for warning in self.warnings(name)]
-
-            def look(row: dict[str, Any], part: Split = part) -> str | None:
-                try:
-                    load_square(part.folder / row["file_name"], 64)
-                except DataError as error:
-                    return str(error)
-                return None
-
-            with ThreadPoolExecutor(os.cpu_count()) as pool:
-                problems += [f"{name}: {problem}" for problem in pool.map(look, rows) if problem]
-            notes.append(f"{name}: {len(rows):,} rows, {sum(len(row['text']) for row in rows):,} captions.")
-        return problems, notes

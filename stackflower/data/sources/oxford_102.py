@@ -1,0 +1,132 @@
+"""Oxford-102 flowers as they are downloaded, with Reed's captions."""
+
+from __future__ import annotations
+
+import json
+import re
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from scipy.io import loadmat
+
+from stackflower.data.listed import ListedSource, Listing
+from stackflower.errors import DataError
+from stackflower.options import Seed
+from stackflower.registry import register
+from stackflower.utils.rng import seeded
+
+NAME = re.compile(r"image_(\d+)\.(?:jpg|jpeg|png)", re.IGNORECASE)
+SETS = {"train": "trnid", "validation": "valid", "test": "tstid"}  # of setid.mat
+UNSEEN = 20  # classes of the test split of StackGAN
+PARTS = {"train": 0.8, "validation": 0.1, "test": 0.1}  # of a split at random
+
+
+@register("data", "oxford-102")
+class Oxford102(ListedSource):
+    """Oxford-102 (Nilsback & Zisserman 2008) with the captions of Reed et al. (2016): ``jpg/image_NNNNN.jpg``,
+    ``text_c10/class_NNNNN/image_NNNNN.txt`` with a caption a line, ``imagelabels.mat`` and ``setid.mat``.
+
+    Classes are numbered from 1, as in ``imagelabels.mat``; their names are those of ``cat_to_name.json``, where it is there.
+
+    Args:
+        path: the folder.
+        split: "official", that of setid.mat; "classes", 20 classes drawn by `seed` for ``test``, the other 82 for ``train``, as many as in
+            StackGAN; or "random", 80, 10 and 10% of the images by `seed`.
+        seed: of the split.
+        skip_bad: leave out images that can't be used, with a warning, instead of raising DataError.
+        follow_links: read images that are links to files out of the folder.
+    """
+
+    layout = "Oxford-102 with Reed's captions"
+
+    def __init__(
+        self,
+        *,
+        path: str,
+        split: Literal["official", "classes", "random"] = "official",
+        seed: Seed = 0,
+        skip_bad: bool = False,
+        follow_links: bool = False,
+    ):
+        super().__init__(path=path, skip_bad=skip_bad, follow_links=follow_links)
+        self.by, self.seed = split, seed
+
+    @classmethod
+    def recognises(cls, path: Path) -> bool:
+        return (path / "jpg").is_dir() and (path / "text_c10").is_dir() and (path / "imagelabels.mat").is_file()
+
+    def splits(self) -> list[str]:
+        return ["train", "test"] if self.by == "classes" else list(SETS)
+
+    @cached_property
+    def labels(self) -> list[int]:
+        """The class of each image, from image 1."""
+        return [int(label) for label in self._matrix("imagelabels.mat", "labels")]
+
+    @cached_property
+    def images(self) -> dict[int, str]:
+        """The file of each image that is there."""
+        found = {
+            int(match[1]): path.name for path in (self.path / "jpg").iterdir() if (match := NAME.fullmatch(path.name))
+        }
+        if not found:
+            raise DataError(f"{self.path / 'jpg'} has no images; their names are image_00001.jpg and so on.")
+        return dict(sorted(found.items()))
+
+    def _matrix(self, name: str, key: str) -> Any:
+        try:
+            return loadmat(self.path / name, variable_names=[key])[key].flatten()
+        except FileNotFoundError:
+            raise DataError(f"{self.path} has no {name}, which comes with Oxford-102.") from None
+        except Exception as error:  # a damaged file raises whatever it likes
+            raise DataError(f"{self.path / name} is not Oxford-102's file of that name ({error}).") from error
+
+    def _members(self, split: str) -> list[int]:
+        """Numbers of the images of a split, of those that Oxford-102 has."""
+        if self.by == "official":
+            return sorted(int(number) for number in self._matrix("setid.mat", SETS[split]))
+        generator = seeded(self.seed, 30)
+        if self.by == "classes":
+            every = sorted(set(self.labels))
+            drawn = {every[place] for place in torch.randperm(len(every), generator=generator)[:UNSEEN].tolist()}
+            return [n for n, label in enumerate(self.labels, 1) if (label in drawn) == (split == "test")]
+        order = (torch.randperm(len(self.labels), generator=generator) + 1).tolist()
+        first = sum(round(PARTS[name] * len(order)) for name in list(PARTS)[: list(PARTS).index(split)])
+        last = len(order) if split == "test" else first + round(PARTS[split] * len(order))
+        return sorted(order[first:last])
+
+    def read_split(self, split: str) -> Listing:
+        names, listing = self._class_names(), Listing(self.path)
+        members = self._members(split)
+        here = [number for number in members if number in self.images]
+        for number in here:
+            row: dict[str, Any] = {"file_name": f"jpg/{self.images[number]}"}
+            if number <= len(self.labels):
+                label = self.labels[number - 1]
+                row |= {"label": label} | ({"class_name": names[label]} if label in names else {})
+            file = self.path / "text_c10" / f"class_{row.get('label', 0):05d}" / f"image_{number:05d}.txt"
+            try:
+                lines = file.read_text(encoding="utf-8-sig").splitlines()
+            except (OSError, UnicodeDecodeError) as error:
+                listing.problems.append(f"jpg/{self.images[number]} has no captions that can be read ({error}).")
+                continue
+            row["text"] = [line.strip() for line in lines if line.strip()]
+            listing.add(row, f"jpg/{self.images[number]}", self.follow_links)
+        if len(here) < len(members):
+            listing.notes.append(
+                f"{len(members) - len(here):,} of the {len(members):,} images of this split are not in {self.path / 'jpg'}."
+            )
+        return listing
+
+    def _class_names(self) -> dict[int, str]:
+        try:
+            found = json.loads((self.path / "cat_to_name.json").read_text(encoding="utf-8"))
+            return {int(number): str(name) for number, name in found.items()}
+        except FileNotFoundError:
+            return {}
+        except (OSError, ValueError, AttributeError, RecursionError) as error:
+            raise DataError(
+                f"{self.path / 'cat_to_name.json'} is not an object of class numbers to names ({error})."
+            ) from error

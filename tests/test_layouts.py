@@ -1,0 +1,160 @@
+"""The layouts of data sets that people have, each recognised by looking at the folder."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import TINY_NETWORKS
+from PIL import Image
+from scipy.io import savemat
+
+from stackflower.commands.data import open_source, source_part
+from stackflower.data.prepared import prepare
+from stackflower.errors import DataError
+from stackflower.utils.progress import silent
+
+
+def picture(path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(torch.randint(0, 256, (20, 24, 3), dtype=torch.uint8).numpy()).save(path)
+
+
+def oxford(root: Path, count: int = 30) -> Path:
+    """Oxford-102 in small: 30 images of 25 classes, in three official parts."""
+    labels = np.arange(count) % 25 + 1
+    for number, label in enumerate(labels, 1):
+        picture(root / "jpg" / f"image_{number:05d}.jpg")
+        text = root / "text_c10" / f"class_{label:05d}" / f"image_{number:05d}.txt"
+        text.parent.mkdir(parents=True, exist_ok=True)
+        text.write_text(f"flower {number}\nof class {label}\n\n")
+    ids = np.arange(1, count + 1, dtype=np.uint16)
+    savemat(root / "imagelabels.mat", {"labels": labels.astype(np.uint8)})
+    savemat(root / "setid.mat", {"trnid": ids[20:], "valid": ids[15:20], "tstid": ids[:15]})
+    (root / "cat_to_name.json").write_text('{"1": "pink primrose"}')
+    return root
+
+
+def test_oxford_102(tmp_path: Path, stackflower) -> None:
+    root = oxford(tmp_path / "flowers")
+    assert source_part(str(root)) == {"name": "oxford-102", "path": str(root)}
+    source = open_source(str(root))
+    assert [len(source.rows(split)) for split in ("train", "validation", "test")] == [10, 5, 15]
+    rows = source.rows("test")
+    assert rows.captions[0] == ["flower 1", "of class 1"] and rows.labels == list(range(1, 16))
+    assert (
+        rows.class_names == {1: "pink primrose"} and rows.files is not None and rows.files[2] == "jpg/image_00003.jpg"
+    )
+    classes = open_source(str(root), {"split": "classes"})
+    seen, unseen = (set(classes.rows(split).labels or ()) for split in ("train", "test"))
+    assert len(unseen) == 20 and len(seen) == 5 and not seen & unseen
+    random = open_source(str(root), {"split": "random"})
+    files = [set(random.rows(split).files or ()) for split in ("train", "validation", "test")]
+    assert [len(each) for each in files] == [24, 3, 3] and len(set.union(*files)) == 30
+    assert "Oxford-102" in stackflower("data", "check", root).output
+    stackflower("train", "--data", root, "--images", 8, "--out", "run", *TINY_NETWORKS)
+
+    (root / "jpg" / "image_00030.jpg").unlink()
+    (root / "text_c10" / "class_00001" / "image_00001.txt").unlink()
+    said = stackflower("data", "check", root, code=2).output
+    assert "1 of the 10 images of this split are not in" in said and "jpg/image_00001.jpg has no captions" in said
+    (root / "setid.mat").write_bytes(b"damaged")
+    with pytest.raises(DataError, match="is not Oxford-102's file"):
+        open_source(str(root)).rows("train")
+
+
+def test_images_with_a_text_beside_each(tmp_path: Path, stackflower) -> None:
+    for split, count in (("train", 6), ("val", 2)):
+        for number in range(count):
+            picture(tmp_path / "data" / split / f"{number}.PNG")
+            (tmp_path / "data" / split / f"{number}.txt").write_text(f"\ufeffflower {number}\r\n\r\nred ; round\r\n")
+    source = open_source(str(tmp_path / "data"))
+    assert source_part(str(tmp_path / "data"))["name"] == "sidecar" and source.splits() == ["train", "validation"]
+    assert source.rows("train").captions[3] == ["flower 3", "red ; round"] and len(source.rows("validation")) == 2
+    tags = open_source(str(tmp_path / "data"), {"separator": ";"}).rows("train").captions[3]
+    assert tags == ["flower 3, red, round"]
+    stackflower("train", "--data", "data", "--images", 8, "--out", "run", *TINY_NETWORKS)
+    (tmp_path / "data/train/0.txt").unlink()
+    (tmp_path / "data/train/lonely.txt").write_text("x")
+    (tmp_path / "data/train/1.txt").write_bytes(b"\xff\xfe\xff")
+    (tmp_path / "data/train/2.txt").write_text("\n \n")
+    said = stackflower("data", "check", "data", code=2).output
+    for problem in (
+        "0.PNG has no 0.txt",
+        "lonely.txt has no image",
+        "1.PNG has a 1.txt that can't be read",
+        "2.PNG has no caption",
+    ):
+        assert problem in said
+    assert len(open_source(str(tmp_path / "data"), {"skip_bad": True}).rows("train")) == 3
+
+
+def test_coco_captions(tmp_path: Path, stackflower) -> None:
+    root = tmp_path / "coco"
+    for part, count in (("train2017", 5), ("val2017", 2)):
+        images = [{"id": 10 + number, "file_name": f"{number:012d}.jpg"} for number in range(count)]
+        for one in images:
+            picture(root / part / one["file_name"])
+        texts = [
+            {"image_id": one["id"], "caption": f"number {one['id']}{end}"} for end in ("", " again") for one in images
+        ]
+        (root / "annotations").mkdir(exist_ok=True)
+        silent_image = {"id": 99, "file_name": "silent.jpg"}
+        found = {"images": [*images, silent_image], "annotations": texts}
+        (root / "annotations" / f"captions_{part}.json").write_text(json.dumps(found))
+    source = open_source(str(root))
+    assert source_part(str(root))["name"] == "coco" and source.splits() == ["train", "validation"]
+    assert source.rows("train").captions[1] == ["number 11", "number 11 again"] and source.rows("train").labels is None
+    assert "1 images of captions_train2017.json have no caption" in stackflower("data", "check", root).output
+    (root / "train2017" / "000000000003.jpg").unlink()
+    assert (
+        "image 13 names 000000000003.jpg, and there is no such image"
+        in stackflower("data", "check", root, code=2).output
+    )
+    (root / "annotations" / "captions_val2017.json").write_text('{"images": 3}')
+    assert "is not a file of COCO's captions" in stackflower("data", "check", root, code=2).output
+
+
+def real_data() -> Path:
+    folder = os.environ.get("STACKFLOWER_REAL_DATA")
+    if not folder:
+        pytest.skip("STACKFLOWER_REAL_DATA is not set")
+    return Path(folder)
+
+
+def test_real_oxford_102_is_the_prepared_one() -> None:
+    """The same photographs in the form that people download and in another: labels, class names and captions agree, and the images do."""
+    raw, other = open_source(str(real_data() / "oxford-102-raw")), open_source(str(real_data() / "flowers-96"))
+    known = {}
+    for split in other.splits():
+        rows, images = other.rows(split), prepare(other, split, 32, silent).images
+        assert rows.files is not None and rows.labels is not None
+        for number, file in enumerate(rows.files):
+            known[file] = (
+                rows.captions[number],
+                rows.labels[number],
+                rows.class_names[rows.labels[number]],
+                images[number],
+            )
+    checked = 0
+    for split in raw.splits():
+        rows, images = raw.rows(split), prepare(raw, split, 32, silent).images
+        assert rows.files is not None and rows.labels is not None
+        for number, file in enumerate(rows.files):
+            captions, label, name, image = known[file.removeprefix("jpg/")]
+            assert rows.labels[number] == label and rows.class_names[label] == name
+            assert set(captions) <= set(rows.captions[number]), "of ten captions, the other form has six"
+            assert float((images[number].float() - image.float()).abs().mean()) < 12
+            checked += 1
+    assert checked == 72
+
+
+@pytest.mark.parametrize("name", ["flowers-96", "flowers-288-wds", "anime-faces-64", "oxford-102-raw"])
+def test_real_data_are_recognised(name: str) -> None:
+    part = source_part(str(real_data() / name))
+    assert part is not None
+    assert part["name"] == {"flowers-288-wds": "shards", "oxford-102-raw": "oxford-102"}.get(name, "folder")
