@@ -86,7 +86,16 @@ def say(text: str) -> None:
 
 def show(values: dict[str, Any], as_json: bool, text: Callable[[], str]) -> None:
     """A result on stdout, as one JSON object or as text."""
-    click.echo(json.dumps(values, ensure_ascii=False) if as_json else text())
+    click.echo(json.dumps(plain(values), ensure_ascii=False, allow_nan=False) if as_json else text())
+
+
+def plain(value: Any) -> Any:
+    """A value as JSON knows it, in which there is no NaN."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, dict):
+        return {key: plain(each) for key, each in value.items()}
+    return [plain(each) for each in value] if isinstance(value, (list, tuple)) else value
 
 
 def examples(*lines: str) -> str:
@@ -327,6 +336,7 @@ def sample(run: str, captions: tuple[str, ...], as_json: bool, **options: Any) -
         "stackflower eval runs/quickstart-1 runs/photographs-1 --split validation",
         "stackflower eval runs/quickstart-1 --checkpoint all --metrics is,fid",
         "stackflower eval --images generated --data my-flowers --metrics is,fid",
+        "stackflower eval runs/flowers --images generated --data my-flowers --load-size 76",
         "stackflower eval --real train --data my-flowers",
         "stackflower eval runs/flowers --extractor domain --weights flowers.safetensors --json",
         "stackflower eval runs/flowers --extractor features --set extractor.network=timm --set extractor.model=convnext_tiny",
@@ -366,6 +376,11 @@ def sample(run: str, captions: tuple[str, ...], as_json: bool, **options: Any) -
 @click.option("--splits", type=click.IntRange(1), help="Splits of the Inception Score.  [default: 10]")
 @click.option("--kept", type=click.IntRange(2), help="Images whose features are kept to compare.  [default: 10,000]")
 @click.option("--resolution", type=click.IntRange(16), help="Of images that are not a run's, in pixels.  [default: 64]")
+@click.option(
+    "--load-size",
+    type=click.IntRange(16),
+    help="Prepare real images at this many pixels; their centre counts.  [default: a run's own, else 76 for 64]",
+)
 @click.option("--trim-border", is_flag=True, help="With --images: crop borders of one colour first.")
 @click.option("--skip-bad", is_flag=True, help="With --images: leave out files that can't be read.")
 @click.option(

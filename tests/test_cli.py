@@ -482,7 +482,7 @@ def test_scores_carry_their_protocol(stackflower, trained: Path, tmp_path: Path)
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["eval"], "Give a run folder, --images DIR or --real SPLIT."),
+        (["eval"], "Give one or more run folders, --images DIR or --real SPLIT."),
         (
             ["eval", "RUN", "--metrics", "iss"],
             "allowed are captions, cosine, diversity, fid, is, kid, ms-ssim, nearest, prdc, r-precision, similarity",

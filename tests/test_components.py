@@ -13,6 +13,7 @@ import pytest
 import torch
 from conftest import tiny_features
 from safetensors.torch import load_file, save_file
+from scipy.io import savemat
 from torchvision.models import inception_v3, shufflenet_v2_x0_5
 
 from stackflower import registry
@@ -340,7 +341,37 @@ SOURCES = {
     "synthetic-flowers": {"count": 6, "validation": 3, "test": 2},
     "folder": {"path": "flowers"},
     "shards": {"path": "shards"},
+    "sidecar": {"path": "sidecar"},
+    "oxford-102": {"path": "oxford"},
+    "coco": {"path": "coco"},
 }
+
+
+def other_layouts(folder: Path, root: Path) -> None:
+    """The same images as a folder's in the layouts of other sources."""
+    ids: dict[str, list[int]] = {}
+    labels: list[int] = []
+    for split, coco in (("train", "train2017"), ("validation", "val2017"), ("test", "test2017")):
+        rows = [json.loads(line) for line in (folder / split / "metadata.jsonl").read_text().splitlines()]
+        found: dict[str, list[dict[str, object]]] = {"images": [], "annotations": []}
+        for row in rows:
+            number = len(labels) + 1
+            labels.append(row["label"] + 1)
+            ids.setdefault(split, []).append(number)
+            text = root / "oxford" / "text_c10" / f"class_{labels[-1]:05d}" / f"image_{number:05d}.txt"
+            text.parent.mkdir(parents=True, exist_ok=True)
+            text.write_text("\n".join(row["text"]))
+            beside, jpg = root / "sidecar" / split, root / "oxford" / "jpg" / f"image_{number:05d}.png"
+            for target in (beside / row["file_name"], jpg, root / "coco" / coco / row["file_name"]):
+                target.parent.mkdir(parents=True, exist_ok=True)
+                target.write_bytes((folder / split / row["file_name"]).read_bytes())
+            (beside / row["file_name"]).with_suffix(".txt").write_text("\n".join(row["text"]))
+            found["images"].append({"id": number, "file_name": row["file_name"]})
+            found["annotations"] += [{"image_id": number, "caption": caption} for caption in row["text"]]
+        (root / "coco" / "annotations").mkdir(exist_ok=True)
+        (root / "coco" / "annotations" / f"captions_{coco}.json").write_text(json.dumps(found))
+    savemat(root / "oxford" / "imagelabels.mat", {"labels": np.array(labels)})
+    savemat(root / "oxford" / "setid.mat", {"trnid": ids["train"], "valid": ids["validation"], "tstid": ids["test"]})
 
 
 def pack(folder: Path, shards: Path) -> None:
@@ -361,12 +392,17 @@ def test_data_source(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.chdir(tmp_path)
     make_folder("synthetic-flowers", "flowers", count=6, validation=3, test=2, resolution=64, seed=0)
     pack(tmp_path / "flowers", tmp_path / "shards")
+    other_layouts(tmp_path / "flowers", tmp_path)
     source, again = (registry.create("data", name, **SOURCES[name]) for _ in range(2))
-    assert source.splits() == ["train", "validation", "test"]
+    splits = (
+        ["train", "validation"] if name == "coco" else ["train", "validation", "test"]
+    )  # COCO's test captions are secret
+    assert source.splits() == splits
     assert source.fingerprint("train") == again.fingerprint("train") != source.fingerprint("validation")
-    for split, count in (("train", 6), ("validation", 3), ("test", 2)):
+    for split, count in list(zip(("train", "validation", "test"), (6, 3, 2), strict=True))[: len(splits)]:
         rows = source.rows(split)
-        assert len(rows) == len(rows.captions) == len(rows.labels) == count
+        assert len(rows) == len(rows.captions) == count
+        assert len(rows.labels or ()) == (0 if name in ("coco", "sidecar") else count)
         assert all(captions and all(captions) for captions in rows.captions)
         images, done = np.zeros((count, 64, 64, 3), np.uint8), []
         assert source.fill(split, images, done.append) == []

@@ -284,7 +284,41 @@ def test_scores_of_a_folder_do_not_depend_on_batches_and_shares(
     monkeypatch.setattr(image_files, "BATCH", 2)
     placed = [pair for share in range(3) for pair in files.batches((share, 3))]
     assert whole.shape == (11, 3, 16, 16) and torch.equal(whole, torch.cat([batch for _, batch in placed]))
-    assert [first for first, _ in placed] == [0, 2, 3, 5, 7, 9]
+    assert torch.cat([places for places, _ in placed]).tolist() == list(range(11))
+
+
+@pytest.mark.parametrize("kept", [5, 40, 41, 44, 100])
+def test_files_that_cannot_be_read_do_not_move_others(tmp_path: Path, kept: int) -> None:
+    """Rows, splits and captions are the same of one process and of three."""
+    from stackflower.evaluation.extractors.base import Extracted
+    from stackflower.evaluation.statistics import Statistics
+
+    drawn(tmp_path / "mine", 45)
+    for number in (0, 7, 8, 31, 44):
+        (tmp_path / "mine" / f"20-{number:03d}.png").write_bytes(b"damaged")
+    found = []
+    for count in (1, 3):
+        files = ImageFiles.of(tmp_path / "mine", 16)
+        workers = []
+        for index in range(count):
+            worker = Statistics(45, 4, kept)
+            for places, batch in files.batches((index, count)):
+                pixels = batch.flatten(1).float()
+                worker.add(Extracted.of(pixels[:, :6], pixels[:, 6:9] / 100), places)
+            workers.append(worker)
+        workers[0].merge(workers[1:])
+        found.append((workers[0], files))
+    (one, files), (three, _) = found
+    assert one.count == three.count == 40 and len(files.bad) == 5
+    assert torch.equal(one.rows.features, three.rows.features)
+    assert one.classes is not None and three.classes is not None
+    assert torch.equal(one.classes.count, three.classes.count) and one.classes.count.sum() == 40
+    left = [place for place in range(45) if place not in files.bad]
+    for row, place in enumerate(left[: len(one.rows.features)]):
+        from stackflower.data.images import load_square
+
+        pixels = torch.tensor(load_square(files.files[place], 16)).permute(2, 0, 1).flatten().float()
+        assert torch.equal(one.rows.features[row], pixels[:6]), "row i is the i-th file that can be read"
 
 
 def test_too_few_images_are_named_metric_by_metric(stackflower, tmp_path: Path, judged: list[str]) -> None:
@@ -471,7 +505,7 @@ def test_a_folder_with_captions_is_scored_with_them(
     some = json.loads(stackflower("eval", "--images", "drawn", *scoring).stdout)
     assert "119 of 120 images have no caption" in some["warnings"][0] and "r-precision" not in some["metrics"]
     asked = stackflower("eval", "--images", "drawn", *scoring, "--metrics", "r-precision", code=2).output
-    assert "these images have no captions" in asked
+    assert "119 of 120 images have no caption" in asked
     (tmp_path / "drawn/metadata.jsonl").write_text('{"file_name": "gone.png", "text": "a"}')
     assert "there is no such image" in stackflower("eval", "--images", "drawn", *scoring, code=2).output
 
@@ -514,10 +548,83 @@ def test_a_protocol_of_unseen_classes_wants_them(stackflower, judge: list[str], 
     )
 
 
+def test_runs_and_folders_side_by_side_compare(stackflower, tmp_path: Path, judge: list[str], trained: Path) -> None:
+    captions = [
+        json.loads(line)["text"][0] for line in (tmp_path / "data/validation/metadata.jsonl").read_text().splitlines()
+    ]
+    (tmp_path / "captions.txt").write_text("\n".join(captions))
+    stackflower("sample", trained, "--captions", "captions.txt", "--out", "drawn")
+    scoring = [*judge, "--resolution", 16, "--load-size", 64, "--splits", 2, "--metrics", "is,fid,prdc"]
+    both = json.loads(stackflower("eval", trained, "--images", "drawn", *scoring, "--json").stdout)["scores"]
+    assert [next(iter(scores["scored"])) for scores in both] == ["run", "folder"]
+    assert both[0]["protocol"]["real_crop"] == both[1]["protocol"]["real_crop"]
+    assert both[0]["frechet_distance"] == pytest.approx(both[1]["frechet_distance"], rel=0.5)
+    stackflower(
+        "eval", trained, *judge, "--load-size", 64, "--splits", 2, "--metrics", "is,fid,prdc", "--out", "run.json"
+    )
+    compared = json.loads(stackflower("eval", "--images", "drawn", *scoring, "--compare", "run.json", "--json").stdout)
+    assert {"frechet_distance", "recall"} <= set(compared["compared"])
+    said = stackflower(
+        "eval", "--images", "drawn", *judge, "--resolution", 16, "--metrics", "fid", "--compare", "run.json", code=2
+    ).output
+    assert "real_crop" in said and "splits: 10 here, 2 there" in said and "captions:" not in said
+
+
+def test_captions_in_folders_of_a_folder(stackflower, tmp_path: Path, judge: list[str]) -> None:
+    for part in ("a", "b"):
+        (tmp_path / "mine").mkdir(exist_ok=True)
+        drawn(tmp_path / "mine" / part, 60)
+        rows = [
+            {"file_name": path.name, "text": f"flower {part} {path.stem}"}
+            for path in (tmp_path / "mine" / part).glob("*.png")
+        ]
+        (tmp_path / "mine" / part / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    scoring = ["eval", "--images", "mine", *judge, "--resolution", 16, "--splits", 2, "--json"]
+    found = json.loads(stackflower(*scoring).stdout)
+    assert "r-precision" in found["metrics"] and "of no real images" in found["omitted"]["cosine"]
+    (tmp_path / "mine" / "b" / "metadata.jsonl").unlink()
+    assert "60 of 120 images have no caption" in stackflower(*scoring, "--metrics", "r-precision", code=2).output
+
+
+def test_real_images_that_are_all_the_same_leave_diversity_out(stackflower, tmp_path: Path, trained: Path) -> None:
+    from PIL import Image
+
+    for split in ("train", "validation"):
+        (tmp_path / "grey" / split).mkdir(parents=True)
+        rows = [{"file_name": f"{number}.png", "text": f"grey {number}", "label": number % 2} for number in range(12)]
+        for row in rows:
+            Image.new("RGB", (24, 24), (120, 120, 120)).save(tmp_path / "grey" / split / row["file_name"])
+        (tmp_path / "grey" / split / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    save_classifier(DomainClassifier(heads={"label": ("a", "b")}, resolution=16, width=4), tmp_path / "c.safetensors")
+    scoring = ["eval", trained, "--data", "grey", "--extractor", "domain", "--weights", "c.safetensors", "--splits", 2]
+    found = json.loads(stackflower(*scoring, "--json").stdout)
+    assert "all the same" in found["omitted"]["diversity"] and "fid" in found["metrics"]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"text": {}}, {"text": {"name": "ngram", "dim": 8}}, {"network": "resnet999"}, {"heads": 3}, {"width": "x"}],
+)
+def test_a_classifier_with_damaged_metadata_is_refused(
+    stackflower, tmp_path: Path, judge: list[str], change: dict
+) -> None:
+    from safetensors import safe_open
+    from safetensors.torch import load_file, save_file
+
+    path = tmp_path / "j.safetensors"
+    with safe_open(path, "pt") as handle:
+        known = json.loads(handle.metadata()["domain_classifier"])
+    save_file(load_file(path), path, {"domain_classifier": json.dumps({**known, **change})})
+    scoring = ["eval", "--real", "test", *judge, "--resolution", 16, "--metrics", "r-precision,fid"]
+    said = stackflower(*scoring, code=2).output
+    assert "is not a classifier written by" in said or "it is damaged" in said
+
+
 def test_subjects_do_not_mix(stackflower, trained: Path) -> None:
     for arguments, said in (
-        (["run", "--images", "."], "not a run and --images"),
-        (["--images", ".", "--real", "test"], "not --images and --real"),
+        ([trained, "--images", "."], "--images: name the data to compare with"),
+        ([trained, "--load-size", 15], "--load-size"),
+        (["--real", "test", "--data", "synthetic-flowers", "--load-size", 60], "it can't be less"),
         (["--real", "test"], "--real: name the data"),
         ([trained, "--resolution", 16], "--resolution is for images that are not a run's"),
         (["--real", "test", "--data", "synthetic-flowers", "--checkpoint", "best"], "--checkpoint is for a run"),

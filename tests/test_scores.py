@@ -12,7 +12,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from stackflower.errors import ConfigError
-from stackflower.evaluation.classifier_training import calibration_error
+from stackflower.evaluation.classifier import CaptionHead
+from stackflower.evaluation.classifier_training import _contrast, calibration_error
 from stackflower.evaluation.extractors.base import Extracted
 from stackflower.evaluation.intervals import RESAMPLES, interval, offsets
 from stackflower.evaluation.metrics import frechet_distance as frechet
@@ -45,7 +46,7 @@ def test_streamed_scores_do_not_depend_on_batches_and_processes(sizes: tuple[int
         mine = share(50, (index, processes))
         worker, first = Statistics(50, 3, 20), mine.start
         for part in found.rows(slice(mine.start, mine.stop)).features.split(sizes[0]):
-            worker.add(found.rows(slice(first, first + len(part))), first)
+            worker.add(found.rows(slice(first, first + len(part))), torch.arange(first, first + len(part)))
             first += len(part)
         workers.append(worker)
     workers[0].merge(workers[1:])
@@ -207,12 +208,43 @@ def test_equal_captions_are_not_others_of_one_another() -> None:
     assert r_precision(vectors, vectors, captions).mean() == 1
 
 
+def test_a_caption_that_comes_often_counts_once() -> None:
+    """Repeating every row changes nothing: others are drawn among different captions."""
+    vectors, texts = F.normalize(torch.randn(150, 8), dim=1), F.normalize(torch.randn(150, 8), dim=1)
+    captions = [str(number) for number in range(150)]
+    once = r_precision(vectors, texts + vectors, captions).mean()
+    often = r_precision(vectors.repeat(20, 1), (texts + vectors).repeat(20, 1), captions * 20).mean()
+    assert 0.2 < once < 0.9 and often == pytest.approx(float(once), abs=0.06)
+
+
+def test_a_mixed_images_own_captions_are_never_masked() -> None:
+    """Of two images of one class, mixed: both captions are found, and other captions of the class are no wrong answers."""
+    head = CaptionHead(4, 4)
+    vectors = torch.eye(4)
+    head.captions = lambda embeddings: vectors  # type: ignore[method-assign]
+    label, other = torch.tensor([0, 0, 0, 1]), torch.tensor([1, 0, 2, 3])
+    images = F.normalize(0.5 * vectors + 0.5 * vectors[other], dim=1).requires_grad_()
+    loss = _contrast(head, images, torch.zeros(4, 4), label, other, 0.5)
+    assert loss.item() < 5, "no target is masked"
+    loss.backward()
+    assert images.grad is not None
+    assert (images.grad.diagonal() <= 0).all() and images.grad[0, 1] <= 0, "towards both captions"
+    assert images.grad[0, 2] == 0 and images.grad[0, 3] > 0
+
+
 def test_calibration_error() -> None:
     """All at a confidence of 0.8, of which 6 of 10 are right: 0.2."""
     logits = torch.tensor([[math.log(0.8), math.log(0.2)]]).repeat(10, 1)
     target = torch.tensor([0] * 6 + [1] * 4)
     assert calibration_error(logits, target) == pytest.approx(0.2, abs=1e-6)
     assert calibration_error(1000 * torch.eye(3), torch.arange(3)) == pytest.approx(0, abs=1e-6)
+
+
+def test_copies_are_found_where_training_images_come_twice() -> None:
+    training = F.normalize(torch.randn(400, 32), dim=1)
+    training = torch.cat([training, training[:40]])  # a tenth of them
+    found = nearest(training[:100].clone(), training[None])
+    assert found.limit > 0.3 and found.copies.all()
 
 
 def test_copies_of_training_images_are_found() -> None:

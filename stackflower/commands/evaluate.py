@@ -42,6 +42,7 @@ class Request:
     protocol: Protocol = field(default_factory=Protocol)
     resolution: int | None = None  # of images that are not a run's
     data_options: Mapping[str, Any] = field(default_factory=dict)
+    load_size: int | None = None  # px at which real images are prepared, of which the centre counts
     out: str | None = None  # file for the scores; None: one in the run's folder
     compare: str | None = None  # file of other scores
     checkpoint: str | None = (
@@ -154,8 +155,13 @@ def _scores(subject: Subject, request: Request, state: PartialState) -> dict[str
     """The scores of one subject, its protocol beside them."""
     protocol = request.protocol
     source = subject.source(request.data, request.data_options)
+    size = request.load_size or subject.size(source)
+    if size < subject.resolution:
+        raise ConfigError(
+            f"--load-size {size}: the images of {subject.name} are of {subject.resolution} px, and it can't be less."
+        )
     workers, reference = open_split(
-        protocol, request.extractor, request.options, source, subject.resolution, subject.size(source), state
+        protocol, request.extractor, request.options, source, subject.resolution, size, state
     )
     _check_classes(protocol, reference)
     found = subject.scored(workers, reference, protocol)
@@ -212,41 +218,44 @@ def _check(request: Request) -> None:
         )
         if there
     ]
-    if len(given) != 1:
-        raise ConfigError(
-            "Give a run folder, --images DIR or --real SPLIT" + (f", not {' and '.join(given)}." if given else ".")
-        )
+    if not given:
+        raise ConfigError("Give one or more run folders, --images DIR or --real SPLIT.")
+    _check_flags(request, given)
     protocol = request.protocol
-    _check_flags(request, given[0])
-    per_image = request.out is not None and request.out.lower().endswith(PER_IMAGE)
-    if per_image and (protocol.name != "competition" or len(request.runs) > 1):
+    several = len(request.runs) + len(given) - bool(request.runs) > 1
+    if (
+        request.out is not None
+        and request.out.lower().endswith(PER_IMAGE)
+        and (protocol.name != "competition" or several)
+    ):
         raise ConfigError(
             f"--out {request.out}: a table of images is written for one subject by --protocol competition."
         )
-    if not request.runs and request.data is None:
-        raise ConfigError(f"{given[0]}: name the data to compare with, as in --data my-flowers.")
+    if request.data is None and given != ["a run"]:
+        raise ConfigError(f"{given[-1]}: name the data to compare with, as in --data my-flowers.")
     if request.images is not None and not Path(request.images).expanduser().is_dir():
         raise ConfigError(f"--images {request.images}: there is no such folder.")
     refused = sorted(set(protocol.metrics or ()) - set(of_folders()))
-    if refused and not (request.runs or request.function):
+    if refused and (request.images or request.real):
         raise ConfigError(
-            f"--metrics {','.join(refused)} generates images itself, and {given[0]} can't; use {', '.join(of_folders())}."
+            f"--metrics {','.join(refused)} generates images itself, and {given[-1]} can't; use {', '.join(of_folders())}."
         )
 
 
-def _check_flags(request: Request, subject: str) -> None:
-    """ConfigError for a flag of another subject."""
+def _check_flags(request: Request, given: Sequence[str]) -> None:
+    """ConfigError for a flag that is for none of the subjects."""
     protocol = request.protocol
-    run, folder, real = bool(request.runs), request.images is not None, request.real is not None
+    folder, real = {"--images"}, {"--real"}
+    generated, others = {"a run", "a function"}, {"--images", "--real", "a function"}
     flags = {
         "--trim-border": (protocol.trim_border, folder, "is for a folder's images"),
         "--skip-bad": (protocol.skip_bad, folder, "is for a folder's images"),
-        "--resolution": (request.resolution is not None, not run, "is for images that are not a run's"),
-        "--checkpoint": (request.checkpoint is not None, run, "is for a run"),
-        "--truncation": (protocol.truncation is not None, run, "is for a run"),
-        "--samples": (protocol.samples is not None, not folder, "chooses captions or real images"),
-        "--per-caption": (protocol.per_caption > 1 and protocol.name == "default", not (folder or real), "is for what generates images"),
+        "--resolution": (request.resolution is not None, others, "is for images that are not a run's"),
+        "--checkpoint": (request.checkpoint is not None, {"a run"}, "is for a run"),
+        "--truncation": (protocol.truncation is not None, {"a run"}, "is for a run"),
+        "--samples": (protocol.samples is not None, generated | real, "chooses captions or real images"),
+        "--per-caption": (protocol.per_caption > 1 and protocol.name == "default", generated, "is for what generates images"),
     }  # fmt: skip
-    for flag, (given, allowed, why) in flags.items():
-        if given and not allowed:
-            raise ConfigError(f"{flag} {why}, and {subject} is scored as it is; leave it out.")
+    for flag, (there, subjects, why) in flags.items():
+        if there and not subjects & set(given):
+            raise ConfigError(f"{flag} {why}, and {given[0]} is scored as it is; leave it out.")

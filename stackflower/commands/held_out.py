@@ -56,12 +56,12 @@ class Workers:
         assert found is not None, "there are images"
         return found
 
-    def statistics(self, placed: Iterable[tuple[int, Tensor]], total: int, protocol: Protocol) -> Statistics:
-        """Of `total` images: this process's batches, uint8 (n, 3, H, W), each with the place of its first image in a random order, and all
+    def statistics(self, placed: Iterable[tuple[Tensor, Tensor]], total: int, protocol: Protocol) -> Statistics:
+        """Of `total` images: this process's batches, uint8 (n, 3, H, W), each after the places (n,) of its images in a random order, and all
         others'. They are extracted as they come, and nothing is kept that grows with their number."""
         mine = Statistics(total, protocol.splits, protocol.kept)
-        for first, batch in placed:
-            mine.add(self.extractor(batch), first)
+        for places, batch in placed:
+            mine.add(self.extractor(batch), places)
         every = self.all([mine])
         every[0].merge(every[1:])
         found: Statistics = every[0]
@@ -75,11 +75,9 @@ class Workers:
         if known is not None and everywhere:
             return known
         mine = share(len(rows), self.part)
-        batches = (
-            (first, reference.data.centre(reference.resolution, rows[first : min(first + BATCH, mine.stop)]))
-            for first in range(mine.start, mine.stop, BATCH)
-        )
-        found = self.statistics(batches, len(rows), protocol)
+        parts = rows[mine.start : mine.stop].split(BATCH) if mine else ()
+        batches = (reference.data.centre(reference.resolution, part) for part in parts)
+        found = self.statistics(placed(batches, mine.start), len(rows), protocol)
         if self.state.is_main_process:
             real_features.save(found, path)
         return found
@@ -198,10 +196,10 @@ class Picked:
         )
 
 
-def placed(batches: Iterable[Tensor], first: int) -> Iterator[tuple[int, Tensor]]:
-    """Batches, each with the place of its first image."""
+def placed(batches: Iterable[Tensor], first: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Batches after the places of their images, which follow one another from `first`."""
     for batch in batches:
-        yield first, batch
+        yield torch.arange(first, first + len(batch)), batch
         first += len(batch)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,9 +14,10 @@ from stackflower.data.source import Source
 from stackflower.errors import DataError
 from stackflower.evaluation.image_files import ImageFiles, described, refusal
 from stackflower.evaluation.metrics.base import Sample
+from stackflower.evaluation.per_image import number_of
 from stackflower.evaluation.protocol import Protocol
 from stackflower.evaluation.reference import Reference
-from stackflower.evaluation.statistics import Statistics, share
+from stackflower.evaluation.statistics import share
 from stackflower.utils.rng import seeded
 
 
@@ -48,10 +48,8 @@ class ScoredFolder(Subject):
             raise DataError(
                 f"{folder} has {fake.count} image{'s' * (fake.count != 1)} that can be read; scores need at least 2."
             )
-        if bad and fake.count <= protocol.kept:
-            fake = Statistics.of(fake.rows, protocol.splits, protocol.kept)  # splits of those that could be read
         left = [place for place in range(len(files.files)) if place not in bad]
-        captions, pairs, warnings = self._captions(left, reference, protocol)
+        captions, pairs, missing, warnings = self._captions(left, reference, protocol)
         if bad:
             warnings.append(f"{len(bad)} of {len(files.files):,} images can't be read and were left out.")
         order = torch.randperm(len(reference.data.rows), generator=seeded(protocol.seed, 4))  # may lie class by class
@@ -65,6 +63,7 @@ class ScoredFolder(Subject):
             extract=workers,
             embed=extractor.embed,
             captions=captions,
+            without_captions=missing,
             pairs=pairs,
             chosen=order.tolist(),
             training=lambda: workers.training(reference, protocol),
@@ -91,33 +90,46 @@ class ScoredFolder(Subject):
 
     def _captions(
         self, left: list[int], reference: Reference, protocol: Protocol
-    ) -> tuple[list[str] | None, list[tuple[int, int]] | None, list[str]]:
-        """The captions of the files at these places, and the real images that they describe, as far as they are known."""
+    ) -> tuple[list[str] | None, list[tuple[int, int]] | None, str, list[str]]:
+        """The captions of the files at these places and the real images that they describe, as far as they are known; why there are none; and
+        warnings."""
         if protocol.name == "competition":
             pairs = self._by_number(left, reference)
-            return [reference.data.captions[image][number] for image, number in pairs], pairs, []
+            return [reference.data.captions[image][number] for image, number in pairs], pairs, "", []
         every = self.files.captions()
         captions = [every[place] for place in left]
         known = [caption for caption in captions if caption is not None]
         if len(known) < len(captions):
             missing = f"{len(captions) - len(known):,} of {len(captions):,} images have no caption, so that scores of captions are left out."
-            return None, None, [missing] if known else []
-        place: dict[str, tuple[int, int]] = {}
+            return None, None, missing, [missing] if known else []
+        place: dict[str, list[tuple[int, int]]] = {}
         for image, own in enumerate(reference.data.captions):
             for number, caption in enumerate(own):
-                place.setdefault(caption, (image, number))
-        if all(caption in place for caption in known):
-            return known, [place[caption] for caption in known], []
-        return known, None, []
+                place.setdefault(caption, []).append((image, number))
+        if not all(caption in place for caption in known):
+            return known, None, "", []
+        shared = sum(len({image for image, _ in place[caption]}) > 1 for caption in known)
+        warning = (
+            f"{shared:,} of {len(known):,} captions are of several real images; the cosine distance is to the first."
+        )
+        return known, [place[caption][0] for caption in known], "", [warning] if shared else []
 
     def _by_number(self, left: list[int], reference: Reference) -> list[tuple[int, int]]:
         """The real image whose file has the same number, for ``inference_NNNN.jpg``; of images without files, the one at that place."""
         files = reference.data.rows.files or [str(place) for place in range(len(reference.data.rows))]
-        known = {number: place for place, name in enumerate(files) if (number := _number(name)) is not None}
-        pairs = [known.get(_number(name), -1) for name in self._names(left)]  # type: ignore[arg-type]
+        known: dict[int | None, int] = {}
+        for place, name in enumerate(files):
+            if known.setdefault(number_of(name), place) != place:
+                raise DataError(
+                    f"{files[known[number_of(name)]]} and {name} of the split {reference.split} have the same number."
+                )
+        known.pop(None, None)
+        pairs = [known.get(number_of(name), -1) for name in self._names(left)]
         wrong = [name for name, place in zip(self._names(left), pairs, strict=True) if place < 0]
         if wrong:
-            example = f", as inference_{min(known):04d}.jpg has" if known else ""
+            example = (
+                f", as inference_{min(number for number in known if number is not None):04d}.jpg has" if known else ""
+            )
             raise DataError(
                 f"{len(wrong)} of {len(left)} files, such as {wrong[0]}, have no number of an image of the split {reference.split}{example}."
             )
@@ -180,9 +192,3 @@ class ScoredSplit(Subject):
         }
         what = {"real_images_of": self.split + (", one half against the other" if same else "")}
         return Scored(sample, what, stated, [])
-
-
-def _number(name: str) -> int | None:
-    """The last number in a file's name."""
-    found = re.findall(r"\d+", Path(name).stem)
-    return int(found[-1]) if found else None

@@ -34,13 +34,13 @@ PLANS: dict[str, Plan] = {
 
 
 def heads_of(data: Prepared, names: tuple[str, ...] | None = None) -> dict[str, tuple[str, ...]]:
-    """The heads that a split allows: "label", and each attribute with its values; none where it has no labels."""
+    """The heads that a split allows: "label", and each attribute with its values; none where it has no labels, or one class."""
     labels = data.rows.labels
     if labels is None:
         return {}
     numbers = sorted(set(labels))
     if len(numbers) < 2:
-        raise DataError(f"This data has {len(numbers)} class; a classifier needs two or more.")
+        return {}
     heads = {"label": tuple(data.rows.class_names.get(number, str(number)) for number in numbers)}
     for name, values in data.rows.attributes.items():
         kinds = tuple(sorted(set(values)))
@@ -138,8 +138,8 @@ def train_classifier(source: Source, out: Path, display: Bar, asked: Asked) -> D
     heads = heads_of(data, asked.heads)
     if not heads and encoder is None:
         raise DataError(
-            'This data has no labels, which a classifier needs: "label" in every row of metadata.jsonl. Or compare images with captions: '
-            "--text ngram."
+            'This data has no labels of two classes or more, which a classifier needs: "label" in every row of metadata.jsonl. Or compare '
+            "images with captions: --text ngram."
         )
     device, plan = process_state().device, asked.plan
     if encoder is not None:

@@ -198,12 +198,23 @@ def load_classifier(path: Path) -> DomainClassifier:
     try:
         with safe_open(path, "pt") as handle:
             settings = json.loads((handle.metadata() or {})["domain_classifier"])
+        if settings["network"] not in WIDTHS or (settings.get("text") is not None and "name" not in settings["text"]):
+            raise ValueError("its metadata name no network, or no text encoder, of this version")
         model = DomainClassifier(**settings)
         model.load_state_dict(load_file(path))
     except FileNotFoundError:
         raise DataError(
             f"There is no classifier {path}: `stackflower train-classifier --data DIR --out {path}` makes one."
         ) from None
-    except (SafetensorError, AttributeError, KeyError, TypeError, ValueError, RuntimeError, OSError) as error:
+    except (
+        SafetensorError,
+        AttributeError,
+        LookupError,
+        TypeError,
+        ValueError,
+        RuntimeError,
+        OSError,
+        RecursionError,
+    ) as error:
         raise DataError(f"{path} is not a classifier written by `stackflower train-classifier` ({error}).") from error
     return model.eval().requires_grad_(False).to(memory_format=torch.channels_last)

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from stackflower.evaluation.classifier import CaptionHead, DomainClassifier, Outputs
-from stackflower.evaluation.metrics.r_precision import r_precision
+from stackflower.evaluation.metrics.r_precision import AMONG, r_precision
 
 Augmentation = Literal["light", "strong"]
 UNMIXED = 0.1  # last share of the epochs, without mixup
@@ -211,9 +211,10 @@ def _contrast(
     """The loss of finding captions among the batch's, and images."""
     cosine = images @ head.captions(embeddings).T * head.log_scale.exp()
     place = torch.arange(len(images), device=images.device)
-    if label is not None:
-        same = (label[:, None] == label) & (label[:, None] >= 0) & (place[:, None] != place)
-        cosine = cosine.masked_fill(same, -1e4)
+    if label is not None:  # captions of what an image shows are no wrong answers, but the two it is to find stay
+        shown = (label[:, None] == label) | (label[other][:, None] == label)
+        found = (place[:, None] == place) | (other[:, None] == place)
+        cosine = cosine.masked_fill(shown & (label >= 0) & ~found, -1e4)
     losses = [
         weight * (F.cross_entropy(cosine, order) + F.cross_entropy(cosine.T, order.argsort()))
         for weight, order in ((share, place), (1 - share, other))
@@ -259,17 +260,21 @@ def measured(model: DomainClassifier, data: Labelled, device: torch.device | str
         error[name] = calibration_error(rows, target) if len(rows) else math.nan
     scores: dict[str, object] = {"accuracy": _rounded(accuracy), "calibration_error": _rounded(error)}
     if data.captions is not None and model.captions is not None:
-        scores["r_precision"] = round(_caption_r_precision(model.captions, found.vectors, data.captions), 4)
+        found_first = _caption_r_precision(model.captions, found.vectors, data.captions)
+        scores |= {} if math.isnan(found_first) else {"r_precision": round(found_first, 4)}
     return scores
 
 
 def _caption_r_precision(head: CaptionHead, images: Tensor, captions: CaptionTable) -> float:
-    """The mean R-precision of the first captions of all images, of the second ones, and so on, at most `CAPTIONS`."""
+    """The mean R-precision of the first captions of all images, of the second ones, and so on, at most `CAPTIONS`; NaN where there are not enough
+    different ones."""
     device, found = head.text.weight.device, []
     for number in range(min(int(captions.count.max()), CAPTIONS)):
         rows = captions.embeddings[captions.first + number % captions.count]
         texts = torch.cat([head.captions(part.to(device)).cpu() for part in rows.split(BATCH)])
         own = [row.tobytes() for row in rows.numpy()]
+        if len(set(own)) < AMONG:
+            return math.nan
         found.append(float(r_precision(images, texts, own).mean()))
     return sum(found) / len(found)
 

@@ -10,9 +10,17 @@ from pathlib import Path
 from typing import Any
 
 from stackflower.errors import ConfigError, DataError
+from stackflower.evaluation.scoring import numbers
 from stackflower.utils.atomic import write_text
 
-NAMES = ("data", "trained_on", "held_out_accuracy")  # what checksums say already
+NAMES = ("data", "trained_on", "held_out", "shuffle")  # what checksums and seeds say already
+MAKING = (
+    "captions",
+    "per_caption",
+    "truncation",
+    "resized_to",
+    "borders",
+)  # how images came about, where it is stated
 
 
 def save_scores(scores: Mapping[str, Any], path: Path) -> None:
@@ -59,7 +67,7 @@ def check_comparable(one: Mapping[str, Any], other: Mapping[str, Any], path: Pat
     listed = [
         f"  {name}: {mine.get(name, 'not stated')!r} here, {theirs.get(name, 'not stated')!r} there"
         for name in dict.fromkeys([*mine, *theirs])
-        if name not in mine or name not in theirs or mine[name] != theirs[name]
+        if mine.get(name) != theirs.get(name) and (name not in MAKING or (name in mine and name in theirs))
     ]
     if listed:
         raise ConfigError(
@@ -70,10 +78,11 @@ def check_comparable(one: Mapping[str, Any], other: Mapping[str, Any], path: Pat
 
 def compare(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, dict[str, float]]:
     """Of every number in both: ``here``, ``there`` and the ``difference``."""
+    mine, theirs = numbers(one), numbers(other)
     return {
-        name: {"here": value, "there": float(other[name]), "difference": value - float(other[name])}
-        for name, value in one.items()
-        if isinstance(value, float) and isinstance(other.get(name), (int, float))
+        name: {"here": value, "there": theirs[name], "difference": value - theirs[name]}
+        for name, value in mine.items()
+        if name in theirs
     }
 
 

@@ -50,18 +50,20 @@ class ImageFiles:
         order = torch.randperm(len(files), generator=seeded(seed, 4)).tolist()
         return cls(folder, [files[place] for place in order], resolution, trim)
 
-    def batches(self, part: tuple[int, int] = (0, 1)) -> Iterator[tuple[int, Tensor]]:
-        """uint8 (n, 3, R, R) of the k-th of n equal shares, as they are decoded, each batch with the place of its first image; what can't
-        be read is named in `bad`, and those after it move up within their share."""
+    def batches(self, part: tuple[int, int] = (0, 1)) -> Iterator[tuple[Tensor, Tensor]]:
+        """uint8 (n, 3, R, R) of the k-th of n equal shares, as they are decoded, each batch after the places (n,) of its images; what can't
+        be read is named in `bad`, and its place stays empty."""
         mine = share(len(self.files), part)
-        place = mine.start
         with ThreadPoolExecutor() as pool:
             for first in range(mine.start, mine.stop, BATCH):
                 numbers = range(first, min(first + BATCH, mine.stop))
-                found = [image for image in pool.map(self._read, numbers) if image is not None]
+                read = zip(numbers, pool.map(self._read, numbers), strict=True)
+                found = {number: image for number, image in read if image is not None}
                 if found:
-                    yield place, torch.from_numpy(np.stack(found)).permute(0, 3, 1, 2)
-                place += len(found)
+                    yield (
+                        torch.tensor(list(found)),
+                        torch.from_numpy(np.stack(list(found.values()))).permute(0, 3, 1, 2),
+                    )
 
     def _read(self, number: int) -> np.ndarray | None:
         path = self.files[number]
@@ -75,15 +77,15 @@ class ImageFiles:
         return image
 
     def captions(self) -> list[str | None]:
-        """The caption of each file, the first where it has several: of metadata.jsonl or metadata.csv in the folder, or of a text file beside
+        """The caption of each file, the first where it has several: of metadata.jsonl or metadata.csv in the folder and those in it, or of a text file beside
         the image; None where there is none. DataError for metadata that can't be read."""
-        if any((self.folder / name).is_file() for name in METADATA):
-            rows, problems = Split(self.folder).read
+        known: dict[Path, str] = {}
+        for folder in sorted({path.parent for name in METADATA for path in self.folder.rglob(name)}):
+            rows, problems = Split(folder).read
             if problems:
-                raise DataError(f"{self.folder} can't be used as it is:\n{several(problems)}")
-            known = {row["file_name"]: row["text"][0] for row in rows}
-            return [known.get(path.relative_to(self.folder).as_posix()) for path in self.files]
-        return [_beside(path.with_suffix(".txt")) for path in self.files]
+                raise DataError(f"{folder} can't be used as it is:\n{several(problems)}")
+            known |= {folder / row["file_name"]: row["text"][0] for row in rows}
+        return [known.get(path) if known else _beside(path.with_suffix(".txt")) for path in self.files]
 
 
 def _beside(path: Path) -> str | None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -36,7 +38,12 @@ def offsets(values: Tensor, count: int, seed: int = 0) -> tuple[float, float]:
     return float(low) * shrink, float(high) * shrink
 
 
-def interval(values: Tensor, count: int | None = None) -> list[float]:
-    """The interval of the mean of `values` (M,)."""
-    mean = float(values.double().mean())
-    return [mean + offset for offset in offsets(values, len(values) if count is None else count)]
+def interval(values: Tensor) -> list[float] | None:
+    """The interval of the mean of `values` (M,); None of fewer than two."""
+    return around(float(values.double().mean()), values, len(values))
+
+
+def around(score: float, values: Tensor, count: int) -> list[float] | None:
+    """The interval of a score of `count` images, of which `values` (M,) is the influence of M; None of fewer than two."""
+    low, high = offsets(values, count)
+    return None if math.isnan(low) else [score + low, score + high]

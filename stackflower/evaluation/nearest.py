@@ -13,6 +13,7 @@ from stackflower.features.base import Features, resized, unit_means
 SIZE = 96  # px at which a pretrained network looks
 THUMBNAIL = 16  # px of the images that are compared where there is none
 CLOSE = 0.01  # share of training images that lie closer to another one than this limit
+SAME = 1e-5  # of the mean length: nearer points are the same image
 CHUNK = 1024
 
 
@@ -52,8 +53,9 @@ def describer(features: Features | None) -> Callable[[Tensor], Tensor]:
 def nearest(generated: Tensor, training: Tensor) -> Nearest:
     """Of points (N, F) and of the training images' (V, M, F), V views of each, such as its mirror image; the nearest view counts, and images that
     occur twice in the training split count once. M at least 2."""
+    generated, training = generated.double(), training.double()  # distances of equal points are rounding errors
     training_distance, _ = _closest(training[0], training, own=True)
-    known = training_distance[training_distance > 0]
+    known = training_distance[training_distance > SAME * float(training.square().sum(2).mean()) ** 0.5]
     limit = float(known.quantile(CLOSE)) if len(known) else 0.0
     distance, index = _closest(generated, training, own=False)
     return Nearest(index, distance, limit)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,15 +12,33 @@ from stackflower.evaluation.metrics.logit_distance import own_distances
 from stackflower.utils.atomic import write_text
 
 
+def number_of(name: str) -> int | None:
+    """The last number in a file's name."""
+    found = re.findall(r"\d+", Path(name).stem)
+    return int(found[-1]) if found else None
+
+
 def save_per_image(sample: Sample, files: Sequence[str] | None, path: Path) -> None:
     """Write ``score,id`` for each image: its cosine distance from the real image of its caption, and the number in its file's name, or its
     place. DataError where that can't be."""
     rows, distances = own_distances(sample)
-    names = [
-        str(row) if files is None else Path(files[row]).stem.rpartition("_")[2] or Path(files[row]).stem
-        for row in rows.tolist()
-    ]
-    lines = [f"{value:.6f},{name}" for name, value in sorted(zip(names, distances.tolist(), strict=True))]
+    if len(rows) < sample.fake.count:
+        raise DataError(
+            f"{path} would have {len(rows):,} of {sample.fake.count:,} images: more are needed among those whose features are kept (--kept "
+            f"{sample.fake.count})."
+        )
+    known = sample.reference.data.rows.files
+    names = (
+        [str(image) if known is None else known[image] for image, _ in sample.pairs or ()] if files is None else files
+    )
+    scored: dict[int, float] = {}
+    for row, value in zip(rows.tolist(), distances.tolist(), strict=True):
+        number = number_of(names[row])
+        if number is None or number in scored:
+            why = "no number" if number is None else "the number of another"
+            raise DataError(f"{path}: {names[row]} has {why}, and scores are named by it.")
+        scored[number] = value
+    lines = [f"{value:.6f},{number:04d}" for number, value in sorted(scored.items())]
     try:
         write_text(path, "\n".join(["score,id", *lines]) + "\n")
     except OSError as error:

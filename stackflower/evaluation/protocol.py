@@ -80,6 +80,9 @@ def named(name: str, given: Mapping[str, Any]) -> Protocol:
     if name not in NAMED:
         raise ConfigError(f"--protocol {name}: allowed are {', '.join(NAMED)}.{suggest(name, list(NAMED))}")
     fixed, chosen = NAMED[name], {key: value for key, value in given.items() if value is not None}
+    if "metrics" in chosen:
+        metrics = chosen["metrics"]
+        chosen["metrics"] = tuple(metrics.split(",") if isinstance(metrics, str) else metrics)
     for key, value in chosen.items():
         if key in fixed and value != fixed[key]:
             flag = "--" + key.replace("_", "-")

@@ -38,7 +38,7 @@ def score(sample: Sample) -> dict[str, Any]:
             continue
         try:
             if metric.needs_captions and sample.captions is None:
-                raise DataError(f"{name} can't be computed: these images have no captions.")
+                raise DataError(f"{name} can't be computed: {sample.without_captions}")
             scores[name] = metric.compute(sample)
         except DataError as error:
             if named is not None:
@@ -55,7 +55,11 @@ def score(sample: Sample) -> dict[str, Any]:
 
 def _beside_the_point(metric: Metric, sample: Sample) -> bool:
     """Whether a metric makes no sense for what is scored."""
-    return (metric.needs_captions and sample.captions is None) or (metric.needs_run and sample.generate is None)
+    return (
+        (metric.needs_captions and sample.captions is None)
+        or (metric.needs_run and sample.generate is None)
+        or (metric.needs_attributes and not sample.reference.data.rows.attributes)
+    )
 
 
 def measure_of(name: str) -> str:
@@ -83,7 +87,7 @@ def describe(scores: Mapping[str, Any]) -> str:
     """The scores as text, the protocol below."""
     lines = [text for name, metric in metrics().items() if name in scores["metrics"] for text in metric.lines(scores)]
     scored = [f"  {name:<18}{value}" for name, value in scores.get("scored", {}).items()]
-    protocol = [f"  {name:<18}{value}" for name, value in scores["protocol"].items()]
+    protocol = [f"  {name:<18}{_spelt(value)}" for name, value in scores["protocol"].items()]
     lines += [f"{name:<20}{reason}" for name, reason in scores.get("omitted", {}).items()]
     warnings = [f"Warning: {text}" for text in scores.get("warnings", ())]
     return "\n".join([*lines, *warnings, *(["scored", *scored] if scored else []), "protocol", *protocol])
@@ -101,9 +105,17 @@ def side_by_side(found: Sequence[Mapping[str, Any]]) -> str:
         for name in measures
     ]
     warnings = [f"Warning: {text}" for scores in found for text in scores.get("warnings", ())]
-    protocol = [f"  {name:<18}{value}" for name, value in found[0]["protocol"].items()]
+    protocol = [f"  {name:<18}{_spelt(value)}" for name, value in found[0]["protocol"].items()]
     numbered = " " * width + "".join(f"{number:>12}" for number in range(1, len(found) + 1))
     return "\n".join([*heads, numbered, *rows, *dict.fromkeys(warnings), "protocol", *protocol])
+
+
+def _spelt(value: Any) -> str:
+    """A value of a protocol in a line."""
+    if isinstance(value, Mapping):
+        parts = [f"{name} {_spelt(each)}" for name, each in value.items()]
+        return ", ".join(parts)
+    return str(value)
 
 
 def _named(scores: Mapping[str, Any]) -> dict[str, Any]:
@@ -118,7 +130,7 @@ def interval_of(scores: Mapping[str, Any], name: str) -> tuple[float, float] | N
     for group in groups:
         scores = scores[group]
     found = scores.get("interval" if key == "value" else f"{key}_interval")
-    return None if found is None else (float(found[0]), float(found[1]))
+    return None if not found else (float(found[0]), float(found[1]))
 
 
 def numbers(scores: Mapping[str, Any], before: str = "") -> dict[str, float]:

@@ -75,11 +75,9 @@ class ClassSums:
         self.probability = self.probability + other.probability
 
     def scores(self) -> Tensor:
-        """exp E KL(p(y|x) ‖ p(y)) of each split that has images."""
-        some = self.count > 0
-        count = self.count[some]
-        marginal = self.probability[some] / count[:, None]
-        return torch.exp(self.negentropy[some] / count - torch.xlogy(marginal, marginal).sum(1))
+        """(S,) exp E KL(p(y|x) ‖ p(y)) of each split; NaN for one without images."""
+        marginal = self.probability / self.count[:, None]
+        return torch.exp(self.negentropy / self.count - torch.xlogy(marginal, marginal).sum(1))
 
 
 class Statistics:
@@ -97,15 +95,14 @@ class Statistics:
         self.classes: ClassSums | None = None
         self._parts: list[Extracted] = []
 
-    def add(self, found: Extracted, first: int) -> None:
-        """Images at the places `first`, `first` + 1 … of the order."""
-        count = len(found.features)
+    def add(self, found: Extracted, places: Tensor) -> None:
+        """Images at the places (N,) of the order, which rise. A place may stay empty: that of an image that can't be read."""
         self.moments.add(Moments.of(found.features))
         if found.logits.shape[1]:
-            sums = ClassSums.of(found.logits, self._split(torch.arange(first, first + count)), self.splits)
-            self._add_classes(sums)
-        if first < self.most_rows:
-            self._parts.append(found.rows(slice(0, min(count, self.most_rows - first))))
+            self._add_classes(ClassSums.of(found.logits, self._split(places), self.splits))
+        kept = int((places < self.most_rows).sum())
+        if kept:
+            self._parts.append(found.rows(slice(0, kept)))
 
     def _split(self, places: Tensor) -> Tensor:
         """(N,) the split of each place, as `Tensor.tensor_split` makes them."""
@@ -132,7 +129,7 @@ class Statistics:
         """Those of outputs that are all there."""
         count = len(found.features)
         statistics = cls(count, splits, count if most_rows is None else most_rows)
-        statistics.add(found, 0)
+        statistics.add(found, torch.arange(count))
         return statistics
 
     @property
@@ -142,7 +139,7 @@ class Statistics:
 
     @property
     def rows(self) -> Extracted:
-        """The outputs of the first images, at most `most_rows`."""
+        """The outputs of the images at the first `most_rows` places."""
         if len(self._parts) > 1:
             self._parts = [Extracted.concatenate(self._parts)]
         return self._parts[0]

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from stackflower import registry
+from stackflower.errors import DataError
 from stackflower.evaluation.classifier import DomainClassifier, load_classifier
 from stackflower.evaluation.extractors.base import Extracted, Extractor, checksum
 from stackflower.registry import register
@@ -62,6 +63,11 @@ class DomainExtractor(Extractor):
         if self.encoder is None:
             part = dict(self.model.text or {})
             encoder: TextEncoder = registry.create("text", part.pop("name"), **part)
+            if encoder.dim != self.model.text_dim:
+                raise DataError(
+                    f"{self.path} compares embeddings of {self.model.text_dim} numbers, and its text encoder gives {encoder.dim}: it is damaged, "
+                    "or the encoder has changed; train it anew."
+                )
             encoder.to(self.device)
             self.encoder = encoder
         return self.model.captions.captions(self.encoder(list(captions)).to(self.device)).cpu()

@@ -38,6 +38,7 @@ class Sample:
     extract: Callable[[Tensor], Extracted]  # uint8 images (N, 3, H, W) → features, shared by all processes
     embed: Callable[[Sequence[str]], Tensor | None] = lambda captions: None  # captions → (N, D), `Extractor.embed`
     captions: Sequence[str] | None = None  # of each generated image
+    without_captions: str = "these images have no captions."  # why there are none
     pairs: Sequence[tuple[int, int]] | None = None  # of each generated image: number of a real image and of its caption
     chosen: Sequence[int] = ()  # numbers of the real images, in their order
     generate: Callable[[Sequence[str], int, int], Extracted] | None = None  # captions, images of each, seed → features
@@ -73,6 +74,7 @@ class Metric(ABC):
     needs_captions: ClassVar[bool] = False  # whether it is of no use for images without captions
     needs_run: ClassVar[bool] = False  # whether it generates images itself
     by_default: ClassVar[bool] = True  # whether it is computed without being asked for
+    needs_attributes: ClassVar[bool] = False  # whether it is of no use for data without attributes
     measure: ClassVar[str | None] = None  # the score by which one run is better than another; None: none alone
     lower_is_better: ClassVar[bool] = False
     position: ClassVar[int] = 100  # place in the report, the lowest first
@@ -89,7 +91,7 @@ class Metric(ABC):
 
 def line(label: str, text: str, interval: Sequence[float] | None = None) -> str:
     """A line of the report."""
-    within = "" if interval is None else f"   95%: {interval[0]:.4g} to {interval[1]:.4g}"
+    within = "" if not interval else f"   95%: {interval[0]:.4g} to {interval[1]:.4g}"
     return f"{label:<20}{text}{within}"
 
 

@@ -57,7 +57,7 @@ def caption_accuracy(
 class CaptionAccuracy(Metric):
     """Of the captions that mention an attribute, the share whose image shows it, by the classifier's head for that attribute."""
 
-    needs_captions = True
+    needs_captions = needs_attributes = True
     position = 4
 
     def compute(self, sample: Sample) -> dict[str, Any]:

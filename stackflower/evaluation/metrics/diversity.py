@@ -63,6 +63,8 @@ class Diversity(Metric):
             real_variance = within_group_variance(sample.extract(similar).features, real_groups)
         except ValueError as error:
             raise unavailable("Diversity", f"no two real images share a class or caption ({error})") from error
+        if not real_variance:
+            raise unavailable("Diversity", f"the {against} are all the same to this extractor.")
         return {
             "diversity_within_caption": {
                 "value": float(variances.mean()) / real_variance,

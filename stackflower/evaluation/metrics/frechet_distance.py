@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from stackflower.evaluation.intervals import offsets
+from stackflower.evaluation.intervals import around
 from stackflower.evaluation.metrics.base import Metric, Sample, line, unavailable
 from stackflower.evaluation.statistics import Moments
 from stackflower.registry import register
@@ -77,10 +77,9 @@ class FrechetDistance(Metric):
         if not all(bool(side.moments.scatter.isfinite().all()) for side in (fake, real)):
             raise unavailable("The Fréchet distance", "the extractor gives features that are not finite.")
         found = distance_of_moments(fake.moments, real.moments)
-        low, high = offsets(found.influence(fake.rows.features), fake.count)
         scores: dict[str, Any] = {
             "frechet_distance": found.value,
-            "frechet_distance_interval": [found.value + low, found.value + high],
+            "frechet_distance_interval": around(found.value, found.influence(fake.rows.features), fake.count),
         }
         if sample.original_inception:
             scores["frechet_distance_is_fid"] = True

@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from stackflower.evaluation.extractors.base import Extracted
-from stackflower.evaluation.intervals import offsets
+from stackflower.evaluation.intervals import around
 from stackflower.evaluation.metrics.base import Metric, Sample, line, unavailable
 from stackflower.evaluation.statistics import Statistics
 from stackflower.registry import register
@@ -62,17 +62,17 @@ class InceptionScore(Metric):
                 raise unavailable(
                     "The Inception Score", "this extractor has no classes; --extractor domain or inception-v3 has."
                 )
-            if side.count < side.splits:
+            if not bool(side.classes.count.all()):
+                most = side.count if side.count < side.splits else side.splits // 2
                 raise unavailable(
-                    "The Inception Score",
-                    f"{side.splits} splits of {side.count} images; --splits {side.count} at most.",
+                    "The Inception Score", f"{side.splits} splits of {side.count} images; --splits {most} at most."
                 )
             scores[f"{name}_mean"], scores[f"{name}_std"] = summary(side)
         assert sample.fake.classes is not None
         marginal = sample.fake.classes.probability.sum(0) / sample.fake.count
-        low, high = offsets(influence(sample.fake.rows.logits, marginal), sample.fake.count)
         mean = scores["inception_score_mean"]
-        scores["inception_score_mean_interval"] = [mean * math.exp(low), mean * math.exp(high)]
+        within = around(math.log(mean), influence(sample.fake.rows.logits, marginal), sample.fake.count)
+        scores["inception_score_mean_interval"] = within and [math.exp(bound) for bound in within]
         if sample.fake.count == sample.real.count:  # fewer images a split score lower
             scores["inception_score_share_of_real"] = mean / scores["real_inception_score_mean"]
         return scores

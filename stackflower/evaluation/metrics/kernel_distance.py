@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from stackflower.evaluation.intervals import offsets
+from stackflower.evaluation.intervals import around
 from stackflower.evaluation.metrics.base import Metric, Sample, line, unavailable
 from stackflower.registry import register
 
@@ -85,10 +85,10 @@ class KernelDistance(Metric):
         if size < 2:
             raise unavailable("The kernel distance", f"it needs 4 images on each side, and one has {smallest}.")
         mean, deviation = kernel_distance(fake, real, subset_size=size)
-        low, high = offsets(influence(fake[:INFLUENCES], real[:INFLUENCES]), len(fake))
+        added = influence(fake[:INFLUENCES], real[:INFLUENCES])
         return {
             "kernel_distance_mean": mean,
-            "kernel_distance_mean_interval": [mean + low, mean + high],
+            "kernel_distance_mean_interval": around(mean, added, len(fake)),
             "kernel_distance_std": deviation,
             "kernel_distance_subset_size": size,
             "kernel_distance_images": [len(fake), len(real)],

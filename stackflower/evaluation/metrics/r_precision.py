@@ -24,23 +24,24 @@ def r_precision(
 
     Args:
         images, texts: (N, D) of unit length, row by row.
-        captions: what tells captions apart: rows with equal captions are not drawn as others of one another.
+        captions: what tells captions apart: others are drawn among different ones.
         among: how many captions; fewer where there are not so many different ones.
 
     Returns:
         (N,) float64, 1 where it is found and 0 where it is not.
     """
     known: dict[Hashable, int] = {}
-    same = torch.tensor([known.setdefault(caption, len(known)) for caption in captions])
+    own = torch.tensor([known.setdefault(caption, len(known)) for caption in captions])
+    first = torch.full((len(known),), len(own)).scatter_reduce(0, own, torch.arange(len(own)), "amin")
+    different = texts[first].double()  # each caption once
     generator, found = seeded(seed, 8), []
     for rows in torch.arange(len(images)).split(CHUNK):
-        similar = images[rows].double() @ texts.double().T
-        own = similar[torch.arange(len(rows)), rows]
-        draw = torch.rand(len(rows), len(images), generator=generator)
-        draw[same[rows][:, None] == same] = -1
-        score, chosen = draw.topk(min(among - 1, len(images)), 1)
+        similar = images[rows].double() @ different.T
+        draw = torch.rand(len(rows), len(different), generator=generator)
+        draw.scatter_(1, own[rows, None], -1.0)
+        score, chosen = draw.topk(min(among - 1, len(different)), 1)
         others = similar.gather(1, chosen).masked_fill(score < 0, -torch.inf)
-        found.append((own > others.amax(1)).double())
+        found.append((similar.gather(1, own[rows, None])[:, 0] > others.amax(1)).double())
     return torch.cat(found)
 
 
