@@ -73,6 +73,9 @@ class InceptionScore(Metric):
         mean = scores["inception_score_mean"]
         within = around(math.log(mean), influence(sample.fake.rows.logits, marginal), sample.fake.count)
         scores["inception_score_mean_interval"] = within and [math.exp(bound) for bound in within]
+        each, classes = sample.fake.count // sample.fake.splits, sample.fake.classes.probability.shape[1]
+        if each < classes:
+            scores["inception_score_note"] = f"low: splits of {each:,} images of {classes:,} classes"
         if sample.fake.count == sample.real.count:  # fewer images a split score lower
             scores["inception_score_share_of_real"] = mean / scores["real_inception_score_mean"]
         return scores
@@ -84,6 +87,6 @@ class InceptionScore(Metric):
             f"{scores[f'{name}_mean']:.2f} ± {scores[f'{name}_std']:.2f}"
             for name in ("inception_score", "real_inception_score")
         )
-        return [
-            line("Inception Score", f"{mine}   real images {real}   {ratio}", scores["inception_score_mean_interval"])
-        ]
+        note = scores.get("inception_score_note")
+        text = f"{mine}   real images {real}   {ratio}" + (f"   ({note})" if note else "")
+        return [line("Inception Score", text, scores["inception_score_mean_interval"])]

@@ -11,16 +11,14 @@ from torch import Tensor
 from stackflower.evaluation.intervals import interval
 from stackflower.evaluation.metrics.base import Metric, Sample, line, unavailable
 from stackflower.registry import register
-from stackflower.utils.rng import seeded
 
 AMONG = 100  # captions, as in AttnGAN
 CHUNK = 512
 
 
-def r_precision(
-    images: Tensor, texts: Tensor, captions: Sequence[Hashable], among: int = AMONG, seed: int = 0
-) -> Tensor:
-    """Whether each image's own caption is more similar to it than each of `among` − 1 other ones drawn at random (Xu et al. 2018, R 1).
+def r_precision(images: Tensor, texts: Tensor, captions: Sequence[Hashable], among: int = AMONG) -> Tensor:
+    """How probable it is that each image's own caption is more similar to it than all of `among` − 1 others drawn at random (Xu et al. 2018,
+    R 1): the expectation over the draws, so that none is drawn.
 
     Args:
         images, texts: (N, D) of unit length, row by row.
@@ -28,20 +26,21 @@ def r_precision(
         among: how many captions; fewer where there are not so many different ones.
 
     Returns:
-        (N,) float64, 1 where it is found and 0 where it is not.
+        (N,) float64 in [0, 1].
     """
     known: dict[Hashable, int] = {}
     own = torch.tensor([known.setdefault(caption, len(known)) for caption in captions])
     first = torch.full((len(known),), len(own)).scatter_reduce(0, own, torch.arange(len(own)), "amin")
-    different = texts[first].double()  # each caption once
-    generator, found = seeded(seed, 8), []
+    different, found = texts[first].double(), []  # each caption once
+    others = len(different) - 1
+    drawn = torch.arange(min(among - 1, others), dtype=torch.float64)
     for rows in torch.arange(len(images)).split(CHUNK):
         similar = images[rows].double() @ different.T
-        draw = torch.rand(len(rows), len(different), generator=generator)
-        draw.scatter_(1, own[rows, None], -1.0)
-        score, chosen = draw.topk(min(among - 1, len(different)), 1)
-        others = similar.gather(1, chosen).masked_fill(score < 0, -torch.inf)
-        found.append((similar.gather(1, own[rows, None])[:, 0] > others.amax(1)).double())
+        below = others - (
+            (similar >= similar.gather(1, own[rows, None])).sum(1) - 1
+        )  # how many others are less similar
+        # without replacement: the k-th drawn is among the `below` − k of `others` − k left
+        found.append(((below[:, None] - drawn).clamp_min(0) / (others - drawn)).prod(1))
     return torch.cat(found)
 
 
