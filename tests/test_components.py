@@ -344,7 +344,29 @@ SOURCES = {
     "sidecar": {"path": "sidecar"},
     "oxford-102": {"path": "oxford"},
     "coco": {"path": "coco"},
+    "cub-200": {"path": "birds"},
 }
+
+
+def cub(folder: Path, root: Path) -> None:
+    """A folder's images as CUB-200-2011, without its validation split."""
+    lines: dict[str, list[str]] = {
+        name: [] for name in ("images", "image_class_labels", "bounding_boxes", "train_test_split")
+    }
+    for split in ("train", "test"):
+        for line in (folder / split / "metadata.jsonl").read_text().splitlines():
+            row, number = json.loads(line), len(lines["images"]) + 1
+            name = f"001.Red_Bird/{split}_{number}.png"
+            for target in (root / "images" / name, root / "text_c10" / name):
+                target.parent.mkdir(parents=True, exist_ok=True)
+            (root / "images" / name).write_bytes((folder / split / row["file_name"]).read_bytes())
+            (root / "text_c10" / name).with_suffix(".txt").write_text("\n".join(row["text"]))
+            values = (name, row["label"] + 1, "8.0 8.0 40.0 30.0", int(split == "train"))
+            for table, value in zip(lines.values(), values, strict=True):
+                table.append(f"{number} {value}")
+    lines["classes"] = [f"{number} {number:03d}.Red_Bird" for number in range(1, 201)]
+    for table_name, table in lines.items():
+        (root / f"{table_name}.txt").write_text("\n".join(table) + "\n")
 
 
 def other_layouts(folder: Path, root: Path) -> None:
@@ -370,6 +392,7 @@ def other_layouts(folder: Path, root: Path) -> None:
             found["annotations"] += [{"image_id": number, "caption": caption} for caption in row["text"]]
         (root / "coco" / "annotations").mkdir(exist_ok=True)
         (root / "coco" / "annotations" / f"captions_{coco}.json").write_text(json.dumps(found))
+    cub(folder, root / "birds")
     savemat(root / "oxford" / "imagelabels.mat", {"labels": np.array(labels)})
     savemat(root / "oxford" / "setid.mat", {"trnid": ids["train"], "valid": ids["validation"], "tstid": ids["test"]})
 
@@ -394,12 +417,12 @@ def test_data_source(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     pack(tmp_path / "flowers", tmp_path / "shards")
     other_layouts(tmp_path / "flowers", tmp_path)
     source, again = (registry.create("data", name, **SOURCES[name]) for _ in range(2))
-    splits = (
-        ["train", "validation"] if name == "coco" else ["train", "validation", "test"]
-    )  # COCO's test captions are secret
-    assert source.splits() == splits
-    assert source.fingerprint("train") == again.fingerprint("train") != source.fingerprint("validation")
-    for split, count in list(zip(("train", "validation", "test"), (6, 3, 2), strict=True))[: len(splits)]:
+    counts = {"train": 6, "validation": 3, "test": 2}
+    # COCO's test captions are secret, and CUB has two splits
+    counts.pop({"coco": "test", "cub-200": "validation"}.get(name, ""), None)
+    assert source.splits() == list(counts)
+    assert source.fingerprint("train") == again.fingerprint("train") != source.fingerprint(list(counts)[1])
+    for split, count in counts.items():
         rows = source.rows(split)
         assert len(rows) == len(rows.captions) == count
         assert len(rows.labels or ()) == (0 if name in ("coco", "sidecar") else count)

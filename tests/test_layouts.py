@@ -67,6 +67,59 @@ def test_oxford_102(tmp_path: Path, stackflower) -> None:
         open_source(str(root)).rows("train")
 
 
+def birds(root: Path) -> Path:
+    """CUB-200-2011 in small: four images of two classes, a white square where the bird is."""
+    classes = [f"{number} {number:03d}.Bird_{number}" for number in range(1, 201)]
+    files = [f"{label:03d}.Bird_{label}/{number}.jpg" for number, label in ((1, 1), (2, 1), (3, 2), (4, 200))]
+    for file in files:
+        (root / "images" / file).parent.mkdir(parents=True, exist_ok=True)
+        pixels = np.zeros((60, 100, 3), np.uint8)
+        pixels[20:40, 70:90] = 255
+        Image.fromarray(pixels).save(root / "images" / file, quality=95)
+        (root.parent / "text_c10" / file).parent.mkdir(parents=True, exist_ok=True)
+        (root.parent / "text_c10" / file).with_suffix(".txt").write_text("a white bird\nwhite\n")
+    tables = {
+        "classes": classes,
+        "images": [f"{number} {file}" for number, file in enumerate(files, 1)],
+        "image_class_labels": ["1 1", "2 1", "3 2", "4 200"],
+        "bounding_boxes": [f"{number} 70.0 20.0 20.0 20.0" for number in range(1, 5)],
+        "train_test_split": ["1 1", "2 0", "3 1", "4 0"],
+    }
+    for name, lines in tables.items():
+        (root / f"{name}.txt").write_text("\n".join(lines) + "\n")
+    return root
+
+
+def test_cub_200(tmp_path: Path, stackflower) -> None:
+    root = birds(tmp_path / "CUB_200_2011")
+    assert source_part(str(root))["name"] == "cub-200"
+    source = open_source(str(root))
+    rows = source.rows("train")
+    assert (
+        rows.labels == [1, 2]
+        and rows.class_names == {1: "Bird 1", 2: "Bird 2"}
+        and rows.captions[0] == ["a white bird", "white"]
+    )
+    near, whole, tight = (
+        prepare(open_source(str(root), {"box": box}), "train", 30, silent).images[0].float().mean() / 255
+        for box in (1.5, 0, 1)
+    )
+    assert float(tight) > 0.95 and float(near) == pytest.approx(1 / 1.5**2, abs=0.05) and float(whole) < 0.1
+    listed = [open_source(str(root), {"split": "classes", "seed": seed}).listing for seed in range(9)]
+    for listing in listed:
+        seen, unseen = ({row["label"] for row in listing(split).rows} for split in ("train", "test"))
+        assert not seen & unseen and seen | unseen == {1, 2, 200}
+    assert len({frozenset(row["label"] for row in listing("test").rows) for listing in listed}) > 1, "drawn by the seed"
+    stackflower("train", "--data", root, "--images", 8, "--out", "run", *TINY_NETWORKS)
+    (root / "bounding_boxes.txt").write_text("1 500 500 10 10\n2 a b c d\n")
+    assert "image 2 has the box 'a b c d'" in stackflower("data", "check", root, code=2).output
+    (root / "bounding_boxes.txt").write_text("1 500 500 10 10\n")
+    said = stackflower("data", "check", root, code=2).output
+    assert "1.jpg" in said and "lies outside of it" in said
+    (tmp_path / "text_c10").rename(tmp_path / "elsewhere")
+    assert "unpack text_c10" in stackflower("data", "check", root, code=2).output
+
+
 def test_images_with_a_text_beside_each(tmp_path: Path, stackflower) -> None:
     for split, count in (("train", 6), ("val", 2)):
         for number in range(count):

@@ -35,11 +35,17 @@ def to_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def load_square(path: Path, size: int, trim: bool = False, content: bytes | None = None) -> np.ndarray:
+def load_square(
+    path: Path,
+    size: int,
+    trim: bool = False,
+    content: bytes | None = None,
+    box: tuple[float, float, float, float] | None = None,
+) -> np.ndarray:
     """The central square of an image file, resampled (Lanczos, antialiased) to uint8 (size, size, 3).
 
     With `trim`, a border of one colour is cut off first (`without_border`). `content` is the file's bytes, where they are part
-    of another file and `path` only names them.
+    of another file and `path` only names them. Of `box`, left, top, right and bottom in pixels, what lies in the image is kept.
 
     DataError, with the file's name, for a file that is not an image, is truncated, or has more than `LARGEST` pixels.
     """
@@ -52,19 +58,30 @@ def load_square(path: Path, size: int, trim: bool = False, content: bytes | None
                         f"{path}: {image.width:,}×{image.height:,} pixels are more than {LARGEST:,}; make it smaller."
                     )
                 # JPEG: decode at a fraction of the size where that is enough
-                image.draft("RGB", (size * 2, size * 2))
+                if box is None:
+                    image.draft("RGB", (size * 2, size * 2))
                 upright = ImageOps.exif_transpose(image)
+                upright = upright if box is None else _cropped(upright, box)
                 upright = without_border(upright) if trim else upright
                 square = ImageOps.fit(to_rgb(upright), (size, size), Image.Resampling.LANCZOS)
         return np.asarray(square)
-    except DataError:
-        raise
+    except DataError as error:
+        raise DataError(str(error) if str(path) in str(error) else f"{path}: {error}") from error
     except Image.DecompressionBombError as error:
         raise DataError(f"{path}: {error}; make it smaller.") from error
     except Exception as error:  # decoders raise any exception for a damaged file: EOFError, struct.error, KeyError …
         empty = not content if content is not None else path.exists() and not path.stat().st_size
         reason = "it is empty" if empty else str(error).replace(str(path), "it")
         raise DataError(f"{path} can't be read as an image: {reason}.") from error
+
+
+def _cropped(image: Image.Image, box: tuple[float, float, float, float]) -> Image.Image:
+    """What a box and an image have in common. DataError where that is nothing."""
+    left, top = (max(0, round(edge)) for edge in box[:2])
+    right, bottom = min(image.width, round(box[2])), min(image.height, round(box[3]))
+    if right <= left or bottom <= top:
+        raise DataError(f"its box {', '.join(f'{edge:g}' for edge in box)} lies outside of it.")
+    return image.crop((left, top, right, bottom))
 
 
 def sharpened(image: np.ndarray, factor: float) -> np.ndarray:

@@ -75,6 +75,10 @@ class ListedSource(Source):
     def read_split(self, split: str) -> Listing:
         """The rows of a split. DataError where it can't be read at all."""
 
+    def square(self, path: Path, row: dict[str, Any], size: int) -> np.ndarray:
+        """The image of a row as uint8 (size, size, 3)."""
+        return load_square(path, size)
+
     def title(self) -> str:
         return self.path.resolve().name
 
@@ -115,7 +119,7 @@ class ListedSource(Source):
 
         def one(position: int) -> None:
             try:
-                images[position] = load_square(root / rows[position]["file_name"], images.shape[1])
+                images[position] = self.square(root / rows[position]["file_name"], rows[position], images.shape[1])
             except DataError as error:
                 problems[position] = str(error)
 
@@ -157,7 +161,7 @@ class ListedSource(Source):
 
             def look(row: dict[str, Any], root: Path = listing.root) -> str | None:
                 try:
-                    load_square(root / row["file_name"], 64)
+                    self.square(root / row["file_name"], row, 64)
                 except DataError as error:
                     return str(error)
                 return None

@@ -1,0 +1,128 @@
+"""CUB-200-2011 birds as they are downloaded, with Reed's captions."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+
+from stackflower.data.images import load_square
+from stackflower.data.listed import ListedSource, Listing
+from stackflower.errors import DataError
+from stackflower.options import Positive, Seed
+from stackflower.registry import register
+from stackflower.utils.rng import seeded
+
+UNSEEN = 50  # classes of the test split of StackGAN
+
+
+@register("data", "cub-200")
+class Cub200(ListedSource):
+    """CUB-200-2011 (Wah et al. 2011) with the captions of Reed et al. (2016): the folder ``CUB_200_2011`` with ``images/``, ``images.txt``,
+    ``image_class_labels.txt``, ``classes.txt``, ``bounding_boxes.txt`` and ``train_test_split.txt``, and ``text_c10/`` in it or beside it.
+
+    Args:
+        path: the folder.
+        split: "official", that of train_test_split.txt; or "classes", 50 classes drawn by `seed` for ``test``, the other 150 for ``train``, as
+            many as in StackGAN.
+        seed: of the classes.
+        box: images are cropped to a square of so many times the longer side of the bird's bounding box, around its centre: 1.5 in
+            StackGAN. 0: not at all.
+        skip_bad: leave out images that can't be used, with a warning, instead of raising DataError.
+        follow_links: read images that are links to files out of the folder.
+    """
+
+    layout = "CUB-200-2011 with Reed's captions"
+
+    def __init__(
+        self,
+        *,
+        path: str,
+        split: Literal["official", "classes"] = "official",
+        seed: Seed = 0,
+        box: Positive | Literal[0] = 1.5,
+        skip_bad: bool = False,
+        follow_links: bool = False,
+    ):
+        super().__init__(path=path, skip_bad=skip_bad, follow_links=follow_links)
+        self.by, self.seed, self.box = split, seed, box
+
+    @classmethod
+    def recognises(cls, path: Path) -> bool:
+        return (path / "images").is_dir() and (path / "bounding_boxes.txt").is_file()
+
+    def splits(self) -> list[str]:
+        return ["train", "test"]
+
+    def fingerprint(self, split: str) -> str:
+        return f"{super().fingerprint(split)}-{self.box:g}"
+
+    def _table(self, name: str) -> dict[int, str]:
+        """The lines of one of its text files: the number that each begins with, and the rest."""
+        try:
+            lines = (self.path / name).read_text(encoding="utf-8-sig").splitlines()
+            return {
+                int(number): rest.strip() for number, _, rest in (line.partition(" ") for line in lines if line.strip())
+            }
+        except FileNotFoundError:
+            raise DataError(f"{self.path} has no {name}, which comes with CUB-200-2011.") from None
+        except (OSError, ValueError) as error:
+            raise DataError(f"{self.path / name} is not CUB's file of that name ({error}).") from error
+
+    @cached_property
+    def boxes(self) -> dict[str, tuple[float, float, float, float]]:
+        """Left, top, width and height of the bird, by image file."""
+        files, found = self._table("images.txt"), {}
+        for number, text in self._table("bounding_boxes.txt").items():
+            try:
+                left, top, width, height = (float(part) for part in text.split())
+            except ValueError as error:
+                raise DataError(f"{self.path / 'bounding_boxes.txt'}: image {number} has the box {text!r}.") from error
+            if number in files:
+                found[f"images/{files[number]}"] = left, top, width, height
+        return found
+
+    def _texts(self) -> Path:
+        for folder in (self.path / "text_c10", self.path.parent / "text_c10"):
+            if folder.is_dir():
+                return folder
+        raise DataError(f"{self.path} has no captions: unpack text_c10 of Reed et al. into it, or beside it.")
+
+    def read_split(self, split: str) -> Listing:
+        files, classes = self._table("images.txt"), self._table("classes.txt")
+        labels = {number: int(label) for number, label in self._table("image_class_labels.txt").items()}
+        if self.by == "official":
+            training = {number for number, part in self._table("train_test_split.txt").items() if part == "1"}
+        else:
+            every = sorted(classes)
+            drawn = torch.randperm(len(every), generator=seeded(self.seed, 31))[:UNSEEN].tolist()
+            unseen = {every[place] for place in drawn}
+            training = {number for number in files if labels.get(number) not in unseen}
+        texts, listing = self._texts(), Listing(self.path)
+        for number, file in files.items():
+            if (number in training) != (split == "train"):
+                continue
+            row: dict[str, Any] = {"file_name": f"images/{file}"}
+            if number in labels:
+                name = classes.get(labels[number], str(labels[number]))
+                row |= {"label": labels[number], "class_name": name.partition(".")[2].replace("_", " ") or name}
+            try:
+                lines = (texts / file).with_suffix(".txt").read_text(encoding="utf-8-sig").splitlines()
+            except (OSError, UnicodeDecodeError) as error:
+                listing.problems.append(f"images/{file} has no captions that can be read ({error}).")
+                continue
+            row["text"] = [line.strip() for line in lines if line.strip()]
+            listing.add(row, f"images/{file}", self.follow_links)
+        return listing
+
+    def square(self, path: Path, row: dict[str, Any], size: int) -> np.ndarray:
+        box = self.boxes.get(row["file_name"]) if self.box else None
+        if box is None:
+            return load_square(path, size)
+        left, top, width, height = box
+        half = max(width, height) * self.box / 2
+        across, down = left + width / 2, top + height / 2
+        return load_square(path, size, box=(across - half, down - half, across + half, down + half))
