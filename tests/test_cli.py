@@ -134,7 +134,7 @@ def test_swapping_a_part_by_flag_drops_the_other_parts_options(stackflower) -> N
         (["--penalty", "r1=much"], "the weight must be a number"),
         (["--penalty", "r3"], "There is no penalty called 'r3'"),
         (["--text", "nagram"], "There is no text encoder 'nagram'. Did you mean 'ngram'?"),
-        (["--data", "no-such-folder"], "no-such-folder'. --data takes a folder with metadata.jsonl"),
+        (["--data", "no-such-folder"], "no-such-folder'. --data takes a folder of images with captions"),
         (["--stage", "4"], "--stage 4"),
         (["--resume", "nowhere"], "There is no run folder nowhere."),
         (["--resume"], "There is no run in runs/ to resume."),
