@@ -505,11 +505,14 @@ def _fail(reasons: list[str]) -> None:
     metavar="NAME",
     help="Train a layer over this pretrained network instead: a part of the kind features.",
 )
+@click.option("--fine-tune", is_flag=True, help="With --features: train that network too, in a few passes.")
 @click.option(
     "--text", metavar="NAME|MODEL", help="Learn to match captions too, embedded by this encoder, for R-precision."
 )
 @click.option(
-    "--epochs", type=click.IntRange(1), help="Passes over the data.  [default: 45; 60 with --features, 30 for plain]"
+    "--epochs",
+    type=click.IntRange(1),
+    help="Passes over the data.  [default: 45; 60 with --features, 6 with --fine-tune, 30 for plain]",
 )
 @click.option(
     "--augmentation",
@@ -549,8 +552,9 @@ def train_classifier(
     from stackflower.utils.progress import bar
 
     given = part_options(settings, ("data", "features"), "data.skip_bad=true")
-    if given["features"] and features is None:
-        raise ConfigError("--set features.OPTION needs --features NAME.")
+    if (given["features"] or options["fine_tune"]) and features is None:
+        flag = "--fine-tune" if options["fine_tune"] else "--set features.OPTION"
+        raise ConfigError(f"{flag} needs --features NAME.")
     part = None if features is None else {"name": features, **given["features"]}
     source = open_source(data, given["data"])
     model = fit(source, Path(out), bar, Asked(data, features=part, text=encoder_part(text), **options))

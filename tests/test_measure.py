@@ -724,3 +724,14 @@ def test_a_classifier_over_a_pretrained_network(stackflower, tmp_path: Path, jud
         name: found[name] for name in ("accuracy", "calibration_error", "r_precision")
     }
     assert "needs --features NAME" in stackflower(*train, *options, code=2).output
+    assert "--fine-tune needs --features" in stackflower(*train, "--fine-tune", code=2).output
+    stackflower(*train, "--features", "torchvision", *options, "--fine-tune", "--augmentation", "light")
+    tuned = load_classifier(tmp_path / "c.safetensors")
+    assert tuned.trunk is not None and tuned.pretrained is not None
+    before = dict(tuned.pretrained.network(torch.device("cpu"), torch.float32).named_parameters())
+    moved = [name for name, value in tuned.trunk.named_parameters() if not torch.equal(value, before[name])]
+    assert len(moved) > 0.9 * len(before), "the network has learnt too"
+    images = torch.rand(2, 3, 32, 32) * 2 - 1
+    found, again = tuned(images), load_classifier(tmp_path / "c.safetensors")(images)
+    assert torch.equal(found.features, again.features)
+    assert json.loads(stackflower("eval", *scoring, "--json").stdout)["protocol"]["weights_sha256"]

@@ -29,6 +29,7 @@ SHIPPED = Path(evaluation.__file__).parent / "weights"  # made by benchmarks/shi
 PLANS: dict[str, Plan] = {
     "plain": Plan(30),
     "resnet18": Plan(45, "strong", batch_size=64, lr=3e-3, smoothing=0.1),
+    "fine-tuned": Plan(6, "strong", batch_size=64, lr=2e-3, smoothing=0.1),
     "features": Plan(60, batch_size=256, lr=4e-3, weight_decay=0.2, smoothing=0.1, contrast=1.0),
 }
 
@@ -92,6 +93,7 @@ class Asked:
     resolution: int = 64
     network: Network = "resnet18"
     features: Mapping[str, Any] | None = None
+    fine_tune: bool = False  # train that network too
     text: Mapping[str, Any] | None = None
     epochs: int | None = None
     augmentation: Augmentation | None = None
@@ -103,7 +105,7 @@ class Asked:
     @property
     def plan(self) -> Plan:
         """How it is trained."""
-        plan = PLANS[self.kind]
+        plan = PLANS["fine-tuned" if self.fine_tune else self.kind]
         epochs, augmentation = self.epochs or plan.epochs, self.augmentation or plan.augmentation
         return replace(plan, epochs=epochs, augmentation=augmentation, seed=self.seed)
 
@@ -121,6 +123,7 @@ class Asked:
             network=self.kind,
             width=self.width,
             features=self.features,
+            fine_tuned=self.fine_tune,
             text=self.text,
             text_dim=text_dim,
             trained_on=self.described if self.split == "train" else f"{self.described} ({self.split})",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 from collections.abc import Mapping
@@ -128,6 +129,7 @@ class DomainClassifier(nn.Module):
         network: "plain", "resnet18", or "features" for a layer over a pretrained network.
         width: of the first layers; of the layer over a pretrained network.
         features: a part of the kind features, as its name and options, for the network "features".
+        fine_tuned: whether that network is trained too; its weights are then the classifier's own.
         text: a part of the kind text, for a caption head; or None.
         text_dim: size of its embeddings.
         trained_on: description of the training data.
@@ -142,6 +144,7 @@ class DomainClassifier(nn.Module):
         network: Network = "plain",
         width: int | None = None,
         features: Mapping[str, Any] | None = None,
+        fine_tuned: bool = False,
         text: Mapping[str, Any] | None = None,
         text_dim: int = 0,
         trained_on: str = "",
@@ -150,28 +153,42 @@ class DomainClassifier(nn.Module):
         super().__init__()
         self.heads = {name: tuple(values) for name, values in heads.items()}
         self.resolution, self.network, self.width = resolution, network, width or WIDTHS[network]
-        self.features, self.text, self.text_dim = features, text, text_dim
+        self.features, self.fine_tuned, self.text, self.text_dim = features, fine_tuned, text, text_dim
         self.trained_on, self.held_out = trained_on, dict(held_out or {})
         self.pretrained: Features | None = None
+        self.trunk: nn.Module | None = None
         self.body: nn.Module
         if network == "features":
             self.pretrained = _pretrained(json.dumps(dict(features or {}), sort_keys=True))
             size = self.width
+            self.trunk = (
+                copy.deepcopy(self.pretrained.network(torch.device("cpu"), torch.float32)) if fine_tuned else None
+            )
+            if self.trunk is not None:
+                self.trunk.requires_grad_(True)
             self.body = _OverFeatures(sum(self.pretrained.channels), size)
         else:
             self.body, size = _plain(self.width) if network == "plain" else _resnet18(self.width, resolution)
         self.outputs = nn.ModuleList(nn.Linear(size, len(values)) for values in self.heads.values())
         self.captions = CaptionHead(size, text_dim) if text is not None else None
 
+    @property
+    def frozen(self) -> bool:
+        """Whether there is a pretrained network that is not trained."""
+        return self.pretrained is not None and not self.fine_tuned
+
     def perceive(self, images: Tensor) -> Tensor:
-        """What is never trained: images (N, 3, R, R) as they are, or what the pretrained network finds in them (N, P)."""
-        if self.pretrained is None:
+        """What is never trained: images (N, 3, R, R) as they are, or what a frozen network finds in them (N, P)."""
+        if self.pretrained is None or not self.frozen:
             return images
         with torch.no_grad():
             return mean_vectors(self.pretrained(resized(images, FEATURE_SIZE)))
 
     def judge(self, perceived: Tensor) -> Outputs:
         """What `perceive` gave, to outputs."""
+        if self.trunk is not None and self.pretrained is not None:
+            maps = self.trunk(self.pretrained.normalised(resized(perceived, FEATURE_SIZE)))
+            perceived = mean_vectors([each.float() for each in maps])
         features = self.body(perceived)
         logits = {name: output(features).float() for name, output in zip(self.heads, self.outputs, strict=True)}
         vectors = features.new_zeros(len(features), 0) if self.captions is None else self.captions.images(features)
@@ -182,7 +199,18 @@ class DomainClassifier(nn.Module):
 
     def settings(self) -> dict[str, Any]:
         """The arguments to build it again: `DomainClassifier(**settings)`."""
-        names = ("heads", "resolution", "network", "width", "features", "text", "text_dim", "trained_on", "held_out")
+        names = (
+            "heads",
+            "resolution",
+            "network",
+            "width",
+            "features",
+            "fine_tuned",
+            "text",
+            "text_dim",
+            "trained_on",
+            "held_out",
+        )
         return {name: getattr(self, name) for name in names}
 
 

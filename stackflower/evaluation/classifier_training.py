@@ -16,6 +16,7 @@ from stackflower.evaluation.metrics.r_precision import AMONG, r_precision
 
 Augmentation = Literal["light", "strong"]
 UNMIXED = 0.1  # last share of the epochs, without mixup
+TRUNK_RATE = 0.05  # learning rate of a pretrained network, of that of the layers over it
 BINS = 15  # of the calibration error, as in Guo et al. 2017
 BATCH = 200  # images at a time without gradients
 CAPTIONS = 10  # of each image, of the R-precision
@@ -117,12 +118,9 @@ def fit(
     cosine, and each caption's image, where images of the same class are no wrong answers.
     """
     model.to(device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
-    optimizer = torch.optim.AdamW(model.parameters(), plan.lr, weight_decay=plan.weight_decay, fused=True)
     size = min(plan.batch_size, len(data.images))
     steps = len(data.images) // size
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, plan.lr, total_steps=plan.epochs * steps, pct_start=0.1 if plan.augmentation == "strong" else 0.3
-    )
+    optimizer, schedule = _optimizer(model, plan, plan.epochs * steps)
     generator = torch.Generator().manual_seed(plan.seed)
     targets = {name: values.to(device) for name, values in data.targets.items()}
     inputs = _inputs(model, data, plan, generator, device, precision)
@@ -152,6 +150,19 @@ def fit(
     model.eval().requires_grad_(False)
 
 
+def _optimizer(
+    model: DomainClassifier, plan: Plan, steps: int
+) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
+    """AdamW and its schedule over `steps`; a pretrained network has a rate of its own."""
+    trunk = [] if model.trunk is None else list(model.trunk.parameters())
+    heads = [each for name, each in model.named_parameters() if not name.startswith("trunk.")]
+    rates = [plan.lr, *([plan.lr * TRUNK_RATE] if trunk else [])]
+    groups = [{"params": each, "lr": rate} for each, rate in zip((heads, trunk), rates, strict=False)]
+    optimizer = torch.optim.AdamW(groups, weight_decay=plan.weight_decay, fused=True)
+    rise = 0.1 if plan.augmentation == "strong" else 0.3
+    return optimizer, torch.optim.lr_scheduler.OneCycleLR(optimizer, rates, total_steps=steps, pct_start=rise)
+
+
 def _inputs(
     model: DomainClassifier,
     data: Labelled,
@@ -162,7 +173,7 @@ def _inputs(
 ) -> Callable[[Tensor], Tensor]:
     """From image numbers (n,) to what `DomainClassifier.judge` takes. What a pretrained network finds in each image and in its mirror
     image is computed once."""
-    if model.pretrained is None:
+    if not model.frozen:
         augment = augmented if plan.augmentation == "strong" else cropped
         return lambda index: augment(data.images[index], generator, model.resolution).to(device)
     with torch.autocast(torch.device(device).type, precision, enabled=precision is not None):

@@ -64,21 +64,23 @@ class Features:
                 self._networks[key] = copy.deepcopy(self._networks["cpu", torch.float32]).to(device, dtype)
         return self._networks[key]
 
-    def __call__(self, images: Tensor) -> Maps:
-        """Images (N, 3, R, R) in [-1, 1] to maps, fine to coarse; under autocast, weights and maps are of its type."""
+    def normalised(self, images: Tensor) -> Tensor:
+        """Images (N, 3, R, R) in [-1, 1] as the network takes them, in float32."""
         device = images.device
-        autocast = device.type != "meta" and torch.is_autocast_enabled(device.type)
-        dtype = torch.get_autocast_dtype(device.type) if autocast else torch.float32
         if str(device) not in self._statistics:  # once: a copy from the host waits for the device
             with torch.inference_mode(False):
                 mean, std = self._statistics["cpu"]
                 self._statistics[str(device)] = mean.to(device), std.to(device)
         mean, std = self._statistics[str(device)]
-        normalised = (
-            ((images.float() - mean[:, None, None]) / std[:, None, None])
-            .to(dtype)
-            .contiguous(memory_format=torch.channels_last)
-        )
+        return (images.float() - mean[:, None, None]) / std[:, None, None]
+
+    def __call__(self, images: Tensor) -> Maps:
+        """Images (N, 3, R, R) in [-1, 1] to maps, fine to coarse; under autocast, weights and maps are of its type."""
+        device = images.device
+        normalised = self.normalised(images)
+        autocast = device.type != "meta" and torch.is_autocast_enabled(device.type)
+        dtype = torch.get_autocast_dtype(device.type) if autocast else torch.float32
+        normalised = normalised.to(dtype).contiguous(memory_format=torch.channels_last)
         if not autocast:
             return tuple(self.network(device, dtype)(normalised))
         with torch.autocast(device.type, enabled=False):
