@@ -416,12 +416,12 @@ def evaluate(
     The scores of real images are computed too, and every score is printed with its protocol.
     """
     from stackflower.commands.evaluate import evaluate as compute
-    from stackflower.evaluation.scoring import measure_of, missed
+    from stackflower.evaluation.scoring import limited, missed
 
     for name, _ in (*fail_under, *fail_over):
-        measure_of(name)  # before the work
-        if flags["metrics"] and name not in [each.strip() for each in flags["metrics"].split(",")]:
-            raise ConfigError(f"A limit of {name} needs that score: --metrics {flags['metrics']},{name}.")
+        metric, _ = limited(name)  # before the work
+        if flags["metrics"] and metric not in [each.strip() for each in flags["metrics"].split(",")]:
+            raise ConfigError(f"A limit of {name} needs that score: --metrics {flags['metrics']},{metric}.")
     found = compute(eval_request(**flags))
     if found is None:
         return

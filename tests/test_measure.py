@@ -181,7 +181,11 @@ def test_limits_of_scores_set_the_exit_code(stackflower, tmp_path: Path, trained
     for wrong, said in (
         ("is", "METRIC=VALUE"),
         ("is=nan", "METRIC=VALUE"),
-        ("diversity=1", "no metric with a score to compare; allowed are is, fid, kid, prdc, cosine, r-precision"),
+        (
+            "similar=1",
+            "no score that can have a limit; allowed are is, fid, kid, prdc, precision, recall, density, coverage, captions",
+        ),
+        ("recall=1", "--metrics is,fid,prdc"),
         ("kid=1", "--metrics is,fid,kid"),
     ):
         assert said in stackflower("eval", trained, *scoring, "--fail-under", wrong, code=2).output, wrong
@@ -389,6 +393,13 @@ def test_scores_that_cannot_be_kept_are_printed(stackflower, trained: Path, judg
         assert scores["frechet_distance"] >= 0 and "can't be written" in scores["warnings"][0]
     finally:
         (trained / "scores").unlink()
+
+
+def test_limits_of_scores_within_a_group() -> None:
+    scores = {"precision": 0.4, "caption_accuracy": {"all_mentioned": 0.3, "all_mentioned_interval": [0.2, 0.4]}}
+    scores |= {"diversity_within_caption": {"value": 0.9}}
+    assert not missed(scores, {"precision": 0.4, "captions": 0.3, "diversity": 0.8}, {})
+    assert len(missed(scores, {"precision": 0.5, "captions": 0.4}, {"diversity": 0.8})) == 3
 
 
 def test_a_score_that_is_no_number_misses_its_limit() -> None:

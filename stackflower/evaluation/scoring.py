@@ -62,20 +62,23 @@ def _beside_the_point(metric: Metric, sample: Sample) -> bool:
     )
 
 
-def measure_of(name: str) -> str:
-    """The score by which a metric says that one run is better than another. ConfigError where there is none."""
-    known = {each: metric.measure for each, metric in metrics().items() if metric.measure is not None}
+def limited(name: str) -> tuple[str, str]:
+    """The metric and the score, as `numbers` names it, that a limit is of. ConfigError where there is none of that name."""
+    known: dict[str, tuple[str, str]] = {}
+    for each, metric in metrics().items():
+        known |= {} if metric.measure is None else {each: (each, metric.measure)}
+        known |= {other: (each, score) for other, score in metric.limits.items()}
     if name not in known:
-        raise ConfigError(f"{name!r} is no metric with a score to compare; allowed are {', '.join(known)}.")
+        raise ConfigError(f"{name!r} is no score that can have a limit; allowed are {', '.join(known)}.")
     return known[name]
 
 
 def missed(scores: Mapping[str, Any], under: Mapping[str, float], over: Mapping[str, float]) -> list[str]:
-    """What is below the limits `under` or above the limits `over`, both by metric, in words. ConfigError for a score that was not computed."""
-    found = []
+    """What is below the limits `under` or above the limits `over`, both by name, in words. ConfigError for a score that was not computed."""
+    found, values = [], numbers(scores)
     for limits, word in ((under, "under"), (over, "over")):
         for name, limit in limits.items():
-            value = scores.get(measure_of(name))
+            value = values.get(limited(name)[1])
             if value is None:
                 raise ConfigError(f"--fail-{word} {name}={limit:g}: this score can't be computed from this data.")
             if not (value >= limit if word == "under" else value <= limit):  # what is no number misses every limit

@@ -77,6 +77,9 @@ class Metric(ABC):
     needs_attributes: ClassVar[bool] = False  # whether it is of no use for data without attributes
     measure: ClassVar[str | None] = None  # the score by which one run is better than another; None: none alone
     lower_is_better: ClassVar[bool] = False
+    limits: ClassVar[
+        Mapping[str, str]
+    ] = {}  # other names that --fail-under takes, with their score as `scoring.numbers` names it
     position: ClassVar[int] = 100  # place in the report, the lowest first
 
     @abstractmethod

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -58,6 +58,7 @@ class CaptionAccuracy(Metric):
     """Of the captions that mention an attribute, the share whose image shows it, by the classifier's head for that attribute."""
 
     needs_captions = needs_attributes = True
+    limits: ClassVar[dict[str, str]] = {"captions": "caption_accuracy: all_mentioned"}
     position = 4
 
     def compute(self, sample: Sample) -> dict[str, Any]:

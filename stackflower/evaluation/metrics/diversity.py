@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -43,6 +43,7 @@ class Diversity(Metric):
     """Variance of features over latents within a caption, divided by that of real images of the caption or class."""
 
     needs_captions = needs_run = True
+    limits: ClassVar[dict[str, str]] = {"diversity": "diversity_within_caption: value"}
     position = 5
 
     def compute(self, sample: Sample) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -67,6 +67,7 @@ class PrecisionRecall(Metric):
 
     position = 3
     measure = "coverage"
+    limits: ClassVar[dict[str, str]] = {name: name for name in ("precision", "recall", "density", "coverage")}
 
     def compute(self, sample: Sample) -> dict[str, Any]:
         real, fake = sample.real.rows.features, sample.fake.rows.features
