@@ -20,6 +20,7 @@ from stackflower.runs.record import RunRecord
 from stackflower.stages.base import Generated, Stage, Text
 from stackflower.text.base import TextEncoder
 from stackflower.text.learned import LearnedEncoder
+from stackflower.utils.distributed import share
 from stackflower.utils.rng import seeded
 
 SMALLEST_TRUNCATION = 0.01  # standard deviations
@@ -123,12 +124,11 @@ class Pipeline:
         """
         self._check(captions, truncation, best_of)
         noise = Noise(self.stage, seed, truncation)
-        total = len(captions) * per_caption
-        last = total * (part[0] + 1) // part[1]
+        mine = share(len(captions) * per_caption, part)
         step = max(1, batch_size // best_of)
         encode = lru_cache(maxsize=2)(lambda chunk: self._encode(captions, chunk))
-        for first in range(total * part[0] // part[1], last, step):
-            end = min(first + step, last)
+        for first in range(mine.start, mine.stop, step):
+            end = min(first + step, mine.stop)
             numbers = [row // per_caption for row in range(first, end)]
             embedding = torch.stack([encode(n // CAPTION_CHUNK)[n % CAPTION_CHUNK] for n in numbers])
             embedding = embedding.repeat_interleave(best_of, 0).to(self.device)

@@ -23,7 +23,8 @@ from stackflower.evaluation.metrics.precision_recall import of_each
 from stackflower.evaluation.metrics.r_precision import r_precision
 from stackflower.evaluation.nearest import nearest
 from stackflower.evaluation.protocol import NAMED, Protocol, named
-from stackflower.evaluation.statistics import Moments, Statistics, share
+from stackflower.evaluation.statistics import Moments, Statistics
+from stackflower.utils.distributed import share
 
 
 @pytest.fixture(autouse=True)

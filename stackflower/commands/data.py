@@ -28,29 +28,27 @@ def source_part(value: str | None) -> dict[str, Any] | None:
     if value is None:
         return None
     path = Path(value).expanduser()
-    by_path = {"shards"} | {name for name, each in _layouts().items() if issubclass(each, ListedSource)}
-    if value in set(registry.names("data")) - by_path and not path.is_dir():
+    listed = _listed()
+    if value in set(registry.names("data")) - {"shards", *listed} and not path.is_dir():
         return {"name": value}
-    return {"name": _layout(path), "path": str(path.absolute())}
+    return {"name": _layout(path, listed), "path": str(path.absolute())}
 
 
-def _layouts() -> dict[str, type]:
-    """The class of every source; one of another distribution that can't be loaded is left out."""
-    found: dict[str, type] = {}
+def _listed() -> dict[str, type[ListedSource]]:
+    """The sources of images that are files; one of another distribution that can't be loaded is left out."""
+    found: dict[str, type[ListedSource]] = {}
     for name in registry.names("data"):
         with suppress(ComponentError):
-            found[name] = registry.get("data", name)
+            source = registry.get("data", name)
+            found |= {name: source} if issubclass(source, ListedSource) else {}
     return found
 
 
-def _layout(path: Path) -> str:
+def _layout(path: Path, listed: Mapping[str, type[ListedSource]]) -> str:
     """The source that reads a path: of those that recognise the folder, an image folder first; it also says what is wrong with others."""
     if path.suffix == ".tar":
         return "shards"
-    if not path.is_dir():
-        return "folder"
-    listed = {name: each for name, each in _layouts().items() if issubclass(each, ListedSource)}
-    if listed["folder"].recognises(path):
+    if not path.is_dir() or listed["folder"].recognises(path):
         return "folder"
     if any(path.glob("*.tar")):
         return "shards"

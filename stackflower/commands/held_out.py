@@ -21,8 +21,9 @@ from stackflower.evaluation.extractors.base import Extracted, Extractor
 from stackflower.evaluation.metrics.base import Sample
 from stackflower.evaluation.protocol import Protocol
 from stackflower.evaluation.reference import Reference
-from stackflower.evaluation.statistics import Statistics, share
+from stackflower.evaluation.statistics import Statistics
 from stackflower.pipeline import Pipeline
+from stackflower.utils.distributed import share
 from stackflower.utils.progress import Bar, bar, silent
 from stackflower.utils.rng import seeded
 
@@ -74,13 +75,17 @@ class Workers:
         everywhere = all(self.all([known is not None]))
         if known is not None and everywhere:
             return known
-        mine = share(len(rows), self.part)
-        parts = rows[mine.start : mine.stop].split(BATCH) if mine else ()
-        batches = (reference.data.centre(reference.resolution, part) for part in parts)
-        found = self.statistics(placed(batches, mine.start), len(rows), protocol)
+        found = self.of_split(reference, rows, protocol)
         if self.state.is_main_process:
             real_features.save(found, path)
         return found
+
+    def of_split(self, reference: Reference, rows: Tensor, protocol: Protocol) -> Statistics:
+        """Of real images of a split, by number (n,), extracted now."""
+        mine = share(len(rows), self.part)
+        parts = rows[mine.start : mine.stop].split(BATCH) if mine else ()
+        batches = (reference.data.centre(reference.resolution, part) for part in parts)
+        return self.statistics(placed(batches, mine.start), len(rows), protocol)
 
     def training(self, reference: Reference, protocol: Protocol) -> Statistics | None:
         """Of the training split, at most `Protocol.kept` of its images; None where that is the split of the reference."""
@@ -91,6 +96,19 @@ class Workers:
             training = Reference.open(reference.source, "train", reference.resolution, size, display)
         order = torch.randperm(len(training.data.rows), generator=seeded(protocol.seed, 10))[: protocol.kept]
         return self.real(training, order, replace(protocol, splits=1))
+
+    def sample(self, reference: Reference, protocol: Protocol, **found: Any) -> Sample:
+        """What metrics are computed from: the other fields of `Sample` beside what the extractor and the split give."""
+        return Sample(
+            protocol=protocol,
+            reference=reference,
+            attributes=self.extractor.attributes,
+            extract=self,
+            embed=self.extractor.embed,
+            training=lambda: self.training(reference, protocol),
+            original_inception=self.extractor.original,
+            **found,
+        )
 
 
 def choose_extractor(
@@ -178,21 +196,16 @@ class Picked:
 
         first = share(len(self.pairs), workers.part).start
         batches = placed(generate(self.captions, per_caption=1, seed=self.protocol.seed, part=workers.part), first)
-        return Sample(
+        return workers.sample(
+            self.reference,
+            self.protocol,
             fake=workers.statistics(batches, len(self.pairs), self.protocol),
             real=real,
-            protocol=self.protocol,
-            reference=self.reference,
-            attributes=workers.extractor.attributes,
-            extract=workers,
-            embed=workers.extractor.embed,
             captions=self.captions,
             pairs=self.pairs,
             chosen=self.chosen.tolist(),
             generate=extracted,
             images=images,
-            training=lambda: workers.training(self.reference, self.protocol),
-            original_inception=workers.extractor.original,
         )
 
 

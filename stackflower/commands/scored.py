@@ -20,9 +20,9 @@ from stackflower.evaluation.extractors.base import Extractor
 from stackflower.evaluation.metrics.base import Sample
 from stackflower.evaluation.protocol import Protocol
 from stackflower.evaluation.reference import Reference
-from stackflower.evaluation.statistics import share
 from stackflower.pipeline import Pipeline
 from stackflower.runs.folder import RunFolder
+from stackflower.utils.distributed import share
 from stackflower.utils.rng import seeded
 
 Function = Callable[[Sequence[str], int], Tensor]  # captions, seed → uint8 (N, 3, R, R)

@@ -8,16 +8,14 @@ from typing import Any
 
 import torch
 
-from stackflower.commands.held_out import BATCH, Workers, placed
+from stackflower.commands.held_out import Workers
 from stackflower.commands.scored import Scored, Subject, opened
 from stackflower.data.source import Source
 from stackflower.errors import DataError
 from stackflower.evaluation.image_files import ImageFiles, described, refusal
-from stackflower.evaluation.metrics.base import Sample
 from stackflower.evaluation.per_image import number_of
 from stackflower.evaluation.protocol import Protocol
 from stackflower.evaluation.reference import Reference
-from stackflower.evaluation.statistics import share
 from stackflower.utils.rng import seeded
 
 
@@ -53,21 +51,15 @@ class ScoredFolder(Subject):
         if bad:
             warnings.append(f"{len(bad)} of {len(files.files):,} images can't be read and were left out.")
         order = torch.randperm(len(reference.data.rows), generator=seeded(protocol.seed, 4))  # may lie class by class
-        extractor = workers.extractor
-        sample = Sample(
+        sample = workers.sample(
+            reference,
+            protocol,
             fake=fake,
             real=workers.real(reference, order, protocol),
-            protocol=protocol,
-            reference=reference,
-            attributes=extractor.attributes,
-            extract=workers,
-            embed=extractor.embed,
             captions=captions,
             without_captions=missing,
             pairs=pairs,
             chosen=order.tolist(),
-            training=lambda: workers.training(reference, protocol),
-            original_inception=extractor.original,
         )
         what = {
             "folder": str(folder),
@@ -166,23 +158,15 @@ class ScoredSplit(Subject):
         real = order[:half] if same else torch.randperm(len(reference.data.rows), generator=seeded(protocol.seed, 5))
         if min(len(mine), len(real)) < 2:
             raise DataError(f"{self.split} has {len(order)} images; too few to be compared with others.")
-        mine_share = share(len(mine), workers.part)
-        own = mine[mine_share.start : mine_share.stop]
-        batches = [shown.data.centre(self.resolution, part) for part in own.split(BATCH)] if len(own) else []
         captions = [shown.data.captions[image][0] for image in mine.tolist()]
-        sample = Sample(
-            fake=workers.statistics(placed(batches, mine_share.start), len(mine), protocol),
+        sample = workers.sample(
+            reference,
+            protocol,
+            fake=workers.of_split(shown, mine, protocol),
             real=workers.real(reference, real, protocol),
-            protocol=protocol,
-            reference=reference,
-            attributes=workers.extractor.attributes,
-            extract=workers,
-            embed=workers.extractor.embed,
             captions=captions,
             pairs=[(image, 0) for image in mine.tolist()] if same else None,
             chosen=real.tolist(),
-            training=lambda: workers.training(reference, protocol),
-            original_inception=workers.extractor.original,
         )
         stated = {
             "images": len(mine),

@@ -36,10 +36,7 @@ PLANS: dict[str, Plan] = {
 
 def heads_of(data: Prepared, names: tuple[str, ...] | None = None) -> dict[str, tuple[str, ...]]:
     """The heads that a split allows: "label", and each attribute with its values; none where it has no labels, or one class."""
-    labels = data.rows.labels
-    if labels is None:
-        return {}
-    numbers = sorted(set(labels))
+    numbers = sorted(set(data.rows.labels or ()))
     if len(numbers) < 2:
         return {}
     heads = {"label": tuple(data.rows.class_names.get(number, str(number)) for number in numbers)}

@@ -15,7 +15,6 @@ from stackflower.config.schema import RunConfig
 from stackflower.data.source import Source
 from stackflower.errors import ConfigError, DataError
 from stackflower.evaluation.extractors.base import Extracted
-from stackflower.evaluation.metrics.base import Sample
 from stackflower.evaluation.protocol import Protocol
 from stackflower.evaluation.scoring import score
 from stackflower.evaluation.statistics import Statistics
@@ -51,8 +50,10 @@ class TrainingScorer:
         self.workers, reference = open_split(
             protocol, output.eval_extractor, options, source, resolution, size, self.state
         )
-        images = len(Picked.of(reference, protocol).pairs)
-        self.picked = Picked.of(reference, replace(protocol, splits=max(1, min(protocol.splits, images))))
+        picked = Picked.of(reference, protocol)
+        self.picked = replace(
+            picked, protocol=replace(protocol, splits=max(1, min(protocol.splits, len(picked.pairs))))
+        )
         self.real = self.workers.real(reference, self.picked.chosen, self.picked.protocol)
         self.protocol = {
             "metric": output.best,
@@ -78,20 +79,16 @@ class TrainingScorer:
         rows = self.real.rows
         order = torch.tensor([place[image] for image, _ in picked.pairs])
         order = order[order < len(rows.features)]
-        sample = Sample(
+        sample = self.workers.sample(
+            picked.reference,
+            picked.protocol,
             fake=Statistics.of(rows.rows(order), picked.protocol.splits),
             real=self.real,
-            protocol=picked.protocol,
-            reference=picked.reference,
-            attributes=self.workers.extractor.attributes,
-            extract=self.workers,
-            embed=self.workers.extractor.embed,
             captions=picked.captions,
             pairs=picked.pairs,
             chosen=picked.chosen.tolist(),
             generate=some,
             images=images,
-            training=lambda: self.workers.training(picked.reference, picked.protocol),
         )
         try:
             score(sample)

@@ -91,6 +91,11 @@ def together(rows: Sequence[dict[str, Any]], files: list[str]) -> Rows:
     )
 
 
+def lines_of(text: str) -> list[str]:
+    """The lines of a text that are not empty, such as a file of captions."""
+    return [line.strip() for line in text.splitlines() if line.strip()]
+
+
 def several(problems: Sequence[str], most: int = 20) -> str:
     """The first `most` sentences, and how many more there are."""
     more = f"\n… and {len(problems) - most:,} more." if len(problems) > most else ""

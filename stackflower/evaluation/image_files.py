@@ -13,10 +13,10 @@ from PIL import Image
 from torch import Tensor
 
 from stackflower.data.images import EXTENSIONS, load_square
-from stackflower.data.rows import several
+from stackflower.data.rows import lines_of, several
 from stackflower.data.sources.folder import METADATA, Split
 from stackflower.errors import DataError
-from stackflower.evaluation.statistics import share
+from stackflower.utils.distributed import share
 from stackflower.utils.rng import seeded
 
 BATCH = 200
@@ -91,12 +91,12 @@ class ImageFiles:
 def _beside(path: Path) -> str | None:
     """The first line of a text file that is not empty."""
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        lines = lines_of(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         return None
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path} is not a text file in UTF-8 ({error}); save it as UTF-8.") from error
-    return next((line.strip() for line in lines if line.strip()), None)
+    return lines[0] if lines else None
 
 
 def refusal(bad: list[str], total: int, folder: Path) -> str:

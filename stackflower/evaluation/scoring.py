@@ -90,10 +90,9 @@ def describe(scores: Mapping[str, Any]) -> str:
     """The scores as text, the protocol below."""
     lines = [text for name, metric in metrics().items() if name in scores["metrics"] for text in metric.lines(scores)]
     scored = [f"  {name:<18}{value}" for name, value in scores.get("scored", {}).items()]
-    protocol = [f"  {name:<18}{_spelt(value)}" for name, value in scores["protocol"].items()]
     lines += [f"{name:<20}{reason}" for name, reason in scores.get("omitted", {}).items()]
     warnings = [f"Warning: {text}" for text in scores.get("warnings", ())]
-    return "\n".join([*lines, *warnings, *(["scored", *scored] if scored else []), "protocol", *protocol])
+    return "\n".join([*lines, *warnings, *(["scored", *scored] if scored else []), *_protocol(scores)])
 
 
 def side_by_side(found: Sequence[Mapping[str, Any]]) -> str:
@@ -108,9 +107,13 @@ def side_by_side(found: Sequence[Mapping[str, Any]]) -> str:
         for name in measures
     ]
     warnings = [f"Warning: {text}" for scores in found for text in scores.get("warnings", ())]
-    protocol = [f"  {name:<18}{_spelt(value)}" for name, value in found[0]["protocol"].items()]
     numbered = " " * width + "".join(f"{number:>12}" for number in range(1, len(found) + 1))
-    return "\n".join([*heads, numbered, *rows, *dict.fromkeys(warnings), "protocol", *protocol])
+    return "\n".join([*heads, numbered, *rows, *dict.fromkeys(warnings), *_protocol(found[0])])
+
+
+def _protocol(scores: Mapping[str, Any]) -> list[str]:
+    """The protocol, a line each."""
+    return ["protocol", *(f"  {name:<18}{_spelt(value)}" for name, value in scores["protocol"].items())]
 
 
 def _spelt(value: Any) -> str:

@@ -171,8 +171,3 @@ class Statistics:
         if "probability" in found:
             statistics.classes = ClassSums(found["count"], found["negentropy"], found["probability"])
         return statistics
-
-
-def share(total: int, part: tuple[int, int]) -> range:
-    """Of `total` places, the k-th of n equal shares, `part` being (k, n)."""
-    return range(total * part[0] // part[1], total * (part[0] + 1) // part[1])

@@ -24,3 +24,8 @@ def gathered(x: Tensor) -> Tensor:
         return x
     padded = F.pad(x, [0, 0] * (x.ndim - 1) + [rank * len(x), (size - 1 - rank) * len(x)])
     return dist_functional.all_reduce(padded)
+
+
+def share(total: int, part: tuple[int, int]) -> range:
+    """Of `total` places, the k-th of n equal shares, `part` being (k, n)."""
+    return range(total * part[0] // part[1], total * (part[0] + 1) // part[1])

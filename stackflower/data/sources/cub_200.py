@@ -11,6 +11,7 @@ import torch
 
 from stackflower.data.images import load_square
 from stackflower.data.listed import ListedSource, Listing
+from stackflower.data.rows import lines_of
 from stackflower.errors import DataError
 from stackflower.options import Positive, Seed
 from stackflower.registry import register
@@ -110,11 +111,10 @@ class Cub200(ListedSource):
                 name = classes.get(labels[number], str(labels[number]))
                 row |= {"label": labels[number], "class_name": name.partition(".")[2].replace("_", " ") or name}
             try:
-                lines = (texts / file).with_suffix(".txt").read_text(encoding="utf-8-sig").splitlines()
+                row["text"] = lines_of((texts / file).with_suffix(".txt").read_text(encoding="utf-8-sig"))
             except (OSError, UnicodeDecodeError) as error:
                 listing.problems.append(f"images/{file} has no captions that can be read ({error}).")
                 continue
-            row["text"] = [line.strip() for line in lines if line.strip()]
             listing.add(row, f"images/{file}", self.follow_links)
         return listing
 

@@ -128,6 +128,17 @@ class Split:
         return sorted(self.files - {row["file_name"] for row in rows})
 
 
+def splits_of(path: Path) -> list[str]:
+    """The splits that have a folder in this one; without a folder for training, it is all training."""
+    found = [name for name, folders in FOLDERS.items() if any((path / folder).is_dir() for folder in folders)]
+    return found if "train" in found else ["train"]
+
+
+def folder_of(path: Path, split: str) -> Path:
+    """The folder of a split in this one, or this one."""
+    return next((path / name for name in FOLDERS.get(split, ()) if (path / name).is_dir()), path)
+
+
 @register("data", "folder")
 class FolderSource(ListedSource):
     """A folder by the Hugging Face ImageFolder convention: images and their ``metadata.jsonl`` or ``metadata.csv``.
@@ -150,15 +161,12 @@ class FolderSource(ListedSource):
         return any((part / name).is_file() for part in parts for name in METADATA)
 
     def splits(self) -> list[str]:
-        found = [name for name, folders in FOLDERS.items() if any((self.path / folder).is_dir() for folder in folders)]
-        return found if "train" in found else ["train"]
+        return splits_of(self.path)
 
     def split(self, name: str) -> Split:
         """The folder of a split, read once."""
         if name not in self._splits:
-            candidates = [self.path / folder for folder in FOLDERS.get(name, ())]
-            folder = next((path for path in candidates if path.is_dir()), self.path)
-            self._splits[name] = Split(folder, self.follow_links)
+            self._splits[name] = Split(folder_of(self.path, name), self.follow_links)
         return self._splits[name]
 
     def read_split(self, split: str) -> Listing:

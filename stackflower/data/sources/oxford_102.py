@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from scipy.io import loadmat
 
 from stackflower.data.listed import ListedSource, Listing
+from stackflower.data.rows import lines_of
 from stackflower.errors import DataError
 from stackflower.options import Seed
 from stackflower.registry import register
@@ -76,6 +76,8 @@ class Oxford102(ListedSource):
         return dict(sorted(found.items()))
 
     def _matrix(self, name: str, key: str) -> Any:
+        from scipy.io import loadmat  # only where it is needed: every source is looked at to recognise a folder
+
         try:
             return loadmat(self.path / name, variable_names=[key])[key].flatten()
         except FileNotFoundError:
@@ -108,11 +110,10 @@ class Oxford102(ListedSource):
                 row |= {"label": label} | ({"class_name": names[label]} if label in names else {})
             file = self.path / "text_c10" / f"class_{row.get('label', 0):05d}" / f"image_{number:05d}.txt"
             try:
-                lines = file.read_text(encoding="utf-8-sig").splitlines()
+                row["text"] = lines_of(file.read_text(encoding="utf-8-sig"))
             except (OSError, UnicodeDecodeError) as error:
                 listing.problems.append(f"jpg/{self.images[number]} has no captions that can be read ({error}).")
                 continue
-            row["text"] = [line.strip() for line in lines if line.strip()]
             listing.add(row, f"jpg/{self.images[number]}", self.follow_links)
         if len(here) < len(members):
             listing.notes.append(

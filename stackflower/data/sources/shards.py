@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from stackflower.data.images import EXTENSIONS, load_square
-from stackflower.data.rows import checked, parsed, several, together
+from stackflower.data.rows import checked, lines_of, parsed, several, together
 from stackflower.data.source import Rows, Source
 from stackflower.data.sources.folder import FOLDERS
 from stackflower.errors import DataError
@@ -61,7 +61,7 @@ def _row(suffix: str, content: bytes) -> tuple[dict[str, Any], str | None]:
     if suffix == ".json":
         row, problem = parsed(text)
         return row, problem and f"has a JSON file that {problem}"
-    return {"text": [line.strip() for line in text.splitlines() if line.strip()]}, None
+    return {"text": lines_of(text)}, None
 
 
 def _checked(sample: Sample, length: int) -> Sample:

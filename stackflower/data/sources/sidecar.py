@@ -6,7 +6,8 @@ from pathlib import Path
 
 from stackflower.data.images import EXTENSIONS
 from stackflower.data.listed import ListedSource, Listing
-from stackflower.data.sources.folder import FOLDERS
+from stackflower.data.rows import lines_of
+from stackflower.data.sources.folder import folder_of, splits_of
 from stackflower.registry import register
 
 FIRST = 200  # files that are looked at to recognise the layout
@@ -40,17 +41,16 @@ class SidecarSource(ListedSource):
         return False
 
     def splits(self) -> list[str]:
-        found = [name for name, folders in FOLDERS.items() if any((self.path / folder).is_dir() for folder in folders)]
-        return found if "train" in found else ["train"]
+        return splits_of(self.path)
 
     def read_split(self, split: str) -> Listing:
-        root = next((self.path / name for name in FOLDERS.get(split, ()) if (self.path / name).is_dir()), self.path)
+        root = folder_of(self.path, split)
         listing, used = Listing(root), set[Path]()
         for image in sorted(path for path in root.rglob("*") if path.suffix.lower() in EXTENSIONS):
             text, name = image.with_suffix(".txt"), image.relative_to(root).as_posix()
             used.add(text)
             try:
-                lines = text.read_text(encoding="utf-8-sig").splitlines()
+                lines = lines_of(text.read_text(encoding="utf-8-sig"))
             except FileNotFoundError:
                 listing.problems.append(f"{name} has no {text.name} beside it.")
                 continue
@@ -63,8 +63,7 @@ class SidecarSource(ListedSource):
         return listing
 
     def _captions(self, lines: list[str]) -> list[str]:
-        """The captions of a text file."""
-        full = [line.strip() for line in lines if line.strip()]
+        """The captions in the lines of a text file."""
         if not self.separator:
-            return full
-        return [", ".join(tag.strip() for line in full for tag in line.split(self.separator) if tag.strip())]
+            return lines
+        return [", ".join(tag.strip() for line in lines for tag in line.split(self.separator) if tag.strip())]
