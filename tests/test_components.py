@@ -428,7 +428,7 @@ def test_data_source(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         assert len(rows.labels or ()) == (0 if name in ("coco", "sidecar") else count)
         assert all(captions and all(captions) for captions in rows.captions)
         images, done = np.zeros((count, 64, 64, 3), np.uint8), []
-        assert source.fill(split, images, done.append) == []
+        assert source.fill(split, images, done.append) == {}
         assert sum(done) == count and (images.std((1, 2, 3)) > 5).all(), "no picture was left blank"
 
 

@@ -76,19 +76,22 @@ def test_a_link_out_of_the_folder_is_followed_only_when_asked(stackflower, tmp_p
     (data / "link.jpg").symlink_to(tmp_path / "elsewhere" / "secret.jpg")
     (data / "near.jpg").symlink_to(data / "2.jpg")
     said = stackflower("data", "check", data, code=2).output
-    assert "names link.jpg, a link out of the folder; --set data.follow_links=true" in said and "near.jpg" not in said
+    assert (
+        "names link.jpg, which is a link out of the folder; --set data.follow_links=true" in said
+        and "near.jpg" not in said
+    )
     assert len(FolderSource(path=str(data), follow_links=True).rows("train")) == 3
 
 
 def test_wherever_a_shard_is_cut_off_it_is_told(tmp_path: Path) -> None:
     whole = shard(tmp_path / "train-000.tar")
-    assert not any(sample.problem for sample in read_shard(tmp_path / "train-000.tar"))
+    assert not read_shard(tmp_path / "train-000.tar").faults
     end = len(whole.rstrip(b"\0"))  # within the last member's text
     cut = tmp_path / "cut.tar"
     for length in {*range(0, end, 256), *range(512, end, 512), end}:
         cut.write_bytes(whole[:length])
         try:
-            problems = [sample.problem for sample in read_shard(cut) if sample.problem]
+            problems = read_shard(cut).faults
         except DataError:
             continue
         assert problems, f"cut at {length} of {len(whole)}"

@@ -139,7 +139,7 @@ def test_images_with_a_text_beside_each(tmp_path: Path, stackflower) -> None:
     for problem in (
         "0.PNG has no 0.txt",
         "lonely.txt has no image",
-        "1.PNG has a 1.txt that can't be read",
+        "1.txt is not a text file in UTF-8",
         "2.PNG has no caption",
     ):
         assert problem in said

@@ -13,6 +13,7 @@ import numpy as np
 
 from stackflower import registry
 from stackflower.config.schema import Part
+from stackflower.data.archives import is_archive, open_files
 from stackflower.data.images import save_png
 from stackflower.data.listed import ListedSource
 from stackflower.data.prepared import prepare
@@ -24,12 +25,12 @@ from stackflower.utils.progress import bar
 
 
 def source_part(value: str | None) -> dict[str, Any] | None:
-    """`--data`: a registered source by name, or a folder or shards by path."""
+    """`--data`: a registered source by name, or a folder, an archive or shards by path."""
     if value is None:
         return None
     path = Path(value).expanduser()
     listed = _listed()
-    if value in set(registry.names("data")) - {"shards", *listed} and not path.is_dir():
+    if value in set(registry.names("data")) - set(listed) and not path.is_dir():
         return {"name": value}
     return {"name": _layout(path, listed), "path": str(path.absolute())}
 
@@ -45,14 +46,18 @@ def _listed() -> dict[str, type[ListedSource]]:
 
 
 def _layout(path: Path, listed: Mapping[str, type[ListedSource]]) -> str:
-    """The source that reads a path: of those that recognise the folder, an image folder first; it also says what is wrong with others."""
-    if path.suffix == ".tar":
-        return "shards"
-    if not path.is_dir() or listed["folder"].recognises(path):
+    """The source that reads a path: the first that recognises its files; an image folder, where none does, says what is wrong."""
+    if not path.exists():
+        return "shards" if path.suffix == ".tar" else "folder"
+    if path.is_file() and not is_archive(path):
         return "folder"
-    if any(path.glob("*.tar")):
+    files = open_files(path)
+    found = next(
+        (name for name in sorted(listed, key=lambda n: -listed[n].precedence) if listed[name].recognises(files)), None
+    )
+    if found is None and path.suffix == ".tar":
         return "shards"
-    return next((name for name, each in listed.items() if each.recognises(path)), "folder")
+    return found or "folder"
 
 
 def open_source(value: str, options: Mapping[str, Any] | None = None) -> Source:

@@ -1,18 +1,20 @@
-"""The base class of data sets whose images are files on disk."""
+"""The base class of data sets whose images are files."""
 
 from __future__ import annotations
 
 import hashlib
 import os
 from abc import abstractmethod
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 
+from stackflower.data.archives import open_files
+from stackflower.data.files import Files
 from stackflower.data.images import load_square
 from stackflower.data.rows import checked, several, together
 from stackflower.data.source import Rows, Source
@@ -20,26 +22,23 @@ from stackflower.errors import DataError
 from stackflower.utils.cache import key_of
 from stackflower.utils.progress import Progress
 
+AHEAD = 16  # images for each thread that are read before they are decoded
+
 
 @dataclass
 class Listing:
-    """The rows of one split, checked, with ``file_name``, relative to `root`, and a sentence for each that can't be used."""
+    """The rows of one split, checked, with ``file_name``, a name in `files`, and a sentence for each that can't be used."""
 
-    root: Path
+    files: Files
     rows: list[dict[str, Any]] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)  # what is worth knowing
 
-    def add(self, row: dict[str, Any], where: str, follow_links: bool) -> None:
+    def add(self, row: dict[str, Any], where: str) -> None:
         """A row with ``file_name``, or the problem of it at `where`."""
         row, problem = checked(row)
-        path = self.root / str(row["file_name"])
-        if not path.is_file():
-            problem = f"names {row['file_name']}, and there is no such image"
-        elif not follow_links and not path.resolve().is_relative_to(self.root.resolve()):
-            problem = (
-                f"names {row['file_name']}, a link out of the folder; --set data.follow_links=true reads such images"
-            )
+        if str(row["file_name"]) not in self.files:
+            problem = self.files.why_not(str(row["file_name"]))
         if problem:
             self.problems.append(f"{where} {problem}.")
         else:
@@ -47,37 +46,39 @@ class Listing:
 
 
 class ListedSource(Source):
-    """Images that are files in a folder. A subclass lists them.
+    """Images that are files. A subclass lists them.
 
     Args:
-        path: the folder.
+        path: the folder, or a zip or tar archive of it.
         skip_bad: leave out rows and images that can't be used, with a warning, instead of raising DataError.
         follow_links: read images that are links to files out of the folder.
     """
 
     layout: ClassVar[str]  # in a few words, for messages
+    precedence: ClassVar[int] = 0  # of two sources that recognise the same files, the one with more reads them
 
     def __init__(self, *, path: str, skip_bad: bool = False, follow_links: bool = False):
         self.path = Path(path).expanduser()
-        self.skip_bad, self.follow_links = skip_bad, follow_links
+        self.skip_bad = skip_bad
+        self.files = self.open(follow_links)
         self._listings: dict[str, Listing] = {}
-        if not self.path.is_dir():
-            raise DataError(
-                f"There is no folder {path!r}. --data takes a folder of images with captions, or synthetic-flowers."
-            )
+
+    def open(self, follow_links: bool) -> Files:
+        """The files of `path`."""
+        return open_files(self.path, follow_links)
 
     @classmethod
-    def recognises(cls, path: Path) -> bool:
-        """Whether a folder has this layout, at a glance."""
+    def recognises(cls, files: Files) -> bool:
+        """Whether files have this layout, at a glance."""
         return False
 
     @abstractmethod
     def read_split(self, split: str) -> Listing:
         """The rows of a split. DataError where it can't be read at all."""
 
-    def square(self, path: Path, row: dict[str, Any], size: int) -> np.ndarray:
-        """The image of a row as uint8 (size, size, 3)."""
-        return load_square(path, size)
+    def square(self, content: bytes, where: Path, row: dict[str, Any], size: int) -> np.ndarray:
+        """The image of a row as uint8 (size, size, 3), from its file's content; `where` names it. DataError for what is no image."""
+        return load_square(where, size, content=content)
 
     def title(self) -> str:
         return self.path.resolve().name
@@ -85,89 +86,132 @@ class ListedSource(Source):
     def listing(self, split: str) -> Listing:
         """As `read_split`, read once."""
         if split not in self._listings:
-            self._listings[split] = self.read_split(split)
+            listing = self.read_split(split)
+            listing.problems = [*listing.files.problems, *listing.problems]
+            self._listings[split] = listing
         return self._listings[split]
 
     def fingerprint(self, split: str) -> str:
         listing, digest = self.listing(split), hashlib.blake2b(digest_size=16)
         for row in listing.rows:
-            stat = os.stat(listing.root / row["file_name"])
-            digest.update(
-                repr((sorted(row.items(), key=repr), stat.st_size, stat.st_mtime_ns)).encode("utf-8", "replace")
-            )
+            stamp = listing.files.stamp(row["file_name"])
+            digest.update(repr((sorted(row.items(), key=repr), stamp)).encode("utf-8", "replace"))
         return key_of(digest.hexdigest(), listing.problems, self.skip_bad)
 
     def _usable(self, split: str) -> Sequence[dict[str, Any]]:
         listing = self.listing(split)
         if listing.problems and not self.skip_bad:
             raise DataError(
-                f"{listing.root} can't be used as it is:\n{several(listing.problems)}\n"
+                f"{listing.files.path} can't be used as it is:\n{several(listing.problems)}\n"
                 f"`stackflower data check {self.path}` lists everything; --set data.skip_bad=true leaves such rows out."
             )
         if not listing.rows:
             first = f": {listing.problems[0]}" if listing.problems else "."
-            raise DataError(f"{listing.root} has no row that can be used{first}")
+            raise DataError(f"{listing.files.path} has no row that can be used{first}")
         return listing.rows
 
     def rows(self, split: str) -> Rows:
         rows = self._usable(split)
         return together(rows, [row["file_name"] for row in rows])
 
-    def fill(self, split: str, images: np.ndarray, progress: Progress) -> list[int]:
-        root, rows = self.listing(split).root, self._usable(split)
+    def left_out(self, split: str) -> list[str]:
+        return list(self.listing(split).problems) if self.skip_bad else []
+
+    def fill(
+        self,
+        split: str,
+        images: np.ndarray,
+        progress: Progress,
+        done: np.ndarray | None = None,
+        jobs: int | None = None,
+    ) -> dict[int, str]:
+        rows = self._usable(split)
+        ready = np.zeros(len(rows), dtype=bool) if done is None else done
         problems: dict[int, str] = {}
-
-        def one(position: int) -> None:
-            try:
-                images[position] = self.square(root / rows[position]["file_name"], rows[position], images.shape[1])
-            except DataError as error:
-                problems[position] = str(error)
-
-        with ThreadPoolExecutor(os.cpu_count()) as pool:  # Pillow releases the GIL while it decodes
-            for _ in pool.map(one, range(len(rows))):
-                progress(1)
+        progress(int(ready.sum()))
+        missing = np.flatnonzero(~ready).tolist()
+        for position, image in self._decoded(split, missing, images.shape[1], jobs):
+            if isinstance(image, str):
+                problems[position] = image
+            else:
+                images[position] = image
+                ready[position] = True
+            progress(1)
         if problems and (not self.skip_bad or len(problems) == len(rows)):
+            listed = [problems[position] for position in sorted(problems)]
             raise DataError(
-                f"{len(problems):,} images in {root} can't be read:\n{several(sorted(problems.values()))}\n"
+                f"{len(problems):,} images in {self.listing(split).files.path} can't be read:\n{several(listed)}\n"
                 "Repair them, or remove them with their rows; --set data.skip_bad=true leaves such rows out."
             )
-        return sorted(problems)
+        return problems
+
+    def _decoded(
+        self, split: str, positions: Iterable[int], size: int, jobs: int | None = None
+    ) -> Iterator[tuple[int, np.ndarray | str]]:
+        """Images of rows by position, as they are decoded, or what is wrong with them. Files are read in their order, a few ahead."""
+        listing = self.listing(split)
+        position_of = {listing.rows[position]["file_name"]: position for position in positions}
+
+        def decode(name: str, content: bytes) -> np.ndarray:
+            return self.square(content, listing.files.path / name, listing.rows[position_of[name]], size)
+
+        threads = jobs or os.cpu_count() or 1
+        with ThreadPoolExecutor(threads) as pool:  # Pillow releases the GIL while it decodes
+            pending: dict[Future[np.ndarray], int] = {}
+            for name in listing.files.in_order(position_of):
+                try:
+                    content = listing.files.read(name)
+                except DataError as error:
+                    yield position_of[name], str(error)
+                    continue
+                pending[pool.submit(decode, name, content)] = position_of[name]
+                if len(pending) >= threads * AHEAD:
+                    yield from _finished(pending, wait(pending, return_when=FIRST_COMPLETED).done)
+            yield from _finished(pending, wait(pending).done)
 
     def warnings(self, split: str) -> list[str]:
         listing, notes = self.listing(split), list[str]()
         labelled = sum("label" in row for row in listing.rows)
         if 0 < labelled < len(listing.rows):
             notes.append(
-                f"{labelled:,} of {len(listing.rows):,} rows of {listing.root} have a label: none is used, and a negative caption may be of "
+                f"{labelled:,} of {len(listing.rows):,} rows of {listing.files.path} have a label: none is used, and a negative caption may be of "
                 "the same class."
             )
         if listing.problems and self.skip_bad:
             notes.append(
-                f"{len(listing.problems):,} rows of {listing.root} are left out, the first: {listing.problems[0]}"
+                f"{len(listing.problems):,} rows of {listing.files.path} are left out, the first: {listing.problems[0]}"
             )
         return [*notes, *listing.notes]
 
     def check(self) -> tuple[list[str], list[str]]:
         problems: list[str] = []
         notes: list[str] = []
-        for name in self.splits():
+        for split in self.splits():
             try:
-                listing = self.listing(name)
+                listing = self.listing(split)
             except DataError as error:
                 problems.append(str(error))
                 continue
-            problems += [f"{name}: {problem}" for problem in listing.problems]
-            notes += [f"{name}: {warning}" for warning in self.warnings(name)]
-
-            def look(row: dict[str, Any], root: Path = listing.root) -> str | None:
-                try:
-                    self.square(root / row["file_name"], row, 64)
-                except DataError as error:
-                    return str(error)
-                return None
-
-            with ThreadPoolExecutor(os.cpu_count()) as pool:
-                problems += [f"{name}: {problem}" for problem in pool.map(look, listing.rows) if problem]
+            problems += [f"{split}: {problem}" for problem in listing.problems]
+            notes += [f"{split}: {warning}" for warning in self.warnings(split)]
+            found = sorted(
+                (position, image)
+                for position, image in self._decoded(split, range(len(listing.rows)), 64)
+                if isinstance(image, str)
+            )
+            problems += [f"{split}: {problem}" for _, problem in found]
             captions = sum(len(row["text"]) for row in listing.rows)
-            notes.append(f"{name}: {len(listing.rows):,} rows, {captions:,} captions.")
+            notes.append(f"{split}: {len(listing.rows):,} images, {captions:,} captions.")
         return problems, notes
+
+
+def _finished(
+    pending: dict[Future[np.ndarray], int], done: Iterable[Future[np.ndarray]]
+) -> Iterator[tuple[int, np.ndarray | str]]:
+    """What these have decoded, taken out of `pending`."""
+    for future in done:
+        position, error = pending.pop(future), future.exception()
+        if isinstance(error, DataError):
+            yield position, str(error)
+        else:
+            yield position, future.result()

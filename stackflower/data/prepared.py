@@ -8,19 +8,25 @@ from __future__ import annotations
 
 import json
 import shutil
-import uuid
+from collections.abc import Container
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from filelock import FileLock
 from torch import Tensor
 
 from stackflower.data.source import Rows, Source
 from stackflower.errors import DataError
+from stackflower.utils.atomic import replacing, write_text
 from stackflower.utils.cache import cache_folder, key_of, not_writable
 from stackflower.utils.progress import Bar
+
+IMAGES, ROWS, LEFT_OUT, DONE = "images.npy", "rows.json", "left-out.json", "done.npy"
+ROWS_AT_ONCE = 4096
 
 
 @dataclass
@@ -30,6 +36,7 @@ class Prepared:
     images: Tensor  # uint8 (N, S, S, 3), memory-mapped
     rows: Rows
     key: str
+    left_out: list[str] = field(default_factory=list)  # a sentence for each row or image that can't be used
 
     @property
     def captions(self) -> list[list[str]]:
@@ -58,61 +65,93 @@ class Prepared:
         return self.images[index, edge : edge + resolution, edge : edge + resolution].permute(0, 3, 1, 2)
 
 
-def _publish(temporary: Path, folder: Path) -> None:
-    """Rename a finished folder to its final name; if another process was first, keep its result."""
-    try:
-        temporary.rename(folder)
-    except OSError:
-        if not folder.exists():
-            raise
-        shutil.rmtree(temporary, ignore_errors=True)
-
-
-def prepare(source: Source, split: str, size: int, bar: Bar) -> Prepared:
-    """Open the prepared form of a split at `size` pixels, making it if it is not in the cache.
+def prepare(source: Source, split: str, size: int, bar: Bar, jobs: int | None = None) -> Prepared:
+    """Open the prepared form of a split at `size` pixels, making it if it is not in the cache. One that was interrupted goes on.
 
     Args:
         bar: makes a progress bar from a label and a length.
+        jobs: threads or processes that make it; None: one for each core.
     """
     if split not in source.splits():
         raise DataError(f"There is no split {split!r}; this data has: {', '.join(source.splits())}.")
     key = key_of(type(source).__name__, source.fingerprint(split), split, size)
+    given = source.prepared_folder(split, size)
+    if given is not None:
+        try:
+            return _read(given, key)
+        except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+            raise DataError(f"{given} is damaged ({error}); prepare the data again.") from error
     folder = cache_folder("prepared") / key
-    if (folder / "rows.json").exists():
-        with suppress(OSError, ValueError, TypeError, KeyError, AttributeError):
-            return _read(folder, key)
-        shutil.rmtree(folder, ignore_errors=True)  # damaged, or of another version: it is made again
-    _make(source, split, size, folder, bar)
+    if (prepared := _from_cache(folder, key)) is not None:
+        return prepared
+    try:
+        with FileLock(folder.with_name(f".{key}.lock")):  # another process may be making it
+            if (prepared := _from_cache(folder, key)) is not None:
+                return prepared
+            _make(source, split, size, folder, bar, jobs)
+            folder.with_name(f".{key}.lock").unlink(missing_ok=True)
+    except OSError as error:
+        raise not_writable(folder.parent, error) from error
     return _read(folder, key)
 
 
-def _make(source: Source, split: str, size: int, folder: Path, bar: Bar) -> None:
-    """Decode a split into a folder, aside first."""
+def _from_cache(folder: Path, key: str) -> Prepared | None:
+    """What is in the cache; None where there is nothing, or nothing that can be read, which is then removed."""
+    if not (folder / ROWS).exists():
+        return None
+    with suppress(OSError, ValueError, TypeError, KeyError, AttributeError):
+        return _read(folder, key)
+    shutil.rmtree(folder, ignore_errors=True)  # damaged, or of another version
+    return None
+
+
+def _make(source: Source, split: str, size: int, folder: Path, bar: Bar, jobs: int | None) -> None:
+    """Decode a split into a folder, aside first, from where it was left if it was interrupted."""
     rows = source.rows(split)
-    temporary = folder.with_name(f".{folder.name}-{uuid.uuid4().hex[:8]}")
-    try:
-        temporary.mkdir()
-        images = np.lib.format.open_memmap(
-            temporary / "images.npy", mode="w+", dtype=np.uint8, shape=(len(rows), size, size, 3)
-        )
-        with bar(f"preparing {split} ({len(rows):,} images at {size} px)", len(rows)) as progress:
-            left_out = source.fill(split, images, progress)
-        if left_out:
-            rows = rows.without(left_out)
-            np.save(temporary / "images.npy", np.delete(images, left_out, axis=0))
-        images.flush()
-        (temporary / "rows.json").write_text(json.dumps(rows.to_dict()), encoding="utf-8")
-        _publish(temporary, folder)
-    except OSError as error:
-        raise not_writable(folder.parent, error) from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+    partial = folder.with_name(f".{folder.name}-partial")
+    partial.mkdir(exist_ok=True)
+    images = _array(partial / IMAGES, np.uint8, (len(rows), size, size, 3))
+    done = _array(partial / DONE, np.bool_, (len(rows),))
+    with bar(f"preparing {split} ({len(rows):,} images at {size} px)", len(rows)) as progress:
+        bad = source.fill(split, images, progress, done, jobs)
+    left_out = [*source.left_out(split), *(bad[place] for place in sorted(bad))]
+    if bad:
+        rows = rows.without(list(bad))
+        _without(partial / IMAGES, images, bad)
+    images.flush()
+    (partial / LEFT_OUT).write_text(json.dumps(left_out), encoding="utf-8")
+    (partial / DONE).unlink()
+    write_text(partial / ROWS, json.dumps(rows.to_dict()))
+    shutil.rmtree(folder, ignore_errors=True)
+    partial.rename(folder)
+
+
+def _array(path: Path, dtype: type, shape: tuple[int, ...]) -> np.memmap[Any, Any]:
+    """An array in a file, with what an earlier process wrote into it."""
+    with suppress(OSError, ValueError, EOFError):
+        found = np.lib.format.open_memmap(path, mode="r+")
+        if found.dtype == dtype and found.shape == shape:
+            return found
+    return np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)
+
+
+def _without(path: Path, images: np.ndarray, left_out: Container[int]) -> None:
+    """Rewrite an array in a file without some of its rows, some at a time."""
+    kept = np.array([place for place in range(len(images)) if place not in left_out])
+    with replacing(path) as temporary:
+        fewer = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.uint8, shape=(len(kept), *images.shape[1:]))
+        for first in range(0, len(kept), ROWS_AT_ONCE):
+            fewer[first : first + ROWS_AT_ONCE] = images[kept[first : first + ROWS_AT_ONCE]]
+        fewer.flush()
 
 
 def _read(folder: Path, key: str) -> Prepared:
     """What `_make` left; ValueError or another error where it is damaged."""
-    images = np.load(folder / "images.npy", mmap_mode="c")
-    rows = Rows.from_dict(json.loads((folder / "rows.json").read_text(encoding="utf-8")))
+    images = np.load(folder / IMAGES, mmap_mode="c")
+    rows = Rows.from_dict(json.loads((folder / ROWS).read_text(encoding="utf-8")))
+    left_out = json.loads((folder / LEFT_OUT).read_text(encoding="utf-8"))
+    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1] != images.shape[2] or images.shape[3] != 3:
+        raise ValueError(f"{IMAGES} holds {images.dtype} {images.shape}")
     if len(images) != len(rows):
         raise ValueError("images and rows differ in number")
-    return Prepared(torch.from_numpy(images), rows, key)
+    return Prepared(torch.from_numpy(images), rows, key, left_out)

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import io
 import json
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from stackflower.data.source import Rows
 
 LONGEST = 1_000  # words of a caption
 LARGEST_LABEL = 2**31 - 1
+HALF = re.compile("[\ud800-\udfff]")  # of a surrogate pair
 
 
 def parsed(text: str) -> tuple[dict[str, Any], str | None]:
@@ -37,7 +40,7 @@ def _captions(row: dict[str, Any]) -> tuple[list[str], str | None]:
         return [], 'has no caption: "text" must be a string or a list of strings'
     if any(not text.strip() for text in texts):
         return [], "has an empty caption"
-    if any("\ud800" <= character <= "\udfff" for text in texts for character in text):
+    if any(not text.isascii() and HALF.search(text) for text in texts):
         return [], "has a caption with half of a surrogate pair, which is no text"
     longest = max(len(text.split()) for text in texts)
     if longest > LONGEST:
@@ -91,9 +94,16 @@ def together(rows: Sequence[dict[str, Any]], files: list[str]) -> Rows:
     )
 
 
+def lines_with_numbers(text: str) -> Iterator[tuple[int, str]]:
+    """The lines of a text that are not empty, with their numbers from 1. Only line feeds and carriage returns end a line."""
+    for number, line in enumerate(io.StringIO(text, newline=None), 1):
+        if line.strip():
+            yield number, line.strip()
+
+
 def lines_of(text: str) -> list[str]:
     """The lines of a text that are not empty, such as a file of captions."""
-    return [line.strip() for line in text.splitlines() if line.strip()]
+    return [line for _, line in lines_with_numbers(text)]
 
 
 def several(problems: Sequence[str], most: int = 20) -> str:

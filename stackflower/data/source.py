@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -83,11 +84,31 @@ class Source(ABC):
         """The captions, labels and attributes. DataError lists everything that is wrong with them."""
 
     @abstractmethod
-    def fill(self, split: str, images: np.ndarray, progress: Progress) -> list[int]:
+    def fill(
+        self,
+        split: str,
+        images: np.ndarray,
+        progress: Progress,
+        done: np.ndarray | None = None,
+        jobs: int | None = None,
+    ) -> dict[int, str]:
         """Write the images into `images`, uint8 (N, S, S, 3), in the order of the rows.
 
-        Returns the positions of images to leave out; a source that leaves none out returns an empty list.
+        Args:
+            done: (N,) bool, which images are there already; set as others are. None: none is.
+            jobs: threads or processes; None: one for each core.
+
+        Returns:
+            Positions of images to leave out, and why; a source that leaves none out returns none.
         """
+
+    def left_out(self, split: str) -> list[str]:
+        """A sentence for every row that was left out before images were read."""
+        return []
+
+    def prepared_folder(self, split: str, size: int) -> Path | None:
+        """The folder that holds the split in the prepared form at this size; None where it has to be prepared."""
+        return None
 
     def title(self) -> str:
         """The data set in a word or two, for protocols."""

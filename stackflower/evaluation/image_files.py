@@ -12,9 +12,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from stackflower.data.archives import open_files
 from stackflower.data.images import EXTENSIONS, load_square
 from stackflower.data.rows import lines_of, several
-from stackflower.data.sources.folder import METADATA, Split
+from stackflower.data.sources.folder import METADATA, read_metadata
 from stackflower.errors import DataError
 from stackflower.utils.distributed import share
 from stackflower.utils.rng import seeded
@@ -81,10 +82,10 @@ class ImageFiles:
         the image; None where there is none. DataError for metadata that can't be read."""
         known: dict[Path, str] = {}
         for folder in sorted({path.parent for name in METADATA for path in self.folder.rglob(name)}):
-            rows, problems = Split(folder).read
-            if problems:
-                raise DataError(f"{folder} can't be used as it is:\n{several(problems)}")
-            known |= {folder / row["file_name"]: row["text"][0] for row in rows}
+            listing = read_metadata(open_files(folder))
+            if listing.problems:
+                raise DataError(f"{folder} can't be used as it is:\n{several(listing.problems)}")
+            known |= {folder / row["file_name"]: row["text"][0] for row in listing.rows}
         return [known.get(path) if known else _beside(path.with_suffix(".txt")) for path in self.files]
 
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
+from pathlib import PurePosixPath
 from typing import Any
 
+from stackflower.data.files import Files
 from stackflower.data.listed import ListedSource, Listing
 from stackflower.errors import DataError
 from stackflower.registry import register
@@ -18,7 +19,7 @@ class CocoCaptions(ListedSource):
     ``val`` is the split ``validation``. Images without captions are not used. COCO has no classes of whole images, so that there are no labels.
 
     Args:
-        path: the folder that holds ``annotations``.
+        path: the folder that holds ``annotations``, or an archive of it.
         skip_bad: leave out images that can't be used, with a warning, instead of raising DataError.
         follow_links: read images that are links to files out of the folder.
     """
@@ -26,35 +27,38 @@ class CocoCaptions(ListedSource):
     layout = "COCO's captions"
 
     @classmethod
-    def recognises(cls, path: Path) -> bool:
-        return any((path / "annotations").glob("captions_train*.json"))
+    def recognises(cls, files: Files) -> bool:
+        return bool(_annotations(files, "train"))
 
     def splits(self) -> list[str]:
-        return [split for split, word in (("train", "train"), ("validation", "val")) if self._files(word)]
-
-    def _files(self, word: str) -> list[Path]:
-        return sorted((self.path / "annotations").glob(f"captions_{word}*.json"))
+        return [split for split, word in (("train", "train"), ("validation", "val")) if _annotations(self.files, word)]
 
     def read_split(self, split: str) -> Listing:
-        file = self._files("val" if split == "validation" else split)[0]
-        root = self.path / file.stem.removeprefix("captions_")
+        file = _annotations(self.files, "val" if split == "validation" else split)[0]
+        files = self.files.within(PurePosixPath(file).stem.removeprefix("captions_"))
         try:
-            found = json.loads(file.read_text(encoding="utf-8"))
+            found = json.loads(self.files.text(file))
             names = {one["id"]: str(one["file_name"]) for one in found["images"]}
             captions: dict[Any, list[Any]] = {}
             for one in found["annotations"]:
                 captions.setdefault(one["image_id"], []).append(one["caption"])
-        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-            raise DataError(f"{file} is not a file of COCO's captions ({type(error).__name__}: {error}).") from error
-        listing = Listing(root)
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            raise DataError(
+                f"{self.files.path / file} is not a file of COCO's captions ({type(error).__name__}: {error})."
+            ) from error
+        listing, short = Listing(files), PurePosixPath(file).name
         for number, own in captions.items():
             if number not in names:
-                listing.problems.append(f"{file.name} has a caption of the image {number}, which it does not list.")
+                listing.problems.append(f"{short} has a caption of the image {number}, which it does not list.")
             else:
-                listing.add(
-                    {"file_name": names[number], "text": own}, f"{file.name}, image {number}", self.follow_links
-                )
+                listing.add({"file_name": names[number], "text": own}, f"{short}, image {number}")
         silent = len(set(names) - set(captions))
         if silent:
-            listing.notes.append(f"{silent:,} images of {file.name} have no caption and are not used.")
+            listing.notes.append(f"{silent:,} images of {short} have no caption and are not used.")
         return listing
+
+
+def _annotations(files: Files, word: str) -> list[str]:
+    """The files of captions of one part."""
+    start = f"annotations/captions_{word}"
+    return [name for name in files.names if name.startswith(start) and name.endswith(".json")]

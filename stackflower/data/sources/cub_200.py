@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from functools import cached_property
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
 import numpy as np
 import torch
 
+from stackflower.data.archives import open_files
+from stackflower.data.files import Files
 from stackflower.data.images import load_square
 from stackflower.data.listed import ListedSource, Listing
 from stackflower.data.rows import lines_of
@@ -26,7 +28,7 @@ class Cub200(ListedSource):
     ``image_class_labels.txt``, ``classes.txt``, ``bounding_boxes.txt`` and ``train_test_split.txt``, and ``text_c10/`` in it or beside it.
 
     Args:
-        path: the folder.
+        path: the folder, or a zip or tar archive of it.
         split: "official", that of train_test_split.txt; or "classes", 50 classes drawn by `seed` for ``test``, the other 150 for ``train``, as
             many as in StackGAN.
         seed: of the classes.
@@ -49,11 +51,11 @@ class Cub200(ListedSource):
         follow_links: bool = False,
     ):
         super().__init__(path=path, skip_bad=skip_bad, follow_links=follow_links)
-        self.by, self.seed, self.box = split, seed, box
+        self.by, self.seed, self.box, self.root = split, seed, box, _root(self.files)
 
     @classmethod
-    def recognises(cls, path: Path) -> bool:
-        return (path / "images").is_dir() and (path / "bounding_boxes.txt").is_file()
+    def recognises(cls, files: Files) -> bool:
+        return files.folder(_root(files) + "images") and _root(files) + "bounding_boxes.txt" in files
 
     def splits(self) -> list[str]:
         return ["train", "test"]
@@ -63,14 +65,12 @@ class Cub200(ListedSource):
 
     def _table(self, name: str) -> dict[int, str]:
         """The lines of one of its text files: the number that each begins with, and the rest."""
+        if self.root + name not in self.files:
+            raise DataError(f"{self.path} has no {name}, which comes with CUB-200-2011.")
         try:
-            lines = (self.path / name).read_text(encoding="utf-8-sig").splitlines()
-            return {
-                int(number): rest.strip() for number, _, rest in (line.partition(" ") for line in lines if line.strip())
-            }
-        except FileNotFoundError:
-            raise DataError(f"{self.path} has no {name}, which comes with CUB-200-2011.") from None
-        except (OSError, ValueError) as error:
+            lines = lines_of(self.files.text(self.root + name))
+            return {int(number): rest.strip() for number, _, rest in (line.partition(" ") for line in lines)}
+        except ValueError as error:
             raise DataError(f"{self.path / name} is not CUB's file of that name ({error}).") from error
 
     @cached_property
@@ -83,13 +83,18 @@ class Cub200(ListedSource):
             except ValueError as error:
                 raise DataError(f"{self.path / 'bounding_boxes.txt'}: image {number} has the box {text!r}.") from error
             if number in files:
-                found[f"images/{files[number]}"] = left, top, width, height
+                found[f"{self.root}images/{files[number]}"] = left, top, width, height
         return found
 
-    def _texts(self) -> Path:
-        for folder in (self.path / "text_c10", self.path.parent / "text_c10"):
-            if folder.is_dir():
-                return folder
+    @cached_property
+    def texts(self) -> Files:
+        """The files of Reed's captions."""
+        for folder in (f"{self.root}text_c10", "text_c10"):
+            if self.files.folder(folder):
+                return self.files.within(folder)
+        beside = self.path.parent / "text_c10"
+        if beside.is_dir():
+            return open_files(beside)
         raise DataError(f"{self.path} has no captions: unpack text_c10 of Reed et al. into it, or beside it.")
 
     def read_split(self, split: str) -> Listing:
@@ -102,27 +107,32 @@ class Cub200(ListedSource):
             drawn = torch.randperm(len(every), generator=seeded(self.seed, 31))[:UNSEEN].tolist()
             unseen = {every[place] for place in drawn}
             training = {number for number in files if labels.get(number) not in unseen}
-        texts, listing = self._texts(), Listing(self.path)
+        texts, listing = self.texts, Listing(self.files)
         for number, file in files.items():
             if (number in training) != (split == "train"):
                 continue
-            row: dict[str, Any] = {"file_name": f"images/{file}"}
+            row: dict[str, Any] = {"file_name": f"{self.root}images/{file}"}
             if number in labels:
                 name = classes.get(labels[number], str(labels[number]))
                 row |= {"label": labels[number], "class_name": name.partition(".")[2].replace("_", " ") or name}
             try:
-                row["text"] = lines_of((texts / file).with_suffix(".txt").read_text(encoding="utf-8-sig"))
-            except (OSError, UnicodeDecodeError) as error:
-                listing.problems.append(f"images/{file} has no captions that can be read ({error}).")
+                row["text"] = lines_of(texts.text(PurePosixPath(file).with_suffix(".txt").as_posix()))
+            except (DataError, ValueError) as error:
+                listing.problems.append(f"images/{file} has no captions that can be read: {error}")
                 continue
-            listing.add(row, f"images/{file}", self.follow_links)
+            listing.add(row, f"images/{file}")
         return listing
 
-    def square(self, path: Path, row: dict[str, Any], size: int) -> np.ndarray:
+    def square(self, content: bytes, where: Path, row: dict[str, Any], size: int) -> np.ndarray:
         box = self.boxes.get(row["file_name"]) if self.box else None
         if box is None:
-            return load_square(path, size)
+            return load_square(where, size, content=content)
         left, top, width, height = box
         half = max(width, height) * self.box / 2
         across, down = left + width / 2, top + height / 2
-        return load_square(path, size, box=(across - half, down - half, across + half, down + half))
+        return load_square(where, size, content=content, box=(across - half, down - half, across + half, down + half))
+
+
+def _root(files: Files) -> str:
+    """What the names of its files begin with: the download holds CUB_200_2011 beside attributes.txt."""
+    return "CUB_200_2011/" if files.folder("CUB_200_2011") else ""

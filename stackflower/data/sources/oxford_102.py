@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 from functools import cached_property
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
 
+from stackflower.data.files import Files
 from stackflower.data.listed import ListedSource, Listing
 from stackflower.data.rows import lines_of
 from stackflower.errors import DataError
@@ -17,7 +18,7 @@ from stackflower.options import Seed
 from stackflower.registry import register
 from stackflower.utils.rng import seeded
 
-NAME = re.compile(r"image_(\d+)\.(?:jpg|jpeg|png)", re.IGNORECASE)
+NAME = re.compile(r"jpg/image_(\d+)\.(?:jpg|jpeg|png)", re.IGNORECASE)
 SETS = {"train": "trnid", "validation": "valid", "test": "tstid"}  # of setid.mat
 UNSEEN = 20  # classes of the test split of StackGAN
 PARTS = {"train": 0.8, "validation": 0.1, "test": 0.1}  # of a split at random
@@ -31,7 +32,7 @@ class Oxford102(ListedSource):
     Classes are numbered from 1, as in ``imagelabels.mat``; their names are those of ``cat_to_name.json``, where it is there.
 
     Args:
-        path: the folder.
+        path: the folder, or a zip or tar archive of it.
         split: "official", that of setid.mat; "classes", 20 classes drawn by `seed` for ``test``, the other 82 for ``train``, as many as in
             StackGAN; or "random", 80, 10 and 10% of the images by `seed`.
         seed: of the split.
@@ -54,8 +55,8 @@ class Oxford102(ListedSource):
         self.by, self.seed = split, seed
 
     @classmethod
-    def recognises(cls, path: Path) -> bool:
-        return (path / "jpg").is_dir() and (path / "text_c10").is_dir() and (path / "imagelabels.mat").is_file()
+    def recognises(cls, files: Files) -> bool:
+        return files.folder("jpg") and files.folder("text_c10") and "imagelabels.mat" in files
 
     def splits(self) -> list[str]:
         return ["train", "test"] if self.by == "classes" else list(SETS)
@@ -68,9 +69,7 @@ class Oxford102(ListedSource):
     @cached_property
     def images(self) -> dict[int, str]:
         """The file of each image that is there."""
-        found = {
-            int(match[1]): path.name for path in (self.path / "jpg").iterdir() if (match := NAME.fullmatch(path.name))
-        }
+        found = {int(match[1]): name for name in self.files.names if (match := NAME.fullmatch(name))}
         if not found:
             raise DataError(f"{self.path / 'jpg'} has no images; their names are image_00001.jpg and so on.")
         return dict(sorted(found.items()))
@@ -78,10 +77,10 @@ class Oxford102(ListedSource):
     def _matrix(self, name: str, key: str) -> Any:
         from scipy.io import loadmat  # only where it is needed: every source is looked at to recognise a folder
 
+        if name not in self.files:
+            raise DataError(f"{self.path} has no {name}, which comes with Oxford-102.")
         try:
-            return loadmat(self.path / name, variable_names=[key])[key].flatten()
-        except FileNotFoundError:
-            raise DataError(f"{self.path} has no {name}, which comes with Oxford-102.") from None
+            return loadmat(io.BytesIO(self.files.read(name)), variable_names=[key])[key].flatten()
         except Exception as error:  # a damaged file raises whatever it likes
             raise DataError(f"{self.path / name} is not Oxford-102's file of that name ({error}).") from error
 
@@ -100,34 +99,35 @@ class Oxford102(ListedSource):
         return sorted(order[first:last])
 
     def read_split(self, split: str) -> Listing:
-        names, listing = self._class_names(), Listing(self.path)
+        names, listing = self._class_names(), Listing(self.files)
         members = self._members(split)
         here = [number for number in members if number in self.images]
         for number in here:
-            row: dict[str, Any] = {"file_name": f"jpg/{self.images[number]}"}
+            image = self.images[number]
+            row: dict[str, Any] = {"file_name": image}
             if number <= len(self.labels):
                 label = self.labels[number - 1]
                 row |= {"label": label} | ({"class_name": names[label]} if label in names else {})
-            file = self.path / "text_c10" / f"class_{row.get('label', 0):05d}" / f"image_{number:05d}.txt"
+            file = f"text_c10/class_{row.get('label', 0):05d}/image_{number:05d}.txt"
             try:
-                row["text"] = lines_of(file.read_text(encoding="utf-8-sig"))
-            except (OSError, UnicodeDecodeError) as error:
-                listing.problems.append(f"jpg/{self.images[number]} has no captions that can be read ({error}).")
+                row["text"] = lines_of(self.files.text(file))
+            except DataError as error:
+                listing.problems.append(f"{image} has no captions that can be read: {error}")
                 continue
-            listing.add(row, f"jpg/{self.images[number]}", self.follow_links)
+            listing.add(row, image)
         if len(here) < len(members):
             listing.notes.append(
-                f"{len(members) - len(here):,} of the {len(members):,} images of this split are not in {self.path / 'jpg'}."
+                f"{len(members) - len(here):,} of the {len(members):,} images of this split are not in {self.files.path / 'jpg'}."
             )
         return listing
 
     def _class_names(self) -> dict[int, str]:
-        try:
-            found = json.loads((self.path / "cat_to_name.json").read_text(encoding="utf-8"))
-            return {int(number): str(name) for number, name in found.items()}
-        except FileNotFoundError:
+        if "cat_to_name.json" not in self.files:
             return {}
-        except (OSError, ValueError, AttributeError, RecursionError) as error:
+        try:
+            found = json.loads(self.files.text("cat_to_name.json"))
+            return {int(number): str(name) for number, name in found.items()}
+        except (ValueError, AttributeError, RecursionError) as error:
             raise DataError(
-                f"{self.path / 'cat_to_name.json'} is not an object of class numbers to names ({error})."
+                f"{self.files.path / 'cat_to_name.json'} is not an object of class numbers to names ({error})."
             ) from error

@@ -156,14 +156,21 @@ class SyntheticFlowers(Source):
             mentioned_attributes=mentioned,
         )
 
-    def fill(self, split: str, images: np.ndarray, progress: Progress) -> list[int]:
+    def fill(
+        self,
+        split: str,
+        images: np.ndarray,
+        progress: Progress,
+        done: np.ndarray | None = None,
+        jobs: int | None = None,
+    ) -> dict[int, str]:
         attributes, seed = _sample(self.counts[split], self._seed(split)), self._seed(split)
-        processes = min(os.cpu_count() or 1, len(images) // WORTH_A_PROCESS)
+        processes = min(jobs or os.cpu_count() or 1, len(images) // WORTH_A_PROCESS)
         if processes > 1 and isinstance(images, np.memmap) and images.filename:
             _render_on_all_cores(images, len(images), seed, processes, progress)
         else:
             images[:] = render(attributes, images.shape[1], seed, progress)
-        return []
+        return {}
 
     def classifier_data(self) -> ClassifierData:
         source = SyntheticFlowers(**CLASSIFIER_DATA)
