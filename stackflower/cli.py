@@ -698,16 +698,37 @@ def data_check(folder: str, as_json: bool) -> None:
         raise SystemExit(2)
 
 
-@data.command("prepare", epilog=examples("stackflower data prepare my-flowers --size 76"))
-@click.argument("folder")
+@data.command(
+    "prepare",
+    epilog=examples(
+        "stackflower data prepare my-flowers --size 76",
+        "stackflower data prepare my-flowers.zip prepared --on-error skip",
+    ),
+)
+@click.argument("source")
+@click.argument("out", required=False)
 @click.option("--size", type=click.IntRange(16), default=76, show_default=True, help="Size in pixels.")
+@click.option("--format", "layout", metavar="NAME", help="Layout of the source. Default: recognised by looking at it.")
+@click.option(
+    "--set", "settings", multiple=True, metavar="data.OPTION=VALUE", help="An option of the layout; repeatable."
+)
+@click.option(
+    "--on-error",
+    type=click.Choice(["fail", "skip"]),
+    default="fail",
+    show_default=True,
+    help="What to do with rows and images that can't be used: name them and stop, or leave them out and list them.",
+)
+@click.option("--jobs", type=click.IntRange(1), help="Images that are decoded at once. Default: one for each core.")
 @json_option
-def data_prepare(folder: str, size: int, as_json: bool) -> None:
-    """Decode a data set into the cache, so that training starts at once."""
-    from stackflower.commands.data import prepare_all
+def data_prepare(source: str, out: str | None, settings: tuple[str, ...], as_json: bool, **options: Any) -> None:
+    """Decode a data set once, into the folder OUT with a summary page, or into the cache; training then starts at once. When it is
+    interrupted, the same command goes on."""
+    from stackflower.commands.data import data_options
+    from stackflower.commands.prepare import prepare_data
 
-    summary = prepare_all(folder, size, say)
-    show({"data": folder, "size": size, "summary": summary}, as_json, lambda: summary)
+    found = prepare_data(source, out, options=data_options(settings), say=say, **options)
+    show({"data": source, "out": out, "size": options["size"], **found}, as_json, lambda: found["text"])
 
 
 @data.command("info", epilog=examples("stackflower data info my-flowers"))

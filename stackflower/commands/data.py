@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -12,24 +12,36 @@ from typing import Any
 import numpy as np
 
 from stackflower import registry
+from stackflower.config.merge import parse_value
 from stackflower.config.schema import Part
 from stackflower.data.archives import is_archive, open_files
 from stackflower.data.images import save_png
 from stackflower.data.listed import ListedSource
-from stackflower.data.prepared import prepare
 from stackflower.data.source import Source
+from stackflower.data.sources.table import SUFFIXES
 from stackflower.data.synthetic.source import SyntheticFlowers
 from stackflower.errors import ComponentError, ConfigError, DataError
+from stackflower.options import suggest
 from stackflower.utils.atomic import write_text
 from stackflower.utils.progress import bar
 
 
-def source_part(value: str | None) -> dict[str, Any] | None:
-    """`--data`: a registered source by name, or a folder, an archive or shards by path."""
+def source_part(value: str | None, layout: str | None = None) -> dict[str, Any] | None:
+    """`--data`: a registered source by name, a folder, an archive or shards by path, or a Hugging Face data set by hf://owner/name.
+
+    Args:
+        layout: name of the source that reads the path; None: the one that recognises it.
+    """
     if value is None:
         return None
+    if value.startswith("hf://"):
+        return {"name": "huggingface", "path": value}
     path = Path(value).expanduser()
     listed = _listed()
+    if layout is not None:
+        if layout not in listed:
+            raise ConfigError(f"There is no format {layout!r}.{suggest(layout, listed)}")
+        return {"name": layout, "path": str(path.absolute())}
     if value in set(registry.names("data")) - set(listed) and not path.is_dir():
         return {"name": value}
     return {"name": _layout(path, listed), "path": str(path.absolute())}
@@ -49,6 +61,8 @@ def _layout(path: Path, listed: Mapping[str, type[ListedSource]]) -> str:
     """The source that reads a path: the first that recognises its files; an image folder, where none does, says what is wrong."""
     if not path.exists():
         return "shards" if path.suffix == ".tar" else "folder"
+    if path.suffix.lower() in SUFFIXES and path.is_file():
+        return "table"
     if path.is_file() and not is_archive(path):
         return "folder"
     files = open_files(path)
@@ -60,10 +74,22 @@ def _layout(path: Path, listed: Mapping[str, type[ListedSource]]) -> str:
     return found or "folder"
 
 
-def open_source(value: str, options: Mapping[str, Any] | None = None) -> Source:
-    """The source that `--data` names, with options of ``--set``."""
-    source: Source = Part.from_dict({**(source_part(value) or {}), **(options or {})}).create("data")
+def open_source(value: str, options: Mapping[str, Any] | None = None, layout: str | None = None) -> Source:
+    """The source that `--data` names, with options of ``--set``; `layout` names it where it is not to be recognised."""
+    source: Source = Part.from_dict({**(source_part(value, layout) or {}), **(options or {})}).create("data")
     return source
+
+
+def data_options(settings: Sequence[str]) -> dict[str, Any]:
+    """Options of a data set from ``--set data.NAME=VALUE``. ConfigError for any other setting."""
+    found = {}
+    for text in settings:
+        key, equals, value = text.partition("=")
+        section, dot, name = key.strip().partition(".")
+        if not equals or section != "data" or not dot or "." in name:
+            raise ConfigError(f"--set {text}: here it sets options of the data, as in --set data.seed=1.")
+        found[name] = parse_value(value.strip())
+    return found
 
 
 def make(name: str, out: str, *, count: int, validation: int, test: int, resolution: int, seed: int) -> str:
@@ -100,16 +126,6 @@ def check(value: str) -> dict[str, list[str]]:
     if found is None:
         raise ConfigError(f"The data {value} have no check: they are not read from a folder or shards.")
     return {"problems": found[0], "notes": found[1]}
-
-
-def prepare_all(value: str, size: int, say: Callable[[str], None]) -> str:
-    """Decode every split into the cache."""
-    source, lines = open_source(value), []
-    for split in source.splits():
-        for warning in source.warnings(split):
-            say(f"Warning: {warning}")
-        lines.append(f"{split}: {len(prepare(source, split, size, bar).rows):,} images at {size} px")
-    return "\n".join(lines)
 
 
 def info(value: str) -> dict[str, Any]:

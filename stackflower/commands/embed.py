@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import save_file
 
 from stackflower.config.schema import Part
 from stackflower.data.caption_files import captions_of
@@ -15,7 +18,7 @@ from stackflower.utils.atomic import replacing
 
 
 def embed(captions: list[str], file: str | None, text: dict[str, Any], out: str | None) -> dict[str, Any]:
-    """Embeddings of captions, written as .npy or listed."""
+    """Embeddings of captions, written to a file or listed."""
     captions = captions_of(captions, file)
     encoder: TextEncoder = Part.from_dict(text).create("text")
     if encoder.learns:
@@ -34,12 +37,17 @@ def embed(captions: list[str], file: str | None, text: dict[str, Any], out: str 
         ][:20]
         return {"captions": captions, "embeddings": table.tolist(), "text": "\n".join(lines)}
     path = Path(out).expanduser()
-    if path.suffix != ".npy":
-        raise ConfigError(f"--out {out}: embeddings are written as .npy; name a file such as embeddings.npy.")
+    if path.suffix not in (".npy", ".safetensors"):
+        raise ConfigError(
+            f"--out {out}: embeddings are written as .safetensors, with their captions, or as .npy; name a file such as embeddings.safetensors."
+        )
     try:
         with replacing(path) as temporary:
-            np.save(temporary, table)
-    except OSError as error:
+            if path.suffix == ".npy":
+                np.save(temporary, table)
+            else:
+                save_file({"embeddings": table}, temporary, {"captions": json.dumps(captions)})
+    except (OSError, SafetensorError) as error:
         raise DataError(f"{path} can't be written: {error}. Choose another --out.") from error
     return {
         "file": str(path),

@@ -136,9 +136,9 @@ def open_files(path: Path, follow_links: bool = False) -> Files:
     return files.within(top if top not in KEPT_AT_THE_TOP else "")
 
 
-def is_archive(path: Path) -> bool:
+def is_archive(path: Path | str) -> bool:
     """Whether a file is an archive, by its name."""
-    return path.name.lower().endswith(ARCHIVES)
+    return str(path).lower().endswith(ARCHIVES)
 
 
 def tar_entries(

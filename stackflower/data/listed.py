@@ -12,15 +12,18 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
+import torch
 
-from stackflower.data.archives import open_files
+from stackflower.data.archives import is_archive, open_files
 from stackflower.data.files import Files
 from stackflower.data.images import load_square
 from stackflower.data.rows import checked, several, together
 from stackflower.data.source import Rows, Source
 from stackflower.errors import DataError
+from stackflower.options import Below1, Seed
 from stackflower.utils.cache import key_of
 from stackflower.utils.progress import Progress
+from stackflower.utils.rng import seeded
 
 AHEAD = 16  # images for each thread that are read before they are decoded
 
@@ -50,6 +53,8 @@ class ListedSource(Source):
 
     Args:
         path: the folder, or a zip or tar archive of it.
+        held_out: share of the training images that are the validation split, where the data have none.
+        seed: by which these are drawn.
         skip_bad: leave out rows and images that can't be used, with a warning, instead of raising DataError.
         follow_links: read images that are links to files out of the folder.
     """
@@ -57,9 +62,11 @@ class ListedSource(Source):
     layout: ClassVar[str]  # in a few words, for messages
     precedence: ClassVar[int] = 0  # of two sources that recognise the same files, the one with more reads them
 
-    def __init__(self, *, path: str, skip_bad: bool = False, follow_links: bool = False):
+    def __init__(
+        self, *, path: str, held_out: Below1 = 0.0, seed: Seed = 0, skip_bad: bool = False, follow_links: bool = False
+    ):
         self.path = Path(path).expanduser()
-        self.skip_bad = skip_bad
+        self.share, self.seed, self.skip_bad = held_out, seed, skip_bad
         self.files = self.open(follow_links)
         self._listings: dict[str, Listing] = {}
 
@@ -73,6 +80,10 @@ class ListedSource(Source):
         return False
 
     @abstractmethod
+    def own_splits(self) -> list[str]:
+        """Names of the splits that the files have."""
+
+    @abstractmethod
     def read_split(self, split: str) -> Listing:
         """The rows of a split. DataError where it can't be read at all."""
 
@@ -83,13 +94,43 @@ class ListedSource(Source):
     def title(self) -> str:
         return self.path.resolve().name
 
+    def splits(self) -> list[str]:
+        own = self.own_splits()
+        if not self.share:
+            return own
+        if "validation" in own:
+            raise DataError(f"{self.path} has a validation split of its own: leave out data.held_out.")
+        return [own[0], "validation", *own[1:]]
+
+    def describe(self) -> str:
+        counts = ", ".join(f"{split} {len(self.rows(split)):,}" for split in self.splits())
+        return f"Data: {self.title()} is {self.layout}: {counts} images."
+
     def listing(self, split: str) -> Listing:
-        """As `read_split`, read once."""
+        """The rows of a split, read once."""
         if split not in self._listings:
-            listing = self.read_split(split)
+            drawn = self.share > 0 and split in ("train", "validation")
+            listing = self.read_split("train" if drawn else split)
             listing.problems = [*listing.files.problems, *listing.problems]
-            self._listings[split] = listing
+            nested = [name for name in listing.files.names if is_archive(name)]
+            if nested:
+                listing.notes.append(f"{listing.files.path} holds archives, which are not opened, such as {nested[0]}.")
+            if drawn:
+                self._draw(listing)
+            else:
+                self._listings[split] = listing
         return self._listings[split]
+
+    def _draw(self, whole: Listing) -> None:
+        """The training and the validation split of images that are one."""
+        rows = sorted(whole.rows, key=lambda row: row["file_name"])
+        order = torch.randperm(len(rows), generator=seeded(self.seed, 32)).tolist()
+        first = max(1, round(len(rows) * self.share))
+        for split, places in (("validation", order[:first]), ("train", order[first:])):
+            part = Listing(whole.files, [rows[place] for place in sorted(places)])
+            if split == "train":
+                part.problems, part.notes = whole.problems, whole.notes
+            self._listings[split] = part
 
     def fingerprint(self, split: str) -> str:
         listing, digest = self.listing(split), hashlib.blake2b(digest_size=16)

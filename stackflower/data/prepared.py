@@ -25,7 +25,7 @@ from stackflower.utils.atomic import replacing, write_text
 from stackflower.utils.cache import cache_folder, key_of, not_writable
 from stackflower.utils.progress import Bar
 
-IMAGES, ROWS, LEFT_OUT, DONE = "images.npy", "rows.json", "left-out.json", "done.npy"
+IMAGES, ROWS, LEFT_OUT, DONE, KEY = "images.npy", "rows.json", "left-out.json", "done.npy", "key.json"
 ROWS_AT_ONCE = 4096
 
 
@@ -74,25 +74,46 @@ def prepare(source: Source, split: str, size: int, bar: Bar, jobs: int | None = 
     """
     if split not in source.splits():
         raise DataError(f"There is no split {split!r}; this data has: {', '.join(source.splits())}.")
-    key = key_of(type(source).__name__, source.fingerprint(split), split, size)
+    key = _key(source, split, size)
     given = source.prepared_folder(split, size)
     if given is not None:
-        try:
-            return _read(given, key)
-        except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-            raise DataError(f"{given} is damaged ({error}); prepare the data again.") from error
+        return open_prepared(given, key)
     folder = cache_folder("prepared") / key
     if (prepared := _from_cache(folder, key)) is not None:
         return prepared
     try:
-        with FileLock(folder.with_name(f".{key}.lock")):  # another process may be making it
-            if (prepared := _from_cache(folder, key)) is not None:
-                return prepared
-            _make(source, split, size, folder, bar, jobs)
-            folder.with_name(f".{key}.lock").unlink(missing_ok=True)
+        _make(source, split, size, folder, key, bar, jobs)
     except OSError as error:
         raise not_writable(folder.parent, error) from error
     return _read(folder, key)
+
+
+def prepare_into(source: Source, split: str, size: int, folder: Path, bar: Bar, jobs: int | None = None) -> Prepared:
+    """As `prepare`, into a folder of the user's. DataError where it holds the prepared form of something else, or can't be written."""
+    key = _key(source, split, size)
+    if (folder / ROWS).exists():
+        if (folder / KEY).exists() and (folder / KEY).read_text(encoding="utf-8") == json.dumps(key):
+            return open_prepared(folder, key)
+        raise DataError(f"{folder} holds other data, or at another size; name a new folder, or delete that one.")
+    try:
+        _make(source, split, size, folder, key, bar, jobs)
+    except OSError as error:
+        raise DataError(
+            f"{folder} can't be written: {error}. Make room and type the command again; it goes on."
+        ) from error
+    return _read(folder, key)
+
+
+def _key(source: Source, split: str, size: int) -> str:
+    return key_of(type(source).__name__, source.fingerprint(split), split, size)
+
+
+def open_prepared(folder: Path, key: str) -> Prepared:
+    """The prepared form in a folder. DataError where it is damaged."""
+    try:
+        return _read(folder, key)
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        raise DataError(f"{folder} is damaged ({error}); prepare the data again.") from error
 
 
 def _from_cache(folder: Path, key: str) -> Prepared | None:
@@ -105,10 +126,19 @@ def _from_cache(folder: Path, key: str) -> Prepared | None:
     return None
 
 
-def _make(source: Source, split: str, size: int, folder: Path, bar: Bar, jobs: int | None) -> None:
-    """Decode a split into a folder, aside first, from where it was left if it was interrupted."""
+def _make(source: Source, split: str, size: int, folder: Path, key: str, bar: Bar, jobs: int | None) -> None:
+    """Decode a split into a folder, aside first, from where it was left if it was interrupted; one process at a time."""
+    lock = folder.with_name(f".{folder.name}.lock")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(lock):
+        if _from_cache(folder, key) is None:  # another process may have made it
+            _decode(source, split, size, folder, key, bar, jobs)
+        lock.unlink(missing_ok=True)
+
+
+def _decode(source: Source, split: str, size: int, folder: Path, key: str, bar: Bar, jobs: int | None) -> None:
     rows = source.rows(split)
-    partial = folder.with_name(f".{folder.name}-partial")
+    partial = folder.with_name(f".{folder.name}-{key}")
     partial.mkdir(exist_ok=True)
     images = _array(partial / IMAGES, np.uint8, (len(rows), size, size, 3))
     done = _array(partial / DONE, np.bool_, (len(rows),))
@@ -119,9 +149,10 @@ def _make(source: Source, split: str, size: int, folder: Path, bar: Bar, jobs: i
         rows = rows.without(list(bad))
         _without(partial / IMAGES, images, bad)
     images.flush()
-    (partial / LEFT_OUT).write_text(json.dumps(left_out), encoding="utf-8")
-    (partial / DONE).unlink()
+    write_text(partial / LEFT_OUT, json.dumps(left_out))
+    write_text(partial / KEY, json.dumps(key))
     write_text(partial / ROWS, json.dumps(rows.to_dict()))
+    (partial / DONE).unlink()
     shutil.rmtree(folder, ignore_errors=True)
     partial.rename(folder)
 
@@ -154,4 +185,6 @@ def _read(folder: Path, key: str) -> Prepared:
         raise ValueError(f"{IMAGES} holds {images.dtype} {images.shape}")
     if len(images) != len(rows):
         raise ValueError("images and rows differ in number")
+    if not all(own and all(isinstance(text, str) for text in own) for own in rows.captions):
+        raise ValueError(f"{ROWS} has an image without captions")
     return Prepared(torch.from_numpy(images), rows, key, left_out)

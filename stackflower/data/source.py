@@ -114,6 +114,10 @@ class Source(ABC):
         """The data set in a word or two, for protocols."""
         return type(self).__name__
 
+    def describe(self) -> str:
+        """The data set in a sentence, for a person."""
+        return f"Data: {self.title()}."
+
     def warnings(self, split: str) -> list[str]:
         """What a user should know of the split, a sentence each."""
         return []

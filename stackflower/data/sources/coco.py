@@ -20,6 +20,8 @@ class CocoCaptions(ListedSource):
 
     Args:
         path: the folder that holds ``annotations``, or an archive of it.
+        held_out: share of the training images that are the validation split, where the data have none.
+        seed: by which these are drawn.
         skip_bad: leave out images that can't be used, with a warning, instead of raising DataError.
         follow_links: read images that are links to files out of the folder.
     """
@@ -30,7 +32,7 @@ class CocoCaptions(ListedSource):
     def recognises(cls, files: Files) -> bool:
         return bool(_annotations(files, "train"))
 
-    def splits(self) -> list[str]:
+    def own_splits(self) -> list[str]:
         return [split for split, word in (("train", "train"), ("validation", "val")) if _annotations(self.files, word)]
 
     def read_split(self, split: str) -> Listing:

@@ -19,6 +19,7 @@ from stackflower.options import Positive, Seed
 from stackflower.registry import register
 from stackflower.utils.rng import seeded
 
+Box = tuple[float, float, float, float]
 UNSEEN = 50  # classes of the test split of StackGAN
 
 
@@ -50,41 +51,26 @@ class Cub200(ListedSource):
         skip_bad: bool = False,
         follow_links: bool = False,
     ):
-        super().__init__(path=path, skip_bad=skip_bad, follow_links=follow_links)
-        self.by, self.seed, self.box, self.root = split, seed, box, _root(self.files)
+        super().__init__(path=path, seed=seed, skip_bad=skip_bad, follow_links=follow_links)
+        self.by, self.box, self.root = split, box, _root(self.files)
 
     @classmethod
     def recognises(cls, files: Files) -> bool:
         return files.folder(_root(files) + "images") and _root(files) + "bounding_boxes.txt" in files
 
-    def splits(self) -> list[str]:
+    def own_splits(self) -> list[str]:
         return ["train", "test"]
 
     def fingerprint(self, split: str) -> str:
         return f"{super().fingerprint(split)}-{self.box:g}"
 
     def _table(self, name: str) -> dict[int, str]:
-        """The lines of one of its text files: the number that each begins with, and the rest."""
-        if self.root + name not in self.files:
-            raise DataError(f"{self.path} has no {name}, which comes with CUB-200-2011.")
-        try:
-            lines = lines_of(self.files.text(self.root + name))
-            return {int(number): rest.strip() for number, _, rest in (line.partition(" ") for line in lines)}
-        except ValueError as error:
-            raise DataError(f"{self.path / name} is not CUB's file of that name ({error}).") from error
+        return read_table(self.files, self.root + name)
 
     @cached_property
-    def boxes(self) -> dict[str, tuple[float, float, float, float]]:
+    def boxes(self) -> dict[str, Box]:
         """Left, top, width and height of the bird, by image file."""
-        files, found = self._table("images.txt"), {}
-        for number, text in self._table("bounding_boxes.txt").items():
-            try:
-                left, top, width, height = (float(part) for part in text.split())
-            except ValueError as error:
-                raise DataError(f"{self.path / 'bounding_boxes.txt'}: image {number} has the box {text!r}.") from error
-            if number in files:
-                found[f"{self.root}images/{files[number]}"] = left, top, width, height
-        return found
+        return read_boxes(self.files, self.root)
 
     @cached_property
     def texts(self) -> Files:
@@ -124,13 +110,43 @@ class Cub200(ListedSource):
         return listing
 
     def square(self, content: bytes, where: Path, row: dict[str, Any], size: int) -> np.ndarray:
-        box = self.boxes.get(row["file_name"]) if self.box else None
-        if box is None:
-            return load_square(where, size, content=content)
-        left, top, width, height = box
-        half = max(width, height) * self.box / 2
-        across, down = left + width / 2, top + height / 2
-        return load_square(where, size, content=content, box=(across - half, down - half, across + half, down + half))
+        return load_boxed(content, where, self.boxes.get(row["file_name"]) if self.box else None, self.box, size)
+
+
+def load_boxed(content: bytes, where: Path, box: Box | None, times: float, size: int) -> np.ndarray:
+    """A square around the centre of a box, of so many times its longer side, as uint8 (size, size, 3); without a box, the central square."""
+    if box is None:
+        return load_square(where, size, content=content)
+    left, top, width, height = box
+    half = max(width, height) * times / 2
+    across, down = left + width / 2, top + height / 2
+    return load_square(where, size, content=content, box=(across - half, down - half, across + half, down + half))
+
+
+def read_table(files: Files, name: str) -> dict[int, str]:
+    """The lines of one of CUB's text files: the number that each begins with, and the rest. DataError where it is missing or another."""
+    if name not in files:
+        raise DataError(f"{files.path} has no {name}, which comes with CUB-200-2011.")
+    try:
+        return {
+            int(number): rest.strip()
+            for number, _, rest in (line.partition(" ") for line in lines_of(files.text(name)))
+        }
+    except ValueError as error:
+        raise DataError(f"{files.path / name} is not CUB's file of that name ({error}).") from error
+
+
+def read_boxes(files: Files, root: str) -> dict[str, Box]:
+    """Left, top, width and height of the bird, by image file."""
+    names, found = read_table(files, f"{root}images.txt"), {}
+    for number, text in read_table(files, f"{root}bounding_boxes.txt").items():
+        try:
+            left, top, width, height = (float(part) for part in text.split())
+        except ValueError as error:
+            raise DataError(f"{files.path / 'bounding_boxes.txt'}: image {number} has the box {text!r}.") from error
+        if number in names:
+            found[f"{root}images/{names[number]}"] = left, top, width, height
+    return found
 
 
 def _root(files: Files) -> str:

@@ -44,6 +44,17 @@ def files_of(files: Files, split: str) -> Files:
     return files.within(next((name for name in FOLDERS.get(split, ()) if files.folder(name)), ""))
 
 
+def read_label(value: Any, classes: dict[str, int]) -> dict[str, Any]:
+    """The label of a cell: a number, or a name that is numbered in `classes` as names come."""
+    if value is None or value == "":
+        return {}
+    if isinstance(value, str) and value.lstrip("-").isdecimal() and len(value) < 20:
+        return {"label": int(value)}
+    if not isinstance(value, str):
+        return {"label": value}
+    return {"label": classes.setdefault(value, len(classes)), "class_name": value}
+
+
 def _jsonl(text: str) -> Iterator[tuple[int, dict[str, Any] | str]]:
     for number, line in lines_with_numbers(text):
         row, problem = parsed(line)
@@ -129,6 +140,8 @@ class FolderSource(ListedSource):
 
     Args:
         path: the folder, or a zip or tar archive of it.
+        held_out: share of the training images that are the validation split, where the data have none.
+        seed: by which these are drawn.
         skip_bad: leave out rows and images that can't be used, with a warning, instead of raising DataError.
         follow_links: read images that are links to files out of the folder.
     """
@@ -141,7 +154,7 @@ class FolderSource(ListedSource):
         parts = ("", *(f"{folder}/" for folders in FOLDERS.values() for folder in folders))
         return any(part + name in files for part in parts for name in METADATA)
 
-    def splits(self) -> list[str]:
+    def own_splits(self) -> list[str]:
         return splits_of(self.files)
 
     def read_split(self, split: str) -> Listing:

@@ -51,14 +51,14 @@ class Oxford102(ListedSource):
         skip_bad: bool = False,
         follow_links: bool = False,
     ):
-        super().__init__(path=path, skip_bad=skip_bad, follow_links=follow_links)
-        self.by, self.seed = split, seed
+        super().__init__(path=path, seed=seed, skip_bad=skip_bad, follow_links=follow_links)
+        self.by = split
 
     @classmethod
     def recognises(cls, files: Files) -> bool:
         return files.folder("jpg") and files.folder("text_c10") and "imagelabels.mat" in files
 
-    def splits(self) -> list[str]:
+    def own_splits(self) -> list[str]:
         return ["train", "test"] if self.by == "classes" else list(SETS)
 
     @cached_property

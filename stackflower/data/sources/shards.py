@@ -215,7 +215,7 @@ class ShardSource(ListedSource):
         location = Path(self.location).expanduser()
         return location.resolve().name if location.is_dir() else location.parent.resolve().name
 
-    def splits(self) -> list[str]:
+    def own_splits(self) -> list[str]:
         return [name for name in FOLDERS if name in self.shards]
 
     def read_split(self, split: str) -> Listing:

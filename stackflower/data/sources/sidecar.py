@@ -9,6 +9,7 @@ from stackflower.data.listed import ListedSource, Listing
 from stackflower.data.rows import lines_of
 from stackflower.data.sources.folder import files_of, is_image, splits_of
 from stackflower.errors import DataError
+from stackflower.options import Below1, Seed
 from stackflower.registry import register
 
 FIRST = 200  # images that are looked at to recognise the layout
@@ -22,6 +23,8 @@ class SidecarSource(ListedSource):
     Args:
         path: the folder, or a zip or tar archive of it.
         separator: of tags, such as a comma; each text is then one caption of the tags in its file, joined by commas.
+        held_out: share of the training images that are the validation split, where the data have none.
+        seed: by which these are drawn.
         skip_bad: leave out images that can't be used, with a warning, instead of raising DataError.
         follow_links: read images that are links to files out of the folder.
     """
@@ -29,8 +32,17 @@ class SidecarSource(ListedSource):
     layout = "images with a text file beside each"
     precedence = -10  # text files may be for anything
 
-    def __init__(self, *, path: str, separator: str | None = None, skip_bad: bool = False, follow_links: bool = False):
-        super().__init__(path=path, skip_bad=skip_bad, follow_links=follow_links)
+    def __init__(
+        self,
+        *,
+        path: str,
+        separator: str | None = None,
+        held_out: Below1 = 0.0,
+        seed: Seed = 0,
+        skip_bad: bool = False,
+        follow_links: bool = False,
+    ):
+        super().__init__(path=path, held_out=held_out, seed=seed, skip_bad=skip_bad, follow_links=follow_links)
         self.separator = separator
 
     @classmethod
@@ -38,7 +50,7 @@ class SidecarSource(ListedSource):
         images = [name for name in files.names if is_image(name)][:FIRST]
         return any(_text_of(name) in files for name in images)
 
-    def splits(self) -> list[str]:
+    def own_splits(self) -> list[str]:
         return splits_of(self.files)
 
     def read_split(self, split: str) -> Listing:

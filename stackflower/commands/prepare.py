@@ -1,0 +1,96 @@
+"""The data prepare command: any data set, decoded once, in a folder or in the cache."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from stackflower.commands.data import open_source
+from stackflower.data.listed import ListedSource
+from stackflower.data.prepared import Prepared, prepare, prepare_into
+from stackflower.data.sources.prepared import ABOUT
+from stackflower.data.survey import survey
+from stackflower.errors import DataError
+from stackflower.reports.data_page import data_page
+from stackflower.utils.atomic import try_writing, write_text
+from stackflower.utils.progress import bar
+
+PAGE, LEFT_OUT = "summary.html", "left-out.txt"
+
+
+def prepare_data(
+    value: str,
+    out: str | None,
+    *,
+    size: int,
+    layout: str | None,
+    options: dict[str, Any],
+    on_error: str,
+    jobs: int | None,
+    say: Callable[[str], None],
+) -> dict[str, Any]:
+    """Decode every split into a folder, or into the cache; counts of each split, and what deserves a look."""
+    skip = {"skip_bad": True} if on_error == "skip" else {}
+    source = open_source(value, {**options, **skip}, layout)
+    say(source.describe())
+    folder = None if out is None else Path(out).expanduser()
+    if folder is not None:
+        _refuse_taken(folder)
+    splits: dict[str, tuple[Prepared, Any]] = {}
+    for split in source.splits():
+        for warning in source.warnings(split):
+            say(f"Warning: {warning}")
+        if folder is None:
+            data = prepare(source, split, size, bar, jobs)
+        else:
+            data = prepare_into(source, split, size, folder / split, bar, jobs)
+        splits[split] = data, survey(data)
+    lines = [f"{split}: {found.images:,} images at {size} px" for split, (_, found) in splits.items()]
+    notes = [f"{split}: {sentence}" for split, (_, found) in splits.items() for sentence in found.sentences]
+    if folder is not None:
+        layout = source.layout if isinstance(source, ListedSource) else "built-in data"
+        _write(folder, source.title(), layout, size, splits)
+        lines.append(f"{folder / PAGE} shows them. Train on it with --data {folder}")
+    counts = {
+        split: {"images": found.images, "captions": found.captions, "left_out": len(found.left_out)}
+        for split, (_, found) in splits.items()
+    }
+    return {"splits": counts, "notes": notes, "text": "\n".join([*lines, *notes])}
+
+
+def _refuse_taken(folder: Path) -> None:
+    """DataError where a folder holds something else, or can't be written."""
+    known = ("train", "validation", "test", ABOUT, PAGE, LEFT_OUT)
+    if folder.exists():
+        if not folder.is_dir():
+            raise DataError(f"{folder} is a file; name a new folder.")
+        others = [path.name for path in folder.iterdir() if path.name not in known and not path.name.startswith(".")]
+        images = [path.name for path in folder.glob("*/*") if path.suffix not in (".npy", ".json")]
+        if others or images:
+            raise DataError(f"{folder} is there and holds {(others or images)[0]}; name a new folder.")
+    try:
+        try_writing(folder / ABOUT)
+    except OSError as error:
+        raise DataError(f"{folder} can't be written: {error}. Name another folder.") from error
+
+
+def _write(folder: Path, title: str, layout: str, size: int, splits: dict[str, tuple[Prepared, Any]]) -> None:
+    """What makes the folder a data set, last."""
+    left_out = [f"{split}: {sentence}" for split, (_, found) in splits.items() for sentence in found.left_out]
+    try:
+        for stale in ("train", "validation", "test"):
+            if stale not in splits:
+                shutil.rmtree(folder / stale, ignore_errors=True)
+        write_text(folder / PAGE, data_page(title, f"{layout[0].upper()}{layout[1:]}", size, splits))
+        write_text(folder / LEFT_OUT, "\n".join(left_out) + "\n") if left_out else (folder / LEFT_OUT).unlink(
+            missing_ok=True
+        )
+        about = {"title": title, "size": size, "keys": {split: data.key for split, (data, _) in splits.items()}}
+        write_text(folder / ABOUT, json.dumps(about, indent=2) + "\n")
+    except OSError as error:
+        raise DataError(
+            f"{folder} can't be written: {error}. Make room and type the command again; it goes on."
+        ) from error

@@ -1,0 +1,144 @@
+"""Data sets of the Hugging Face hub, or in its Parquet form in a folder."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from stackflower.data.files import Files
+from stackflower.data.listed import ListedSource, Listing
+from stackflower.data.sources.table import IMAGE, LABEL, TEXT
+from stackflower.errors import DataError, MissingDependency
+from stackflower.options import Below1, Seed
+from stackflower.registry import register
+
+NAMES = {"train": ("train",), "validation": ("validation", "val", "valid", "dev"), "test": ("test",)}
+PREFIXES = ("hf://datasets/", "hf://")
+
+
+class HubImages(Files):
+    """The images of a data set by split and number."""
+
+    def __init__(self, path: Path, parts: dict[str, Any], column: str):
+        super().__init__(path)
+        self.parts, self.column = parts, column
+
+    def listed(self) -> Iterator[tuple[str, Any]]:
+        for split, part in self.parts.items():
+            for number in range(len(part)):
+                yield f"{split}/{number:08d}", (split, number)
+
+    def stamp(self, name: str) -> object:
+        return self.parts[self.entries[name][0]]._fingerprint
+
+    def read(self, name: str) -> bytes:
+        split, number = self.entries[name]
+        cell = self.parts[split][number][self.column]
+        if isinstance(cell, dict) and isinstance(cell.get("bytes"), bytes):
+            return bytes(cell["bytes"])
+        try:
+            return Path(cell["path"]).read_bytes()
+        except (OSError, TypeError, KeyError) as error:
+            raise DataError(f"{self.path / name} holds no image ({error}).") from error
+
+
+@register("data", "huggingface")
+class HuggingFaceDataset(ListedSource):
+    """A data set of the Hugging Face hub by its id, ``--data hf://owner/name``, or a folder of its Parquet files. Needs the extra ``datasets``; code of a
+    data set's own is never run.
+
+    Args:
+        path: the id, with or without hf://, or the folder.
+        config: name of one of the data set's configurations; None: its default.
+        revision: branch, tag or commit; None: the newest.
+        image_column: column of the images; None: the one with a usual name.
+        text_column: column of the captions, strings or lists of strings; None: the one with a usual name.
+        label_column: column of classes; None: the one with a usual name, if there is one.
+        held_out: share of the training images that are the validation split, where the data have none.
+        seed: by which these are drawn.
+        skip_bad: leave out rows and images that can't be used, with a warning, instead of raising DataError.
+    """
+
+    layout = "a Hugging Face data set"
+    precedence = -20
+
+    def __init__(
+        self,
+        *,
+        path: str,
+        config: str | None = None,
+        revision: str | None = None,
+        image_column: str | None = None,
+        text_column: str | None = None,
+        label_column: str | None = None,
+        held_out: Below1 = 0.0,
+        seed: Seed = 0,
+        skip_bad: bool = False,
+    ):
+        self.id = next((path.removeprefix(prefix) for prefix in PREFIXES if path.startswith(prefix)), path)
+        self.config, self.revision = config, revision
+        self.columns = {"image": image_column, "text": text_column, "label": label_column}
+        super().__init__(path=path, held_out=held_out, seed=seed, skip_bad=skip_bad)
+
+    @classmethod
+    def recognises(cls, files: Files) -> bool:
+        return any(name.endswith(".parquet") for name in files.names)
+
+    def open(self, follow_links: bool) -> Files:
+        try:
+            import datasets
+        except ImportError:
+            raise MissingDependency("datasets", "datasets", f"The data set {self.id}") from None
+        try:
+            found = datasets.load_dataset(self.id, self.config, revision=self.revision)
+            self.parts = {split: found[name] for split, names in NAMES.items() for name in names if name in found} or {
+                "train": next(iter(found.values()))
+            }
+            first = next(iter(self.parts.values()))
+            self.found = {what: self._column(what, first) for what in self.columns}
+            images = datasets.Image(decode=False)
+            self.parts = {split: part.cast_column(self.found["image"], images) for split, part in self.parts.items()}
+        except DataError:
+            raise
+        except Exception as error:  # hub, files, formats: whatever fails, the data can't be loaded
+            reason = (str(error) or type(error).__name__).splitlines()[0]
+            raise DataError(
+                f"The data set {self.id!r} can't be loaded: {reason} Give the id of a data set on the Hugging Face hub (and a network), "
+                "as in --data hf://owner/name, or a folder of its Parquet files."
+            ) from error
+        return HubImages(Path(self.id), self.parts, self.found["image"])
+
+    def _column(self, what: str, part: Any) -> str:
+        """The column that holds the image, the text or the label; "" for a label where there is none."""
+        names, given = list(part.column_names), self.columns[what]
+        if given is not None and given not in names:
+            raise DataError(f"The data set {self.id!r} has no column {given!r}; its columns are {', '.join(names)}.")
+        usual = {"image": IMAGE, "text": TEXT, "label": LABEL}[what]
+        found = given or next((name for name in usual if name in names), "")
+        if not found and what != "label":
+            raise DataError(
+                f"The data set {self.id!r} has the columns {', '.join(names)}, and which holds the {what} is not told by its name: "
+                f"--set data.{what}_column=NAME."
+            )
+        return found
+
+    def own_splits(self) -> list[str]:
+        return [split for split in NAMES if split in self.parts]
+
+    def title(self) -> str:
+        return Path(self.id).name if Path(self.id).is_dir() else self.id
+
+    def read_split(self, split: str) -> Listing:
+        part, listing = self.parts[split], Listing(self.files)
+        texts = part[self.found["text"]]
+        labels = part[self.found["label"]] if self.found["label"] else None
+        names = getattr(part.features.get(self.found["label"]), "names", None)
+        for number, text in enumerate(texts):
+            row: dict[str, Any] = {"file_name": f"{split}/{number:08d}", "text": text}
+            if labels is not None and labels[number] is not None:
+                row["label"] = labels[number]
+                if names and isinstance(labels[number], int) and 0 <= labels[number] < len(names):
+                    row["class_name"] = names[labels[number]]
+            listing.add(row, f"{split}, row {number + 1}")
+        return listing

@@ -1,0 +1,103 @@
+"""What `stackflower data prepare SRC OUT` writes: images decoded once, which open at once."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from stackflower.data.files import Files
+from stackflower.data.listed import ListedSource, Listing
+from stackflower.data.prepared import IMAGES, ROWS, open_prepared
+from stackflower.data.source import SPLITS, Rows
+from stackflower.errors import DataError
+from stackflower.registry import register
+from stackflower.utils.progress import Progress
+
+ABOUT = "prepared.json"
+
+
+@register("data", "prepared")
+class PreparedSource(ListedSource):
+    """A folder that `stackflower data prepare SRC OUT` wrote. At the size that it was prepared at, and at smaller ones, it is a data set like any other.
+
+    Args:
+        path: the folder.
+    """
+
+    layout = "a prepared data set"
+    precedence = 30
+
+    def __init__(self, *, path: str):
+        super().__init__(path=path)
+        try:
+            about = json.loads((self.path / ABOUT).read_text(encoding="utf-8"))
+            self.name, self.size, self.keys = str(about["title"]), int(about["size"]), dict(about["keys"])
+            self.keys = {split: str(self.keys[split]) for split in SPLITS if split in self.keys}
+        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+            raise DataError(f"{self.path} is no prepared data set ({error!r}); prepare it again.") from error
+        if "train" not in self.keys:
+            raise DataError(f"{self.path} has no training split; prepare it again.")
+        self.sizes = (1, self.size)
+
+    @classmethod
+    def recognises(cls, files: Files) -> bool:
+        return ABOUT in files and f"train/{ROWS}" in files
+
+    def own_splits(self) -> list[str]:
+        return list(self.keys)
+
+    def title(self) -> str:
+        return self.name
+
+    def fingerprint(self, split: str) -> str:
+        sizes = [
+            (self.path / split / name).stat().st_size for name in (IMAGES, ROWS)
+        ]  # not times: a folder may be moved
+        return f"{self.keys[split]} {sizes}"
+
+    def prepared_folder(self, split: str, size: int) -> Path | None:
+        return self.path / split if size == self.size else None
+
+    def _opened(self, split: str) -> Any:
+        return open_prepared(self.path / split, self.keys[split])
+
+    def read_split(self, split: str) -> Listing:
+        rows = self._opened(split).rows
+        return Listing(self.files, [{"file_name": str(place), "text": own} for place, own in enumerate(rows.captions)])
+
+    def rows(self, split: str) -> Rows:
+        rows: Rows = self._opened(split).rows
+        return rows
+
+    def left_out(self, split: str) -> list[str]:
+        found: list[str] = self._opened(split).left_out
+        return found
+
+    def warnings(self, split: str) -> list[str]:
+        left_out = self.left_out(split)
+        return [f"{len(left_out):,} images of {split} were left out when it was prepared."] if left_out else []
+
+    def fill(
+        self,
+        split: str,
+        images: np.ndarray,
+        progress: Progress,
+        done: np.ndarray | None = None,
+        jobs: int | None = None,
+    ) -> dict[int, str]:
+        from PIL import Image
+
+        for place, image in enumerate(self._opened(split).images.numpy()):
+            images[place] = np.asarray(Image.fromarray(image).resize(images.shape[1:3], Image.Resampling.LANCZOS))
+            progress(1)
+        return {}
+
+    def check(self) -> tuple[list[str], list[str]]:
+        notes = []
+        for split in self.splits():
+            rows = self.rows(split)
+            notes.append(f"{split}: {len(rows):,} images at {self.size} px, {sum(map(len, rows.captions)):,} captions.")
+        return [], notes

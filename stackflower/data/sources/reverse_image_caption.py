@@ -1,0 +1,88 @@
+"""The data of the competition Reverse Image Caption: a pickled table of images and captions in numbers, and a dictionary."""
+
+from __future__ import annotations
+
+from pathlib import PurePosixPath
+from typing import Any
+
+from stackflower.data.files import Files
+from stackflower.data.listed import ListedSource, Listing
+from stackflower.errors import DataError
+from stackflower.registry import register
+from stackflower.utils.pickled_tables import columns_of
+from stackflower.utils.pickles import load_npy, load_pickle
+
+TABLE, TEST = "text2ImgData.pkl", "testData.pkl"
+WORDS = ("id2Word.npy", "word2Id.npy")
+PADDING = frozenset({"<PAD>", "<RARE>"})
+
+
+@register("data", "reverse-image-caption")
+class ReverseImageCaption(ListedSource):
+    """The competition's data set: ``text2ImgData.pkl``, a table with ``Captions`` (lists of numbers of words) and ``ImagePath``; ``dictionary/id2Word.npy`` or
+    ``word2Id.npy``; and the images. ``testData.pkl`` has captions without images and is not used: `stackflower sample --captions` takes captions as text.
+
+    Pickles are read without running what they hold, and without pandas.
+
+    Args:
+        path: the folder, or a zip or tar archive of it.
+        held_out: share of the images that are the validation split.
+        seed: by which these are drawn.
+        skip_bad: leave out rows and images that can't be used, with a warning, instead of raising DataError.
+        follow_links: read images that are links to files out of the folder.
+    """
+
+    layout = "the competition's table and dictionary"
+    precedence = 5
+
+    @classmethod
+    def recognises(cls, files: Files) -> bool:
+        return any(PurePosixPath(name).name == TABLE for name in files.names)
+
+    def own_splits(self) -> list[str]:
+        return ["train"]
+
+    def _named(self, *names: str) -> str:
+        """The first file of one of these names, in any folder."""
+        for name in names:
+            for each in self.files.names:
+                if PurePosixPath(each).name == name:
+                    return each
+        raise DataError(f"{self.files.path} has no {' or '.join(names)}, which comes with the competition's data.")
+
+    def _dictionary(self) -> dict[str, str]:
+        """Words by number, as text."""
+        name = self._named(*WORDS)
+        pairs = load_npy(self.files.read(name), self.files.path / name)
+        if pairs.ndim != 2 or pairs.shape[1] != 2:
+            raise DataError(f"{self.files.path / name} is no list of pairs of words and numbers.")
+        first, second = (0, 1) if name.endswith(WORDS[0]) else (1, 0)
+        return {str(pair[first]): str(pair[second]) for pair in pairs.tolist()}
+
+    def read_split(self, split: str) -> Listing:
+        listing, words, name = Listing(self.files), self._dictionary(), self._named(TABLE)
+        table = columns_of(load_pickle(self.files.read(name), name), name)
+        if not {"Captions", "ImagePath"} <= set(table):
+            raise DataError(f"{self.files.path / name} has no columns Captions and ImagePath.")
+        images = {PurePosixPath(each).name: each for each in self.files.names}
+        captions: dict[str, list[Any]] = {}
+        for place, (path, own) in enumerate(zip(table["ImagePath"], table["Captions"], strict=True)):
+            where, file = f"{name}, row {place + 1}", images.get(PurePosixPath(str(path)).name)
+            try:
+                texts = [_sentence(caption, words) for caption in own]
+            except (KeyError, TypeError) as error:
+                listing.problems.append(f"{where} has a word {error} that is not in the dictionary.")
+                continue
+            if file is None:
+                listing.problems.append(f"{where} names {path}, and there is no such image.")
+            else:
+                captions.setdefault(file, []).extend(texts)
+        for file, texts in captions.items():
+            listing.add({"file_name": file, "text": texts}, f"{name}, {file}")
+        return listing
+
+
+def _sentence(caption: Any, words: dict[str, str]) -> str:
+    """A caption of numbers as text, without padding."""
+    found = [words[str(number)] for number in caption]
+    return " ".join(word for word in found if word not in PADDING)

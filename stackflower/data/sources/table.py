@@ -1,0 +1,164 @@
+"""Images and captions named by a table: CSV, TSV or Parquet with columns of any names."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from stackflower.data.archives import open_files
+from stackflower.data.files import Files, Folder
+from stackflower.data.listed import ListedSource, Listing
+from stackflower.data.sources.folder import METADATA, files_of, is_image, read_label, splits_of
+from stackflower.data.tables import read_csv, read_parquet
+from stackflower.errors import DataError
+from stackflower.options import Below1, Seed
+from stackflower.registry import register
+
+SUFFIXES = (".csv", ".tsv", ".parquet")
+DELIMITERS = ",\t;|"
+LOOKED_AT = 50  # rows, to find out which column is which
+IMAGE = ("file_name", "filename", "filepath", "file", "image", "image_path", "imagepath", "image_name", "path", "img")
+TEXT = ("text", "caption", "captions", "title", "description", "comment", "sentence", "prompt", "tags")
+LABEL = ("label", "class", "class_id", "category_id", "target")
+
+
+@register("data", "table")
+class TableSource(ListedSource):
+    """A table beside images: ``captions.csv``, ``.tsv`` or ``.parquet``, a row for each image, or for each caption of one.
+
+    Args:
+        path: the table, whose images are named relative to its folder; or the folder, or an archive, that holds it.
+        table: name of the table in the folder; None: the only one.
+        image_column: column of the image files; None: the one with a usual name, or whose cells end in .jpg and the like.
+        text_column: column of the captions; None: the one with a usual name.
+        label_column: column of classes, numbers or names; None: the one with a usual name, if there is one.
+        delimiter: between cells; None: a tab in .tsv, else the one of comma, tab, semicolon and bar that the first line has most of.
+        held_out: share of the training images that are the validation split, where the data have none.
+        seed: by which these are drawn.
+        skip_bad: leave out rows and images that can't be used, with a warning, instead of raising DataError.
+        follow_links: read images that are links to files out of the folder.
+    """
+
+    layout = "a table of images and captions"
+    precedence = -5
+
+    def __init__(
+        self,
+        *,
+        path: str,
+        table: str | None = None,
+        image_column: str | None = None,
+        text_column: str | None = None,
+        label_column: str | None = None,
+        delimiter: str | None = None,
+        held_out: Below1 = 0.0,
+        seed: Seed = 0,
+        skip_bad: bool = False,
+        follow_links: bool = False,
+    ):
+        self.table = table
+        super().__init__(path=path, held_out=held_out, seed=seed, skip_bad=skip_bad, follow_links=follow_links)
+        self.columns = {"image": image_column, "text": text_column, "label": label_column}
+        self.delimiter = delimiter
+        self._classes: dict[str, int] = {}
+
+    def open(self, follow_links: bool) -> Files:
+        if self.path.is_file() and self.path.suffix.lower() in SUFFIXES:
+            self.table = self.path.name
+            return Folder(self.path.parent, follow_links)
+        return open_files(self.path, follow_links)
+
+    @classmethod
+    def recognises(cls, files: Files) -> bool:
+        return len(_tables(files)) == 1 and any(is_image(name) for name in files.names)
+
+    def own_splits(self) -> list[str]:
+        return ["train"] if self.table in self.files else splits_of(self.files)
+
+    def read_split(self, split: str) -> Listing:
+        if split != "train":
+            self.listing("train")  # whose classes are numbered first
+        files = self.files if self.table in self.files else files_of(self.files, split)
+        name = self.table or next(iter(_tables(files)), None)
+        if name is None or name not in files:
+            raise DataError(
+                f"{files.path} has no table {name or 'that ends in ' + ', '.join(SUFFIXES)}; --set data.table=NAME names one."
+            )
+        rows = list(self._rows(files, name))
+        found = self._found(files.path / name, [row for _, row in rows[:LOOKED_AT] if isinstance(row, dict)])
+        listing = Listing(files)
+        captions: dict[str, list[str]] = {}
+        labels: dict[str, dict[str, Any]] = {}
+        lines: dict[str, int] = {}
+        for number, row in rows:
+            if isinstance(row, str):
+                listing.problems.append(f"{name}, line {number} {row}.")
+                continue
+            image = _file(str(row.get(found["image"]) or ""), files)
+            text = row.get(found["text"])
+            lines.setdefault(image, number)
+            captions.setdefault(image, []).extend(
+                [text] if isinstance(text, str) else text if isinstance(text, list) else []
+            )
+            if found["label"]:
+                labels.setdefault(image, read_label(row.get(found["label"]), self._classes))
+        for image, own in captions.items():
+            if image and image in files and not is_image(image):
+                listing.problems.append(f"{name}, line {lines[image]} names {image}, which is no image by its name.")
+            else:
+                listing.add({"file_name": image, "text": own, **labels.get(image, {})}, f"{name}, line {lines[image]}")
+        if not rows:
+            listing.problems.append(f"{files.path / name} has no rows.")
+        unnamed = [each for each in files.names if is_image(each) and each not in captions]
+        if unnamed:
+            listing.notes.append(
+                f"{len(unnamed):,} images in {files.path} have no row in {name} and are not used, such as {unnamed[0]}."
+            )
+        return listing
+
+    def _rows(self, files: Files, name: str) -> Iterator[tuple[int, dict[str, Any] | str]]:
+        if name.lower().endswith(".parquet"):
+            return read_parquet(files.read(name), files.path / name)
+        text = files.text(name)
+        first = text.lstrip("\r\n").partition("\n")[0]
+        guessed = "\t" if name.lower().endswith(".tsv") else max(DELIMITERS, key=first.count)
+        return read_csv(text, files.path / name, self.delimiter or guessed)
+
+    def _found(self, where: Path, rows: list[dict[str, Any]]) -> dict[str, str]:
+        """Which column is which. DataError where that can't be told."""
+        names = list(dict.fromkeys(key for row in rows for key in row))
+        lower = {name.lower(): name for name in names}
+        found: dict[str, str] = {}
+        for what, usual in (("image", IMAGE), ("text", TEXT), ("label", LABEL)):
+            given = self.columns[what]
+            if given is not None and given not in names:
+                raise DataError(f"{where} has no column {given!r}; its columns are {', '.join(names) or 'none'}.")
+            known = [lower[name] for name in usual if name in lower]
+            if what == "image" and not known:
+                known = [name for name in names if rows and all(is_image(str(row.get(name, ""))) for row in rows)]
+            found[what] = given or (known[0] if known else "")
+        for what in ("image", "text"):
+            if not found[what]:
+                raise DataError(
+                    f"{where} has the columns {', '.join(names) or 'none'}, and which holds the {what} is not told by its name: "
+                    f"--set data.{what}_column=NAME."
+                )
+        return found
+
+
+def _tables(files: Files) -> list[str]:
+    """Names of the tables at the top of a folder, or of its folder for training."""
+    here = files_of(files, "train")
+    return [name for name in here.names if "/" not in name and name.lower().endswith(SUFFIXES) and name not in METADATA]
+
+
+def _file(given: str, files: Files) -> str:
+    """The file that a cell names: relative to the table, or in the only folder of images beside it."""
+    name = given if given in files else PurePosixPath(given.replace("\\", "/")).as_posix()
+    if name in files or not given:
+        return name
+    for folder in ("images", "Images", "imgs", "flickr30k_images"):
+        if f"{folder}/{name}" in files:
+            return f"{folder}/{name}"
+    return name

@@ -1,0 +1,77 @@
+"""Tags as a condition: a position for each tag."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from stackflower.errors import DataError, RunError
+from stackflower.options import Count
+from stackflower.registry import register
+from stackflower.text.base import TextEncoder, digest_of
+from stackflower.utils.atomic import write_text
+
+TAGS = "tags.json"
+
+
+@register("text", "multi-hot")
+class MultiHotEncoder(TextEncoder):
+    """Captions that are lists of tags, "long hair, blue eyes": 1 for each tag that a caption has, 0 for others, scaled to unit length.
+
+    The tags are those of the training captions. A caption with none of them is an error that names it.
+
+    Args:
+        separator: between tags, such as a comma or a space.
+        tags: the most frequent so many are used.
+    """
+
+    def __init__(self, *, separator: str = ",", tags: Count = 2048):
+        self.separator, self.most = separator, tags
+        self.places: dict[str, int] = {}
+
+    @property
+    def dim(self) -> int:  # type: ignore[override]
+        """Number of positions."""
+        return self.most
+
+    def _tags(self, caption: str) -> list[str]:
+        return [tag for part in caption.split(self.separator) if (tag := " ".join(part.split()).casefold())]
+
+    def fit(self, captions: Sequence[str]) -> None:
+        if not self.places:
+            counts = Counter(tag for caption in captions for tag in self._tags(caption))
+            ranked = sorted(counts, key=lambda tag: (-counts[tag], tag))[: self.most]
+            self.places = {tag: place for place, tag in enumerate(ranked)}
+
+    def encode(self, captions: Sequence[str]) -> Tensor:
+        table = torch.zeros(len(captions), self.dim)
+        for row, caption in enumerate(captions):
+            places = [self.places[tag] for tag in self._tags(caption) if tag in self.places]
+            if not places:
+                few = ", ".join(list(self.places)[:10])
+                raise DataError(
+                    f"The caption {caption!r} has none of the {len(self.places):,} tags of the training data, such as {few}."
+                )
+            table[row, places] = 1
+        return F.normalize(table, dim=1)
+
+    def fingerprint(self) -> str:
+        letters = torch.tensor(list("\0".join(self.places).encode()), dtype=torch.float32)
+        return f"multi-hot-1 {self.separator!r} {self.most} {digest_of(letters)}"
+
+    def save(self, folder: Path) -> None:
+        write_text(folder / TAGS, json.dumps(list(self.places), ensure_ascii=False))
+
+    def restore(self, folder: Path) -> None:
+        try:
+            self.places = {
+                str(tag): place for place, tag in enumerate(json.loads((folder / TAGS).read_text(encoding="utf-8")))
+            }
+        except (OSError, ValueError, TypeError) as error:
+            raise RunError(f"The tags in {folder} are missing or damaged ({error}); put {TAGS} back.") from error
