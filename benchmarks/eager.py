@@ -24,12 +24,13 @@ import torch.nn.functional as F
 from accelerate.state import AcceleratorState, PartialState
 from torch import Tensor
 
-from stackflower.build import LOAD_RATIO, build_batches, build_stage, fit_encoder
+from stackflower.build import LOAD_RATIO, build_stage, fit_encoder
 from stackflower.config.merge import merge
 from stackflower.config.resolve import resolve
 from stackflower.config.schema import PreviousStage, RunConfig
 from stackflower.data.prepared import Prepared
-from stackflower.data.sampling import Batches, DrawNoise
+from stackflower.data.sampling.batch import Batches, Drawing
+from stackflower.data.sampling.prepared import PreparedBatches
 from stackflower.data.source import Rows
 from stackflower.errors import ConfigError
 from stackflower.recipes.load import load_recipe, recipes
@@ -106,8 +107,8 @@ def build_trainer(recipe: str, stage: int, folder: str, precision: str, images: 
         learned = LearnedText(encoder, encoder.tokenise(captions).to(accelerator.device))
         embed = learned.embed
 
-    def batches(resolution: int, draw_noise: DrawNoise, draws: int) -> Batches:
-        return build_batches(config, data, embed, resolution, draw_noise, draws, accelerator.device)
+    def batches(drawing: Drawing) -> Batches:
+        return PreparedBatches(data, embed, drawing, accelerator.device)
 
     run = RunFolder(folder)
     logger = RunLogger(run, accelerator, ["a flower"], torch.zeros(1, encoder.dim), 0)

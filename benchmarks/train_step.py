@@ -25,7 +25,8 @@ from stackflower.build import build_source, build_stage, load_size
 from stackflower.config.merge import merge
 from stackflower.config.resolve import resolve
 from stackflower.data.prepared import Prepared
-from stackflower.data.sampling import Batches, DrawNoise
+from stackflower.data.sampling.batch import Batches, Drawing
+from stackflower.data.sampling.prepared import PreparedBatches
 from stackflower.data.source import Rows
 from stackflower.recipes.load import load_recipe
 from stackflower.runs.folder import RunFolder
@@ -134,17 +135,8 @@ def stackflower_trainer(folder: str, batch: int, images: int = 2048) -> Trainer:
     data = Prepared(torch.randint(0, 255, (images, size, size, 3), dtype=torch.uint8), rows, "")
     table = torch.randn(5 * images, TEXT)
 
-    def batches(resolution: int, draw_noise: DrawNoise, draws: int) -> Batches:
-        return Batches(
-            data,
-            table.to(accelerator.device).__getitem__,
-            resolution=resolution,
-            seed=0,
-            draw_noise=draw_noise,
-            averaged=4,
-            augmentation_dim=draws,
-            device=accelerator.device,
-        )
+    def batches(drawing: Drawing) -> Batches:
+        return PreparedBatches(data, table.to(accelerator.device).__getitem__, drawing, accelerator.device)
 
     run = RunFolder(folder)
     logger = RunLogger(run, accelerator, ["a flower"], torch.zeros(1, TEXT), 0)

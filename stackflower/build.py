@@ -11,9 +11,7 @@ import torch
 
 from stackflower.adversary import Adversary
 from stackflower.config.schema import Part, PreviousStage, RunConfig
-from stackflower.data.captions import Embed
-from stackflower.data.prepared import Prepared
-from stackflower.data.sampling import Batches, DrawNoise
+from stackflower.data.sampling.batch import Drawing, DrawNoise
 from stackflower.data.source import Source
 from stackflower.errors import ConfigError
 from stackflower.features.base import Features
@@ -126,20 +124,10 @@ def load_size(config: RunConfig, stage: Stage, source: Source) -> int:
     return size
 
 
-def build_batches(
-    config: RunConfig,
-    data: Prepared,
-    embed: Embed,
-    resolution: int,
-    draw_noise: DrawNoise,
-    augmentation_dim: int,
-    device: torch.device,
-) -> Batches:
-    """The training split, cropped, flipped, paired and embedded as the configuration says."""
+def build_drawing(config: RunConfig, resolution: int, draw_noise: DrawNoise, augmentation_dim: int) -> Drawing:
+    """How batches are cropped, flipped and paired, as the configuration says."""
     train = config.train
-    return Batches(
-        data,
-        embed,
+    return Drawing(
         resolution=resolution,
         seed=config.seed,
         draw_noise=draw_noise,
@@ -151,5 +139,4 @@ def build_batches(
         interpolated=train.interpolated,
         augmentation_dim=augmentation_dim,
         contrasted=train.contrasted,
-        device=device,
     )

@@ -659,6 +659,30 @@ def embed(captions: tuple[str, ...], file: str | None, text: str, out: str | Non
     show(values, as_json, lambda: values["text"])
 
 
+LAYOUT_OPTIONS = (
+    click.option(
+        "--format", "layout", metavar="NAME", help="Layout of the source. Default: recognised by looking at it."
+    ),
+    click.option(
+        "--set", "settings", multiple=True, metavar="data.OPTION=VALUE", help="An option of the layout; repeatable."
+    ),
+    click.option(
+        "--on-error",
+        type=click.Choice(["fail", "skip"]),
+        default="fail",
+        show_default=True,
+        help="What to do with rows and images that can't be used: name them and stop, or leave them out and list them.",
+    ),
+)
+
+
+def layout_options(command: Any) -> Any:
+    """What commands that read any data set have in common."""
+    for option in reversed(LAYOUT_OPTIONS):
+        command = option(command)
+    return command
+
+
 @main.group(cls=Commands)
 def data() -> None:
     """Make, check and prepare data sets."""
@@ -708,17 +732,7 @@ def data_check(folder: str, as_json: bool) -> None:
 @click.argument("source")
 @click.argument("out", required=False)
 @click.option("--size", type=click.IntRange(16), default=76, show_default=True, help="Size in pixels.")
-@click.option("--format", "layout", metavar="NAME", help="Layout of the source. Default: recognised by looking at it.")
-@click.option(
-    "--set", "settings", multiple=True, metavar="data.OPTION=VALUE", help="An option of the layout; repeatable."
-)
-@click.option(
-    "--on-error",
-    type=click.Choice(["fail", "skip"]),
-    default="fail",
-    show_default=True,
-    help="What to do with rows and images that can't be used: name them and stop, or leave them out and list them.",
-)
+@layout_options
 @click.option("--jobs", type=click.IntRange(1), help="Images that are decoded at once. Default: one for each core.")
 @json_option
 def data_prepare(source: str, out: str | None, settings: tuple[str, ...], as_json: bool, **options: Any) -> None:
@@ -729,6 +743,28 @@ def data_prepare(source: str, out: str | None, settings: tuple[str, ...], as_jso
 
     found = prepare_data(source, out, options=data_options(settings), say=say, **options)
     show({"data": source, "out": out, "size": options["size"], **found}, as_json, lambda: found["text"])
+
+
+@data.command(
+    "shard",
+    epilog=examples(
+        "stackflower data shard my-flowers shards",
+        "stackflower data shard synthetic-flowers shards --size 76 --set data.count=100000",
+    ),
+)
+@click.argument("source")
+@click.argument("out")
+@click.option("--per-shard", type=click.IntRange(1), default=1000, show_default=True, help="Images in a shard.")
+@click.option("--size", type=click.IntRange(16), help="Size in pixels. Default: the image files as they are.")
+@layout_options
+@json_option
+def data_shard(source: str, out: str, settings: tuple[str, ...], as_json: bool, **options: Any) -> None:
+    """Write a data set as WebDataset shards into the folder OUT, to be streamed. When it is interrupted, the same command goes on."""
+    from stackflower.commands.data import data_options
+    from stackflower.commands.shard import shard_data
+
+    found = shard_data(source, out, options=data_options(settings), say=say, **options)
+    show({"data": source, "out": out, **found}, as_json, lambda: found["text"])
 
 
 @data.command("info", epilog=examples("stackflower data info my-flowers"))

@@ -18,9 +18,10 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from stackflower.data.images import load_square
-from stackflower.data.negatives import NegativeSampler
 from stackflower.data.prepared import Prepared, prepare
-from stackflower.data.sampling import Batches
+from stackflower.data.sampling.batch import Batches, Drawing
+from stackflower.data.sampling.negatives import NegativeSampler
+from stackflower.data.sampling.prepared import PreparedBatches
 from stackflower.data.source import Rows
 from stackflower.data.sources.folder import FolderSource
 from stackflower.data.synthetic import source as synthetic_source
@@ -260,11 +261,8 @@ def test_flowers_drawn_by_several_processes_are_the_same(tmp_path: Path, monkeyp
 def batches(**options: object) -> Batches:
     data = prepare(SyntheticFlowers(count=48), "train", 76, display)
     table = embed(data.flat_captions(), NgramEncoder(dim=32), display)
-    return Batches(
-        data,
-        table.__getitem__,
-        **({"resolution": 64, "seed": 3, "draw_noise": lambda count, g: torch.randn(count, 5, generator=g)} | options),
-    )  # type: ignore[arg-type]
+    usual = {"resolution": 64, "seed": 3, "draw_noise": lambda count, g: torch.randn(count, 5, generator=g)}
+    return PreparedBatches(data, table.__getitem__, Drawing(**(usual | options)))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -456,14 +454,8 @@ def shared_captions() -> tuple[Prepared, list[list[str]]]:
 def telling(data: Prepared, **options: Any) -> Batches:
     """Batches whose embeddings tell the numbers of the captions."""
     count = len(data.flat_captions())
-    return Batches(
-        data,
-        lambda numbers: torch.nn.functional.one_hot(numbers, count).float(),
-        resolution=4,
-        seed=0,
-        draw_noise=lambda count, generator: torch.zeros(count, 1),
-        **options,
-    )
+    drawing = Drawing(4, 0, lambda count, generator: torch.zeros(count, 1), **options)
+    return PreparedBatches(data, lambda numbers: torch.nn.functional.one_hot(numbers, count).float(), drawing)
 
 
 def test_without_labels_texts_that_read_the_same_are_of_one_class() -> None:

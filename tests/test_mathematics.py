@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 
 from stackflower.config.schema import Optimizer
-from stackflower.data.negatives import NegativeSampler
+from stackflower.data.sampling.negatives import NegativeSampler
 from stackflower.evaluation.metrics.caption_accuracy import hits
 from stackflower.evaluation.metrics.diversity import within_group_variance
 from stackflower.evaluation.metrics.frechet_distance import frechet_distance

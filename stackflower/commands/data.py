@@ -17,6 +17,7 @@ from stackflower.config.schema import Part
 from stackflower.data.archives import is_archive, open_files
 from stackflower.data.images import save_png
 from stackflower.data.listed import ListedSource
+from stackflower.data.remote import is_remote
 from stackflower.data.source import Source
 from stackflower.data.sources.table import SUFFIXES
 from stackflower.data.synthetic.source import SyntheticFlowers
@@ -36,15 +37,17 @@ def source_part(value: str | None, layout: str | None = None) -> dict[str, Any] 
         return None
     if value.startswith("hf://"):
         return {"name": "huggingface", "path": value}
-    path = Path(value).expanduser()
-    listed = _listed()
+    path, listed = Path(value).expanduser(), _listed()
+    where = value if is_remote(value) else str(path.absolute())
     if layout is not None:
         if layout not in listed:
             raise ConfigError(f"There is no format {layout!r}.{suggest(layout, listed)}")
-        return {"name": layout, "path": str(path.absolute())}
+        return {"name": layout, "path": where}
+    if path.name.endswith(".tar") and (is_remote(value) or (not path.exists() and set(path.name) & set("{*?["))):
+        return {"name": "stream", "path": where}
     if value in set(registry.names("data")) - set(listed) and not path.is_dir():
         return {"name": value}
-    return {"name": _layout(path, listed), "path": str(path.absolute())}
+    return {"name": _layout(path, listed), "path": where}
 
 
 def _listed() -> dict[str, type[ListedSource]]:

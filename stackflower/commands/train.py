@@ -18,6 +18,7 @@ from stackflower.commands.training_scores import TrainingScorer
 from stackflower.config.merge import merge
 from stackflower.config.resolve import resolve
 from stackflower.config.schema import LENGTHS, RunConfig
+from stackflower.data.sources.stream import ShardStream
 from stackflower.errors import ConfigError, RunError
 from stackflower.features.efficientnet_lite0 import installed as photographs_ready
 from stackflower.recipes.load import has_later_stage, load_recipe
@@ -30,6 +31,7 @@ from stackflower.training.cost import plan
 from stackflower.training.setup import make_trainer, read_inputs
 from stackflower.training.stopping import Stop
 from stackflower.training.trainer import Trainer
+from stackflower.utils.progress import bar
 
 Say = Callable[[str], None]
 SYNTHETIC = "synthetic-flowers"  # the data where none are named
@@ -42,6 +44,7 @@ RESUMABLE = (
     "output",
     "mixed_precision",
     "data.path",
+    "data.workers",
 )
 
 
@@ -188,8 +191,12 @@ def _dry_run(config: RunConfig, run: RunFolder, request: Request, say: Say) -> N
         run.refuse_taken()
     source = build.build_source(config)
     encoder = build.build_encoder(config, _kept_text(config, run, bool(request.resume)))
-    rows = source.rows("train")
-    lines = plan(config, encoder, source, [caption for captions in rows.captions for caption in captions], len(rows))
+    if isinstance(source, ShardStream):
+        captions, epoch = list[str](), sum(source.count("train", bar))
+    else:
+        captions = [caption for own in source.rows("train").captions for caption in own]
+        epoch = len(source.rows("train"))
+    lines = plan(config, encoder, source, captions, epoch)
     click.echo(config.json().rstrip())
     for label, value in lines.items():
         click.echo(f"{label:<28} {value}")
@@ -223,7 +230,7 @@ def _run(config: RunConfig, run: RunFolder, request: Request, say: Say) -> Outco
             stackflower=version("stackflower"),
             text_dim=encoder.dim,
             load_size=size,
-            data_key=inputs.data.key,
+            data_key=inputs.key,
             encoder=encoder.fingerprint(),
             features=None if features is None else features.describe(),
             precision=accelerator.mixed_precision,
@@ -248,7 +255,7 @@ def _run(config: RunConfig, run: RunFolder, request: Request, say: Say) -> Outco
             run.update(record)
         stopped = trainer.train(stop)
         accelerator.end_training()
-        return Outcome(run, trainer.images, stopped, stop.signal, inputs.data.flat_captions()[0])
+        return Outcome(run, trainer.images, stopped, stop.signal, inputs.grid(1)[0][0])
 
 
 def _known_length(config: RunConfig, run: RunFolder) -> list[tuple[int, float, int]]:

@@ -18,7 +18,8 @@ from stackflower.build import LOAD_RATIO, clamped
 from stackflower.config.merge import part_options
 from stackflower.config.schema import Part
 from stackflower.data.prepared import Prepared, prepare
-from stackflower.data.sampling import Batches
+from stackflower.data.sampling.batch import Drawing
+from stackflower.data.sampling.prepared import PreparedBatches
 from stackflower.data.source import Source
 from stackflower.errors import ConfigError, DataError
 from stackflower.options import suggest
@@ -201,14 +202,8 @@ def _fit(
 ) -> None:
     tokens = encoder.tokenise(data.flat_captions()).to(device)
     batch_size = min(schedule.batch_size, len(data.rows))
-    batches = Batches(
-        data,
-        lambda captions: torch.zeros(*captions.shape, 1, device=device),
-        resolution=RESOLUTION,
-        seed=schedule.seed,
-        draw_noise=lambda count, generator: torch.zeros(count, 0, device=device),
-        device=device,
-    )
+    drawing = Drawing(RESOLUTION, schedule.seed, lambda count, generator: torch.zeros(count, 0, device=device))
+    batches = PreparedBatches(data, lambda captions: torch.zeros(*captions.shape, 1, device=device), drawing, device)
     optimizer = torch.optim.Adam(ranking.parameters(), lr=schedule.lr)
     steps = max(1, schedule.epochs * len(batches) // batch_size)
     rates = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)

@@ -17,6 +17,16 @@ from stackflower.errors import DataError
 from stackflower.utils.atomic import replacing
 
 EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm"})
+FORMATS = (
+    "JPEG",
+    "MPO",
+    "PNG",
+    "WEBP",
+    "GIF",
+    "BMP",
+    "TIFF",
+    "PPM",
+)  # Pillow knows more, of which EPS would run Ghostscript
 LARGEST = 200_000_000  # pixels; more is treated as a decompression bomb
 
 
@@ -52,7 +62,7 @@ def load_square(
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            with Image.open(path if content is None else io.BytesIO(content)) as image:
+            with Image.open(path if content is None else io.BytesIO(content), formats=FORMATS) as image:
                 if image.width * image.height > LARGEST:
                     raise DataError(
                         f"{path}: {image.width:,}×{image.height:,} pixels are more than {LARGEST:,}; make it smaller."

@@ -186,6 +186,11 @@ class ListedSource(Source):
             )
         return problems
 
+    def unreadable(self, split: str) -> dict[int, str]:
+        """What is wrong with each image that can't be read, by the position of its row."""
+        every = self._decoded(split, range(len(self.listing(split).rows)), 64)
+        return dict(sorted((position, image) for position, image in every if isinstance(image, str)))
+
     def _decoded(
         self, split: str, positions: Iterable[int], size: int, jobs: int | None = None
     ) -> Iterator[tuple[int, np.ndarray | str]]:
@@ -235,12 +240,7 @@ class ListedSource(Source):
                 continue
             problems += [f"{split}: {problem}" for problem in listing.problems]
             notes += [f"{split}: {warning}" for warning in self.warnings(split)]
-            found = sorted(
-                (position, image)
-                for position, image in self._decoded(split, range(len(listing.rows)), 64)
-                if isinstance(image, str)
-            )
-            problems += [f"{split}: {problem}" for _, problem in found]
+            problems += [f"{split}: {problem}" for problem in self.unreadable(split).values()]
             captions = sum(len(row["text"]) for row in listing.rows)
             notes.append(f"{split}: {len(listing.rows):,} images, {captions:,} captions.")
         return problems, notes

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
@@ -70,6 +70,7 @@ class Source(ABC):
     """A data set: images with captions, in splits."""
 
     sizes: tuple[int, int] = (1, 65_536)  # pixels at which images can be prepared
+    streams: ClassVar[bool] = False  # whether training reads it as it goes, without preparing it
 
     @abstractmethod
     def splits(self) -> list[str]:

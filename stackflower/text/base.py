@@ -39,6 +39,11 @@ class TextEncoder(ABC):
         """Whether it is trained together with the GAN (see `LearnedEncoder`); otherwise captions are encoded once."""
         return False
 
+    @property
+    def reads_all(self) -> bool:
+        """Whether it is made from all training captions, as a vocabulary is, so that they can't be streamed."""
+        return self.learns
+
     @abstractmethod
     def encode(self, captions: Sequence[str]) -> Tensor:
         """Embeddings (N, dim), float32, each of unit length."""

@@ -111,6 +111,10 @@ class RunLogger:
         except OSError as error:
             self.print(f"metrics.jsonl could not be written: {error}")
 
+    def since_last(self) -> float:
+        """Seconds since the last line, or since the training began."""
+        return max(self.clock() - self.last[0], 1e-9)
+
     def log(self, images: int, step: int, share: float, total: int | None, measures: Mapping[str, float]) -> None:
         """One line of metrics.jsonl, of the trackers, and of the console."""
         if not self.accelerator.is_main_process:

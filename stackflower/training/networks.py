@@ -12,9 +12,9 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from stackflower.adversary import Adversary
-from stackflower.build import build_networks, build_text_ranking
+from stackflower.build import build_drawing, build_networks, build_text_ranking
 from stackflower.config.schema import Optimizer, RunConfig
-from stackflower.data.sampling import Batches, DrawNoise
+from stackflower.data.sampling.batch import Batches, Drawing
 from stackflower.runs.checkpoint import load_previous
 from stackflower.stages.layers import synchronise_batch_norm
 from stackflower.text.learned import LearnedEncoder
@@ -57,8 +57,7 @@ class Networks:
     Args:
         config: the run's configuration.
         accelerator: device, precision and processes.
-        make_batches: from the largest resolution, `Stage.draw_noise` and the augmentation's draws for an image to the training batches
-            on the device.
+        make_batches: from how batches are drawn to the training batches on the device.
         text_dim: T of the embeddings.
         text: the encoder that is trained too, or None where captions were encoded once.
         previous_weights: of the earlier stages, the latest first.
@@ -68,7 +67,7 @@ class Networks:
         self,
         config: RunConfig,
         accelerator: Accelerator,
-        make_batches: Callable[[int, DrawNoise, int], Batches],
+        make_batches: Callable[[Drawing], Batches],
         text_dim: int,
         text: LearnedText | None = None,
         previous_weights: Sequence[Path] = (),
@@ -81,9 +80,8 @@ class Networks:
             network.to(accelerator.device).to(memory_format=torch.channels_last)
             synchronise_batch_norm(network, config.train.sync_batch_norm)
         self.stage, self.adversaries = stage, adversaries
-        self.batches = make_batches(
-            max(stage.resolutions), stage.draw_noise, max(one.augmentation.dim for one in adversaries.values())
-        )
+        draws = max(one.augmentation.dim for one in adversaries.values())
+        self.batches = make_batches(build_drawing(config, max(stage.resolutions), stage.draw_noise, draws))
         if stage.generator.reference_batch is not None:
             first = self.batches(0, config.train.batch_size)
             stage.set_reference_batch(first.fake_text, first.noise)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -12,7 +14,14 @@ from torch import Tensor
 from stackflower import build
 from stackflower.config.schema import RunConfig
 from stackflower.data.prepared import Prepared, prepare
+from stackflower.data.sampling.batch import Batches, Drawing
+from stackflower.data.sampling.decoding import Decoder
+from stackflower.data.sampling.order import StreamOrder
+from stackflower.data.sampling.prepared import PreparedBatches
+from stackflower.data.sampling.streamed import EmbeddingCache, StreamedBatches
 from stackflower.data.source import Source
+from stackflower.data.sources.stream import ShardStream
+from stackflower.errors import ConfigError
 from stackflower.runs.folder import RunFolder
 from stackflower.runs.record import RunRecord
 from stackflower.text.base import TextEncoder
@@ -22,48 +31,137 @@ from stackflower.training.logger import RunLogger
 from stackflower.training.networks import LearnedText, Networks
 from stackflower.training.schedules import Length, Pace
 from stackflower.training.trainer import Scorer, Trainer
-from stackflower.utils.progress import bar, silent
+from stackflower.utils.progress import Bar, bar, silent
 
 Say = Callable[[str], None]
 
 
+class Inputs(ABC):
+    """What a training reads."""
+
+    key: str  # of the training split
+    epoch: int  # images of a pass
+    text: LearnedText | None = None  # the encoder that is trained too
+
+    @abstractmethod
+    def batches(self, drawing: Drawing) -> Batches:
+        """The training batches."""
+
+    @abstractmethod
+    def grid(self, rows: int = 8) -> tuple[list[str], Tensor]:
+        """Captions of the sample grid, and their embeddings (rows, T)."""
+
+
 @dataclass
-class Inputs:
-    """What a training reads: the prepared split, and the captions' embeddings or, where the encoder is trained too, tokens."""
+class PreparedInputs(Inputs):
+    """A prepared split, and its captions' embeddings or, where the encoder is trained too, tokens."""
 
     data: Prepared
     table: Tensor  # (captions, T) float32, or (captions, L) int64
-    text: LearnedText | None
+    device: torch.device
+    text: LearnedText | None = None
 
-    @property
-    def embed(self) -> Callable[[Tensor], Tensor]:
-        """From numbers of captions to embeddings."""
-        return self.table.__getitem__ if self.text is None else self.text.embed
+    def __post_init__(self) -> None:
+        self.key, self.epoch = self.data.key, len(self.data.rows)
 
-    def grid_rows(self, rows: int = 8) -> list[int]:
-        """Numbers of captions for the sample grid: the first captions of evenly spaced images."""
+    def batches(self, drawing: Drawing) -> PreparedBatches:
+        embed = self.table.__getitem__ if self.text is None else self.text.embed
+        return PreparedBatches(self.data, embed, drawing, self.device)
+
+    def grid(self, rows: int = 8) -> tuple[list[str], Tensor]:
+        """Of the first captions of evenly spaced images."""
         counts = torch.tensor([len(captions) for captions in self.data.captions])
         offsets = counts.cumsum(0) - counts
-        chosen = torch.linspace(0, len(counts) - 1, min(rows, len(counts))).long()
-        return offsets[chosen].tolist()
+        chosen = offsets[torch.linspace(0, len(counts) - 1, min(rows, len(counts))).long()].tolist()
+        captions = self.data.flat_captions()
+        return [captions[row] for row in chosen], self.table[chosen]
+
+
+@dataclass
+class StreamedInputs(Inputs):
+    """Shards that are read as the training goes."""
+
+    source: ShardStream
+    encoder: TextEncoder
+    size: int
+    seed: int
+    batch_size: int
+    accelerator: Accelerator
+    say: Say
+
+    def __post_init__(self) -> None:
+        self.counts = self.source.count("train", silent)
+        self.key, self.epoch = self.source.stream_key("train"), sum(self.counts)
+        self.embed = EmbeddingCache(self.encoder, self.accelerator.device)
+
+    def batches(self, drawing: Drawing) -> StreamedBatches:
+        order = StreamOrder(self.counts, self.seed, self.batch_size, self.source.window)
+        decoder = Decoder(
+            self.source.reader("train"),
+            order,
+            self.size,
+            self.source.workers,
+            self.source.skip_bad,
+            int(os.environ.get("LOCAL_WORLD_SIZE", self.accelerator.num_processes)),
+        )
+        told = set[str]()
+
+        def notify(sentence: str) -> None:
+            if sentence not in told:
+                told.add(sentence)
+                self.say(f"Warning: {sentence} The next image of the shard stands for it.")
+
+        return StreamedBatches(decoder, self.embed, drawing, self.accelerator.device, notify)
+
+    def grid(self, rows: int = 8) -> tuple[list[str], Tensor]:
+        """Of the first captions of samples from all over the first shards."""
+        reader, filled = self.source.reader("train"), [number for number, count in enumerate(self.counts) if count]
+        chosen = [(shard, place * self.counts[shard] // rows) for place in range(rows) for shard in filled[:1]]
+        captions = [reader.row(shard, sample)["text"][0] for shard, sample in dict.fromkeys(chosen)]
+        return captions, self.embed(captions)
 
 
 def read_inputs(
     config: RunConfig, source: Source, encoder: TextEncoder, size: int, accelerator: Accelerator, say: Say
 ) -> Inputs:
-    """The first process prepares the data, the others then find it in the cache."""
-    display = bar if accelerator.is_main_process else silent
+    """The first process prepares or indexes the data, the others then find it in the cache."""
+    main = accelerator.is_main_process
+    display = bar if main else silent
     with accelerator.main_process_first():
-        for warning in source.warnings("train") if accelerator.is_main_process else ():
-            say(f"Warning: {warning}")
+        if isinstance(source, ShardStream):
+            return _streamed(config, source, encoder, size, accelerator, say if main else lambda text: None, display)
+        for line in (source.describe(), *(f"Warning: {one}" for one in source.warnings("train"))) if main else ():
+            say(line)
         data = prepare(source, "train", size, display)
         captions = data.flat_captions()
         build.fit_encoder(config, encoder, captions)
         if not (isinstance(encoder, LearnedEncoder) and encoder.learns):
-            return Inputs(data, embed(captions, encoder, display).to(accelerator.device), None)
+            return PreparedInputs(data, embed(captions, encoder, display).to(accelerator.device), accelerator.device)
         tokens = encoder.tokenise(captions).to(accelerator.device)
     encoder.to(accelerator.device)
-    return Inputs(data, tokens, LearnedText(encoder, tokens))
+    return PreparedInputs(data, tokens, accelerator.device, LearnedText(encoder, tokens))
+
+
+def _streamed(
+    config: RunConfig,
+    source: ShardStream,
+    encoder: TextEncoder,
+    size: int,
+    accelerator: Accelerator,
+    say: Say,
+    display: Bar,
+) -> StreamedInputs:
+    if encoder.reads_all:
+        raise ConfigError(
+            f"The text encoder {config.text.name} is made from all captions of the data, and a stream has them as they come: "
+            "--set data.name=shards prepares the shards first; or --text ngram."
+        )
+    source.count("train", display)
+    for line in (source.describe(), *(f"Warning: {one}" for one in source.stream_warnings())):
+        say(line)
+    encoder.fit(())
+    encoder.to(accelerator.device)
+    return StreamedInputs(source, encoder, size, config.seed, config.train.batch_size, accelerator, say)
 
 
 def make_trainer(
@@ -79,20 +177,17 @@ def make_trainer(
     networks = Networks(
         config,
         accelerator,
-        lambda resolution, noise, draws: build.build_batches(
-            config, inputs.data, inputs.embed, resolution, noise, draws, accelerator.device
-        ),
+        inputs.batches,
         record.text_dim,
         inputs.text,
         run.previous_weights(config.stage),
     )
-    chosen = inputs.grid_rows()
-    captions = inputs.data.flat_captions()
-    logger = RunLogger(run, accelerator, [captions[row] for row in chosen], inputs.table[chosen], config.seed)
+    captions, embeddings = inputs.grid()
+    logger = RunLogger(run, accelerator, captions, embeddings, config.seed)
     limit, train, pace = config.train.time_limit, config.train, None
     length = Length(record.length)
     if limit is None:
-        length = Length.fixed(train.images or max(1, int((train.epochs or 0) * len(inputs.data.rows))))
+        length = Length.fixed(train.images or max(1, int((train.epochs or 0) * inputs.epoch)))
     elif not record.length:
         rarest = max((p.every for one in networks.adversaries.values() for p in one.all_penalties()), default=1)
         pace = Pace(began + limit, limit, train.batch_size * train.critic_steps, rarest)

@@ -6,6 +6,7 @@ pairs, then the stage on the discriminators' scores. Nothing here waits for the 
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from typing import Any, NamedTuple
@@ -14,7 +15,7 @@ import torch
 from torch import Tensor
 
 from stackflower.adversary import frozen
-from stackflower.data.sampling import Batch
+from stackflower.data.sampling.batch import Batch
 from stackflower.objectives.base import Pairs
 from stackflower.stages.base import Generated, Text
 from stackflower.training.networks import Networks
@@ -46,6 +47,7 @@ class TrainingStep:
         share = self.train.batch_size // world
         self.share = slice(rank * share, (rank + 1) * share)
         self.latest: dict[str, tuple[Terms, Terms]] = {}
+        self.waited = 0.0  # seconds that steps were waiting for their batches, since it was last read
 
     def __call__(self, images: int, step: int) -> int:
         """Train on the batch after `images` images, step number `step`; the images seen then.
@@ -57,7 +59,9 @@ class TrainingStep:
         reals: list[_Real] = []
         generated: list[tuple[Generated, Text]] | None = None
         for turn in range(self.train.critic_steps):
+            began = time.perf_counter()
             batch = self.networks.batches(images, self.train.batch_size, self.share)
+            self.waited += time.perf_counter() - began
             parts = batch.split(self.train.gradient_accumulation)
             if self.networks.text is not None and turn == 0:
                 self._text_step(parts)

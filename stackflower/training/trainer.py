@@ -212,7 +212,9 @@ class Trainer:
         if not bad:
             rates = {f"lr/{name}": one.prepared.param_groups[0]["lr"] for name, one in self.networks.learners.items()}
             share, total = self.length.share(self.images), self.length.total(self.images)
-            self.logger.log(self.images, self.state.step, share, total, {**measures, **rates})
+            waiting = {"data/waiting": self.training_step.waited / self.logger.since_last()}
+            self.logger.log(self.images, self.state.step, share, total, {**measures, **rates, **waiting})
+        self.training_step.waited = 0.0
         return bad
 
     def _roll_back(self, bad: list[str]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 import torch.distributed as dist
 import torch.distributed.nn.functional as dist_functional
 import torch.nn.functional as F
@@ -24,6 +25,16 @@ def gathered(x: Tensor) -> Tensor:
         return x
     padded = F.pad(x, [0, 0] * (x.ndim - 1) + [rank * len(x), (size - 1 - rank) * len(x)])
     return dist_functional.all_reduce(padded)
+
+
+def collected(x: Tensor) -> Tensor:
+    """The whole batch (world·N, …) from each process's equal share (N, …), in the order of ranks, without gradients."""
+    _, size = world()
+    if size == 1:
+        return x
+    parts = [torch.empty_like(x, memory_format=torch.contiguous_format) for _ in range(size)]
+    dist.all_gather(parts, x.contiguous())
+    return torch.cat(parts)
 
 
 def share(total: int, part: tuple[int, int]) -> range:

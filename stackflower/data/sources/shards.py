@@ -7,16 +7,17 @@ set need not fit into memory (on a GPU the training split is held in its memory)
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, BinaryIO
 
 from stackflower.data.archives import PartReader, tar_entries
 from stackflower.data.files import Files
 from stackflower.data.images import EXTENSIONS
 from stackflower.data.listed import ListedSource, Listing
+from stackflower.data.remote import is_remote, listing, local
 from stackflower.data.rows import checked, lines_of, parsed
 from stackflower.data.sources.folder import FOLDERS
 from stackflower.errors import DataError
@@ -52,8 +53,8 @@ class Shard:
         return [*self.problems, *bad]
 
 
-def read_shard(path: Path, texts: bool = True) -> Shard:
-    """The samples of a shard, with their captions checked if `texts`. DataError for a file that is not a tar file."""
+def read_shard(path: Path) -> Shard:
+    """The samples of a shard, with their captions checked. DataError for a file that is not a tar file."""
     samples: dict[str, Sample] = {}
     problems: list[str] = []
     refused: dict[str, str] = {}
@@ -69,15 +70,14 @@ def read_shard(path: Path, texts: bool = True) -> Shard:
             sample.image = place
         elif suffix in (".json", ".txt"):
             sample.texts[suffix] = place
-    if texts:
-        with path.open("rb") as handle:
-            for sample in samples.values():
-                _read_row(sample, handle)
+    with path.open("rb") as handle:
+        for sample in samples.values():
+            read_row(sample, handle)
     problems += [f"{path / name} {why}." for name, why in refused.items()]
     return Shard(path, list(samples.values()), problems)
 
 
-def _read_row(sample: Sample, handle: Any) -> None:
+def read_row(sample: Sample, handle: BinaryIO) -> None:
     """Read and check the captions of a sample."""
     for suffix, (offset, size) in sorted(sample.texts.items()):  # what a JSON file has comes before a text file's
         if size > LARGEST_TEXT:
@@ -112,60 +112,70 @@ class ShardFiles(Files):
 
     Args:
         path: that was given, for messages.
-        shards: by split.
+        shards: their locations.
     """
 
-    def __init__(self, path: Path, shards: dict[str, list[Path]]):
+    def __init__(self, path: Path, shards: list[str]):
         super().__init__(path)
         self.shards = shards
         self.read_part = PartReader()
-        self._read: dict[Path, Shard] = {}
+        self._read: dict[str, Shard] = {}
 
-    def shard(self, path: Path) -> Shard:
+    def shard(self, location: str) -> Shard:
         """A shard, read once."""
-        if path not in self._read:
-            self._read[path] = read_shard(path)
-        return self._read[path]
+        if location not in self._read:
+            self._read[location] = read_shard(local(location))
+        return self._read[location]
 
     def listed(self) -> Iterator[tuple[str, Any]]:
-        for path in (path for paths in self.shards.values() for path in paths):
-            for sample in self.shard(path).samples:
+        for location in self.shards:
+            for sample in self.shard(location).samples:
                 if sample.image is not None:
-                    yield f"{path.name}/{sample.key}", (path, *sample.image)
+                    yield f"{name_of(location)}/{sample.key}", (location, *sample.image)
 
     def stamp(self, name: str) -> object:
         # a few bytes of every image, so that a copied shard has the same fingerprint
-        path, offset, size = self.entries[name]
+        location, offset, size = self.entries[name]
+        path = local(location)
         return offset, size, [self.read_part(path, offset + size * share // 4, 64) for share in (1, 2, 3)]
 
     def read(self, name: str) -> bytes:
-        return self.read_part(*self.entries[name])
+        location, offset, size = self.entries[name]
+        return self.read_part(local(location), offset, size)
 
-    def in_order(self, names: Any) -> list[str]:
+    def in_order(self, names: Iterable[str]) -> list[str]:
         return sorted(names, key=lambda name: self.entries[name])
 
 
-def find_shards(location: str) -> dict[str, list[Path]]:
-    """The shards of each split in a folder, of a pattern or of one file; {} where there are none. DataError where a pattern names what is not there."""
-    path = Path(location).expanduser()
-    if path.is_dir():
-        files = sorted(path.glob("*.tar"))
+def find_shards(location: str) -> dict[str, list[str]]:
+    """Locations of the shards of each split in a folder, of a pattern or of one file; {} where there are none. DataError where a pattern names what is not there."""
+    if is_remote(location):
+        before, _, name = location.rpartition("/")
+        matching = {each: listing(f"{before}/{each}") for each in expand_braces(name)}
     else:
-        matching = {name: sorted(path.parent.glob(name)) for name in expand_braces(path.name)}
-        files = [file for found in matching.values() for file in found if file.is_file()]
-        missing = [name for name, found in matching.items() if not found]
-        if files and missing:
-            raise DataError(
-                f"{location!r} names {len(missing)} files that are not there, the first {missing[0]}; correct the pattern or add the files."
-            )
-    found: dict[str, list[Path]] = {}
+        path = Path(location).expanduser()
+        names = ["*.tar"] if path.is_dir() else expand_braces(path.name)
+        folder = path if path.is_dir() else path.parent
+        matching = {name: sorted(str(file) for file in folder.glob(name) if file.is_file()) for name in names}
+    files = [file for found in matching.values() for file in found]
+    missing = [name for name, found in matching.items() if not found]
+    if files and missing:
+        raise DataError(
+            f"{location!r} names {len(missing)} files that are not there, the first {missing[0]}; correct the pattern or add the files."
+        )
+    found: dict[str, list[str]] = {}
     for file in files:
-        word = re.split(r"[-_.\d]", file.name, maxsplit=1)[0]
+        word = re.split(r"[-_.\d]", name_of(file), maxsplit=1)[0]
         split = next((name for name, words in FOLDERS.items() if word in words), "train")
         found.setdefault(split, []).append(file)
     if found and "train" not in found:  # a single split is the training split, whatever its name
         return {"train": next(iter(found.values()))}
     return found
+
+
+def name_of(location: str) -> str:
+    """The file name at the end of a location."""
+    return location.rpartition("/")[2] if is_remote(location) else Path(location).name
 
 
 def expand_braces(name: str) -> list[str]:
@@ -183,7 +193,7 @@ class ShardSource(ListedSource):
     """WebDataset shards: a folder of ``train-*.tar`` and ``validation-*.tar``, or a pattern such as ``train-{000..006}.tar``.
 
     Args:
-        path: the folder, one tar file, or a pattern with ``*`` or ``{000..006}``. File names that begin with validation, val or
+        path: the folder, one tar file, or a pattern with ``*`` or ``{000..006}``, also at a URL that fsspec reads. File names that begin with validation, val or
             valid hold the validation split, with test the test split, all others the training split.
         skip_bad: leave out samples that can't be used, with a warning, instead of raising DataError.
     """
@@ -200,33 +210,35 @@ class ShardSource(ListedSource):
                 f"There are no shards at {self.location!r}. --data takes a folder of images with metadata, a folder of .tar shards, or a "
                 'pattern such as "shards/train-{000..006}.tar".'
             )
-        return ShardFiles(self.path, self.shards)
+        return ShardFiles(self.path, [location for found in self.shards.values() for location in found])
 
     @classmethod
     def recognises(cls, files: Files) -> bool:
         return any("/" not in name and name.endswith(".tar") for name in files.names)
 
     @cached_property
-    def shards(self) -> dict[str, list[Path]]:
-        """The shards of each split."""
+    def shards(self) -> dict[str, list[str]]:
+        """Locations of the shards of each split."""
         return find_shards(self.location)
 
     def title(self) -> str:
-        location = Path(self.location).expanduser()
-        return location.resolve().name if location.is_dir() else location.parent.resolve().name
+        if is_remote(self.location):
+            return self.location.rpartition("/")[0].rpartition("/")[2]
+        path = Path(self.location).expanduser()
+        return path.resolve().name if path.is_dir() else path.parent.resolve().name
 
     def own_splits(self) -> list[str]:
         return [name for name in FOLDERS if name in self.shards]
 
     def read_split(self, split: str) -> Listing:
-        assert isinstance(self.files, ShardFiles)
-        listing = Listing(self.files)
-        for path in self.shards[split]:
-            shard = self.files.shard(path)
-            listing.problems += shard.faults
-            listing.rows += [
-                {**one.row, "file_name": f"{path.name}/{one.key}"} for one in shard.samples if not one.problem
+        files = ShardFiles(self.path, self.shards[split])
+        found = Listing(files)
+        for location in files.shards:
+            shard = files.shard(location)
+            found.problems += shard.faults
+            found.rows += [
+                {**one.row, "file_name": f"{name_of(location)}/{one.key}"} for one in shard.samples if not one.problem
             ]
-        if not listing.rows and not listing.problems:
-            listing.problems.append(f"The shards of {self.location} ({split}) hold no images.")
-        return listing
+        if not found.rows and not found.problems:
+            found.problems.append(f"The shards of {self.location} ({split}) hold no images.")
+        return found

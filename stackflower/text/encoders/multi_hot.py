@@ -40,6 +40,10 @@ class MultiHotEncoder(TextEncoder):
         """Number of positions."""
         return self.most
 
+    @property
+    def reads_all(self) -> bool:
+        return not self.places
+
     def _tags(self, caption: str) -> list[str]:
         return [tag for part in caption.split(self.separator) if (tag := " ".join(part.split()).casefold())]
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from stackflower.data.captions import Captions
 from stackflower.data.prepared import Prepared
+from stackflower.data.sampling.captions import Captions
 from stackflower.utils.rng import below
 
 TRIES = 8  # captions drawn to find one that is not among the image's own

@@ -1,0 +1,109 @@
+"""Files elsewhere, fetched whole into the cache when they are needed (fsspec: s3, gs, https, …)."""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+
+from stackflower.errors import DataError, MissingDependency
+from stackflower.utils.atomic import replacing
+from stackflower.utils.cache import cache_folder, key_of, not_writable
+
+LIMIT = "STACKFLOWER_CACHE_GIB"  # environment variable
+GIB = 20.0  # of fetched files that are kept
+BLOCK = 2**22
+
+
+def is_remote(location: str) -> bool:
+    """Whether a location is a URL."""
+    return "://" in location
+
+
+def local(location: str) -> Path:
+    """The file at a location: itself, or a copy in the cache, of which the ones that were not used for longest go. DataError where it can't be had."""
+    if not is_remote(location):
+        return Path(location).expanduser()
+    folder = cache_folder("fetched")
+    copy = folder / f"{key_of(location)}-{location.rpartition('/')[2]}"
+    with FileLock(folder / f".{copy.name}.lock"):
+        if copy.exists():
+            with suppress(OSError):
+                os.utime(copy)
+            return copy
+        _fetch(location, copy)
+    _make_room(folder, copy)
+    return copy
+
+
+def listing(location: str) -> list[str]:
+    """The locations that a pattern matches, in alphabetical order."""
+    system, path = _opened(location)
+    protocol = location.partition("://")[0]
+    try:
+        found = system.glob(path) if any(c in path for c in "*?[") else [path] if system.exists(path) else []
+    except Exception as error:  # every kind of file system has its own
+        raise _unreachable(location, error) from error
+    return sorted(
+        one if is_remote(one) else f"{protocol}://{one.lstrip('/') if protocol != 'file' else one}" for one in found
+    )
+
+
+def _opened(location: str) -> tuple[Any, str]:
+    import fsspec
+
+    try:
+        system, path = fsspec.core.url_to_fs(location)
+        return system, str(path)
+    except ImportError as error:
+        scheme = location.partition("://")[0]
+        library = {
+            "s3": "s3fs",
+            "gs": "gcsfs",
+            "gcs": "gcsfs",
+            "http": "aiohttp",
+            "https": "aiohttp",
+            "hf": "huggingface_hub",
+        }
+        raise MissingDependency(library.get(scheme, str(error)), "remote", f"Reading {scheme}://") from error
+    except ValueError as error:
+        raise DataError(f"{location} can't be read: {error}.") from error
+
+
+def _fetch(location: str, copy: Path) -> None:
+    system, path = _opened(location)
+    try:
+        with system.open(path, "rb") as source, replacing(copy) as temporary, temporary.open("wb") as out:
+            while part := source.read(BLOCK):
+                out.write(part)
+    except OSError as error:
+        if error.errno is not None and not isinstance(error, FileNotFoundError):
+            raise not_writable(copy.parent, error) from error
+        raise _unreachable(location, error) from error
+    except Exception as error:
+        raise _unreachable(location, error) from error
+
+
+def _make_room(folder: Path, but: Path) -> None:
+    """Delete the copies that were not used for longest, until the rest is small enough."""
+    try:
+        most = float(os.environ.get(LIMIT) or GIB) * 2**30
+    except ValueError:
+        raise DataError(f"{LIMIT}={os.environ[LIMIT]!r}: it should be a number of GiB, such as 20.") from None
+    copies = sorted(
+        (path for path in folder.iterdir() if not path.name.startswith(".")), key=lambda path: path.stat().st_mtime
+    )
+    total = sum(path.stat().st_size for path in copies)
+    for path in copies:
+        if total <= most or path == but:
+            break
+        total -= path.stat().st_size
+        path.unlink(missing_ok=True)
+
+
+def _unreachable(location: str, error: Exception) -> DataError:
+    reason = (str(error) or type(error).__name__).splitlines()[0]
+    return DataError(f"{location} can't be read: {reason}. Check the address, the network and your credentials.")

@@ -1,0 +1,151 @@
+"""Worker processes that decode the batches of a stream ahead of the training."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from stackflower.data.sampling.order import StreamOrder
+from stackflower.data.sources.stream import ShardReader
+from stackflower.errors import DataError
+
+AHEAD = 4  # batches that each worker decodes ahead
+MOST_WORKERS = 8
+TRIES = 100  # neighbours of a damaged image
+
+
+@dataclass
+class Decoded:
+    """A process's rows of a batch."""
+
+    first: int  # number of the batch's first image
+    images: np.ndarray  # uint8 (n, S, S, 3)
+    rows: list[dict[str, Any]]
+    notes: list[str]  # a sentence for each image that another stands for
+
+
+class _Rows(Dataset[Any]):
+    """Batches by the number of their first image; a sentence for one that can't be read."""
+
+    def __init__(self, reader: ShardReader, order: StreamOrder, rows: range, size: int, skip_bad: bool):
+        self.reader, self.order, self.rows, self.size, self.skip_bad = reader, order, rows, size, skip_bad
+
+    def __getitem__(self, first: int) -> Decoded | str:
+        try:
+            return self._decoded(first)
+        except DataError as error:  # as a value: the loader would wrap it in a traceback
+            return str(error)
+
+    def _decoded(self, first: int) -> Decoded:
+        found = Decoded(first, np.empty((len(self.rows), self.size, self.size, 3), np.uint8), [], [])
+        for place, (shard, sample) in enumerate(zip(*self.order(first, self.rows), strict=True)):
+            sample, image = self._image(int(shard), int(sample), found.notes)
+            found.images[place] = image
+            found.rows.append(self.reader.row(int(shard), sample))
+        return found
+
+    def _image(self, shard: int, sample: int, notes: list[str]) -> tuple[int, np.ndarray]:
+        """A sample and its image; with `skip_bad`, the next of the shard whose image can be read."""
+        count = int(self.order.counts[shard])
+        for step in range(min(count, TRIES)):
+            chosen = (sample + step) % count
+            try:
+                return chosen, self.reader.image(shard, chosen, self.size)
+            except DataError as error:
+                if not self.skip_bad:
+                    raise DataError(
+                        f"{error} Mend it, or --set data.skip_bad=true trains on the next image of the shard instead."
+                    ) from error
+                notes.append(str(error))
+        raise DataError(f"{notes[-1]} The {min(count, TRIES)} images after it can't be read either.")
+
+
+class _Firsts(Sampler[int]):
+    """Numbers of the first images of batches, from one on, without an end."""
+
+    def __init__(self, first: int, step: int):
+        self.first, self.step = first, step
+
+    def __iter__(self) -> Iterator[int]:
+        while True:
+            yield self.first
+            self.first += self.step
+
+
+class Decoder:
+    """A process's rows of batches, decoded ahead.
+
+    Args:
+        reader: of the shards.
+        order: in which they are read.
+        size: px of the images.
+        workers: processes; None: one less than the cores of this training process, from 1 to `MOST_WORKERS`. 0: none.
+        skip_bad: let the next image of the shard stand for one that can't be read.
+        processes: that train on this machine.
+        pin: keep batches in pinned memory, for a GPU.
+    """
+
+    def __init__(
+        self,
+        reader: ShardReader,
+        order: StreamOrder,
+        size: int,
+        workers: int | None = None,
+        skip_bad: bool = False,
+        processes: int = 1,
+    ):
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        self.workers = max(1, min(MOST_WORKERS, cores // processes - 1)) if workers is None else workers
+        self.reader, self.order, self.size, self.skip_bad = reader, order, size, skip_bad
+        self.rows = range(0)
+        self.next = -1
+        self._latest: Decoded | None = None
+        self._batches: Iterator[Decoded | str] | None = None
+
+    def __call__(self, first: int, rows: range) -> Decoded:
+        """Rows of the batch that begins at image number `first`. DataError for one that can't be read."""
+        if self._latest is not None and self._latest.first == first and self.rows == rows:
+            return self._latest
+        if self._batches is None or first != self.next or rows != self.rows:
+            self._start(first, rows)
+        assert self._batches is not None
+        found = next(self._batches)
+        if isinstance(found, str):
+            raise DataError(found)
+        self._latest, self.next = found, first + self.order.batch
+        return found
+
+    def texts(self, first: int, rows: range) -> list[dict[str, Any]]:
+        """Captions and labels alone of rows of a batch."""
+        shards, samples = self.order(first, rows)
+        return [self.reader.row(int(shard), int(sample)) for shard, sample in zip(shards, samples, strict=True)]
+
+    def _start(self, first: int, rows: range) -> None:
+        self.rows = rows
+        data = _Rows(self.reader, self.order, rows, self.size, self.skip_bad)
+        ahead: dict[str, Any] = {"prefetch_factor": AHEAD} if self.workers else {}
+        loader: DataLoader[Any] = DataLoader(
+            data,
+            batch_size=None,
+            sampler=_Firsts(first, self.order.batch),
+            num_workers=self.workers,
+            worker_init_fn=_alone,
+            collate_fn=_as_it_is,
+            **ahead,
+        )
+        self._batches = iter(loader)
+
+
+def _alone(worker: int) -> None:
+    """A worker is one thread."""
+    torch.set_num_threads(1)
+
+
+def _as_it_is(batch: Any) -> Any:
+    return batch

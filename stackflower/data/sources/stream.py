@@ -1,0 +1,204 @@
+"""WebDataset shards that are read while a run trains: nothing is prepared, and only what is being read is in memory."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import OrderedDict
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from stackflower.data.images import load_square
+from stackflower.data.remote import is_remote, listing, local
+from stackflower.data.rows import several
+from stackflower.data.sources.shards import Sample, ShardSource, name_of, read_row, read_shard
+from stackflower.errors import DataError
+from stackflower.options import Count, Natural
+from stackflower.registry import register
+from stackflower.utils.atomic import replacing, write_text
+from stackflower.utils.cache import cache_folder, key_of
+from stackflower.utils.progress import Bar
+
+INDEX = "index.json"  # beside shards: how many samples each has, so that none need be fetched to be counted
+OPEN = 64  # shards that are kept open
+NONE = -1  # offset of what a sample does not have
+
+
+@dataclass(frozen=True)
+class ShardIndex:
+    """Where the samples of a shard lie: (n, 6) offset and size in bytes of the image, the JSON file and the text file of each."""
+
+    places: np.ndarray
+    faults: list[str]
+
+
+def index_of(location: str) -> ShardIndex:
+    """The samples of a shard that can be used, from the cache if it is there. DataError for a file that is not a tar file."""
+    path = local(location)
+    found = path.stat()
+    stamp = (location,) if is_remote(location) else (str(path.resolve()), found.st_mtime_ns)
+    cached = cache_folder("shard-index") / f"{key_of(*stamp, found.st_size)}.npy"
+    with suppress(OSError, ValueError):
+        places = np.load(cached, mmap_mode="r")
+        return ShardIndex(places, json.loads(cached.with_suffix(".json").read_text(encoding="utf-8")))
+    shard = read_shard(path)
+    rows = [
+        [
+            *(one.image or (NONE, 0)),
+            *one.texts.get(".json", (NONE, 0)),
+            *one.texts.get(".txt", (NONE, 0)),
+        ]
+        for one in shard.samples
+        if not one.problem
+    ]
+    places = np.array(rows, dtype=np.int64).reshape(-1, 6)
+    write_text(cached.with_suffix(".json"), json.dumps(shard.faults))
+    with replacing(cached) as temporary:
+        np.save(temporary, places)
+    return ShardIndex(places, shard.faults)
+
+
+class ShardReader:
+    """Samples of shards by number. Cheap to send to another process.
+
+    Args:
+        locations: of the shards.
+    """
+
+    def __init__(self, locations: Sequence[str]):
+        self.locations = list(locations)
+        self._open: OrderedDict[int, tuple[BinaryIO, np.ndarray]] = OrderedDict()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"locations": self.locations, "_open": OrderedDict()}
+
+    def _shard(self, number: int) -> tuple[BinaryIO, np.ndarray]:
+        if number in self._open:
+            self._open.move_to_end(number)
+            return self._open[number]
+        location = self.locations[number]
+        places = index_of(location).places
+        self._open[number] = local(location).open("rb"), places
+        if len(self._open) > OPEN:
+            self._open.popitem(last=False)[1][0].close()
+        return self._open[number]
+
+    def row(self, shard: int, sample: int) -> dict[str, Any]:
+        """The row of a sample, checked. DataError for one that has changed since it was counted."""
+        file, places = self._shard(shard)
+        _, _, json_at, json_size, text_at, text_size = places[sample].tolist()
+        texts = {".json": (json_at, json_size), ".txt": (text_at, text_size)}
+        one = Sample("", (0, 0), {suffix: place for suffix, place in texts.items() if place[0] != NONE})
+        read_row(one, file)
+        if one.problem:
+            raise DataError(
+                f"{self.locations[shard]}: sample {sample} {one.problem}; it has changed since the training began."
+            )
+        return one.row
+
+    def image(self, shard: int, sample: int, size: int) -> np.ndarray:
+        """The image of a sample, uint8 (size, size, 3). DataError for one that can't be read."""
+        file, places = self._shard(shard)
+        offset, length = places[sample, :2].tolist()
+        file.seek(offset)
+        where = Path(name_of(self.locations[shard])) / f"sample {sample}"
+        return load_square(where, size, content=file.read(length))
+
+
+@register("data", "stream")
+class ShardStream(ShardSource):
+    """WebDataset shards that are streamed: decoded in worker processes while the run trains, shuffled in windows, each sample once a pass, whatever the number of
+    processes. ``--data`` with a pattern or a URL streams, and with a folder of shards prepares; text encoders that are trained on the captions need the latter.
+
+    Args:
+        path: a folder, or a pattern such as ``shards/train-{000000..000999}.tar``, on disk or at a URL that fsspec reads.
+        window: samples that are shuffled together, in each of up to eight parts of a batch; the order of the shards is shuffled too.
+        workers: processes that decode; None: one less than there are cores for each training process, at least 1 and at most 8. 0: none but the training's.
+        skip_bad: leave out samples whose captions can't be used, with a warning, instead of raising DataError.
+    """
+
+    layout = "a stream of WebDataset shards"
+    streams = True
+    precedence = -100  # a folder of shards is prepared
+
+    def __init__(self, *, path: str, window: Count = 2048, workers: Natural | None = None, skip_bad: bool = False):
+        super().__init__(path=path, skip_bad=skip_bad)
+        self.window, self.workers = window, workers
+        self._counts: dict[str, list[int]] = {}
+        self._faults: list[str] = []
+
+    @classmethod
+    def recognises(cls, files: Any) -> bool:
+        return False
+
+    def reader(self, split: str) -> ShardReader:
+        """Reads samples of a split."""
+        return ShardReader(self.shards[split])
+
+    def count(self, split: str, bar: Bar) -> list[int]:
+        """Samples of each shard that can be used. Shards on disk are looked through once, on all cores; at a URL, ``index.json`` beside them tells, or else each is
+        fetched. DataError lists what can't be used, unless `skip_bad`."""
+        if split not in self._counts:
+            locations = self.shards[split]
+            known = self._told(locations)
+            self._counts[split] = known if known is not None else self._looked_at(split, locations, bar)
+        return self._counts[split]
+
+    def _told(self, locations: list[str]) -> list[int] | None:
+        """What the index beside remote shards says; None without one."""
+        if not is_remote(locations[0]):
+            return None
+        beside = f"{locations[0].rpartition('/')[0]}/{INDEX}"
+        if not listing(beside):
+            return None
+        try:
+            told = json.loads(local(beside).read_text(encoding="utf-8"))
+            return [int(told[name_of(location)]["samples"]) for location in locations]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise DataError(
+                f"{beside} does not tell the samples of every shard ({error!r}); write it by `stackflower data shard`."
+            ) from error
+
+    def _looked_at(self, split: str, locations: list[str], bar: Bar) -> list[int]:
+        counts, faults = [], []
+        with bar(f"indexing {len(locations):,} shards of {split}", len(locations)) as progress:
+            for found in _indexed(locations):
+                counts.append(len(found.places))
+                faults += found.faults
+                progress(1)
+        self._faults = faults
+        if faults and not self.skip_bad:
+            raise DataError(
+                f"{self.location} can't be used as it is:\n{several(faults)}\n"
+                f"`stackflower data check {self.location}` lists everything; --set data.skip_bad=true leaves such samples out."
+            )
+        if not sum(counts):
+            raise DataError(f"The shards of {self.location} ({split}) hold no images that can be used.")
+        return counts
+
+    def stream_warnings(self) -> list[str]:
+        """What a user should know of what was counted."""
+        return [f"{len(self._faults):,} samples are left out, the first: {self._faults[0]}"] if self._faults else []
+
+    def stream_key(self, split: str) -> str:
+        """What the stream depends on: names and counts of the shards, and the window."""
+        return key_of([name_of(one) for one in self.shards[split]], self._counts[split], self.window)
+
+    def describe(self) -> str:
+        return f"Data: {self.title()} is {self.layout}, {len(self.shards['train']):,} for training."
+
+
+def _indexed(locations: list[str]) -> Any:
+    """The index of each shard, in order."""
+    processes = min(os.cpu_count() or 1, len(locations) // 4)
+    if processes < 2:
+        yield from map(index_of, locations)
+        return
+    with ProcessPoolExecutor(processes) as pool:
+        yield from pool.map(index_of, locations, chunksize=2)
