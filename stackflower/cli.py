@@ -666,13 +666,13 @@ LAYOUT_OPTIONS = (
     click.option(
         "--set", "settings", multiple=True, metavar="data.OPTION=VALUE", help="An option of the layout; repeatable."
     ),
-    click.option(
-        "--on-error",
-        type=click.Choice(["fail", "skip"]),
-        default="fail",
-        show_default=True,
-        help="What to do with rows and images that can't be used: name them and stop, or leave them out and list them.",
-    ),
+)
+on_error_option = click.option(
+    "--on-error",
+    type=click.Choice(["fail", "skip"]),
+    default="fail",
+    show_default=True,
+    help="What to do with rows and images that can't be used: name them and stop, or leave them out and list them.",
 )
 
 
@@ -708,13 +708,14 @@ def data_make(name: str, out: str, as_json: bool, **numbers: int) -> None:
 
 
 @data.command("check", epilog=examples("stackflower data check my-flowers"))
-@click.argument("folder")
+@click.argument("source")
+@layout_options
 @json_option
-def data_check(folder: str, as_json: bool) -> None:
-    """List everything that is wrong with an image folder or shards. Exit code 2 if anything is."""
-    from stackflower.commands.data import check
+def data_check(source: str, layout: str | None, settings: tuple[str, ...], as_json: bool) -> None:
+    """List everything that is wrong with a data set, opening every image. Exit code 2 if anything is."""
+    from stackflower.commands.data import check, data_options
 
-    found = check(folder)
+    found = check(source, data_options(settings), layout)
     problems = found["problems"]
     end = f"{len(problems):,} problems." if problems else "No problems: it can be trained on."
     show(found, as_json, lambda: "\n".join([*problems, *found["notes"], end]))
@@ -733,6 +734,7 @@ def data_check(folder: str, as_json: bool) -> None:
 @click.argument("out", required=False)
 @click.option("--size", type=click.IntRange(16), default=76, show_default=True, help="Size in pixels.")
 @layout_options
+@on_error_option
 @click.option("--jobs", type=click.IntRange(1), help="Images that are decoded at once. Default: one for each core.")
 @json_option
 def data_prepare(source: str, out: str | None, settings: tuple[str, ...], as_json: bool, **options: Any) -> None:
@@ -757,6 +759,7 @@ def data_prepare(source: str, out: str | None, settings: tuple[str, ...], as_jso
 @click.option("--per-shard", type=click.IntRange(1), default=1000, show_default=True, help="Images in a shard.")
 @click.option("--size", type=click.IntRange(16), help="Size in pixels. Default: the image files as they are.")
 @layout_options
+@on_error_option
 @json_option
 def data_shard(source: str, out: str, settings: tuple[str, ...], as_json: bool, **options: Any) -> None:
     """Write a data set as WebDataset shards into the folder OUT, to be streamed. When it is interrupted, the same command goes on."""
@@ -768,11 +771,12 @@ def data_shard(source: str, out: str, settings: tuple[str, ...], as_json: bool, 
 
 
 @data.command("info", epilog=examples("stackflower data info my-flowers"))
-@click.argument("folder")
+@click.argument("source")
+@layout_options
 @json_option
-def data_info(folder: str, as_json: bool) -> None:
+def data_info(source: str, layout: str | None, settings: tuple[str, ...], as_json: bool) -> None:
     """Count a data set's images, captions, classes and words."""
-    from stackflower.commands.data import info
+    from stackflower.commands.data import data_options, info
 
-    values = info(folder)
+    values = info(source, data_options(settings), layout)
     show(values, as_json, lambda: "\n".join(f"{split}: {counts}" for split, counts in values.items()))

@@ -120,9 +120,9 @@ def make(name: str, out: str, *, count: int, validation: int, test: int, resolut
     return f"{folder}: {counts} images of {resolution} px"
 
 
-def check(value: str) -> dict[str, list[str]]:
-    """Everything wrong with a folder or with shards: problems, and what is worth knowing."""
-    source = open_source(value)
+def check(value: str, options: Mapping[str, Any], layout: str | None) -> dict[str, list[str]]:
+    """Everything wrong with a data set: problems, and what is worth knowing."""
+    source = open_source(value, options, layout)
     found = source.check()
     if isinstance(source, ListedSource) and found is not None:
         found[1].insert(0, f"{value} is {source.layout}.")
@@ -131,9 +131,9 @@ def check(value: str) -> dict[str, list[str]]:
     return {"problems": found[0], "notes": found[1]}
 
 
-def info(value: str) -> dict[str, Any]:
+def info(value: str, options: Mapping[str, Any], layout: str | None) -> dict[str, Any]:
     """Counts of each split."""
-    source, found = open_source(value), {}
+    source, found = open_source(value, options, layout), dict[str, Any]()
     for split in source.splits():
         rows = source.rows(split)
         words = {word for captions in rows.captions for caption in captions for word in caption.lower().split()}

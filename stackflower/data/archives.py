@@ -8,6 +8,7 @@ import lzma
 import shutil
 import stat
 import tarfile
+import threading
 import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator
@@ -189,16 +190,18 @@ class PartReader:
     def __init__(self) -> None:
         self.path: Path | None = None
         self.file: BinaryIO | None = None
+        self.lock = threading.Lock()  # two threads would move each other's place
 
     def __call__(self, path: Path, offset: int, size: int) -> bytes:
         """`size` bytes from `offset`. DataError where they can't be read."""
         try:
-            if self.file is None or path != self.path:
-                if self.file is not None:
-                    self.file.close()
-                self.path, self.file = path, path.open("rb")
-            self.file.seek(offset)
-            return self.file.read(size)
+            with self.lock:
+                if self.file is None or path != self.path:
+                    if self.file is not None:
+                        self.file.close()
+                    self.path, self.file = path, path.open("rb")
+                self.file.seek(offset)
+                return self.file.read(size)
         except OSError as error:
             raise DataError(f"{path} can't be read: {error.strerror}.") from error
 

@@ -71,9 +71,10 @@ def _table(rows: Iterator[tuple[int, dict[str, Any] | str]]) -> Iterator[tuple[i
             elif label in (None, ""):
                 row.pop("label", None)
             for key in OBJECTS:
-                if str(row.get(key, ""))[:1] in ("[", "{"):
+                cell = row.get(key)
+                if isinstance(cell, str) and cell[:1] in ("[", "{"):
                     with contextlib.suppress(ValueError, RecursionError):
-                        row[key] = json.loads(row[key])
+                        row[key] = json.loads(cell)
         yield number, row
 
 

@@ -1,0 +1,221 @@
+"""Random trees of files: whatever is in them, no traceback, nothing lost in silence, and counts that add up."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import tarfile
+import tempfile
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+from test_hostile_data import jpeg
+
+from stackflower.commands.data import check, open_source
+from stackflower.data.sources.folder import FolderSource
+from stackflower.data.sources.shards import ShardSource, read_shard
+from stackflower.data.sources.sidecar import SidecarSource
+from stackflower.data.sources.table import TableSource
+from stackflower.errors import StackflowerError
+
+JPEG = jpeg()
+LETTERS = st.sampled_from(
+    [*"abAZ09 '\"`$&;|<>(){}[]#%,=+~!@^\t\n\r", "\\", "é", "ß", "花", "ب", "\u2028", "\u200b", "🌺", "-", "."]
+)
+STEM = st.text(LETTERS, min_size=1, max_size=8).filter(lambda name: not name.startswith("."))
+IMAGE = st.builds(lambda stem, end: stem + end, STEM, st.sampled_from([".jpg", ".JPG", ".png", ".jpeg"]))
+CAPTION: st.SearchStrategy[Any] = st.one_of(
+    st.text(max_size=12), st.lists(st.text(max_size=6), max_size=3), st.none(), st.integers(), st.just({"a": 1})
+)
+ODD: st.SearchStrategy[Any] = st.one_of(
+    st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=5), st.lists(st.integers(), max_size=2)
+)
+EXAMPLES = settings(max_examples=120, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+
+
+@contextmanager
+def folder(files: dict[str, bytes]) -> Iterator[Path]:
+    with tempfile.TemporaryDirectory() as path:
+        for name, content in files.items():
+            (Path(path) / name).parent.mkdir(parents=True, exist_ok=True)
+            (Path(path) / name).write_bytes(content)
+        yield Path(path)
+
+
+@st.composite
+def rows(draw: st.DrawFn) -> tuple[list[str], list[dict[str, Any]]]:
+    """Images that are there, and rows that name them, others, or nothing."""
+    images = draw(st.lists(IMAGE, max_size=5, unique_by=str.casefold))
+    names = st.one_of(st.sampled_from(images), IMAGE, ODD) if images else st.one_of(IMAGE, ODD)
+    row = st.fixed_dictionaries(
+        {},
+        optional={
+            "file_name": names,
+            "text": CAPTION,
+            "label": ODD,
+            "class_name": ODD,
+            "attributes": ODD,
+            "other": ODD,
+        },
+    )
+    return images, draw(st.lists(row, max_size=6))
+
+
+def text_of(lines: list[str], bom: bool, ending: str, blank: bool) -> bytes:
+    between = ending * 2 if blank else ending
+    return ("\ufeff" if bom else "").encode() + between.join(lines).encode("utf-8", "surrogatepass")
+
+
+def adds_up(source: Any, images: list[str], given: int) -> None:
+    """Every row is used or told, and so is every image."""
+    listing = source.listing("train")
+    told = [problem for problem in listing.problems if "has no rows" not in problem]
+    assert len(listing.rows) + len(told) == given
+    used = {row["file_name"] for row in listing.rows}
+    assert used <= set(images) and len(used) == len(listing.rows)
+    unused = len(set(images) - used)
+    orphans = sum(int(note.split()[0].replace(",", "")) for note in listing.notes if "not used" in note)
+    assert orphans + len(told) >= unused, (listing.notes, told)
+    problems, _ = source.check()
+    assert len(problems) >= len(told)
+
+
+@EXAMPLES
+@given(rows(), st.booleans(), st.sampled_from(["\n", "\r\n"]), st.booleans())
+def test_json_lines(found: tuple[list[str], list[dict[str, Any]]], bom: bool, ending: str, blank: bool) -> None:
+    images, own = found
+    lines = [json.dumps(row, ensure_ascii=bom) for row in own]
+    files = dict.fromkeys(images, JPEG) | {"metadata.jsonl": text_of(lines, bom, ending, blank)}
+    with folder(files) as path:
+        adds_up(FolderSource(path=str(path), skip_bad=True), images, len(own))
+
+
+@EXAMPLES
+@given(rows(), st.booleans(), st.sampled_from(["\n", "\r\n"]), st.permutations(["file_name", "text", "label", "other"]))
+def test_comma_separated_values(
+    found: tuple[list[str], list[dict[str, Any]]], bom: bool, ending: str, columns: list[str]
+) -> None:
+    images, own = found
+    cells = [["" if row.get(key) is None else str(row[key]) for key in columns] for row in own]
+    cells = [row for row in cells if any(cell.strip() for cell in row)]  # an empty line is no row
+    out = io.StringIO()
+    csv.writer(out, lineterminator=ending, quoting=csv.QUOTE_ALL).writerows([columns, *cells])
+    files = dict.fromkeys(images, JPEG) | {"metadata.csv": text_of([out.getvalue()], bom, "", False)}
+    with folder(files) as path:
+        adds_up(FolderSource(path=str(path), skip_bad=True), images, len(cells))
+
+
+@EXAMPLES
+@given(
+    st.binary(max_size=200),
+    st.sampled_from(
+        ["metadata.jsonl", "metadata.csv", "captions.tsv", "captions.csv", "1.txt", "train-0.tar", "x.zip"]
+    ),
+)
+@example(b'file_name,text\n1.jpg,"never closed\n2.jpg,x\n', "metadata.csv")
+@example(b"file_name,file_name\n1.jpg,x\n", "metadata.csv")
+@example(b"\xff\xfe1", "metadata.jsonl")
+def test_any_bytes_where_metadata_should_be(content: bytes, name: str) -> None:
+    with folder({"1.jpg": JPEG, name: content}) as path:
+        target = path / name if name.endswith(".zip") else path
+        try:
+            found = check(str(target), {}, None)
+        except StackflowerError as error:
+            assert str(error)
+            return
+        used = sum("images," in note and "train: 0" not in note for note in found["notes"])
+        assert found["problems"] or used or found["notes"]
+
+
+@EXAMPLES
+@given(st.lists(STEM, max_size=6, unique_by=str.casefold), st.data())
+def test_texts_beside_images(stems: list[str], data: st.DataObject) -> None:
+    files: dict[str, bytes] = {}
+    for stem in stems:
+        if data.draw(st.booleans()):
+            files[f"{stem}.jpg"] = JPEG
+        if data.draw(st.booleans()):
+            files[f"{stem}.txt"] = data.draw(
+                st.one_of(st.binary(max_size=8), st.text(max_size=12).map(lambda text: text.encode()))
+            )
+    with folder(files) as path:
+        source = SidecarSource(path=str(path), skip_bad=True)
+        listing = source.listing("train")
+        images = {name for name in files if name.endswith(".jpg")}
+        alone = {name for name in files if name.endswith(".txt") and f"{name[:-4]}.jpg" not in images}
+        assert len(listing.rows) + len(listing.problems) == len(images) + len(alone)
+        assert all(row["text"] and all(row["text"]) for row in listing.rows)
+
+
+@EXAMPLES
+@given(st.lists(st.tuples(IMAGE, st.text(max_size=10)), max_size=6), st.sampled_from(",\t;|"))
+def test_tables(pairs: list[tuple[str, str]], delimiter: str) -> None:
+    out = io.StringIO()
+    csv.writer(out, delimiter=delimiter, lineterminator="\n", quoting=csv.QUOTE_ALL).writerows(
+        [("image", "caption"), *pairs]
+    )
+    images = sorted({name for name, _ in pairs})
+    with folder(dict.fromkeys(images, JPEG) | {"captions.csv": out.getvalue().encode("utf-8", "replace")}) as path:
+        source = TableSource(path=str(path), skip_bad=True)
+        if not pairs:
+            return
+        listing = source.listing("train")
+        assert len(listing.rows) + len(listing.problems) == len(images)
+        empty = {name for name in images if any(not text.strip() for other, text in pairs if other == name)}
+        assert {row["file_name"] for row in listing.rows} == set(images) - empty
+
+
+@EXAMPLES
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from("abcdef"), st.sampled_from(["jpg", "txt", "json", "png", "cls"]), st.binary(max_size=12)
+        ),
+        max_size=10,
+    ),
+    st.integers(0, 3000),
+)
+def test_shards(members: list[tuple[str, str, bytes]], cut: int) -> None:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as archive:
+        for key, ending, content in members:
+            content = JPEG if ending in ("jpg", "png") else content
+            member = tarfile.TarInfo(f"{key}.{ending}")
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
+    keys = {key for key, ending, _ in members if ending != "cls"} | {key for key, _, _ in members}
+    with folder({"train-0.tar": buffer.getvalue()}) as path:
+        shard = read_shard(path / "train-0.tar")
+        assert {sample.key for sample in shard.samples} == keys
+        good = [sample for sample in shard.samples if not sample.problem]
+        repeated = len(members) - len({(key, ending) for key, ending, _ in members})
+        assert len(good) + len(shard.faults) >= len(keys) and bool(shard.problems) == bool(repeated)
+        (path / "train-0.tar").write_bytes(buffer.getvalue()[:cut])
+        try:
+            source = ShardSource(path=str(path), skip_bad=True)
+            listing = source.listing("train")
+        except StackflowerError:
+            return
+        assert len(listing.rows) == len(good) or listing.problems, "lost in silence"
+
+
+@EXAMPLES
+@given(rows())
+def test_a_zip_archive_is_as_its_folder(found: tuple[list[str], list[dict[str, Any]]]) -> None:
+    images, own = found
+    images = [name for name in images if "\\" not in name and "/" not in name]
+    files = dict.fromkeys(images, JPEG) | {
+        "metadata.jsonl": text_of([json.dumps(row) for row in own], False, "\n", False)
+    }
+    with folder(files) as path, tempfile.TemporaryDirectory() as other:
+        with zipfile.ZipFile(f"{other}/x.zip", "w") as archive:
+            for name, content in files.items():
+                archive.writestr(zipfile.ZipInfo(name), content)
+        one, two = (open_source(place, {"skip_bad": True}).listing("train") for place in (str(path), f"{other}/x.zip"))
+        assert one.rows == two.rows and len(one.problems) == len(two.problems)

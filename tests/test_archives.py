@@ -1,0 +1,190 @@
+"""Data sets in archives: as in the folder, without unpacking them; and archives that are made to do harm."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import shutil
+import stat
+import tarfile
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import TINY_NETWORKS
+from test_hostile_data import jpeg
+from test_layouts import birds, oxford
+
+from stackflower.commands.data import open_source, source_part
+from stackflower.data import archives
+from stackflower.data.prepared import prepare
+from stackflower.errors import DataError
+from stackflower.utils.progress import silent
+
+
+def image_folder(root: Path) -> Path:
+    for split, count in (("train", 5), ("val", 2)):
+        (root / split / "some images").mkdir(parents=True)
+        names = [f"some images/{number} é.jpg" for number in range(count)]
+        for name in names:
+            (root / split / name).write_bytes(jpeg())
+        rows = [json.dumps({"file_name": name, "text": f"flower {name}"}) for name in names]
+        (root / split / "metadata.jsonl").write_text("\n".join(rows))
+    return root
+
+
+def sidecars(root: Path) -> Path:
+    (root / "a").mkdir(parents=True)
+    for number in range(4):
+        (root / "a" / f"{number}.png").write_bytes(jpeg())
+        (root / "a" / f"{number}.txt").write_text(f"flower {number}\n")
+    return root
+
+
+def cub(root: Path) -> Path:
+    birds(root / "CUB_200_2011")
+    return root
+
+
+MAKERS: dict[str, Callable[[Path], Path]] = {
+    "folder": image_folder,
+    "sidecar": sidecars,
+    "oxford-102": oxford,
+    "cub-200": cub,
+}
+
+
+@pytest.mark.parametrize("ending", ["zip", "tar", "tar.gz", "tgz", "tar.bz2", "tar.xz"])
+@pytest.mark.parametrize("layout", MAKERS)
+def test_a_layout_in_an_archive_is_as_in_the_folder(tmp_path: Path, layout: str, ending: str) -> None:
+    if layout == "sidecar" and ending == "tar":
+        pytest.skip("a plain tar file of images and texts is a WebDataset shard")
+    folder = MAKERS[layout](tmp_path / "data" / "flowers")
+    kind = {"tar": "tar", "tar.gz": "gztar", "tgz": "gztar", "tar.bz2": "bztar", "tar.xz": "xztar", "zip": "zip"}[
+        ending
+    ]
+    made = shutil.make_archive(str(tmp_path / "made"), kind, tmp_path / "data")  # with a single folder at the top
+    archive = Path(shutil.move(made, tmp_path / f"flowers.{ending}"))
+    before = sorted(tmp_path.iterdir())
+    assert source_part(str(archive))["name"] == source_part(str(folder))["name"] == layout
+    one, other = open_source(str(archive)), open_source(str(folder))
+    assert one.splits() == other.splits()
+    for split in one.splits():
+        assert one.rows(split) == other.rows(split)
+        assert np.array_equal(prepare(one, split, 16, silent).images, prepare(other, split, 16, silent).images)
+    assert sorted(tmp_path.iterdir()) == before, "nothing is unpacked beside it"
+
+
+def test_training_on_an_archive(stackflower, tmp_path: Path) -> None:
+    image_folder(tmp_path / "data")
+    shutil.make_archive(str(tmp_path / "flowers"), "zip", tmp_path / "data")
+    said = stackflower("train", "--data", "flowers.zip", "--images", 8, "--out", "run", *TINY_NETWORKS).output
+    assert "flowers.zip is an image folder with metadata: train 5, validation 2 images" in said
+
+
+def zipped(path: Path, *entries: tuple[zipfile.ZipInfo | str, bytes]) -> Path:
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in entries:
+            archive.writestr(name, content)
+    return path
+
+
+def metadata(*names: str) -> bytes:
+    return "\n".join(json.dumps({"file_name": name, "text": "a"}) for name in names).encode()
+
+
+def link(name: str) -> zipfile.ZipInfo:
+    info = zipfile.ZipInfo(name)
+    info.external_attr = (stat.S_IFLNK | 0o777) << 16
+    return info
+
+
+@pytest.mark.parametrize("name", ["../outside.jpg", "/etc/x.jpg", "a/../../x.jpg", "C:\\x.jpg"])
+def test_names_that_lead_out_of_an_archive(stackflower, tmp_path: Path, name: str) -> None:
+    zipped(tmp_path / "bad.zip", ("1.jpg", jpeg()), (name, jpeg()), ("metadata.jsonl", metadata("1.jpg", name)))
+    said = stackflower("data", "check", "bad.zip", code=2).output
+    assert "line 2 names" in said and ("leads out of the archive" in said or "there is no such image" in said)
+    assert [path.name for path in tmp_path.iterdir()] == ["bad.zip"]
+
+
+def test_links_and_repeated_names_in_archives(stackflower, tmp_path: Path) -> None:
+    entries = [
+        ("1.jpg", jpeg()),
+        (link("2.jpg"), b"/etc/passwd"),
+        ("metadata.jsonl", metadata("1.jpg", "2.jpg", "3.jpg")),
+    ]
+    with pytest.warns(UserWarning, match="Duplicate name"):
+        zipped(tmp_path / "links.zip", *entries, ("3.jpg", jpeg()), ("3.jpg", jpeg()))
+    said = stackflower("data", "check", "links.zip", code=2).output
+    assert "names 2.jpg, which is a link" in said and "train: 2 images" in said
+    with tarfile.open(tmp_path / "links.tar", "w") as archive:
+        for name, content in (("metadata.jsonl", metadata("1.jpg", "hard.jpg", "soft.jpg")), ("1.jpg", jpeg())):
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
+        for name, kind in (
+            ("hard.jpg", tarfile.LNKTYPE),
+            ("soft.jpg", tarfile.SYMTYPE),
+            ("device.jpg", tarfile.CHRTYPE),
+        ):
+            member = tarfile.TarInfo(name)
+            member.type, member.linkname = kind, "/etc/passwd"
+            archive.addfile(member)
+    said = stackflower("data", "check", "links.tar", code=2).output
+    assert "names hard.jpg, which is a link" in said and "names soft.jpg, which is a link" in said
+
+
+def test_damaged_archives_are_named(stackflower, tmp_path: Path) -> None:
+    image_folder(tmp_path / "data")
+    for kind in ("zip", "gztar", "tar"):
+        whole = Path(shutil.make_archive(str(tmp_path / "whole"), kind, tmp_path / "data"))
+        content = whole.read_bytes()
+        for length in (0, 1, len(content) // 3, len(content.rstrip(b"\0")) - 10):
+            bad = tmp_path / f"cut{''.join(whole.suffixes)}"
+            bad.write_bytes(content[:length])
+            said = stackflower("data", "check", bad, code=2).output
+            assert "cut" in said, (kind, length)
+    stored = zipped(tmp_path / "flip.zip", ("1.jpg", jpeg()), ("metadata.jsonl", metadata("1.jpg")))
+    content = bytearray(stored.read_bytes())
+    at = content.find(b"\xff\xd8")  # the image: a zip file has checksums
+    content[at + 60 : at + 64] = b"\0\0\0\0"
+    (tmp_path / "flip.zip").write_bytes(content)
+    assert "flip.zip" in stackflower("data", "check", "flip.zip", code=2).output
+
+
+def test_an_encrypted_archive(tmp_path: Path) -> None:
+    content = bytearray(
+        zipped(tmp_path / "x.zip", ("1.jpg", jpeg()), ("metadata.jsonl", metadata("1.jpg"))).read_bytes()
+    )
+    for mark, offset in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
+        at = content.find(mark)
+        content[at + offset] |= 1
+    (tmp_path / "x.zip").write_bytes(content)
+    with pytest.raises(DataError, match=r"1\.jpg, which is encrypted"):
+        open_source(str(tmp_path / "x.zip")).rows("train")
+
+
+def test_decompression_bombs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(archives, "SMALL", 2**20)
+    zeros = bytes(2**23)
+    with zipfile.ZipFile(tmp_path / "bomb.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("a.jpg", zeros)
+    with tarfile.open(tmp_path / "bomb.tar.xz", "w:xz") as tar:
+        member = tarfile.TarInfo("a.jpg")
+        member.size = len(zeros)
+        tar.addfile(member, io.BytesIO(zeros))
+    for name in ("bomb.zip", "bomb.tar.xz"):
+        with pytest.raises(DataError, match="as no pictures do"):
+            open_source(str(tmp_path / name))
+    assert not list(Path(os.environ["STACKFLOWER_CACHE"]).glob("archives/.*")), "half an archive is left"
+
+
+def test_an_archive_in_an_archive_is_told(stackflower, tmp_path: Path) -> None:
+    inner = zipped(tmp_path / "inner.zip", ("x.jpg", jpeg())).read_bytes()
+    zipped(tmp_path / "outer.zip", ("inner.zip", inner), ("1.jpg", jpeg()), ("metadata.jsonl", metadata("1.jpg")))
+    assert "holds archives, which are not opened, such as inner.zip" in stackflower("data", "check", "outer.zip").output
+    zipped(tmp_path / "only.zip", ("inner.zip", inner))
+    assert "has no metadata" in stackflower("data", "check", "only.zip", code=2).output
