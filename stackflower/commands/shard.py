@@ -92,7 +92,7 @@ def _begin(folder: Path, key: str) -> None:
     """Note what is being written. DataError where the folder holds anything but what the same command has written."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        if any(folder.iterdir()):
+        if any(path.name != PROGRESS for path in folder.iterdir()):
             known = (
                 json.loads((folder / PROGRESS).read_text(encoding="utf-8")) if (folder / PROGRESS).exists() else None
             )

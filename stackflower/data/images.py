@@ -9,7 +9,16 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageDraw, ImageEnhance, ImageFont, ImageOps
+from PIL import (
+    Image,
+    ImageDraw,
+    ImageEnhance,
+    ImageFont,
+    ImageOps,
+    TiffImagePlugin,  # noqa: F401 - Pillow finds formats that are imported
+    UnidentifiedImageError,
+    WebPImagePlugin,  # noqa: F401
+)
 from skimage.util import img_as_ubyte, montage
 from torch import Tensor
 
@@ -19,7 +28,6 @@ from stackflower.utils.atomic import replacing
 EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm"})
 FORMATS = (
     "JPEG",
-    "MPO",
     "PNG",
     "WEBP",
     "GIF",
@@ -79,9 +87,12 @@ def load_square(
         raise DataError(str(error) if str(path) in str(error) else f"{path}: {error}") from error
     except Image.DecompressionBombError as error:
         raise DataError(f"{path}: {error}; make it smaller.") from error
+    except UnidentifiedImageError as error:
+        empty = not content if content is not None else not path.stat().st_size
+        reason = "it is empty" if empty else f"it is none of {', '.join(FORMATS)}"
+        raise DataError(f"{path} can't be read as an image: {reason}.") from error
     except Exception as error:  # decoders raise any exception for a damaged file: EOFError, struct.error, KeyError …
-        empty = not content if content is not None else path.exists() and not path.stat().st_size
-        reason = "it is empty" if empty else str(error).replace(str(path), "it")
+        reason = str(error).replace(str(path), "it")
         raise DataError(f"{path} can't be read as an image: {reason}.") from error
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import threading
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -135,16 +137,24 @@ class Decoder:
             batch_size=None,
             sampler=_Firsts(first, self.order.batch),
             num_workers=self.workers,
-            worker_init_fn=_alone,
+            worker_init_fn=_set_up,
             collate_fn=_as_it_is,
             **ahead,
         )
         self._batches = iter(loader)
 
 
-def _alone(worker: int) -> None:
-    """A worker is one thread."""
+def _set_up(worker: int) -> None:
+    """A worker decodes in one thread, and ends with its training, even if that is killed: it would wait for ever to hand over a batch."""
     torch.set_num_threads(1)
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _as_it_is(batch: Any) -> Any:

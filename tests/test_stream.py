@@ -1,0 +1,353 @@
+"""Shards that are read while a run trains: each sample once a pass, whatever happens, and whoever trains."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import subprocess
+import sys
+import tarfile
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from conftest import TINY_NETWORKS, settings
+from PIL import Image
+from test_hostile_data import jpeg
+
+from stackflower.commands.data import open_source, source_part
+from stackflower.data import remote
+from stackflower.data.sampling.batch import Batch, Drawing
+from stackflower.data.sampling.decoding import Decoder
+from stackflower.data.sampling.order import StreamOrder
+from stackflower.data.sampling.streamed import POOL, EmbeddingCache, StreamedBatches
+from stackflower.data.sources.stream import ShardReader, ShardStream
+from stackflower.errors import DataError
+from stackflower.runs.folder import RunFolder
+from stackflower.text.encoders.ngram import NgramEncoder
+from stackflower.utils.progress import silent
+
+COUNTS = (5, 11, 8, 3, 9, 14, 6)  # samples of the shards
+
+
+def numbered(number: int) -> bytes:
+    """A picture of one grey level, which tells its number."""
+    buffer = io.BytesIO()
+    Image.fromarray(np.full((20, 20, 3), 4 * (number % 64), np.uint8)).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def write_shards(folder: Path, counts: tuple[int, ...] = COUNTS) -> str:
+    """Shards of numbered pictures; the pattern that names them."""
+    folder.mkdir(parents=True, exist_ok=True)
+    number = 0
+    for shard, count in enumerate(counts):
+        with tarfile.open(folder / f"train-{shard:03d}.tar", "w") as file:
+            for _ in range(count):
+                row = {"text": [f"flower {number}", f"kind {number % 5}"], "label": number % 5}
+                for ending, content in (("png", numbered(number)), ("json", json.dumps(row).encode())):
+                    member = tarfile.TarInfo(f"{number:05d}.{ending}")
+                    member.size = len(content)
+                    file.addfile(member, io.BytesIO(content))
+                number += 1
+    return str(folder / f"train-{{000..{len(counts) - 1:03d}}}.tar")
+
+
+@pytest.mark.parametrize("batch", [1, 4, 6, 7, 16, 64])
+@pytest.mark.parametrize("window", [1, 10, 1000])
+def test_each_pass_has_every_sample_once(batch: int, window: int) -> None:
+    order = StreamOrder(list(COUNTS), 3, batch, window)
+    count = len(order)
+    seen: list[tuple[int, int]] = []
+    for first in range(0, 3 * count + batch, batch):
+        shards, samples = order(first, range(batch))
+        seen += zip(shards.tolist(), samples.tolist(), strict=True)
+        halves = [order(first, range(batch // 2)), order(first, range(batch // 2, batch))]
+        assert np.concatenate([half[0] for half in halves]).tolist() == shards.tolist()
+        assert np.concatenate([half[1] for half in halves]).tolist() == samples.tolist()
+    every = {(shard, sample) for shard, size in enumerate(COUNTS) for sample in range(size)}
+    passes = [seen[epoch * count : (epoch + 1) * count] for epoch in range(3)]
+    assert all(set(one) == every for one in passes) and passes[0] != passes[1] != passes[2]
+    other = StreamOrder(list(COUNTS), 4, batch, window)
+    again = [pair for first in range(0, count, batch) for pair in zip(*other(first, range(batch)), strict=True)]
+    assert again[:count] != passes[0], "by the seed"
+
+
+def test_a_process_opens_its_own_shards_alone() -> None:
+    """Two of them share but the shards at the borders of lanes."""
+    order = StreamOrder([100] * 80, 0, 64, 50)
+    opened: list[set[int]] = []
+    for rows in (range(32), range(32, 64)):
+        opened.append({int(shard) for first in range(0, 7936, 64) for shard in order(first, rows)[0]})
+    assert len(opened[0] & opened[1]) <= 1 and len(opened[0] | opened[1]) == 80
+
+
+def batches(pattern: str, workers: int = 0, batch: int = 8, **options: Any) -> StreamedBatches:
+    source = open_source(pattern)
+    assert isinstance(source, ShardStream)
+    order = StreamOrder(source.count("train", silent), 0, batch, 6)
+    usual: dict[str, Any] = {"resolution": 16, "seed": 0, "draw_noise": lambda n, g: torch.randn(n, 3, generator=g)}
+    device = torch.device("cpu")
+    decoder = Decoder(source.reader("train"), order, 18, workers)
+    return StreamedBatches(decoder, EmbeddingCache(NgramEncoder(dim=64), device), Drawing(**(usual | options)), device)
+
+
+def numbers(batch: Batch) -> list[int]:
+    return ((batch.images.mean((1, 2, 3)) + 1) * 127.5 / 4).round().int().tolist()
+
+
+def test_batches_of_a_stream(tmp_path: Path) -> None:
+    make = batches(write_shards(tmp_path), workers=2, hard_negatives=3)
+    seen: list[int] = []
+    encoder = NgramEncoder(dim=64)
+    texts = {kind: encoder([f"kind {kind}"])[0] for kind in range(5)} | {
+        f"f{n}": encoder([f"flower {n}"])[0] for n in range(56)
+    }
+    for first in range(0, 112, 8):
+        batch = make(first, 8)
+        own = numbers(batch)
+        seen += own
+        assert batch.label.tolist() == [number % 5 for number in own] == batch.fake_label.tolist()
+        for row, number in enumerate(own):
+            assert any(torch.allclose(batch.text[row], texts[key]) for key in (number % 5, f"f{number}"))
+            negative = next(key for key, text in texts.items() if torch.allclose(batch.negative_text[row], text))
+            assert (int(str(negative).strip("f")) % 5) != number % 5, "a negative is of another class"
+    assert Counter(seen) == dict.fromkeys(range(56), 2), "each once a pass"
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"latents_per_caption": 2, "interpolated": 0.5},
+        {"averaged": 2, "flip_vertical": True},
+        {"contrasted": 5, "hard_negatives": 4},
+    ],
+    ids=str,
+)
+def test_going_on_in_the_middle_gives_the_same_batches(tmp_path: Path, options: dict[str, Any]) -> None:
+    pattern = write_shards(tmp_path)
+    whole = batches(pattern, **options)
+    wanted = [whole(first, 8) for first in range(0, 200, 8)]
+    for first in (0, 56, 192):
+        found = batches(pattern, workers=first % 3, **options)(first, 8)
+        for name, value in vars(wanted[first // 8]).items():
+            other = getattr(found, name)
+            if value is not None and name != "others":
+                assert torch.equal(value, other), name
+            elif value is not None:
+                assert torch.equal(value.embedding, other.embedding) and torch.equal(value.label, other.label)
+
+
+def test_negatives_come_from_the_images_before(tmp_path: Path) -> None:
+    make = batches(write_shards(tmp_path, (300, 300, 300)), batch=4, contrasted=400)
+    for first in range(0, 4 * 200, 4):
+        batch = make(first, 4)
+    assert batch.others is not None and len(batch.others.label.unique()) == 5
+    assert make._pool is not None and len(make._pool.label) == POOL
+
+
+TRAIN = [
+    "--recipe",
+    "quickstart",
+    "--images",
+    "160",
+    *TINY_NETWORKS,
+    *settings("data.window=6", "output.checkpoint_every=40"),
+]
+
+
+def same(one: Path, other: Path, tolerance: float = 0.0) -> None:
+    from safetensors.torch import load_file
+
+    a, b = (load_file(RunFolder(run).weights_file) for run in (one, other))
+    assert max(float((a[name] - b[name]).abs().max()) for name in a) <= tolerance
+
+
+def test_a_stream_that_is_killed_goes_on(tmp_path: Path, stackflower) -> None:
+    pattern = write_shards(tmp_path / "shards")
+    said = stackflower("train", "--data", pattern, "--out", "whole", *TRAIN).output
+    assert "is a stream of WebDataset shards, 7 for training" in said and "preparing" not in said
+    flags = [pattern, "--out", "run", *TRAIN, *settings("output.log_every=1")]
+    slow = [sys.executable, "-c", SLOWLY, "train", "--data", *flags]
+    process = subprocess.Popen(slow, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    metrics = tmp_path / "run" / "metrics.jsonl"
+    while process.poll() is None and not (metrics.exists() and len(metrics.read_text().splitlines()) >= 8):
+        pass
+    process.kill()
+    process.communicate(timeout=60)  # the workers, which have its pipes too, end with it
+    assert RunFolder(tmp_path / "run").complete_checkpoints()
+    stackflower("train", "--resume", "run", *settings("data.workers=0"))
+    same(tmp_path / "whole", tmp_path / "run")
+    rows = [json.loads(line) for line in metrics.read_text().splitlines()]
+    assert all(0 <= row["data/waiting"] <= 1 for row in rows if "step" in row)
+
+
+SLOWLY = """
+import sys, time
+from stackflower.training.trainer import Trainer
+step = Trainer.train_step
+def slow(self):
+    step(self); time.sleep(0.1)
+Trainer.train_step = slow
+from stackflower.cli import main
+main(sys.argv[1:])
+"""
+
+
+def test_two_processes_are_one(tmp_path: Path, stackflower) -> None:
+    pattern = write_shards(tmp_path / "shards")
+    stackflower("train", "--data", pattern, "--out", "one", *TRAIN, *settings("train.contrasted=0"))
+    command = [
+        "accelerate.commands.launch",
+        "--cpu",
+        "--num_processes",
+        "2",
+        "-m",
+        "stackflower",
+        "train",
+        "--data",
+        pattern,
+        "--out",
+        "two",
+    ]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, "-m", *command, *TRAIN, *settings("train.contrasted=0")],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+    assert done.returncode == 0, done.stderr
+    same(tmp_path / "one", tmp_path / "two", 1e-4)
+
+
+def test_what_a_stream_refuses(tmp_path: Path, stackflower) -> None:
+    pattern = write_shards(tmp_path / "shards")
+    said = stackflower("train", "--data", pattern, "--out", "x", *TRAIN, "--text", "multi-hot", code=2).output
+    assert "is made from all captions" in said and "--set data.name=shards" in said
+    said = stackflower("train", "--data", pattern.replace("006", "008"), "--out", "x", *TRAIN, code=2).output
+    assert "names 2 files that are not there" in said
+    whole = (tmp_path / "shards" / "train-003.tar").read_bytes()
+    (tmp_path / "shards" / "train-003.tar").write_bytes(whole[:1700])
+    said = stackflower("train", "--data", pattern, "--out", "x", *TRAIN, code=2).output
+    assert "train-003.tar is cut off" in said and "data.skip_bad=true" in said and not (tmp_path / "x").exists()
+    said = stackflower("train", "--data", pattern, "--out", "x", *TRAIN, *settings("data.skip_bad=true")).output
+    assert "samples are left out" in said
+
+
+def test_images_of_a_stream_that_can_not_be_read(tmp_path: Path, stackflower) -> None:
+    pattern = write_shards(tmp_path / "shards")
+    shard = tmp_path / "shards" / "train-002.tar"
+    shard.write_bytes(shard.read_bytes().replace(b"\x89PNG", b"GNP.", 1))
+    said = stackflower("train", "--data", pattern, "--out", "x", *TRAIN, code=2).output
+    assert "train-002.tar/sample 0 can't be read as an image" in said and "Traceback" not in said
+    said = stackflower("train", "--data", pattern, "--out", "y", *TRAIN, *settings("data.skip_bad=true")).output
+    assert said.count("The next image of the shard stands for it.") == 1
+
+
+def test_shards_elsewhere(tmp_path: Path, stackflower, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "shards"
+    write_shards(folder)
+    url = f"file://{folder}/train-{{000..006}}.tar"
+    assert source_part(url) == {"name": "stream", "path": url}
+    stackflower("train", "--data", str(folder / "train-{000..006}.tar"), "--out", "near", *TRAIN)
+    stackflower("train", "--data", url, "--out", "far", *TRAIN)
+    same(tmp_path / "near", tmp_path / "far")
+    (folder / "index.json").write_text(
+        json.dumps({f"train-{n:03d}.tar": {"samples": count} for n, count in enumerate(COUNTS)})
+    )
+    fetched = list[str]()
+    fetch = remote._fetch
+    monkeypatch.setattr(remote, "_fetch", lambda location, copy: (fetched.append(location), fetch(location, copy)))
+    source = open_source(url.replace(str(folder), f"{folder}/../shards"))
+    assert isinstance(source, ShardStream)
+    assert source.count("train", silent) == list(COUNTS) and [Path(one).name for one in fetched] == ["index.json"]
+    with pytest.raises(DataError, match="There are no shards"):
+        open_source(f"file://{tmp_path}/nowhere/train-{{000..001}}.tar")
+    monkeypatch.setenv("STACKFLOWER_CACHE_GIB", "0")
+    reader = ShardReader(source.shards["train"])
+    assert [reader.row(shard, 0)["label"] for shard in range(7)] == [0, 0, 1, 4, 2, 1, 0]
+    monkeypatch.setenv("STACKFLOWER_CACHE_GIB", "many")
+    with pytest.raises(DataError, match="it should be a number of GiB"):
+        remote.local(f"file://{folder}/../shards/../shards/index.json")
+
+
+def test_data_shard_writes_what_it_reads(tmp_path: Path, stackflower) -> None:
+    source = tmp_path / "flowers"
+    (source / "val").mkdir(parents=True)
+    (source / "train").mkdir()
+    for split, count in (("train", 7), ("val", 2)):
+        rows = []
+        for number in range(count):
+            (source / split / f"{number}.jpg").write_bytes(jpeg())
+            rows.append(
+                {
+                    "file_name": f"{number}.jpg",
+                    "text": ["a", f"f {number}"],
+                    "label": number,
+                    "class_name": f"c{number}",
+                    "attributes": {"x": "y"},
+                }
+            )
+        (source / split / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    said = stackflower("data", "shard", "flowers", "shards", "--per-shard", 3).output
+    assert "train: 7 images in 3 shards" in said and "train-{000000..000002}.tar" in said
+    one, other = open_source(str(source)), open_source(str(tmp_path / "shards"))
+    for split in ("train", "validation"):
+        a, b = one.rows(split), other.rows(split)
+        assert (a.captions, a.labels, a.class_names, a.attributes) == (
+            b.captions,
+            b.labels,
+            b.class_names,
+            b.attributes,
+        )
+    stored = one.listing("train").files.read("4.jpg")  # type: ignore[attr-defined]
+    assert stored == other.listing("train").files.read("train-000001.tar/000000004")  # type: ignore[attr-defined]
+    assert json.loads((tmp_path / "shards" / "index.json").read_text())["train-000002.tar"]["samples"] == 1
+    before = {path.name: path.read_bytes() for path in (tmp_path / "shards").iterdir()}
+    assert (
+        "is there and not empty" in stackflower("data", "shard", "flowers", "shards", "--per-shard", 3, code=2).output
+    )
+    stackflower("data", "shard", "flowers", "again", "--per-shard", 3)
+    assert {path.name: path.read_bytes() for path in (tmp_path / "again").iterdir()} == before
+    (source / "train" / "5.jpg").write_bytes(b"no image")
+    assert "5.jpg can't be read as an image" in stackflower("data", "shard", "flowers", "bad", code=2).output
+    assert "train: 6 images" in stackflower("data", "shard", "flowers", "bad", "--on-error", "skip").output
+    assert "--size 76 says" in stackflower("data", "shard", "synthetic-flowers", "drawn", code=2).output
+    small = settings("data.count=5", "data.validation=2", "data.test=2")
+    stackflower("data", "shard", "synthetic-flowers", "drawn", "--size", 20, *small)
+    drawn = open_source(str(tmp_path / "drawn"))
+    assert len(drawn.rows("train")) == 5 and drawn.rows("train").mentioned_attributes is not None
+
+
+def test_data_shard_goes_on(tmp_path: Path, stackflower, monkeypatch: pytest.MonkeyPatch) -> None:
+    from stackflower.commands import shard
+
+    source = tmp_path / "flowers"
+    source.mkdir()
+    for number in range(6):
+        (source / f"{number}.jpg").write_bytes(jpeg())
+    (source / "metadata.jsonl").write_text(
+        "\n".join(json.dumps({"file_name": f"{n}.jpg", "text": "a"}) for n in range(6))
+    )
+    write, written = shard._write, list[str]()
+
+    def stops(path: Path, *given: Any) -> None:
+        if len(written) == 2:
+            raise OSError("No space left on device")
+        written.append(path.name)
+        write(path, *given)
+
+    monkeypatch.setattr(shard, "_write", stops)
+    assert "it goes on" in stackflower("data", "shard", "flowers", "shards", "--per-shard", 2, code=2).output
+    monkeypatch.setattr(shard, "_write", lambda path, *given: (written.append(path.name), write(path, *given)))
+    stackflower("data", "shard", "flowers", "shards", "--per-shard", 2)
+    assert written == ["train-000000.tar", "train-000001.tar", "train-000002.tar"]
+    assert "No problems" in stackflower("data", "check", "shards").output
