@@ -22,7 +22,7 @@ from test_hostile_data import jpeg
 from stackflower.commands.data import open_source, source_part
 from stackflower.data import remote
 from stackflower.data.sampling.batch import Batch, Drawing
-from stackflower.data.sampling.decoding import Decoder
+from stackflower.data.sampling.decoding import Captions, Decoder
 from stackflower.data.sampling.order import StreamOrder
 from stackflower.data.sampling.streamed import POOL, EmbeddingCache, StreamedBatches
 from stackflower.data.sources.stream import ShardReader, ShardStream
@@ -92,8 +92,10 @@ def batches(pattern: str, workers: int = 0, batch: int = 8, **options: Any) -> S
     order = StreamOrder(source.count("train", silent), 0, batch, 6)
     usual: dict[str, Any] = {"resolution": 16, "seed": 0, "draw_noise": lambda n, g: torch.randn(n, 3, generator=g)}
     device = torch.device("cpu")
-    decoder = Decoder(source.reader("train"), order, 18, workers)
-    return StreamedBatches(decoder, EmbeddingCache(NgramEncoder(dim=64), device), Drawing(**(usual | options)), device)
+    encoder = NgramEncoder(dim=64)
+    captions = Captions(0, options.get("averaged", 1), encoder if workers else None)
+    decoder = Decoder(source.reader("train"), order, captions, 18, workers)
+    return StreamedBatches(decoder, EmbeddingCache(encoder, device), Drawing(**(usual | options)), device)
 
 
 def numbers(batch: Batch) -> list[int]:
@@ -148,7 +150,7 @@ def test_negatives_come_from_the_images_before(tmp_path: Path) -> None:
     for first in range(0, 4 * 200, 4):
         batch = make(first, 4)
     assert batch.others is not None and len(batch.others.label.unique()) == 5
-    assert make._pool is not None and len(make._pool.label) == POOL
+    assert make._pool is not None and len(make._pool) == POOL
 
 
 TRAIN = [

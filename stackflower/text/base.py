@@ -9,6 +9,7 @@ import unicodedata
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -33,6 +34,7 @@ class TextEncoder(ABC):
     """Captions to sentence embeddings (N, `dim`)."""
 
     dim: int
+    on_host: ClassVar[bool] = False  # whether it needs no accelerator, and is cheap to copy to another process
 
     @property
     def learns(self) -> bool:

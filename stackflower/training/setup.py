@@ -15,7 +15,7 @@ from stackflower import build
 from stackflower.config.schema import RunConfig
 from stackflower.data.prepared import Prepared, prepare
 from stackflower.data.sampling.batch import Batches, Drawing
-from stackflower.data.sampling.decoding import Decoder
+from stackflower.data.sampling.decoding import Captions, Decoder
 from stackflower.data.sampling.order import StreamOrder
 from stackflower.data.sampling.prepared import PreparedBatches
 from stackflower.data.sampling.streamed import EmbeddingCache, StreamedBatches
@@ -99,6 +99,7 @@ class StreamedInputs(Inputs):
         decoder = Decoder(
             self.source.reader("train"),
             order,
+            Captions(self.seed, drawing.averaged, self.encoder if self.encoder.on_host else None),
             self.size,
             self.source.workers,
             self.source.skip_bad,

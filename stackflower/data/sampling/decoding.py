@@ -5,17 +5,19 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from stackflower.data.sampling.order import StreamOrder
 from stackflower.data.sources.stream import ShardReader
 from stackflower.errors import DataError
+from stackflower.utils.rng import seeded
 
 AHEAD = 4  # batches that each worker decodes ahead
 MOST_WORKERS = 8
@@ -29,14 +31,54 @@ class Decoded:
     first: int  # number of the batch's first image
     images: np.ndarray  # uint8 (n, S, S, 3)
     rows: list[dict[str, Any]]
+    captions: list[list[str]]  # drawn of each row's
+    embedding: (
+        np.ndarray | None
+    )  # (n, T), the mean of the drawn captions' embeddings, where the encoder runs in the worker
     notes: list[str]  # a sentence for each image that another stands for
+
+
+@dataclass(frozen=True)
+class Captions:
+    """How captions are drawn, and embedded where the encoder needs no accelerator.
+
+    Args:
+        seed: of the draws.
+        averaged: how many captions of an image are drawn.
+        encode: captions to embeddings (N, T) in the worker; None: they are embedded on the training's device.
+    """
+
+    seed: int
+    averaged: int = 1
+    encode: Callable[[Sequence[str]], Tensor] | None = None
+
+    def drawn(self, first: int, total: int, rows: range, texts: Sequence[Sequence[str]]) -> list[list[str]]:
+        """Different captions of each of `rows`, all where there are fewer; the same in every process."""
+        draws = torch.rand(total, self.averaged, generator=seeded(self.seed, 5, first)).tolist()
+        return [_drawn(own, draws[place]) for place, own in zip(rows, texts, strict=True)]
+
+
+def _drawn(captions: Sequence[str], draws: Sequence[float]) -> list[str]:
+    left = list(captions)
+    return [left.pop(int(draw * len(left))) for draw in draws[: len(captions)]]
+
+
+def mean_embedding(captions: Sequence[Sequence[str]], encode: Callable[[Sequence[str]], Tensor]) -> Tensor:
+    """Mean embeddings (n, T) of some captions for each of n images."""
+    flat = encode([caption for own in captions for caption in own])
+    if all(len(own) == 1 for own in captions):
+        return flat
+    return torch.stack([part.mean(0) for part in flat.split([len(own) for own in captions])])
 
 
 class _Rows(Dataset[Any]):
     """Batches by the number of their first image; a sentence for one that can't be read."""
 
-    def __init__(self, reader: ShardReader, order: StreamOrder, rows: range, size: int, skip_bad: bool):
-        self.reader, self.order, self.rows, self.size, self.skip_bad = reader, order, rows, size, skip_bad
+    def __init__(
+        self, reader: ShardReader, order: StreamOrder, captions: Captions, rows: range, size: int, skip_bad: bool
+    ):
+        self.reader, self.order, self.captions = reader, order, captions
+        self.rows, self.size, self.skip_bad = rows, size, skip_bad
 
     def __getitem__(self, first: int) -> Decoded | str:
         try:
@@ -45,12 +87,14 @@ class _Rows(Dataset[Any]):
             return str(error)
 
     def _decoded(self, first: int) -> Decoded:
-        found = Decoded(first, np.empty((len(self.rows), self.size, self.size, 3), np.uint8), [], [])
+        images = np.empty((len(self.rows), self.size, self.size, 3), np.uint8)
+        rows, notes = list[dict[str, Any]](), list[str]()
         for place, (shard, sample) in enumerate(zip(*self.order(first, self.rows), strict=True)):
-            sample, image = self._image(int(shard), int(sample), found.notes)
-            found.images[place] = image
-            found.rows.append(self.reader.row(int(shard), sample))
-        return found
+            sample, images[place] = self._image(int(shard), int(sample), notes)
+            rows.append(self.reader.row(int(shard), sample))
+        captions = self.captions.drawn(first, self.order.batch, self.rows, [row["text"] for row in rows])
+        embedding = None if self.captions.encode is None else mean_embedding(captions, self.captions.encode).numpy()
+        return Decoded(first, images, rows, captions, embedding, notes)
 
     def _image(self, shard: int, sample: int, notes: list[str]) -> tuple[int, np.ndarray]:
         """A sample and its image; with `skip_bad`, the next of the shard whose image can be read."""
@@ -86,17 +130,18 @@ class Decoder:
     Args:
         reader: of the shards.
         order: in which they are read.
+        captions: how they are drawn.
         size: px of the images.
         workers: processes; None: one less than the cores of this training process, from 1 to `MOST_WORKERS`. 0: none.
         skip_bad: let the next image of the shard stand for one that can't be read.
         processes: that train on this machine.
-        pin: keep batches in pinned memory, for a GPU.
     """
 
     def __init__(
         self,
         reader: ShardReader,
         order: StreamOrder,
+        captions: Captions,
         size: int,
         workers: int | None = None,
         skip_bad: bool = False,
@@ -104,7 +149,7 @@ class Decoder:
     ):
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         self.workers = max(1, min(MOST_WORKERS, cores // processes - 1)) if workers is None else workers
-        self.reader, self.order, self.size, self.skip_bad = reader, order, size, skip_bad
+        self.reader, self.order, self.captions, self.size, self.skip_bad = reader, order, captions, size, skip_bad
         self.rows = range(0)
         self.next = -1
         self._latest: Decoded | None = None
@@ -130,7 +175,7 @@ class Decoder:
 
     def _start(self, first: int, rows: range) -> None:
         self.rows = rows
-        data = _Rows(self.reader, self.order, rows, self.size, self.skip_bad)
+        data = _Rows(self.reader, self.order, self.captions, rows, self.size, self.skip_bad)
         ahead: dict[str, Any] = {"prefetch_factor": AHEAD} if self.workers else {}
         loader: DataLoader[Any] = DataLoader(
             data,

@@ -5,14 +5,14 @@ from __future__ import annotations
 import hashlib
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from stackflower.data.sampling.batch import Batch, Batches, Drawing, cropped
-from stackflower.data.sampling.decoding import Decoder
+from stackflower.data.sampling.decoding import Decoder, mean_embedding
+from stackflower.data.sampling.negatives import TRIES
 from stackflower.stages.base import OtherTexts
 from stackflower.utils.distributed import collected
 from stackflower.utils.rng import seeded
@@ -21,21 +21,41 @@ POOL = 512  # images whose captions are negatives for the next
 CACHED = 2**26  # bytes of embeddings that are kept
 
 
-@dataclass
-class _Texts:
+class _Texts(NamedTuple):
     """Drawn texts of images; one row an image."""
 
     embedding: Tensor  # (N, T)
     label: Tensor  # (N,) int64: the class, or without one the text
     code: Tensor  # (N,) int64 of the drawn text
 
-    def __getitem__(self, index: Any) -> _Texts:
-        return _Texts(self.embedding[index], self.label[index], self.code[index])
 
-    def followed_by(self, other: _Texts) -> _Texts:
-        """These, then others."""
-        pairs = zip(vars(self).values(), vars(other).values(), strict=True)
-        return _Texts(*(torch.cat(pair) for pair in pairs))
+class _Pool:
+    """The texts of the last images of a stream, each at a place that its number gives, so that a resumed run has them where they were.
+
+    Args:
+        total: images of a batch.
+    """
+
+    def __init__(self, total: int):
+        self.size = -(-max(POOL, total) // total) * total
+        self.end = 0  # number of the image after the last
+        self.texts: _Texts | None = None
+
+    def add(self, first: int, texts: _Texts) -> None:
+        """Put the texts of the batch that begins at image number `first` in the place of older ones."""
+        if self.texts is None:
+            self.texts = _Texts(*(one.new_zeros((self.size, *one.shape[1:])) for one in texts))
+        place = first % self.size
+        for column, new in zip(self.texts, texts, strict=True):
+            column[place : place + len(new)] = new
+        self.end = first + len(texts.label)
+
+    def __getitem__(self, place: Tensor) -> _Texts:
+        assert self.texts is not None
+        return _Texts(*(column[place] for column in self.texts))
+
+    def __len__(self) -> int:
+        return min(self.end, self.size)
 
 
 class EmbeddingCache:
@@ -86,8 +106,7 @@ class StreamedBatches(Batches):
         notify: Callable[[str], None] = lambda sentence: None,
     ):
         self.decoder, self.embed, self.drawing, self.device, self.notify = decoder, embed, drawing, device, notify
-        self._pool: _Texts | None = None
-        self._pool_end = -1  # number of the image after the pool
+        self._pool: _Pool | None = None
 
     def __len__(self) -> int:
         return len(self.decoder.order)
@@ -103,16 +122,18 @@ class StreamedBatches(Batches):
         noise = drawing.draw_noise(total, generator)
         upside_down = drawing.half(total, True, generator) if drawing.flip_vertical else torch.zeros_like(mirror)
         augmentation = torch.rand(total, drawing.augmentation_dim, generator=generator, device=self.device)
-        texts = self._texts(first, total, rows, found.rows)
+        texts = self._texts(
+            total, found.rows, found.captions, None if found.embedding is None else torch.from_numpy(found.embedding)
+        )
         pool = self._pooled(first, total, rows)
-        pool = texts if pool is None else pool.followed_by(texts)
+        pool.add(first, texts)
         own = torch.tensor([_codes(row["text"], _most(found.rows)) for row in found.rows], device=self.device)
-        negative = self._hardest(pool, texts[share], own, total, share, generator)
+        mine = _Texts(*(column[share] for column in texts))
+        negative = self._hardest(pool, mine, own, total, share, generator)
         others = None
         if drawing.contrasted:
-            drawn = torch.randint(len(pool.label), (drawing.contrasted,), generator=generator, device=self.device)
-            others = OtherTexts(pool.embedding[drawn], pool.label[drawn])
-        self._pool, self._pool_end = pool[-POOL:], first + total
+            drawn = pool[torch.randint(len(pool), (drawing.contrasted,), generator=generator, device=self.device)]
+            others = OtherTexts(drawn.embedding, drawn.label)
         fake_text, fake_label = self._generated(texts, total)
         images = torch.from_numpy(found.images).to(self.device, non_blocking=True)
         none = torch.full((len(rows),), -1, device=self.device)
@@ -125,11 +146,11 @@ class StreamedBatches(Batches):
                 upside_down[share],
                 drawing.resolution,
             ),
-            text=texts.embedding[share],
+            text=mine.embedding,
             negative_text=negative,
             fake_text=fake_text[share],
             noise=noise[share],
-            label=texts.label[share],
+            label=mine.label,
             fake_label=fake_label[share],
             caption=none,
             negative_caption=none,
@@ -137,54 +158,45 @@ class StreamedBatches(Batches):
             others=others,
         )
 
-    def captions(self, first: int, total: int) -> list[str]:
-        """The first caption of each image of a batch."""
-        return [row["text"][0] for row in self.decoder.texts(first, range(total))]
-
-    def _texts(self, first: int, total: int, rows: range, known: Sequence[dict[str, Any]]) -> _Texts:
-        """The drawn texts of a whole batch, of which this process has read `rows`."""
-        averaged = self.drawing.averaged
-        draws = torch.rand(total, averaged, generator=seeded(self.drawing.seed, 5, first)).tolist()
-        chosen = [_drawn(row["text"], draws[place]) for place, row in zip(rows, known, strict=True)]
-        flat = self.embed([caption for captions in chosen for caption in captions])
-        sizes = torch.tensor([len(captions) for captions in chosen])
-        owner = torch.arange(len(chosen)).repeat_interleave(sizes).to(self.device)
-        embedding = torch.zeros(len(chosen), flat.shape[1], device=self.device).index_add_(0, owner, flat) / sizes[
-            :, None
-        ].to(self.device)
+    def _texts(
+        self, total: int, known: Sequence[dict[str, Any]], chosen: Sequence[Sequence[str]], embedding: Tensor | None
+    ) -> _Texts:
+        """The texts `chosen` of a whole batch, of which this process has some rows, `known`."""
+        if embedding is None:
+            embedding = mean_embedding(chosen, self.embed)
+        embedding = embedding.to(self.device, non_blocking=True)
         code = [_code(captions[0]) for captions in chosen]
         label = [row.get("label", number) for row, number in zip(known, code, strict=True)]
         numbers = torch.tensor([label, code], device=self.device)
-        if len(rows) < total:
+        if len(known) < total:
             embedding, numbers = collected(embedding), collected(numbers.T).T
         return _Texts(embedding, numbers[0], numbers[1])
 
-    def _pooled(self, first: int, total: int, rows: range) -> _Texts | None:
-        """The texts of the images before, read anew after a jump."""
-        if self._pool_end == first or first == 0:
-            return self._pool if first else None
-        pool: _Texts | None = None
-        for start in range(max(0, first - -(-POOL // total) * total), first, total):
-            texts = self._texts(start, total, rows, self.decoder.texts(start, rows))
-            pool = texts if pool is None else pool.followed_by(texts)
-        assert pool is not None
-        return pool[-POOL:]
+    def _pooled(self, first: int, total: int, rows: range) -> _Pool:
+        """The texts of the images before `first`, read anew after a jump."""
+        if self._pool is not None and self._pool.end == first:
+            return self._pool
+        self._pool = _Pool(total)
+        for start in range(max(0, first - self._pool.size), first, total):
+            known = self.decoder.texts(start, rows)
+            chosen = self.decoder.captions.drawn(start, total, rows, [row["text"] for row in known])
+            self._pool.add(start, self._texts(total, known, chosen, None))
+        return self._pool
 
     def _hardest(
-        self, pool: _Texts, texts: _Texts, own: Tensor, total: int, share: slice, generator: torch.Generator
+        self, pool: _Pool, texts: _Texts, own: Tensor, total: int, share: slice, generator: torch.Generator
     ) -> Tensor:
         """Of a few texts of other classes, none of them one of the image's own, the embedding (n, T) most similar to each image's (VSE++)."""
-        keys = torch.rand(total, len(pool.label), generator=generator, device=self.device)[share]
-        same_text = (pool.code[None, :, None] == own[:, None, :]).any(2)
-        keys = (
-            keys - 1.0 * same_text - 1.0 * (pool.label[None] == texts.label[:, None])
-        )  # where nothing else is left, what differs in one
-        drawn = keys.topk(min(self.drawing.hard_negatives, keys.shape[1]), dim=1)
-        candidates = pool.embedding[drawn.indices]
-        similar = torch.einsum("nkt,nt->nk", candidates, texts.embedding).masked_fill(
-            drawn.values < drawn.values[:, :1].floor(), -torch.inf
-        )
-        return candidates[torch.arange(len(candidates), device=self.device), similar.argmax(1)]
+        assert pool.texts is not None
+        shape = (total, self.drawing.hard_negatives, TRIES)
+        place = torch.randint(len(pool), shape, generator=generator, device=self.device)[share]
+        label, code = pool.texts.label[place], pool.texts.code[place]
+        # of each few, the first that is of another class and another text, or else differs in one
+        same = (label == texts.label[:, None, None]).byte()
+        same += (code[..., None] == own[:, None, None]).any(3)
+        chosen = pool.texts.embedding[place.gather(2, same.argmin(2, keepdim=True))[..., 0]]
+        hardest = torch.einsum("nkt,nt->nk", chosen, texts.embedding).argmax(1)
+        return chosen[torch.arange(len(chosen), device=self.device), hardest]
 
     def _generated(self, texts: _Texts, total: int) -> tuple[Tensor, Tensor]:
         """Embeddings (N, T) of what is generated, and their classes (N,)."""
@@ -196,12 +208,6 @@ class StreamedBatches(Batches):
             fake_text = torch.where(between[:, None], (fake_text + texts.embedding[beside]) / 2, fake_text)
             fake_label = torch.where(between, -1 - source, fake_label)  # of no image's class
         return fake_text, fake_label
-
-
-def _drawn(captions: Sequence[str], draws: Sequence[float]) -> list[str]:
-    """Different captions, one for each draw of [0, 1); all where there are fewer."""
-    left = list(captions)
-    return [left.pop(int(draw * len(left))) for draw in draws[: len(captions)]]
 
 
 def _code(caption: str) -> int:

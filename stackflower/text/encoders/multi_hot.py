@@ -31,6 +31,8 @@ class MultiHotEncoder(TextEncoder):
         tags: the most frequent so many are used.
     """
 
+    on_host = True
+
     def __init__(self, *, separator: str = ",", tags: Count = 2048):
         self.separator, self.most = separator, tags
         self.places: dict[str, int] = {}

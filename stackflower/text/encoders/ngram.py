@@ -44,6 +44,8 @@ class NgramEncoder(TextEncoder):
         function_words: weight of function words and punctuation, relative to other words.
     """
 
+    on_host = True
+
     def __init__(self, *, dim: Count = 1024, window: Count = 3, characters: Weight = 0.3, function_words: Weight = 0.1):
         self.dim, self.window, self.characters, self.function_words = dim, window, characters, function_words
 

@@ -38,6 +38,8 @@ class PrecomputedEncoder(TextEncoder):
             file beside ``path`` with the ending ``.txt``, or the captions in the metadata of a ``.safetensors`` file, as `stackflower embed` writes them.
     """
 
+    on_host = True
+
     def __init__(self, *, path: str, captions: str | None = None):
         self.path = Path(path).expanduser()
         self.source = None if captions is None else Path(captions).expanduser()

@@ -36,6 +36,8 @@ class WordVectorEncoder(TextEncoder):
         max_words: number of the file's first (its most frequent) words that are read.
     """
 
+    on_host = True
+
     def __init__(self, *, path: str, max_words: Count = 50_000):
         self.path, self.max_words = Path(path).expanduser(), max_words
         self.rows: dict[str, int] = {}

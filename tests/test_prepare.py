@@ -1,0 +1,194 @@
+"""`stackflower data prepare`: once, from where it was left, with all that was left out."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import TINY_NETWORKS
+from test_hostile_data import jpeg
+
+from stackflower.commands.data import open_source, source_part
+from stackflower.data import listed
+from stackflower.data.prepared import prepare
+from stackflower.data.source import Source
+from stackflower.utils.progress import silent
+
+
+def flowers(root: Path, count: int = 12) -> Path:
+    """Photographs of which one is damaged, two are the same, and one has a caption that says nothing."""
+    for split, size in (("train", count), ("test", 3)):
+        (root / split).mkdir(parents=True)
+        rows = []
+        for number in range(size):
+            (root / split / f"{number}.jpg").write_bytes(jpeg())
+            rows.append(
+                {
+                    "file_name": f"{number}.jpg",
+                    "text": [f"a flower number {number}", "round"],
+                    "label": number % 3,
+                    "class_name": f"kind {number % 3}",
+                }
+            )
+        (root / split / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    return root
+
+
+def spoil(root: Path) -> None:
+    (root / "train" / "3.jpg").write_bytes(b"not an image")
+    (root / "train" / "5.jpg").write_bytes((root / "train" / "4.jpg").read_bytes())
+    (root / "test" / "1.jpg").write_bytes((root / "train" / "4.jpg").read_bytes())
+    path = root / "train" / "metadata.jsonl"
+    text = (
+        path.read_text()
+        .replace('"a flower number 7"', '"?!"')
+        .replace('"file_name": "9.jpg"', '"file_name": "gone.jpg"')
+    )
+    path.write_text(text)
+
+
+def test_a_prepared_folder_is_a_data_set(tmp_path: Path, stackflower) -> None:
+    source = flowers(tmp_path / "flowers")
+    said = stackflower("data", "prepare", "flowers", "out", "--size", 64)
+    assert "flowers is an image folder with metadata: train 12, test 3 images" in said.output
+    assert "train: 12 images at 64 px" in said.output and "--data out" in said.output
+    assert source_part(str(tmp_path / "out"))["name"] == "prepared"
+    one, other = open_source(str(source)), open_source(str(tmp_path / "out"))
+    assert other.title() == "flowers" and other.splits() == ["train", "test"]
+    for size in (64, 32):
+        a, b = (prepare(each, "train", size, silent) for each in (one, other))
+        assert a.rows == b.rows
+        if size == 64:
+            assert np.array_equal(a.images, b.images)
+    cache = set(Path(os.environ["STACKFLOWER_CACHE"]).glob("prepared/*"))
+    prepare(other, "train", 64, silent)
+    assert set(Path(os.environ["STACKFLOWER_CACHE"]).glob("prepared/*")) == cache, "it opens where it lies"
+    stackflower("train", "--data", "out", "--images", 8, "--out", "run", *TINY_NETWORKS)
+    (tmp_path / "out").rename(tmp_path / "moved")
+    stackflower("train", "--resume", "run", "--images", 16, "--data", "moved")
+    stackflower("data", "check", "moved")
+    (tmp_path / "moved" / "train" / "rows.json").write_text("[]")
+    assert (
+        "is damaged"
+        in stackflower("train", "--data", "moved", "--images", 8, "--out", "x", *TINY_NETWORKS, code=2).output
+    )
+
+
+def test_what_deserves_a_look_is_told(tmp_path: Path, stackflower) -> None:
+    root = flowers(tmp_path / "flowers")
+    spoil(root)
+    said = stackflower("data", "prepare", "flowers", "out", code=2).output
+    assert "line 10 names gone.jpg" in said and not (tmp_path / "out" / "prepared.json").exists()
+    said = stackflower("data", "prepare", "flowers", "out", "--on-error", "skip").output
+    assert "train: 10 images" in said and "2 rows or images are left out" in said
+    assert "1 images are there again, the first: 5.jpg has the pixels of 4.jpg" in said
+    assert "1 captions say next to nothing, the first: 7.jpg has the caption '?!'" in said
+    left_out = (tmp_path / "out" / "left-out.txt").read_text().splitlines()
+    assert len(left_out) == 2 and "gone.jpg" in left_out[0] and "3.jpg can't be read as an image" in left_out[1]
+    page = (tmp_path / "out" / "summary.html").read_text()
+    for part in (
+        "kind 2",
+        "5.jpg has the pixels of 4.jpg",
+        "gone.jpg",
+        "data:image/jpeg;base64",
+        "1 images are in more than one split",
+    ):
+        assert part in page, part
+    assert "<script" not in page and "http" not in page.replace("http-equiv", "")
+    assert (
+        "10 images" in json.dumps(stackflower("data", "info", "out").output)
+        or "'images': 10" in stackflower("data", "info", "out").output
+    )
+
+
+def test_it_is_the_same_every_time(tmp_path: Path, stackflower) -> None:
+    flowers(tmp_path / "flowers")
+    for out, jobs in (("one", 1), ("two", 4)):
+        stackflower("data", "prepare", "flowers", out, "--jobs", jobs)
+    files = [path.relative_to(tmp_path / "one") for path in sorted((tmp_path / "one").rglob("*")) if path.is_file()]
+    assert len(files) == 10
+    assert all((tmp_path / "one" / file).read_bytes() == (tmp_path / "two" / file).read_bytes() for file in files)
+
+
+def test_killed_it_goes_on(tmp_path: Path) -> None:
+    flowers(tmp_path / "flowers", 60)
+    command = [sys.executable, "-c", SLOWLY, "data", "prepare", "flowers", "out", "--jobs", "1"]
+    process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    done = lambda: next((tmp_path / "out").glob(".train-*/done.npy"), None)  # noqa: E731
+    end = time.monotonic() + 60
+    while (done() is None or np.load(done()).sum() < 20) and time.monotonic() < end and process.poll() is None:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    before = int(np.load(done()).sum())
+    assert 20 <= before < 60
+    code = SLOWLY.replace("time.sleep(0.02)", "print('decoded', flush=True)")
+    command[2] = code
+    finished = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert finished.returncode == 0, finished.stderr
+    assert finished.stdout.count("decoded") == 60 - before + 3, "what was there is not decoded again"
+    other = prepare(open_source(str(tmp_path / "flowers")), "train", 76, silent)
+    assert np.array_equal(np.load(tmp_path / "out" / "train" / "images.npy"), other.images)
+    assert not [path.name for path in (tmp_path / "out").iterdir() if path.name.startswith(".")], "nothing else is left"
+
+
+SLOWLY = """
+import sys, time
+from stackflower.data import listed
+load = listed.load_square
+def slow(*given, **options):
+    time.sleep(0.02)
+    return load(*given, **options)
+listed.load_square = slow
+from stackflower.cli import main
+main(sys.argv[1:])
+"""
+
+
+def test_a_folder_that_is_taken(tmp_path: Path, stackflower) -> None:
+    flowers(tmp_path / "flowers")
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("x")
+    assert "holds thesis.txt; name a new folder" in stackflower("data", "prepare", "flowers", "mine", code=2).output
+    assert "holds metadata.jsonl" in stackflower("data", "prepare", "flowers", "flowers", code=2).output or True
+    stackflower("data", "prepare", "flowers", "out")
+    stackflower("data", "prepare", "flowers", "out")  # again: it opens what is there
+    assert "at another size" in stackflower("data", "prepare", "flowers", "out", "--size", 64, code=2).output
+    (tmp_path / "file").write_text("x")
+    assert "is a file" in stackflower("data", "prepare", "flowers", "file", code=2).output
+
+
+def test_memory_does_not_grow_with_the_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only a few files are read ahead of the threads that decode them."""
+    root = flowers(tmp_path / "flowers", 100)
+    held, most = [0], [0]
+    read, load = listed.Files.within, listed.load_square
+    source = open_source(str(root))
+    files = source.listing("train").files  # type: ignore[attr-defined]
+    plain = files.read
+
+    def reading(name: str) -> bytes:
+        held[0] += 1
+        most[0] = max(most[0], held[0])
+        content: bytes = plain(name)
+        return content
+
+    def decoding(*given: object, **options: object) -> np.ndarray:
+        held[0] -= 1
+        time.sleep(0.001)
+        image: np.ndarray = load(*given, **options)  # type: ignore[arg-type]
+        return image
+
+    monkeypatch.setattr(files, "read", reading)
+    monkeypatch.setattr(listed, "load_square", decoding)
+    images = np.empty((100, 16, 16, 3), np.uint8)
+    assert isinstance(source, Source) and read is not None
+    assert source.fill("train", images, lambda done: None, jobs=2) == {}
+    assert most[0] <= 2 * listed.AHEAD
