@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import threading
 import time
@@ -30,11 +31,10 @@ class Decoded:
 
     first: int  # number of the batch's first image
     images: np.ndarray  # uint8 (n, S, S, 3)
-    rows: list[dict[str, Any]]
-    captions: list[list[str]]  # drawn of each row's
-    embedding: (
-        np.ndarray | None
-    )  # (n, T), the mean of the drawn captions' embeddings, where the encoder runs in the worker
+    captions: list[list[str]]  # drawn of each row's; none where they are embedded
+    embedding: np.ndarray | None  # (n, T) means of the drawn captions' embeddings, if the encoder runs in the worker
+    numbers: np.ndarray  # (2, n) int64: the class, or without one the text's code, and the code of the drawn text
+    own: np.ndarray  # (n, most) int64: codes of all texts of each row, -1 where it has fewer
     notes: list[str]  # a sentence for each image that another stands for
 
 
@@ -71,6 +71,24 @@ def mean_embedding(captions: Sequence[Sequence[str]], encode: Callable[[Sequence
     return torch.stack([part.mean(0) for part in flat.split([len(own) for own in captions])])
 
 
+def _code(caption: str) -> int:
+    """A number that tells captions from one another, and from classes."""
+    return int.from_bytes(hashlib.blake2b(caption.encode(), digest_size=8).digest(), "little") >> 2 | 1 << 61
+
+
+def _codes(texts: Sequence[Sequence[str]]) -> np.ndarray:
+    """The codes (n, most) of some captions for each of n images, filled up with -1."""
+    most = max(map(len, texts))
+    return np.array([[*map(_code, own), *[-1] * (most - len(own))] for own in texts], dtype=np.int64)
+
+
+def numbers_of(rows: Sequence[dict[str, Any]], captions: Sequence[Sequence[str]]) -> np.ndarray:
+    """Class, or without one the text's code, and code of the drawn text, (2, n) int64."""
+    codes = [_code(own[0]) for own in captions]
+    labels = [row.get("label", code) for row, code in zip(rows, codes, strict=True)]
+    return np.array([labels, codes], dtype=np.int64)
+
+
 class _Rows(Dataset[Any]):
     """Batches by the number of their first image; a sentence for one that can't be read."""
 
@@ -93,8 +111,11 @@ class _Rows(Dataset[Any]):
             sample, images[place] = self._image(int(shard), int(sample), notes)
             rows.append(self.reader.row(int(shard), sample))
         captions = self.captions.drawn(first, self.order.batch, self.rows, [row["text"] for row in rows])
-        embedding = None if self.captions.encode is None else mean_embedding(captions, self.captions.encode).numpy()
-        return Decoded(first, images, rows, captions, embedding, notes)
+        numbers, own = numbers_of(rows, captions), _codes([row["text"] for row in rows])
+        if self.captions.encode is None:
+            return Decoded(first, images, captions, None, numbers, own, notes)
+        embedding = mean_embedding(captions, self.captions.encode).numpy()
+        return Decoded(first, images, [], embedding, numbers, own, notes)
 
     def _image(self, shard: int, sample: int, notes: list[str]) -> tuple[int, np.ndarray]:
         """A sample and its image; with `skip_bad`, the next of the shard whose image can be read."""
@@ -168,10 +189,12 @@ class Decoder:
         self._latest, self.next = found, first + self.order.batch
         return found
 
-    def texts(self, first: int, rows: range) -> list[dict[str, Any]]:
-        """Captions and labels alone of rows of a batch."""
+    def texts(self, first: int, rows: range) -> tuple[list[list[str]], np.ndarray]:
+        """Drawn captions, and classes and codes (2, n), of rows of a batch, without their images."""
         shards, samples = self.order(first, rows)
-        return [self.reader.row(int(shard), int(sample)) for shard, sample in zip(shards, samples, strict=True)]
+        found = [self.reader.row(int(shard), int(sample)) for shard, sample in zip(shards, samples, strict=True)]
+        captions = self.captions.drawn(first, self.order.batch, rows, [row["text"] for row in found])
+        return captions, numbers_of(found, captions)
 
     def _start(self, first: int, rows: range) -> None:
         self.rows = rows

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -122,12 +122,10 @@ class StreamedBatches(Batches):
         noise = drawing.draw_noise(total, generator)
         upside_down = drawing.half(total, True, generator) if drawing.flip_vertical else torch.zeros_like(mirror)
         augmentation = torch.rand(total, drawing.augmentation_dim, generator=generator, device=self.device)
-        texts = self._texts(
-            total, found.rows, found.captions, None if found.embedding is None else torch.from_numpy(found.embedding)
-        )
+        texts = self._texts(total, found.captions, found.numbers, found.embedding)
         pool = self._pooled(first, total, rows)
         pool.add(first, texts)
-        own = torch.tensor([_codes(row["text"], _most(found.rows)) for row in found.rows], device=self.device)
+        own = torch.from_numpy(found.own).to(self.device, non_blocking=True)
         mine = _Texts(*(column[share] for column in texts))
         negative = self._hardest(pool, mine, own, total, share, generator)
         others = None
@@ -159,18 +157,16 @@ class StreamedBatches(Batches):
         )
 
     def _texts(
-        self, total: int, known: Sequence[dict[str, Any]], chosen: Sequence[Sequence[str]], embedding: Tensor | None
+        self, total: int, captions: Sequence[Sequence[str]], numbers: np.ndarray, embedding: np.ndarray | None
     ) -> _Texts:
-        """The texts `chosen` of a whole batch, of which this process has some rows, `known`."""
-        if embedding is None:
-            embedding = mean_embedding(chosen, self.embed)
-        embedding = embedding.to(self.device, non_blocking=True)
-        code = [_code(captions[0]) for captions in chosen]
-        label = [row.get("label", number) for row, number in zip(known, code, strict=True)]
-        numbers = torch.tensor([label, code], device=self.device)
-        if len(known) < total:
-            embedding, numbers = collected(embedding), collected(numbers.T).T
-        return _Texts(embedding, numbers[0], numbers[1])
+        """The texts of a whole batch, of which this process has some: the drawn captions, their classes and codes (2, n), and their embeddings, if
+        there are any yet."""
+        found = mean_embedding(captions, self.embed) if embedding is None else torch.from_numpy(embedding)
+        found = found.to(self.device, non_blocking=True)
+        labels = torch.from_numpy(numbers).to(self.device, non_blocking=True)
+        if labels.shape[1] < total:
+            found, labels = collected(found), collected(labels.T).T
+        return _Texts(found, labels[0], labels[1])
 
     def _pooled(self, first: int, total: int, rows: range) -> _Pool:
         """The texts of the images before `first`, read anew after a jump."""
@@ -178,9 +174,8 @@ class StreamedBatches(Batches):
             return self._pool
         self._pool = _Pool(total)
         for start in range(max(0, first - self._pool.size), first, total):
-            known = self.decoder.texts(start, rows)
-            chosen = self.decoder.captions.drawn(start, total, rows, [row["text"] for row in known])
-            self._pool.add(start, self._texts(total, known, chosen, None))
+            captions, numbers = self.decoder.texts(start, rows)
+            self._pool.add(start, self._texts(total, captions, numbers, None))
         return self._pool
 
     def _hardest(
@@ -195,7 +190,7 @@ class StreamedBatches(Batches):
         same = (label == texts.label[:, None, None]).byte()
         same += (code[..., None] == own[:, None, None]).any(3)
         chosen = pool.texts.embedding[place.gather(2, same.argmin(2, keepdim=True))[..., 0]]
-        hardest = torch.einsum("nkt,nt->nk", chosen, texts.embedding).argmax(1)
+        hardest = (chosen * texts.embedding[:, None]).sum(2).argmax(1)
         return chosen[torch.arange(len(chosen), device=self.device), hardest]
 
     def _generated(self, texts: _Texts, total: int) -> tuple[Tensor, Tensor]:
@@ -208,19 +203,3 @@ class StreamedBatches(Batches):
             fake_text = torch.where(between[:, None], (fake_text + texts.embedding[beside]) / 2, fake_text)
             fake_label = torch.where(between, -1 - source, fake_label)  # of no image's class
         return fake_text, fake_label
-
-
-def _code(caption: str) -> int:
-    """A number that tells captions from one another, and from classes."""
-    return int.from_bytes(hashlib.blake2b(caption.encode(), digest_size=8).digest(), "little") >> 2 | 1 << 61
-
-
-def _most(rows: Sequence[dict[str, Any]]) -> int:
-    """The most captions of a row."""
-    return max(len(row["text"]) for row in rows)
-
-
-def _codes(captions: Sequence[str], most: int) -> list[int]:
-    """The numbers of captions, filled up to `most`."""
-    codes = [_code(caption) for caption in captions]
-    return codes + [-1] * (most - len(codes))
