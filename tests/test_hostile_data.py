@@ -2,19 +2,31 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
+import os
+import pickle
+import resource
+import struct
 import tarfile
+import time
+import zlib
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from conftest import TINY_NETWORKS
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
+from stackflower.data.images import load_square
 from stackflower.data.sources.folder import FolderSource
 from stackflower.data.sources.shards import ShardSource, read_shard
 from stackflower.errors import DataError
+from stackflower.utils.pickles import load_pickle
 
 
 def jpeg(size: int = 24) -> bytes:
@@ -133,3 +145,158 @@ def test_json_of_a_shard_that_would_do_harm(stackflower, tmp_path: Path, row: by
             file.addfile(member, io.BytesIO(content))
     said = stackflower("data", "check", tmp_path, code=2).output
     assert "train-000.tar/b has" in said and "1 problems" in said
+
+
+# ---- pickles
+
+
+class Calls:
+    """Pickled, a call of anything."""
+
+    def __init__(self, function: Any, *arguments: Any):
+        self.call = function, arguments
+
+    def __reduce__(self) -> Any:
+        return self.call
+
+
+def tuples_in_tuples() -> bytes:
+    """A dictionary whose key takes 2^60 steps to hash."""
+    return b"\x80\x02}K\x01" + b"2\x86" * 60 + b"K\x01s."
+
+
+PICKLES: dict[str, bytes] = {
+    "a command": pickle.dumps(Calls(os.system, "touch owned")),
+    "evaluation": pickle.dumps(Calls(eval, "open('owned', 'w')")),
+    "an import": b"cposix\nsystem\n(S'touch owned'\ntR.",
+    "a command, in Python 2": b"(S'touch owned'\niposix\nsystem\n.",
+    "a class of ours": pickle.dumps(Path("owned")),
+    "numpy's loader": b"cnumpy\nload\n(S'owned'\ntR.",
+    "numpy's testing": b'cnumpy.testing._private.utils\nrunstring\n(S\'open("owned", "w")\'\n}tR.',
+    "an attribute of numpy": b"cnumpy.core.multiarray\n_reconstruct.__globals__\n.",
+    "a dotted name": b"\x80\x04\x8c\x05numpy\x8c\x10ndarray.__init__\x93.",
+    "a set": pickle.dumps({1, 2}),
+    "a key that takes for ever": tuples_in_tuples(),
+    "an array that claims a terabyte": b"\x80\x02cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\n(K\x00tU\x01btR(K\x01(\x8a\x06\x00\x00\x00\x00\x00\x01tcnumpy\ndtype\n(U\x02f8K\x00K\x01tR(K\x03U\x01<NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb\x89U\x08\x00\x00\x00\x00\x00\x00\x00\x00tb.",
+    "a string that claims a gigabyte": b"\x80\x04\x8d" + (2**30).to_bytes(8, "little") + b"abc.",
+    "a table of a billion rows": b"\x80\x02cpandas.core.indexes.base\n_new_Index\n(N}(X\x05\x00\x00\x00startK\x00uR.",
+    "nothing": b"",
+    "half of one": pickle.dumps(list(range(100)))[:50],
+    "a state of nothing": b"\x80\x02K\x01K\x02b.",
+    "a memory of nothing": b"\x80\x02h\x05.",
+    "a list as a key": b"\x80\x02}]K\x01s.",
+    "lists in lists": b"\x80\x02" + b"]" * 100_000 + b"a" * 99_999 + b".",
+    "something outside": b"\x80\x02Pname\n.",
+    "a buffer outside": b"\x80\x05\x97.",
+}
+
+
+@pytest.mark.parametrize("name", PICKLES)
+def test_pickles_that_would_do_harm(name: str, stackflower, tmp_path: Path) -> None:
+    root = tmp_path / "data"
+    (root / "train").mkdir(parents=True)
+    (root / "train" / "filenames.pickle").write_bytes(PICKLES[name])
+    began = time.monotonic()
+    said = stackflower("data", "check", root, code=2).output
+    assert "filenames.pickle" in said and len(said) < 2000 and time.monotonic() - began < 5
+    assert not (tmp_path / "owned").exists()
+
+
+@settings(max_examples=400, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@given(st.data())
+def test_pickles_with_any_byte_changed(data: st.DataObject) -> None:
+    value = {"a": [1, "x", (2, 3.5)], "b": torch.arange(6).reshape(2, 3).numpy()}
+    content = bytearray(pickle.dumps(value, data.draw(st.integers(0, 5))))
+    for _ in range(data.draw(st.integers(1, 3))):
+        content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
+    with contextlib.suppress(DataError):
+        load_pickle(bytes(content), "x")
+
+
+# ---- images
+
+
+def png_of(width: int, height: int) -> bytes:
+    """A PNG file whose header claims a size, and that holds next to nothing."""
+    chunk = lambda kind, body: struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))  # noqa: E731
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return (
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0" * 100)) + chunk(b"IEND", b"")
+    )
+
+
+def tiff(**options: Any) -> bytes:
+    content = io.BytesIO()
+    mode = options.pop("mode", "RGB")
+    Image.new(mode, (30, 20), options.pop("colour", None) or 0).save(content, "TIFF", **options)
+    return content.getvalue()
+
+
+BAD_IMAGES: dict[str, bytes] = {
+    "50,000 × 50,000": png_of(50_000, 50_000),
+    "2^31 × 1": png_of(2**31 - 1, 1),
+    "no pixels": png_of(0, 10),
+    "a header alone": png_of(100, 100),
+    "half a JPEG": jpeg(200)[:2000],
+    "a JPEG's first bytes": jpeg()[:20],
+    "PostScript": b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n(owned) (w) file closefile\nshowpage\n",
+    "an SVG": b"<svg xmlns='http://www.w3.org/2000/svg'><image href='file:///etc/passwd'/></svg>",
+    "text": b"not an image",
+    "nothing": b"",
+    "half a TIFF": tiff()[:100],
+    "a TIFF of no directory": b"II*\0\xff\xff\xff\x7f",
+    "a TIFF that is its own next": b"II*\0\x08\0\0\0\0\0\x08\0\0\0",
+}
+
+
+@pytest.mark.parametrize("name", BAD_IMAGES)
+def test_images_that_would_do_harm(name: str, stackflower, tmp_path: Path) -> None:
+    data = folder(tmp_path / "data", '{"file_name": "bad.jpg", "text": "a"}')
+    (data / "bad.jpg").write_bytes(BAD_IMAGES[name])
+    began, before = time.monotonic(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    said = stackflower("data", "check", data, code=2).output
+    assert "bad.jpg" in said and "1 problems" in said and "0x" not in said
+    assert time.monotonic() - began < 5 and resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 500_000
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"mode": "CMYK"},
+        {"mode": "LA"},
+        {"mode": "1"},
+        {"mode": "P"},
+        {"mode": "I;16"},
+        {"mode": "F"},
+        {"mode": "LAB"},
+        {"mode": "YCbCr"},
+        {"compression": "tiff_lzw"},
+        {"compression": "tiff_deflate"},
+        {"compression": "jpeg"},
+        {"compression": "packbits"},
+        {"tiffinfo": {274: 6}},
+        {"save_all": True, "append_images": [Image.new("RGB", (9, 9))]},
+    ],
+    ids=str,
+)
+def test_tiffs_of_odd_layouts(options: dict[str, Any], tmp_path: Path) -> None:
+    image = load_square(tmp_path / "x.tif", 16, content=tiff(**options))
+    assert image.shape == (16, 16, 3) and image.dtype == "uint8"
+
+
+def test_a_picture_of_several_pictures(tmp_path: Path) -> None:
+    """As phones take them: a JPEG with a second one behind it."""
+    content = io.BytesIO()
+    Image.new("RGB", (20, 20), "red").save(
+        content, "MPO", save_all=True, append_images=[Image.new("RGB", (20, 20), "blue")]
+    )
+    assert load_square(tmp_path / "x.jpg", 16, content=content.getvalue())[8, 8].argmax() == 0
+
+
+def test_links_that_go_in_circles(stackflower, tmp_path: Path) -> None:
+    data = folder(tmp_path / "data", '{"file_name": "2.jpg", "text": "b"}')
+    (data / "around").symlink_to(data)
+    (data / "self.jpg").symlink_to(data / "self.jpg")
+    (data / "up").symlink_to(tmp_path)
+    stackflower("data", "check", data)
+    stackflower("data", "check", data, "--set", "data.follow_links=true")

@@ -110,13 +110,18 @@ class Folder(Files):
                 name, link = prefix + entry.name, entry.is_symlink()
                 if link and not self.follow_links and not _inside(entry.path, root):
                     self.refused[name] = LINK_OUT
-                elif entry.is_dir(follow_symlinks=False) or (link and self.follow_links and entry.is_dir()):
+                    continue
+                try:
+                    folder_there, file_there = entry.is_dir(follow_symlinks=self.follow_links), entry.is_file()
+                except OSError:  # a link in a circle
+                    continue
+                if file_there:
+                    yield name, entry.path
+                elif folder_there:
                     real = os.path.realpath(entry.path)
                     if not link or real not in visited:  # a link may lead to a folder above it
                         visited |= {real} if link else set()
                         pending.append((f"{name}/", entry.path))
-                elif entry.is_file():
-                    yield name, entry.path
 
     def stamp(self, name: str) -> object:
         found = os.stat(self.entries[name])
