@@ -648,7 +648,11 @@ def ls(kind: str | None, as_json: bool) -> None:
 @click.argument("captions", nargs=-1)
 @click.option("--captions", "file", metavar="FILE", help="Text file with one caption a line, or a metadata.jsonl.")
 @click.option("--text", default="ngram", show_default=True, metavar="NAME|MODEL", help="Text encoder.")
-@click.option("--out", metavar="FILE.npy", help="Where to save the embeddings, float32 (N, T).")
+@click.option(
+    "--out",
+    metavar="FILE",
+    help="Where to save the embeddings, float32 (N, T): .safetensors, with their captions, or .npy.",
+)
 @json_option
 def embed(captions: tuple[str, ...], file: str | None, text: str, out: str | None, as_json: bool) -> None:
     """Compute sentence embeddings of unit length."""

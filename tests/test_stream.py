@@ -274,8 +274,10 @@ def test_shards_elsewhere(tmp_path: Path, stackflower, monkeypatch: pytest.Monke
     with pytest.raises(DataError, match="There are no shards"):
         open_source(f"file://{tmp_path}/nowhere/train-{{000..001}}.tar")
     monkeypatch.setenv("STACKFLOWER_CACHE_GIB", "0")
-    reader = ShardReader(source.shards["train"])
+    reader = source.reader("train")
     assert [reader.row(shard, 0)["label"] for shard in range(7)] == [0, 0, 1, 4, 2, 1, 0]
+    with pytest.raises(DataError, match="has 5 samples that can be used, and 6 were counted"):
+        ShardReader(source.shards["train"], [6, *COUNTS[1:]]).row(0, 5)
     monkeypatch.setenv("STACKFLOWER_CACHE_GIB", "many")
     with pytest.raises(DataError, match="it should be a number of GiB"):
         remote.local(f"file://{folder}/../shards/../shards/index.json")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -50,6 +51,16 @@ def listing(location: str) -> list[str]:
     return sorted(
         one if is_remote(one) else f"{protocol}://{one.lstrip('/') if protocol != 'file' else one}" for one in found
     )
+
+
+def present(folder: str, names: Sequence[str]) -> dict[str, list[str]]:
+    """Of a folder at a URL, the locations that each name or pattern matches. One request lists the folder, where it can be listed."""
+    if len(names) > 1:
+        with suppress(Exception):  # every kind of file system has its own
+            system, path = _opened(f"{folder}/")
+            there = {str(one).rstrip("/").rpartition("/")[2] for one in system.ls(path, detail=False)}
+            return {name: [f"{folder}/{name}"] if name in there else [] for name in names}
+    return {name: listing(f"{folder}/{name}") for name in names}
 
 
 def _opened(location: str) -> tuple[Any, str]:

@@ -17,7 +17,7 @@ from stackflower.data.archives import PartReader, tar_entries
 from stackflower.data.files import Files
 from stackflower.data.images import EXTENSIONS
 from stackflower.data.listed import ListedSource, Listing
-from stackflower.data.remote import is_remote, listing, local
+from stackflower.data.remote import is_remote, local, present
 from stackflower.data.rows import checked, lines_of, parsed
 from stackflower.data.sources.folder import FOLDERS
 from stackflower.errors import DataError
@@ -151,7 +151,7 @@ def find_shards(location: str) -> dict[str, list[str]]:
     """Locations of the shards of each split in a folder, of a pattern or of one file; {} where there are none. DataError where a pattern names what is not there."""
     if is_remote(location):
         before, _, name = location.rpartition("/")
-        matching = {each: listing(f"{before}/{each}") for each in expand_braces(name)}
+        matching = present(before, expand_braces(name))
     else:
         path = Path(location).expanduser()
         names = ["*.tar"] if path.is_dir() else expand_braces(path.name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections import OrderedDict
@@ -23,7 +24,7 @@ from stackflower.options import Count, Natural
 from stackflower.registry import register
 from stackflower.utils.atomic import replacing, write_text
 from stackflower.utils.cache import cache_folder, key_of
-from stackflower.utils.progress import Bar
+from stackflower.utils.progress import Bar, silent
 
 INDEX = "index.json"  # beside shards: how many samples each has, so that none need be fetched to be counted
 OPEN = 64  # shards that are kept open
@@ -41,7 +42,10 @@ class ShardIndex:
 def index_of(location: str) -> ShardIndex:
     """The samples of a shard that can be used, from the cache if it is there. DataError for a file that is not a tar file."""
     path = local(location)
-    found = path.stat()
+    try:
+        found = path.stat()
+    except OSError as error:
+        raise DataError(f"{location} can't be read: {error.strerror}.") from error
     stamp = (location,) if is_remote(location) else (str(path.resolve()), found.st_mtime_ns)
     cached = cache_folder("shard-index") / f"{key_of(*stamp, found.st_size)}.npy"
     with suppress(OSError, ValueError):
@@ -69,22 +73,32 @@ class ShardReader:
 
     Args:
         locations: of the shards.
+        counts: samples of each that can be used, as they were counted.
     """
 
-    def __init__(self, locations: Sequence[str]):
-        self.locations = list(locations)
+    def __init__(self, locations: Sequence[str], counts: Sequence[int]):
+        self.locations, self.counts = list(locations), list(counts)
         self._open: OrderedDict[int, tuple[BinaryIO, np.ndarray]] = OrderedDict()
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"locations": self.locations, "_open": OrderedDict()}
+        return {**vars(self), "_open": OrderedDict()}
 
     def _shard(self, number: int) -> tuple[BinaryIO, np.ndarray]:
         if number in self._open:
             self._open.move_to_end(number)
             return self._open[number]
         location = self.locations[number]
-        places = index_of(location).places
-        self._open[number] = local(location).open("rb"), places
+        found = index_of(location)
+        if len(found.places) != self.counts[number]:
+            fault = f" {found.faults[0]}" if found.faults else ""
+            raise DataError(
+                f"{location} has {len(found.places):,} samples that can be used, and {self.counts[number]:,} were counted, by {INDEX} or when the "
+                f"training began.{fault} Mend it, or delete {INDEX}."
+            )
+        try:
+            self._open[number] = local(location).open("rb"), found.places
+        except OSError as error:
+            raise DataError(f"{location} can't be read: {error.strerror}.") from error
         if len(self._open) > OPEN:
             self._open.popitem(last=False)[1][0].close()
         return self._open[number]
@@ -132,6 +146,7 @@ class ShardStream(ShardSource):
         self.window, self.workers = window, workers
         self._counts: dict[str, list[int]] = {}
         self._faults: list[str] = []
+        self._digest = hashlib.blake2b(digest_size=16)  # of where the samples lie, of shards that were looked at
 
     @classmethod
     def recognises(cls, files: Any) -> bool:
@@ -139,7 +154,7 @@ class ShardStream(ShardSource):
 
     def reader(self, split: str) -> ShardReader:
         """Reads samples of a split."""
-        return ShardReader(self.shards[split])
+        return ShardReader(self.shards[split], self.count(split, silent))
 
     def count(self, split: str, bar: Bar) -> list[int]:
         """Samples of each shard that can be used. Shards on disk are looked through once, on all cores; at a URL, ``index.json`` beside them tells, or else each is
@@ -170,6 +185,7 @@ class ShardStream(ShardSource):
         with bar(f"indexing {len(locations):,} shards of {split}", len(locations)) as progress:
             for found in _indexed(locations):
                 counts.append(len(found.places))
+                self._digest.update(found.places.tobytes())
                 faults += found.faults
                 progress(1)
         self._faults = faults
@@ -187,8 +203,9 @@ class ShardStream(ShardSource):
         return [f"{len(self._faults):,} samples are left out, the first: {self._faults[0]}"] if self._faults else []
 
     def stream_key(self, split: str) -> str:
-        """What the stream depends on: names and counts of the shards, and the window."""
-        return key_of([name_of(one) for one in self.shards[split]], self._counts[split], self.window)
+        """What the stream depends on: the shards and where their samples lie, as far as they were looked at, and the window."""
+        names = [name_of(one) for one in self.shards[split]]
+        return key_of(names, self._counts[split], self._digest.hexdigest(), self.window)
 
     def describe(self) -> str:
         return f"Data: {self.title()} is {self.layout}, {len(self.shards['train']):,} for training."
