@@ -6,6 +6,7 @@ import hashlib
 import os
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -200,16 +201,18 @@ class Decoder:
         self.rows = rows
         data = _Rows(self.reader, self.order, self.captions, rows, self.size, self.skip_bad)
         ahead: dict[str, Any] = {"prefetch_factor": AHEAD} if self.workers else {}
-        loader: DataLoader[Any] = DataLoader(
-            data,
-            batch_size=None,
-            sampler=_Firsts(first, self.order.batch),
-            num_workers=self.workers,
-            worker_init_fn=_set_up,
-            collate_fn=_as_it_is,
-            **ahead,
-        )
-        self._batches = iter(loader)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "This DataLoader will create")  # how many was asked for
+            loader: DataLoader[Any] = DataLoader(
+                data,
+                batch_size=None,
+                sampler=_Firsts(first, self.order.batch),
+                num_workers=self.workers,
+                worker_init_fn=_set_up,
+                collate_fn=_as_it_is,
+                **ahead,
+            )
+            self._batches = iter(loader)
 
 
 def _set_up(worker: int) -> None:
