@@ -188,3 +188,40 @@ def test_an_archive_in_an_archive_is_told(stackflower, tmp_path: Path) -> None:
     assert "holds archives, which are not opened, such as inner.zip" in stackflower("data", "check", "outer.zip").output
     zipped(tmp_path / "only.zip", ("inner.zip", inner))
     assert "has no metadata" in stackflower("data", "check", "only.zip", code=2).output
+
+
+@pytest.mark.parametrize("way", ["folder", "zip"])
+def test_texts_and_images_that_are_refused_are_told(tmp_path: Path, stackflower, way: str) -> None:
+    """Where everything in a folder counts, a file that is not read is lost, unless it is named."""
+    sidecars(tmp_path / "data")
+    if way == "folder":
+        (tmp_path / "elsewhere.jpg").write_bytes(jpeg())
+        (tmp_path / "data" / "a" / "9.jpg").symlink_to(tmp_path / "elsewhere.jpg")
+        said = stackflower("data", "check", "data", code=2).output
+        assert "9.jpg is a link out of the folder" in said
+        return
+    entries = [(f"{path.name}", path.read_bytes()) for path in sorted((tmp_path / "data" / "a").iterdir())]
+    zipped(tmp_path / "x.zip", *entries, ("../9.png", jpeg()), ("../9.txt", b"lost"))
+    assert "../9.png leads out of the archive" in stackflower("data", "check", "x.zip", code=2).output
+
+
+def test_links_to_folders_inside_are_followed(tmp_path: Path) -> None:
+    root = image_folder(tmp_path / "data")
+    (root / "train").rename(root / "v1")
+    (root / "train").symlink_to("v1")
+    source = open_source(str(root))
+    assert source.splits() == ["train", "validation"] and len(source.rows("train")) == 5
+
+
+def test_tar_headers_that_would_do_harm(tmp_path: Path, stackflower) -> None:
+    long = tarfile.TarInfo("././@LongLink")
+    long.type, long.size = tarfile.GNUTYPE_LONGNAME, 4
+    chain = (long.tobuf(tarfile.GNU_FORMAT) + b"abc\0" + bytes(508)) * 3000
+    (tmp_path / "chain.tar").write_bytes(chain + bytes(1024))
+    assert "can't be read as a tar file" in stackflower("data", "check", "chain.tar", code=2).output
+    with tarfile.open(tmp_path / "negative.tar", "w", format=tarfile.PAX_FORMAT) as archive:
+        for name, content in (("metadata.jsonl", metadata("1.jpg")), ("1.jpg", jpeg())):
+            member = tarfile.TarInfo(name)
+            member.size, member.pax_headers = len(content), {"size": "-50"} if name == "1.jpg" else {}
+            archive.addfile(member, io.BytesIO(content))
+    assert "negative.tar" in stackflower("data", "check", "negative.tar", code=2).output

@@ -15,15 +15,17 @@ import pytest
 import torch
 from conftest import TINY_NETWORKS, settings
 from test_hostile_data import jpeg
-from test_layouts import picture
+from test_layouts import birds, picture
 
 from stackflower.commands.data import open_source, source_part
+from stackflower.data.prepared import prepare
 from stackflower.errors import ComponentError, DataError
 from stackflower.text.encoders.multi_hot import MultiHotEncoder
 from stackflower.text.encoders.ngram import NgramEncoder
 from stackflower.text.encoders.precomputed import PrecomputedEncoder
 from stackflower.utils.pickled_tables import columns_of
 from stackflower.utils.pickles import load_npy, load_pickle
+from stackflower.utils.progress import silent
 from stackflower.utils.t7 import load_t7
 
 
@@ -456,3 +458,44 @@ def test_a_validation_split_is_drawn_by_seed(tmp_path: Path, stackflower) -> Non
     )
     with pytest.raises(ComponentError):
         open_source(str(root), {"held_out": 1.5})
+
+
+def test_tables_of_several_splits(tmp_path: Path) -> None:
+    one = images(tmp_path / "one", *(f"{number}.jpg" for number in range(4)))
+    (one / "all.csv").write_text("image,caption,split\n0.jpg,a,train\n1.jpg,b,val\n2.jpg,c,test\n3.jpg,d,train\n")
+    other = images(tmp_path / "two", *(f"{number}.jpg" for number in range(4)))
+    for split, rows in (("train", "0.jpg,a\n3.jpg,d\n"), ("valid", "1.jpg,b\n"), ("test", "2.jpg,c\n")):
+        (other / f"{split}.csv").write_text(f"image,caption\n{rows}")
+    for root in (one, other):
+        source = open_source(str(root))
+        assert [source.rows(split).captions for split in source.splits()] == [[["a"], ["d"]], [["b"]], [["c"]]]
+
+
+def test_classes_of_a_table_are_numbers_or_names(tmp_path: Path, stackflower) -> None:
+    root = images(tmp_path / "data", *(f"{number}.jpg" for number in range(3)))
+    (root / "x.csv").write_text("image,text,class\n0.jpg,a,0\n1.jpg,b,rose\n2.jpg,c,0\n")
+    assert open_source(str(root)).rows("train").class_names == {0: "0", 1: "rose"}
+    (root / "x.csv").write_text("image,text,class\n0.jpg,a,0\n0.jpg,b,1\n")
+    assert "line 3 gives 0.jpg another class than line 2" in stackflower("data", "check", root, code=2).output
+
+
+def test_images_that_a_source_crops_are_not_copied_whole(tmp_path: Path, stackflower) -> None:
+    root = birds(tmp_path / "CUB_200_2011")
+    assert "--size 76 says" in stackflower("data", "shard", root, "shards", code=2).output
+    stackflower("data", "shard", root, "shards", "--size", 32)
+    one, other = (prepare(open_source(str(path)), "train", 32, silent).images for path in (root, tmp_path / "shards"))
+    assert torch.equal(torch.as_tensor(one), torch.as_tensor(other))
+
+
+def test_embeddings_that_would_take_all_memory(tmp_path: Path) -> None:
+    nested: Any = [1.0]
+    for _ in range(40):
+        nested = [nested, nested]
+    for name, value in (("bomb", nested), ("ragged", [[1.0], [1.0, 2.0]]), ("arrays", [np.ones(3), np.ones(4)])):
+        (tmp_path / f"{name}.pickle").write_bytes(pickle.dumps(value, 2))
+        (tmp_path / f"{name}.txt").write_text("a\n")
+        with pytest.raises(DataError, match="holds no embeddings"):
+            PrecomputedEncoder(path=str(tmp_path / f"{name}.pickle")).encode(["a"])
+    for header in (b"{'descr': '<f8'", b"{[]: 1}\n"):
+        with pytest.raises(DataError, match=r"no \.npy file"):
+            load_npy(b"\x93NUMPY\x01\x00" + struct.pack("<H", len(header)) + header, "x")

@@ -192,3 +192,51 @@ def test_memory_does_not_grow_with_the_data(tmp_path: Path, monkeypatch: pytest.
     assert isinstance(source, Source) and read is not None
     assert source.fill("train", images, lambda done: None, jobs=2) == {}
     assert most[0] <= 2 * listed.AHEAD
+
+
+def test_a_drawn_split_is_of_its_share_and_seed(tmp_path: Path) -> None:
+    root = flowers(tmp_path / "flowers") / "train"
+    drawn = {}
+    for options in ({"held_out": 0.25}, {"held_out": 0.25, "seed": 3}, {"held_out": 0.5}):
+        source = open_source(str(root), options)
+        for split in ("train", "validation"):
+            data = prepare(source, split, 16, silent)
+            assert data.rows == source.rows(split), "not that of another share or seed"
+            drawn[str(options), split] = data.key
+    assert len(set(drawn.values())) == 6
+
+
+def test_files_of_the_users_are_not_deleted(tmp_path: Path, stackflower) -> None:
+    flowers(tmp_path / "flowers")
+    for taken in ("train/my.npy", "validation/notes.json", ".hidden/x"):
+        path = tmp_path / f"out-{taken.partition('/')[0]}" / taken
+        path.parent.mkdir(parents=True)
+        path.write_text("x")
+        said = stackflower("data", "prepare", "flowers", path.parent.parent, code=2).output
+        assert "name a new folder" in said and path.read_text() == "x"
+
+
+def test_what_was_prepared_is_not_enlarged(tmp_path: Path, stackflower) -> None:
+    flowers(tmp_path / "flowers")
+    stackflower("data", "prepare", "flowers", "small", "--size", 32)
+    assert (
+        "can be prepared at 1 to 32 px, not 64"
+        in stackflower("data", "prepare", "small", "x", "--size", 64, code=2).output
+    )
+    assert "--size 76 says" in stackflower("data", "shard", "small", "shards", code=2).output
+    stackflower("data", "shard", "small", "shards", "--size", 32)
+
+
+def test_a_failed_attempt_leaves_nothing_once_it_went_well(tmp_path: Path, stackflower) -> None:
+    root = flowers(tmp_path / "flowers")
+    spoil(root)
+    (root / "train" / "9.jpg").rename(root / "train" / "gone.jpg")
+    stackflower("data", "prepare", "flowers", "out", code=2)
+    stackflower("data", "prepare", "flowers", "out", "--on-error", "skip")
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        "left-out.txt",
+        "prepared.json",
+        "summary.html",
+        "test",
+        "train",
+    ]

@@ -355,3 +355,26 @@ def test_data_shard_goes_on(tmp_path: Path, stackflower, monkeypatch: pytest.Mon
     stackflower("data", "shard", "flowers", "shards", "--per-shard", 2)
     assert written == ["train-000000.tar", "train-000001.tar", "train-000002.tar"]
     assert "No problems" in stackflower("data", "check", "shards").output
+
+
+def test_shards_elsewhere_that_change_are_fetched_anew(tmp_path: Path) -> None:
+    folder = tmp_path / "shards"
+    write_shards(folder, (3, 4))
+    url = f"file://{folder}/train-{{000..001}}.tar"
+    labels = []
+    for counts in ((3, 4), (4, 3)):
+        write_shards(folder, counts)
+        remote._copy.cache_clear()  # as a new process
+        source = open_source(url)
+        assert isinstance(source, ShardStream) and source.count("train", silent) == list(counts)
+        labels.append([source.reader("train").row(1, sample)["label"] for sample in range(counts[1])])
+    assert labels == [[3, 4, 0, 1], [4, 0, 1]]
+
+
+def test_workers_that_fetch_into_a_full_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("STACKFLOWER_CACHE_GIB", "0.000001")
+    write_shards(tmp_path / "shards", (6,) * 12)
+    make = batches(f"file://{tmp_path}/shards/train-{{000..011}}.tar", workers=3)
+    assert Counter(number for first in range(0, 72, 8) for number in numbers(make(first, 8))) == Counter(
+        range(64)
+    ) + Counter(range(8))

@@ -37,6 +37,10 @@ def source_part(value: str | None, layout: str | None = None) -> dict[str, Any] 
         return None
     if value.startswith("hf://"):
         return {"name": "huggingface", "path": value}
+    if is_remote(value) and not value.endswith(".tar"):
+        raise DataError(
+            f"{value}: at a URL, only shards can be read, as in s3://bucket/train-{{000..006}}.tar; fetch anything else first."
+        )
     path, listed = Path(value).expanduser(), _listed()
     where = value if is_remote(value) else str(path.absolute())
     if layout is not None:

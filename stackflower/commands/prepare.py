@@ -10,15 +10,18 @@ from typing import Any
 
 from stackflower.commands.data import open_source
 from stackflower.data.listed import ListedSource
-from stackflower.data.prepared import Prepared, prepare, prepare_into
+from stackflower.data.prepared import IMAGES, KEY, ROWS, Prepared, prepare, prepare_into
+from stackflower.data.prepared import LEFT_OUT as LEFT_OUT_ROWS
+from stackflower.data.source import SPLITS
 from stackflower.data.sources.prepared import ABOUT
-from stackflower.data.survey import survey
+from stackflower.data.survey import shared_images, survey
 from stackflower.errors import DataError
 from stackflower.reports.data_page import data_page
 from stackflower.utils.atomic import try_writing, write_text
 from stackflower.utils.progress import bar
 
 PAGE, LEFT_OUT = "summary.html", "left-out.txt"
+WRITTEN = (IMAGES, ROWS, KEY, LEFT_OUT_ROWS)  # into the folder of a split
 
 
 def prepare_data(
@@ -49,7 +52,12 @@ def prepare_data(
             data = prepare_into(source, split, size, folder / split, bar, jobs)
         splits[split] = data, survey(data)
     lines = [f"{split}: {found.images:,} images at {size} px" for split, (_, found) in splits.items()]
+    shared = shared_images([found for _, found in splits.values()])
     notes = [f"{split}: {sentence}" for split, (_, found) in splits.items() for sentence in found.sentences]
+    if shared:
+        notes.append(
+            f"{shared:,} images are in more than one split, pixel by pixel: scores on a held-out split that holds training images are too good."
+        )
     if folder is not None:
         layout = source.layout if isinstance(source, ListedSource) else "built-in data"
         _write(folder, source.title(), layout, size, splits)
@@ -62,15 +70,20 @@ def prepare_data(
 
 
 def _refuse_taken(folder: Path) -> None:
-    """DataError where a folder holds something else, or can't be written."""
-    known = ("train", "validation", "test", ABOUT, PAGE, LEFT_OUT)
+    """DataError where a folder holds anything that this command did not write, or can't be written."""
     if folder.exists():
         if not folder.is_dir():
             raise DataError(f"{folder} is a file; name a new folder.")
-        others = [path.name for path in folder.iterdir() if path.name not in known and not path.name.startswith(".")]
-        images = [path.name for path in folder.glob("*/*") if path.suffix not in (".npy", ".json")]
-        if others or images:
-            raise DataError(f"{folder} is there and holds {(others or images)[0]}; name a new folder.")
+        for path in sorted(folder.iterdir()):
+            ours = path.name in (ABOUT, PAGE, LEFT_OUT) or any(
+                path.name.startswith((f".{split}-", f".{split}.")) for split in SPLITS
+            )
+            if path.name in SPLITS and path.is_dir() and (path / KEY).is_file():
+                path, ours = next(
+                    ((one, False) for one in sorted(path.iterdir()) if one.name not in WRITTEN), (path, True)
+                )
+            if not ours:
+                raise DataError(f"{folder} is there and holds {path.relative_to(folder)}; name a new folder.")
     try:
         try_writing(folder / ABOUT)
     except OSError as error:
@@ -81,7 +94,7 @@ def _write(folder: Path, title: str, layout: str, size: int, splits: dict[str, t
     """What makes the folder a data set, last."""
     left_out = [f"{split}: {sentence}" for split, (_, found) in splits.items() for sentence in found.left_out]
     try:
-        for stale in ("train", "validation", "test"):
+        for stale in SPLITS:
             if stale not in splits:
                 shutil.rmtree(folder / stale, ignore_errors=True)
         write_text(folder / PAGE, data_page(title, f"{layout[0].upper()}{layout[1:]}", size, splits))

@@ -51,8 +51,10 @@ def shard_data(
     skip = {"skip_bad": True} if on_error == "skip" else {}
     source, folder = open_source(value, {**options, **skip}, layout), Path(out).expanduser()
     say(source.describe())
-    if size is None and not isinstance(source, ListedSource):
-        raise DataError(f"{value} has no image files to copy: --size 76 says at how many pixels they are drawn.")
+    if size is None and not (isinstance(source, ListedSource) and source.as_files):
+        raise DataError(
+            f"{value} has no image files that could be copied as they are: --size 76 says at how many pixels to write them."
+        )
     key = key_of(*(source.fingerprint(split) for split in source.splits()), per_shard, size)
     _begin(folder, key)
     index: dict[str, Any] = {}

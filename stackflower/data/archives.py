@@ -165,6 +165,8 @@ def tar_entries(
                         refused[name] = "is a link or a special file, and those in archives are not followed"
                     elif name in seen:
                         refused[name] = "is there twice"
+                    elif member.size < 0:
+                        refused[name] = "has a size below 0"
                     elif member.offset_data + member.size > length:
                         problems.append(f"{named} is cut off in the middle of {name}.")
                         whole = False
@@ -178,7 +180,7 @@ def tar_entries(
                     problems.append(f"{named} is cut off, and files may be missing.")
                 return
             end = archive.offset
-    except (tarfile.TarError, OSError, ValueError, OverflowError) as error:
+    except (tarfile.TarError, OSError, ValueError, OverflowError, RecursionError) as error:
         raise DataError(f"{named} can't be read as a tar file ({error}).") from error
     if whole and not _ends(path, end):
         problems.append(f"{named} has no mark of the end of a tar file: it is cut off, and files may be missing.")
@@ -249,7 +251,9 @@ def _limit(path: Path, count: int, size: int, packed: int) -> None:
 
 
 def _too_large(size: int) -> str | None:
-    return f"is larger than {LARGEST_FILE:,} bytes" if size > LARGEST_FILE else None
+    return (
+        f"is larger than {LARGEST_FILE:,} bytes" if size > LARGEST_FILE else "has a size below 0" if size < 0 else None
+    )
 
 
 def _unsafe(name: str) -> str | None:

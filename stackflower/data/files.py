@@ -112,9 +112,11 @@ class Folder(Files):
                     self.refused[name] = LINK_OUT
                     continue
                 try:
-                    folder_there, file_there = entry.is_dir(follow_symlinks=self.follow_links), entry.is_file()
+                    folder_there, file_there = entry.is_dir(), entry.is_file()
                 except OSError:  # a link in a circle
-                    continue
+                    folder_there = file_there = False
+                if link and not folder_there and not file_there:
+                    self.refused[name] = "is a link that leads nowhere"
                 if file_there:
                     yield name, entry.path
                 elif folder_there:

@@ -60,6 +60,7 @@ class ListedSource(Source):
     """
 
     layout: ClassVar[str]  # in a few words, for messages
+    as_files: bool = True  # whether images are used as their files are, but for size
     precedence: ClassVar[int] = 0  # of two sources that recognise the same files, the one with more reads them
 
     def __init__(
@@ -115,6 +116,11 @@ class ListedSource(Source):
             nested = [name for name in listing.files.names if is_archive(name)]
             if nested:
                 listing.notes.append(f"{listing.files.path} holds archives, which are not opened, such as {nested[0]}.")
+            told = "\n".join(listing.problems)
+            unread = [name for name in listing.files.refused if name not in told]
+            if unread:
+                why = listing.files.refused[unread[0]]
+                listing.notes.append(f"{len(unread):,} files in {listing.files.path} are not read: {unread[0]} {why}.")
             if drawn:
                 self._draw(listing)
             else:
@@ -137,7 +143,7 @@ class ListedSource(Source):
         for row in listing.rows:
             stamp = listing.files.stamp(row["file_name"])
             digest.update(repr((sorted(row.items(), key=repr), stamp)).encode("utf-8", "replace"))
-        return key_of(digest.hexdigest(), listing.problems, self.skip_bad)
+        return key_of(digest.hexdigest(), listing.problems, self.skip_bad, self.share, self.seed)
 
     def _usable(self, split: str) -> Sequence[dict[str, Any]]:
         listing = self.listing(split)

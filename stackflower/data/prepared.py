@@ -105,6 +105,12 @@ def prepare_into(source: Source, split: str, size: int, folder: Path, bar: Bar, 
 
 
 def _key(source: Source, split: str, size: int) -> str:
+    """The name of a prepared split. DataError for a size that the data can't be prepared at."""
+    least, most = source.sizes
+    if not least <= size <= most:
+        raise DataError(
+            f"{source.title()} can be prepared at {least} to {most:,} px, not {size}; choose another --size."
+        )
     return key_of(type(source).__name__, source.fingerprint(split), split, size)
 
 
@@ -155,6 +161,8 @@ def _decode(source: Source, split: str, size: int, folder: Path, key: str, bar: 
     (partial / DONE).unlink()
     shutil.rmtree(folder, ignore_errors=True)
     partial.rename(folder)
+    for other in folder.parent.glob(f".{folder.name}-*"):  # of a command that failed, and will not go on
+        shutil.rmtree(other, ignore_errors=True)
 
 
 def _array(path: Path, dtype: type, shape: tuple[int, ...]) -> np.memmap[Any, Any]:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -25,19 +26,44 @@ def is_remote(location: str) -> bool:
 
 
 def local(location: str) -> Path:
-    """The file at a location: itself, or a copy in the cache, of which the ones that were not used for longest go. DataError where it can't be had."""
+    """The file at a location: itself, or a copy in the cache. DataError where it can't be had. A copy may go when others come: `held` keeps it."""
+    with held(location) as path:
+        return path
+
+
+@contextmanager
+def held(location: str) -> Iterator[Path]:
+    """The file at a location, which stays while the block runs; of copies, those that were not used for longest go."""
     if not is_remote(location):
-        return Path(location).expanduser()
-    folder = cache_folder("fetched")
-    copy = folder / f"{key_of(location)}-{location.rpartition('/')[2]}"
-    with FileLock(folder / f".{copy.name}.lock"):
-        if copy.exists():
-            with suppress(OSError):
+        yield Path(location).expanduser()
+        return
+    copy = _copy(location)
+    while True:
+        with FileLock(copy.parent / ".lock"):
+            if copy.exists():
                 os.utime(copy)
-            return copy
-        _fetch(location, copy)
-    _make_room(folder, copy)
-    return copy
+                try:
+                    yield copy
+                finally:
+                    _make_room(copy.parent, copy)
+                return
+        with FileLock(copy.parent / f".{copy.name}.lock"):
+            if not copy.exists():
+                _fetch(location, copy)
+
+
+@cache
+def _copy(location: str) -> Path:
+    """Where the copy of a file lies, by what tells this version of it; asked once in a process."""
+    system, path = _opened(location)
+    try:
+        known = system.info(path)
+    except Exception as error:  # every kind of file system has its own
+        raise _unreachable(location, error) from error
+    version = [
+        str(known.get(key)) for key in ("size", "mtime", "LastModified", "last_modified", "updated", "ETag", "etag")
+    ]
+    return cache_folder("fetched") / f"{key_of(location, version)}-{location.rpartition('/')[2]}"
 
 
 def listing(location: str) -> list[str]:
@@ -104,15 +130,18 @@ def _make_room(folder: Path, but: Path) -> None:
         most = float(os.environ.get(LIMIT) or GIB) * 2**30
     except ValueError:
         raise DataError(f"{LIMIT}={os.environ[LIMIT]!r}: it should be a number of GiB, such as 20.") from None
-    copies = sorted(
-        (path for path in folder.iterdir() if not path.name.startswith(".")), key=lambda path: path.stat().st_mtime
-    )
-    total = sum(path.stat().st_size for path in copies)
-    for path in copies:
-        if total <= most or path == but:
+    known = {}
+    for path in folder.iterdir():
+        if not path.name.startswith("."):
+            with suppress(OSError):
+                known[path] = path.stat()
+    total = sum(found.st_size for found in known.values())
+    for path in sorted(known, key=lambda path: known[path].st_mtime):
+        if total <= most:
             break
-        total -= path.stat().st_size
-        path.unlink(missing_ok=True)
+        if path != but:
+            total -= known[path].st_size
+            path.unlink(missing_ok=True)
 
 
 def _unreachable(location: str, error: Exception) -> DataError:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from stackflower.data.prepared import Prepared
@@ -48,7 +49,7 @@ def survey(data: Prepared) -> Survey:
             parts = caption.lower().split()
             words.update(parts)
             lengths[len(parts)] += 1
-            if sum(map(str.isalnum, caption)) < FEWEST_LETTERS:
+            if _says_nothing(caption):
                 near_empty.append(f"{name} has the caption {caption!r}.")
     first: dict[bytes, str] = {}
     duplicates = []
@@ -69,3 +70,13 @@ def survey(data: Prepared) -> Survey:
         left_out=data.left_out,
         digests=frozenset(first),
     )
+
+
+def shared_images(splits: Sequence[Survey]) -> int:
+    """How many images are in more than one split, pixel by pixel."""
+    return sum(len(one.digests) for one in splits) - len(frozenset[bytes]().union(*(one.digests for one in splits)))
+
+
+def _says_nothing(caption: str) -> bool:
+    """Whether a caption has hardly a letter; one of another script says more with fewer."""
+    return sum(map(str.isalnum, caption)) < (FEWEST_LETTERS if caption.isascii() else 1)

@@ -262,5 +262,7 @@ def load_npy(content: bytes, name: object) -> np.ndarray:
             found = load_pickle(content[file.tell() :], name)
             return np.asarray(found) if not isinstance(found, np.ndarray) else found
         return np.asarray(np.load(io.BytesIO(content), allow_pickle=False))
-    except (ValueError, EOFError, OSError, SyntaxError, MemoryError) as error:
+    except DataError:
+        raise
+    except Exception as error:  # its header is parsed as Python, and a damaged one raises anything
         raise DataError(f"{name} is no .npy file that can be read ({error}).") from error

@@ -53,6 +53,7 @@ class Cub200(ListedSource):
     ):
         super().__init__(path=path, seed=seed, skip_bad=skip_bad, follow_links=follow_links)
         self.by, self.box, self.root = split, box, _root(self.files)
+        self.as_files = not box
 
     @classmethod
     def recognises(cls, files: Files) -> bool:

@@ -44,17 +44,6 @@ def files_of(files: Files, split: str) -> Files:
     return files.within(next((name for name in FOLDERS.get(split, ()) if files.folder(name)), ""))
 
 
-def read_label(value: Any, classes: dict[str, int]) -> dict[str, Any]:
-    """The label of a cell: a number, or a name that is numbered in `classes` as names come."""
-    if value is None or value == "":
-        return {}
-    if isinstance(value, str) and value.lstrip("-").isdecimal() and len(value) < 20:
-        return {"label": int(value)}
-    if not isinstance(value, str):
-        return {"label": value}
-    return {"label": classes.setdefault(value, len(classes)), "class_name": value}
-
-
 def _jsonl(text: str) -> Iterator[tuple[int, dict[str, Any] | str]]:
     for number, line in lines_with_numbers(text):
         row, problem = parsed(line)
@@ -170,4 +159,4 @@ class FolderSource(ListedSource):
         for each in files.names:
             if is_image(each):
                 digest.update(repr((each, files.stamp(each))).encode("utf-8", "replace"))
-        return key_of(digest.hexdigest(), files.refused, files.problems, self.skip_bad)
+        return key_of(digest.hexdigest(), files.refused, files.problems, self.skip_bad, self.share, self.seed)

@@ -29,6 +29,7 @@ class PreparedSource(ListedSource):
 
     layout = "a prepared data set"
     precedence = 30
+    as_files = False
 
     def __init__(self, *, path: str):
         super().__init__(path=path)

@@ -17,7 +17,7 @@ from stackflower.data.archives import PartReader, tar_entries
 from stackflower.data.files import Files
 from stackflower.data.images import EXTENSIONS
 from stackflower.data.listed import ListedSource, Listing
-from stackflower.data.remote import is_remote, local, present
+from stackflower.data.remote import held, is_remote, present
 from stackflower.data.rows import checked, lines_of, parsed
 from stackflower.data.sources.folder import FOLDERS
 from stackflower.errors import DataError
@@ -124,7 +124,8 @@ class ShardFiles(Files):
     def shard(self, location: str) -> Shard:
         """A shard, read once."""
         if location not in self._read:
-            self._read[location] = read_shard(local(location))
+            with held(location) as path:
+                self._read[location] = read_shard(path)
         return self._read[location]
 
     def listed(self) -> Iterator[tuple[str, Any]]:
@@ -136,12 +137,13 @@ class ShardFiles(Files):
     def stamp(self, name: str) -> object:
         # a few bytes of every image, so that a copied shard has the same fingerprint
         location, offset, size = self.entries[name]
-        path = local(location)
-        return offset, size, [self.read_part(path, offset + size * share // 4, 64) for share in (1, 2, 3)]
+        with held(location) as path:
+            return offset, size, [self.read_part(path, offset + size * share // 4, 64) for share in (1, 2, 3)]
 
     def read(self, name: str) -> bytes:
         location, offset, size = self.entries[name]
-        return self.read_part(local(location), offset, size)
+        with held(location) as path:
+            return self.read_part(path, offset, size)
 
     def in_order(self, names: Iterable[str]) -> list[str]:
         return sorted(names, key=lambda name: self.entries[name])

@@ -73,6 +73,7 @@ class SidecarSource(ListedSource):
                 listing.problems.append(str(error))
                 continue
             listing.add({"file_name": name, "text": self._captions(lines)}, name)
+        listing.problems += [f"{name} {why}." for name, why in files.refused.items()]
         alone = [name for name in files.names if name.lower().endswith(".txt") and name not in used]
         listing.problems += [f"{name} has no image beside it." for name in alone]
         return listing

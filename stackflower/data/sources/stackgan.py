@@ -41,6 +41,7 @@ class StackGanFolder(ListedSource):
     def __init__(self, *, path: str, box: Positive = 1.5, skip_bad: bool = False, follow_links: bool = False):
         super().__init__(path=path, skip_bad=skip_bad, follow_links=follow_links)
         self.box = box
+        self.as_files = not self.boxes
 
     @classmethod
     def recognises(cls, files: Files) -> bool:
@@ -92,10 +93,15 @@ class StackGanFolder(ListedSource):
         if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
             raise DataError(f"{self.files.path / split / LIST} holds no list of names.")
         classes = self._pickle(f"{split}/{CLASSES}") if f"{split}/{CLASSES}" in self.files else None
-        if classes is not None and len(classes) != len(names):
-            raise DataError(
-                f"{self.files.path / split}: {CLASSES} has {len(classes):,} entries, and {LIST} {len(names):,}."
-            )
+        if classes is not None:
+            try:
+                classes = [int(number) for number in classes]
+            except (TypeError, ValueError) as error:
+                raise DataError(f"{self.files.path / split / CLASSES} holds no list of class numbers.") from error
+            if len(classes) != len(names):
+                raise DataError(
+                    f"{self.files.path / split}: {CLASSES} has {len(classes):,} entries, and {LIST} {len(names):,}."
+                )
         words = None if any(_found(texts, name) for name in names[:100]) else self._words(split, len(names))
         for place, name in enumerate(names):
             where = f"{split}/{LIST}, entry {place + 1}"
@@ -107,7 +113,7 @@ class StackGanFolder(ListedSource):
                 continue
             row: dict[str, Any] = {"file_name": image}
             if classes is not None:
-                row["label"] = int(classes[place])
+                row["label"] = classes[place]
             try:
                 row["text"] = words[place] if words is not None else lines_of(self.files.text(str(text)))
             except DataError as error:

@@ -16,7 +16,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from stackflower.data.images import load_square
-from stackflower.data.remote import is_remote, listing, local
+from stackflower.data.remote import held, is_remote, listing, local
 from stackflower.data.rows import several
 from stackflower.data.sources.shards import Sample, ShardSource, name_of, read_row, read_shard
 from stackflower.errors import DataError
@@ -41,17 +41,17 @@ class ShardIndex:
 
 def index_of(location: str) -> ShardIndex:
     """The samples of a shard that can be used, from the cache if it is there. DataError for a file that is not a tar file."""
-    path = local(location)
-    try:
-        found = path.stat()
-    except OSError as error:
-        raise DataError(f"{location} can't be read: {error.strerror}.") from error
-    stamp = (location,) if is_remote(location) else (str(path.resolve()), found.st_mtime_ns)
-    cached = cache_folder("shard-index") / f"{key_of(*stamp, found.st_size)}.npy"
-    with suppress(OSError, ValueError):
-        places = np.load(cached, mmap_mode="r")
-        return ShardIndex(places, json.loads(cached.with_suffix(".json").read_text(encoding="utf-8")))
-    shard = read_shard(path)
+    with held(location) as path:
+        try:
+            found = path.stat()
+        except OSError as error:
+            raise DataError(f"{location} can't be read: {error.strerror}.") from error
+        stamp = path.name if is_remote(location) else (str(path.resolve()), found.st_mtime_ns)
+        cached = cache_folder("shard-index") / f"{key_of(stamp, found.st_size)}.npy"
+        with suppress(OSError, ValueError):
+            places = np.load(cached, mmap_mode="r")
+            return ShardIndex(places, json.loads(cached.with_suffix(".json").read_text(encoding="utf-8")))
+        shard = read_shard(path)
     rows = [
         [
             *(one.image or (NONE, 0)),
@@ -96,7 +96,8 @@ class ShardReader:
                 f"training began.{fault} Mend it, or delete {INDEX}."
             )
         try:
-            self._open[number] = local(location).open("rb"), found.places
+            with held(location) as path:
+                self._open[number] = path.open("rb"), found.places
         except OSError as error:
             raise DataError(f"{location} can't be read: {error.strerror}.") from error
         if len(self._open) > OPEN:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from stackflower.data.archives import open_files
 from stackflower.data.files import Files, Folder
 from stackflower.data.listed import ListedSource, Listing
-from stackflower.data.sources.folder import METADATA, files_of, is_image, read_label, splits_of
+from stackflower.data.sources.folder import FOLDERS, METADATA, files_of, is_image, splits_of
 from stackflower.data.tables import read_csv, read_parquet
 from stackflower.errors import DataError
 from stackflower.options import Below1, Seed
@@ -33,6 +33,7 @@ class TableSource(ListedSource):
         image_column: column of the image files; None: the one with a usual name, or whose cells end in .jpg and the like.
         text_column: column of the captions; None: the one with a usual name.
         label_column: column of classes, numbers or names; None: the one with a usual name, if there is one.
+        split_column: column that says train, validation or test; None: the one named split, if there is one. Tables may also be named train.csv and test.csv.
         delimiter: between cells; None: a tab in .tsv, else the one of comma, tab, semicolon and bar that the first line has most of.
         held_out: share of the training images that are the validation split, where the data have none.
         seed: by which these are drawn.
@@ -51,6 +52,7 @@ class TableSource(ListedSource):
         image_column: str | None = None,
         text_column: str | None = None,
         label_column: str | None = None,
+        split_column: str | None = None,
         delimiter: str | None = None,
         held_out: Below1 = 0.0,
         seed: Seed = 0,
@@ -59,9 +61,13 @@ class TableSource(ListedSource):
     ):
         self.table = table
         super().__init__(path=path, held_out=held_out, seed=seed, skip_bad=skip_bad, follow_links=follow_links)
-        self.columns = {"image": image_column, "text": text_column, "label": label_column}
+        self.columns = {"image": image_column, "text": text_column, "label": label_column, "split": split_column}
         self.delimiter = delimiter
         self._classes: dict[str, int] = {}
+        self._numeric = True
+        here = [name for name in _tables(self.files) if name in self.files]
+        if self.table is None and len(here) == 1 and self._table_of("train") is None:
+            self.table = here[0]
 
     def open(self, follow_links: bool) -> Files:
         if self.path.is_file() and self.path.suffix.lower() in SUFFIXES:
@@ -71,16 +77,47 @@ class TableSource(ListedSource):
 
     @classmethod
     def recognises(cls, files: Files) -> bool:
-        return len(_tables(files)) == 1 and any(is_image(name) for name in files.names)
+        return (len(_tables(files)) == 1 or any(name.lower().startswith("train.") for name in _tables(files))) and any(
+            is_image(name) for name in files.names
+        )
 
     def own_splits(self) -> list[str]:
-        return ["train"] if self.table in self.files else splits_of(self.files)
+        if self.table not in self.files:
+            named = [split for split in FOLDERS if self._table_of(split)]
+            return named if "train" in named else splits_of(self.files)
+        rows = [row for _, row in self._rows(self.files, str(self.table)) if isinstance(row, dict)]
+        column = self._found(self.files.path / str(self.table), rows[:LOOKED_AT])["split"]
+        found = [split for split in FOLDERS if column and any(self._of(row, column, split) for row in rows)]
+        return found if "train" in found else ["train"]
+
+    def _table_of(self, split: str) -> str | None:
+        """The table of a split by its name, ``train.csv``."""
+        return next((name for name in _tables(self.files) if name.rpartition(".")[0].lower() in FOLDERS[split]), None)
+
+    def _of(self, row: dict[str, Any], column: str, split: str) -> bool:
+        """Whether a row is of a split, by its column: one of no known split is for training."""
+        value = str(row.get(column) or "").strip().lower()
+        return split == next((name for name, words in FOLDERS.items() if value in words), "train")
+
+    def _labels(self, cells: list[Any]) -> Callable[[Any], dict[str, Any]]:
+        """Reads cells of the column of classes: numbers, where all are, else names, numbered as they come, in the training split first."""
+        self._numeric = self._numeric and all(cell in (None, "") or _number(cell) is not None for cell in cells)
+
+        def read(cell: Any) -> dict[str, Any]:
+            if cell in (None, ""):
+                return {}
+            if self._numeric:
+                return {"label": _number(cell)}
+            return {"label": self._classes.setdefault(str(cell), len(self._classes)), "class_name": str(cell)}
+
+        return read
 
     def read_split(self, split: str) -> Listing:
         if split != "train":
             self.listing("train")  # whose classes are numbered first
-        files = self.files if self.table in self.files else files_of(self.files, split)
-        name = self.table or next(iter(_tables(files)), None)
+        beside = self.table in self.files or self._table_of("train") is not None
+        files = self.files if beside else files_of(self.files, split)
+        name = self.table or self._table_of(split) or next(iter(_tables(files)), None)
         if name is None or name not in files:
             raise DataError(
                 f"{files.path} has no table {name or 'that ends in ' + ', '.join(SUFFIXES)}; --set data.table=NAME names one."
@@ -88,6 +125,12 @@ class TableSource(ListedSource):
         rows = list(self._rows(files, name))
         found = self._found(files.path / name, [row for _, row in rows[:LOOKED_AT] if isinstance(row, dict)])
         listing = Listing(files)
+        rows = [
+            (number, row)
+            for number, row in rows
+            if isinstance(row, str) or not found["split"] or self._of(row, found["split"], split)
+        ]
+        read = self._labels([row.get(found["label"]) for _, row in rows if isinstance(row, dict)])
         captions: dict[str, list[str]] = {}
         labels: dict[str, dict[str, Any]] = {}
         lines: dict[str, int] = {}
@@ -96,13 +139,14 @@ class TableSource(ListedSource):
                 listing.problems.append(f"{name}, line {number} {row}.")
                 continue
             image = _file(str(row.get(found["image"]) or ""), files)
-            text = row.get(found["text"])
+            text, label = row.get(found["text"]), read(row.get(found["label"]))
+            if labels.setdefault(image, label) != label:
+                listing.problems.append(f"{name}, line {number} gives {image} another class than line {lines[image]}.")
+                continue
             lines.setdefault(image, number)
             captions.setdefault(image, []).extend(
                 [text] if isinstance(text, str) else text if isinstance(text, list) else []
             )
-            if found["label"]:
-                labels.setdefault(image, read_label(row.get(found["label"]), self._classes))
         for image, own in captions.items():
             if image and image in files and not is_image(image):
                 listing.problems.append(f"{name}, line {lines[image]} names {image}, which is no image by its name.")
@@ -130,7 +174,7 @@ class TableSource(ListedSource):
         names = list(dict.fromkeys(key for row in rows for key in row))
         lower = {name.lower(): name for name in names}
         found: dict[str, str] = {}
-        for what, usual in (("image", IMAGE), ("text", TEXT), ("label", LABEL)):
+        for what, usual in (("image", IMAGE), ("text", TEXT), ("label", LABEL), ("split", ("split",))):
             given = self.columns[what]
             if given is not None and given not in names:
                 raise DataError(f"{where} has no column {given!r}; its columns are {', '.join(names) or 'none'}.")
@@ -154,7 +198,7 @@ def _tables(files: Files) -> list[str]:
 
 
 def _file(given: str, files: Files) -> str:
-    """The file that a cell names: relative to the table, or in the only folder of images beside it."""
+    """The file that a cell names: relative to the table, or in a folder of images beside it of a usual name."""
     name = given if given in files else PurePosixPath(given.replace("\\", "/")).as_posix()
     if name in files or not given:
         return name
@@ -162,3 +206,10 @@ def _file(given: str, files: Files) -> str:
         if f"{folder}/{name}" in files:
             return f"{folder}/{name}"
     return name
+
+
+def _number(cell: Any) -> int | None:
+    """A cell as a whole number, or None."""
+    if isinstance(cell, int) and not isinstance(cell, bool):
+        return cell
+    return int(cell) if isinstance(cell, str) and cell.lstrip("-").isdecimal() and len(cell) < 20 else None

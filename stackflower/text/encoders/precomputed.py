@@ -195,11 +195,15 @@ class PrecomputedEncoder(TextEncoder):
 
 def _grouped(found: object, where: Path) -> list[np.ndarray]:
     """Embeddings (n, T) of each image's captions, or one group (N, T)."""
+    wrong = f"{where} holds no embeddings: wanted are numbers of the shape (captions, T), or (images, captions, T)."
     if isinstance(found, (list, tuple)):
-        groups = [np.asarray(each) for each in found]
-        groups = [np.stack(groups)] if groups and all(group.ndim == 1 for group in groups) else groups
+        # lists of numbers would be as large as a pickle claims, by lists that are in it many times
+        if not found or not all(isinstance(each, np.ndarray) for each in found):
+            raise DataError(wrong)
+        flat = all(each.ndim == 1 for each in found) and len({each.shape for each in found}) == 1
+        groups = [np.stack(found)] if flat else list(found)
     else:
-        array = np.asarray(found)
+        array = np.asarray(found) if isinstance(found, np.ndarray) else np.empty(0)
         groups = list(array) if array.ndim == 3 else [array]
     shapes = {group.shape[1:] for group in groups}
     if not groups or len(shapes) != 1 or any(group.ndim != 2 or group.dtype.kind != "f" for group in groups):
