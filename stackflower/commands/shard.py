@@ -68,14 +68,7 @@ def shard_data(
             else:
                 samples = _drawn(source, split, size or 0)
             counts[split] = len(samples)
-            with bar(f"writing {split}", len(samples)) as progress:
-                for number in range(-(-len(samples) // per_shard)):
-                    part = range(number * per_shard, min((number + 1) * per_shard, len(samples)))
-                    path = folder / f"{split}-{number:06d}.tar"
-                    if not path.exists():  # of an interrupted command
-                        _write(path, part, samples)
-                    index[path.name] = {"samples": len(part), "bytes": path.stat().st_size}
-                    progress(len(part))
+            index |= _write_split(folder, split, samples, per_shard)
         write_text(folder / INDEX, json.dumps(index, indent=1) + "\n")
         (folder / PROGRESS).unlink()
     except OSError as error:
@@ -88,6 +81,20 @@ def shard_data(
         f'Train on them with --data "{folder}/train-{{000000..{last:06d}}}.tar", or prepare them with --data {folder}'
     )
     return {"splits": counts, "text": "\n".join(lines)}
+
+
+def _write_split(folder: Path, split: str, samples: _Samples, per_shard: int) -> dict[str, Any]:
+    """The shards of a split; samples and bytes of each. Those that are there, of an interrupted command, are kept."""
+    index: dict[str, Any] = {}
+    with bar(f"writing {split}", len(samples)) as progress:
+        for number in range(-(-len(samples) // per_shard)):
+            part = range(number * per_shard, min((number + 1) * per_shard, len(samples)))
+            path = folder / f"{split}-{number:06d}.tar"
+            if not path.exists():
+                _write(path, part, samples)
+            index[path.name] = {"samples": len(part), "bytes": path.stat().st_size}
+            progress(len(part))
+    return index
 
 
 def _begin(folder: Path, key: str) -> None:
