@@ -8,7 +8,7 @@ from pathlib import Path
 
 from stackflower.errors import DataError
 
-VERSION = 3
+VERSION = 2
 
 
 def cache_folder(kind: str) -> Path:
