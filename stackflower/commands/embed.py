@@ -39,7 +39,7 @@ def embed(captions: list[str], file: str | None, text: dict[str, Any], out: str 
     path = Path(out).expanduser()
     if path.suffix not in (".npy", ".safetensors"):
         raise ConfigError(
-            f"--out {out}: embeddings are written as .safetensors, with their captions, or as .npy; name a file such as embeddings.safetensors."
+            f"--out {out}: embeddings are written as .npy, or as .safetensors with their captions; name a file such as embeddings.safetensors."
         )
     try:
         with replacing(path) as temporary:
