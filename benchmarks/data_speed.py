@@ -19,7 +19,7 @@ from pathlib import Path
 
 from stackflower.commands.data import open_source
 from stackflower.data.prepared import prepare
-from stackflower.data.sampling.decoding import Captions, Decoder
+from stackflower.data.sampling.decoding import CaptionDraws, Decoder
 from stackflower.data.sampling.order import StreamOrder
 from stackflower.data.sources.stream import ShardStream
 from stackflower.text.encoders.ngram import NgramEncoder
@@ -46,7 +46,7 @@ def streamed(folder: str, workers: int, images: int) -> None:
     counts = source.count("train", silent)
     indexed = time.perf_counter()
     order = StreamOrder(counts, 0, BATCH, source.window)
-    decoder = Decoder(source.reader("train"), order, Captions(0, 1, NgramEncoder()), SIZE, workers)
+    decoder = Decoder(source.reader("train"), order, CaptionDraws(0, 1, NgramEncoder()), SIZE, workers)
     decoder(0, range(BATCH))
     start = time.perf_counter()
     for first in range(BATCH, images, BATCH):

@@ -16,7 +16,6 @@ from stackflower.config.merge import parse_value
 from stackflower.config.schema import Part
 from stackflower.data.archives import is_archive, open_files
 from stackflower.data.images import save_png
-from stackflower.data.listed import ListedSource
 from stackflower.data.remote import is_remote
 from stackflower.data.source import Source
 from stackflower.data.sources.table import SUFFIXES
@@ -41,30 +40,30 @@ def source_part(value: str | None, layout: str | None = None) -> dict[str, Any] 
         raise DataError(
             f"{value}: at a URL, only shards can be read, as in s3://bucket/train-{{000..006}}.tar; fetch anything else first."
         )
-    path, listed = Path(value).expanduser(), _listed()
+    path, layouts = Path(value).expanduser(), _found_at_a_path()
     where = value if is_remote(value) else str(path.absolute())
     if layout is not None:
-        if layout not in listed:
-            raise ConfigError(f"There is no format {layout!r}.{suggest(layout, listed)}")
+        if layout not in layouts:
+            raise ConfigError(f"There is no format {layout!r}.{suggest(layout, layouts)}")
         return {"name": layout, "path": where}
     if path.name.endswith(".tar") and (is_remote(value) or (not path.exists() and set(path.name) & set("{*?["))):
         return {"name": "stream", "path": where}
-    if value in set(registry.names("data")) - set(listed) and not path.is_dir():
+    if value in set(registry.names("data")) - set(layouts) and not path.is_dir():
         return {"name": value}
-    return {"name": _layout(path, listed), "path": where}
+    return {"name": _layout(path, layouts), "path": where}
 
 
-def _listed() -> dict[str, type[ListedSource]]:
-    """The sources of images that are files; one of another distribution that can't be loaded is left out."""
-    found: dict[str, type[ListedSource]] = {}
+def _found_at_a_path() -> dict[str, type[Source]]:
+    """The sources of data at a path; one of another distribution that can't be loaded is left out."""
+    found: dict[str, type[Source]] = {}
     for name in registry.names("data"):
         with suppress(ComponentError):
-            source = registry.get("data", name)
-            found |= {name: source} if issubclass(source, ListedSource) else {}
+            source: Any = registry.get("data", name)
+            found |= {name: source} if source.layout is not None else {}
     return found
 
 
-def _layout(path: Path, listed: Mapping[str, type[ListedSource]]) -> str:
+def _layout(path: Path, layouts: Mapping[str, type[Source]]) -> str:
     """The source that reads a path: the first that recognises its files; an image folder, where none does, says what is wrong."""
     if not path.exists():
         return "shards" if path.suffix == ".tar" else "folder"
@@ -74,7 +73,8 @@ def _layout(path: Path, listed: Mapping[str, type[ListedSource]]) -> str:
         return "folder"
     files = open_files(path)
     found = next(
-        (name for name in sorted(listed, key=lambda n: -listed[n].precedence) if listed[name].recognises(files)), None
+        (name for name in sorted(layouts, key=lambda n: -layouts[n].precedence) if layouts[name].recognises(files)),
+        None,
     )
     if found is None and path.suffix == ".tar":
         return "shards"
@@ -128,7 +128,7 @@ def check(value: str, options: Mapping[str, Any], layout: str | None) -> dict[st
     """Everything wrong with a data set: problems, and what is worth knowing."""
     source = open_source(value, options, layout)
     found = source.check()
-    if isinstance(source, ListedSource) and found is not None:
+    if source.layout is not None and found is not None:
         found[1].insert(0, f"{value} is {source.layout}.")
     if found is None:
         raise ConfigError(f"The data {value} have no check: they are not read from a folder or shards.")

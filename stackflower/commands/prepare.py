@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from stackflower.commands.data import open_source
-from stackflower.data.listed import ListedSource
 from stackflower.data.prepared import IMAGES, KEY, ROWS, Prepared, prepare, prepare_into
 from stackflower.data.prepared import LEFT_OUT as LEFT_OUT_ROWS
 from stackflower.data.source import SPLITS
@@ -59,8 +58,7 @@ def prepare_data(
             f"{shared:,} images are in more than one split, pixel by pixel: scores on a held-out split that holds training images are too good."
         )
     if folder is not None:
-        layout = source.layout if isinstance(source, ListedSource) else "built-in data"
-        _write(folder, source.title(), layout, size, splits)
+        _write(folder, source.title(), source.layout or "built-in data", size, splits)
         lines.append(f"{folder / PAGE} shows them. Train on it with --data {folder}")
     counts = {
         split: {"images": found.images, "captions": found.captions, "left_out": len(found.left_out)}
@@ -98,9 +96,9 @@ def _write(folder: Path, title: str, layout: str, size: int, splits: dict[str, t
             if stale not in splits:
                 shutil.rmtree(folder / stale, ignore_errors=True)
         write_text(folder / PAGE, data_page(title, f"{layout[0].upper()}{layout[1:]}", size, splits))
-        write_text(folder / LEFT_OUT, "\n".join(left_out) + "\n") if left_out else (folder / LEFT_OUT).unlink(
-            missing_ok=True
-        )
+        (folder / LEFT_OUT).unlink(missing_ok=True)
+        if left_out:
+            write_text(folder / LEFT_OUT, "\n".join(left_out) + "\n")
         about = {"title": title, "size": size, "keys": {split: data.key for split, (data, _) in splits.items()}}
         write_text(folder / ABOUT, json.dumps(about, indent=2) + "\n")
     except OSError as error:

@@ -6,7 +6,7 @@ import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from functools import cached_property
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from stackflower.errors import DataError
@@ -75,9 +75,24 @@ class Files(ABC):
             return f"names {name}, which {self.refused[name]}"
         return f"names {name}, and there is no such image"
 
+    def named(self, given: str) -> str:
+        """The file that metadata name: exactly so, or as other systems write it."""
+        return given if given in self.entries else PurePosixPath(given.replace("\\", "/")).as_posix()
+
+    @cached_property
+    def folders(self) -> set[str]:
+        """Names of the folders with files in them."""
+        found = set[str]()
+        for name in self.entries:
+            folder = name.rpartition("/")[0]
+            while folder and folder not in found:
+                found.add(folder)
+                folder = folder.rpartition("/")[0]
+        return found
+
     def folder(self, name: str) -> bool:
         """Whether there is a folder with files in it."""
-        return any(each.startswith(f"{name}/") for each in self.entries)
+        return name in self.folders
 
     def within(self, folder: str) -> Files:
         """The files of a folder."""

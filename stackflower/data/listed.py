@@ -59,9 +59,8 @@ class ListedSource(Source):
         follow_links: read images that are links to files out of the folder.
     """
 
-    layout: ClassVar[str]  # in a few words, for messages
+    layout: ClassVar[str]
     as_files: bool = True  # whether images are used as their files are, but for size
-    precedence: ClassVar[int] = 0  # of two sources that recognise the same files, the one with more reads them
 
     def __init__(
         self, *, path: str, held_out: Below1 = 0.0, seed: Seed = 0, skip_bad: bool = False, follow_links: bool = False
@@ -74,11 +73,6 @@ class ListedSource(Source):
     def open(self, follow_links: bool) -> Files:
         """The files of `path`."""
         return open_files(self.path, follow_links)
-
-    @classmethod
-    def recognises(cls, files: Files) -> bool:
-        """Whether files have this layout, at a glance."""
-        return False
 
     @abstractmethod
     def own_splits(self) -> list[str]:
@@ -103,9 +97,8 @@ class ListedSource(Source):
             raise DataError(f"{self.path} has a validation split of its own: leave out data.held_out.")
         return [own[0], "validation", *own[1:]]
 
-    def describe(self) -> str:
-        counts = ", ".join(f"{split} {len(self.rows(split)):,}" for split in self.splits())
-        return f"Data: {self.title()} is {self.layout}: {counts} images."
+    def images_of(self, split: str) -> int:
+        return len(self.listing(split).rows)
 
     def listing(self, split: str) -> Listing:
         """The rows of a split, read once."""

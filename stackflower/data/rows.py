@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import io
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from stackflower.data.source import Rows
@@ -92,18 +91,6 @@ def together(rows: Sequence[dict[str, Any]], files: list[str]) -> Rows:
         else None,
         files=files,
     )
-
-
-def lines_with_numbers(text: str) -> Iterator[tuple[int, str]]:
-    """The lines of a text that are not empty, with their numbers from 1. Only line feeds and carriage returns end a line."""
-    for number, line in enumerate(io.StringIO(text, newline=None), 1):
-        if line.strip():
-            yield number, line.strip()
-
-
-def lines_of(text: str) -> list[str]:
-    """The lines of a text that are not empty, such as a file of captions."""
-    return [line for _, line in lines_with_numbers(text)]
 
 
 def several(problems: Sequence[str], most: int = 20) -> str:

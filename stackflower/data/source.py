@@ -9,6 +9,8 @@ from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
+from stackflower.data.files import Files
+from stackflower.errors import DataError
 from stackflower.utils.progress import Progress
 
 SPLITS = ("train", "validation", "test")
@@ -70,7 +72,13 @@ class Source(ABC):
     """A data set: images with captions, in splits."""
 
     sizes: tuple[int, int] = (1, 65_536)  # pixels at which images can be prepared
-    streams: ClassVar[bool] = False  # whether training reads it as it goes, without preparing it
+    layout: ClassVar[str | None] = None  # in a few words, of data that are found at a path; None: named alone
+    precedence: ClassVar[int] = 0  # of two sources that recognise the same files, the one with more reads them
+
+    @classmethod
+    def recognises(cls, files: Files) -> bool:
+        """Whether files have this layout, at a glance."""
+        return False
 
     @abstractmethod
     def splits(self) -> list[str]:
@@ -115,9 +123,21 @@ class Source(ABC):
         """The data set in a word or two, for protocols."""
         return type(self).__name__
 
+    def images_of(self, split: str) -> int:
+        """Rows of a split that can be used. DataError where it can't be read at all."""
+        return len(self.rows(split))
+
     def describe(self) -> str:
         """The data set in a sentence, for a person."""
-        return f"Data: {self.title()}."
+        if self.layout is None:
+            return f"Data: {self.title()}."
+        counts = []
+        for split in self.splits():
+            try:
+                counts.append(f"{split} {self.images_of(split):,}")
+            except DataError:  # of a split that may not be wanted; who reads it is told why
+                counts.append(f"{split} can't be read")
+        return f"Data: {self.title()} is {self.layout}: {', '.join(counts)} images."
 
     def warnings(self, split: str) -> list[str]:
         """What a user should know of the split, a sentence each."""

@@ -4,12 +4,29 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from stackflower.errors import DataError, MissingDependency
 
+COLUMNS = {  # usual names
+    "image": (
+        "file_name",
+        "filename",
+        "filepath",
+        "file",
+        "image",
+        "image_path",
+        "imagepath",
+        "image_name",
+        "path",
+        "img",
+    ),
+    "text": ("text", "caption", "captions", "title", "description", "comment", "sentence", "prompt", "tags"),
+    "label": ("label", "class", "class_id", "category_id", "target"),
+    "split": ("split",),
+}
 LONGEST_CELL = 10_000_000  # characters
 
 
@@ -57,3 +74,27 @@ def read_parquet(content: bytes, where: Path) -> Iterator[tuple[int, dict[str, A
                 yield number, row
     except (ArrowException, OSError, ValueError) as error:
         raise DataError(f"{where} can't be read as a Parquet file ({error}).") from error
+
+
+def whole_number(cell: Any) -> int | None:
+    """A cell as a whole number, or None."""
+    if isinstance(cell, int) and not isinstance(cell, bool):
+        return cell
+    return int(cell) if isinstance(cell, str) and cell.lstrip("-").isdecimal() and len(cell) < 20 else None
+
+
+def column_of(what: str, given: str | None, names: Sequence[str], where: object) -> str:
+    """The column of a table that holds the image, the text, the label or the split: the given one, or one of a usual name; "" for none. DataError, with `where`, for a given
+    one that there is not."""
+    if given is not None and given not in names:
+        raise DataError(f"{where} has no column {given!r}; its columns are {', '.join(names) or 'none'}.")
+    lower = {name.lower(): name for name in names}
+    return given or next((lower[name] for name in COLUMNS[what] if name in lower), "")
+
+
+def not_told(what: str, names: Sequence[str], where: object) -> DataError:
+    """The sentence about a column that has to be named."""
+    return DataError(
+        f"{where} has the columns {', '.join(names) or 'none'}, and which holds the {what} is not told by its name: "
+        f"--set data.{what}_column=NAME."
+    )

@@ -14,10 +14,11 @@ from torch import Tensor
 
 from stackflower.data.archives import open_files
 from stackflower.data.images import EXTENSIONS, load_square
-from stackflower.data.rows import lines_of, several
+from stackflower.data.rows import several
 from stackflower.data.sources.folder import METADATA, read_metadata
 from stackflower.errors import DataError
 from stackflower.utils.distributed import share
+from stackflower.utils.lines import lines_of
 from stackflower.utils.rng import seeded
 
 BATCH = 200

@@ -15,7 +15,7 @@ from stackflower import build
 from stackflower.config.schema import RunConfig
 from stackflower.data.prepared import Prepared, prepare
 from stackflower.data.sampling.batch import Batches, Drawing
-from stackflower.data.sampling.decoding import Captions, Decoder
+from stackflower.data.sampling.decoding import CaptionDraws, Decoder
 from stackflower.data.sampling.order import StreamOrder
 from stackflower.data.sampling.prepared import PreparedBatches
 from stackflower.data.sampling.streamed import EmbeddingCache, StreamedBatches
@@ -49,7 +49,7 @@ class Inputs(ABC):
 
     @abstractmethod
     def grid(self, rows: int = 8) -> tuple[list[str], Tensor]:
-        """Captions of the sample grid, and their embeddings (rows, T)."""
+        """CaptionDraws of the sample grid, and their embeddings (rows, T)."""
 
 
 @dataclass
@@ -84,7 +84,6 @@ class StreamedInputs(Inputs):
     source: ShardStream
     encoder: TextEncoder
     size: int
-    seed: int
     batch_size: int
     accelerator: Accelerator
     say: Say
@@ -95,11 +94,11 @@ class StreamedInputs(Inputs):
         self.embed = EmbeddingCache(self.encoder, self.accelerator.device)
 
     def batches(self, drawing: Drawing) -> StreamedBatches:
-        order = StreamOrder(self.counts, self.seed, self.batch_size, self.source.window)
+        order = StreamOrder(self.counts, drawing.seed, self.batch_size, self.source.window)
         decoder = Decoder(
             self.source.reader("train"),
             order,
-            Captions(self.seed, drawing.averaged, self.encoder if self.encoder.on_host else None),
+            CaptionDraws(drawing.seed, drawing.averaged, self.encoder if self.encoder.on_host else None),
             self.size,
             self.source.workers,
             self.source.skip_bad,
@@ -115,10 +114,10 @@ class StreamedInputs(Inputs):
         return StreamedBatches(decoder, self.embed, drawing, self.accelerator.device, notify)
 
     def grid(self, rows: int = 8) -> tuple[list[str], Tensor]:
-        """Of the first captions of samples from all over the first shards."""
-        reader, filled = self.source.reader("train"), [number for number, count in enumerate(self.counts) if count]
-        chosen = [(shard, place * self.counts[shard] // rows) for place in range(rows) for shard in filled[:1]]
-        captions = [reader.row(shard, sample)["text"][0] for shard, sample in dict.fromkeys(chosen)]
+        """Of the first captions of evenly spaced samples of a shard."""
+        reader, shard = self.source.reader("train"), next(number for number, count in enumerate(self.counts) if count)
+        places = dict.fromkeys(row * self.counts[shard] // rows for row in range(rows))
+        captions = [reader.row(shard, place)["text"][0] for place in places]
         return captions, self.embed(captions)
 
 
@@ -162,7 +161,7 @@ def _streamed(
         say(line)
     encoder.fit(())
     encoder.to(accelerator.device)
-    return StreamedInputs(source, encoder, size, config.seed, config.train.batch_size, accelerator, say)
+    return StreamedInputs(source, encoder, size, config.train.batch_size, accelerator, say)
 
 
 def make_trainer(

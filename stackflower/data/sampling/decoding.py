@@ -40,7 +40,7 @@ class Decoded:
 
 
 @dataclass(frozen=True)
-class Captions:
+class CaptionDraws:
     """How captions are drawn, and embedded where the encoder needs no accelerator.
 
     Args:
@@ -94,7 +94,7 @@ class _Rows(Dataset[Any]):
     """Batches by the number of their first image; a sentence for one that can't be read."""
 
     def __init__(
-        self, reader: ShardReader, order: StreamOrder, captions: Captions, rows: range, size: int, skip_bad: bool
+        self, reader: ShardReader, order: StreamOrder, captions: CaptionDraws, rows: range, size: int, skip_bad: bool
     ):
         self.reader, self.order, self.captions = reader, order, captions
         self.rows, self.size, self.skip_bad = rows, size, skip_bad
@@ -163,7 +163,7 @@ class Decoder:
         self,
         reader: ShardReader,
         order: StreamOrder,
-        captions: Captions,
+        captions: CaptionDraws,
         size: int,
         workers: int | None = None,
         skip_bad: bool = False,

@@ -17,15 +17,21 @@ from typing import Any
 from stackflower.data.files import Files
 from stackflower.data.images import EXTENSIONS
 from stackflower.data.listed import ListedSource, Listing
-from stackflower.data.rows import checked, lines_with_numbers, parsed
-from stackflower.data.tables import read_csv, read_parquet
+from stackflower.data.rows import checked, parsed
+from stackflower.data.tables import read_csv, read_parquet, whole_number
 from stackflower.errors import DataError
 from stackflower.registry import register
 from stackflower.utils.cache import key_of
+from stackflower.utils.lines import lines_with_numbers
 
 METADATA = ("metadata.jsonl", "metadata.csv", "metadata.parquet")
 FOLDERS = {"train": ("train",), "validation": ("validation", "val", "valid"), "test": ("test",)}
 OBJECTS = ("text", "attributes", "mentioned_attributes")  # a cell of a table may hold a list or an object as JSON
+
+
+def split_named(word: str) -> str | None:
+    """The split that a word names, or None."""
+    return next((split for split, words in FOLDERS.items() if word in words), None)
 
 
 def is_image(name: str) -> bool:
@@ -55,10 +61,10 @@ def _table(rows: Iterator[tuple[int, dict[str, Any] | str]]) -> Iterator[tuple[i
     for number, row in rows:
         if isinstance(row, dict):
             label = row.get("label")
-            if isinstance(label, str) and label.lstrip("-").isdecimal() and len(label) < 20:
-                row["label"] = int(label)
-            elif label in (None, ""):
+            if label in (None, ""):
                 row.pop("label", None)
+            elif (whole := whole_number(label)) is not None:
+                row["label"] = whole
             for key in OBJECTS:
                 cell = row.get(key)
                 if isinstance(cell, str) and cell[:1] in ("[", "{"):
@@ -112,8 +118,7 @@ def _file(given: Any, files: Files, seen: set[str]) -> tuple[str, str | None]:
     """The file that a row names, and what is wrong with it or None."""
     if not isinstance(given, str) or not given:
         return "", 'has no "file_name"'
-    # exactly, or as other systems write it
-    name = given if given in files else PurePosixPath(given.replace("\\", "/")).as_posix()
+    name = files.named(given)
     if name in seen:
         return name, f"names {name} a second time"
     seen.add(name)

@@ -8,7 +8,7 @@ from typing import Any
 
 from stackflower.data.files import Files
 from stackflower.data.listed import ListedSource, Listing
-from stackflower.data.sources.table import IMAGE, LABEL, TEXT
+from stackflower.data.tables import column_of, not_told
 from stackflower.errors import DataError, MissingDependency
 from stackflower.options import Below1, Seed
 from stackflower.registry import register
@@ -111,16 +111,10 @@ class HuggingFaceDataset(ListedSource):
 
     def _column(self, what: str, part: Any) -> str:
         """The column that holds the image, the text or the label; "" for a label where there is none."""
-        names, given = list(part.column_names), self.columns[what]
-        if given is not None and given not in names:
-            raise DataError(f"The data set {self.id!r} has no column {given!r}; its columns are {', '.join(names)}.")
-        usual = {"image": IMAGE, "text": TEXT, "label": LABEL}[what]
-        found = given or next((name for name in usual if name in names), "")
+        names, where = list(part.column_names), f"The data set {self.id!r}"
+        found = column_of(what, self.columns[what], names, where)
         if not found and what != "label":
-            raise DataError(
-                f"The data set {self.id!r} has the columns {', '.join(names)}, and which holds the {what} is not told by its name: "
-                f"--set data.{what}_column=NAME."
-            )
+            raise not_told(what, names, where)
         return found
 
     def own_splits(self) -> list[str]:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from stackflower.data.files import Files
-from stackflower.data.listed import ListedSource, Listing
-from stackflower.data.prepared import IMAGES, ROWS, open_prepared
-from stackflower.data.source import SPLITS, Rows
+from stackflower.data.prepared import IMAGES, ROWS, Prepared, open_prepared
+from stackflower.data.source import SPLITS, Rows, Source
 from stackflower.errors import DataError
 from stackflower.registry import register
 from stackflower.utils.progress import Progress
@@ -20,7 +19,7 @@ ABOUT = "prepared.json"
 
 
 @register("data", "prepared")
-class PreparedSource(ListedSource):
+class PreparedSource(Source):
     """A folder that `stackflower data prepare SRC OUT` wrote. At the size that it was prepared at, and at smaller ones, it is a data set like any other.
 
     Args:
@@ -29,10 +28,10 @@ class PreparedSource(ListedSource):
 
     layout = "a prepared data set"
     precedence = 30
-    as_files = False
 
     def __init__(self, *, path: str):
-        super().__init__(path=path)
+        self.path = Path(path).expanduser()
+        self._opened: dict[str, Prepared] = {}
         try:
             about = json.loads((self.path / ABOUT).read_text(encoding="utf-8"))
             self.name, self.size, self.keys = str(about["title"]), int(about["size"]), dict(about["keys"])
@@ -47,7 +46,7 @@ class PreparedSource(ListedSource):
     def recognises(cls, files: Files) -> bool:
         return ABOUT in files and f"train/{ROWS}" in files
 
-    def own_splits(self) -> list[str]:
+    def splits(self) -> list[str]:
         return list(self.keys)
 
     def title(self) -> str:
@@ -62,20 +61,17 @@ class PreparedSource(ListedSource):
     def prepared_folder(self, split: str, size: int) -> Path | None:
         return self.path / split if size == self.size else None
 
-    def _opened(self, split: str) -> Any:
-        return open_prepared(self.path / split, self.keys[split])
-
-    def read_split(self, split: str) -> Listing:
-        rows = self._opened(split).rows
-        return Listing(self.files, [{"file_name": str(place), "text": own} for place, own in enumerate(rows.captions)])
+    def opened(self, split: str) -> Prepared:
+        """A split, opened once."""
+        if split not in self._opened:
+            self._opened[split] = open_prepared(self.path / split, self.keys[split])
+        return self._opened[split]
 
     def rows(self, split: str) -> Rows:
-        rows: Rows = self._opened(split).rows
-        return rows
+        return self.opened(split).rows
 
     def left_out(self, split: str) -> list[str]:
-        found: list[str] = self._opened(split).left_out
-        return found
+        return self.opened(split).left_out
 
     def warnings(self, split: str) -> list[str]:
         left_out = self.left_out(split)
@@ -89,9 +85,7 @@ class PreparedSource(ListedSource):
         done: np.ndarray | None = None,
         jobs: int | None = None,
     ) -> dict[int, str]:
-        from PIL import Image
-
-        for place, image in enumerate(self._opened(split).images.numpy()):
+        for place, image in enumerate(self.opened(split).images.numpy()):
             images[place] = np.asarray(Image.fromarray(image).resize(images.shape[1:3], Image.Resampling.LANCZOS))
             progress(1)
         return {}

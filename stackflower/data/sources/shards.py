@@ -18,10 +18,11 @@ from stackflower.data.files import Files
 from stackflower.data.images import EXTENSIONS
 from stackflower.data.listed import ListedSource, Listing
 from stackflower.data.remote import held, is_remote, present
-from stackflower.data.rows import checked, lines_of, parsed
-from stackflower.data.sources.folder import FOLDERS
+from stackflower.data.rows import checked, parsed
+from stackflower.data.sources.folder import FOLDERS, split_named
 from stackflower.errors import DataError
 from stackflower.registry import register
+from stackflower.utils.lines import lines_of
 
 LARGEST_TEXT = 10_000_000  # bytes of a caption file
 Place = tuple[int, int]  # offset and size in bytes
@@ -168,8 +169,7 @@ def find_shards(location: str) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
     for file in files:
         word = re.split(r"[-_.\d]", name_of(file), maxsplit=1)[0]
-        split = next((name for name, words in FOLDERS.items() if word in words), "train")
-        found.setdefault(split, []).append(file)
+        found.setdefault(split_named(word) or "train", []).append(file)
     if found and "train" not in found:  # a single split is the training split, whatever its name
         return {"train": next(iter(found.values()))}
     return found

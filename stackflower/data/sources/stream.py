@@ -139,7 +139,6 @@ class ShardStream(ShardSource):
     """
 
     layout = "a stream of WebDataset shards"
-    streams = True
     precedence = -100  # a folder of shards is prepared
 
     def __init__(self, *, path: str, window: Count = 2048, workers: Natural | None = None, skip_bad: bool = False):

@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 from stackflower.data.archives import open_files
 from stackflower.data.files import Files, Folder
 from stackflower.data.listed import ListedSource, Listing
-from stackflower.data.sources.folder import FOLDERS, METADATA, files_of, is_image, splits_of
-from stackflower.data.tables import read_csv, read_parquet
+from stackflower.data.sources.folder import FOLDERS, METADATA, files_of, is_image, split_named, splits_of
+from stackflower.data.tables import column_of, not_told, read_csv, read_parquet, whole_number
 from stackflower.errors import DataError
 from stackflower.options import Below1, Seed
 from stackflower.registry import register
 
 SUFFIXES = (".csv", ".tsv", ".parquet")
 DELIMITERS = ",\t;|"
+Row = dict[str, Any] | str  # or what is wrong with it
 LOOKED_AT = 50  # rows, to find out which column is which
-IMAGE = ("file_name", "filename", "filepath", "file", "image", "image_path", "imagepath", "image_name", "path", "img")
-TEXT = ("text", "caption", "captions", "title", "description", "comment", "sentence", "prompt", "tags")
-LABEL = ("label", "class", "class_id", "category_id", "target")
 
 
 @register("data", "table")
@@ -64,6 +62,7 @@ class TableSource(ListedSource):
         self.columns = {"image": image_column, "text": text_column, "label": label_column, "split": split_column}
         self.delimiter = delimiter
         self._classes: dict[str, int] = {}
+        self._read: dict[Path, list[tuple[int, Row]]] = {}
         self._numeric = True
         here = [name for name in _tables(self.files) if name in self.files]
         if self.table is None and len(here) == 1 and self._table_of("train") is None:
@@ -92,22 +91,24 @@ class TableSource(ListedSource):
 
     def _table_of(self, split: str) -> str | None:
         """The table of a split by its name, ``train.csv``."""
-        return next((name for name in _tables(self.files) if name.rpartition(".")[0].lower() in FOLDERS[split]), None)
+        return next(
+            (name for name in _tables(self.files) if split_named(name.rpartition(".")[0].lower()) == split), None
+        )
 
     def _of(self, row: dict[str, Any], column: str, split: str) -> bool:
         """Whether a row is of a split, by its column: one of no known split is for training."""
         value = str(row.get(column) or "").strip().lower()
-        return split == next((name for name, words in FOLDERS.items() if value in words), "train")
+        return split == (split_named(value) or "train")
 
     def _labels(self, cells: list[Any]) -> Callable[[Any], dict[str, Any]]:
         """Reads cells of the column of classes: numbers, where all are, else names, numbered as they come, in the training split first."""
-        self._numeric = self._numeric and all(cell in (None, "") or _number(cell) is not None for cell in cells)
+        self._numeric = self._numeric and all(cell in (None, "") or whole_number(cell) is not None for cell in cells)
 
         def read(cell: Any) -> dict[str, Any]:
             if cell in (None, ""):
                 return {}
             if self._numeric:
-                return {"label": _number(cell)}
+                return {"label": whole_number(cell)}
             return {"label": self._classes.setdefault(str(cell), len(self._classes)), "class_name": str(cell)}
 
         return read
@@ -122,7 +123,7 @@ class TableSource(ListedSource):
             raise DataError(
                 f"{files.path} has no table {name or 'that ends in ' + ', '.join(SUFFIXES)}; --set data.table=NAME names one."
             )
-        rows = list(self._rows(files, name))
+        rows = self._rows(files, name)
         found = self._found(files.path / name, [row for _, row in rows[:LOOKED_AT] if isinstance(row, dict)])
         listing = Listing(files)
         rows = [
@@ -161,7 +162,13 @@ class TableSource(ListedSource):
             )
         return listing
 
-    def _rows(self, files: Files, name: str) -> Iterator[tuple[int, dict[str, Any] | str]]:
+    def _rows(self, files: Files, name: str) -> list[tuple[int, Row]]:
+        """The rows of a table, read once."""
+        if files.path / name not in self._read:
+            self._read[files.path / name] = list(self._parsed(files, name))
+        return self._read[files.path / name]
+
+    def _parsed(self, files: Files, name: str) -> Iterator[tuple[int, Row]]:
         if name.lower().endswith(".parquet"):
             return read_parquet(files.read(name), files.path / name)
         text = files.text(name)
@@ -172,22 +179,13 @@ class TableSource(ListedSource):
     def _found(self, where: Path, rows: list[dict[str, Any]]) -> dict[str, str]:
         """Which column is which. DataError where that can't be told."""
         names = list(dict.fromkeys(key for row in rows for key in row))
-        lower = {name.lower(): name for name in names}
-        found: dict[str, str] = {}
-        for what, usual in (("image", IMAGE), ("text", TEXT), ("label", LABEL), ("split", ("split",))):
-            given = self.columns[what]
-            if given is not None and given not in names:
-                raise DataError(f"{where} has no column {given!r}; its columns are {', '.join(names) or 'none'}.")
-            known = [lower[name] for name in usual if name in lower]
-            if what == "image" and not known:
-                known = [name for name in names if rows and all(is_image(str(row.get(name, ""))) for row in rows)]
-            found[what] = given or (known[0] if known else "")
+        found = {what: column_of(what, given, names, where) for what, given in self.columns.items()}
+        if not found["image"]:
+            of_images = (name for name in names if rows and all(is_image(str(row.get(name, ""))) for row in rows))
+            found["image"] = next(of_images, "")
         for what in ("image", "text"):
             if not found[what]:
-                raise DataError(
-                    f"{where} has the columns {', '.join(names) or 'none'}, and which holds the {what} is not told by its name: "
-                    f"--set data.{what}_column=NAME."
-                )
+                raise not_told(what, names, where)
         return found
 
 
@@ -199,17 +197,10 @@ def _tables(files: Files) -> list[str]:
 
 def _file(given: str, files: Files) -> str:
     """The file that a cell names: relative to the table, or in a folder of images beside it of a usual name."""
-    name = given if given in files else PurePosixPath(given.replace("\\", "/")).as_posix()
+    name = files.named(given)
     if name in files or not given:
         return name
     for folder in ("images", "Images", "imgs", "flickr30k_images"):
         if f"{folder}/{name}" in files:
             return f"{folder}/{name}"
     return name
-
-
-def _number(cell: Any) -> int | None:
-    """A cell as a whole number, or None."""
-    if isinstance(cell, int) and not isinstance(cell, bool):
-        return cell
-    return int(cell) if isinstance(cell, str) and cell.lstrip("-").isdecimal() and len(cell) < 20 else None

@@ -18,6 +18,7 @@ from stackflower.errors import DataError, RunError
 from stackflower.registry import register
 from stackflower.text.base import TextEncoder, digest_of
 from stackflower.utils.atomic import replacing, write_text
+from stackflower.utils.lines import lines_of
 from stackflower.utils.pickles import load_npy, load_pickle
 from stackflower.utils.t7 import load_t7
 
@@ -240,7 +241,7 @@ def _lines(path: Path) -> list[str]:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"The captions in {path} can't be read ({error}).") from error
-    return [line.strip() for line in text.split("\n") if line.strip()]
+    return lines_of(text)
 
 
 def _jsonl(path: Path) -> Iterator[str]:
