@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import io
-import json
 import math
-import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -13,12 +10,10 @@ import pytest
 import torch
 from conftest import tiny_features
 from safetensors.torch import load_file, save_file
-from scipy.io import savemat
 from torchvision.models import inception_v3, shufflenet_v2_x0_5
 
 from stackflower import registry
 from stackflower.adversary import Adversary, frozen
-from stackflower.commands.data import make as make_folder
 from stackflower.evaluation.classifier import DomainClassifier, save_classifier
 from stackflower.objectives.base import Pairs
 from stackflower.penalties.base import PenaltyInputs
@@ -303,26 +298,31 @@ def test_a_lazy_penalty_is_weighed_for_the_steps_between() -> None:
     assert values[4, 2.0][0].item() == pytest.approx(4 * values[1, 2.0][0].item())
 
 
+CAPTIONS = ["a red flower", "این گل سرخ است", "红色的花", "🌺", "a red flower", " ".join(["petal"] * 1000)]
+FILES = {"word-vectors": "vectors.txt", "precomputed": "embeddings.npy"}  # of encoders that read one
+
+
 def make_encoder(name: str, folder: Path) -> TextEncoder:
     """An encoder that has seen some captions."""
-    vectors = folder / "vectors.txt"
     generator = torch.Generator().manual_seed(0)
     lines = [
         f"{word} {' '.join(f'{v:.4f}' for v in torch.randn(10, generator=generator))}"
         for word in ["a", "red", "flower", "blue", "petal"]
     ]
-    vectors.write_text("5 10\n" + "\n".join(lines), encoding="utf-8")
-    encoder = registry.create("text", name, **({"path": str(vectors)} if name == "word-vectors" else {}))
+    (folder / "vectors.txt").write_text("5 10\n" + "\n".join(lines), encoding="utf-8")
+    np.save(folder / "embeddings.npy", torch.randn(len(CAPTIONS), 10, generator=generator).numpy())
+    (folder / "embeddings.txt").write_text("\n".join(CAPTIONS), encoding="utf-8")
+    encoder = registry.create("text", name, **({"path": str(folder / FILES[name])} if name in FILES else {}))
     assert isinstance(encoder, TextEncoder)
     torch.manual_seed(0)
-    encoder.fit(["a red flower", "a blue flower", "a red petal", "a blue petal"])
+    encoder.fit(CAPTIONS if name == "multi-hot" else ["a red flower", "a blue flower", "a red petal", "a blue petal"])
     return encoder
 
 
 @pytest.mark.parametrize("name", sorted(set(registry.names("text")) - {"huggingface"}))
 def test_text_encoder(name: str, tmp_path: Path) -> None:
     encoder = make_encoder(name, tmp_path)
-    captions = ["a red flower", "این گل سرخ است", "红色的花", "🌺", "a red flower", " ".join(["petal"] * 1000)]
+    captions = CAPTIONS
     table = encoder.encode(captions)
     assert table.shape == (len(captions), encoder.dim) and table.dtype == torch.float32
     assert torch.allclose(table.norm(dim=1), torch.ones(len(captions)), atol=1e-5)
@@ -331,105 +331,10 @@ def test_text_encoder(name: str, tmp_path: Path) -> None:
     assert encoder(captions).square().mean(1).sqrt() == pytest.approx([1.0] * len(captions), abs=1e-4)
     assert encoder.fingerprint() == make_encoder(name, tmp_path).fingerprint()
     encoder.save(tmp_path / "kept")
-    again = registry.create("text", name, **({"path": "gone.txt"} if name == "word-vectors" else {}))
+    again = registry.create("text", name, **({"path": "gone.txt"} if name in FILES else {}))
     again.restore(tmp_path / "kept")
     again.fit(["something else"])
     assert torch.allclose(again.encode(captions), table, atol=1e-6) and again.fingerprint() == encoder.fingerprint()
-
-
-SOURCES = {
-    "synthetic-flowers": {"count": 6, "validation": 3, "test": 2},
-    "folder": {"path": "flowers"},
-    "shards": {"path": "shards"},
-    "sidecar": {"path": "sidecar"},
-    "oxford-102": {"path": "oxford"},
-    "coco": {"path": "coco"},
-    "cub-200": {"path": "birds"},
-}
-
-
-def cub(folder: Path, root: Path) -> None:
-    """A folder's images as CUB-200-2011, without its validation split."""
-    lines: dict[str, list[str]] = {
-        name: [] for name in ("images", "image_class_labels", "bounding_boxes", "train_test_split")
-    }
-    for split in ("train", "test"):
-        for line in (folder / split / "metadata.jsonl").read_text().splitlines():
-            row, number = json.loads(line), len(lines["images"]) + 1
-            name = f"001.Red_Bird/{split}_{number}.png"
-            for target in (root / "images" / name, root / "text_c10" / name):
-                target.parent.mkdir(parents=True, exist_ok=True)
-            (root / "images" / name).write_bytes((folder / split / row["file_name"]).read_bytes())
-            (root / "text_c10" / name).with_suffix(".txt").write_text("\n".join(row["text"]))
-            values = (name, row["label"] + 1, "8.0 8.0 40.0 30.0", int(split == "train"))
-            for table, value in zip(lines.values(), values, strict=True):
-                table.append(f"{number} {value}")
-    lines["classes"] = [f"{number} {number:03d}.Red_Bird" for number in range(1, 201)]
-    for table_name, table in lines.items():
-        (root / f"{table_name}.txt").write_text("\n".join(table) + "\n")
-
-
-def other_layouts(folder: Path, root: Path) -> None:
-    """The same images as a folder's in the layouts of other sources."""
-    ids: dict[str, list[int]] = {}
-    labels: list[int] = []
-    for split, coco in (("train", "train2017"), ("validation", "val2017"), ("test", "test2017")):
-        rows = [json.loads(line) for line in (folder / split / "metadata.jsonl").read_text().splitlines()]
-        found: dict[str, list[dict[str, object]]] = {"images": [], "annotations": []}
-        for row in rows:
-            number = len(labels) + 1
-            labels.append(row["label"] + 1)
-            ids.setdefault(split, []).append(number)
-            text = root / "oxford" / "text_c10" / f"class_{labels[-1]:05d}" / f"image_{number:05d}.txt"
-            text.parent.mkdir(parents=True, exist_ok=True)
-            text.write_text("\n".join(row["text"]))
-            beside, jpg = root / "sidecar" / split, root / "oxford" / "jpg" / f"image_{number:05d}.png"
-            for target in (beside / row["file_name"], jpg, root / "coco" / coco / row["file_name"]):
-                target.parent.mkdir(parents=True, exist_ok=True)
-                target.write_bytes((folder / split / row["file_name"]).read_bytes())
-            (beside / row["file_name"]).with_suffix(".txt").write_text("\n".join(row["text"]))
-            found["images"].append({"id": number, "file_name": row["file_name"]})
-            found["annotations"] += [{"image_id": number, "caption": caption} for caption in row["text"]]
-        (root / "coco" / "annotations").mkdir(exist_ok=True)
-        (root / "coco" / "annotations" / f"captions_{coco}.json").write_text(json.dumps(found))
-    cub(folder, root / "birds")
-    savemat(root / "oxford" / "imagelabels.mat", {"labels": np.array(labels)})
-    savemat(root / "oxford" / "setid.mat", {"trnid": ids["train"], "valid": ids["validation"], "tstid": ids["test"]})
-
-
-def pack(folder: Path, shards: Path) -> None:
-    """A folder's splits as shards."""
-    shards.mkdir()
-    for split in ("train", "validation", "test"):
-        with tarfile.open(shards / f"{split}-000000.tar", "w") as shard:
-            for line in (folder / split / "metadata.jsonl").read_text().splitlines():
-                name = json.loads(line)["file_name"]
-                shard.add(folder / split / name, name)
-                member = tarfile.TarInfo(name.replace(".png", ".json"))
-                member.size = len(line.encode())
-                shard.addfile(member, io.BytesIO(line.encode()))
-
-
-@pytest.mark.parametrize("name", registry.names("data"))
-def test_data_source(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    make_folder("synthetic-flowers", "flowers", count=6, validation=3, test=2, resolution=64, seed=0)
-    pack(tmp_path / "flowers", tmp_path / "shards")
-    other_layouts(tmp_path / "flowers", tmp_path)
-    source, again = (registry.create("data", name, **SOURCES[name]) for _ in range(2))
-    counts = {"train": 6, "validation": 3, "test": 2}
-    # COCO's test captions are secret, and CUB has two splits
-    counts.pop({"coco": "test", "cub-200": "validation"}.get(name, ""), None)
-    assert source.splits() == list(counts)
-    assert source.fingerprint("train") == again.fingerprint("train") != source.fingerprint(list(counts)[1])
-    for split, count in counts.items():
-        rows = source.rows(split)
-        assert len(rows) == len(rows.captions) == count
-        assert len(rows.labels or ()) == (0 if name in ("coco", "sidecar") else count)
-        assert all(captions and all(captions) for captions in rows.captions)
-        images, done = np.zeros((count, 64, 64, 3), np.uint8), []
-        assert source.fill(split, images, done.append) == {}
-        assert sum(done) == count and (images.std((1, 2, 3)) > 5).all(), "no picture was left blank"
 
 
 def save_inception_2015(path: Path) -> None:

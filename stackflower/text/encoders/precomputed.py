@@ -66,9 +66,9 @@ class PrecomputedEncoder(TextEncoder):
             raise DataError(f"{self.path} has {'no embeddings' if not own else 'embeddings that are not finite'}.")
         unique = {" ".join(caption.split()): place for place, caption in enumerate(own)}
         self.places = {caption: row for row, caption in enumerate(unique)}
-        # rounded to float16, in which the run keeps them, so that they are the same after `restore`
+        # in float16, as the run keeps them, so that they are the same after `restore`
         chosen = torch.from_numpy(np.ascontiguousarray(vectors[list(unique.values())], dtype=np.float32))
-        self.vectors = F.normalize(chosen, dim=1).half().float()
+        self.vectors = F.normalize(chosen, dim=1).half()
 
     # ---- files
 
@@ -172,23 +172,23 @@ class PrecomputedEncoder(TextEncoder):
                     "--text ngram, encodes any."
                 )
             rows.append(row)
-        return self.vectors[rows]
+        return F.normalize(self.vectors[rows].float(), dim=1)
 
     def fingerprint(self) -> str:
         self.fit(())
         letters = torch.tensor(list("\0".join(self.places).encode("utf-8", "surrogatepass")), dtype=torch.float32)
-        return f"precomputed-1 {digest_of(letters, self.vectors)}"
+        return f"precomputed-2 {digest_of(letters, self.vectors)}"
 
     def save(self, folder: Path) -> None:
         self.fit(())
         write_text(folder / KEPT, json.dumps(list(self.places), ensure_ascii=False))
         with replacing(folder / VECTORS) as temporary:
-            save_file({"embeddings": self.vectors.half()}, temporary)
+            save_file({"embeddings": self.vectors}, temporary)
 
     def restore(self, folder: Path) -> None:
         try:
             captions = json.loads((folder / KEPT).read_text(encoding="utf-8"))
-            self.vectors = load_file(folder / VECTORS)["embeddings"].float()
+            self.vectors = load_file(folder / VECTORS)["embeddings"]
         except (OSError, SafetensorError, ValueError, KeyError) as error:
             raise RunError(f"The embeddings in {folder} are missing or damaged ({error}); put them back.") from error
         self.places = {caption: row for row, caption in enumerate(captions)}
