@@ -58,7 +58,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     folder = tmp_path_factory.mktemp("cache")
     before = dict(os.environ)
     os.environ |= {"STACKFLOWER_CACHE": str(folder), "HF_HUB_OFFLINE": "1"}
-    os.environ.setdefault("OMP_NUM_THREADS", "2")
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # tests run side by side
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
     yield folder
     os.environ.clear()

@@ -12,11 +12,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import TINY
+from conftest import TINY, settings
 from PIL import Image
 
 from stackflower.errors import ConfigError
 from stackflower.runs.folder import RunFolder
+
+FEW = settings("data.count=48", "data.validation=16", "data.test=16")
 
 
 def test_dry_run_resolves_everything_and_creates_nothing(stackflower, tmp_path: Path) -> None:
@@ -37,7 +39,7 @@ def test_dry_run_finds_what_the_run_would_stop_at(stackflower, tmp_path: Path) -
 
 def test_a_penalty_joins_the_recipes_or_changes_its_weight(stackflower) -> None:
     def penalties(*flags: str) -> object:
-        text = stackflower("train", "--recipe", "quickstart", "--dry-run", *flags).stdout
+        text = stackflower("train", "--recipe", "quickstart", *FEW, "--dry-run", *flags).stdout
         return json.JSONDecoder().raw_decode(text)[0]["penalties"]
 
     plain = penalties()
@@ -55,7 +57,7 @@ def test_dry_run_refuses_sizes_and_writes_out_every_default(stackflower) -> None
 
 def test_dry_run_counts_critic_steps_and_the_memory_of_activations(stackflower) -> None:
     def found(label: str, *flags: str) -> float:
-        out = stackflower("train", "--recipe", "stackgan", "--mixed-precision", "no", "--dry-run", *flags).stdout
+        out = stackflower("train", "--recipe", "stackgan", *FEW, "--mixed-precision", "no", "--dry-run", *flags).stdout
         return float(re.search(rf"{label} +(?:about )?([\d.e+,]+)", out)[1].replace(",", ""))
 
     steps = [found("FLOPs of a step", "--set", f"train.critic_steps={count}") for count in (1, 2, 3)]
@@ -74,7 +76,7 @@ def test_dry_run_counts_what_a_step_costs(stackflower) -> None:
     assert f"{generator + conditioning:,}" in out
 
     def flops(batch: int) -> float:
-        text = stackflower("train", "--recipe", "stackgan", "--batch-size", batch, "--dry-run").output
+        text = stackflower("train", "--recipe", "stackgan", *FEW, "--batch-size", batch, "--dry-run").output
         return float(next(line for line in text.splitlines() if line.startswith("FLOPs")).split()[4])
 
     assert flops(128) == pytest.approx(2 * flops(64), rel=0.01)
@@ -99,7 +101,7 @@ def test_precedence_is_recipe_then_flags_then_set(stackflower, tmp_path: Path) -
     )
 
     def resolved(*arguments: object) -> dict:
-        out = stackflower("train", "--recipe", "mine.toml", *arguments, "--dry-run").stdout
+        out = stackflower("train", "--recipe", "mine.toml", *FEW, *arguments, "--dry-run").stdout
         return json.loads(out[out.index("{") : out.rindex("}") + 1])
 
     assert resolved()["train"]["batch_size"] == 10
@@ -187,7 +189,7 @@ def test_a_text_model_without_its_library_names_the_extra(stackflower, monkeypat
 
 def test_a_recipes_crop_goes_with_its_resolution(stackflower) -> None:
     def planned(*flags: str) -> object:
-        text = stackflower("train", "--recipe", "quickstart", "--dry-run", *flags).stdout
+        text = stackflower("train", "--recipe", "quickstart", *FEW, "--dry-run", *flags).stdout
         return json.JSONDecoder().raw_decode(text)[0]["train"]["load_size"]
 
     assert planned() == 66 and planned("--generator", "tree", "--set", "generator.resolution=64") == 66

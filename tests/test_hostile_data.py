@@ -277,7 +277,7 @@ def test_images_that_would_do_harm(name: str, stackflower, tmp_path: Path) -> No
         {"tiffinfo": {274: 6}},
         {"save_all": True, "append_images": [Image.new("RGB", (9, 9))]},
     ],
-    ids=str,
+    ids=lambda options: ", ".join(map(str, options.values())) if "append_images" not in options else "two pages",
 )
 def test_tiffs_of_odd_layouts(options: dict[str, Any], tmp_path: Path) -> None:
     image = load_square(tmp_path / "x.tif", 16, content=tiff(**options))

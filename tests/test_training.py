@@ -234,7 +234,7 @@ def wait_for(condition, seconds: float = 120) -> None:
 SLOW = [
     *TINY,
     "--images",
-    "4000",
+    "1600",
     "--set",
     "output.checkpoint_every=16",
     "--set",

@@ -7,6 +7,7 @@ each, and leaves out the rest.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 
 import numpy as np
 
@@ -274,14 +275,19 @@ _TEMPLATES: tuple[tuple[_Template, int, tuple[tuple[str, ...], ...]], ...] = (
 )
 
 
-def _caption(values: dict[str, str], picks: Sequence[float]) -> str:
-    phrases = _Phrases(values, picks[1:])
-    fitting = [
+@cache
+def _fitting(names: frozenset[str]) -> list[_Template]:
+    """The templates of captions that mention these attributes, each as often as its weight."""
+    return [
         template
         for template, weight, needs in _TEMPLATES
-        if all(any(name in values for name in group) for group in needs)
+        if all(any(name in names for name in group) for group in needs)
         for _ in range(weight)
     ]
+
+
+def _caption(values: dict[str, str], picks: Sequence[float]) -> str:
+    phrases, fitting = _Phrases(values, picks[1:]), _fitting(frozenset(values))
     text = fitting[int(picks[0] * len(fitting))](phrases)
     if not phrases.scene:
         return text

@@ -130,6 +130,7 @@ class SyntheticFlowers(Source):
             raise ConfigError(f"data.captions = {captions}: at most {MOST_CAPTIONS} are allowed.")
         self.counts = {"train": count, "validation": validation, "test": test}
         self.per_image, self.seed = captions, seed
+        self._rows: dict[str, Rows] = {}
 
     def title(self) -> str:
         return f"synthetic-flowers ({self.counts['train']:,} training images, seed {self.seed})"
@@ -145,6 +146,11 @@ class SyntheticFlowers(Source):
         return key_of(VERSION, self.counts[split], self.per_image, self._seed(split))
 
     def rows(self, split: str) -> Rows:
+        if split not in self._rows:
+            self._rows[split] = self._written(split)
+        return self._rows[split]
+
+    def _written(self, split: str) -> Rows:
         attributes = _sample(self.counts[split], self._seed(split))
         texts, mentioned = write_captions(attributes, self._seed(split), self.per_image)
         first, second = (attributes[name] for name in LABEL)
