@@ -293,6 +293,14 @@ def test_a_picture_of_several_pictures(tmp_path: Path) -> None:
     assert load_square(tmp_path / "x.jpg", 16, content=content.getvalue())[8, 8].argmax() == 0
 
 
+def test_a_folder_of_nothing_but_links_out_of_it(stackflower, tmp_path: Path) -> None:
+    (tmp_path / "elsewhere.tar").write_bytes(b"")
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "train-000000.tar").symlink_to(tmp_path / "elsewhere.tar")
+    said = stackflower("data", "check", "data", code=2).output
+    assert "has no metadata.jsonl" in said and "train-000000.tar is a link out of the folder" in said
+
+
 def test_links_that_go_in_circles(stackflower, tmp_path: Path) -> None:
     data = folder(tmp_path / "data", '{"file_name": "2.jpg", "text": "b"}')
     (data / "around").symlink_to(data)

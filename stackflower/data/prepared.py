@@ -7,6 +7,7 @@ settings, is written atomically, and can be deleted at any time.
 from __future__ import annotations
 
 import json
+import mmap
 import shutil
 from collections.abc import Container
 from contextlib import suppress
@@ -23,7 +24,7 @@ from stackflower.data.source import Rows, Source
 from stackflower.errors import DataError
 from stackflower.utils.atomic import replacing, write_text
 from stackflower.utils.cache import cache_folder, key_of, not_writable
-from stackflower.utils.progress import Bar
+from stackflower.utils.progress import Bar, Progress
 
 IMAGES, ROWS, LEFT_OUT, DONE, KEY = "images.npy", "rows.json", "left-out.json", "done.npy", "key.json"
 ROWS_AT_ONCE = 4096
@@ -82,10 +83,9 @@ def prepare(source: Source, split: str, size: int, bar: Bar, jobs: int | None = 
     if (prepared := _from_cache(folder, key)) is not None:
         return prepared
     try:
-        _make(source, split, size, folder, key, bar, jobs)
+        return _make(source, split, size, folder, key, bar, jobs)
     except OSError as error:
         raise not_writable(folder.parent, error) from error
-    return _read(folder, key)
 
 
 def prepare_into(source: Source, split: str, size: int, folder: Path, bar: Bar, jobs: int | None = None) -> Prepared:
@@ -96,12 +96,11 @@ def prepare_into(source: Source, split: str, size: int, folder: Path, bar: Bar, 
             return open_prepared(folder, key)
         raise DataError(f"{folder} holds other data, or at another size; name a new folder, or delete that one.")
     try:
-        _make(source, split, size, folder, key, bar, jobs)
+        return _make(source, split, size, folder, key, bar, jobs)
     except OSError as error:
         raise DataError(
             f"{folder} can't be written: {error}. Make room and type the command again; it goes on."
         ) from error
-    return _read(folder, key)
 
 
 def _key(source: Source, split: str, size: int) -> str:
@@ -132,24 +131,26 @@ def _from_cache(folder: Path, key: str) -> Prepared | None:
     return None
 
 
-def _make(source: Source, split: str, size: int, folder: Path, key: str, bar: Bar, jobs: int | None) -> None:
+def _make(source: Source, split: str, size: int, folder: Path, key: str, bar: Bar, jobs: int | None) -> Prepared:
     """Decode a split into a folder, aside first, from where it was left if it was interrupted; one process at a time."""
     lock = folder.with_name(f".{folder.name}.lock")
     folder.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(lock):
-        if _from_cache(folder, key) is None:  # another process may have made it
-            _decode(source, split, size, folder, key, bar, jobs)
+        prepared = _from_cache(folder, key)  # another process may have made it
+        if prepared is None:
+            prepared = _decode(source, split, size, folder, key, bar, jobs)
         lock.unlink(missing_ok=True)
+    return prepared
 
 
-def _decode(source: Source, split: str, size: int, folder: Path, key: str, bar: Bar, jobs: int | None) -> None:
+def _decode(source: Source, split: str, size: int, folder: Path, key: str, bar: Bar, jobs: int | None) -> Prepared:
     rows = source.rows(split)
     partial = folder.with_name(f".{folder.name}-{key}")
     partial.mkdir(exist_ok=True)
     images = _array(partial / IMAGES, np.uint8, (len(rows), size, size, 3))
     done = _array(partial / DONE, np.bool_, (len(rows),))
     with bar(f"preparing {split} ({len(rows):,} images at {size} px)", len(rows)) as progress:
-        bad = source.fill(split, images, progress, done, jobs)
+        bad = source.fill(split, images, _dropping(images, progress), done, jobs)
     left_out = [*source.left_out(split), *(bad[place] for place in sorted(bad))]
     if bad:
         rows = rows.without(list(bad))
@@ -157,12 +158,31 @@ def _decode(source: Source, split: str, size: int, folder: Path, key: str, bar: 
     images.flush()
     write_text(partial / LEFT_OUT, json.dumps(left_out))
     write_text(partial / KEY, json.dumps(key))
-    write_text(partial / ROWS, json.dumps(rows.to_dict()))
+    with (partial / ROWS).open("w", encoding="utf-8") as file:
+        for place, (name, column) in enumerate(rows.to_dict().items()):  # as JSON, all would be as large as the rows
+            file.write(f'{", " if place else "{"}"{name}": {json.dumps(column)}')
+        file.write("}")
     (partial / DONE).unlink()
     shutil.rmtree(folder, ignore_errors=True)
     partial.rename(folder)
     for other in folder.parent.glob(f".{folder.name}-*"):  # of a command that failed, and will not go on
         shutil.rmtree(other, ignore_errors=True)
+    return _read(folder, key, rows)
+
+
+def _dropping(images: np.memmap[Any, Any], progress: Progress) -> Progress:
+    """`progress` that now and then takes what was written out of the process's memory: the file has it."""
+    passed = 0
+
+    def further(count: int) -> None:
+        nonlocal passed
+        passed += count
+        if passed >= ROWS_AT_ONCE and hasattr(mmap, "MADV_DONTNEED"):
+            passed = 0
+            images.base.madvise(mmap.MADV_DONTNEED)  # type: ignore[union-attr]
+        progress(count)
+
+    return further
 
 
 def _array(path: Path, dtype: type, shape: tuple[int, ...]) -> np.memmap[Any, Any]:
@@ -184,10 +204,11 @@ def _without(path: Path, images: np.ndarray, left_out: Container[int]) -> None:
         fewer.flush()
 
 
-def _read(folder: Path, key: str) -> Prepared:
-    """What `_make` left; ValueError or another error where it is damaged."""
+def _read(folder: Path, key: str, rows: Rows | None = None) -> Prepared:
+    """What `_decode` wrote, whose rows need not be read again where they are known; ValueError or another error where it is damaged."""
     images = np.load(folder / IMAGES, mmap_mode="c")
-    rows = Rows.from_dict(json.loads((folder / ROWS).read_text(encoding="utf-8")))
+    if rows is None:
+        rows = Rows.from_dict(json.loads((folder / ROWS).read_text(encoding="utf-8")))
     left_out = json.loads((folder / LEFT_OUT).read_text(encoding="utf-8"))
     if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1] != images.shape[2] or images.shape[3] != 3:
         raise ValueError(f"{IMAGES} holds {images.dtype} {images.shape}")

@@ -5,12 +5,21 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Sequence
+from sys import intern
 from typing import Any
 
 from stackflower.data.source import Rows
 
 LONGEST = 1_000  # words of a caption
 LARGEST_LABEL = 2**31 - 1
+KEYS = (
+    "file_name",
+    "text",
+    "label",
+    "class_name",
+    "attributes",
+    "mentioned_attributes",
+)  # of a row, others are not read
 HALF = re.compile("[\ud800-\udfff]")  # of a surrogate pair
 
 
@@ -26,10 +35,16 @@ def parsed(text: str) -> tuple[dict[str, Any], str | None]:
 
 
 def checked(row: dict[str, Any]) -> tuple[dict[str, Any], str | None]:
-    """A row with its captions as a list ``text``, and what is wrong with it or None."""
+    """What is used of a row, with its captions as a list ``text``, and what is wrong with it or None."""
     texts, problem = _captions(row)
     problem = problem or _label_problem(row) or _attribute_problem(row, texts)
-    return {**row, "text": texts}, problem
+    kept = {key: row[key] for key in KEYS if key in row} | {"text": texts}
+    if problem is None:  # rows by the million hold the same few words
+        if isinstance(row.get("attributes"), dict):
+            kept["attributes"] = {intern(name): intern(str(value)) for name, value in row["attributes"].items()}
+        if row.get("mentioned_attributes") is not None:
+            kept["mentioned_attributes"] = [[intern(name) for name in own] for own in row["mentioned_attributes"]]
+    return kept, problem
 
 
 def _captions(row: dict[str, Any]) -> tuple[list[str], str | None]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
@@ -48,7 +48,7 @@ class Rows:
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON holds it."""
-        return asdict(self)
+        return {column.name: getattr(self, column.name) for column in fields(self)}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Rows:

@@ -79,6 +79,7 @@ def read_metadata(files: Files) -> Listing:
     if name is None:
         near = [name for name in files.names if "/" not in name and name.endswith((".jsonl", ".json", ".csv", ".txt"))]
         hint = f" There is {', '.join(near[:3])}: rename it if it is the metadata." if near else ""
+        hint += next((f" {name} {why}." for name, why in files.refused.items()), "")
         raise DataError(
             f"{files.path} has no metadata.jsonl, metadata.csv or metadata.parquet.{hint} Each of its rows names an image and its "
             'caption, as in {"file_name": "0001.jpg", "text": "a red flower"}.'

@@ -7,10 +7,11 @@ set need not fit into memory (on a GPU the training split is held in its memory)
 from __future__ import annotations
 
 import re
+from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any, BinaryIO
 
 from stackflower.data.archives import PartReader, tar_entries
@@ -60,12 +61,13 @@ def read_shard(path: Path) -> Shard:
     problems: list[str] = []
     refused: dict[str, str] = {}
     for name, place in tar_entries(path, path, problems, refused):
-        member = PurePosixPath(name)
-        if member.name.startswith("."):
+        folder, slash, base = name.rpartition("/")
+        if base.startswith("."):
             continue
         # a key ends at the first dot of the file's name, as in WebDataset
-        stem, _, suffix = member.name.partition(".")
-        sample = samples.setdefault(str(member.with_name(stem)), Sample(str(member.with_name(stem))))
+        stem, _, suffix = base.partition(".")
+        key = f"{folder}{slash}{stem}"
+        sample = samples.setdefault(key, Sample(key))
         suffix = f".{suffix.lower()}"
         if suffix in EXTENSIONS:
             sample.image = place
@@ -120,20 +122,22 @@ class ShardFiles(Files):
         super().__init__(path)
         self.shards = shards
         self.read_part = PartReader()
-        self._read: dict[str, Shard] = {}
+        self._places: dict[str, tuple[str, int, int]] = {}
 
-    def shard(self, location: str) -> Shard:
-        """A shard, read once."""
-        if location not in self._read:
+    def each(self) -> Iterator[tuple[str, Shard]]:
+        """The shards by their locations, read one at a time; then the images are known."""
+        for location in self.shards:
             with held(location) as path:
-                self._read[location] = read_shard(path)
-        return self._read[location]
+                shard = read_shard(path)
+            for sample in shard.samples:
+                if sample.image is not None:
+                    self._places[f"{name_of(location)}/{sample.key}"] = (location, *sample.image)
+            yield location, shard
 
     def listed(self) -> Iterator[tuple[str, Any]]:
-        for location in self.shards:
-            for sample in self.shard(location).samples:
-                if sample.image is not None:
-                    yield f"{name_of(location)}/{sample.key}", (location, *sample.image)
+        if not self._places:
+            deque(self.each(), maxlen=0)
+        yield from self._places.items()
 
     def stamp(self, name: str) -> object:
         # a few bytes of every image, so that a copied shard has the same fingerprint
@@ -235,8 +239,7 @@ class ShardSource(ListedSource):
     def read_split(self, split: str) -> Listing:
         files = ShardFiles(self.path, self.shards[split])
         found = Listing(files)
-        for location in files.shards:
-            shard = files.shard(location)
+        for location, shard in files.each():
             found.problems += shard.faults
             found.rows += [
                 {**one.row, "file_name": f"{name_of(location)}/{one.key}"} for one in shard.samples if not one.problem
