@@ -6,6 +6,7 @@ import json
 import math
 import re
 import shlex
+import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -74,6 +75,12 @@ class Commands(click.Group):
         except StackflowerError as error:
             click.echo(f"Error: {error}", err=True)
             ctx.exit(error.exit_code)
+        except KeyboardInterrupt:
+            click.echo(
+                "Interrupted. Type the command again: images that were prepared and shards that were written are kept.",
+                err=True,
+            )
+            ctx.exit(128 + signal.SIGINT)
         except BrokenPipeError:
             sys.stderr.close()
             ctx.exit(1)

@@ -67,6 +67,12 @@ def test_tables_of_captions(tmp_path: Path, stackflower, file: str, columns: tup
         stackflower("train", "--data", root, "--images", 8, "--out", "run", *TINY_NETWORKS)
 
 
+def test_a_table_that_excel_saved_as_unicode_text(tmp_path: Path) -> None:
+    root = images(tmp_path / "data", "1.jpg", "2.jpg")
+    (root / "list.tsv").write_text("image\tcaption\r\n1.jpg\tröd blomma\r\n2.jpg\t花\r\n", encoding="utf-16")
+    assert open_source(str(root)).rows("train").captions == [["röd blomma"], ["花"]]
+
+
 def test_columns_are_named_where_they_can_not_be_told(tmp_path: Path, stackflower) -> None:
     root = images(tmp_path / "data", "1.jpg", "2.jpg")
     (root / "x.csv").write_text("a,b,c\n1.jpg,a red flower,7\n2.jpg,a blue one,8\n")

@@ -117,7 +117,8 @@ def test_it_is_the_same_every_time(tmp_path: Path, stackflower) -> None:
     assert all((tmp_path / "one" / file).read_bytes() == (tmp_path / "two" / file).read_bytes() for file in files)
 
 
-def test_killed_it_goes_on(tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
+def test_killed_it_goes_on(tmp_path: Path, number: signal.Signals) -> None:
     flowers(tmp_path / "flowers", 60)
     command = [sys.executable, "-c", SLOWLY, "data", "prepare", "flowers", "out", "--jobs", "1"]
     process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
@@ -125,8 +126,10 @@ def test_killed_it_goes_on(tmp_path: Path) -> None:
     end = time.monotonic() + 60
     while (done() is None or np.load(done()).sum() < 20) and time.monotonic() < end and process.poll() is None:
         time.sleep(0.02)
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
+    process.send_signal(number)
+    said = process.communicate()[0]
+    if number == signal.SIGINT:
+        assert process.returncode == 130 and "Type the command again" in said and "Traceback" not in said
     before = int(np.load(done()).sum())
     assert 20 <= before < 60
     code = SLOWLY.replace("time.sleep(0.02)", "print('decoded', flush=True)")

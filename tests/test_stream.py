@@ -25,6 +25,7 @@ from stackflower.data.sampling.batch import Batch, Drawing
 from stackflower.data.sampling.decoding import CaptionDraws, Decoder
 from stackflower.data.sampling.order import StreamOrder
 from stackflower.data.sampling.streamed import POOL, EmbeddingCache, StreamedBatches
+from stackflower.data.sources.shards import expand_braces
 from stackflower.data.sources.stream import ShardReader, ShardStream
 from stackflower.errors import DataError
 from stackflower.runs.folder import RunFolder
@@ -265,6 +266,32 @@ def test_shards_elsewhere(tmp_path: Path, stackflower, monkeypatch: pytest.Monke
     monkeypatch.setenv("STACKFLOWER_CACHE_GIB", "many")
     with pytest.raises(DataError, match="it should be a number of GiB"):
         remote.local(f"file://{folder}/../shards/../shards/index.json")
+
+
+def test_patterns_with_braces(tmp_path: Path) -> None:
+    assert expand_braces("{a,b}/x-{08..10}.tar") == [
+        f"{folder}/x-{n}.tar" for folder in "ab" for n in ("08", "09", "10")
+    ]
+    assert expand_braces("x-{}{1}.tar") == ["x-{}{1}.tar"]
+    with pytest.raises(DataError, match="names more than 1,000,000 files"):
+        expand_braces("x-{0..99999}-{0..99999}.tar")
+    for folder in "ab":
+        write_shards(tmp_path / folder)
+    for prefix in ("", "file://"):  # shards of the same names in two folders
+        source = open_source(f"{prefix}{tmp_path}/{{a,b}}/train-{{000..006}}.tar")
+        assert isinstance(source, ShardStream) and source.count("train", silent) == [*COUNTS, *COUNTS]
+        assert len(set(source.listing("train").files.names)) == len(source.rows("train")) == 2 * sum(COUNTS)
+    with pytest.raises(DataError, match=r"names 2 files that are not there, the first train-007\.tar"):
+        open_source(f"{tmp_path}/{{a,b}}/train-{{000..007}}.tar").splits()
+
+
+def test_a_validation_split_of_shards_is_drawn(tmp_path: Path) -> None:
+    write_shards(tmp_path / "shards")
+    source = open_source(str(tmp_path / "shards"), {"held_out": 0.25})
+    train, validation = (source.rows(split) for split in ("train", "validation"))
+    assert source.splits() == ["train", "validation"] and len(validation) == round(sum(COUNTS) * 0.25)
+    assert train.files and validation.files and not set(train.files) & set(validation.files)
+    assert len(train) + len(validation) == sum(COUNTS)
 
 
 def test_data_shard_writes_what_it_reads(tmp_path: Path, stackflower) -> None:

@@ -46,7 +46,7 @@ def source_part(value: str | None, layout: str | None = None) -> dict[str, Any] 
         if layout not in layouts:
             raise ConfigError(f"There is no format {layout!r}.{suggest(layout, layouts)}")
         return {"name": layout, "path": where}
-    if path.name.endswith(".tar") and (is_remote(value) or (not path.exists() and set(path.name) & set("{*?["))):
+    if path.name.endswith(".tar") and (is_remote(value) or (not path.exists() and set(value) & set("{*?["))):
         return {"name": "stream", "path": where}
     if value in set(registry.names("data")) - set(layouts) and not path.is_dir():
         return {"name": value}

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from stackflower.errors import ConfigError, DataError
+from stackflower.utils.lines import lines_of
 
 
 def read_captions(path: Path) -> list[str]:
@@ -16,7 +17,7 @@ def read_captions(path: Path) -> list[str]:
             f"There is no file {path}; --captions takes a text file with one caption a line, or a metadata.jsonl."
         )
     try:
-        lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+        lines = lines_of(path.read_text(encoding="utf-8-sig"))
     except UnicodeDecodeError as error:
         raise DataError(f"{path} is not a text file in UTF-8 ({error}); save it as UTF-8.") from error
     if path.suffix == ".jsonl":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
+from codecs import BOM_UTF16_BE, BOM_UTF16_LE
 from collections.abc import Iterable, Iterator
 from functools import cached_property
 from pathlib import Path, PurePosixPath
@@ -60,12 +61,12 @@ class Files(ABC):
         return list(names)
 
     def text(self, name: str) -> str:
-        """A text file in UTF-8. DataError for any other, or where there is none."""
+        """A text file in UTF-8, or in UTF-16 with its mark. DataError for any other, or where there is none."""
         if name not in self.entries:
             raise DataError(f"{self.path} has no {name}.")
         content = self.read(name)
         try:
-            return content.decode("utf-8-sig")
+            return content.decode("utf-16" if content.startswith((BOM_UTF16_LE, BOM_UTF16_BE)) else "utf-8-sig")
         except UnicodeDecodeError as error:
             raise DataError(f"{self.path / name} is not a text file in UTF-8 ({error}); save it as UTF-8.") from error
 

@@ -22,10 +22,13 @@ from stackflower.data.remote import held, is_remote, present
 from stackflower.data.rows import checked, parsed
 from stackflower.data.sources.folder import FOLDERS, split_named
 from stackflower.errors import DataError
+from stackflower.options import Below1, Seed
 from stackflower.registry import register
 from stackflower.utils.lines import lines_of
 
 LARGEST_TEXT = 10_000_000  # bytes of a caption file
+MOST_SHARDS = 1_000_000
+BRACES = re.compile(r"\{(?:(\d+)\.\.(\d+)|([^{}]*,[^{}]*))\}")
 Place = tuple[int, int]  # offset and size in bytes
 
 
@@ -120,19 +123,20 @@ class ShardFiles(Files):
 
     def __init__(self, path: Path, shards: list[str]):
         super().__init__(path)
-        self.shards = shards
+        names = list(map(name_of, shards))
+        self.shards = dict(zip(shards, names if len(set(names)) == len(names) else shards, strict=True))
         self.read_part = PartReader()
         self._places: dict[str, tuple[str, int, int]] = {}
 
     def each(self) -> Iterator[tuple[str, Shard]]:
-        """The shards by their locations, read one at a time; then the images are known."""
-        for location in self.shards:
+        """The shards by name, read one at a time; then the images are known."""
+        for location, name in self.shards.items():
             with held(location) as path:
                 shard = read_shard(path)
             for sample in shard.samples:
                 if sample.image is not None:
-                    self._places[f"{name_of(location)}/{sample.key}"] = (location, *sample.image)
-            yield location, shard
+                    self._places[f"{name}/{sample.key}"] = (location, *sample.image)
+            yield name, shard
 
     def listed(self) -> Iterator[tuple[str, Any]]:
         if not self._places:
@@ -156,16 +160,21 @@ class ShardFiles(Files):
 
 def find_shards(location: str) -> dict[str, list[str]]:
     """Locations of the shards of each split in a folder, of a pattern or of one file; {} where there are none. DataError where a pattern names what is not there."""
+    matching: dict[str, list[str]] = {}
     if is_remote(location):
-        before, _, name = location.rpartition("/")
-        matching = present(before, expand_braces(name))
+        folders: dict[str, list[str]] = {}
+        for one in expand_braces(location):
+            folder, _, name = one.rpartition("/")
+            folders.setdefault(folder, []).append(name)
+        for folder, names in folders.items():
+            matching |= {f"{folder}/{name}": found for name, found in present(folder, names).items()}
     else:
         path = Path(location).expanduser()
-        names = ["*.tar"] if path.is_dir() else expand_braces(path.name)
-        folder = path if path.is_dir() else path.parent
-        matching = {name: sorted(str(file) for file in folder.glob(name) if file.is_file()) for name in names}
+        for pattern in [path / "*.tar"] if path.is_dir() else map(Path, expand_braces(str(path))):
+            there = pattern.parent.glob(pattern.name)
+            matching[str(pattern)] = sorted(str(file) for file in there if file.is_file())
     files = [file for found in matching.values() for file in found]
-    missing = [name for name, found in matching.items() if not found]
+    missing = [name_of(name) for name, found in matching.items() if not found]
     if files and missing:
         raise DataError(
             f"{location!r} names {len(missing)} files that are not there, the first {missing[0]}; correct the pattern or add the files."
@@ -184,14 +193,18 @@ def name_of(location: str) -> str:
     return location.rpartition("/")[2] if is_remote(location) else Path(location).name
 
 
-def expand_braces(name: str) -> list[str]:
-    """The names that a pattern with one ``{000..006}`` expands to."""
-    before, opening, rest = name.partition("{")
-    inside, closing, after = rest.partition("}")
-    first, dots, last = inside.partition("..")
-    if not (opening and closing and dots and first.isdigit() and last.isdigit()):
-        return [name]
-    return [f"{before}{number:0{len(first)}d}{after}" for number in range(int(first), int(last) + 1)]
+def expand_braces(pattern: str) -> list[str]:
+    """What a pattern with ``{000..006}`` and ``{train,validation}`` expands to, as in a shell. DataError for more than a million."""
+    found = BRACES.search(pattern)
+    if found is None:
+        return [pattern]
+    first, last, words = found.groups()
+    numbers = range(int(first), int(last) + 1) if words is None else range(0)
+    rest = expand_braces(pattern[found.end() :])
+    if len(numbers) * len(rest) > MOST_SHARDS:
+        raise DataError(f"{pattern!r} names more than {MOST_SHARDS:,} files; correct the numbers in braces.")
+    choices = [f"{number:0{len(first)}d}" for number in numbers] if words is None else words.split(",")
+    return [f"{pattern[: found.start()]}{choice}{end}" for choice in choices for end in rest]
 
 
 @register("data", "shards")
@@ -199,16 +212,18 @@ class ShardSource(ListedSource):
     """WebDataset shards: a folder of ``train-*.tar`` and ``validation-*.tar``, or a pattern such as ``train-{000..006}.tar``.
 
     Args:
-        path: the folder, one tar file, or a pattern with ``*`` or ``{000..006}``, also at a URL that fsspec reads. File names that begin with validation, val or
+        path: the folder, one tar file, or a pattern with ``*``, ``{000..006}`` or ``{train,test}``, also at a URL that fsspec reads. File names that begin with validation, val or
             valid hold the validation split, with test the test split, all others the training split.
+        held_out: share of the training images that are the validation split, where the data have none.
+        seed: by which these are drawn.
         skip_bad: leave out samples that can't be used, with a warning, instead of raising DataError.
     """
 
     layout = "WebDataset shards"
 
-    def __init__(self, *, path: str, skip_bad: bool = False):
+    def __init__(self, *, path: str, held_out: Below1 = 0.0, seed: Seed = 0, skip_bad: bool = False):
         self.location = path
-        super().__init__(path=path, skip_bad=skip_bad)
+        super().__init__(path=path, held_out=held_out, seed=seed, skip_bad=skip_bad)
 
     def open(self, follow_links: bool) -> Files:
         if not self.shards:
@@ -239,11 +254,9 @@ class ShardSource(ListedSource):
     def read_split(self, split: str) -> Listing:
         files = ShardFiles(self.path, self.shards[split])
         found = Listing(files)
-        for location, shard in files.each():
+        for name, shard in files.each():
             found.problems += shard.faults
-            found.rows += [
-                {**one.row, "file_name": f"{name_of(location)}/{one.key}"} for one in shard.samples if not one.problem
-            ]
+            found.rows += [{**one.row, "file_name": f"{name}/{one.key}"} for one in shard.samples if not one.problem]
         if not found.rows and not found.problems:
             found.problems.append(f"The shards of {self.location} ({split}) hold no images.")
         return found

@@ -169,16 +169,20 @@ class ShardStream(ShardSource):
         """What the index beside remote shards says; None without one."""
         if not is_remote(locations[0]):
             return None
-        beside = f"{locations[0].rpartition('/')[0]}/{INDEX}"
-        if not listing(beside):
-            return None
-        try:
-            told = json.loads(local(beside).read_text(encoding="utf-8"))
-            return [int(told[name_of(location)]["samples"]) for location in locations]
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise DataError(
-                f"{beside} does not tell the samples of every shard ({error!r}); write it by `stackflower data shard`."
-            ) from error
+        told: dict[str, Any] = {}
+        for folder in {location.rpartition("/")[0] for location in locations}:
+            beside = f"{folder}/{INDEX}"
+            if not listing(beside):
+                return None
+            try:
+                about = json.loads(local(beside).read_text(encoding="utf-8"))
+                own = [location for location in locations if location.rpartition("/")[0] == folder]
+                told |= {location: int(about[name_of(location)]["samples"]) for location in own}
+            except (OSError, ValueError, KeyError, TypeError) as error:
+                raise DataError(
+                    f"{beside} does not tell the samples of every shard ({error!r}); write it by `stackflower data shard`."
+                ) from error
+        return [told[location] for location in locations]
 
     def _looked_at(self, split: str, locations: list[str], bar: Bar) -> list[int]:
         counts, faults = [], []
