@@ -115,8 +115,16 @@ class RunLogger:
         """Seconds since the last line, or since the training began."""
         return max(self.clock() - self.last[0], 1e-9)
 
-    def log(self, images: int, step: int, share: float, total: int | None, measures: Mapping[str, float]) -> None:
-        """One line of metrics.jsonl, of the trackers, and of the console."""
+    def log(
+        self,
+        images: int,
+        step: int,
+        share: float,
+        total: int | None,
+        measures: Mapping[str, float],
+        most: float = math.inf,
+    ) -> None:
+        """One line of metrics.jsonl, of the trackers, and of the console, where at most `most` seconds are left."""
         if not self.accelerator.is_main_process:
             return
         now = self.clock()
@@ -135,7 +143,7 @@ class RunLogger:
         self._write(values)
         self.accelerator.log(values, step=images)
         average = (images - self.began_at) / max(now - self.began, 1e-9)
-        left = None if total is None else (total - images) / max(average, 1e-9)
+        left = None if total is None else min(most, (total - images) / max(average, 1e-9))
         self._show(share, progress_line(images, total, speed, left, measures), now)
 
     def scores(self, images: int, scores: Mapping[str, float]) -> None:

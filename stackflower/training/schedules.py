@@ -91,6 +91,10 @@ class Pace:
         """A grid or checkpoint took `seconds` when a `share` of the training was done."""
         self.paused, self.pauses, self.share_at_pause = self.paused + seconds, self.pauses + 1, share
 
+    def left(self) -> float:
+        """Seconds until the deadline."""
+        return max(0.0, self.deadline - time.monotonic())
+
     def due(self, images: int) -> bool:
         """Whether it is time for an estimate."""
         if len(self.marks) < 2:

@@ -213,7 +213,8 @@ class Trainer:
             rates = {f"lr/{name}": one.prepared.param_groups[0]["lr"] for name, one in self.networks.learners.items()}
             share, total = self.length.share(self.images), self.length.total(self.images)
             waiting = {"data/waiting": self.training_step.waited / self.logger.since_last()}
-            self.logger.log(self.images, self.state.step, share, total, {**measures, **rates, **waiting})
+            most = math.inf if self.pace is None else self.pace.left()
+            self.logger.log(self.images, self.state.step, share, total, {**measures, **rates, **waiting}, most)
         self.training_step.waited = 0.0
         return bad
 
