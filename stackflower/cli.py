@@ -653,7 +653,12 @@ def ls(kind: str | None, as_json: bool) -> None:
     )
 )
 @click.argument("captions", nargs=-1)
-@click.option("--captions", "file", metavar="FILE", help="Text file with one caption a line, or a metadata.jsonl.")
+@click.option(
+    "--captions",
+    "file",
+    metavar="FILE",
+    help="Text file with one caption a line, or a metadata.jsonl, of which all are taken.",
+)
 @click.option("--text", default="ngram", show_default=True, metavar="NAME|MODEL", help="Text encoder.")
 @click.option(
     "--out",

@@ -298,7 +298,7 @@ def test_a_folder_of_nothing_but_links_out_of_it(stackflower, tmp_path: Path) ->
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "train-000000.tar").symlink_to(tmp_path / "elsewhere.tar")
     said = stackflower("data", "check", "data", code=2).output
-    assert "has no metadata.jsonl" in said and "train-000000.tar is a link out of the folder" in said
+    assert "train-000000.tar is a link out of the folder" in said
 
 
 def test_links_that_go_in_circles(stackflower, tmp_path: Path) -> None:

@@ -45,6 +45,7 @@ def images(root: Path, *names: str) -> Path:
         ("results.csv", ("image_name", "comment"), "|"),
         ("list.tsv", ("image", "caption"), "\t"),
         ("eu.csv", ("Datei", "caption"), ";"),
+        ("captions.txt", ("image", "caption"), ","),
     ],
 )
 def test_tables_of_captions(tmp_path: Path, stackflower, file: str, columns: tuple[str, str], delimiter: str) -> None:

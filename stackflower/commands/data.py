@@ -15,10 +15,11 @@ from stackflower import registry
 from stackflower.config.merge import parse_value
 from stackflower.config.schema import Part
 from stackflower.data.archives import is_archive, open_files
+from stackflower.data.files import LINK_OUT
 from stackflower.data.images import save_png
 from stackflower.data.remote import is_remote
 from stackflower.data.source import Source
-from stackflower.data.sources.table import SUFFIXES
+from stackflower.data.sources.table import FLICKR, SUFFIXES
 from stackflower.data.synthetic.source import SyntheticFlowers
 from stackflower.errors import ComponentError, ConfigError, DataError
 from stackflower.options import suggest
@@ -41,12 +42,16 @@ def source_part(value: str | None, layout: str | None = None) -> dict[str, Any] 
             f"{value}: at a URL, only shards can be read, as in s3://bucket/train-{{000..006}}.tar; fetch anything else first."
         )
     path, layouts = Path(value).expanduser(), _found_at_a_path()
+    try:
+        there = is_remote(value) or path.exists()
+    except OSError as error:  # such as a name that is too long
+        raise DataError(f"{value[:200]} can't be opened: {error.strerror}.") from error
     where = value if is_remote(value) else str(path.absolute())
     if layout is not None:
         if layout not in layouts:
             raise ConfigError(f"There is no format {layout!r}.{suggest(layout, layouts)}")
         return {"name": layout, "path": where}
-    if path.name.endswith(".tar") and (is_remote(value) or (not path.exists() and set(value) & set("{*?["))):
+    if path.name.endswith(".tar") and (is_remote(value) or (not there and set(value) & set("{*?["))):
         return {"name": "stream", "path": where}
     if value in set(registry.names("data")) - set(layouts) and not path.is_dir():
         return {"name": value}
@@ -67,7 +72,7 @@ def _layout(path: Path, layouts: Mapping[str, type[Source]]) -> str:
     """The source that reads a path: the first that recognises its files; an image folder, where none does, says what is wrong."""
     if not path.exists():
         return "shards" if path.suffix == ".tar" else "folder"
-    if path.suffix.lower() in SUFFIXES and path.is_file():
+    if (path.suffix.lower() in SUFFIXES or path.name == FLICKR) and path.is_file():
         return "table"
     if path.is_file() and not is_archive(path):
         return "folder"
@@ -76,6 +81,10 @@ def _layout(path: Path, layouts: Mapping[str, type[Source]]) -> str:
         (name for name in sorted(layouts, key=lambda n: -layouts[n].precedence) if layouts[name].recognises(files)),
         None,
     )
+    if found is None and path.is_dir() and LINK_OUT in files.refused.values():  # the source says how links are followed
+        linked = open_files(path, follow_links=True)
+        ordered = sorted(layouts, key=lambda n: -layouts[n].precedence)
+        found = next((name for name in ordered if layouts[name].recognises(linked)), None)
     if found is None and path.suffix == ".tar":
         return "shards"
     return found or "folder"
@@ -128,7 +137,7 @@ def check(value: str, options: Mapping[str, Any], layout: str | None) -> dict[st
     """Everything wrong with a data set: problems, and what is worth knowing."""
     source = open_source(value, options, layout)
     found = source.check()
-    if source.layout is not None and found is not None:
+    if source.layout is not None and found is not None and (found[1] or not found[0]):
         found[1].insert(0, f"{value} is {source.layout}.")
     if found is None:
         raise ConfigError(f"The data {value} have no check: they are not read from a folder or shards.")

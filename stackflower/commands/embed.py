@@ -19,7 +19,7 @@ from stackflower.utils.atomic import replacing
 
 def embed(captions: list[str], file: str | None, text: dict[str, Any], out: str | None) -> dict[str, Any]:
     """Embeddings of captions, written to a file or listed."""
-    captions = captions_of(captions, file)
+    captions = captions_of(captions, file, every=True)
     encoder: TextEncoder = Part.from_dict(text).create("text")
     if encoder.learns:
         raise ConfigError(

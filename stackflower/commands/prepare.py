@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from stackflower.commands.data import open_source
-from stackflower.data.prepared import IMAGES, KEY, ROWS, Prepared, prepare, prepare_into
+from stackflower.data.prepared import IMAGES, KEY, ROWS, Prepared, is_partial, prepare, prepare_into
 from stackflower.data.prepared import LEFT_OUT as LEFT_OUT_ROWS
 from stackflower.data.source import SPLITS
 from stackflower.data.sources.prepared import ABOUT
@@ -73,9 +73,7 @@ def _refuse_taken(folder: Path) -> None:
         if not folder.is_dir():
             raise DataError(f"{folder} is a file; name a new folder.")
         for path in sorted(folder.iterdir()):
-            ours = path.name in (ABOUT, PAGE, LEFT_OUT) or any(
-                path.name.startswith((f".{split}-", f".{split}.")) for split in SPLITS
-            )
+            ours = path.name in (ABOUT, PAGE, LEFT_OUT) or any(is_partial(path, split) for split in SPLITS)
             if path.name in SPLITS and path.is_dir() and (path / KEY).is_file():
                 path, ours = next(
                     ((one, False) for one in sorted(path.iterdir()) if one.name not in WRITTEN), (path, True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import tarfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -16,13 +17,14 @@ from stackflower.data.images import FORMATS
 from stackflower.data.listed import ListedSource
 from stackflower.data.prepared import prepare
 from stackflower.data.rows import several
-from stackflower.data.source import Rows, Source
+from stackflower.data.source import SPLITS, Rows, Source
 from stackflower.data.sources.stream import INDEX
 from stackflower.errors import DataError
 from stackflower.utils.atomic import replacing, write_text
 from stackflower.utils.cache import key_of
 from stackflower.utils.progress import bar
 
+HALF_WRITTEN = re.compile(rf"\.({'|'.join(SPLITS)})-\d{{6}}-[0-9a-f]{{8}}\.tar")
 PROGRESS = ".shards.json"  # what an interrupted command was writing
 SUFFIX = {
     "JPEG": "jpg",
@@ -107,6 +109,9 @@ def _begin(folder: Path, key: str) -> None:
             )
             if known != key:
                 raise DataError(f"{folder} is there and not empty; name a new folder.")
+            for path in folder.iterdir():
+                if HALF_WRITTEN.fullmatch(path.name):
+                    path.unlink()
         write_text(folder / PROGRESS, json.dumps(key))
     except (OSError, ValueError) as error:
         raise DataError(f"{folder} can't be written: {error}. Name another folder.") from error

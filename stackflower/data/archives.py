@@ -51,18 +51,20 @@ class Zip(Files):
         for info in infos:
             if info.is_dir():
                 continue
-            mode = info.external_attr >> 16
-            reason = _unsafe(info.filename)
+            mode, name = info.external_attr >> 16, info.filename.removeprefix("./")
+            if "/" not in name:
+                name = name.replace("\\", "/")  # as some programs for Windows write it
+            reason = _unsafe(name)
             if reason is None and stat.S_ISLNK(mode):
                 reason = "is a link, and links in archives are not followed"
             if reason is None and info.flag_bits & 1:
                 reason = "is encrypted; unpack the archive"
-            reason = reason or _too_large(info.file_size) or ("is there twice" if info.filename in seen else None)
-            seen.add(info.filename)
+            reason = reason or _too_large(info.file_size) or ("is there twice" if name in seen else None)
+            seen.add(name)
             if reason:
-                self.refused[info.filename] = reason
+                self.refused[name] = reason
             else:
-                yield info.filename, info
+                yield name, info
 
     def stamp(self, name: str) -> object:
         info = self.entries[name]
@@ -124,10 +126,11 @@ def open_files(path: Path, follow_links: bool = False) -> Files:
         raise DataError(
             f"There is no folder {str(path)!r}. --data takes a folder of images with captions, an archive of one, shards, or synthetic-flowers."
         )
-    if zipfile.is_zipfile(path):
-        files: Files = Zip(path)
-    elif is_archive(path):
-        files = Zip(path) if path.suffix.lower() == ".zip" else Tar(path)
+    # by its name first: a tar file that ends with a zip archive is read as one by zipfile
+    if path.suffix.lower() != ".zip" and is_archive(path):
+        files: Files = Tar(path)
+    elif path.suffix.lower() == ".zip" or zipfile.is_zipfile(path):
+        files = Zip(path)
     else:
         raise DataError(
             f"{path} is no archive that can be read: --data takes a folder, or a file that ends in {', '.join(ARCHIVES)}."
@@ -184,6 +187,10 @@ def tar_entries(
         raise DataError(f"{named} can't be read as a tar file ({error}).") from error
     if whole and not _ends(path, end):
         problems.append(f"{named} has no mark of the end of a tar file: it is cut off, and files may be missing.")
+    elif whole and _goes_on(path, end):
+        problems.append(
+            f"{named} goes on after the mark of its end, where nothing is read: it may be several tar files in one."
+        )
 
 
 class PartReader:
@@ -215,6 +222,16 @@ def _ends(path: Path, offset: int) -> bool:
             handle.seek(max(start, 0))
             block = handle.read(tarfile.BLOCKSIZE)
             if len(block) == tarfile.BLOCKSIZE and not any(block):
+                return True
+    return False
+
+
+def _goes_on(path: Path, offset: int) -> bool:
+    """Whether anything but zeros comes after an offset."""
+    with path.open("rb") as handle:
+        handle.seek(offset)
+        while block := handle.read(2**20):
+            if block.count(0) != len(block):
                 return True
     return False
 

@@ -10,8 +10,8 @@ from stackflower.errors import ConfigError, DataError
 from stackflower.utils.lines import lines_of
 
 
-def read_captions(path: Path) -> list[str]:
-    """Captions of a text file, one a line, or of a metadata.jsonl (its first text a row)."""
+def read_captions(path: Path, every: bool = False) -> list[str]:
+    """Captions of a text file, one a line, or of a metadata.jsonl: the first of each row, or `every` one."""
     if not path.is_file():
         raise DataError(
             f"There is no file {path}; --captions takes a text file with one caption a line, or a metadata.jsonl."
@@ -27,20 +27,20 @@ def read_captions(path: Path) -> list[str]:
             raise DataError(
                 f'{path}: every line must be an object with "text" ({type(error).__name__}: {error}).'
             ) from error
-        first = [text[0] if isinstance(text, list) and text else text for text in texts]
-        if not all(isinstance(text, str) for text in first):
+        own = [text if isinstance(text, list) and text else [text] for text in texts]
+        lines = [text for each in own for text in (each if every else each[:1])]
+        if not all(isinstance(text, str) for text in lines):
             raise DataError(f'{path}: "text" must be a string or a list of strings in every line.')
-        lines = first
     if not lines:
         raise DataError(f"{path} has no captions.")
     return lines
 
 
-def captions_of(given: Sequence[str], file: str | None) -> list[str]:
-    """The captions given on a command line or in a file."""
+def captions_of(given: Sequence[str], file: str | None, every: bool = False) -> list[str]:
+    """The captions given on a command line or in a file (see `read_captions`)."""
     if file is not None and given:
         raise ConfigError("Give captions on the command line or by --captions FILE, not both.")
-    captions = list(given) if file is None else read_captions(Path(file).expanduser())
+    captions = list(given) if file is None else read_captions(Path(file).expanduser(), every)
     if not captions:
         raise ConfigError('There is no caption: give one or more sentences, as in "a red flower", or --captions FILE.')
     return captions

@@ -33,7 +33,8 @@ class Files(ABC):
         found = {name: entry for name, entry in self.listed() if not _hidden(name)}
         for name in [name for name in found if not name.isprintable() and _undecodable(name)]:
             del found[name]
-            self.refused[name] = "has a name that is not UTF-8; rename it"
+            shown = name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+            self.refused[shown] = "has a name that is not UTF-8; rename it"
         return dict(sorted(found.items()))
 
     @property

@@ -36,12 +36,17 @@ class Listing:
     rows: list[dict[str, Any]] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)  # what is worth knowing
+    named: set[str] = field(default_factory=set)  # files that rows have named
 
     def add(self, row: dict[str, Any], where: str) -> None:
         """A row with ``file_name``, or the problem of it at `where`."""
         row, problem = checked(row)
-        if str(row["file_name"]) not in self.files:
-            problem = self.files.why_not(str(row["file_name"]))
+        name = str(row["file_name"])
+        if name not in self.files:
+            problem = self.files.why_not(name)
+        elif name in self.named:
+            problem = f"names {name} a second time"
+        self.named.add(name)
         if problem:
             self.problems.append(f"{where} {problem}.")
         else:
@@ -222,6 +227,18 @@ class ListedSource(Source):
                 f"{labelled:,} of {len(listing.rows):,} rows of {listing.files.path} have a label: none is used, and a negative caption may be of "
                 "the same class."
             )
+        names: dict[int, str] = {}
+        for row in listing.rows:
+            if (
+                "label" in row
+                and "class_name" in row
+                and names.setdefault(row["label"], row["class_name"]) != row["class_name"]
+            ):
+                first, other = names[row["label"]], row["class_name"]
+                notes.append(
+                    f"{listing.files.path} names the class {row['label']} {first!r} and {other!r}; it is called {other!r}."
+                )
+                break
         if listing.problems and self.skip_bad:
             notes.append(
                 f"{len(listing.problems):,} rows of {listing.files.path} are left out, the first: {listing.problems[0]}"

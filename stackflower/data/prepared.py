@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import json
 import mmap
+import os
+import re
 import shutil
 from collections.abc import Container
 from contextlib import suppress
@@ -26,7 +28,8 @@ from stackflower.utils.atomic import replacing, write_text
 from stackflower.utils.cache import cache_folder, key_of, not_writable
 from stackflower.utils.progress import Bar, Progress
 
-IMAGES, ROWS, LEFT_OUT, DONE, KEY = "images.npy", "rows.json", "left-out.json", "done.npy", "key.json"
+IMAGES, ROWS, LEFT_OUT, KEY = "images.npy", "rows.json", "left-out.json", "key.json"
+DONE, KEPT = "done.npy", "kept.npy"  # while it is made: which images are there, and those that are not left out
 ROWS_AT_ONCE = 4096
 
 
@@ -91,16 +94,23 @@ def prepare(source: Source, split: str, size: int, bar: Bar, jobs: int | None = 
 def prepare_into(source: Source, split: str, size: int, folder: Path, bar: Bar, jobs: int | None = None) -> Prepared:
     """As `prepare`, into a folder of the user's. DataError where it holds the prepared form of something else, or can't be written."""
     key = _key(source, split, size)
-    if (folder / ROWS).exists():
-        if (folder / KEY).exists() and (folder / KEY).read_text(encoding="utf-8") == json.dumps(key):
-            return open_prepared(folder, key)
-        raise DataError(f"{folder} holds other data, or at another size; name a new folder, or delete that one.")
+    if _holds(folder, key):
+        return open_prepared(folder, key)
     try:
         return _make(source, split, size, folder, key, bar, jobs)
     except OSError as error:
         raise DataError(
             f"{folder} can't be written: {error}. Make room and type the command again; it goes on."
         ) from error
+
+
+def _holds(folder: Path, key: str) -> bool:
+    """Whether a folder has what the key names. DataError where it has something else."""
+    if not (folder / ROWS).exists():
+        return False
+    if (folder / KEY).exists() and (folder / KEY).read_text(encoding="utf-8") == json.dumps(key):
+        return True
+    raise DataError(f"{folder} holds other data, or at another size; name a new folder, or delete that one.")
 
 
 def _key(source: Source, split: str, size: int) -> str:
@@ -133,14 +143,10 @@ def _from_cache(folder: Path, key: str) -> Prepared | None:
 
 def _make(source: Source, split: str, size: int, folder: Path, key: str, bar: Bar, jobs: int | None) -> Prepared:
     """Decode a split into a folder, aside first, from where it was left if it was interrupted; one process at a time."""
-    lock = folder.with_name(f".{folder.name}.lock")
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(lock):
-        prepared = _from_cache(folder, key)  # another process may have made it
-        if prepared is None:
-            prepared = _decode(source, split, size, folder, key, bar, jobs)
-        lock.unlink(missing_ok=True)
-    return prepared
+    with FileLock(cache_folder("prepared") / f".{key_of(str(folder.resolve()))}.lock"):
+        prepared = _from_cache(folder, key) if _holds(folder, key) else None  # another process may have made it
+        return prepared or _decode(source, split, size, folder, key, bar, jobs)
 
 
 def _decode(source: Source, split: str, size: int, folder: Path, key: str, bar: Bar, jobs: int | None) -> Prepared:
@@ -148,13 +154,18 @@ def _decode(source: Source, split: str, size: int, folder: Path, key: str, bar: 
     partial = folder.with_name(f".{folder.name}-{key}")
     partial.mkdir(exist_ok=True)
     images = _array(partial / IMAGES, np.uint8, (len(rows), size, size, 3))
+    if images is None:
+        (partial / DONE).unlink(missing_ok=True)  # of images that are not there
+        images = _new_array(partial / IMAGES, np.uint8, (len(rows), size, size, 3))
     done = _array(partial / DONE, np.bool_, (len(rows),))
+    if done is None:
+        done = _new_array(partial / DONE, np.bool_, (len(rows),))
     with bar(f"preparing {split} ({len(rows):,} images at {size} px)", len(rows)) as progress:
         bad = source.fill(split, images, _dropping(images, progress), done, jobs)
     left_out = [*source.left_out(split), *(bad[place] for place in sorted(bad))]
     if bad:
         rows = rows.without(list(bad))
-        _without(partial / IMAGES, images, bad)
+        _without(partial / KEPT, images, bad)
     images.flush()
     write_text(partial / LEFT_OUT, json.dumps(left_out))
     write_text(partial / KEY, json.dumps(key))
@@ -162,11 +173,14 @@ def _decode(source: Source, split: str, size: int, folder: Path, key: str, bar: 
         for place, (name, column) in enumerate(rows.to_dict().items()):  # as JSON, all would be as large as the rows
             file.write(f'{", " if place else "{"}"{name}": {json.dumps(column)}')
         file.write("}")
+    if bad:
+        (partial / KEPT).replace(partial / IMAGES)
     (partial / DONE).unlink()
     shutil.rmtree(folder, ignore_errors=True)
     partial.rename(folder)
     for other in folder.parent.glob(f".{folder.name}-*"):  # of a command that failed, and will not go on
-        shutil.rmtree(other, ignore_errors=True)
+        if is_partial(other, folder.name):
+            shutil.rmtree(other, ignore_errors=True)
     return _read(folder, key, rows)
 
 
@@ -185,23 +199,37 @@ def _dropping(images: np.memmap[Any, Any], progress: Progress) -> Progress:
     return further
 
 
-def _array(path: Path, dtype: type, shape: tuple[int, ...]) -> np.memmap[Any, Any]:
-    """An array in a file, with what an earlier process wrote into it."""
+def is_partial(path: Path, split: str) -> bool:
+    """Whether a folder is that of a preparation that was interrupted."""
+    return re.fullmatch(rf"\.{split}-[0-9a-f]{{24}}", path.name) is not None
+
+
+def _array(path: Path, dtype: type, shape: tuple[int, ...]) -> np.memmap[Any, Any] | None:
+    """An array in a file, with what an earlier process wrote into it; None where it is not there."""
     with suppress(OSError, ValueError, EOFError):
         found = np.lib.format.open_memmap(path, mode="r+")
         if found.dtype == dtype and found.shape == shape:
             return found
-    return np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)
+    return None
+
+
+def _new_array(path: Path, dtype: type, shape: tuple[int, ...]) -> np.memmap[Any, Any]:
+    """An array of zeros in a file that has its room on the disk: writing to one without ends the process. OSError where there is no room."""
+    with replacing(path) as temporary:
+        np.lib.format.open_memmap(temporary, mode="w+", dtype=dtype, shape=shape)
+        if hasattr(os, "posix_fallocate"):
+            with temporary.open("r+b") as file:
+                os.posix_fallocate(file.fileno(), 0, temporary.stat().st_size)
+    return np.lib.format.open_memmap(path, mode="r+")
 
 
 def _without(path: Path, images: np.ndarray, left_out: Container[int]) -> None:
-    """Rewrite an array in a file without some of its rows, some at a time."""
+    """Write an array without some of its rows into a file, some at a time."""
     kept = np.array([place for place in range(len(images)) if place not in left_out])
-    with replacing(path) as temporary:
-        fewer = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.uint8, shape=(len(kept), *images.shape[1:]))
-        for first in range(0, len(kept), ROWS_AT_ONCE):
-            fewer[first : first + ROWS_AT_ONCE] = images[kept[first : first + ROWS_AT_ONCE]]
-        fewer.flush()
+    fewer = _new_array(path, np.uint8, (len(kept), *images.shape[1:]))
+    for first in range(0, len(kept), ROWS_AT_ONCE):
+        fewer[first : first + ROWS_AT_ONCE] = images[kept[first : first + ROWS_AT_ONCE]]
+    fewer.flush()
 
 
 def _read(folder: Path, key: str, rows: Rows | None = None) -> Prepared:
@@ -216,4 +244,8 @@ def _read(folder: Path, key: str, rows: Rows | None = None) -> Prepared:
         raise ValueError("images and rows differ in number")
     if not all(own and all(isinstance(text, str) for text in own) for own in rows.captions):
         raise ValueError(f"{ROWS} has an image without captions")
+    if not all(column is None or len(column) == len(rows) for column in rows.columns()):
+        raise ValueError(f"{ROWS} has columns of different lengths")
+    if not all(isinstance(label, int) for label in rows.labels or ()):
+        raise ValueError(f"{ROWS} has labels that are not numbers")
     return Prepared(torch.from_numpy(images), rows, key, left_out)

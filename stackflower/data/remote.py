@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -85,7 +86,8 @@ def present(folder: str, names: Sequence[str]) -> dict[str, list[str]]:
         with suppress(Exception):  # every kind of file system has its own
             system, path = _opened(f"{folder}/")
             there = {str(one).rstrip("/").rpartition("/")[2] for one in system.ls(path, detail=False)}
-            return {name: [f"{folder}/{name}"] if name in there else [] for name in names}
+            matching = {name: [name] if name in there else sorted(fnmatch.filter(there, name)) for name in names}
+            return {name: [f"{folder}/{one}" for one in found] for name, found in matching.items()}
     return {name: listing(f"{folder}/{name}") for name in names}
 
 

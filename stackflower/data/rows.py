@@ -80,6 +80,9 @@ def _attribute_problem(row: dict[str, Any], texts: list[str]) -> str | None:
     attributes, mentioned = row.get("attributes"), row.get("mentioned_attributes")
     if attributes is not None and not isinstance(attributes, dict):
         return f"has the attributes {attributes!r}; allowed is an object of names to values"
+    words = [row.get("class_name"), *(attributes or {}), *(attributes or {}).values()]
+    if any(isinstance(word, str) and not word.isascii() and HALF.search(word) for word in words):
+        return "has a class name or an attribute with half of a surrogate pair, which is no text"
     if mentioned is None:
         return None
     lists = (

@@ -30,6 +30,10 @@ class Rows:
     def __len__(self) -> int:
         return len(self.captions)
 
+    def columns(self) -> list[list[Any] | None]:
+        """What has one entry an image; None for what there is not."""
+        return [self.captions, self.labels, self.mentioned_attributes, self.files, *self.attributes.values()]
+
     def without(self, left_out: list[int]) -> Rows:
         """The rows but those at these positions."""
         gone = set(left_out)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -80,7 +81,7 @@ def whole_number(cell: Any) -> int | None:
     """A cell as a whole number, or None."""
     if isinstance(cell, int) and not isinstance(cell, bool):
         return cell
-    return int(cell) if isinstance(cell, str) and cell.lstrip("-").isdecimal() and len(cell) < 20 else None
+    return int(cell) if isinstance(cell, str) and re.fullmatch(r"-?\d{1,19}", cell) else None
 
 
 def column_of(what: str, given: str | None, names: Sequence[str], where: object) -> str:

@@ -40,7 +40,12 @@ class CocoCaptions(ListedSource):
         files = self.files.within(PurePosixPath(file).stem.removeprefix("captions_"))
         try:
             found = json.loads(self.files.text(file))
-            names = {one["id"]: str(one["file_name"]) for one in found["images"]}
+            names: dict[Any, str] = {}
+            again = set[Any]()
+            for one in found["images"]:
+                if one["id"] in names:
+                    again.add(one["id"])
+                names[one["id"]] = str(one["file_name"])
             captions: dict[Any, list[Any]] = {}
             for one in found["annotations"]:
                 captions.setdefault(one["image_id"], []).append(one["caption"])
@@ -49,12 +54,18 @@ class CocoCaptions(ListedSource):
                 f"{self.files.path / file} is not a file of COCO's captions ({type(error).__name__}: {error})."
             ) from error
         listing, short = Listing(files), PurePosixPath(file).name
+        for number in again:
+            listing.problems.append(f"{short} lists the image {number} several times.")
+            captions.pop(number, None)
         for number, own in captions.items():
             if number not in names:
                 listing.problems.append(f"{short} has a caption of the image {number}, which it does not list.")
             else:
                 listing.add({"file_name": names[number], "text": own}, f"{short}, image {number}")
-        silent = len(set(names) - set(captions))
+        others = _annotations(self.files, "val" if split == "validation" else split)[1:]
+        if others:
+            listing.notes.append(f"{', '.join(others)} is beside {short} and is not read.")
+        silent = len(set(names) - set(captions) - again)
         if silent:
             listing.notes.append(f"{silent:,} images of {short} have no caption and are not used.")
         return listing

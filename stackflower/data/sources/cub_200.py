@@ -86,22 +86,41 @@ class Cub200(ListedSource):
 
     def read_split(self, split: str) -> Listing:
         files, classes = self._table("images.txt"), self._table("classes.txt")
-        labels = {number: int(label) for number, label in self._table("image_class_labels.txt").items()}
+        try:
+            labels = {number: int(label) for number, label in self._table("image_class_labels.txt").items()}
+        except ValueError as error:
+            raise DataError(
+                f"{self.files.path / self.root}/image_class_labels.txt has a class that is no number ({error})."
+            ) from error
         if self.by == "official":
-            training = {number for number, part in self._table("train_test_split.txt").items() if part == "1"}
+            parts = self._table("train_test_split.txt")
+            training = {number for number, part in parts.items() if part == "1"}
         else:
+            parts = files
             every = sorted(classes)
             drawn = torch.randperm(len(every), generator=seeded(self.seed, 31))[:UNSEEN].tolist()
             unseen = {every[place] for place in drawn}
             training = {number for number in files if labels.get(number) not in unseen}
         texts, listing = self.texts, Listing(self.files)
         for number, file in files.items():
+            missing = [
+                name
+                for name, known in (
+                    ("train_test_split.txt", number in parts),
+                    ("image_class_labels.txt", number in labels),
+                    ("bounding_boxes.txt", not self.box or f"{self.root}images/{file}" in self.boxes),
+                )
+                if not known
+            ]
+            if missing:
+                if split == "train":
+                    listing.problems.append(f"images/{file} has no line in {missing[0]}.")
+                continue
             if (number in training) != (split == "train"):
                 continue
             row: dict[str, Any] = {"file_name": f"{self.root}images/{file}"}
-            if number in labels:
-                name = classes.get(labels[number], str(labels[number]))
-                row |= {"label": labels[number], "class_name": name.partition(".")[2].replace("_", " ") or name}
+            name = classes.get(labels[number], str(labels[number]))
+            row |= {"label": labels[number], "class_name": name.partition(".")[2].replace("_", " ") or name}
             try:
                 row["text"] = lines_of(texts.text(PurePosixPath(file).with_suffix(".txt").as_posix()))
             except (DataError, ValueError) as error:

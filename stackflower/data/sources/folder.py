@@ -30,8 +30,8 @@ OBJECTS = ("text", "attributes", "mentioned_attributes")  # a cell of a table ma
 
 
 def split_named(word: str) -> str | None:
-    """The split that a word names, or None."""
-    return next((split for split, words in FOLDERS.items() if word in words), None)
+    """The split that a word names, in small letters or capitals, or None."""
+    return next((split for split, words in FOLDERS.items() if word.lower() in words), None)
 
 
 def is_image(name: str) -> bool:
@@ -41,13 +41,32 @@ def is_image(name: str) -> bool:
 
 def splits_of(files: Files) -> list[str]:
     """The splits that have a folder among these files; without a folder for training, it is all training."""
-    found = [split for split, folders in FOLDERS.items() if any(files.folder(folder) for folder in folders)]
+    found = [split for split in FOLDERS if folders_of(files, split)]
     return found if "train" in found else ["train"]
 
 
 def files_of(files: Files, split: str) -> Files:
     """The files of a split: of its folder, or all."""
-    return files.within(next((name for name in FOLDERS.get(split, ()) if files.folder(name)), ""))
+    return files.within(next(iter(folders_of(files, split)), ""))
+
+
+def folders_of(files: Files, split: str) -> list[str]:
+    """Names of the folders of a split."""
+    found = [name for name in files.folders if "/" not in name and split_named(name) == split]
+    return sorted(found, key=lambda name: (FOLDERS[split].index(name.lower()), name))
+
+
+def elsewhere(files: Files) -> list[str]:
+    """A sentence about images that are in no folder of a split, where there are such folders; or none."""
+    if not folders_of(files, "train"):
+        return []
+    used = tuple(f"{folders_of(files, split)[0]}/" for split in splits_of(files))
+    outside = [name for name in files.names if is_image(name) and not name.startswith(used)]
+    if not outside:
+        return []
+    return [
+        f"{len(outside):,} images in {files.path} are in no folder of a split and are not used, such as {outside[0]}."
+    ]
 
 
 def _jsonl(text: str) -> Iterator[tuple[int, dict[str, Any] | str]]:
@@ -154,7 +173,9 @@ class FolderSource(ListedSource):
         return splits_of(self.files)
 
     def read_split(self, split: str) -> Listing:
-        return read_metadata(files_of(self.files, split))
+        listing = read_metadata(files_of(self.files, split))
+        listing.notes += elsewhere(self.files) if split == "train" else []
+        return listing
 
     def fingerprint(self, split: str) -> str:
         files, digest = files_of(self.files, split), hashlib.blake2b(digest_size=16)

@@ -6,6 +6,8 @@ set need not fit into memory (on a GPU the training split is held in its memory)
 
 from __future__ import annotations
 
+import glob
+import os
 import re
 from collections import deque
 from collections.abc import Iterable, Iterator
@@ -15,7 +17,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from stackflower.data.archives import PartReader, tar_entries
-from stackflower.data.files import Files
+from stackflower.data.files import LINK_OUT, Files
 from stackflower.data.images import EXTENSIONS
 from stackflower.data.listed import ListedSource, Listing
 from stackflower.data.remote import held, is_remote, present
@@ -73,6 +75,7 @@ def read_shard(path: Path) -> Shard:
         sample = samples.setdefault(key, Sample(key))
         suffix = f".{suffix.lower()}"
         if suffix in EXTENSIONS:
+            sample.problem = "has two images" if sample.image is not None else sample.problem
             sample.image = place
         elif suffix in (".json", ".txt"):
             sample.texts[suffix] = place
@@ -98,7 +101,7 @@ def read_row(sample: Sample, handle: BinaryIO) -> None:
     sample.row, problem = checked(sample.row)
     sample.problem = sample.problem or problem
     if sample.image is None:
-        sample.problem = "has captions and no image"
+        sample.problem = "has captions and no image" if sample.texts else "has no image"
 
 
 def _row(suffix: str, content: bytes) -> tuple[dict[str, Any], str | None]:
@@ -158,8 +161,9 @@ class ShardFiles(Files):
         return sorted(names, key=lambda name: self.entries[name])
 
 
-def find_shards(location: str) -> dict[str, list[str]]:
-    """Locations of the shards of each split in a folder, of a pattern or of one file; {} where there are none. DataError where a pattern names what is not there."""
+def find_shards(location: str, follow_links: bool = False) -> dict[str, list[str]]:
+    """Locations of the shards of each split in a folder, of a pattern or of one file; {} where there are none. The split is told by the name of the file, or of its
+    folder. DataError where a pattern names what is not there, and for links out of their folder."""
     matching: dict[str, list[str]] = {}
     if is_remote(location):
         folders: dict[str, list[str]] = {}
@@ -170,22 +174,35 @@ def find_shards(location: str) -> dict[str, list[str]]:
             matching |= {f"{folder}/{name}": found for name, found in present(folder, names).items()}
     else:
         path = Path(location).expanduser()
-        for pattern in [path / "*.tar"] if path.is_dir() else map(Path, expand_braces(str(path))):
-            there = pattern.parent.glob(pattern.name)
-            matching[str(pattern)] = sorted(str(file) for file in there if file.is_file())
-    files = [file for found in matching.values() for file in found]
+        if path.is_dir():
+            parts = [folder for folder in sorted(path.iterdir()) if folder.is_dir() and split_named(folder.name)]
+            matching = {"*.tar": sorted(str(file) for folder in (path, *parts) for file in folder.glob("*.tar"))}
+        else:
+            named = expand_braces(str(path))
+            matching = {one: [one] if os.path.exists(one) else sorted(glob.glob(one)) for one in named}
+        matching = {name: [file for file in found if _is_shard(file)] for name, found in matching.items()}
+    files = list(dict.fromkeys(file for found in matching.values() for file in found))
     missing = [name_of(name) for name, found in matching.items() if not found]
     if files and missing:
         raise DataError(
             f"{location!r} names {len(missing)} files that are not there, the first {missing[0]}; correct the pattern or add the files."
         )
+    if not is_remote(location) and not follow_links:
+        for shard in map(Path, files):
+            if shard.is_symlink() and not shard.resolve().is_relative_to(shard.parent.resolve()):
+                raise DataError(f"{shard} {LINK_OUT}.")
     found: dict[str, list[str]] = {}
     for file in files:
-        word = re.split(r"[-_.\d]", name_of(file), maxsplit=1)[0]
-        found.setdefault(split_named(word) or "train", []).append(file)
+        words = re.split(r"[-_.\d]", name_of(file), maxsplit=1)[0], name_of(file[: -len(name_of(file)) - 1])
+        found.setdefault(next(filter(None, map(split_named, words)), "train"), []).append(file)
     if found and "train" not in found:  # a single split is the training split, whatever its name
         return {"train": next(iter(found.values()))}
     return found
+
+
+def _is_shard(file: str) -> bool:
+    """Whether a file is there and not hidden, as those are that are being written."""
+    return os.path.isfile(file) and not os.path.basename(file).startswith(".")
 
 
 def name_of(location: str) -> str:
@@ -199,11 +216,11 @@ def expand_braces(pattern: str) -> list[str]:
     if found is None:
         return [pattern]
     first, last, words = found.groups()
-    numbers = range(int(first), int(last) + 1) if words is None else range(0)
     rest = expand_braces(pattern[found.end() :])
-    if len(numbers) * len(rest) > MOST_SHARDS:
-        raise DataError(f"{pattern!r} names more than {MOST_SHARDS:,} files; correct the numbers in braces.")
-    choices = [f"{number:0{len(first)}d}" for number in numbers] if words is None else words.split(",")
+    many = words.count(",") + 1 if words is not None else int(last[:20]) - int(first[:20]) + 1
+    if many * len(rest) > MOST_SHARDS:
+        raise DataError(f"{pattern[:200]!r} names more than {MOST_SHARDS:,} files; correct what is in braces.")
+    choices = words.split(",") if words is not None else [f"{int(first) + more:0{len(first)}d}" for more in range(many)]
     return [f"{pattern[: found.start()]}{choice}{end}" for choice in choices for end in rest]
 
 
@@ -212,18 +229,21 @@ class ShardSource(ListedSource):
     """WebDataset shards: a folder of ``train-*.tar`` and ``validation-*.tar``, or a pattern such as ``train-{000..006}.tar``.
 
     Args:
-        path: the folder, one tar file, or a pattern with ``*``, ``{000..006}`` or ``{train,test}``, also at a URL that fsspec reads. File names that begin with validation, val or
+        path: the folder, one tar file, or a pattern with ``*``, ``{000..006}`` or ``{train,test}``, also at a URL that fsspec reads. Names of files, or else of folders, that begin with validation, val or
             valid hold the validation split, with test the test split, all others the training split.
         held_out: share of the training images that are the validation split, where the data have none.
         seed: by which these are drawn.
         skip_bad: leave out samples that can't be used, with a warning, instead of raising DataError.
+        follow_links: read shards that are links out of their folder.
     """
 
     layout = "WebDataset shards"
 
-    def __init__(self, *, path: str, held_out: Below1 = 0.0, seed: Seed = 0, skip_bad: bool = False):
-        self.location = path
-        super().__init__(path=path, held_out=held_out, seed=seed, skip_bad=skip_bad)
+    def __init__(
+        self, *, path: str, held_out: Below1 = 0.0, seed: Seed = 0, skip_bad: bool = False, follow_links: bool = False
+    ):
+        self.location, self.follow_links = path, follow_links
+        super().__init__(path=path, held_out=held_out, seed=seed, skip_bad=skip_bad, follow_links=follow_links)
 
     def open(self, follow_links: bool) -> Files:
         if not self.shards:
@@ -235,12 +255,13 @@ class ShardSource(ListedSource):
 
     @classmethod
     def recognises(cls, files: Files) -> bool:
-        return any("/" not in name and name.endswith(".tar") for name in files.names)
+        shards = [name.rpartition("/")[0] for name in files.names if name.endswith(".tar")]
+        return any(not folder or split_named(folder) for folder in shards)
 
     @cached_property
     def shards(self) -> dict[str, list[str]]:
         """Locations of the shards of each split."""
-        return find_shards(self.location)
+        return find_shards(self.location, self.follow_links)
 
     def title(self) -> str:
         if is_remote(self.location):
@@ -257,6 +278,11 @@ class ShardSource(ListedSource):
         for name, shard in files.each():
             found.problems += shard.faults
             found.rows += [{**one.row, "file_name": f"{name}/{one.key}"} for one in shard.samples if not one.problem]
+        if split == "train" and self.path.is_dir():
+            read = {Path(one).resolve() for own in self.shards.values() for one in own}
+            others = [file for file in sorted(self.path.rglob("*.tar")) if file.resolve() not in read]
+            if others:
+                found.notes.append(f"{len(others):,} tar files in {self.path} are not read, such as {others[0]}.")
         if not found.rows and not found.problems:
             found.problems.append(f"The shards of {self.location} ({split}) hold no images.")
         return found

@@ -136,13 +136,22 @@ class ShardStream(ShardSource):
         window: samples that are shuffled together, in each of up to eight parts of a batch; the order of the shards is shuffled too.
         workers: processes that decode; None: one less than there are cores for each training process, at least 1 and at most 8. 0: none but the training's.
         skip_bad: leave out samples whose captions can't be used, with a warning, instead of raising DataError.
+        follow_links: read shards that are links out of their folder.
     """
 
     layout = "a stream of WebDataset shards"
     precedence = -100  # a folder of shards is prepared
 
-    def __init__(self, *, path: str, window: Count = 2048, workers: Natural | None = None, skip_bad: bool = False):
-        super().__init__(path=path, skip_bad=skip_bad)
+    def __init__(
+        self,
+        *,
+        path: str,
+        window: Count = 2048,
+        workers: Natural | None = None,
+        skip_bad: bool = False,
+        follow_links: bool = False,
+    ):
+        super().__init__(path=path, skip_bad=skip_bad, follow_links=follow_links)
         self.window, self.workers = window, workers
         self._counts: dict[str, list[int]] = {}
         self._faults: list[str] = []
@@ -163,6 +172,8 @@ class ShardStream(ShardSource):
             locations = self.shards[split]
             known = self._told(locations)
             self._counts[split] = known if known is not None else self._looked_at(split, locations, bar)
+            if not sum(self._counts[split]):
+                raise DataError(f"The shards of {self.location} ({split}) hold no images that can be used.")
         return self._counts[split]
 
     def _told(self, locations: list[str]) -> list[int] | None:
@@ -177,8 +188,8 @@ class ShardStream(ShardSource):
             try:
                 about = json.loads(local(beside).read_text(encoding="utf-8"))
                 own = [location for location in locations if location.rpartition("/")[0] == folder]
-                told |= {location: int(about[name_of(location)]["samples"]) for location in own}
-            except (OSError, ValueError, KeyError, TypeError) as error:
+                told |= {location: _count(about[name_of(location)]["samples"]) for location in own}
+            except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
                 raise DataError(
                     f"{beside} does not tell the samples of every shard ({error!r}); write it by `stackflower data shard`."
                 ) from error
@@ -198,8 +209,6 @@ class ShardStream(ShardSource):
                 f"{self.location} can't be used as it is:\n{several(faults)}\n"
                 f"`stackflower data check {self.location}` lists everything; --set data.skip_bad=true leaves such samples out."
             )
-        if not sum(counts):
-            raise DataError(f"The shards of {self.location} ({split}) hold no images that can be used.")
         return counts
 
     def stream_warnings(self) -> list[str]:
@@ -213,6 +222,13 @@ class ShardStream(ShardSource):
 
     def describe(self) -> str:
         return f"Data: {self.title()} is {self.layout}, {len(self.shards['train']):,} for training."
+
+
+def _count(value: object) -> int:
+    """A number of samples. ValueError for anything else."""
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 2**40:
+        raise ValueError(f"samples {value!r}")
+    return value
 
 
 def _indexed(locations: list[str]) -> Any:

@@ -18,6 +18,7 @@ from stackflower.registry import register
 SUFFIXES = (".csv", ".tsv", ".parquet")
 DELIMITERS = ",\t;|"
 Row = dict[str, Any] | str  # or what is wrong with it
+FLICKR = "captions.txt"  # the table of Flickr8k
 LOOKED_AT = 50  # rows, to find out which column is which
 
 
@@ -63,13 +64,13 @@ class TableSource(ListedSource):
         self.delimiter = delimiter
         self._classes: dict[str, int] = {}
         self._read: dict[Path, list[tuple[int, Row]]] = {}
-        self._numeric = True
+        self._numeric: bool | None = None
         here = [name for name in _tables(self.files) if name in self.files]
         if self.table is None and len(here) == 1 and self._table_of("train") is None:
             self.table = here[0]
 
     def open(self, follow_links: bool) -> Files:
-        if self.path.is_file() and self.path.suffix.lower() in SUFFIXES:
+        if self.path.is_file() and (self.path.suffix.lower() in SUFFIXES or self.path.name == FLICKR):
             self.table = self.path.name
             return Folder(self.path.parent, follow_links)
         return open_files(self.path, follow_links)
@@ -91,9 +92,7 @@ class TableSource(ListedSource):
 
     def _table_of(self, split: str) -> str | None:
         """The table of a split by its name, ``train.csv``."""
-        return next(
-            (name for name in _tables(self.files) if split_named(name.rpartition(".")[0].lower()) == split), None
-        )
+        return next((name for name in _tables(self.files) if split_named(name.rpartition(".")[0]) == split), None)
 
     def _of(self, row: dict[str, Any], column: str, split: str) -> bool:
         """Whether a row is of a split, by its column: one of no known split is for training."""
@@ -102,13 +101,15 @@ class TableSource(ListedSource):
 
     def _labels(self, cells: list[Any]) -> Callable[[Any], dict[str, Any]]:
         """Reads cells of the column of classes: numbers, where all are, else names, numbered as they come, in the training split first."""
-        self._numeric = self._numeric and all(cell in (None, "") or whole_number(cell) is not None for cell in cells)
+        if self._numeric is None:  # as in the training split, which is read first
+            self._numeric = all(cell in (None, "") or whole_number(cell) is not None for cell in cells)
 
         def read(cell: Any) -> dict[str, Any]:
             if cell in (None, ""):
                 return {}
             if self._numeric:
-                return {"label": whole_number(cell)}
+                whole = whole_number(cell)
+                return {"label": cell if whole is None else whole}
             return {"label": self._classes.setdefault(str(cell), len(self._classes)), "class_name": str(cell)}
 
         return read
@@ -131,23 +132,7 @@ class TableSource(ListedSource):
             for number, row in rows
             if isinstance(row, str) or not found["split"] or self._of(row, found["split"], split)
         ]
-        read = self._labels([row.get(found["label"]) for _, row in rows if isinstance(row, dict)])
-        captions: dict[str, list[str]] = {}
-        labels: dict[str, dict[str, Any]] = {}
-        lines: dict[str, int] = {}
-        for number, row in rows:
-            if isinstance(row, str):
-                listing.problems.append(f"{name}, line {number} {row}.")
-                continue
-            image = _file(str(row.get(found["image"]) or ""), files)
-            text, label = row.get(found["text"]), read(row.get(found["label"]))
-            if labels.setdefault(image, label) != label:
-                listing.problems.append(f"{name}, line {number} gives {image} another class than line {lines[image]}.")
-                continue
-            lines.setdefault(image, number)
-            captions.setdefault(image, []).extend(
-                [text] if isinstance(text, str) else text if isinstance(text, list) else []
-            )
+        captions, labels, lines = self._by_image(rows, found, name, listing)
         for image, own in captions.items():
             if image and image in files and not is_image(image):
                 listing.problems.append(f"{name}, line {lines[image]} names {image}, which is no image by its name.")
@@ -161,6 +146,34 @@ class TableSource(ListedSource):
                 f"{len(unnamed):,} images in {files.path} have no row in {name} and are not used, such as {unnamed[0]}."
             )
         return listing
+
+    def _by_image(
+        self, rows: list[tuple[int, Row]], found: dict[str, str], name: str, listing: Listing
+    ) -> tuple[dict[str, list[str]], dict[str, dict[str, Any]], dict[str, int]]:
+        """Captions, class and first line of each image; what is wrong is noted in the listing."""
+        read = self._labels([row.get(found["label"]) for _, row in rows if isinstance(row, dict)])
+        captions: dict[str, list[str]] = {}
+        labels: dict[str, dict[str, Any]] = {}
+        lines: dict[str, int] = {}
+        silent: list[tuple[int, str]] = []
+        for number, row in rows:
+            if isinstance(row, str):
+                listing.problems.append(f"{name}, line {number} {row}.")
+                continue
+            image = _file(str(row.get(found["image"]) or ""), listing.files)
+            text, label = row.get(found["text"]), read(row.get(found["label"]))
+            if labels.setdefault(image, label) != label:
+                listing.problems.append(f"{name}, line {number} gives {image} another class than line {lines[image]}.")
+                continue
+            lines.setdefault(image, number)
+            if not text:
+                silent.append((number, image))
+            own = [text] if isinstance(text, str) else text if isinstance(text, list) else []
+            captions.setdefault(image, []).extend(own)
+        silent = [(number, image) for number, image in silent if any(captions[image])]
+        if silent:
+            listing.notes.append(f"{len(silent):,} lines of {name} have no caption, the first: line {silent[0][0]}.")
+        return captions, labels, lines
 
     def _rows(self, files: Files, name: str) -> list[tuple[int, Row]]:
         """The rows of a table, read once."""
@@ -192,7 +205,11 @@ class TableSource(ListedSource):
 def _tables(files: Files) -> list[str]:
     """Names of the tables at the top of a folder, or of its folder for training."""
     here = files_of(files, "train")
-    return [name for name in here.names if "/" not in name and name.lower().endswith(SUFFIXES) and name not in METADATA]
+    return [
+        name
+        for name in here.names
+        if "/" not in name and name not in METADATA and (name.lower().endswith(SUFFIXES) or name == FLICKR)
+    ]
 
 
 def _file(given: str, files: Files) -> str:

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from stackflower.errors import DataError, RunError
+from stackflower.errors import ConfigError, DataError, RunError
 from stackflower.options import Count
 from stackflower.registry import register
 from stackflower.text.base import TextEncoder, digest_of
@@ -34,6 +34,8 @@ class MultiHotEncoder(TextEncoder):
     on_host = True
 
     def __init__(self, *, separator: str = ",", tags: Count = 2048):
+        if not separator:
+            raise ConfigError("text.separator is empty: it is what is between tags, such as a comma.")
         self.separator, self.most = separator, tags
         self.places: dict[str, int] = {}
 

@@ -62,6 +62,7 @@ class PrecomputedEncoder(TextEncoder):
                 f"{self.path} has {len(vectors):,} embeddings, and there are {len(own):,} captions in {self.source or 'the file beside it'}: "
                 "they must be of the same, in the same order. --set text.captions=FILE names the captions."
             )
+        vectors = vectors.astype(np.float32, copy=False)
         if not own or not np.isfinite(vectors).all():
             raise DataError(f"{self.path} has {'no embeddings' if not own else 'embeddings that are not finite'}.")
         unique = {" ".join(caption.split()): place for place, caption in enumerate(own)}
@@ -106,8 +107,11 @@ class PrecomputedEncoder(TextEncoder):
                 groups = _grouped(file.get_tensor(name), self.path)
                 known = (file.metadata() or {}).get("captions")
             if known is not None and self.source is None:
-                return [str(caption) for caption in json.loads(known)], np.concatenate(groups)
-        except (OSError, SafetensorError, ValueError, TypeError) as error:
+                captions = json.loads(known)
+                if not isinstance(captions, list) or not all(isinstance(caption, str) for caption in captions):
+                    raise ValueError("its captions are no list of strings")
+                return captions, np.concatenate(groups)
+        except (OSError, SafetensorError, ValueError, TypeError, RecursionError) as error:
             raise DataError(f"{self.path} is no file with one tensor of embeddings ({error}).") from error
         return self._captions(groups), np.concatenate(groups)
 
@@ -208,9 +212,7 @@ def _grouped(found: object, where: Path) -> list[np.ndarray]:
         groups = list(array) if array.ndim == 3 else [array]
     shapes = {group.shape[1:] for group in groups}
     if not groups or len(shapes) != 1 or any(group.ndim != 2 or group.dtype.kind != "f" for group in groups):
-        raise DataError(
-            f"{where} holds no embeddings: wanted are numbers of the shape (captions, T), or (images, captions, T)."
-        )
+        raise DataError(wrong)
     return groups
 
 
@@ -224,8 +226,8 @@ def _captions_first(found: object, where: Path) -> np.ndarray:
 def _text_file(folder: Path, name: str) -> Path:
     """The text file of an image, by as much of its name as there is."""
     parts = PurePosixPath(name).parts
-    if ".." in parts or PurePosixPath(name).is_absolute():
-        raise DataError(f"{NAMES} names {name}, which leads out of {folder}.")
+    if not parts or ".." in parts or PurePosixPath(name).is_absolute():
+        raise DataError(f"{NAMES} names {name}, which is no file in {folder}.")
     for first in range(len(parts)):
         path = folder.joinpath(*parts[first:-1], f"{parts[-1]}.txt")
         if path.is_file():
@@ -250,7 +252,10 @@ def _jsonl(path: Path) -> Iterator[str]:
             text = json.loads(line)["text"]
         except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise DataError(f'{path}: row {number} is no object with "text".') from error
-        yield from [text] if isinstance(text, str) else map(str, text)
+        texts = [text] if isinstance(text, str) else text
+        if not isinstance(texts, list) or not all(isinstance(each, str) for each in texts):
+            raise DataError(f'{path}: row {number} has a "text" that is neither a string nor a list of strings.')
+        yield from texts
 
 
 def _first(captions: list[str], count: int, name: object) -> list[str]:
