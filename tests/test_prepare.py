@@ -143,7 +143,8 @@ def test_killed_it_goes_on(tmp_path: Path, number: signal.Signals) -> None:
 
 
 SLOWLY = """
-import sys, time
+import signal, sys, time
+signal.signal(signal.SIGINT, signal.default_int_handler)  # what runs in the background ignores it
 from stackflower.data import listed
 load = listed.load_square
 def slow(*given, **options):

@@ -62,7 +62,8 @@ class PrecomputedEncoder(TextEncoder):
                 f"{self.path} has {len(vectors):,} embeddings, and there are {len(own):,} captions in {self.source or 'the file beside it'}: "
                 "they must be of the same, in the same order. --set text.captions=FILE names the captions."
             )
-        vectors = vectors.astype(np.float32, copy=False)
+        with np.errstate(over="ignore"):
+            vectors = vectors.astype(np.float32, copy=False)
         if not own or not np.isfinite(vectors).all():
             raise DataError(f"{self.path} has {'no embeddings' if not own else 'embeddings that are not finite'}.")
         unique = {" ".join(caption.split()): place for place, caption in enumerate(own)}
