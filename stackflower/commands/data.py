@@ -15,7 +15,7 @@ from stackflower import registry
 from stackflower.config.merge import parse_value
 from stackflower.config.schema import Part
 from stackflower.data.archives import is_archive, open_files
-from stackflower.data.files import LINK_OUT
+from stackflower.data.files import LINK_OUT, Files
 from stackflower.data.images import save_png
 from stackflower.data.remote import is_remote
 from stackflower.data.source import Source
@@ -77,17 +77,18 @@ def _layout(path: Path, layouts: Mapping[str, type[Source]]) -> str:
     if path.is_file() and not is_archive(path):
         return "folder"
     files = open_files(path)
-    found = next(
-        (name for name in sorted(layouts, key=lambda n: -layouts[n].precedence) if layouts[name].recognises(files)),
-        None,
-    )
-    if found is None and path.is_dir() and LINK_OUT in files.refused.values():  # the source says how links are followed
-        linked = open_files(path, follow_links=True)
-        ordered = sorted(layouts, key=lambda n: -layouts[n].precedence)
-        found = next((name for name in ordered if layouts[name].recognises(linked)), None)
+    found = _recognised(files, layouts)
+    if found is None and LINK_OUT in files.refused.values():  # the source says how links are followed
+        found = _recognised(open_files(path, follow_links=True), layouts)
     if found is None and path.suffix == ".tar":
         return "shards"
     return found or "folder"
+
+
+def _recognised(files: Files, layouts: Mapping[str, type[Source]]) -> str | None:
+    """The source of the highest precedence that recognises files, or None."""
+    ordered = sorted(layouts, key=lambda name: -layouts[name].precedence)
+    return next((name for name in ordered if layouts[name].recognises(files)), None)
 
 
 def open_source(value: str, options: Mapping[str, Any] | None = None, layout: str | None = None) -> Source:

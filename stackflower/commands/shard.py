@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import re
 import tarfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -17,14 +16,13 @@ from stackflower.data.images import FORMATS
 from stackflower.data.listed import ListedSource
 from stackflower.data.prepared import prepare
 from stackflower.data.rows import several
-from stackflower.data.source import SPLITS, Rows, Source
+from stackflower.data.source import Rows, Source
 from stackflower.data.sources.stream import INDEX
 from stackflower.errors import DataError
-from stackflower.utils.atomic import replacing, write_text
+from stackflower.utils.atomic import left_behind, replacing, write_text
 from stackflower.utils.cache import key_of
 from stackflower.utils.progress import bar
 
-HALF_WRITTEN = re.compile(rf"\.({'|'.join(SPLITS)})-\d{{6}}-[0-9a-f]{{8}}\.tar")
 PROGRESS = ".shards.json"  # what an interrupted command was writing
 SUFFIX = {
     "JPEG": "jpg",
@@ -93,6 +91,8 @@ def _write_split(folder: Path, split: str, samples: _Samples, per_shard: int) ->
             part = range(number * per_shard, min((number + 1) * per_shard, len(samples)))
             path = folder / f"{split}-{number:06d}.tar"
             if not path.exists():
+                for half in left_behind(path):
+                    half.unlink()
                 _write(path, part, samples)
             index[path.name] = {"samples": len(part), "bytes": path.stat().st_size}
             progress(len(part))
@@ -109,9 +109,6 @@ def _begin(folder: Path, key: str) -> None:
             )
             if known != key:
                 raise DataError(f"{folder} is there and not empty; name a new folder.")
-            for path in folder.iterdir():
-                if HALF_WRITTEN.fullmatch(path.name):
-                    path.unlink()
         write_text(folder / PROGRESS, json.dumps(key))
     except (OSError, ValueError) as error:
         raise DataError(f"{folder} can't be written: {error}. Name another folder.") from error

@@ -153,13 +153,15 @@ def _decode(source: Source, split: str, size: int, folder: Path, key: str, bar: 
     rows = source.rows(split)
     partial = folder.with_name(f".{folder.name}-{key}")
     partial.mkdir(exist_ok=True)
-    images = _array(partial / IMAGES, np.uint8, (len(rows), size, size, 3))
-    if images is None:
-        (partial / DONE).unlink(missing_ok=True)  # of images that are not there
-        images = _new_array(partial / IMAGES, np.uint8, (len(rows), size, size, 3))
-    done = _array(partial / DONE, np.bool_, (len(rows),))
-    if done is None:
-        done = _new_array(partial / DONE, np.bool_, (len(rows),))
+    of_done, of_images = (
+        (partial / DONE, np.bool_, (len(rows),)),
+        (partial / IMAGES, np.uint8, (len(rows), size, size, 3)),
+    )
+    done, images = _array(*of_done), _array(*of_images)
+    if (
+        done is None or images is None
+    ):  # one says nothing without the other; `done` first, which must not outlive its images
+        done, images = _new_array(*of_done), _new_array(*of_images)
     with bar(f"preparing {split} ({len(rows):,} images at {size} px)", len(rows)) as progress:
         bad = source.fill(split, images, _dropping(images, progress), done, jobs)
     left_out = [*source.left_out(split), *(bad[place] for place in sorted(bad))]

@@ -49,7 +49,7 @@ class Inputs(ABC):
 
     @abstractmethod
     def grid(self, rows: int = 8) -> tuple[list[str], Tensor]:
-        """CaptionDraws of the sample grid, and their embeddings (rows, T)."""
+        """Captions of the sample grid, and their embeddings (rows, T)."""
 
 
 @dataclass

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,6 +20,12 @@ def replacing(path: Path) -> Iterator[Path]:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def left_behind(path: Path) -> list[Path]:
+    """What `replacing` left of a file when its process was killed."""
+    name = re.compile(rf"\.{re.escape(path.stem)}-[0-9a-f]{{8}}{re.escape(path.suffix)}")
+    return [each for each in path.parent.iterdir() if name.fullmatch(each.name)]
 
 
 def try_writing(path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -36,16 +37,12 @@ class CocoCaptions(ListedSource):
         return [split for split, word in (("train", "train"), ("validation", "val")) if _annotations(self.files, word)]
 
     def read_split(self, split: str) -> Listing:
-        file = _annotations(self.files, "val" if split == "validation" else split)[0]
+        file, *others = _annotations(self.files, "val" if split == "validation" else split)
         files = self.files.within(PurePosixPath(file).stem.removeprefix("captions_"))
         try:
             found = json.loads(self.files.text(file))
-            names: dict[Any, str] = {}
-            again = set[Any]()
-            for one in found["images"]:
-                if one["id"] in names:
-                    again.add(one["id"])
-                names[one["id"]] = str(one["file_name"])
+            names = {one["id"]: str(one["file_name"]) for one in found["images"]}
+            again = [number for number, times in Counter(one["id"] for one in found["images"]).items() if times > 1]
             captions: dict[Any, list[Any]] = {}
             for one in found["annotations"]:
                 captions.setdefault(one["image_id"], []).append(one["caption"])
@@ -62,10 +59,9 @@ class CocoCaptions(ListedSource):
                 listing.problems.append(f"{short} has a caption of the image {number}, which it does not list.")
             else:
                 listing.add({"file_name": names[number], "text": own}, f"{short}, image {number}")
-        others = _annotations(self.files, "val" if split == "validation" else split)[1:]
         if others:
             listing.notes.append(f"{', '.join(others)} is beside {short} and is not read.")
-        silent = len(set(names) - set(captions) - again)
+        silent = len(set(names) - set(captions) - set(again))
         if silent:
             listing.notes.append(f"{silent:,} images of {short} have no caption and are not used.")
         return listing

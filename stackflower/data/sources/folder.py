@@ -103,7 +103,7 @@ def read_metadata(files: Files) -> Listing:
             f"{files.path} has no metadata.jsonl, metadata.csv or metadata.parquet.{hint} Each of its rows names an image and its "
             'caption, as in {"file_name": "0001.jpg", "text": "a red flower"}.'
         )
-    listing, seen = Listing(files), set[str]()
+    listing = Listing(files)
     if name.endswith(".jsonl"):
         rows = _jsonl(files.text(name))
     elif name.endswith(".csv"):
@@ -115,7 +115,7 @@ def read_metadata(files: Files) -> Listing:
         if isinstance(row, str):
             listing.problems.append(f"{where} {row}.")
             continue
-        file, problem = _file(row.get("file_name"), files, seen)
+        file, problem = _file(row.get("file_name"), files, listing.named)
         row, wrong = checked({**row, "file_name": file})
         if problem or wrong:
             listing.problems.append(f"{where} {problem or wrong}.")
@@ -123,9 +123,7 @@ def read_metadata(files: Files) -> Listing:
             listing.rows.append(row)
     if not listing.rows and not listing.problems:
         listing.problems.append(f"{files.path / name} has no rows.")
-    orphans = sorted(
-        {file for file in files.names if is_image(file)} - seen - {row["file_name"] for row in listing.rows}
-    )
+    orphans = sorted({file for file in files.names if is_image(file)} - listing.named)
     if orphans:
         named = f"{', '.join(orphans[:3])}{', …' if len(orphans) > 3 else ''}"
         listing.notes.append(

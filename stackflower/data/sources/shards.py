@@ -164,23 +164,7 @@ class ShardFiles(Files):
 def find_shards(location: str, follow_links: bool = False) -> dict[str, list[str]]:
     """Locations of the shards of each split in a folder, of a pattern or of one file; {} where there are none. The split is told by the name of the file, or of its
     folder. DataError where a pattern names what is not there, and for links out of their folder."""
-    matching: dict[str, list[str]] = {}
-    if is_remote(location):
-        folders: dict[str, list[str]] = {}
-        for one in expand_braces(location):
-            folder, _, name = one.rpartition("/")
-            folders.setdefault(folder, []).append(name)
-        for folder, names in folders.items():
-            matching |= {f"{folder}/{name}": found for name, found in present(folder, names).items()}
-    else:
-        path = Path(location).expanduser()
-        if path.is_dir():
-            parts = [folder for folder in sorted(path.iterdir()) if folder.is_dir() and split_named(folder.name)]
-            matching = {"*.tar": sorted(str(file) for folder in (path, *parts) for file in folder.glob("*.tar"))}
-        else:
-            named = expand_braces(str(path))
-            matching = {one: [one] if os.path.exists(one) else sorted(glob.glob(one)) for one in named}
-        matching = {name: [file for file in found if _is_shard(file)] for name, found in matching.items()}
+    matching = _matching(location)
     files = list(dict.fromkeys(file for found in matching.values() for file in found))
     missing = [name_of(name) for name, found in matching.items() if not found]
     if files and missing:
@@ -198,6 +182,28 @@ def find_shards(location: str, follow_links: bool = False) -> dict[str, list[str
     if found and "train" not in found:  # a single split is the training split, whatever its name
         return {"train": next(iter(found.values()))}
     return found
+
+
+def _matching(location: str) -> dict[str, list[str]]:
+    """The files that each name or pattern matches, of those that a location stands for."""
+    matching: dict[str, list[str]] = {}
+    if is_remote(location):
+        folders: dict[str, list[str]] = {}
+        for one in expand_braces(location):
+            folder, _, name = one.rpartition("/")
+            folders.setdefault(folder, []).append(name)
+        for folder, names in folders.items():
+            matching |= {f"{folder}/{name}": found for name, found in present(folder, names).items()}
+    else:
+        path = Path(location).expanduser()
+        if path.is_dir():
+            parts = [folder for folder in sorted(path.iterdir()) if folder.is_dir() and split_named(folder.name)]
+            matching = {"*.tar": sorted(str(file) for folder in (path, *parts) for file in folder.glob("*.tar"))}
+        else:
+            named = expand_braces(str(path))
+            matching = {one: [one] if os.path.exists(one) else sorted(glob.glob(one)) for one in named}
+        matching = {name: [file for file in found if _is_shard(file)] for name, found in matching.items()}
+    return matching
 
 
 def _is_shard(file: str) -> bool:
@@ -229,8 +235,8 @@ class ShardSource(ListedSource):
     """WebDataset shards: a folder of ``train-*.tar`` and ``validation-*.tar``, or a pattern such as ``train-{000..006}.tar``.
 
     Args:
-        path: the folder, one tar file, or a pattern with ``*``, ``{000..006}`` or ``{train,test}``, also at a URL that fsspec reads. Names of files, or else of folders, that begin with validation, val or
-            valid hold the validation split, with test the test split, all others the training split.
+        path: the folder, one tar file, or a pattern with ``*``, ``{000..006}`` or ``{train,test}``, also at a URL that fsspec reads. Files whose names begin with
+            validation, val or valid, or whose folder has such a name, hold the validation split, with test the test split, all others the training split.
         held_out: share of the training images that are the validation split, where the data have none.
         seed: by which these are drawn.
         skip_bad: leave out samples that can't be used, with a warning, instead of raising DataError.
