@@ -517,7 +517,7 @@ def test_a_damaged_cache_is_made_again(stackflower, tmp_path: Path, monkeypatch:
     monkeypatch.setenv("STACKFLOWER_CACHE", str(tmp_path / "cache"))
     arguments = ("train", "--images", 8, *TINY, *settings("data.count=24"))
     stackflower(*arguments, "--out", "first")
-    damage = {"rows.json": b'{"captions": [], "asked": 1}', "images.npy": b"\x93NUMPY", "*.safetensors": b"half"}
+    damage = {"rows.jsonl": b'{"captions": [], "asked": 1}', "images.npy": b"\x93NUMPY", "*.safetensors": b"half"}
     for number, (name, content) in enumerate(damage.items()):
         (path,) = (tmp_path / "cache").rglob(name)
         path.write_bytes(content)

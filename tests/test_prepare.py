@@ -74,7 +74,7 @@ def test_a_prepared_folder_is_a_data_set(tmp_path: Path, stackflower) -> None:
     (tmp_path / "out").rename(tmp_path / "moved")
     stackflower("train", "--resume", "run", "--images", 16, "--data", "moved")
     stackflower("data", "check", "moved")
-    (tmp_path / "moved" / "train" / "rows.json").write_text("[]")
+    (tmp_path / "moved" / "train" / "rows.jsonl").write_text("[]\n")
     assert (
         "is damaged"
         in stackflower("train", "--data", "moved", "--images", 8, "--out", "x", *TINY_NETWORKS, code=2).output

@@ -96,16 +96,23 @@ def test_a_folder_of_the_users_beside_ours_is_kept(tmp_path: Path, stackflower) 
     assert (tmp_path / "out" / ".train-notes").exists()
 
 
-def test_a_prepared_folder_whose_columns_differ_is_refused(tmp_path: Path, stackflower) -> None:
+def test_a_damaged_prepared_folder_is_refused(tmp_path: Path, stackflower) -> None:
     root = tmp_path / "data"
     for number in range(4):
         picture(root / f"{number}.png")
     rows = [{"file_name": f"{number}.png", "text": "a", "label": number} for number in range(4)]
     (root / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
     stackflower("data", "prepare", "data", "out", "--size", 16)
-    about = json.loads((tmp_path / "out" / "train" / "rows.json").read_text())
-    for labels, why in (([0, 1], "columns of different lengths"), (["0", 1, 2, 3], "labels that are not numbers")):
-        (tmp_path / "out" / "train" / "rows.json").write_text(json.dumps({**about, "labels": labels}))
+    file = tmp_path / "out" / "train" / "rows.jsonl"
+    whole = file.read_text()
+    damage = {
+        whole.replace('"label": 0', '"label": "0"'): "labels that are not numbers",
+        whole[: whole.rindex("{")]: "images and rows differ in number",
+        whole[:-5]: "ends within a line",
+        whole.replace('"text": ["a"]', '"text": []'): "an image without captions",
+    }
+    for text, why in damage.items():
+        file.write_text(text)
         assert why in stackflower("data", "check", "out", code=2).output
 
 

@@ -126,7 +126,7 @@ def make(name: str, out: str, *, count: int, validation: int, test: int, resolut
             names = [f"{number:06d}.png" for number in range(len(rows))]
             with ThreadPoolExecutor() as pool:
                 list(pool.map(save_png, images, [folder / split / name for name in names]))
-            lines = [json.dumps({"file_name": name, **source.row(rows, number)}) for number, name in enumerate(names)]
+            lines = [json.dumps({"file_name": name, **rows.row(number)}) for number, name in enumerate(names)]
             write_text(folder / split / "metadata.jsonl", "\n".join(lines) + "\n")
     except OSError as error:
         raise DataError(f"{folder} can't be written: {error}. Choose another --out.") from error

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 import tarfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -120,26 +120,20 @@ class _Samples:
     Args:
         rows: of the split.
         content: from the number of an image to its file.
+        kept: numbers of the images that can be read.
     """
 
-    def __init__(self, rows: Rows, content: Callable[[int], tuple[bytes, str]]):
-        self.rows, self.content = rows, content
+    def __init__(self, rows: Rows, content: Callable[[int], tuple[bytes, str]], kept: Sequence[int]):
+        self.rows, self.content, self.kept = rows, content, kept
 
     def __len__(self) -> int:
-        return len(self.rows)
+        return len(self.kept)
 
     def row(self, number: int) -> dict[str, Any]:
-        """The metadata of an image, as JSON holds it."""
-        rows, found = self.rows, dict[str, Any](text=self.rows.captions[number])
-        if rows.labels is not None:
-            found["label"] = rows.labels[number]
-            if rows.labels[number] in rows.class_names:
-                found["class_name"] = rows.class_names[rows.labels[number]]
-        if rows.attributes:
-            found["attributes"] = {name: values[number] for name, values in rows.attributes.items()}
-        if rows.mentioned_attributes is not None:
-            found["mentioned_attributes"] = rows.mentioned_attributes[number]
-        return found
+        """The metadata of an image without its file, which has another name in a shard."""
+        row = self.rows.row(number)
+        row.pop("file_name", None)
+        return row
 
 
 def _drawn(source: Source, split: str, size: int) -> _Samples:
@@ -151,7 +145,7 @@ def _drawn(source: Source, split: str, size: int) -> _Samples:
         Image.fromarray(data.images[number].numpy()).save(buffer, "PNG", compress_level=3)
         return buffer.getvalue(), "png"
 
-    return _Samples(data.rows, content)
+    return _Samples(data.rows, content, range(len(data.rows)))
 
 
 def _copied(source: ListedSource, split: str) -> _Samples:
@@ -163,23 +157,22 @@ def _copied(source: ListedSource, split: str) -> _Samples:
         raise DataError(
             f"{len(bad):,} images of {split} can't be read:\n{several(list(bad.values()))}\nMend them, or leave them out with --on-error skip."
         )
-    rows = rows.without(list(bad))
-    names = rows.files or []
+    names = rows.files
 
     def content(number: int) -> tuple[bytes, str]:
         found = files.read(names[number])
         with Image.open(io.BytesIO(found), formats=FORMATS) as image:
             return found, SUFFIX[str(image.format)]
 
-    return _Samples(rows, content)
+    return _Samples(rows, content, [number for number in range(len(rows)) if number not in bad])
 
 
 def _write(path: Path, part: range, samples: _Samples) -> None:
     """One shard, aside first; the same bytes for the same samples."""
     with replacing(path) as temporary, tarfile.open(temporary, "w", format=tarfile.USTAR_FORMAT) as shard:
         for number in part:
-            image, suffix = samples.content(number)
-            row = json.dumps(samples.row(number), ensure_ascii=False).encode()
+            image, suffix = samples.content(samples.kept[number])
+            row = json.dumps(samples.row(samples.kept[number]), ensure_ascii=False).encode()
             for ending, content in ((suffix, image), ("json", row)):
                 member = tarfile.TarInfo(f"{number:09d}.{ending}")
                 member.size = len(content)

@@ -22,6 +22,7 @@ from stackflower.data.source import Rows, Source
 from stackflower.errors import DataError
 from stackflower.options import Below1, Seed
 from stackflower.utils.cache import key_of
+from stackflower.utils.json_lines import JsonLines
 from stackflower.utils.progress import Progress
 from stackflower.utils.rng import seeded
 
@@ -33,7 +34,7 @@ class Listing:
     """The rows of one split, checked, with ``file_name``, a name in `files`, and a sentence for each that can't be used."""
 
     files: Files
-    rows: list[dict[str, Any]] = field(default_factory=list)
+    rows: JsonLines = field(default_factory=JsonLines)
     problems: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)  # what is worth knowing
     named: set[str] = field(default_factory=set)  # files that rows have named
@@ -127,11 +128,13 @@ class ListedSource(Source):
 
     def _draw(self, whole: Listing) -> None:
         """The training and the validation split of images that are one."""
-        rows = sorted(whole.rows, key=lambda row: row["file_name"])
-        order = torch.randperm(len(rows), generator=seeded(self.seed, 32)).tolist()
-        first = max(1, round(len(rows) * self.share))
+        names = [row["file_name"] for row in whole.rows]
+        by_name = sorted(range(len(names)), key=names.__getitem__)
+        order = torch.randperm(len(names), generator=seeded(self.seed, 32)).tolist()
+        first = max(1, round(len(names) * self.share))
         for split, places in (("validation", order[:first]), ("train", order[first:])):
-            part = Listing(whole.files, [rows[place] for place in sorted(places)])
+            part = Listing(whole.files)
+            part.rows.extend(whole.rows[by_name[place]] for place in sorted(places))
             if split == "train":
                 part.problems, part.notes = whole.problems, whole.notes
             self._listings[split] = part
@@ -156,8 +159,7 @@ class ListedSource(Source):
         return listing.rows
 
     def rows(self, split: str) -> Rows:
-        rows = self._usable(split)
-        return together(rows, [row["file_name"] for row in rows])
+        return together(self._usable(split))
 
     def left_out(self, split: str) -> list[str]:
         return list(self.listing(split).problems) if self.skip_bad else []
@@ -200,7 +202,8 @@ class ListedSource(Source):
     ) -> Iterator[tuple[int, np.ndarray | str]]:
         """Images of rows by position, as they are decoded, or what is wrong with them. Files are read in their order, a few ahead."""
         listing = self.listing(split)
-        position_of = {listing.rows[position]["file_name"]: position for position in positions}
+        wanted = set(positions)
+        position_of = {row["file_name"]: place for place, row in enumerate(listing.rows) if place in wanted}
 
         def decode(name: str, content: bytes) -> np.ndarray:
             return self.square(content, listing.files.path / name, listing.rows[position_of[name]], size)

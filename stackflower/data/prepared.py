@@ -11,7 +11,7 @@ import mmap
 import os
 import re
 import shutil
-from collections.abc import Container
+from collections.abc import Container, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,13 +22,15 @@ import torch
 from filelock import FileLock
 from torch import Tensor
 
+from stackflower.data.rows import together
 from stackflower.data.source import Rows, Source
 from stackflower.errors import DataError
 from stackflower.utils.atomic import replacing, write_text
 from stackflower.utils.cache import cache_folder, key_of, not_writable
+from stackflower.utils.json_lines import JsonLines, write_json_lines
 from stackflower.utils.progress import Bar, Progress
 
-IMAGES, ROWS, LEFT_OUT, KEY = "images.npy", "rows.json", "left-out.json", "key.json"
+IMAGES, ROWS, LEFT_OUT, KEY = "images.npy", "rows.jsonl", "left-out.json", "key.json"
 DONE, KEPT = "done.npy", "kept.npy"  # while it is made: which images are there, and those that are not left out
 ROWS_AT_ONCE = 4096
 
@@ -43,7 +45,7 @@ class Prepared:
     left_out: list[str] = field(default_factory=list)  # a sentence for each row or image that can't be used
 
     @property
-    def captions(self) -> list[list[str]]:
+    def captions(self) -> Sequence[list[str]]:
         return self.rows.captions
 
     @property
@@ -166,15 +168,11 @@ def _decode(source: Source, split: str, size: int, folder: Path, key: str, bar: 
         bad = source.fill(split, images, _dropping(images, progress), done, jobs)
     left_out = [*source.left_out(split), *(bad[place] for place in sorted(bad))]
     if bad:
-        rows = rows.without(list(bad))
         _without(partial / KEPT, images, bad)
     images.flush()
     write_text(partial / LEFT_OUT, json.dumps(left_out))
     write_text(partial / KEY, json.dumps(key))
-    with (partial / ROWS).open("w", encoding="utf-8") as file:
-        for place, (name, column) in enumerate(rows.to_dict().items()):  # as JSON, all would be as large as the rows
-            file.write(f'{", " if place else "{"}"{name}": {json.dumps(column)}')
-        file.write("}")
+    write_json_lines(partial / ROWS, (rows.row(number) for number in range(len(rows)) if number not in bad))
     if bad:
         (partial / KEPT).replace(partial / IMAGES)
     (partial / DONE).unlink()
@@ -183,7 +181,7 @@ def _decode(source: Source, split: str, size: int, folder: Path, key: str, bar: 
     for other in folder.parent.glob(f".{folder.name}-*"):  # of a command that failed, and will not go on
         if is_partial(other, folder.name):
             shutil.rmtree(other, ignore_errors=True)
-    return _read(folder, key, rows)
+    return _read(folder, key)
 
 
 def _dropping(images: np.memmap[Any, Any], progress: Progress) -> Progress:
@@ -234,20 +232,17 @@ def _without(path: Path, images: np.ndarray, left_out: Container[int]) -> None:
     fewer.flush()
 
 
-def _read(folder: Path, key: str, rows: Rows | None = None) -> Prepared:
-    """What `_decode` wrote, whose rows need not be read again where they are known; ValueError or another error where it is damaged."""
+def _read(folder: Path, key: str) -> Prepared:
+    """What `_decode` wrote; ValueError or another error where it is damaged."""
     images = np.load(folder / IMAGES, mmap_mode="c")
-    if rows is None:
-        rows = Rows.from_dict(json.loads((folder / ROWS).read_text(encoding="utf-8")))
+    rows = together(JsonLines(folder / ROWS))
     left_out = json.loads((folder / LEFT_OUT).read_text(encoding="utf-8"))
     if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1] != images.shape[2] or images.shape[3] != 3:
         raise ValueError(f"{IMAGES} holds {images.dtype} {images.shape}")
     if len(images) != len(rows):
         raise ValueError("images and rows differ in number")
-    if not all(own and all(isinstance(text, str) for text in own) for own in rows.captions):
+    if not all(isinstance(own, list) and own and all(isinstance(text, str) for text in own) for own in rows.captions):
         raise ValueError(f"{ROWS} has an image without captions")
-    if not all(column is None or len(column) == len(rows) for column in rows.columns()):
-        raise ValueError(f"{ROWS} has columns of different lengths")
     if not all(isinstance(label, int) for label in rows.labels or ()):
         raise ValueError(f"{ROWS} has labels that are not numbers")
     return Prepared(torch.from_numpy(images), rows, key, left_out)

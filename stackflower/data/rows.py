@@ -9,6 +9,7 @@ from sys import intern
 from typing import Any
 
 from stackflower.data.source import Rows
+from stackflower.utils.json_lines import Column
 
 LONGEST = 1_000  # words of a caption
 LARGEST_LABEL = 2**31 - 1
@@ -39,11 +40,6 @@ def checked(row: dict[str, Any]) -> tuple[dict[str, Any], str | None]:
     texts, problem = _captions(row)
     problem = problem or _label_problem(row) or _attribute_problem(row, texts)
     kept = {key: row[key] for key in KEYS if key in row} | {"text": texts}
-    if problem is None:  # rows by the million hold the same few words
-        if isinstance(row.get("attributes"), dict):
-            kept["attributes"] = {intern(name): intern(str(value)) for name, value in row["attributes"].items()}
-        if row.get("mentioned_attributes") is not None:
-            kept["mentioned_attributes"] = [[intern(name) for name in own] for own in row["mentioned_attributes"]]
     return kept, problem
 
 
@@ -95,19 +91,29 @@ def _attribute_problem(row: dict[str, Any], texts: list[str]) -> str | None:
     return None
 
 
-def together(rows: Sequence[dict[str, Any]], files: list[str]) -> Rows:
-    """Checked rows as the rows of a split. Labels count only where all have one."""
-    names = sorted({key for row in rows for key in row.get("attributes") or {}})
-    labelled = all("label" in row for row in rows)
+def together(rows: Sequence[dict[str, Any]]) -> Rows:
+    """Checked rows as the rows of a split. Labels count only where all have one, and names of files."""
+    labels, class_names, every = list[int](), dict[int, str](), dict[str, list[str]]()
+    labelled = mentioned = named = True
+    for number, row in enumerate(rows):
+        labelled, mentioned = labelled and "label" in row, mentioned and row.get("mentioned_attributes") is not None
+        named = named and "file_name" in row
+        if labelled:
+            labels.append(row["label"])
+            if "class_name" in row:
+                class_names[row["label"]] = str(row["class_name"])
+        own = row.get("attributes") or {}
+        for name, value in own.items():
+            every.setdefault(name, [""] * number).append(intern(str(value)))
+        for name in every.keys() - own.keys():
+            every[name].append("")
     return Rows(
-        captions=[row["text"] for row in rows],
-        labels=[row["label"] for row in rows] if labelled else None,
-        class_names={row["label"]: str(row["class_name"]) for row in rows if labelled and "class_name" in row},
-        attributes={name: [str((row.get("attributes") or {}).get(name, "")) for row in rows] for name in names},
-        mentioned_attributes=[row["mentioned_attributes"] for row in rows]
-        if rows and all(row.get("mentioned_attributes") is not None for row in rows)
-        else None,
-        files=files,
+        captions=Column(rows, "text"),
+        labels=labels if labelled else None,
+        class_names=class_names if labelled else {},
+        attributes={name: every[name] for name in sorted(every)},
+        mentioned_attributes=Column(rows, "mentioned_attributes") if mentioned and len(rows) else None,
+        files=Column(rows, "file_name") if named else None,
     )
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, field, fields
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
@@ -18,48 +19,33 @@ SPLITS = ("train", "validation", "test")
 
 @dataclass
 class Rows:
-    """One split without its images; every list has one entry an image."""
+    """One split without its images; every sequence has one entry an image. Captions, names of files and what else is long may be read from
+    a file when they are asked for."""
 
-    captions: list[list[str]]
+    captions: Sequence[list[str]]
     labels: list[int] | None = None
     class_names: dict[int, str] = field(default_factory=dict)
     attributes: dict[str, list[str]] = field(default_factory=dict)  # attribute → its value in each image
-    mentioned_attributes: list[list[list[str]]] | None = None  # for each caption, the attributes it mentions
-    files: list[str] | None = None  # names of the image files; None for images that are drawn
+    mentioned_attributes: Sequence[list[list[str]]] | None = None  # for each caption, the attributes it mentions
+    files: Sequence[str] | None = None  # names of the image files; None for images that are drawn
 
     def __len__(self) -> int:
         return len(self.captions)
 
-    def columns(self) -> list[list[Any] | None]:
-        """What has one entry an image; None for what there is not."""
-        return [self.captions, self.labels, self.mentioned_attributes, self.files, *self.attributes.values()]
-
-    def without(self, left_out: list[int]) -> Rows:
-        """The rows but those at these positions."""
-        gone = set(left_out)
-
-        def keep(column: list[Any] | None) -> Any:
-            return None if column is None else [value for place, value in enumerate(column) if place not in gone]
-
-        return Rows(
-            captions=keep(self.captions),
-            labels=keep(self.labels),
-            class_names=self.class_names,
-            attributes={name: keep(column) for name, column in self.attributes.items()},
-            mentioned_attributes=keep(self.mentioned_attributes),
-            files=keep(self.files),
-        )
-
-    def to_dict(self) -> dict[str, Any]:
-        """As JSON holds it."""
-        return {column.name: getattr(self, column.name) for column in fields(self)}
-
-    @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> Rows:
-        """The inverse of `to_dict`."""
-        _ = values["files"]  # of an earlier version: KeyError
-        values["class_names"] = {int(key): name for key, name in values["class_names"].items()}
-        return cls(**values)
+    def row(self, number: int) -> dict[str, Any]:
+        """The metadata of an image, as JSON holds it."""
+        found: dict[str, Any] = {"text": self.captions[number]}
+        if self.labels is not None:
+            found["label"] = self.labels[number]
+            if self.labels[number] in self.class_names:
+                found["class_name"] = self.class_names[self.labels[number]]
+        if self.attributes:
+            found["attributes"] = {name: values[number] for name, values in self.attributes.items()}
+        if self.mentioned_attributes is not None:
+            found["mentioned_attributes"] = self.mentioned_attributes[number]
+        if self.files is not None:
+            found["file_name"] = self.files[number]
+        return found
 
 
 class ClassifierData(NamedTuple):

@@ -283,7 +283,7 @@ class ShardSource(ListedSource):
         found = Listing(files)
         for name, shard in files.each():
             found.problems += shard.faults
-            found.rows += [{**one.row, "file_name": f"{name}/{one.key}"} for one in shard.samples if not one.problem]
+            found.rows.extend({**one.row, "file_name": f"{name}/{one.key}"} for one in shard.samples if not one.problem)
         if split == "train" and self.path.is_dir():
             read = {Path(one).resolve() for own in self.shards.values() for one in own}
             others = [file for file in sorted(self.path.rglob("*.tar")) if file.resolve() not in read]

@@ -8,7 +8,6 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from functools import lru_cache
-from typing import Any
 
 import numpy as np
 import torch
@@ -185,14 +184,3 @@ class SyntheticFlowers(Source):
 
     def similar(self, attributes: Mapping[str, str], count: int, size: int, seed: int) -> np.ndarray:
         return render(sample_attributes(count, seed, attributes), size, seed)
-
-    def row(self, rows: Rows, number: int) -> dict[str, Any]:
-        """A row of metadata.jsonl."""
-        assert rows.labels is not None and rows.mentioned_attributes is not None
-        return {
-            "text": rows.captions[number],
-            "label": rows.labels[number],
-            "class_name": rows.class_names[rows.labels[number]],
-            "attributes": {name: values[number] for name, values in rows.attributes.items()},
-            "mentioned_attributes": rows.mentioned_attributes[number],
-        }
