@@ -122,6 +122,28 @@ def test_batches_of_a_stream(tmp_path: Path) -> None:
     assert Counter(seen) == dict.fromkeys(range(56), 2), "each once a pass"
 
 
+def test_workers_are_told_of_when_their_batch_comes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The batch after the latest is taken ahead, and left where the stream goes on elsewhere."""
+    make = batches(write_shards(tmp_path), workers=1)
+    every = [make(first, 8).images for first in range(0, 56, 8)]
+    good = make.decoder.reader.image
+
+    def image(shard: int, sample: int, size: int) -> np.ndarray:
+        if (shard, sample) == bad:
+            raise DataError("the image is damaged.")
+        return good(shard, sample, size)
+
+    shards, samples = make.decoder.order(8, range(8))
+    bad = int(shards[0]), int(samples[0])
+    again = batches(str(tmp_path / "train-*.tar"), workers=1)
+    monkeypatch.setattr(again.decoder.reader, "image", image)
+    assert torch.equal(again(0, 8).images, every[0]), "not before"
+    with pytest.raises(DataError, match="the image is damaged"):
+        again(8, 8)
+    for first in (24, 40, 32, 0):
+        assert torch.equal(again(first, 8).images, every[first // 8])
+
+
 @pytest.mark.parametrize(
     "options",
     [

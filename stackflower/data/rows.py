@@ -104,7 +104,9 @@ def together(rows: Sequence[dict[str, Any]]) -> Rows:
                 class_names[row["label"]] = str(row["class_name"])
         own = row.get("attributes") or {}
         for name, value in own.items():
-            every.setdefault(name, [""] * number).append(intern(str(value)))
+            if name not in every:
+                every[name] = [""] * number
+            every[name].append(intern(str(value)))
         for name in every.keys() - own.keys():
             every[name].append("")
     return Rows(

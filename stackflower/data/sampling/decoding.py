@@ -8,6 +8,7 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from typing import Any
 
@@ -176,6 +177,8 @@ class Decoder:
         self.next = -1
         self._latest: Decoded | None = None
         self._batches: Iterator[Decoded | str] | None = None
+        self._taken: Future[Decoded | str] | None = None
+        self._thread = ThreadPoolExecutor(1)
 
     def __call__(self, first: int, rows: range) -> Decoded:
         """Rows of the batch that begins at image number `first`. DataError for one that can't be read."""
@@ -184,11 +187,18 @@ class Decoder:
         if self._batches is None or first != self.next or rows != self.rows:
             self._start(first, rows)
         assert self._batches is not None
-        found = next(self._batches)
+        found = next(self._batches) if self._taken is None else self._taken.result()
+        self._taken = None
         if isinstance(found, str):
             raise DataError(found)
         self._latest, self.next = found, first + self.order.batch
         return found
+
+    def take_next(self) -> None:
+        """Take the batch after the latest from the workers, in a thread, when the latest is put together: they then decode while a step
+        computes. On a CPU, the small parts of putting a batch together would wait for the cores that decode."""
+        if self.workers and self._batches is not None and self._taken is None:
+            self._taken = self._thread.submit(next, self._batches)
 
     def texts(self, first: int, rows: range) -> tuple[list[list[str]], np.ndarray]:
         """Drawn captions, and classes and codes (2, n), of rows of a batch, without their images."""
@@ -198,7 +208,9 @@ class Decoder:
         return captions, numbers_of(found, captions)
 
     def _start(self, first: int, rows: range) -> None:
-        self.rows = rows
+        if self._taken is not None:  # of a place that is left
+            wait([self._taken])
+        self.rows, self._taken = rows, None
         data = _Rows(self.reader, self.order, self.captions, rows, self.size, self.skip_bad)
         ahead: dict[str, Any] = {"prefetch_factor": AHEAD} if self.workers else {}
         with warnings.catch_warnings():

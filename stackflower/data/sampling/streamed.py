@@ -135,7 +135,7 @@ class StreamedBatches(Batches):
         fake_text, fake_label = self._generated(texts, total)
         images = torch.from_numpy(found.images).to(self.device, non_blocking=True)
         none = torch.full((len(rows),), -1, device=self.device)
-        return Batch(
+        batch = Batch(
             images=cropped(
                 images,
                 torch.arange(len(rows), device=self.device),
@@ -155,6 +155,8 @@ class StreamedBatches(Batches):
             augmentation=augmentation[share],
             others=others,
         )
+        self.decoder.take_next()
+        return batch
 
     def _texts(
         self, total: int, captions: Sequence[Sequence[str]], numbers: np.ndarray, embedding: np.ndarray | None
