@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import os
 import threading
@@ -211,7 +212,10 @@ class Decoder:
         if self._taken is not None:  # of a place that is left
             wait([self._taken])
         self.rows, self._taken = rows, None
-        data = _Rows(self.reader, self.order, self.captions, rows, self.size, self.skip_bad)
+        reader = copy.copy(
+            self.reader
+        )  # opens files of its own: a forked process would move the places in those that are open
+        data = _Rows(reader, self.order, self.captions, rows, self.size, self.skip_bad)
         ahead: dict[str, Any] = {"prefetch_factor": AHEAD} if self.workers else {}
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "This DataLoader will create")  # how many was asked for
