@@ -7,6 +7,8 @@ import io
 import json
 import pickle
 import struct
+from datetime import date
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -99,6 +101,19 @@ def test_classes_have_the_same_numbers_in_all_splits(tmp_path: Path) -> None:
         images(tmp_path / split, *(line.partition(",")[0] for line in rows.split()))
         (tmp_path / split / "list.csv").write_text(f"image,text,class\n{rows}")
     assert open_source(str(tmp_path)).rows("test").class_names == {1: "iris", 2: "lily"}
+
+
+@pytest.mark.extras
+def test_values_of_a_parquet_file_that_json_lacks(tmp_path: Path) -> None:
+    parquet = pytest.importorskip("pyarrow.parquet")
+    from pyarrow import table
+
+    root = images(tmp_path, "1.jpg")
+    row = {"file_name": "1.jpg", "text": "a", "label": 0, "class_name": Decimal("1.5")}
+    columns = {name: [value] for name, value in (row | {"attributes": {"seen": date(2020, 1, 2)}}).items()}
+    parquet.write_table(table(columns), root / "metadata.parquet")
+    rows = prepare(open_source(str(root)), "train", 16, silent).rows
+    assert rows.class_names == {0: "1.5"} and rows.attributes == {"seen": ["2020-01-02"]}
 
 
 @pytest.mark.extras

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from stackflower.errors import DataError
 from stackflower.utils import json_lines
 from stackflower.utils.json_lines import Column, JsonLines, write_json_lines
 
@@ -53,3 +54,20 @@ def test_threads_read_and_write_at_once(monkeypatch: pytest.MonkeyPatch) -> None
     lines.extend(range(1000))
     with ThreadPoolExecutor(4) as pool:
         assert all(pool.map(lambda number: lines[number] == number, list(range(1000)) * 10))
+
+
+def test_space_within_a_line(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_bytes(b'{"a":\r 1}\r\n[2]\n')
+    lines = JsonLines(tmp_path / "a.jsonl")
+    assert list(lines) == [lines[0], lines[1]] == [{"a": 1}, [2]]
+
+
+def test_no_room_for_a_temporary_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    lines = JsonLines()
+
+    def full(content: bytes) -> int:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(lines._file, "write", full)
+    with pytest.raises(DataError, match=r"No space left on device.*variable TMPDIR"):
+        lines.append(1)

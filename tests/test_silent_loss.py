@@ -106,10 +106,13 @@ def test_a_damaged_prepared_folder_is_refused(tmp_path: Path, stackflower) -> No
     file = tmp_path / "out" / "train" / "rows.jsonl"
     whole = file.read_text()
     damage = {
-        whole.replace('"label": 0', '"label": "0"'): "labels that are not numbers",
+        whole.replace('"label": 0', '"label": "0"'): "has the label '0'",
         whole[: whole.rindex("{")]: "images and rows differ in number",
         whole[:-5]: "ends within a line",
-        whole.replace('"text": ["a"]', '"text": []'): "an image without captions",
+        whole.replace('"label": 0', f'"label": {10**30}'): "a label is a whole number",
+        whole.replace('"file_name": "0.png"', '"file_name": 5'): "names no file",
+        "[]\n" * 4: "is damaged",
+        whole.replace('"text": ["a"]', '"text": []'): "has no caption",
     }
     for text, why in damage.items():
         file.write_text(text)

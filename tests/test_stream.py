@@ -144,6 +144,33 @@ def test_workers_are_told_of_when_their_batch_comes(tmp_path: Path, monkeypatch:
         assert torch.equal(again(first, 8).images, every[first // 8])
 
 
+STALLS = """
+import sys, time
+from stackflower.data.sources.stream import ShardReader
+
+read, seen = ShardReader.image, []
+
+def image(self, shard, sample, size):
+    seen.append(sample)
+    if len(seen) > 16:
+        time.sleep(300)
+    return read(self, shard, sample, size)
+
+ShardReader.image = image
+from stackflower.cli import main
+main(sys.argv[1:])
+"""
+
+
+def test_a_training_ends_though_a_worker_stalls(tmp_path: Path) -> None:
+    """At the batch after the last."""
+    pattern = write_shards(tmp_path / "shards")
+    command = ["train", "--stage", "1", "--data", pattern, "--images", "16", "--out", str(tmp_path / "run")]
+    command += [*TINY_NETWORKS, *settings("train.batch_size=8", "data.workers=1")]
+    subprocess.run([sys.executable, "-c", STALLS, *map(str, command)], check=True, timeout=120)
+    assert (tmp_path / "run" / "generator.safetensors").exists()
+
+
 @pytest.mark.parametrize(
     "options",
     [

@@ -176,7 +176,7 @@ class ListedSource(Source):
         ready = np.zeros(len(rows), dtype=bool) if done is None else done
         problems: dict[int, str] = {}
         progress(int(ready.sum()))
-        missing = np.flatnonzero(~ready).tolist()
+        missing = np.flatnonzero(~ready).tolist() if ready.any() else range(len(rows))
         for position, image in self._decoded(split, missing, images.shape[1], jobs):
             if isinstance(image, str):
                 problems[position] = image
@@ -202,7 +202,7 @@ class ListedSource(Source):
     ) -> Iterator[tuple[int, np.ndarray | str]]:
         """Images of rows by position, as they are decoded, or what is wrong with them. Files are read in their order, a few ahead."""
         listing = self.listing(split)
-        wanted = set(positions)
+        wanted = positions if isinstance(positions, range) else set(positions)
         position_of = {row["file_name"]: place for place, row in enumerate(listing.rows) if place in wanted}
 
         def decode(name: str, content: bytes) -> np.ndarray:

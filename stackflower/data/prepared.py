@@ -22,7 +22,7 @@ import torch
 from filelock import FileLock
 from torch import Tensor
 
-from stackflower.data.rows import together
+from stackflower.data.rows import checked, together
 from stackflower.data.source import Rows, Source
 from stackflower.errors import DataError
 from stackflower.utils.atomic import replacing, write_text
@@ -33,6 +33,14 @@ from stackflower.utils.progress import Bar, Progress
 IMAGES, ROWS, LEFT_OUT, KEY = "images.npy", "rows.jsonl", "left-out.json", "key.json"
 DONE, KEPT = "done.npy", "kept.npy"  # while it is made: which images are there, and those that are not left out
 ROWS_AT_ONCE = 4096
+DAMAGE = (
+    OSError,
+    ValueError,
+    TypeError,
+    KeyError,
+    AttributeError,
+    RecursionError,
+)  # what reading a damaged file raises
 
 
 @dataclass
@@ -129,7 +137,7 @@ def open_prepared(folder: Path, key: str) -> Prepared:
     """The prepared form in a folder. DataError where it is damaged."""
     try:
         return _read(folder, key)
-    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+    except DAMAGE as error:
         raise DataError(f"{folder} is damaged ({error}); prepare the data again.") from error
 
 
@@ -137,7 +145,7 @@ def _from_cache(folder: Path, key: str) -> Prepared | None:
     """What is in the cache; None where there is nothing, or nothing that can be read, which is then removed."""
     if not (folder / ROWS).exists():
         return None
-    with suppress(OSError, ValueError, TypeError, KeyError, AttributeError):
+    with suppress(*DAMAGE):
         return _read(folder, key)
     shutil.rmtree(folder, ignore_errors=True)  # damaged, or of another version
     return None
@@ -235,14 +243,15 @@ def _without(path: Path, images: np.ndarray, left_out: Container[int]) -> None:
 def _read(folder: Path, key: str) -> Prepared:
     """What `_decode` wrote; ValueError or another error where it is damaged."""
     images = np.load(folder / IMAGES, mmap_mode="c")
-    rows = together(JsonLines(folder / ROWS))
+    lines = JsonLines(folder / ROWS)
+    for line in lines:
+        _, problem = checked(line)
+        if problem or not isinstance(line.get("file_name", ""), str):
+            raise ValueError(f"{ROWS} has a row that {problem or 'names no file'}")
+    rows = together(lines)
     left_out = json.loads((folder / LEFT_OUT).read_text(encoding="utf-8"))
     if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1] != images.shape[2] or images.shape[3] != 3:
         raise ValueError(f"{IMAGES} holds {images.dtype} {images.shape}")
     if len(images) != len(rows):
         raise ValueError("images and rows differ in number")
-    if not all(isinstance(own, list) and own and all(isinstance(text, str) for text in own) for own in rows.captions):
-        raise ValueError(f"{ROWS} has an image without captions")
-    if not all(isinstance(label, int) for label in rows.labels or ()):
-        raise ValueError(f"{ROWS} has labels that are not numbers")
     return Prepared(torch.from_numpy(images), rows, key, left_out)

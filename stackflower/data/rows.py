@@ -40,6 +40,11 @@ def checked(row: dict[str, Any]) -> tuple[dict[str, Any], str | None]:
     texts, problem = _captions(row)
     problem = problem or _label_problem(row) or _attribute_problem(row, texts)
     kept = {key: row[key] for key in KEYS if key in row} | {"text": texts}
+    if problem is None:  # a Parquet file has dates and decimals too
+        if "class_name" in row:
+            kept["class_name"] = str(row["class_name"])
+        if row.get("attributes") is not None:
+            kept["attributes"] = {name: str(value) for name, value in row["attributes"].items()}
     return kept, problem
 
 
@@ -88,6 +93,8 @@ def _attribute_problem(row: dict[str, Any], texts: list[str]) -> str | None:
         return (
             f'has a "mentioned_attributes" that is not a list of attribute names for each of its {len(texts)} captions'
         )
+    if any(not name.isascii() and HALF.search(name) for one in mentioned for name in one):
+        return 'has a "mentioned_attributes" with half of a surrogate pair, which is no text'
     return None
 
 
@@ -101,12 +108,12 @@ def together(rows: Sequence[dict[str, Any]]) -> Rows:
         if labelled:
             labels.append(row["label"])
             if "class_name" in row:
-                class_names[row["label"]] = str(row["class_name"])
+                class_names[row["label"]] = row["class_name"]
         own = row.get("attributes") or {}
         for name, value in own.items():
             if name not in every:
                 every[name] = [""] * number
-            every[name].append(intern(str(value)))
+            every[name].append(intern(value))
         for name in every.keys() - own.keys():
             every[name].append("")
     return Rows(

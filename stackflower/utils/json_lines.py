@@ -13,6 +13,8 @@ from typing import IO, Any, overload
 
 import numpy as np
 
+from stackflower.errors import DataError
+
 IN_MEMORY = 16 << 20  # bytes of a temporary file that are held in memory
 AT_ONCE = 1 << 20  # bytes that are read at a time
 
@@ -66,11 +68,17 @@ class JsonLines(Lazy):
                 raise ValueError(f"{path.name} ends within a line")
 
     def append(self, value: Any) -> None:
-        """One more, at the end of a temporary file."""
+        """One more, at the end of a temporary file. DataError where there is no room."""
         line = _line(value)
-        with self._lock:
-            self._file.seek(self._ends[-1])
-            self._file.write(line)
+        try:
+            with self._lock:
+                self._file.seek(self._ends[-1])
+                self._file.write(line)
+        except OSError as error:
+            raise DataError(
+                f"A temporary file in {tempfile.gettempdir()} can't be written: {error}. Free some space, or set the environment variable TMPDIR to "
+                "a folder elsewhere."
+            ) from error
         self._ends.append(self._ends[-1] + len(line))
 
     def extend(self, values: Iterable[Any]) -> None:
@@ -87,7 +95,7 @@ class JsonLines(Lazy):
         first = 0
         while first < len(self):
             last = max(first + 1, bisect_right(self._ends, self._ends[first] + AT_ONCE) - 1)
-            yield from map(json.loads, self._read(self._ends[first], self._ends[last]).splitlines())
+            yield from map(json.loads, self._read(self._ends[first], self._ends[last]).removesuffix(b"\n").split(b"\n"))
             first = last
 
     def _read(self, start: int, end: int) -> bytes:

@@ -9,7 +9,7 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any
 
@@ -179,7 +179,6 @@ class Decoder:
         self._latest: Decoded | None = None
         self._batches: Iterator[Decoded | str] | None = None
         self._taken: Future[Decoded | str] | None = None
-        self._thread = ThreadPoolExecutor(1)
 
     def __call__(self, first: int, rows: range) -> Decoded:
         """Rows of the batch that begins at image number `first`. DataError for one that can't be read."""
@@ -199,7 +198,7 @@ class Decoder:
         """Take the batch after the latest from the workers, in a thread, when the latest is put together: they then decode while a step
         computes. On a CPU, the small parts of putting a batch together would wait for the cores that decode."""
         if self.workers and self._batches is not None and self._taken is None:
-            self._taken = self._thread.submit(next, self._batches)
+            self._taken = _in_a_thread(next, self._batches)
 
     def texts(self, first: int, rows: range) -> tuple[list[list[str]], np.ndarray]:
         """Drawn captions, and classes and codes (2, n), of rows of a batch, without their images."""
@@ -209,12 +208,9 @@ class Decoder:
         return captions, numbers_of(found, captions)
 
     def _start(self, first: int, rows: range) -> None:
-        if self._taken is not None:  # of a place that is left
-            wait([self._taken])
         self.rows, self._taken = rows, None
-        reader = copy.copy(
-            self.reader
-        )  # opens files of its own: a forked process would move the places in those that are open
+        # opens files of its own: a forked process would move the places in those that are open
+        reader = copy.copy(self.reader)
         data = _Rows(reader, self.order, self.captions, rows, self.size, self.skip_bad)
         ahead: dict[str, Any] = {"prefetch_factor": AHEAD} if self.workers else {}
         with warnings.catch_warnings():
@@ -242,6 +238,20 @@ def _set_up(worker: int) -> None:
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
+
+
+def _in_a_thread(function: Callable[..., Any], *arguments: Any) -> Future[Any]:
+    """What a call returns. The thread does not hold up the end of the process, as one of an executor does."""
+    future: Future[Any] = Future()
+
+    def call() -> None:
+        try:
+            future.set_result(function(*arguments))
+        except BaseException as error:
+            future.set_exception(error)
+
+    threading.Thread(target=call, daemon=True).start()
+    return future
 
 
 def _as_it_is(batch: Any) -> Any:

@@ -44,7 +44,7 @@ class PreparedSource(Source):
 
     @classmethod
     def recognises(cls, files: Files) -> bool:
-        return ABOUT in files and f"train/{ROWS}" in files
+        return ABOUT in files
 
     def splits(self) -> list[str]:
         return list(self.keys)
@@ -53,9 +53,10 @@ class PreparedSource(Source):
         return self.name
 
     def fingerprint(self, split: str) -> str:
-        sizes = [
-            (self.path / split / name).stat().st_size for name in (IMAGES, ROWS)
-        ]  # not times: a folder may be moved
+        try:  # not times: a folder may be moved
+            sizes = [(self.path / split / name).stat().st_size for name in (IMAGES, ROWS)]
+        except OSError as error:
+            raise DataError(f"{self.path / split} is damaged ({error}); prepare the data again.") from error
         return f"{self.keys[split]} {sizes}"
 
     def prepared_folder(self, split: str, size: int) -> Path | None:
