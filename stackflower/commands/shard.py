@@ -171,8 +171,9 @@ def _write(path: Path, part: range, samples: _Samples) -> None:
     """One shard, aside first; the same bytes for the same samples."""
     with replacing(path) as temporary, tarfile.open(temporary, "w", format=tarfile.USTAR_FORMAT) as shard:
         for number in part:
-            image, suffix = samples.content(samples.kept[number])
-            row = json.dumps(samples.row(samples.kept[number]), ensure_ascii=False).encode()
+            own = samples.kept[number]
+            image, suffix = samples.content(own)
+            row = json.dumps(samples.row(own), ensure_ascii=False).encode()
             for ending, content in ((suffix, image), ("json", row)):
                 member = tarfile.TarInfo(f"{number:09d}.{ending}")
                 member.size = len(content)

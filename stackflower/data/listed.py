@@ -176,8 +176,7 @@ class ListedSource(Source):
         ready = np.zeros(len(rows), dtype=bool) if done is None else done
         problems: dict[int, str] = {}
         progress(int(ready.sum()))
-        missing = np.flatnonzero(~ready).tolist() if ready.any() else range(len(rows))
-        for position, image in self._decoded(split, missing, images.shape[1], jobs):
+        for position, image in self._decoded(split, ~ready, images.shape[1], jobs):
             if isinstance(image, str):
                 problems[position] = image
             else:
@@ -194,16 +193,15 @@ class ListedSource(Source):
 
     def unreadable(self, split: str) -> dict[int, str]:
         """What is wrong with each image that can't be read, by the position of its row."""
-        every = self._decoded(split, range(len(self.listing(split).rows)), 64)
+        every = self._decoded(split, np.ones(len(self.listing(split).rows), dtype=bool), 64)
         return dict(sorted((position, image) for position, image in every if isinstance(image, str)))
 
     def _decoded(
-        self, split: str, positions: Iterable[int], size: int, jobs: int | None = None
+        self, split: str, wanted: np.ndarray, size: int, jobs: int | None = None
     ) -> Iterator[tuple[int, np.ndarray | str]]:
-        """Images of rows by position, as they are decoded, or what is wrong with them. Files are read in their order, a few ahead."""
+        """Images of the `wanted` rows, bool (N,), by position, as they are decoded, or what is wrong with them. Files are read in their order, a few ahead."""
         listing = self.listing(split)
-        wanted = positions if isinstance(positions, range) else set(positions)
-        position_of = {row["file_name"]: place for place, row in enumerate(listing.rows) if place in wanted}
+        position_of = {row["file_name"]: place for place, row in enumerate(listing.rows) if wanted[place]}
 
         def decode(name: str, content: bytes) -> np.ndarray:
             return self.square(content, listing.files.path / name, listing.rows[position_of[name]], size)

@@ -33,14 +33,8 @@ from stackflower.utils.progress import Bar, Progress
 IMAGES, ROWS, LEFT_OUT, KEY = "images.npy", "rows.jsonl", "left-out.json", "key.json"
 DONE, KEPT = "done.npy", "kept.npy"  # while it is made: which images are there, and those that are not left out
 ROWS_AT_ONCE = 4096
-DAMAGE = (
-    OSError,
-    ValueError,
-    TypeError,
-    KeyError,
-    AttributeError,
-    RecursionError,
-)  # what reading a damaged file raises
+# what reading a damaged file raises
+DAMAGE = (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError)
 
 
 @dataclass
@@ -138,7 +132,12 @@ def open_prepared(folder: Path, key: str) -> Prepared:
     try:
         return _read(folder, key)
     except DAMAGE as error:
-        raise DataError(f"{folder} is damaged ({error}); prepare the data again.") from error
+        raise damaged(folder, error) from error
+
+
+def damaged(folder: Path, error: Exception) -> DataError:
+    """The sentence for a folder that can't be read."""
+    return DataError(f"{folder} is damaged ({error}); prepare the data again.")
 
 
 def _from_cache(folder: Path, key: str) -> Prepared | None:

@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 from stackflower.data.files import Files
-from stackflower.data.prepared import IMAGES, ROWS, Prepared, open_prepared
+from stackflower.data.prepared import IMAGES, ROWS, Prepared, damaged, open_prepared
 from stackflower.data.source import SPLITS, Rows, Source
 from stackflower.errors import DataError
 from stackflower.registry import register
@@ -56,7 +56,7 @@ class PreparedSource(Source):
         try:  # not times: a folder may be moved
             sizes = [(self.path / split / name).stat().st_size for name in (IMAGES, ROWS)]
         except OSError as error:
-            raise DataError(f"{self.path / split} is damaged ({error}); prepare the data again.") from error
+            raise damaged(self.path / split, error) from error
         return f"{self.keys[split]} {sizes}"
 
     def prepared_folder(self, split: str, size: int) -> Path | None:
