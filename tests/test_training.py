@@ -21,6 +21,7 @@ from stackflower import registry
 from stackflower.objectives.hinge import Hinge
 from stackflower.runs import checkpoint
 from stackflower.runs.folder import RunFolder
+from stackflower.training.logger import RunLogger
 from stackflower.training.schedules import Length, Pace
 from stackflower.training.step import TrainingStep
 
@@ -271,7 +272,21 @@ def test_asked_to_stop_it_saves_and_prints_the_line_that_resumes(tmp_path: Path,
     assert state.images == state.step * 8 > 0
 
 
-def test_the_time_limit_alone_sets_the_length(stackflower, tmp_path: Path) -> None:
+@pytest.fixture
+def steady(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A clock on which a step takes 20 ms and all else nothing, so that a time limit is the same on a busy machine."""
+    now, plain = [time.monotonic()], TrainingStep.__call__
+
+    def step(self: TrainingStep, images: int, step: int) -> int:
+        now[0] += 0.02
+        return plain(self, images, step)
+
+    monkeypatch.setattr(TrainingStep, "__call__", step)
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(RunLogger, "clock", staticmethod(lambda: now[0]))
+
+
+def test_the_time_limit_alone_sets_the_length(stackflower, steady, tmp_path: Path) -> None:
     """The run ends by itself, its learning rate at zero; what was measured is recorded."""
     many = settings(
         "output.log_every=1", "optimizer.generator.decay_from=0.5", "optimizer.discriminator.decay_from=0.5"
@@ -280,16 +295,17 @@ def test_the_time_limit_alone_sets_the_length(stackflower, tmp_path: Path) -> No
     values = json.loads((tmp_path / "run" / "config.json").read_text())
     train = values["run"]["train"]
     assert train["time_limit"] == 4.0 and train["epochs"] is None and train["images"] is None
-    trained = checkpoint.read_state(last(tmp_path / "run")).images
-    assert trained > 200 and values["length"][-1][2] <= trained, "it ended where the last estimate says"
+    trained, size = checkpoint.read_state(last(tmp_path / "run")).images, train["batch_size"]
+    assert abs(trained - 200 * size) <= 4 * size, "two hundred steps of 20 ms"
+    assert values["length"][-1][2] <= trained, "it ended where the last estimate says"
     logged = [row for row in lines(tmp_path / "run") if "share" in row]
     shares = [row["share"] for row in logged]
     assert shares == sorted(shares) and shares[-1] == 1.0
     rates = [row["lr/generator"] for row in logged]
-    assert rates[0] == max(rates) and rates[-1] < 0.2 * rates[0]
+    assert rates[0] == max(rates) and rates[-1] < 0.05 * rates[0]
 
 
-def test_a_resumed_run_repeats_the_length_that_was_measured(stackflower, tmp_path: Path) -> None:
+def test_a_resumed_run_repeats_the_length_that_was_measured(stackflower, steady, tmp_path: Path) -> None:
     import shutil
 
     quick = settings("output.checkpoint_every=160", "output.keep_every=1", "optimizer.generator.decay_from=0.2")
@@ -340,6 +356,10 @@ def test_the_pace_follows_the_speed_of_late(monkeypatch: pytest.MonkeyPatch) -> 
     assert not pace.due(images), "a pause is no time of training"
     now[0] += 2
     assert pace.estimate(images + 10, 0.51) == pytest.approx(images + 10 + 5 * (200 - now[0] - 4), abs=10)
+    now[0] += 24
+    pace.pause(24.0, 0.52)  # more of that length would leave no time
+    now[0] += 2
+    assert pace.estimate(images + 20, 0.52) == pytest.approx(images + 20 + 5 * (200 - now[0]) / 2, abs=10)
     pace.restart()  # back to a checkpoint, with fewer images
     assert not pace.due(50)
     pace.start(50)

@@ -110,8 +110,10 @@ class Pace:
             self.marks.popleft()
         began, first = self.marks[0]
         speed = (images - first) / max(active - began, 1e-9)
-        left = self.deadline - now - self._pauses_left(share)
-        return images + math.ceil(max(0.0, left) * speed / self.step) * self.step
+        left = max(0.0, self.deadline - now)
+        # half of the time left at least, so that after one slow checkpoint the learning rate still falls to its end
+        training = max(left - self._pauses_left(share), left / 2)
+        return images + math.ceil(training * speed / self.step) * self.step
 
     def _pauses_left(self, share: float) -> float:
         """Seconds of the grids and checkpoints still to come, if they come as often as before."""
