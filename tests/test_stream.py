@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import multiprocessing
 import subprocess
 import sys
 import tarfile
@@ -28,8 +29,10 @@ from stackflower.data.sampling.streamed import POOL, EmbeddingCache, StreamedBat
 from stackflower.data.sources.shards import expand_braces
 from stackflower.data.sources.stream import ShardReader, ShardStream
 from stackflower.errors import DataError
+from stackflower.runs import checkpoint
 from stackflower.runs.folder import RunFolder
 from stackflower.text.encoders.ngram import NgramEncoder
+from stackflower.training.trainer import Trainer
 from stackflower.utils.progress import silent
 
 COUNTS = (5, 11, 8, 3, 9, 14, 6)  # samples of the shards
@@ -237,6 +240,25 @@ def test_a_stream_that_is_killed_goes_on(tmp_path: Path, stackflower) -> None:
     same(tmp_path / "whole", tmp_path / "run")
     rows = [json.loads(line) for line in metrics.read_text().splitlines()]
     assert all(0 <= row["data/waiting"] <= 1 for row in rows if "step" in row)
+
+
+def test_a_worker_that_is_killed_is_named(tmp_path: Path, stackflower, monkeypatch: pytest.MonkeyPatch) -> None:
+    data, step = ["--data", write_shards(tmp_path / "shards")], Trainer.train_step
+
+    def kill(self: Trainer) -> None:
+        step(self)
+        if self.images >= 60:
+            for worker in multiprocessing.active_children():
+                worker.kill()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "train_step", kill)
+        said = stackflower("train", *data, "--out", "run", *TRAIN, *settings("data.workers=1"), code=1).output
+    assert "A worker process that decodes the stream was killed" in said and "--resume" in said
+    assert 40 <= checkpoint.read_state(RunFolder(tmp_path / "run").complete_checkpoints()[-1]).images < 160
+    stackflower("train", "--resume", "run", *settings("data.workers=0"))
+    stackflower("train", *data, "--out", "whole", *TRAIN)
+    same(tmp_path / "whole", tmp_path / "run")
 
 
 SLOWLY = """

@@ -18,6 +18,7 @@ from stackflower.commands.training_scores import TrainingScorer
 from stackflower.config.merge import merge
 from stackflower.config.resolve import resolve
 from stackflower.config.schema import LENGTHS, RunConfig
+from stackflower.data.sampling.decoding import naming_lost_workers
 from stackflower.data.sources.stream import ShardStream
 from stackflower.errors import ConfigError, RunError
 from stackflower.features.efficientnet_lite0 import installed as photographs_ready
@@ -253,7 +254,8 @@ def _run(config: RunConfig, run: RunFolder, request: Request, say: Say) -> Outco
             _restore(trainer, run, say)
         if main:
             run.update(record)
-        stopped = trainer.train(stop)
+        with naming_lost_workers():
+            stopped = trainer.train(stop)
         accelerator.end_training()
         return Outcome(run, trainer.images, stopped, stop.signal, inputs.grid(1)[0][0])
 

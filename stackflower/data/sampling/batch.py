@@ -111,10 +111,13 @@ class Batches(ABC):
 def cropped(
     images: Tensor, index: Tensor, corner: Tensor, mirror: Tensor, upside_down: Tensor, resolution: int
 ) -> Tensor:
-    """Images `index` (n,) of uint8 (N, S, S, 3), cropped at `corner` (2, n) and flipped, (n, 3, R, R) in [-1, 1]: one gather for the batch."""
-    size = torch.arange(resolution, device=images.device)
+    """Images `index` (n,) of contiguous uint8 (N, S, S, 3), cropped at `corner` (2, n) and flipped, (n, 3, R, R) in [-1, 1]: one gather for the batch."""
+    side, size = images.shape[1], torch.arange(resolution, device=images.device)
     across = torch.where(mirror[:, None], size.flip(0), size)
     down = torch.where(upside_down[:, None], size.flip(0), size)
     top, left = corner
-    pixels = images[index[:, None, None], (top[:, None] + down)[:, :, None], (left[:, None] + across)[:, None]]
+    row = index[:, None] * side + top[:, None] + down
+    pixel = row[:, :, None] * side + (left[:, None] + across)[:, None]
+    # by one index, not by three, as taking a batch is then half as long
+    pixels = images.flatten(0, 2).index_select(0, pixel.flatten()).unflatten(0, pixel.shape)
     return pixels.permute(0, 3, 1, 2).to(torch.float32).mul_(1 / 127.5).sub_(1.0)

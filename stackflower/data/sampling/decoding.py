@@ -5,11 +5,13 @@ from __future__ import annotations
 import copy
 import hashlib
 import os
+import re
 import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +22,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from stackflower.data.sampling.order import StreamOrder
 from stackflower.data.sources.stream import ShardReader
-from stackflower.errors import DataError
+from stackflower.errors import DataError, TrainingFailed
 from stackflower.utils.rng import seeded
 
 AHEAD = 4  # batches that each worker decodes ahead
@@ -225,6 +227,20 @@ class Decoder:
                 **ahead,
             )
             self._batches = iter(loader)
+
+
+@contextmanager
+def naming_lost_workers() -> Iterator[None]:
+    """TrainingFailed where a worker was killed, which torch raises wherever the main thread is."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not re.match(r"DataLoader worker \(pid", str(error)):
+            raise
+        raise TrainingFailed(
+            "A worker process that decodes the stream was killed, most often because memory ran out. Checkpoints are kept: `stackflower train "
+            "--resume RUN` goes on, and with --set data.workers=1, or 0, it needs less memory."
+        ) from error
 
 
 def _set_up(worker: int) -> None:
