@@ -733,7 +733,8 @@ def data_check(source: str, layout: str | None, settings: tuple[str, ...], as_js
 
     found = check(source, data_options(settings), layout)
     problems = found["problems"]
-    end = f"{len(problems):,} problems." if problems else "No problems: it can be trained on."
+    count = f"{len(problems):,} problem{'s' if len(problems) > 1 else ''}."
+    end = count if problems else "No problems: it can be trained on."
     show(found, as_json, lambda: "\n".join([*problems, *found["notes"], end]))
     if problems:
         raise SystemExit(2)

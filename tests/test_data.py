@@ -88,6 +88,34 @@ def test_csv_and_split_folders(tmp_path: Path) -> None:
     assert source.rows("validation") == Rows(captions=[["red", "rot"]], labels=[4], files=["deep/a b.png"])
 
 
+def test_metadata_beside_the_folders_of_splits(stackflower, tmp_path: Path) -> None:
+    """One file for all splits, as Hugging Face's ImageFolder allows."""
+    names = [f"{folder}/{number}.png" for folder in ("train", "val", "test") for number in range(3)]
+    for name in names:
+        picture(tmp_path / name)
+    rows = [{"file_name": name.replace("/", "\\"), "text": f"flower {name}"} for name in names]
+    written = tmp_path / "metadata.jsonl"
+    written.write_text("\n".join(map(json.dumps, rows)))
+    source = FolderSource(path=str(tmp_path))
+    assert source.splits() == ["train", "validation", "test"]
+    assert source.check() == ([], [f"{split}: 3 images, 3 captions." for split in source.splits()])
+    for split, folder in (("train", "train"), ("validation", "val"), ("test", "test")):
+        assert source.rows(split).files == [f"{folder}/{number}.png" for number in range(3)]
+        assert source.rows(split).captions == [[f"flower {folder}/{number}.png"] for number in range(3)]
+    before = source.fingerprint("test")
+    written.write_text("\n".join(map(json.dumps, [*rows[:-1], {**rows[-1], "text": "another"}])))
+    assert FolderSource(path=str(tmp_path)).fingerprint("test") != before
+    picture(tmp_path / "more" / "9.png")
+    written.write_text("\n".join(map(json.dumps, [*rows[1:], {"file_name": "more/9.png", "text": "a rose"}])))
+    said = stackflower("data", "check", tmp_path, code=2).output
+    assert "names more/9.png, which is in no folder of a split (train, val, test)" in said and "1 problem." in said
+    assert "1 images in" in said and "have no row in metadata.jsonl and are not used (train/0.png)" in said
+    (tmp_path / "train" / "metadata.jsonl").write_text(json.dumps({"file_name": "0.png", "text": "its own"}))
+    source = FolderSource(path=str(tmp_path))
+    assert source.rows("train").captions == [["its own"]] and len(source.rows("test")) == 3
+    assert any("is not used: train has its own metadata.jsonl" in note for note in source.warnings("train"))
+
+
 def test_the_second_start_opens_the_cache(good: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = prepare(FolderSource(path=str(good)), "train", 32, display)
     monkeypatch.setattr(FolderSource, "fill", lambda *arguments: pytest.fail("decoded twice"))

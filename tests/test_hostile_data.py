@@ -144,7 +144,7 @@ def test_json_of_a_shard_that_would_do_harm(stackflower, tmp_path: Path, row: by
             member.size = len(content)
             file.addfile(member, io.BytesIO(content))
     said = stackflower("data", "check", tmp_path, code=2).output
-    assert "train-000.tar/b has" in said and "1 problems" in said
+    assert "train-000.tar/b has" in said and "1 problem." in said
 
 
 # ---- pickles
@@ -255,7 +255,7 @@ def test_images_that_would_do_harm(name: str, stackflower, tmp_path: Path) -> No
     (data / "bad.jpg").write_bytes(BAD_IMAGES[name])
     began, before = time.monotonic(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     said = stackflower("data", "check", data, code=2).output
-    assert "bad.jpg" in said and "1 problems" in said and "0x" not in said
+    assert "bad.jpg" in said and "1 problem." in said and "0x" not in said
     assert time.monotonic() - began < 5 and resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 500_000
 
 

@@ -2,7 +2,8 @@
 
 ``metadata.jsonl``, ``metadata.csv`` or ``metadata.parquet`` in the folder of the images, a row for each: ``file_name``, ``text`` (a string or a list of
 strings), and optionally ``label`` (an integer), ``class_name``, ``attributes`` (an object of names to values) and
-``mentioned_attributes`` (for each caption, the attributes it mentions). Split folders ``train``, ``validation`` and ``test``, or none.
+``mentioned_attributes`` (for each caption, the attributes it mentions). Split folders ``train``, ``validation`` and ``test``, or none; the
+metadata are in each, or those of all are beside them.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -56,7 +57,7 @@ def folders_of(files: Files, split: str) -> list[str]:
     return sorted(found, key=lambda name: (FOLDERS[split].index(name.lower()), name))
 
 
-def elsewhere(files: Files) -> list[str]:
+def outside_splits(files: Files) -> list[str]:
     """A sentence about images that are in no folder of a split, where there are such folders; or none."""
     if not folders_of(files, "train"):
         return []
@@ -67,6 +68,11 @@ def elsewhere(files: Files) -> list[str]:
     return [
         f"{len(outside):,} images in {files.path} are in no folder of a split and are not used, such as {outside[0]}."
     ]
+
+
+def metadata_in(files: Files) -> str | None:
+    """The name of the metadata among these files, or None."""
+    return next((name for name in METADATA if name in files), None)
 
 
 def _jsonl(text: str) -> Iterator[tuple[int, dict[str, Any] | str]]:
@@ -92,9 +98,13 @@ def _table(rows: Iterator[tuple[int, dict[str, Any] | str]]) -> Iterator[tuple[i
         yield number, row
 
 
-def read_metadata(files: Files) -> Listing:
-    """The rows of the metadata among these files. DataError where there are none."""
-    name = next((name for name in METADATA if name in files), None)
+def read_metadata(files: Files, folder: str = "", folders: Sequence[str] = ()) -> Listing:
+    """The rows of the metadata among these files. DataError where there are none.
+
+    Args:
+        folder: whose images they are, of the `folders` of all splits. A row of none of them is a problem of the first.
+    """
+    name = metadata_in(files)
     if name is None:
         near = [name for name in files.names if "/" not in name and name.endswith((".jsonl", ".json", ".csv", ".txt"))]
         hint = f" There is {', '.join(near[:3])}: rename it if it is the metadata." if near else ""
@@ -116,15 +126,21 @@ def read_metadata(files: Files) -> Listing:
             listing.problems.append(f"{where} {row}.")
             continue
         file, problem = _file(row.get("file_name"), files, listing.named)
+        if folders:
+            home = file.partition("/")[0]
+            if folder != (home if home in folders else folders[0]):
+                continue
+            if file in files and home != folder:
+                problem = f"names {file}, which is in no folder of a split ({', '.join(folders)})"
         row, wrong = checked({**row, "file_name": file})
         if problem or wrong:
             listing.problems.append(f"{where} {problem or wrong}.")
         else:
             listing.rows.append(row)
     if not listing.rows and not listing.problems:
-        listing.problems.append(f"{files.path / name} has no rows.")
-    orphans = sorted({file for file in files.names if is_image(file)} - listing.named)
-    if orphans:
+        listing.problems.append(f"{files.path / name} has no rows{f' of images in {folder}' if folder else ''}.")
+    images = {file for file in files.names if is_image(file) and file.startswith(f"{folder}/" if folder else "")}
+    if orphans := sorted(images - listing.named):
         named = f"{', '.join(orphans[:3])}{', …' if len(orphans) > 3 else ''}"
         listing.notes.append(
             f"{len(orphans):,} images in {files.path} have no row in {name} and are not used ({named})."
@@ -171,16 +187,29 @@ class FolderSource(ListedSource):
         return splits_of(self.files)
 
     def read_split(self, split: str) -> Listing:
-        listing = read_metadata(files_of(self.files, split))
-        listing.notes += elsewhere(self.files) if split == "train" else []
+        folders, files = self._folders(), files_of(self.files, split)
+        own, beside = metadata_in(files), metadata_in(self.files)
+        if folders and beside and own is None:
+            listing = read_metadata(self.files, folders[split], list(folders.values()))
+        else:
+            listing = read_metadata(files)
+        if split == "train":
+            listing.notes += outside_splits(self.files)
+            if folders and own and beside:
+                listing.notes.append(f"{self.path / beside} is not used: {folders[split]} has its own {own}.")
         return listing
+
+    def _folders(self) -> dict[str, str]:
+        """The folder of each split; none where all is training."""
+        return {split: found[0] for split in self.own_splits() if (found := folders_of(self.files, split))}
 
     def fingerprint(self, split: str) -> str:
         files, digest = files_of(self.files, split), hashlib.blake2b(digest_size=16)
-        name = next((name for name in METADATA if name in files), None)
+        of_metadata = files if metadata_in(files) else self.files
+        name = metadata_in(of_metadata)
         if name is None:
             return super().fingerprint(split)
-        digest.update(files.read(name))  # which is faster than to read its rows
+        digest.update(of_metadata.read(name))  # which is faster than to read its rows
         for each in files.names:
             if is_image(each):
                 digest.update(repr((each, files.stamp(each))).encode("utf-8", "replace"))

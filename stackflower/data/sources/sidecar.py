@@ -6,7 +6,7 @@ from pathlib import PurePosixPath
 
 from stackflower.data.files import Files
 from stackflower.data.listed import ListedSource, Listing
-from stackflower.data.sources.folder import elsewhere, files_of, is_image, splits_of
+from stackflower.data.sources.folder import files_of, is_image, outside_splits, splits_of
 from stackflower.errors import DataError
 from stackflower.options import Below1, Seed
 from stackflower.registry import register
@@ -74,7 +74,7 @@ class SidecarSource(ListedSource):
                 continue
             listing.add({"file_name": name, "text": self._captions(lines)}, name)
         listing.problems += [f"{name} {why}." for name, why in files.refused.items()]
-        listing.notes += elsewhere(self.files) if split == "train" else []
+        listing.notes += outside_splits(self.files) if split == "train" else []
         alone = [name for name in files.names if name.lower().endswith(".txt") and name not in used]
         listing.problems += [f"{name} has no image beside it." for name in alone]
         return listing
