@@ -331,7 +331,7 @@ def sample(run: str, captions: tuple[str, ...], as_json: bool, **options: Any) -
     from stackflower.commands.sample import Request
     from stackflower.commands.sample import sample as generate
 
-    written = generate(Request(run, list(captions), **options))
+    written = generate(Request(run, list(captions), **options), say)
     if written is not None:
         show(written.to_dict() if as_json else {}, as_json, written.text)
 

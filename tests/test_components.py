@@ -330,6 +330,10 @@ def test_text_encoder(name: str, tmp_path: Path) -> None:
     assert torch.allclose(encoder.encode(captions[:1]), table[:1], atol=1e-5)
     assert encoder(captions).square().mean(1).sqrt() == pytest.approx([1.0] * len(captions), abs=1e-4)
     assert encoder.fingerprint() == make_encoder(name, tmp_path).fingerprint()
+    assert encoder.unknown(["a red flower", CAPTIONS[0]]) == []
+    strange = ["a zyx red flower", "flower zyx!"]
+    known = {"multi-hot": ["a zyx red flower", "flower zyx!"], "word-vectors": ["zyx"], "rnn": ["zyx"]}
+    assert encoder.unknown(strange) == known.get(name, [])
     encoder.save(tmp_path / "kept")
     again = registry.create("text", name, **({"path": "gone.txt"} if name in FILES else {}))
     again.restore(tmp_path / "kept")

@@ -455,7 +455,10 @@ def test_tags_as_a_multi_hot_condition(tmp_path: Path, stackflower) -> None:
         (root / f"{number}.txt").write_text(f"red hair\nsmile\ntag {number % 3}")
     flags = ["--data", "data", "--images", 8, *TINY_NETWORKS, "--text", "multi-hot", *settings("text.tags=16")]
     stackflower("train", "--out", "run", *flags)
-    stackflower("sample", "run", "red hair, tag 1", "--out", "x.png")
+    said = stackflower("sample", "run", "red hair, tag 1", "--out", "x.png").output
+    assert "does not know" not in said
+    said = stackflower("sample", "run", "red hair, blue hare, tag 1", "red hair, tag 7", "--out", "y").output
+    assert "The run's text encoder does not know: blue hare, tag 7." in said
 
 
 def test_a_validation_split_is_drawn_by_seed(tmp_path: Path, stackflower) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,9 @@ from stackflower.pipeline import Pipeline
 from stackflower.training.accelerator import process_state
 from stackflower.utils.atomic import replacing
 
+Say = Callable[[str], None]
 MOST_IN_A_GRID = 10_000  # images: a grid is one file, made in memory
+NAMED = 10  # words of captions
 NAME = re.compile(r"(\d{5,})-(\d{2,})\.png")
 
 
@@ -77,12 +79,13 @@ def names(captions: list[str], per_caption: int) -> Iterator[tuple[str, str]]:
             yield f"{number:05d}-{image:02d}.png", caption
 
 
-def sample(request: Request) -> Written | None:
-    """Generate and write; None on processes other than the first, which write their share."""
+def sample(request: Request, say: Say) -> Written | None:
+    """Generate and write; None on processes other than the first, which write their share. `say` is told the words that the text encoder
+    does not know."""
     captions = captions_of(request.captions, request.file)
     state = process_state()
     if request.interpolate is not None:
-        return _interpolate(request, captions, state)
+        return _interpolate(request, captions, state, say)
     total, out = len(captions) * request.per_caption, request.out
     one_file = out is not None and out.lower().endswith(".png")
     base = Path(out).expanduser() if out else Path(request.run).expanduser() / "generated"
@@ -102,6 +105,7 @@ def sample(request: Request) -> Written | None:
             f"--side-by-side: {request.run} generates {pipeline.resolution} px alone; a later stage (--stage 2) and a tree "
             "generate several resolutions."
         )
+    _name_unknown(pipeline, captions, state, say)
     batches = pipeline.generate(
         captions,
         per_caption=request.per_caption,
@@ -122,7 +126,15 @@ def sample(request: Request) -> Written | None:
         raise DataError(f"The images can't be written to {base}: {error}. Choose another --out.") from error
 
 
-def _interpolate(request: Request, captions: list[str], state: PartialState) -> Written | None:
+def _name_unknown(pipeline: Pipeline, captions: list[str], state: PartialState, say: Say) -> None:
+    """Name the words or tags that the run's text encoder does not know: the images can't show them."""
+    unknown = pipeline.encoder.unknown(captions) if state.is_main_process else []
+    if unknown:
+        more = f" and {len(unknown) - NAMED:,} more" if len(unknown) > NAMED else ""
+        say(f"The run's text encoder does not know: {', '.join(unknown[:NAMED])}{more}.")
+
+
+def _interpolate(request: Request, captions: list[str], state: PartialState, say: Say) -> Written | None:
     """One grid with a row for each noise, from the first caption to the last, or, of one caption, from noise to noise."""
     flags = {
         "--best-of": request.best_of > 1,
@@ -139,6 +151,7 @@ def _interpolate(request: Request, captions: list[str], state: PartialState) -> 
     pipeline = Pipeline.from_run(request.run, state.device, checkpoint=request.checkpoint)
     if not state.is_main_process:
         return None
+    _name_unknown(pipeline, captions, state, say)
     batches = pipeline.interpolate(
         captions,
         steps,

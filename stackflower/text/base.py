@@ -7,7 +7,7 @@ import math
 import re
 import unicodedata
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from pathlib import Path
 from typing import ClassVar
 
@@ -20,6 +20,12 @@ WORD = re.compile(r"[^\W_]+|[^\w\s]", re.UNICODE)
 def words_of(caption: str) -> list[str]:
     """A caption's words and punctuation marks, of any script, normalised by NFKC and case folding."""
     return WORD.findall(unicodedata.normalize("NFKC", caption).casefold())
+
+
+def words_without(captions: Sequence[str], known: Container[str]) -> list[str]:
+    """The words of captions, without punctuation marks, that are not known, each once, in order."""
+    words = dict.fromkeys(word for caption in captions for word in words_of(caption))
+    return [word for word in words if word not in known and re.search(r"\w", word)]
 
 
 def digest_of(*tensors: Tensor) -> str:
@@ -56,6 +62,10 @@ class TextEncoder(ABC):
 
     def fit(self, captions: Sequence[str]) -> None:  # noqa: B027 - most encoders need nothing
         """Fit to the training captions, such as by building a vocabulary; called once, before anything is encoded."""
+
+    def unknown(self, captions: Sequence[str]) -> list[str]:
+        """Words or tags of these captions that are to it as any other that it doesn't know, each once, in order."""
+        return []
 
     def to(self, device: torch.device | str) -> None:  # noqa: B027
         """Move to a device."""

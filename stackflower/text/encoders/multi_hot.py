@@ -69,6 +69,10 @@ class MultiHotEncoder(TextEncoder):
             table[row, places] = 1
         return F.normalize(table, dim=1)
 
+    def unknown(self, captions: Sequence[str]) -> list[str]:
+        tags = dict.fromkeys(tag for caption in captions for tag in self._tags(caption))
+        return [tag for tag in tags if tag not in self.places]
+
     def fingerprint(self) -> str:
         letters = torch.tensor(list("\0".join(self.places).encode()), dtype=torch.float32)
         return f"multi-hot-1 {self.separator!r} {self.most} {digest_of(letters)}"

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from stackflower.errors import ComponentError, DataError
 from stackflower.options import Count, Weight
 from stackflower.registry import register
-from stackflower.text.base import words_of
+from stackflower.text.base import words_of, words_without
 from stackflower.text.learned import LearnedEncoder
 from stackflower.text.ranking import cosine_ranking
 
@@ -103,6 +103,9 @@ class RecurrentEncoder(LearnedEncoder):
         for row, tokens in zip(table, rows, strict=True):
             row[: len(tokens)] = torch.tensor(tokens, dtype=torch.int64)
         return table
+
+    def unknown(self, captions: Sequence[str]) -> list[str]:
+        return words_without(captions, self.tokens)
 
     def rank(self, image: Tensor, text: Tensor, negative: Tensor, label: Tensor) -> Tensor:
         return cosine_ranking(image, text, negative, label, self.margin)

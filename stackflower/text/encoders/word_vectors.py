@@ -17,7 +17,7 @@ from torch import Tensor
 from stackflower.errors import DataError, RunError
 from stackflower.options import Count
 from stackflower.registry import register
-from stackflower.text.base import TextEncoder, digest_of, words_of
+from stackflower.text.base import TextEncoder, digest_of, words_of, words_without
 from stackflower.utils.atomic import replacing, write_text
 
 LARGEST = 65_504  # the largest value of float16, in which a run keeps the vectors
@@ -110,6 +110,10 @@ class WordVectorEncoder(TextEncoder):
         zero = table.norm(dim=1) < 1e-12
         table[zero] = unknown if unknown.norm() > 1e-12 else torch.ones(self.dim)
         return F.normalize(table, dim=1)
+
+    def unknown(self, captions: Sequence[str]) -> list[str]:
+        self.fit(())
+        return words_without(captions, self.rows)
 
     def fingerprint(self) -> str:
         self.fit(())
