@@ -122,7 +122,7 @@ class Pipeline:
             side_by_side: an image shows every resolution of the stage and of those before, upsampled to R, the lowest at the left.
             part: (k, n) generates only the k-th of n equal shares of the list.
         """
-        self._check(captions, truncation, best_of)
+        self._check(captions, truncation, per_caption=per_caption, batch_size=batch_size, best_of=best_of)
         noise = Noise(self.stage, seed, truncation)
         mine = share(len(captions) * per_caption, part)
         step = max(1, batch_size // best_of)
@@ -157,7 +157,7 @@ class Pipeline:
             captions: one or more sentences.
             steps: images of a row, at least 2.
         """
-        self._check(captions, truncation, 1)
+        self._check(captions, truncation, per_caption=per_caption, batch_size=batch_size)
         if steps < 2:
             raise ConfigError(f"--interpolate {steps}: at least 2 images, the first and the last.")
         ends = self.encoder(list(captions)).to(self.device)
@@ -176,12 +176,16 @@ class Pipeline:
                 with torch.inference_mode():
                     yield to_uint8(self.stage(part, latent.to(self.device)).images[-1])
 
-    def _check(self, captions: Sequence[str], truncation: float | None, best_of: int) -> None:
+    def _check(self, captions: Sequence[str], truncation: float | None, **counts: int) -> None:
         if not captions:
             raise ConfigError('There is no caption: give one or more sentences, as in "a red flower".')
         for number, caption in enumerate(captions, 1):
             if not caption.strip():
                 raise ConfigError(f"Caption {number} is empty; write what the image should show.")
+        for name, count in counts.items():
+            if count < 1:
+                raise ConfigError(f"{name} = {count}: it should be 1 or more.")
+        best_of = counts.get("best_of", 1)
         if best_of > 1 and self.judge is None:
             raise ConfigError("Choosing the best needs the discriminator: Pipeline.from_run(…, with_judge=True).")
         if best_of > MOST_CANDIDATES:

@@ -126,6 +126,12 @@ def test_impossible_mixes_are_refused_in_a_sentence(
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize("count", ["per_caption", "batch_size", "best_of"])
+def test_a_pipeline_refuses_counts_of_none(trained: Path, count: str) -> None:
+    with pytest.raises(ConfigError, match=f"{count} = 0: it should be 1 or more"):
+        Pipeline.from_run(trained, with_judge=True)("a red flower", **{count: 0})
+
+
 def test_the_discriminator_chooses_the_best_of_several(trained: Path) -> None:
     pipeline = Pipeline.from_run(trained, "cpu", with_judge=True)
     captions = ["a red flower", "a blue flower"]

@@ -145,10 +145,10 @@ def test_swapping_a_part_by_flag_drops_the_other_parts_options(stackflower) -> N
         (["--set", "train.interpolated=2"], "train.interpolated = 2: it should be less than or equal to 1"),
         (["--set", "generator.channels=0"], "generator.channels = 0: it should be greater than 0"),
         (["--set", "train.load_size=48"], "train.load_size = 48 is less than the 64 px that are generated"),
-        (
-            ["--set", "optimizer.generator=3"],
-            "optimizer has the tables generator, discriminator, text, each with settings",
-        ),
+        (["--set", "optimizer.generator=3"], "it should be a table for each, as in [optimizer.generator] lr = 2e-4."),
+        (["--set", "optimizer.generatr.lr=1"], "There is no optimizer.generatr. Did you mean 'generator'?"),
+        (["--set", "recipe=[1]"], "recipe = [1]: it should be the name of a recipe"),
+        (["--set", "train=5"], "train = 5: it should be a table"),
         (["--set", "below=3"], "the previous stage is set by --below RUN"),
         (["--set", "below.run=x"], "the previous stage is set by --below RUN"),
         (["--text", "rnn", "--set", "text.word_dim=0"], "text.word_dim = 0: it should be greater than 0"),
@@ -265,6 +265,10 @@ def _edit(path: Path, change) -> None:  # type: ignore[no-untyped-def]
         (lambda v: {**v, "colour": "red"}, "There is no setting config.colour"),
         (lambda v: [v], "it should be a table"),
         (lambda v: {**v, "run": {**v["run"], "generator": None}}, "generator = None"),
+        (
+            lambda v: {**v, "run": {**v["run"], "below": {"conditioning": {"name": [1]}, "run": "x", "stage": 1}}},
+            "the previous stage is set by --below RUN",
+        ),
     ],
 )
 def test_a_configuration_of_a_run_that_is_not_one(stackflower, tmp_path: Path, trained: Path, change, message) -> None:
@@ -296,6 +300,23 @@ def test_a_state_of_a_checkpoint_that_is_not_one(stackflower, tmp_path: Path, tr
         _edit(path, change)
     output = stackflower("train", "--resume", "run", "--images", 200, code=2).output
     assert message in output and "Delete" in output
+
+
+@pytest.mark.parametrize("name", ["optimizer-generator", "rng-0"])
+def test_a_file_of_a_checkpoint_that_is_of_another_kind(stackflower, tmp_path: Path, trained: Path, name: str) -> None:
+    shutil.copytree(trained, tmp_path / "run")
+    for path in RunFolder(tmp_path / "run").complete_checkpoints():
+        shutil.copyfile(path / "optimizer-discriminator.safetensors", path / f"{name}.safetensors")
+    output = stackflower("train", "--resume", "run", "--images", 200, code=2).output
+    assert f"{name}.safetensors does not fit this run" in output and "delete" in output
+
+
+def test_metrics_that_are_a_folder(stackflower, tmp_path: Path, trained: Path) -> None:
+    shutil.copytree(trained, tmp_path / "run")
+    (tmp_path / "run" / "metrics.jsonl").unlink()
+    (tmp_path / "run" / "metrics.jsonl").mkdir()
+    said = stackflower("train", "--resume", "run", "--images", 104).output
+    assert "metrics.jsonl could not be written" in said
 
 
 def test_metrics_that_are_no_text(stackflower, tmp_path: Path, trained: Path) -> None:

@@ -207,6 +207,7 @@ def _dry_run(config: RunConfig, run: RunFolder, request: Request, say: Say) -> N
 # ---- the training
 
 
+@naming_lost_workers()
 def _run(config: RunConfig, run: RunFolder, request: Request, say: Say) -> Outcome:
     resume = bool(request.resume)
     accelerator = devices.make_accelerator(config, request.report_to, str(run.path))
@@ -254,8 +255,7 @@ def _run(config: RunConfig, run: RunFolder, request: Request, say: Say) -> Outco
             _restore(trainer, run, say)
         if main:
             run.update(record)
-        with naming_lost_workers():
-            stopped = trainer.train(stop)
+        stopped = trainer.train(stop)
         accelerator.end_training()
         return Outcome(run, trainer.images, stopped, stop.signal, inputs.grid(1)[0][0])
 

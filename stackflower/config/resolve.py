@@ -60,6 +60,8 @@ def _header_problems(tree: Mapping[str, Any]) -> list[str]:
     if missing:
         raise ConfigError(missing)
     problems = []
+    if not isinstance(tree.get("recipe", ""), str):
+        problems.append(f"recipe = {tree['recipe']!r}: it should be the name of a recipe, or a file.")
     if problem(tree["stage"], Count):
         problems.append(f"--stage {tree['stage']}: allowed are 1, 2, 3 …")
     if tree["mixed_precision"] not in PRECISIONS:
@@ -70,13 +72,14 @@ def _header_problems(tree: Mapping[str, Any]) -> list[str]:
 
 
 def _optimizers(values: Any, problems: list[str]) -> dict[str, Optimizer]:
-    if not (
-        isinstance(values, Mapping)
-        and set(values) <= set(OPTIMIZERS)
-        and all(isinstance(settings, Mapping) for settings in values.values())
-    ):
-        problems.append(f"optimizer has the tables {', '.join(OPTIMIZERS)}, each with settings; given: {values!r}.")
+    if not (isinstance(values, Mapping) and all(isinstance(settings, Mapping) for settings in values.values())):
+        problems.append(
+            f"optimizer = {values!r}: it should be a table for each, as in [optimizer.generator] lr = 2e-4."
+        )
         values = {}
+    problems += [
+        f"There is no optimizer.{name}.{suggest(name, OPTIMIZERS)}" for name in values if name not in OPTIMIZERS
+    ]
     found = {}
     for name in OPTIMIZERS:
         settings = {**OPTIMIZER_DEFAULTS.get(name, {}), **values.get(name, {})}

@@ -31,7 +31,9 @@ class Part:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Part:
-        """The inverse of `to_dict`."""
+        """The inverse of `to_dict`. TypeError for a name that is no string."""
+        if not isinstance(values["name"], str):
+            raise TypeError(f"name = {values['name']!r}")
         return cls(values["name"], {key: value for key, value in values.items() if key != "name"})
 
 

@@ -98,8 +98,15 @@ def optimizer_state(optimizer: torch.optim.Optimizer, module: nn.Module) -> dict
 
 
 def restore_optimizer(optimizer: torch.optim.Optimizer, module: nn.Module, state: Mapping[str, Tensor]) -> None:
-    """Put back what `optimizer_state` gave."""
+    """Put back what `optimizer_state` gave. ValueError for the state of another module."""
     parameters = dict(module.named_parameters())
+    wrong = [
+        key
+        for key, value in state.items()
+        if (mine := parameters.get(key.rpartition("/")[0])) is None or (value.ndim and value.shape != mine.shape)
+    ]
+    if wrong:
+        raise ValueError(f"{wrong[0]} is of no parameter")
     optimizer.state.clear()
     for key, value in state.items():
         name, _, field = key.rpartition("/")

@@ -148,7 +148,7 @@ class RunFolder:
     def metrics(self) -> list[dict[str, Any]]:
         """The lines of ``metrics.jsonl`` with a number of images; half a line, as a killed run may leave, and bytes that are no
         UTF-8 are left out."""
-        if not self.metrics_file.exists():
+        if not self.metrics_file.is_file():
             return []
         rows = []
         for line in self.metrics_file.read_bytes().splitlines():

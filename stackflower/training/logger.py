@@ -103,7 +103,7 @@ class RunLogger:
         """Training goes on from `images` images; lines of metrics.jsonl after that are dropped."""
         self.began, self.began_at = self.clock(), images
         self.last = (self.began, images)
-        if not self.accelerator.is_main_process or not self.run.metrics_file.exists():
+        if not self.accelerator.is_main_process or not self.run.metrics_file.is_file():
             return
         kept = [row for row in self.run.metrics() if row["images"] <= images or row.get("event") in KEPT_EVENTS]
         try:
