@@ -13,6 +13,7 @@ import torch
 from accelerate.state import AcceleratorState, PartialState
 from click.testing import CliRunner, Result
 
+from stackflower.evaluation.classifier import DomainClassifier, save_classifier
 from stackflower.features.base import Features
 
 
@@ -146,3 +147,27 @@ def real_data() -> Path:
     if not folder or not Path(folder).is_dir():
         pytest.skip("STACKFLOWER_REAL_DATA names no folder of real pictures")
     return Path(folder)
+
+
+def drawn(folder: Path, count: int, size: tuple[int, int] = (20, 20)) -> None:
+    from PIL import Image
+
+    folder.mkdir(exist_ok=True)
+    for number in range(count):
+        pixels = torch.randint(0, 256, (size[1], size[0], 3), dtype=torch.uint8).numpy()
+        Image.fromarray(pixels).save(folder / f"{size[0]}-{number:03d}.png")
+
+
+@pytest.fixture
+def judge(stackflower, tmp_path: Path) -> list[str]:
+    """A data set of 120 validation images, and the flags of a classifier of random weights that compares images with captions."""
+    torch.manual_seed(0)
+    heads = {"label": ("a", "b", "c"), "colour": ("red", "blue")}
+    model = DomainClassifier(heads=heads, resolution=16, width=4, text={"name": "ngram", "dim": 32}, text_dim=32)
+    for layer in model.modules():
+        if isinstance(layer, torch.nn.BatchNorm2d):
+            torch.nn.init.constant_(layer.weight, 4)  # so that scores are no rounding errors
+    save_classifier(model, tmp_path / "j.safetensors")
+    counts = ("--count", 40, "--validation", 120, "--test", 30, "--resolution", 64)
+    stackflower("data", "make", "synthetic-flowers", "--out", "data", *counts)
+    return ["--data", "data", "--split", "validation", "--extractor", "domain", "--weights", "j.safetensors"]

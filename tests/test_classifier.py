@@ -1,0 +1,155 @@
+"""Classifiers that scores are computed with."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import settings
+
+from stackflower import registry
+from stackflower.commands.train_classifier import SHIPPED, labelled, own_classifier
+from stackflower.data.prepared import prepare
+from stackflower.evaluation.classifier import DomainClassifier, load_classifier
+from stackflower.evaluation.classifier_training import Labelled, measured
+from stackflower.utils.progress import silent
+
+
+def test_the_package_has_the_classifier_of_the_drawn_flowers() -> None:
+    """Its accuracy on flowers drawn anew is what its file states."""
+    data = registry.create("data", "synthetic-flowers").classifier_data()
+    path = own_classifier(data, 64, silent)
+    assert path.parent == SHIPPED and path.stat().st_size < 2e6
+    model = load_classifier(path)
+    drawn = prepare(
+        registry.create("data", "synthetic-flowers", count=8, validation=600, seed=77), "validation", 66, silent
+    )
+    found = measured(model, labelled(drawn, model.heads, list(range(len(model.heads["label"])))))["accuracy"]
+    for head in ("colour", "shape", "centre"):
+        assert found[head] == pytest.approx(model.held_out["accuracy"][head], abs=0.02), head
+
+
+def test_images_without_a_value_do_not_count_in_the_accuracy() -> None:
+    model = DomainClassifier(heads={"label": ("a", "b")}, resolution=16, width=4).eval()
+    images = torch.randint(0, 256, (6, 16, 16, 3), dtype=torch.uint8)
+    heads = model(images.permute(0, 3, 1, 2).float() / 127.5 - 1).heads
+    target = heads["label"].argmax(1)
+    target[:2] = -1
+    assert measured(model, Labelled(images, {"label": target}))["accuracy"] == {"label": 1.0}
+    assert math.isnan(measured(model, Labelled(images, {"label": torch.full((6,), -1)}))["accuracy"]["label"])
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"text": {}}, {"text": {"name": "ngram", "dim": 8}}, {"network": "resnet999"}, {"heads": 3}, {"width": "x"}],
+)
+def test_a_classifier_with_damaged_metadata_is_refused(
+    stackflower, tmp_path: Path, judge: list[str], change: dict
+) -> None:
+    from safetensors import safe_open
+    from safetensors.torch import load_file, save_file
+
+    path = tmp_path / "j.safetensors"
+    with safe_open(path, "pt") as handle:
+        known = json.loads(handle.metadata()["domain_classifier"])
+    save_file(load_file(path), path, {"domain_classifier": json.dumps({**known, **change})})
+    scoring = ["eval", "--real", "test", *judge, "--resolution", 16, "--metrics", "r-precision,fid"]
+    said = stackflower(*scoring, code=2).output
+    assert "is not a classifier written by" in said or "it is damaged" in said
+
+
+def test_a_classifier_of_captions_alone(stackflower, tmp_path: Path, judge: list[str]) -> None:
+    """Data without labels: it compares images with captions, and has no classes."""
+    for split in ("train", "validation", "test"):
+        path = tmp_path / "data" / split / "metadata.jsonl"
+        rows = [json.loads(line) for line in path.read_text().splitlines()]
+        path.write_text("\n".join(json.dumps({"file_name": row["file_name"], "text": row["text"]}) for row in rows))
+    small = ["--resolution", 16, "--network", "plain", "--epochs", 1]
+    assert (
+        "--text ngram"
+        in stackflower("train-classifier", "--data", "data", "--out", "c.safetensors", *small, code=2).output
+    )
+    found = json.loads(
+        stackflower(
+            "train-classifier", "--data", "data", "--out", "c.safetensors", *small, "--text", "ngram", "--json"
+        ).stdout
+    )
+    assert found["accuracy"] == {} and 0 <= found["r_precision"] <= 1
+    assert (
+        "fitted on captions"
+        in stackflower(
+            "train-classifier", "--data", "data", "--out", "c.safetensors", *small, "--text", "rnn", code=2
+        ).output
+    )
+    scoring = [
+        "--real",
+        "validation",
+        "--data",
+        "data",
+        "--split",
+        "validation",
+        "--extractor",
+        "domain",
+        "--weights",
+        "c.safetensors",
+    ]
+    scores = json.loads(stackflower("eval", *scoring, "--resolution", 16, "--json").stdout)
+    assert (
+        "has no classes" in scores["omitted"]["is"]
+        and scores["protocol"]["held_out"]["r_precision"] == found["r_precision"]
+    )
+
+
+def test_a_classifier_over_a_pretrained_network(stackflower, tmp_path: Path, judge: list[str]) -> None:
+    from torchvision.models import shufflenet_v2_x0_5
+
+    torch.save(shufflenet_v2_x0_5(weights=None).state_dict(), tmp_path / "w.pt")
+    options = settings("features.model=shufflenet_v2_x0_5", "features.weights=w.pt")
+    train = [
+        "train-classifier",
+        "--data",
+        "data",
+        "--out",
+        "c.safetensors",
+        "--resolution",
+        32,
+        "--epochs",
+        2,
+        "--text",
+        "ngram",
+    ]
+    found = json.loads(stackflower(*train, "--features", "torchvision", *options, "--json").stdout)
+    assert set(found["accuracy"]) > {"label", "colour"} and set(found["calibration_error"]) == set(found["accuracy"])
+    model = load_classifier(tmp_path / "c.safetensors")
+    assert model.pretrained is not None and not any("pretrained" in name for name in model.state_dict())
+    scoring = [
+        "--real",
+        "validation",
+        "--data",
+        "data",
+        "--split",
+        "validation",
+        "--extractor",
+        "domain",
+        "--weights",
+        "c.safetensors",
+    ]
+    scores = json.loads(stackflower("eval", *scoring, "--json").stdout)
+    assert scores["protocol"]["held_out"] == {
+        name: found[name] for name in ("accuracy", "calibration_error", "r_precision")
+    }
+    assert "needs --features NAME" in stackflower(*train, *options, code=2).output
+    assert "--fine-tune needs --features" in stackflower(*train, "--fine-tune", code=2).output
+    stackflower(*train, "--features", "torchvision", *options, "--fine-tune", "--augmentation", "light")
+    tuned = load_classifier(tmp_path / "c.safetensors")
+    assert tuned.trunk is not None and tuned.pretrained is not None
+    before = dict(tuned.pretrained.network(torch.device("cpu"), torch.float32).named_parameters())
+    moved = [name for name, value in tuned.trunk.named_parameters() if not torch.equal(value, before[name])]
+    assert len(moved) > 0.9 * len(before), "the network has learnt too"
+    images = torch.rand(2, 3, 32, 32) * 2 - 1
+    found, again = tuned(images), load_classifier(tmp_path / "c.safetensors")(images)
+    assert torch.equal(found.features, again.features)
+    assert json.loads(stackflower("eval", *scoring, "--json").stdout)["protocol"]["weights_sha256"]

@@ -1,0 +1,76 @@
+"""What a pipeline draws: the best of several, sharpened images, counts."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from stackflower.data.images import load_square, sharpened, without_border
+from stackflower.errors import ConfigError
+from stackflower.pipeline import Pipeline
+
+
+@pytest.mark.parametrize("count", ["per_caption", "batch_size", "best_of"])
+def test_a_pipeline_refuses_counts_of_none(trained: Path, count: str) -> None:
+    with pytest.raises(ConfigError, match=f"{count} = 0: it should be 1 or more"):
+        Pipeline.from_run(trained, with_judge=True)("a red flower", **{count: 0})
+
+
+def test_the_discriminator_chooses_the_best_of_several(trained: Path) -> None:
+    pipeline = Pipeline.from_run(trained, "cpu", with_judge=True)
+    captions = ["a red flower", "a blue flower"]
+    seen: list[torch.Tensor] = []
+    judge = pipeline.judge.discriminator  # type: ignore[union-attr]
+    forward = judge.forward
+
+    def noted(images, texts):  # type: ignore[no-untyped-def]
+        found = forward(images, texts)
+        seen.append(found[0].match)
+        return found
+
+    judge.forward = noted  # type: ignore[method-assign]
+    (best,) = pipeline.generate(captions, per_caption=2, best_of=4)
+    (every,) = pipeline.generate(captions, per_caption=8)  # the same noise, one after the other
+    scores = torch.cat(seen)
+    assert best.shape[0] == 4 and every.shape[0] == 16
+    chosen = scores.reshape(4, 4).argmax(1)
+    assert len(chosen.unique()) > 1
+    for row in range(4):
+        assert torch.equal(best[row], every[4 * row + chosen[row]])
+    one_by_one = torch.cat(list(pipeline.generate(captions, per_caption=2, best_of=4, batch_size=4)))
+    assert (one_by_one.int() - best.int()).abs().max() <= 1
+
+
+def test_choosing_needs_a_checkpoint(stackflower, trained: Path, tmp_path: Path) -> None:
+    shutil.copytree(trained, tmp_path / "bare", ignore=shutil.ignore_patterns("checkpoints"))
+    stackflower("sample", "bare", "a red flower", "--out", "one.png")
+    assert "no checkpoint left" in stackflower("sample", "bare", "a red flower", "--best-of", 3, code=2).output
+    assert "16 px alone" in stackflower("sample", "bare", "a red flower", "--side-by-side", code=2).output
+
+
+def test_sharpening_and_borders(stackflower, trained: Path, tmp_path: Path) -> None:
+    stackflower("sample", trained, "a red flower", "--out", "plain.png")
+    stackflower("sample", trained, "a red flower", "--sharpen", 3, "--out", "sharp.png")
+    plain, sharp = (np.asarray(Image.open(tmp_path / f"{name}.png")) for name in ("plain", "sharp"))
+    assert np.array_equal(sharp, sharpened(plain, 3.0)) and not np.array_equal(sharp, plain)
+    assert np.array_equal(sharpened(plain, 1.0), plain)
+    picture = np.zeros((40, 50, 3), np.uint8)
+    picture[10:30, 5:45] = np.random.default_rng(0).integers(60, 255, (20, 40, 3))
+    framed = Image.fromarray(picture)
+    assert np.array_equal(np.asarray(without_border(framed)), picture[10:30, 5:45])
+    framed.save(tmp_path / "framed.png")
+    Image.fromarray(picture[10:30, 5:45]).save(tmp_path / "bare.png")
+    assert np.array_equal(load_square(tmp_path / "framed.png", 16, trim=True), load_square(tmp_path / "bare.png", 16))
+    assert not np.array_equal(load_square(tmp_path / "framed.png", 16), load_square(tmp_path / "bare.png", 16))
+    assert "--trim-border is for a folder" in stackflower("eval", trained, "--trim-border", code=2).output
+    assert (
+        "--resolution is for images that are not a run's"
+        in stackflower("eval", trained, "--resolution", 32, code=2).output
+    )
+    white = Image.new("RGB", (9, 7), "white")
+    assert without_border(white).size == (9, 7)

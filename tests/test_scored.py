@@ -1,0 +1,221 @@
+"""What can be scored: runs, checkpoints, folders of images, functions, real images."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import TINY_NETWORKS, drawn, settings
+
+from stackflower.errors import DataError
+from stackflower.evaluation.classifier import DomainClassifier, save_classifier
+
+
+def test_several_runs_and_checkpoints_side_by_side(stackflower, tmp_path: Path, judge: list[str]) -> None:
+    for name, seed in (("one", 0), ("two", 1)):
+        stackflower("train", "--out", name, "--images", 32, "--seed", seed, *TINY_NETWORKS, "--data", "data",
+                    *settings("output.checkpoint_every=16", "output.keep_last=5", "text.dim=64"))  # fmt: skip
+    scoring = [*judge, "--metrics", "is,fid", "--splits", 2]
+    both = json.loads(stackflower("eval", "one", "two", *scoring, "--json").stdout)["scores"]
+    alone = json.loads(stackflower("eval", "two", *scoring, "--json").stdout)
+    assert [scores["scored"]["run"] for scores in both] == ["one", "two"] and both[1] == alone
+    text = stackflower("eval", "one", "two", *scoring).stdout
+    assert "1  one, averaged (EMA)" in text and "frechet_distance" in text and text.count("held_out") == 1
+    every = json.loads(stackflower("eval", "one", "--checkpoint", "all", *scoring, "--json").stdout)["scores"]
+    assert [scores["scored"]["images_seen"] for scores in every] == [16, 32]
+    assert every[1]["frechet_distance"] == pytest.approx(both[0]["frechet_distance"], rel=1e-6)
+    assert every[0]["frechet_distance"] != pytest.approx(every[1]["frechet_distance"], rel=1e-3)
+    stackflower("sample", "one", "a flower", "--checkpoint", "16", "--out", "early.png")
+    said = stackflower("eval", "one", "--checkpoint", "17", *scoring, code=2).output
+    assert "one has no checkpoint 17; it has: 0, 16, 32." in said
+    stackflower("eval", "one", "two", *scoring, "--out", "both.json")
+    assert len(json.loads((tmp_path / "both.json").read_text())["scores"]) == 2
+
+
+def test_real_images_in_the_place_of_generated_ones(stackflower, tmp_path: Path, judge: list[str]) -> None:
+    scoring = [*judge, "--resolution", 16, "--splits", 2, "--json"]
+    other = json.loads(stackflower("eval", "--real", "test", *scoring).stdout)
+    assert other["scored"] == {"real_images_of": "test"} and other["protocol"]["images"] == 30
+    same = json.loads(stackflower("eval", "--real", "validation", *scoring).stdout)
+    assert (
+        same["protocol"]["images"] == same["protocol"]["real_images"] == 60
+        and "half" in same["scored"]["real_images_of"]
+    )
+    assert same["frechet_distance"] > 0 and same["recall"] > 0.5, "they are different images of one kind"
+    near = json.loads(stackflower("eval", "--real", "test", *scoring, "--metrics", "nearest").stdout)
+    assert 0 <= near["copies"] <= 1 and near["training_images"] == 40
+    copied = json.loads(stackflower("eval", "--real", "train", *scoring, "--metrics", "nearest").stdout)
+    assert copied["copies"] == 1 and copied["real_copies"] < 0.5, "training images are copies of themselves"
+    assert "There is no split 'nowhere'" in stackflower("eval", "--real", "nowhere", *scoring, code=2).output
+    assert (
+        "the training split"
+        in stackflower("eval", "--real", "test", *scoring, "--split", "train", "--metrics", "nearest", code=2).output
+    )
+
+
+def test_a_function_is_scored_as_a_run(tmp_path: Path, judge: list[str], stackflower, trained: Path) -> None:
+    from stackflower import Pipeline, scores_of
+
+    def noise(captions: list[str], seed: int) -> torch.Tensor:
+        pixels = torch.rand(len(captions), 3, 16, 16, generator=torch.Generator().manual_seed(seed))
+        return (255 * pixels).to(torch.uint8)
+
+    options = {"extractor": "domain", "options": {"weights": "j.safetensors"}, "split": "validation", "splits": 2}
+    found = scores_of(noise, data="data", resolution=16, **options)
+    again = scores_of(noise, data="data", resolution=16, **options)
+    assert found == again and found["protocol"]["images"] == 120 and "noise" in found["scored"]["function"]
+    assert {"is", "fid", "kid", "prdc", "r-precision", "similarity", "cosine", "diversity"} <= set(found["metrics"])
+    run = scores_of(trained, data="data", **options)
+    assert set(run["metrics"]) >= set(found["metrics"]) - {"captions"} and run["scored"]["run"] == str(trained)
+    pipeline = Pipeline.from_run(trained)
+
+    def drawn_again(captions: list[str], seed: int) -> torch.Tensor:
+        return torch.cat(list(pipeline.generate(captions, seed=seed))).permute(0, 3, 1, 2)
+
+    other = scores_of(drawn_again, data="data", resolution=16, **options)
+    assert other["frechet_distance"] == pytest.approx(run["frechet_distance"], rel=0.5), "but for noise and crop"
+    with pytest.raises(DataError, match=r"gave torch.float32 \(64, 3, 16, 16\) for 64 captions; wanted"):
+        scores_of(lambda captions, seed: torch.zeros(len(captions), 3, 16, 16), data="data", resolution=16, **options)
+
+
+def test_a_folder_with_captions_is_scored_with_them(
+    stackflower, tmp_path: Path, judge: list[str], trained: Path
+) -> None:
+    captions = [
+        json.loads(line)["text"][0] for line in (tmp_path / "data/validation/metadata.jsonl").read_text().splitlines()
+    ]
+    (tmp_path / "captions.txt").write_text("\n".join(captions))
+    stackflower("sample", trained, "--captions", "captions.txt", "--out", "drawn")
+    scoring = [*judge, "--resolution", 16, "--splits", 2, "--json"]
+    found = json.loads(stackflower("eval", "--images", "drawn", *scoring).stdout)
+    assert {"captions", "cosine", "r-precision", "similarity"} <= set(found["metrics"])
+    assert "diversity" not in found["metrics"] and found["scored"]["image_sizes"] == "16×16"
+    rows = [json.loads(line) for line in (tmp_path / "drawn/metadata.jsonl").read_text().splitlines()]
+    text = [{**row, "text": f"{row['text']} indeed"} for row in rows]
+    (tmp_path / "drawn/metadata.jsonl").write_text("\n".join(map(json.dumps, text)))
+    other = json.loads(stackflower("eval", "--images", "drawn", *scoring).stdout)
+    assert "r-precision" in other["metrics"] and "captions" not in other["metrics"] and "cosine" in other["omitted"]
+    (tmp_path / "drawn/metadata.jsonl").unlink()
+    (tmp_path / "drawn/00000-00.txt").write_text("a red flower")
+    some = json.loads(stackflower("eval", "--images", "drawn", *scoring).stdout)
+    assert "119 of 120 images have no caption" in some["warnings"][0] and "r-precision" not in some["metrics"]
+    asked = stackflower("eval", "--images", "drawn", *scoring, "--metrics", "r-precision", code=2).output
+    assert "119 of 120 images have no caption" in asked
+    (tmp_path / "drawn/metadata.jsonl").write_text('{"file_name": "gone.png", "text": "a"}')
+    assert "there is no such image" in stackflower("eval", "--images", "drawn", *scoring, code=2).output
+
+
+def test_the_competitions_files_in_and_its_table_out(stackflower, tmp_path: Path, judge: list[str]) -> None:
+    from PIL import Image
+
+    folder = tmp_path / "inference"
+    folder.mkdir()
+    files = [
+        json.loads(line)["file_name"] for line in (tmp_path / "data/validation/metadata.jsonl").read_text().splitlines()
+    ]
+    for name in files[:90]:  # the real images themselves
+        number = int("".join(filter(str.isdigit, Path(name).stem)))
+        Image.open(tmp_path / "data/validation" / name).save(folder / f"inference_{number:04d}.png")
+    scoring = ["eval", "--images", "inference", *judge, "--resolution", 16, "--protocol", "competition"]
+    found = json.loads(stackflower(*scoring, "--json", "--out", "score.csv").stdout)
+    assert set(found["metrics"]) == {"is", "cosine"} and found["protocol"]["protocol"] == "competition"
+    assert found["cosine_distance"] < found["cosine_distance_to_another"], "of themselves but for the crop"
+    rows = (tmp_path / "score.csv").read_text().splitlines()
+    assert rows[0] == "score,id" and len(rows) == 91
+    mean = sum(float(row.split(",")[0]) for row in rows[1:]) / 90
+    assert mean == pytest.approx(found["cosine_distance"], abs=1e-5)
+    assert sorted(row.split(",")[1] for row in rows[1:])[0] in {path.stem[10:] for path in folder.iterdir()}
+    (folder / "another.png").write_bytes(next(folder.glob("*.png")).read_bytes())
+    assert (
+        "1 of 91 files, such as another.png, have no number of an image of the split validation, as inference_"
+        in stackflower(*scoring, code=2).output
+    )
+    assert "--protocol competition" in stackflower(*scoring[:-2], "--out", "score.csv", code=2).output
+
+
+def test_a_protocol_of_unseen_classes_wants_them(stackflower, judge: list[str], trained: Path) -> None:
+    flags = [*judge[:2], *judge[4:]]
+    said = stackflower("eval", trained, *flags, "--protocol", "stackgan-birds", code=2).output
+    assert "150 training classes and 50 other ones" in said and "leave out --protocol" in said
+    assert (
+        "says --splits 10"
+        in stackflower("eval", trained, *flags, "--protocol", "stackgan-flowers", "--splits", 5, code=2).output
+    )
+
+
+def test_runs_and_folders_side_by_side_compare(stackflower, tmp_path: Path, judge: list[str], trained: Path) -> None:
+    captions = [
+        json.loads(line)["text"][0] for line in (tmp_path / "data/validation/metadata.jsonl").read_text().splitlines()
+    ]
+    (tmp_path / "captions.txt").write_text("\n".join(captions))
+    stackflower("sample", trained, "--captions", "captions.txt", "--out", "drawn")
+    scoring = [*judge, "--resolution", 16, "--load-size", 64, "--splits", 2, "--metrics", "is,fid,prdc"]
+    both = json.loads(stackflower("eval", trained, "--images", "drawn", *scoring, "--json").stdout)["scores"]
+    assert [next(iter(scores["scored"])) for scores in both] == ["run", "folder"]
+    assert both[0]["protocol"]["real_crop"] == both[1]["protocol"]["real_crop"]
+    assert both[0]["frechet_distance"] == pytest.approx(both[1]["frechet_distance"], rel=0.5)
+    stackflower(
+        "eval", trained, *judge, "--load-size", 64, "--splits", 2, "--metrics", "is,fid,prdc", "--out", "run.json"
+    )
+    compared = json.loads(stackflower("eval", "--images", "drawn", *scoring, "--compare", "run.json", "--json").stdout)
+    assert {"frechet_distance", "recall"} <= set(compared["compared"])
+    said = stackflower(
+        "eval", "--images", "drawn", *judge, "--resolution", 16, "--metrics", "fid", "--compare", "run.json", code=2
+    ).output
+    assert "real_crop" in said and "splits: 10 here, 2 there" in said and "captions:" not in said
+
+
+def test_captions_in_folders_of_a_folder(stackflower, tmp_path: Path, judge: list[str]) -> None:
+    for part in ("a", "b"):
+        (tmp_path / "mine").mkdir(exist_ok=True)
+        drawn(tmp_path / "mine" / part, 60)
+        rows = [
+            {"file_name": path.name, "text": f"flower {part} {path.stem}"}
+            for path in (tmp_path / "mine" / part).glob("*.png")
+        ]
+        (tmp_path / "mine" / part / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    scoring = ["eval", "--images", "mine", *judge, "--resolution", 16, "--splits", 2, "--json"]
+    found = json.loads(stackflower(*scoring).stdout)
+    assert "r-precision" in found["metrics"] and "of no real images" in found["omitted"]["cosine"]
+    (tmp_path / "mine" / "b" / "metadata.jsonl").unlink()
+    assert "60 of 120 images have no caption" in stackflower(*scoring, "--metrics", "r-precision", code=2).output
+
+
+def test_real_images_that_are_all_the_same_leave_diversity_out(stackflower, tmp_path: Path, trained: Path) -> None:
+    from PIL import Image
+
+    for split in ("train", "validation"):
+        (tmp_path / "grey" / split).mkdir(parents=True)
+        rows = [{"file_name": f"{number}.png", "text": f"grey {number}", "label": number % 2} for number in range(12)]
+        for row in rows:
+            Image.new("RGB", (24, 24), (120, 120, 120)).save(tmp_path / "grey" / split / row["file_name"])
+        (tmp_path / "grey" / split / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    save_classifier(DomainClassifier(heads={"label": ("a", "b")}, resolution=16, width=4), tmp_path / "c.safetensors")
+    scoring = ["eval", trained, "--data", "grey", "--extractor", "domain", "--weights", "c.safetensors", "--splits", 2]
+    found = json.loads(stackflower(*scoring, "--json").stdout)
+    assert "all the same" in found["omitted"]["diversity"] and "fid" in found["metrics"]
+
+
+def test_subjects_do_not_mix(stackflower, trained: Path) -> None:
+    for arguments, said in (
+        ([trained, "--images", "."], "--images: name the data to compare with"),
+        ([trained, "--load-size", 15], "--load-size"),
+        (["--real", "test", "--data", "synthetic-flowers", "--load-size", 60], "it can't be less"),
+        (["--real", "test"], "--real: name the data"),
+        ([trained, "--resolution", 16], "--resolution is for images that are not a run's"),
+        (["--real", "test", "--data", "synthetic-flowers", "--checkpoint", "best"], "--checkpoint is for a run"),
+        ([trained, "--kept", 1], "--kept"),
+    ):
+        assert said in stackflower("eval", *arguments, code=2).output, arguments
+
+
+def test_several_images_a_caption(stackflower, judge: list[str], trained: Path) -> None:
+    found = json.loads(
+        stackflower(
+            "eval", trained, *judge, "--per-caption", 3, "--samples", 20, "--metrics", "is,fid", "--json"
+        ).stdout
+    )
+    assert found["protocol"]["images"] == 60 and found["protocol"]["real_images"] == 20
+    assert found["protocol"]["per_caption"] == 3
