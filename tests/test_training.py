@@ -356,15 +356,42 @@ def test_the_pace_follows_the_speed_of_late(monkeypatch: pytest.MonkeyPatch) -> 
     assert not pace.due(images), "a pause is no time of training"
     now[0] += 2
     assert pace.estimate(images + 10, 0.51) == pytest.approx(images + 10 + 5 * (200 - now[0] - 4), abs=10)
-    now[0] += 24
-    pace.pause(24.0, 0.52)  # more of that length would leave no time
+    now[0] += 14
+    pace.pause(14.0, 0.52)  # the median of both is expected once more, at the end: there is no time for others
     now[0] += 2
-    assert pace.estimate(images + 20, 0.52) == pytest.approx(images + 20 + 5 * (200 - now[0]) / 2, abs=10)
+    assert not pace.affords()
+    assert pace.estimate(images + 20, 0.52) == pytest.approx(images + 20 + 5 * (200 - now[0] - 9), abs=10)
     pace.restart()  # back to a checkpoint, with fewer images
     assert not pace.due(50)
     pace.start(50)
     now[0] += 10
     assert pace.due(130) and pace.estimate(130, 0.1) > 130
+
+
+@pytest.mark.parametrize(
+    ("pause", "first", "count"), [(0.2, 0.2, 10), (1, 1, 6), (3, 3, 2), (5, 5, 2), (0.2, 20, 2), (0.2, 40, 2)]
+)
+def test_slow_checkpoints_keep_a_time_limit(
+    monkeypatch: pytest.MonkeyPatch, pause: float, first: float, count: int
+) -> None:
+    """Steps of 20 ms in a limit of 60 s: it ends on time, its share at one, with as many checkpoints as a tenth of the time holds."""
+    now = [0.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    pace, length, images, before, pauses = Pace(60.0, 60.0, 8, 1), Length(), 0, 0, 0
+    while not length.done(images):
+        before, images = images, images + 8
+        now[0] += 0.02
+        if not pace.marks:
+            pace.start(images)
+        if pace.due(images):
+            length.refit(images, pace.estimate(images, length.share(images)))
+        tenth = int(length.share(before) * 10) != int(length.share(images) * 10)
+        if length.done(images) or (tenth and pace.affords()):
+            seconds = pause if pauses else first
+            now[0] += seconds
+            pauses += 1
+            pace.pause(seconds, length.share(images))
+    assert length.share(before) > 0.99 and 54 < now[0] <= 60.1 and pauses == count
 
 
 def poison(monkeypatch: pytest.MonkeyPatch, times: int) -> list[int]:

@@ -7,6 +7,7 @@ import time
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import median
 from typing import Any
 
 from torch import Tensor
@@ -16,6 +17,8 @@ from stackflower.config.schema import Optimizer
 REFITS = 100  # how often a time limit's length is estimated anew
 WINDOW = 0.05  # share of the limit over which the speed is measured
 TIMED = (8, 64)  # steps of the first estimate, at least and at most
+PAUSES = 0.1  # share of the time that grids and checkpoints may take, where they come by themselves
+LATEST = 5  # pauses whose median is expected of the next
 
 
 class Length:
@@ -71,13 +74,15 @@ class Pace:
         limit: seconds of the whole limit.
         step: images a step.
         timed: steps before the first estimate, so that every lazy penalty is among them.
+        sparing: whether grids and checkpoints that take too long are left out (see `affords`).
     """
 
-    def __init__(self, deadline: float, limit: float, step: int, timed: int):
-        self.deadline, self.limit, self.step = deadline, limit, step
+    def __init__(self, deadline: float, limit: float, step: int, timed: int, sparing: bool = True):
+        self.deadline, self.limit, self.step, self.sparing = deadline, limit, step, sparing
         self.timed = min(max(timed, TIMED[0]), TIMED[1])
         self.marks: deque[tuple[float, int]] = deque()  # times without pauses, and images
-        self.paused, self.pauses, self.share_at_pause = 0.0, 0, 0.0
+        self.pauses: list[float] = []
+        self.paused, self.share_at_pause = 0.0, 0.0
 
     def start(self, images: int) -> None:
         """The clock starts, after steps that only warm up."""
@@ -89,7 +94,12 @@ class Pace:
 
     def pause(self, seconds: float, share: float) -> None:
         """A grid or checkpoint took `seconds` when a `share` of the training was done."""
-        self.paused, self.pauses, self.share_at_pause = self.paused + seconds, self.pauses + 1, share
+        self.pauses.append(seconds)
+        self.paused, self.share_at_pause = self.paused + seconds, share
+
+    def affords(self) -> bool:
+        """Whether a grid or checkpoint that isn't the last leaves nine tenths of the time so far to the training."""
+        return not self.sparing or self.paused + self._usual() <= PAUSES * (self.limit - self.left())
 
     def left(self) -> float:
         """Seconds until the deadline."""
@@ -110,17 +120,26 @@ class Pace:
             self.marks.popleft()
         began, first = self.marks[0]
         speed = (images - first) / max(active - began, 1e-9)
-        left = max(0.0, self.deadline - now)
-        # half of the time left at least, so that after one slow checkpoint the learning rate still falls to its end
-        training = max(left - self._pauses_left(share), left / 2)
+        # a checkpoint that took most of the time must not end the training before the learning rate has fallen
+        last = min(self._usual(), PAUSES * self.limit)
+        left = max(0.0, self.deadline - now - last)
+        training = max(left - self._between(share, last), left / 2)
         return images + math.ceil(training * speed / self.step) * self.step
 
-    def _pauses_left(self, share: float) -> float:
-        """Seconds of the grids and checkpoints still to come, if they come as often as before."""
-        if not self.pauses or not self.share_at_pause:
+    def _usual(self) -> float:
+        """Seconds of a grid or checkpoint."""
+        return median(self.pauses[-LATEST:]) if self.pauses else 0.0
+
+    def _between(self, share: float, last: float) -> float:
+        """Seconds of the grids and checkpoints before the last, if they come as often as before, which takes `last`."""
+        usual = self._usual()
+        if not usual or not self.share_at_pause:
             return 0.0
-        every = self.share_at_pause / self.pauses
-        return self.paused / self.pauses * max(1, math.ceil((1 - share) / every - 1e-6))
+        every = self.share_at_pause / len(self.pauses)
+        count = max(0, math.ceil((1 - share) / every - 1e-6) - 1)
+        if self.sparing:
+            count = min(count, max(0, int((PAUSES * (self.limit - last) - self.paused) / usual)))
+        return usual * count
 
 
 def learning_rate(settings: Optimizer, images: int, share: float, epoch: int) -> float:

@@ -190,7 +190,9 @@ def make_trainer(
         length = Length.fixed(train.images or max(1, int((train.epochs or 0) * inputs.epoch)))
     elif not record.length:
         rarest = max((p.every for one in networks.adversaries.values() for p in one.all_penalties()), default=1)
-        pace = Pace(began + limit, limit, train.batch_size * train.critic_steps, rarest)
+        output = config.output
+        sparing = not (output.checkpoint_every or output.sample_every or output.eval_every)
+        pace = Pace(began + limit, limit, train.batch_size * train.critic_steps, rarest, sparing)
 
     def save_length(length: Length) -> None:
         if accelerator.is_main_process:

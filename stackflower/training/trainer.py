@@ -70,6 +70,7 @@ class Trainer:
         self.device = self.accelerator.device
         if self.device.type == "cpu":
             keep_memory()
+        self.affords = True  # whether there is time for grids and checkpoints before the last
         self.state = TrainingState(run, networks)
         self.training_step = TrainingStep(networks, logger.add)
 
@@ -162,24 +163,31 @@ class Trainer:
         return None
 
     def _crossed(self, before: int, every: float) -> bool:
-        """Whether a multiple of `every` images, or of a tenth of the training, lies between `before` and now."""
+        """Whether a multiple of `every` images, or of a tenth of the training, lies between `before` and now; a tenth counts where the time
+        limit leaves time for it."""
         if every:
             return before // every != self.images // every
-        return int(self.length.share(before) * TENTHS) != int(self.length.share(self.images) * TENTHS)
+        return self.affords and int(self.length.share(before) * TENTHS) != int(self.length.share(self.images) * TENTHS)
 
     def _agree(self, stop: Stop) -> bool:
         """Whether to stop, and a new estimate of the length where a time limit sets it; several processes agree every few steps."""
         if self.accelerator.num_processes == 1:
             self._refit(self._estimate())
+            self.affords = self._affords()
             return stop.requested()
         if self.state.step % AGREE_EVERY and self.state.step % self.config.output.log_every:
             return False
         # one process's estimate for all, and whether any was asked to stop
-        estimate = self._estimate() if self.accelerator.is_main_process else 0
-        agreed = torch.tensor([float(stop.requested()), float(estimate)], device=self.device, dtype=torch.float64)
-        stopping, total = self.accelerator.reduce(agreed, "sum").tolist()
+        main = self.accelerator.is_main_process
+        own = [float(stop.requested()), float(self._estimate() if main else 0), float(main and self._affords())]
+        agreed = torch.tensor(own, device=self.device, dtype=torch.float64)
+        stopping, total, affords = self.accelerator.reduce(agreed, "sum").tolist()
         self._refit(int(total))
+        self.affords = bool(affords)
         return bool(stopping)
+
+    def _affords(self) -> bool:
+        return self.pace is None or self.pace.affords()
 
     def _estimate(self) -> int:
         """The length that fits the time limit, where it is time to estimate it; else 0."""
