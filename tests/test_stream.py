@@ -5,9 +5,12 @@ from __future__ import annotations
 import io
 import json
 import multiprocessing
+import os
+import signal
 import subprocess
 import sys
 import tarfile
+import time
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -254,11 +257,35 @@ def test_a_worker_that_is_killed_is_named(tmp_path: Path, stackflower, monkeypat
     with monkeypatch.context() as patch:
         patch.setattr(Trainer, "train_step", kill)
         said = stackflower("train", *data, "--out", "run", *TRAIN, *settings("data.workers=1"), code=1).output
-    assert "A worker process that decodes the stream was killed" in said and "--resume" in said
+    assert "A worker process that decodes the stream was killed by signal: Killed;" in said and "--resume run" in said
     assert 40 <= checkpoint.read_state(RunFolder(tmp_path / "run").complete_checkpoints()[-1]).images < 160
     stackflower("train", "--resume", "run", *settings("data.workers=0"))
     stackflower("train", *data, "--out", "whole", *TRAIN)
     same(tmp_path / "whole", tmp_path / "run")
+
+
+def test_a_signal_to_all_processes_saves_a_checkpoint(tmp_path: Path, stackflower) -> None:
+    """As `timeout` and schedulers of clusters send it."""
+    flags = [
+        write_shards(tmp_path / "shards"),
+        "--out",
+        "run",
+        *TRAIN[:3],
+        "100000",
+        *TRAIN[4:],
+        *settings("data.workers=2"),
+    ]
+    flags += settings("output.log_every=1", "output.checkpoint_every=50000")
+    slow = [sys.executable, "-c", SLOWLY, "train", "--data", *flags]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    process = subprocess.Popen(slow, cwd=tmp_path, text=True, start_new_session=True, **pipes)
+    metrics = tmp_path / "run" / "metrics.jsonl"
+    while process.poll() is None and not (metrics.exists() and len(metrics.read_text().splitlines()) >= 4):
+        time.sleep(0.01)
+    os.killpg(process.pid, signal.SIGTERM)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 128 + signal.SIGTERM and "Traceback" not in said and "was killed" not in said, said
+    assert checkpoint.read_state(RunFolder(tmp_path / "run").complete_checkpoints()[-1]).images >= 4
 
 
 SLOWLY = """

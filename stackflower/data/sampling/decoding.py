@@ -5,13 +5,12 @@ from __future__ import annotations
 import copy
 import hashlib
 import os
-import re
+import signal
 import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,7 +21,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from stackflower.data.sampling.order import StreamOrder
 from stackflower.data.sources.stream import ShardReader
-from stackflower.errors import DataError, TrainingFailed
+from stackflower.errors import DataError
 from stackflower.utils.rng import seeded
 
 AHEAD = 4  # batches that each worker decodes ahead
@@ -229,28 +228,21 @@ class Decoder:
             self._batches = iter(loader)
 
 
-@contextmanager
-def naming_lost_workers() -> Iterator[None]:
-    """TrainingFailed where a worker was killed, which torch raises wherever the main thread is."""
-    try:
-        yield
-    except RuntimeError as error:
-        if not re.match(r"DataLoader worker \(pid", str(error)):
-            raise
-        raise TrainingFailed(
-            "A worker process that decodes the stream was killed, most often because memory ran out. Checkpoints are kept: `stackflower train "
-            "--resume RUN` goes on, and with --set data.workers=1, or 0, it needs less memory."
-        ) from error
-
-
 def _set_up(worker: int) -> None:
-    """A worker decodes in one thread, and ends with its training, even if that is killed: it would wait for ever to hand over a batch."""
+    """A worker decodes in one thread. It ends with its training, even if that is killed, as it would wait for ever to hand over a batch; and
+    not before: a signal to all processes of a training, such as `timeout` sends, lets it save a checkpoint first."""
     torch.set_num_threads(1)
     parent = os.getppid()
+    theirs = {signal.SIGTERM} if hasattr(signal, "sigtimedwait") else set()  # not on macOS
+    if theirs:
+        signal.pthread_sigmask(signal.SIG_BLOCK, theirs)
 
     def watch() -> None:
         while os.getppid() == parent:
-            time.sleep(1)
+            if not theirs:
+                time.sleep(1)
+            elif (told := signal.sigtimedwait(theirs, 1)) is not None and told.si_pid == parent:
+                break
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
