@@ -148,6 +148,7 @@ def test_swapping_a_part_by_flag_drops_the_other_parts_options(stackflower) -> N
         (["--set", "optimizer.generator=3"], "it should be a table for each, as in [optimizer.generator] lr = 2e-4."),
         (["--set", "optimizer.generatr.lr=1"], "There is no optimizer.generatr. Did you mean 'generator'?"),
         (["--set", "recipe=[1]"], "recipe = [1]: it should be the name of a recipe"),
+        (["--batch-size", "100000000000"], "train.batch_size = 100000000000: it should be less than or equal to 65536"),
         (["--set", "train=5"], "train = 5: it should be a table"),
         (["--set", "below=3"], "the previous stage is set by --below RUN"),
         (["--set", "below.run=x"], "the previous stage is set by --below RUN"),
@@ -244,7 +245,7 @@ def test_damaged_files_in_a_run(stackflower, tmp_path: Path, trained: Path) -> N
     assert "is damaged" in stackflower("sample", "run", "a red flower", code=2).output
     for path in (tmp_path / "run" / "checkpoints").glob("*/discriminator-16.safetensors"):
         path.unlink()
-    assert "Delete" in stackflower("train", "--resume", "run", "--images", 200, code=2).output
+    assert "delete" in stackflower("train", "--resume", "run", "--images", 200, code=2).output
     (tmp_path / "run" / "config.json").write_text("{")
     assert "is damaged" in stackflower("sample", "run", "a red flower", code=2).output
 
@@ -302,13 +303,13 @@ def test_a_state_of_a_checkpoint_that_is_not_one(stackflower, tmp_path: Path, tr
     assert message in output and "Delete" in output
 
 
-@pytest.mark.parametrize("name", ["optimizer-generator", "rng-0"])
+@pytest.mark.parametrize("name", ["optimizer-generator", "rng-0", "generator", "discriminator-16"])
 def test_a_file_of_a_checkpoint_that_is_of_another_kind(stackflower, tmp_path: Path, trained: Path, name: str) -> None:
     shutil.copytree(trained, tmp_path / "run")
     for path in RunFolder(tmp_path / "run").complete_checkpoints():
         shutil.copyfile(path / "optimizer-discriminator.safetensors", path / f"{name}.safetensors")
     output = stackflower("train", "--resume", "run", "--images", 200, code=2).output
-    assert f"{name}.safetensors does not fit this run" in output and "delete" in output
+    assert f"{name}.safetensors is missing or damaged, or of another checkpoint" in output and "delete" in output
 
 
 def test_metrics_that_are_a_folder(stackflower, tmp_path: Path, trained: Path) -> None:

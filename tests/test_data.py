@@ -111,9 +111,50 @@ def test_metadata_beside_the_folders_of_splits(stackflower, tmp_path: Path) -> N
     assert "names more/9.png, which is in no folder of a split (train, val, test)" in said and "1 problem." in said
     assert "1 images in" in said and "have no row in metadata.jsonl and are not used (train/0.png)" in said
     (tmp_path / "train" / "metadata.jsonl").write_text(json.dumps({"file_name": "0.png", "text": "its own"}))
-    source = FolderSource(path=str(tmp_path))
+    said = stackflower("data", "check", tmp_path, code=2).output
+    assert "2 rows of" in said and "folders with metadata of their own (train)" in said
+    assert "names more/9.png, which is in no folder of a split (val, test, train)" in said and "1 problem." in said
+    source = FolderSource(path=str(tmp_path), skip_bad=True)
     assert source.rows("train").captions == [["its own"]] and len(source.rows("test")) == 3
-    assert any("is not used: train has its own metadata.jsonl" in note for note in source.warnings("train"))
+    for folder in ("val", "test"):
+        (tmp_path / folder / "metadata.jsonl").write_text(json.dumps({"file_name": "0.png", "text": "its own"}))
+    said = stackflower("data", "check", tmp_path).output
+    assert "metadata.jsonl is not used: every folder of a split (train, val, test) has metadata." in said
+
+
+def test_a_broken_line_of_the_metadata_of_all_splits_counts_once(stackflower, tmp_path: Path) -> None:
+    names = [f"{folder}/{number}.png" for folder in ("train", "val", "test") for number in range(2)]
+    for name in names:
+        picture(tmp_path / name)
+    rows = [json.dumps({"file_name": name, "text": "a flower"}) for name in names]
+    (tmp_path / "metadata.jsonl").write_text(
+        "\n".join([*rows, "{", json.dumps({"file_name": "gone.png", "text": "a"})])
+    )
+    (tmp_path / "metadata.csv").write_text("file_name,text\ntrain/0.png,another\n")
+    said = stackflower("data", "check", tmp_path, code=2).output
+    assert "2 problems." in said and said.count("metadata.csv is not used: metadata.jsonl is beside it.") == 1
+
+
+def test_folders_of_splits_without_one_for_training_are_told(stackflower, tmp_path: Path) -> None:
+    for name in ("0.png", "test/1.png"):
+        picture(tmp_path / name)
+        (tmp_path / name).with_suffix(".txt").write_text("a flower")
+    said = stackflower("data", "check", tmp_path).output
+    assert "has no folder train, so the images in test are training images too" in said
+    folder(tmp_path, [{"file_name": name, "text": "a flower"} for name in ("0.png", "test/1.png")])
+    assert "has no folder train, so the images in test are" in stackflower("data", "check", tmp_path).output
+
+
+def test_a_drawn_validation_split_follows_the_metadata_it_is_drawn_from(tmp_path: Path) -> None:
+    """Also where those beside the folders, of the test split, stay as they are."""
+    for name in [f"train/{number}.png" for number in range(8)] + ["test/0.png"]:
+        picture(tmp_path / name)
+    folder(tmp_path, [{"file_name": "test/0.png", "text": "a flower"}])
+    for count in (8, 4):
+        folder(tmp_path / "train", [{"file_name": f"{n}.png", "text": f"{count} {n}"} for n in range(count)])
+        source = FolderSource(path=str(tmp_path), held_out=0.5, skip_bad=True)
+        both = [prepare(source, split, 16, display).rows for split in ("train", "validation")]
+        assert sorted(name for rows in both for name in rows.files) == [f"{n}.png" for n in range(count)]
 
 
 def test_the_second_start_opens_the_cache(good: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -18,12 +19,14 @@ from conftest import TINY, TINY_NETWORKS, settings
 from safetensors.torch import load_file
 
 from stackflower import registry
+from stackflower.errors import TrainingFailed
 from stackflower.objectives.hinge import Hinge
 from stackflower.runs import checkpoint
 from stackflower.runs.folder import RunFolder
 from stackflower.training.logger import RunLogger
 from stackflower.training.schedules import Length, Pace
 from stackflower.training.step import TrainingStep
+from stackflower.training.stopping import naming_lost_processes
 
 
 def last(run: Path) -> Path:
@@ -392,6 +395,28 @@ def test_slow_checkpoints_keep_a_time_limit(
             pauses += 1
             pace.pause(seconds, length.share(images))
     assert length.share(before) > 0.99 and 54 < now[0] <= 60.1 and pauses == count
+
+
+@pytest.mark.parametrize(
+    ("raised", "sentence"),
+    [
+        (
+            "DataLoader worker (pid 7) is killed by signal: Bus error. It is possible that dataloader's workers are out of",
+            "A worker process that decodes the stream was killed by signal: Bus error;",
+        ),
+        ("DataLoader worker (pid(s) 7, 8) exited unexpectedly", "that decodes the stream exited unexpectedly;"),
+        (
+            "[gloo/transport/tcp/pair.cc:534] Connection closed by peer [127.0.0.1]:1",
+            "Another process of this training",
+        ),
+    ],
+)
+def test_a_process_that_ended_is_named(raised: str, sentence: str) -> None:
+    with pytest.raises(TrainingFailed, match=re.escape(sentence)) as caught, naming_lost_processes(Path("my run")):
+        raise RuntimeError(raised)
+    assert "`stackflower train --resume my run` goes on" in str(caught.value)
+    with pytest.raises(RuntimeError, match="a shape"), naming_lost_processes(Path("run")):
+        raise RuntimeError("a shape that does not fit")
 
 
 def poison(monkeypatch: pytest.MonkeyPatch, times: int) -> list[int]:

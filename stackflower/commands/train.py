@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import re
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -20,7 +19,7 @@ from stackflower.config.merge import merge
 from stackflower.config.resolve import resolve
 from stackflower.config.schema import LENGTHS, RunConfig
 from stackflower.data.sources.stream import ShardStream
-from stackflower.errors import ConfigError, RunError, TrainingFailed
+from stackflower.errors import ConfigError, RunError
 from stackflower.features.efficientnet_lite0 import installed as photographs_ready
 from stackflower.recipes.load import has_later_stage, load_recipe
 from stackflower.runs.folder import RunFolder, free_name, newest_run
@@ -30,7 +29,7 @@ from stackflower.text.base import TextEncoder
 from stackflower.training import accelerator as devices
 from stackflower.training.cost import plan
 from stackflower.training.setup import make_trainer, read_inputs
-from stackflower.training.stopping import Stop
+from stackflower.training.stopping import Stop, naming_lost_processes
 from stackflower.training.trainer import Trainer
 from stackflower.utils.progress import bar
 
@@ -91,7 +90,7 @@ def train(request: Request, say: Say) -> Outcome | None:
     if request.dry_run:
         _dry_run(config, run, request, say)
         return None
-    with _lost_processes(run):
+    with naming_lost_processes(run.path):
         return _run(config, run, request, say)
 
 
@@ -206,25 +205,6 @@ def _dry_run(config: RunConfig, run: RunFolder, request: Request, say: Say) -> N
 
 
 # ---- the training
-
-
-@contextmanager
-def _lost_processes(run: RunFolder) -> Iterator[None]:
-    """TrainingFailed where a process that decodes or trains beside this one ended, which torch raises wherever the main thread is."""
-    try:
-        yield
-    except RuntimeError as error:
-        on = f"Checkpoints are kept: `stackflower train --resume {run}` goes on"
-        if found := re.match(r"DataLoader worker \(pid.*?\) (is|exited) ([^.]*)", str(error)):
-            raise TrainingFailed(
-                f"A worker process that decodes the stream {found[1].replace('is', 'was')} {found[2]}; memory, or room in /dev/shm, may have run out. {on}, "
-                "and with --set data.workers=0 it needs less of both."
-            ) from error
-        if re.search(r"gloo|nccl|Connection (closed|reset) by peer", str(error), re.IGNORECASE):
-            raise TrainingFailed(
-                f"Another process of this training ended, or can't be reached; what it said is above or below. {on}."
-            ) from error
-        raise
 
 
 def _run(config: RunConfig, run: RunFolder, request: Request, say: Say) -> Outcome:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from stackflower import registry
-from stackflower.options import Below1, Count, Natural, Positive, Share, Weight
+from stackflower.options import BatchSize, Below1, Count, Natural, Positive, Share, Weight
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Train:
     images: Count | None = None  # number of images to train on
     epochs: Positive | None = None  # the same, in passes over the training split
     time_limit: Positive | None = None  # the same, in seconds: as many images as fit
-    batch_size: Count = 64  # images a step, over all processes and accumulation steps
+    batch_size: BatchSize = 64  # images a step, over all processes and accumulation steps
     gradient_accumulation: Count = 1  # parts in which a batch is processed
     captions_averaged: Count = 1  # captions of an image whose embeddings are averaged
     flip: bool = True  # mirror half of the images left to right

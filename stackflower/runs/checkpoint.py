@@ -9,11 +9,12 @@ A checkpoint is a folder ``images-000064000`` written aside and renamed::
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import os
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -46,6 +47,9 @@ class CheckpointState:
     ]  # of each optimizer, as `Plateau.to_dict` gives it
     processes: Count  # that wrote it, each its own random state
     scaler: dict[str, Any] | None  # of gradients in fp16
+    files: dict[str, str] = field(
+        default_factory=dict
+    )  # SHA-256 of each of the checkpoint's files, filled in when it is published
 
 
 def _contiguous(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -98,15 +102,8 @@ def optimizer_state(optimizer: torch.optim.Optimizer, module: nn.Module) -> dict
 
 
 def restore_optimizer(optimizer: torch.optim.Optimizer, module: nn.Module, state: Mapping[str, Tensor]) -> None:
-    """Put back what `optimizer_state` gave. ValueError for the state of another module."""
+    """Put back what `optimizer_state` gave."""
     parameters = dict(module.named_parameters())
-    wrong = [
-        key
-        for key, value in state.items()
-        if (mine := parameters.get(key.rpartition("/")[0])) is None or (value.ndim and value.shape != mine.shape)
-    ]
-    if wrong:
-        raise ValueError(f"{wrong[0]} is of no parameter")
     optimizer.state.clear()
     for key, value in state.items():
         name, _, field = key.rpartition("/")
@@ -153,7 +150,8 @@ class CheckpointWriter:
     def publish(self, state: CheckpointState) -> None:
         """Write ``state.json``, flush to disk, rename."""
         try:
-            write_state(self.aside, state)
+            files = {path.name: _digest(path) for path in sorted(self.aside.glob("*.safetensors"))}
+            write_state(self.aside, dataclasses.replace(state, files=files))
             for path in self.aside.iterdir():
                 with path.open("rb") as handle:
                     os.fsync(handle.fileno())
@@ -184,6 +182,24 @@ def read_state(path: Path) -> CheckpointState:
     if state is None:
         raise RunError(f"{path / STATE} is damaged: {' '.join(problems)} Delete {path} to resume from the one before.")
     return state
+
+
+def check_files(path: Path, state: CheckpointState) -> None:
+    """RunError where a file of the checkpoint at `path` is not as it was written: training would go on otherwise than it promises."""
+    for name, digest in state.files.items():
+        try:
+            same = _digest(path / name) == digest
+        except OSError:
+            same = False
+        if not same:
+            raise RunError(
+                f"{path / name} is missing or damaged, or of another checkpoint. Put it back, or delete {path} to resume from the one before."
+            )
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def write_state(path: Path, state: CheckpointState) -> None:

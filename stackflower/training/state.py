@@ -5,18 +5,18 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
 
-from stackflower.errors import RunError, TrainingFailed
+from stackflower.errors import TrainingFailed
 from stackflower.runs.checkpoint import (
     CheckpointState,
     CheckpointWriter,
+    check_files,
     load_weights,
     optimizer_state,
     read_state,
@@ -30,18 +30,6 @@ from stackflower.runs.checkpoint import (
 from stackflower.runs.folder import RunFolder
 from stackflower.training.networks import Networks
 from stackflower.training.schedules import Plateau
-
-
-@contextmanager
-def _fitting(path: Path, name: str) -> Iterator[None]:
-    """RunError where a file of the checkpoint at `path` is of other networks or of another kind."""
-    try:
-        yield
-    except (KeyError, ValueError, RuntimeError) as error:
-        raise RunError(
-            f"{path / name}.safetensors does not fit this run ({error}). Put the run's own file back, or delete {path} to resume from the one "
-            "before."
-        ) from error
 
 
 class TrainingState:
@@ -133,16 +121,15 @@ class TrainingState:
     def restore(self, path: Path) -> None:
         """Put everything back as it was when the checkpoint at `path` was written."""
         state = read_state(path)
+        check_files(path, state)
         otherwise = f"Delete {path} to resume from the checkpoint before."
         for name, module in self.networks.modules().items():
             load_weights(module, path / f"{name}.safetensors", otherwise)
         for name, learner in self.networks.learners.items():
-            with _fitting(path, f"optimizer-{name}"):
-                restore_optimizer(learner.optimizer, learner.module, read_tensors(path, f"optimizer-{name}"))
+            restore_optimizer(learner.optimizer, learner.module, read_tensors(path, f"optimizer-{name}"))
         if self.accelerator.process_index < state.processes:  # new processes keep their own
-            name = f"rng-{self.accelerator.process_index}"
-            with _fitting(path, name):
-                restore_rng(read_tensors(path, name), self.accelerator.device)
+            random = read_tensors(path, f"rng-{self.accelerator.process_index}")
+            restore_rng(random, self.accelerator.device)
         if state.scaler and self.accelerator.scaler is not None:
             self.accelerator.scaler.load_state_dict(state.scaler)
         self.images, self.step, self.checkpoints = state.images, state.step, state.number

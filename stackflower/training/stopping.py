@@ -1,12 +1,16 @@
-"""Ending a training early: by a signal or a time limit."""
+"""Ending a training early: by a signal, a time limit or the end of another process."""
 
 from __future__ import annotations
 
+import re
 import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from types import FrameType
+
+from stackflower.errors import TrainingFailed
 
 
 class Stop:
@@ -45,3 +49,22 @@ class Stop:
         if self.reason is None and self.deadline is not None and time.monotonic() >= self.deadline:
             self.reason = "the time limit"
         return self.reason is not None
+
+
+@contextmanager
+def naming_lost_processes(run: Path) -> Iterator[None]:
+    """TrainingFailed where a process that decodes or trains beside this one ended, which torch raises wherever the main thread is."""
+    try:
+        yield
+    except RuntimeError as error:
+        on = f"Checkpoints are kept: `stackflower train --resume {run}` goes on"
+        if found := re.match(r"DataLoader worker \(pid.*?\) (is|exited) ([^.]*)", str(error)):
+            raise TrainingFailed(
+                f"A worker process that decodes the stream {found[1].replace('is', 'was')} {found[2]}; memory, or room in /dev/shm, may have run out. {on}, "
+                "and with --set data.workers=0 it needs less of both."
+            ) from error
+        if re.search(r"gloo|nccl|Connection (closed|reset) by peer", str(error), re.IGNORECASE):
+            raise TrainingFailed(
+                f"Another process of this training ended, or can't be reached; what it said is above or below. {on}."
+            ) from error
+        raise

@@ -119,5 +119,5 @@ def cropped(
     row = index[:, None] * side + top[:, None] + down
     pixel = row[:, :, None] * side + (left[:, None] + across)[:, None]
     # by one index, not by three, as taking a batch is then half as long
-    pixels = images.flatten(0, 2).index_select(0, pixel.flatten()).unflatten(0, pixel.shape)
+    pixels = images.view(-1, 3).index_select(0, pixel.flatten()).unflatten(0, pixel.shape)
     return pixels.permute(0, 3, 1, 2).to(torch.float32).mul_(1 / 127.5).sub_(1.0)

@@ -12,7 +12,7 @@ import contextlib
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from stackflower.data.files import Files
@@ -58,9 +58,17 @@ def folders_of(files: Files, split: str) -> list[str]:
 
 
 def outside_splits(files: Files) -> list[str]:
-    """A sentence about images that are in no folder of a split, where there are such folders; or none."""
+    """A sentence about images that are in no folder of a split, or in one without one for training; or none."""
     if not folders_of(files, "train"):
-        return []
+        others = [folder for split in FOLDERS for folder in folders_of(files, split)]
+        if not any(
+            is_image(name) and name.startswith(tuple(f"{folder}/" for folder in others)) for name in files.names
+        ):
+            return []
+        return [
+            f"{files.path} has no folder train, so the images in {', '.join(others)} are training images too; if they are not, put the others into "
+            "a folder train."
+        ]
     used = tuple(f"{folders_of(files, split)[0]}/" for split in splits_of(files))
     outside = [name for name in files.names if is_image(name) and not name.startswith(used)]
     if not outside:
@@ -98,11 +106,22 @@ def _table(rows: Iterator[tuple[int, dict[str, Any] | str]]) -> Iterator[tuple[i
         yield number, row
 
 
-def read_metadata(files: Files, folder: str = "", folders: Sequence[str] = ()) -> Listing:
+def _rows(files: Files, name: str) -> Iterator[tuple[int, dict[str, Any] | str]]:
+    """Line and row of metadata, or what is wrong with it."""
+    if name.endswith(".jsonl"):
+        return _jsonl(files.text(name))
+    if name.endswith(".csv"):
+        return _table(read_csv(files.text(name), files.path / name))
+    return _table(read_parquet(files.read(name), files.path / name))
+
+
+def read_metadata(files: Files, folder: str = "", folders: Sequence[str] = (), others: Sequence[str] = ()) -> Listing:
     """The rows of the metadata among these files. DataError where there are none.
 
     Args:
-        folder: whose images they are, of the `folders` of all splits. A row of none of them is a problem of the first.
+        folder: of the split whose images they are; without one, of all images.
+        folders: of the splits that share these metadata. What is in none of them is reported with the first.
+        others: folders of splits with metadata of their own.
     """
     name = metadata_in(files)
     if name is None:
@@ -113,25 +132,20 @@ def read_metadata(files: Files, folder: str = "", folders: Sequence[str] = ()) -
             f"{files.path} has no metadata.jsonl, metadata.csv or metadata.parquet.{hint} Each of its rows names an image and its "
             'caption, as in {"file_name": "0001.jpg", "text": "a red flower"}.'
         )
-    listing = Listing(files)
-    if name.endswith(".jsonl"):
-        rows = _jsonl(files.text(name))
-    elif name.endswith(".csv"):
-        rows = _table(read_csv(files.text(name), files.path / name))
-    else:
-        rows = _table(read_parquet(files.read(name), files.path / name))
-    for number, row in rows:
+    listing, reports, unused = Listing(files), not folders or folder == folders[0], 0
+    for number, row in _rows(files, name):
         where = f"{name}, line {number}"
         if isinstance(row, str):
-            listing.problems.append(f"{where} {row}.")
+            listing.problems += [f"{where} {row}."] if reports else []
             continue
         file, problem = _file(row.get("file_name"), files, listing.named)
         if folders:
             home = file.partition("/")[0]
-            if folder != (home if home in folders else folders[0]):
+            unused += home in others
+            if home in others or folder != (home if home in folders else folders[0]):
                 continue
             if file in files and home != folder:
-                problem = f"names {file}, which is in no folder of a split ({', '.join(folders)})"
+                problem = f"names {file}, which is in no folder of a split ({', '.join([*folders, *others])})"
         row, wrong = checked({**row, "file_name": file})
         if problem or wrong:
             listing.problems.append(f"{where} {problem or wrong}.")
@@ -139,13 +153,23 @@ def read_metadata(files: Files, folder: str = "", folders: Sequence[str] = ()) -
             listing.rows.append(row)
     if not listing.rows and not listing.problems:
         listing.problems.append(f"{files.path / name} has no rows{f' of images in {folder}' if folder else ''}.")
-    images = {file for file in files.names if is_image(file) and file.startswith(f"{folder}/" if folder else "")}
-    if orphans := sorted(images - listing.named):
-        named = f"{', '.join(orphans[:3])}{', …' if len(orphans) > 3 else ''}"
+    if unused and reports:
         listing.notes.append(
-            f"{len(orphans):,} images in {files.path} have no row in {name} and are not used ({named})."
+            f"{unused:,} rows of {files.path / name} are not used, as of folders with metadata of their own ({', '.join(others)})."
         )
+    if reports and (more := [other for other in METADATA if other in files and other != name]):
+        listing.notes.append(f"{files.path / more[0]} is not used: {name} is beside it.")
+    images = {file for file in files.names if is_image(file) and file.startswith(f"{folder}/" if folder else "")}
+    listing.notes += _without_row(sorted(images - listing.named), files.path / name)
     return listing
+
+
+def _without_row(images: Sequence[str], metadata: Path) -> list[str]:
+    """A sentence about images that metadata do not name, or none."""
+    if not images:
+        return []
+    named = f"{', '.join(images[:3])}{', …' if len(images) > 3 else ''}"
+    return [f"{len(images):,} images in {metadata.parent} have no row in {metadata.name} and are not used ({named})."]
 
 
 def _file(given: Any, files: Files, seen: set[str]) -> tuple[str, str | None]:
@@ -187,16 +211,19 @@ class FolderSource(ListedSource):
         return splits_of(self.files)
 
     def read_split(self, split: str) -> Listing:
-        folders, files = self._folders(), files_of(self.files, split)
-        own, beside = metadata_in(files), metadata_in(self.files)
-        if folders and beside and own is None:
-            listing = read_metadata(self.files, folders[split], list(folders.values()))
+        folders, beside = self._folders(), metadata_in(self.files)
+        own = [folder for folder in folders.values() if metadata_in(self.files.within(folder))]
+        shared = [folder for folder in folders.values() if folder not in own]
+        if beside and folders.get(split) in shared:
+            listing = read_metadata(self.files, folders[split], shared, own)
         else:
-            listing = read_metadata(files)
+            listing = read_metadata(files_of(self.files, split))
         if split == "train":
             listing.notes += outside_splits(self.files)
-            if folders and own and beside:
-                listing.notes.append(f"{self.path / beside} is not used: {folders[split]} has its own {own}.")
+            if beside and own and not shared:
+                listing.notes.append(
+                    f"{self.path / beside} is not used: every folder of a split ({', '.join(own)}) has metadata."
+                )
         return listing
 
     def _folders(self) -> dict[str, str]:
@@ -204,6 +231,8 @@ class FolderSource(ListedSource):
         return {split: found[0] for split in self.own_splits() if (found := folders_of(self.files, split))}
 
     def fingerprint(self, split: str) -> str:
+        if self.share and split == "validation":  # drawn from the images for training
+            split = "train"
         files, digest = files_of(self.files, split), hashlib.blake2b(digest_size=16)
         of_metadata = files if metadata_in(files) else self.files
         name = metadata_in(of_metadata)
@@ -213,4 +242,6 @@ class FolderSource(ListedSource):
         for each in files.names:
             if is_image(each):
                 digest.update(repr((each, files.stamp(each))).encode("utf-8", "replace"))
-        return key_of(digest.hexdigest(), files.refused, files.problems, self.skip_bad, self.share, self.seed)
+        return key_of(
+            digest.hexdigest(), self._folders(), files.refused, files.problems, self.skip_bad, self.share, self.seed
+        )
