@@ -42,7 +42,10 @@ def problem(value: Any, annotation: Any) -> str | None:
     try:  # as JSON, in which a list may stand for a tuple
         _adapter(annotation).validate_json(json.dumps(value, default=str))
     except ValidationError as error:
-        messages = [one["msg"].replace("Input should be", "").strip() for one in error.errors()]
+        messages = [
+            "complete" if one["type"] == "missing" else one["msg"].replace("Input should be", "").strip()
+            for one in error.errors()
+        ]
         return f"it should be {' or '.join(dict.fromkeys(messages))}."
     return None
 

@@ -262,6 +262,7 @@ def _edit(path: Path, change) -> None:  # type: ignore[no-untyped-def]
         (lambda v: {**v, "run": {**v["run"], "stage": "one"}}, "--stage one: allowed are 1, 2"),
         (lambda v: {**v, "text_dim": "many"}, "config.text_dim = 'many': it should be a valid integer"),
         (lambda v: {**v, "length": [["a"]]}, "config.length"),
+        (lambda v: {**v, "length": [[1]]}, "config.length = [[1]]: it should be complete."),
         (lambda v: {k: value for k, value in v.items() if k != "encoder"}, "config.encoder is missing"),
         (lambda v: {**v, "colour": "red"}, "There is no setting config.colour"),
         (lambda v: [v], "it should be a table"),

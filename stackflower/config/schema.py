@@ -122,12 +122,8 @@ class Output:
     """What is written during training."""
 
     log_every: Count = 50  # steps between lines of metrics.jsonl
-    sample_every: Weight = (
-        0.0  # images between sample grids; 0: a tenth of the training, or more where a time limit leaves no time
-    )
-    checkpoint_every: Weight = (
-        0.0  # images between checkpoints; 0: a tenth of the training, or more where a time limit leaves no time
-    )
+    sample_every: Weight = 0.0  # images between sample grids; 0: a tenth of the training, if a time limit allows
+    checkpoint_every: Weight = 0.0  # images between checkpoints; 0: a tenth of the training, if a time limit allows
     keep_last: Count = 2  # newest checkpoints that are kept
     keep_every: Natural = 0  # every Nth checkpoint is kept for good; 0: none
     eval_every: Weight = 0.0  # images between scores of the held-out split; 0: none

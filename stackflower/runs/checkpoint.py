@@ -47,9 +47,8 @@ class CheckpointState:
     ]  # of each optimizer, as `Plateau.to_dict` gives it
     processes: Count  # that wrote it, each its own random state
     scaler: dict[str, Any] | None  # of gradients in fp16
-    files: dict[str, str] = field(
-        default_factory=dict
-    )  # SHA-256 of each of the checkpoint's files, filled in when it is published
+    # SHA-256 of each of the checkpoint's other files, filled in when it is published
+    files: dict[str, str] = field(default_factory=dict)
 
 
 def _contiguous(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -65,6 +65,7 @@ def naming_lost_processes(run: Path) -> Iterator[None]:
             ) from error
         if re.search(r"gloo|nccl|Connection (closed|reset) by peer", str(error), re.IGNORECASE):
             raise TrainingFailed(
-                f"Another process of this training ended, or can't be reached; what it said is above or below. {on}."
+                f"Another process of this training ended, or can't be reached; what it said is above or below. {on}. "
+                f"({str(error).splitlines()[0]})"
             ) from error
         raise
