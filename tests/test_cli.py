@@ -289,6 +289,8 @@ def test_a_configuration_of_a_run_that_is_not_one(stackflower, tmp_path: Path, t
     ("change", "message"),
     [
         (lambda v: {}, "state.images is missing"),
+        (lambda v: {**v, "files": {}}, "it names no files"),
+        (lambda v: {**v, "files": {"a\0b": "0"}}, "is missing or damaged"),
         (lambda v: {**v, "images": "many"}, "state.images = 'many': it should be a valid integer"),
         (lambda v: {**v, "plateaus": {"generator": {"colour": 1}}}, "it should be 'scale', 'best', 'total' or 'count'"),
         (lambda v: {**v, "plateaus": {"generator": {"scale": "x"}}}, "it should be a valid number"),
@@ -301,7 +303,7 @@ def test_a_state_of_a_checkpoint_that_is_not_one(stackflower, tmp_path: Path, tr
     for path in (tmp_path / "run" / "checkpoints").glob("*/state.json"):
         _edit(path, change)
     output = stackflower("train", "--resume", "run", "--images", 200, code=2).output
-    assert message in output and "Delete" in output
+    assert message in output and "delete" in output.lower()
 
 
 @pytest.mark.parametrize("name", ["optimizer-generator", "rng-0", "generator", "discriminator-16"])

@@ -140,9 +140,14 @@ def test_folders_of_splits_without_one_for_training_are_told(stackflower, tmp_pa
         picture(tmp_path / name)
         (tmp_path / name).with_suffix(".txt").write_text("a flower")
     said = stackflower("data", "check", tmp_path).output
-    assert "has no folder train, so the images in test are training images too" in said
+    assert "has no folder train, so test are no splits but part of the training data" in said
     folder(tmp_path, [{"file_name": name, "text": "a flower"} for name in ("0.png", "test/1.png")])
-    assert "has no folder train, so the images in test are" in stackflower("data", "check", tmp_path).output
+    folder(tmp_path / "test", [{"file_name": "1.png", "text": "another"}])
+    said = stackflower("data", "check", tmp_path).output
+    assert "has no folder train" in said and "Not used: test/metadata.jsonl." in said
+    (tmp_path / "metadata.jsonl").unlink()
+    said = stackflower("data", "check", tmp_path, code=2).output
+    assert "There is test/metadata.jsonl; the folder for training is named train." in said
 
 
 def test_a_drawn_validation_split_follows_the_metadata_it_is_drawn_from(tmp_path: Path) -> None:

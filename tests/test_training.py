@@ -355,12 +355,14 @@ def test_the_pace_follows_the_speed_of_late(monkeypatch: pytest.MonkeyPatch) -> 
         total = pace.estimate(images, 0.3)
     assert total == pytest.approx(images + 5 * (200 - now[0]), abs=10)
     now[0] += 4
-    pace.pause(4.0, 0.5)  # a checkpoint at the half: another will come at the end
+    pace.pause("checkpoint", 4.0, 0.5)  # a checkpoint at the half: another will come at the end
     assert not pace.due(images), "a pause is no time of training"
     now[0] += 2
     assert pace.estimate(images + 10, 0.51) == pytest.approx(images + 10 + 5 * (200 - now[0] - 4), abs=10)
     now[0] += 14
-    pace.pause(14.0, 0.52)  # the median of both is expected once more, at the end: there is no time for others
+    pace.pause(
+        "checkpoint", 14.0, 0.52
+    )  # the median of both is expected once more, at the end: there is no time for others
     now[0] += 2
     assert not pace.affords()
     assert pace.estimate(images + 20, 0.52) == pytest.approx(images + 20 + 5 * (200 - now[0] - 9), abs=10)
@@ -393,8 +395,30 @@ def test_slow_checkpoints_keep_a_time_limit(
             seconds = pause if pauses else first
             now[0] += seconds
             pauses += 1
-            pace.pause(seconds, length.share(images))
-    assert length.share(before) > 0.99 and 54 < now[0] <= 60.1 and pauses == count
+            pace.pause("checkpoint", seconds, length.share(images))
+    assert length.share(before) > 0.98 and 48 <= now[0] <= 60.1 and pauses == count
+
+
+def test_cheap_grids_do_not_hide_slow_checkpoints(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Grids at every tenth and a slow checkpoint every 600 images, as settings may ask for: the share grows to its end."""
+    now = [0.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    pace, length, images, before = Pace(40.0, 40.0, 8, 1, sparing=False), Length(), 0, 0
+    while not length.done(images):
+        before, images = images, images + 8
+        now[0] += 0.1
+        if not pace.marks:
+            pace.start(images)
+        if pace.due(images):
+            length.refit(images, pace.estimate(images, length.share(images)))
+        share = length.share(images)
+        if int(length.share(before) * 10) != int(share * 10):
+            now[0] += 0.1
+            pace.pause("grid", 0.1, share)
+        if before // 600 != images // 600 or length.done(images):
+            now[0] += 5
+            pace.pause("checkpoint", 5.0, share)
+    assert length.share(before) > 0.9 and 38 < now[0] < 45  # by one checkpoint at most, which was asked for
 
 
 @pytest.mark.parametrize(

@@ -185,10 +185,12 @@ def read_state(path: Path) -> CheckpointState:
 
 def check_files(path: Path, state: CheckpointState) -> None:
     """RunError where a file of the checkpoint at `path` is not as it was written: training would go on otherwise than it promises."""
+    if not state.files:
+        raise RunError(f"{path / STATE} is damaged: it names no files. Delete {path} to resume from the one before.")
     for name, digest in state.files.items():
         try:
             same = _digest(path / name) == digest
-        except OSError:
+        except (OSError, ValueError):
             same = False
         if not same:
             raise RunError(

@@ -18,7 +18,8 @@ REFITS = 100  # how often a time limit's length is estimated anew
 WINDOW = 0.05  # share of the limit over which the speed is measured
 TIMED = (8, 64)  # steps of the first estimate, at least and at most
 PAUSES = 0.1  # share of the time that grids and checkpoints may take, where they come by themselves
-LATEST = 5  # pauses whose median is expected of the next
+LAST = 0.2  # share of the time that is reserved for the last grid and checkpoint at most
+LATEST = 5  # pauses of a kind whose median is expected of the next
 
 
 class Length:
@@ -81,8 +82,9 @@ class Pace:
         self.deadline, self.limit, self.step, self.sparing = deadline, limit, step, sparing
         self.timed = min(max(timed, TIMED[0]), TIMED[1])
         self.marks: deque[tuple[float, int]] = deque()  # times without pauses, and images
-        self.pauses: list[float] = []
-        self.paused, self.share_at_pause = 0.0, 0.0
+        self.paused = 0.0
+        self.pauses: dict[str, list[float]] = {}  # seconds of each grid, checkpoint, score
+        self.shares: dict[str, float] = {}  # of the training at the latest of each kind
 
     def start(self, images: int) -> None:
         """The clock starts, after steps that only warm up."""
@@ -92,14 +94,16 @@ class Pace:
         """Training went back to a checkpoint: the speed is measured anew."""
         self.marks.clear()
 
-    def pause(self, seconds: float, share: float) -> None:
-        """A grid or checkpoint took `seconds` when a `share` of the training was done."""
-        self.pauses.append(seconds)
-        self.paused, self.share_at_pause = self.paused + seconds, share
+    def pause(self, kind: str, seconds: float, share: float) -> None:
+        """A grid, a checkpoint or another `kind` of pause took `seconds` when a `share` of the training was done."""
+        self.pauses.setdefault(kind, []).append(seconds)
+        self.paused, self.shares[kind] = self.paused + seconds, share
 
     def affords(self) -> bool:
         """Whether a grid or checkpoint that isn't the last leaves nine tenths of the time so far to the training."""
-        return not self.sparing or self.paused + self._usual() <= PAUSES * (self.limit - self.left())
+        return not self.sparing or self.paused + sum(map(self._usual, self.pauses)) <= PAUSES * (
+            self.limit - self.left()
+        )
 
     def left(self) -> float:
         """Seconds until the deadline."""
@@ -121,25 +125,22 @@ class Pace:
         began, first = self.marks[0]
         speed = (images - first) / max(active - began, 1e-9)
         # a checkpoint that took most of the time must not end the training before the learning rate has fallen
-        last = min(self._usual(), PAUSES * self.limit)
-        left = max(0.0, self.deadline - now - last)
-        training = max(left - self._between(share, last), left / 2)
+        every = sum(map(self._usual, self.pauses))
+        left = max(0.0, self.deadline - now - min(every, LAST * self.limit))
+        between = sum(self._between(kind, share) for kind in self.pauses)
+        if self.sparing and between:
+            between = min(between, every * max(0, int((PAUSES * (self.limit - every) - self.paused) / every)))
+        training = max(left - between, left / 2)
         return images + math.ceil(training * speed / self.step) * self.step
 
-    def _usual(self) -> float:
-        """Seconds of a grid or checkpoint."""
-        return median(self.pauses[-LATEST:]) if self.pauses else 0.0
+    def _usual(self, kind: str) -> float:
+        """Seconds of a pause."""
+        return median(self.pauses[kind][-LATEST:])
 
-    def _between(self, share: float, last: float) -> float:
-        """Seconds of the grids and checkpoints before the last, if they come as often as before, which takes `last`."""
-        usual = self._usual()
-        if not usual or not self.share_at_pause:
-            return 0.0
-        every = self.share_at_pause / len(self.pauses)
-        count = max(0, math.ceil((1 - share) / every - 1e-6) - 1)
-        if self.sparing:
-            count = min(count, max(0, int((PAUSES * (self.limit - last) - self.paused) / usual)))
-        return usual * count
+    def _between(self, kind: str, share: float) -> float:
+        """Seconds of the pauses of a kind before the last, if they come as often as before."""
+        every = self.shares[kind] / len(self.pauses[kind])
+        return self._usual(kind) * max(0, math.ceil((1 - share) / every - 1e-6) - 1) if every else 0.0
 
 
 def learning_rate(settings: Optimizer, images: int, share: float, epoch: int) -> float:

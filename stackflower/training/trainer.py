@@ -143,24 +143,28 @@ class Trainer:
             if (save or self.state.step % output.log_every == 0) and (bad := self._report(save)):
                 self._roll_back(bad)
                 continue
-            began = self.logger.clock()
             grid = done or self._crossed(before, output.sample_every)
             if grid:
-                self._grid()
+                self._paused("grid", self._grid)
             scored = self.scorer is not None and (
                 done or before // output.eval_every != self.images // output.eval_every
             )
             if scored and not stopping:  # before the checkpoint: a run that is killed while it scores goes on before it
-                self._score()
+                self._paused("score", self._score)
             if save:
-                self._save()
+                self._paused("checkpoint", self._save)
             if scored and stopping:
                 self._score()
-            if self.pace is not None and (save or grid or scored):
-                self.pace.pause(self.logger.clock() - began, self.length.share(self.images))
             if stopping and not done:
                 return stop.reason or "another process's signal"
         return None
+
+    def _paused(self, kind: str, work: Callable[[], None]) -> None:
+        """Do what training waits for, which a time limit reckons with."""
+        began = self.logger.clock()
+        work()
+        if self.pace is not None:
+            self.pace.pause(kind, self.logger.clock() - began, self.length.share(self.images))
 
     def _crossed(self, before: int, every: float) -> bool:
         """Whether a multiple of `every` images, or of a tenth of the training, lies between `before` and now; a tenth counts where the time

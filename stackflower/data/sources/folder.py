@@ -61,13 +61,14 @@ def outside_splits(files: Files) -> list[str]:
     """A sentence about images that are in no folder of a split, or in one without one for training; or none."""
     if not folders_of(files, "train"):
         others = [folder for split in FOLDERS for folder in folders_of(files, split)]
-        if not any(
-            is_image(name) and name.startswith(tuple(f"{folder}/" for folder in others)) for name in files.names
-        ):
+        within = tuple(f"{folder}/" for folder in others)
+        if not any(is_image(name) and name.startswith(within) for name in files.names):
             return []
+        unread = [folder + found for folder in within if (found := metadata_in(files.within(folder[:-1])))]
+        ignored = f" Not used: {', '.join(unread)}." if unread else ""
         return [
-            f"{files.path} has no folder train, so the images in {', '.join(others)} are training images too; if they are not, put the others into "
-            "a folder train."
+            f"{files.path} has no folder train, so {', '.join(others)} are no splits but part of the training data; put the other images into a folder "
+            f"train.{ignored}"
         ]
     used = tuple(f"{folders_of(files, split)[0]}/" for split in splits_of(files))
     outside = [name for name in files.names if is_image(name) and not name.startswith(used)]
@@ -127,6 +128,8 @@ def read_metadata(files: Files, folder: str = "", folders: Sequence[str] = (), o
     if name is None:
         near = [name for name in files.names if "/" not in name and name.endswith((".jsonl", ".json", ".csv", ".txt"))]
         hint = f" There is {', '.join(near[:3])}: rename it if it is the metadata." if near else ""
+        nested = next((name for name in files.names if PurePosixPath(name).name in METADATA), None)
+        hint += f" There is {nested}; the folder for training is named train." if nested else ""
         hint += next((f" {name} {why}." for name, why in files.refused.items()), "")
         raise DataError(
             f"{files.path} has no metadata.jsonl, metadata.csv or metadata.parquet.{hint} Each of its rows names an image and its "
@@ -212,7 +215,7 @@ class FolderSource(ListedSource):
 
     def read_split(self, split: str) -> Listing:
         folders, beside = self._folders(), metadata_in(self.files)
-        own = [folder for folder in folders.values() if metadata_in(self.files.within(folder))]
+        own = self._with_metadata()
         shared = [folder for folder in folders.values() if folder not in own]
         if beside and folders.get(split) in shared:
             listing = read_metadata(self.files, folders[split], shared, own)
@@ -230,6 +233,10 @@ class FolderSource(ListedSource):
         """The folder of each split; none where all is training."""
         return {split: found[0] for split in self.own_splits() if (found := folders_of(self.files, split))}
 
+    def _with_metadata(self) -> list[str]:
+        """Folders of splits that have metadata of their own."""
+        return [folder for folder in self._folders().values() if metadata_in(self.files.within(folder))]
+
     def fingerprint(self, split: str) -> str:
         if self.share and split == "validation":  # drawn from the images for training
             split = "train"
@@ -243,5 +250,12 @@ class FolderSource(ListedSource):
             if is_image(each):
                 digest.update(repr((each, files.stamp(each))).encode("utf-8", "replace"))
         return key_of(
-            digest.hexdigest(), self._folders(), files.refused, files.problems, self.skip_bad, self.share, self.seed
+            digest.hexdigest(),
+            self._folders(),
+            self._with_metadata(),
+            files.refused,
+            files.problems,
+            self.skip_bad,
+            self.share,
+            self.seed,
         )
