@@ -17,6 +17,12 @@ from stackflower.evaluation.classifier import DomainClassifier, load_classifier
 from stackflower.evaluation.classifier_training import Labelled, measured
 from stackflower.utils.progress import silent
 
+TRAIN = ["train-classifier", *("--data", "data", "--out", "c.safetensors")]
+SCORING = [
+    *("--real", "validation", "--data", "data", "--split", "validation"),
+    *("--extractor", "domain", "--weights", "c.safetensors"),
+]
+
 
 def test_the_package_has_the_classifier_of_the_drawn_flowers() -> None:
     """Its accuracy on flowers drawn anew is what its file states."""
@@ -68,35 +74,11 @@ def test_a_classifier_of_captions_alone(stackflower, tmp_path: Path, judge: list
         rows = [json.loads(line) for line in path.read_text().splitlines()]
         path.write_text("\n".join(json.dumps({"file_name": row["file_name"], "text": row["text"]}) for row in rows))
     small = ["--resolution", 16, "--network", "plain", "--epochs", 1]
-    assert (
-        "--text ngram"
-        in stackflower("train-classifier", "--data", "data", "--out", "c.safetensors", *small, code=2).output
-    )
-    found = json.loads(
-        stackflower(
-            "train-classifier", "--data", "data", "--out", "c.safetensors", *small, "--text", "ngram", "--json"
-        ).stdout
-    )
+    assert "--text ngram" in stackflower(*TRAIN, *small, code=2).output
+    found = json.loads(stackflower(*TRAIN, *small, "--text", "ngram", "--json").stdout)
     assert found["accuracy"] == {} and 0 <= found["r_precision"] <= 1
-    assert (
-        "fitted on captions"
-        in stackflower(
-            "train-classifier", "--data", "data", "--out", "c.safetensors", *small, "--text", "rnn", code=2
-        ).output
-    )
-    scoring = [
-        "--real",
-        "validation",
-        "--data",
-        "data",
-        "--split",
-        "validation",
-        "--extractor",
-        "domain",
-        "--weights",
-        "c.safetensors",
-    ]
-    scores = json.loads(stackflower("eval", *scoring, "--resolution", 16, "--json").stdout)
+    assert "fitted on captions" in stackflower(*TRAIN, *small, "--text", "rnn", code=2).output
+    scores = json.loads(stackflower("eval", *SCORING, "--resolution", 16, "--json").stdout)
     assert (
         "has no classes" in scores["omitted"]["is"]
         and scores["protocol"]["held_out"]["r_precision"] == found["r_precision"]
@@ -108,36 +90,12 @@ def test_a_classifier_over_a_pretrained_network(stackflower, tmp_path: Path, jud
 
     torch.save(shufflenet_v2_x0_5(weights=None).state_dict(), tmp_path / "w.pt")
     options = settings("features.model=shufflenet_v2_x0_5", "features.weights=w.pt")
-    train = [
-        "train-classifier",
-        "--data",
-        "data",
-        "--out",
-        "c.safetensors",
-        "--resolution",
-        32,
-        "--epochs",
-        2,
-        "--text",
-        "ngram",
-    ]
+    train = [*TRAIN, "--resolution", 32, "--epochs", 2, "--text", "ngram"]
     found = json.loads(stackflower(*train, "--features", "torchvision", *options, "--json").stdout)
     assert set(found["accuracy"]) > {"label", "colour"} and set(found["calibration_error"]) == set(found["accuracy"])
     model = load_classifier(tmp_path / "c.safetensors")
     assert model.pretrained is not None and not any("pretrained" in name for name in model.state_dict())
-    scoring = [
-        "--real",
-        "validation",
-        "--data",
-        "data",
-        "--split",
-        "validation",
-        "--extractor",
-        "domain",
-        "--weights",
-        "c.safetensors",
-    ]
-    scores = json.loads(stackflower("eval", *scoring, "--json").stdout)
+    scores = json.loads(stackflower("eval", *SCORING, "--json").stdout)
     assert scores["protocol"]["held_out"] == {
         name: found[name] for name in ("accuracy", "calibration_error", "r_precision")
     }
@@ -152,4 +110,4 @@ def test_a_classifier_over_a_pretrained_network(stackflower, tmp_path: Path, jud
     images = torch.rand(2, 3, 32, 32) * 2 - 1
     found, again = tuned(images), load_classifier(tmp_path / "c.safetensors")(images)
     assert torch.equal(found.features, again.features)
-    assert json.loads(stackflower("eval", *scoring, "--json").stdout)["protocol"]["weights_sha256"]
+    assert json.loads(stackflower("eval", *SCORING, "--json").stdout)["protocol"]["weights_sha256"]

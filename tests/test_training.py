@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -360,9 +361,8 @@ def test_the_pace_follows_the_speed_of_late(monkeypatch: pytest.MonkeyPatch) -> 
     now[0] += 2
     assert pace.estimate(images + 10, 0.51) == pytest.approx(images + 10 + 5 * (200 - now[0] - 4), abs=10)
     now[0] += 14
-    pace.pause(
-        "checkpoint", 14.0, 0.52
-    )  # the median of both is expected once more, at the end: there is no time for others
+    # the median of both is expected once more, at the end: there is no time for others
+    pace.pause("checkpoint", 14.0, 0.52)
     now[0] += 2
     assert not pace.affords()
     assert pace.estimate(images + 20, 0.52) == pytest.approx(images + 20 + 5 * (200 - now[0] - 9), abs=10)
@@ -371,6 +371,19 @@ def test_the_pace_follows_the_speed_of_late(monkeypatch: pytest.MonkeyPatch) -> 
     pace.start(50)
     now[0] += 10
     assert pace.due(130) and pace.estimate(130, 0.1) > 130
+
+
+def paced(pace: Pace, length: Length, now: list[float], seconds: float) -> Iterator[tuple[int, int]]:
+    """Images before and after each step of a training that a time limit ends, on a clock on which a step takes `seconds`."""
+    images = 0
+    while not length.done(images):
+        before, images = images, images + pace.step
+        now[0] += seconds
+        if not pace.marks:
+            pace.start(images)
+        if pace.due(images):
+            length.refit(images, pace.estimate(images, length.share(images)))
+        yield before, images
 
 
 @pytest.mark.parametrize(
@@ -382,14 +395,8 @@ def test_slow_checkpoints_keep_a_time_limit(
     """Steps of 20 ms in a limit of 60 s: it ends on time, its share at one, with as many checkpoints as a tenth of the time holds."""
     now = [0.0]
     monkeypatch.setattr(time, "monotonic", lambda: now[0])
-    pace, length, images, before, pauses = Pace(60.0, 60.0, 8, 1), Length(), 0, 0, 0
-    while not length.done(images):
-        before, images = images, images + 8
-        now[0] += 0.02
-        if not pace.marks:
-            pace.start(images)
-        if pace.due(images):
-            length.refit(images, pace.estimate(images, length.share(images)))
+    pace, length, pauses = Pace(60.0, 60.0, 8, 1), Length(), 0
+    for before, images in paced(pace, length, now, 0.02):
         tenth = int(length.share(before) * 10) != int(length.share(images) * 10)
         if length.done(images) or (tenth and pace.affords()):
             seconds = pause if pauses else first
@@ -403,14 +410,8 @@ def test_cheap_grids_do_not_hide_slow_checkpoints(monkeypatch: pytest.MonkeyPatc
     """Grids at every tenth and a slow checkpoint every 600 images, as settings may ask for: the share grows to its end."""
     now = [0.0]
     monkeypatch.setattr(time, "monotonic", lambda: now[0])
-    pace, length, images, before = Pace(40.0, 40.0, 8, 1, sparing=False), Length(), 0, 0
-    while not length.done(images):
-        before, images = images, images + 8
-        now[0] += 0.1
-        if not pace.marks:
-            pace.start(images)
-        if pace.due(images):
-            length.refit(images, pace.estimate(images, length.share(images)))
+    pace, length = Pace(40.0, 40.0, 8, 1, sparing=False), Length()
+    for before, images in paced(pace, length, now, 0.1):
         share = length.share(images)
         if int(length.share(before) * 10) != int(share * 10):
             now[0] += 0.1

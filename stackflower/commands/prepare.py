@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ from stackflower.data.survey import shared_images, survey
 from stackflower.errors import DataError
 from stackflower.reports.data_page import data_page
 from stackflower.utils.atomic import try_writing, write_text
-from stackflower.utils.progress import bar
+from stackflower.utils.progress import Say, bar
 
 PAGE, LEFT_OUT = "summary.html", "left-out.txt"
 WRITTEN = (IMAGES, ROWS, KEY, LEFT_OUT_ROWS)  # into the folder of a split
@@ -32,7 +31,7 @@ def prepare_data(
     options: dict[str, Any],
     on_error: str,
     jobs: int | None,
-    say: Callable[[str], None],
+    say: Say,
 ) -> dict[str, Any]:
     """Decode every split into a folder, or into the cache; counts of each split, and what deserves a look."""
     skip = {"skip_bad": True} if on_error == "skip" else {}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,8 +19,8 @@ from stackflower.errors import ConfigError, DataError
 from stackflower.pipeline import Pipeline
 from stackflower.training.accelerator import process_state
 from stackflower.utils.atomic import replacing
+from stackflower.utils.progress import Say
 
-Say = Callable[[str], None]
 MOST_IN_A_GRID = 10_000  # images: a grid is one file, made in memory
 NAMED = 10  # words of captions
 NAME = re.compile(r"(\d{5,})-(\d{2,})\.png")

@@ -21,7 +21,7 @@ from stackflower.data.sources.stream import INDEX
 from stackflower.errors import DataError
 from stackflower.utils.atomic import left_behind, replacing, write_text
 from stackflower.utils.cache import key_of
-from stackflower.utils.progress import bar
+from stackflower.utils.progress import Say, bar
 
 PROGRESS = ".shards.json"  # what an interrupted command was writing
 SUFFIX = {
@@ -45,7 +45,7 @@ def shard_data(
     layout: str | None,
     options: Mapping[str, Any],
     on_error: str,
-    say: Callable[[str], None],
+    say: Say,
 ) -> dict[str, Any]:
     """Write every split as shards, ``train-000000.tar`` and so on, with ``index.json``; counts of each split."""
     skip = {"skip_bad": True} if on_error == "skip" else {}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from importlib.metadata import version
@@ -31,9 +31,8 @@ from stackflower.training.cost import plan
 from stackflower.training.setup import make_trainer, read_inputs
 from stackflower.training.stopping import Stop, naming_lost_processes
 from stackflower.training.trainer import Trainer
-from stackflower.utils.progress import bar
+from stackflower.utils.progress import Say, bar
 
-Say = Callable[[str], None]
 SYNTHETIC = "synthetic-flowers"  # the data where none are named
 # what may differ when a run goes on; that a moved folder holds what it held is checked by its contents
 RESUMABLE = (

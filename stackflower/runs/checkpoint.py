@@ -9,7 +9,6 @@ A checkpoint is a folder ``images-000064000`` written aside and renamed::
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 import os
 import shutil
@@ -29,6 +28,7 @@ from stackflower.options import Count, Natural, Positive, read_section
 from stackflower.runs.folder import STATE, RunFolder
 from stackflower.stages.base import Stage
 from stackflower.utils.atomic import replacing, write_text
+from stackflower.utils.checksum import sha256_of
 
 PlateauField = Literal["scale", "best", "total", "count"]
 
@@ -149,7 +149,7 @@ class CheckpointWriter:
     def publish(self, state: CheckpointState) -> None:
         """Write ``state.json``, flush to disk, rename."""
         try:
-            files = {path.name: _digest(path) for path in sorted(self.aside.glob("*.safetensors"))}
+            files = {path.name: sha256_of(path) for path in sorted(self.aside.glob("*.safetensors"))}
             write_state(self.aside, dataclasses.replace(state, files=files))
             for path in self.aside.iterdir():
                 with path.open("rb") as handle:
@@ -189,18 +189,13 @@ def check_files(path: Path, state: CheckpointState) -> None:
         raise RunError(f"{path / STATE} is damaged: it names no files. Delete {path} to resume from the one before.")
     for name, digest in state.files.items():
         try:
-            same = _digest(path / name) == digest
+            same = sha256_of(path / name) == digest
         except (OSError, ValueError):
             same = False
         if not same:
             raise RunError(
                 f"{path / name} is missing or damaged, or of another checkpoint. Put it back, or delete {path} to resume from the one before."
             )
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def write_state(path: Path, state: CheckpointState) -> None:

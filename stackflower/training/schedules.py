@@ -101,9 +101,7 @@ class Pace:
 
     def affords(self) -> bool:
         """Whether a grid or checkpoint that isn't the last leaves nine tenths of the time so far to the training."""
-        return not self.sparing or self.paused + sum(map(self._usual, self.pauses)) <= PAUSES * (
-            self.limit - self.left()
-        )
+        return not self.sparing or self.paused + self._usual() <= PAUSES * (self.limit - self.left())
 
     def left(self) -> float:
         """Seconds until the deadline."""
@@ -125,22 +123,25 @@ class Pace:
         began, first = self.marks[0]
         speed = (images - first) / max(active - began, 1e-9)
         # a checkpoint that took most of the time must not end the training before the learning rate has fallen
-        every = sum(map(self._usual, self.pauses))
-        left = max(0.0, self.deadline - now - min(every, LAST * self.limit))
+        usual = self._usual()
+        left = max(0.0, self.deadline - now - min(usual, LAST * self.limit))
         between = sum(self._between(kind, share) for kind in self.pauses)
         if self.sparing and between:
-            between = min(between, every * max(0, int((PAUSES * (self.limit - every) - self.paused) / every)))
+            between = min(between, usual * max(0, int((PAUSES * (self.limit - usual) - self.paused) / usual)))
         training = max(left - between, left / 2)
         return images + math.ceil(training * speed / self.step) * self.step
 
-    def _usual(self, kind: str) -> float:
-        """Seconds of a pause."""
+    def _usual(self) -> float:
+        """Seconds of a pause of every kind."""
+        return sum(map(self._usual_of, self.pauses))
+
+    def _usual_of(self, kind: str) -> float:
         return median(self.pauses[kind][-LATEST:])
 
     def _between(self, kind: str, share: float) -> float:
         """Seconds of the pauses of a kind before the last, if they come as often as before."""
         every = self.shares[kind] / len(self.pauses[kind])
-        return self._usual(kind) * max(0, math.ceil((1 - share) / every - 1e-6) - 1) if every else 0.0
+        return self._usual_of(kind) * max(0, math.ceil((1 - share) / every - 1e-6) - 1) if every else 0.0
 
 
 def learning_rate(settings: Optimizer, images: int, share: float, epoch: int) -> float:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
@@ -31,9 +30,7 @@ from stackflower.training.logger import RunLogger
 from stackflower.training.networks import LearnedText, Networks
 from stackflower.training.schedules import Length, Pace
 from stackflower.training.trainer import Scorer, Trainer
-from stackflower.utils.progress import Bar, bar, silent
-
-Say = Callable[[str], None]
+from stackflower.utils.progress import Bar, Say, bar, silent
 
 
 class Inputs(ABC):

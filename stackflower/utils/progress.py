@@ -14,6 +14,8 @@ Progress = Callable[[int], None]
 """Called with the number of items just finished."""
 Bar = Callable[[str, int], AbstractContextManager[Progress]]
 """Makes a progress display from a label and a length."""
+Say = Callable[[str], None]
+"""Tells the user a sentence."""
 
 
 def duration(seconds: float) -> str:

@@ -64,7 +64,7 @@ def outside_splits(files: Files) -> list[str]:
         within = tuple(f"{folder}/" for folder in others)
         if not any(is_image(name) and name.startswith(within) for name in files.names):
             return []
-        unread = [folder + found for folder in within if (found := metadata_in(files.within(folder[:-1])))]
+        unread = [f"{folder}/{found}" for folder in others if (found := metadata_in(files, folder))]
         ignored = f" Not used: {', '.join(unread)}." if unread else ""
         return [
             f"{files.path} has no folder train, so {', '.join(others)} are no splits but part of the training data; put the other images into a folder "
@@ -79,9 +79,9 @@ def outside_splits(files: Files) -> list[str]:
     ]
 
 
-def metadata_in(files: Files) -> str | None:
-    """The name of the metadata among these files, or None."""
-    return next((name for name in METADATA if name in files), None)
+def metadata_in(files: Files, folder: str = "") -> str | None:
+    """The name of the metadata among these files, or in a folder of them; or None."""
+    return next((name for name in METADATA if (f"{folder}/{name}" if folder else name) in files), None)
 
 
 def _jsonl(text: str) -> Iterator[tuple[int, dict[str, Any] | str]]:
@@ -207,8 +207,8 @@ class FolderSource(ListedSource):
 
     @classmethod
     def recognises(cls, files: Files) -> bool:
-        parts = ("", *(f"{folder}/" for folders in FOLDERS.values() for folder in folders))
-        return any(part + name in files for part in parts for name in METADATA)
+        folders = ("", *(folder for words in FOLDERS.values() for folder in words))
+        return any(metadata_in(files, folder) for folder in folders)
 
     def own_splits(self) -> list[str]:
         return splits_of(self.files)
@@ -235,7 +235,7 @@ class FolderSource(ListedSource):
 
     def _with_metadata(self) -> list[str]:
         """Folders of splits that have metadata of their own."""
-        return [folder for folder in self._folders().values() if metadata_in(self.files.within(folder))]
+        return [folder for folder in self._folders().values() if metadata_in(self.files, folder)]
 
     def fingerprint(self, split: str) -> str:
         if self.share and split == "validation":  # drawn from the images for training
