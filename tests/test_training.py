@@ -558,8 +558,7 @@ def launch(tmp_path: Path, *program: str) -> subprocess.CompletedProcess[str]:
 
 def two(tmp_path: Path, *program: str) -> subprocess.CompletedProcess[str]:
     """The same on two processes."""
-    port = str(random.randint(20_000, 60_000))
-    return launch(tmp_path, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", port, *program)
+    return launch(tmp_path, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", *program)
 
 
 def gloo(tmp_path: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
