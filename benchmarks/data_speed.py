@@ -17,13 +17,12 @@ import tempfile
 import time
 from pathlib import Path
 
-from stackflower.commands.data import open_source
+from stackflower.data.opening import open_source
 from stackflower.data.prepared import prepare
-from stackflower.data.sampling.decoding import CaptionDraws, Decoder
-from stackflower.data.sampling.order import StreamOrder
 from stackflower.data.sources.stream import ShardStream
 from stackflower.text.encoders.ngram import NgramEncoder
-from stackflower.utils.progress import silent
+from stackflower.training.batches.decoding import CaptionDraws, Decoder
+from stackflower.training.batches.order import StreamOrder
 
 SIZE, BATCH = 66, 16  # of quickstart
 
@@ -35,7 +34,7 @@ def report(label: str, count: int, seconds: float) -> None:
 
 def prepared(folder: str, jobs: int) -> None:
     began = time.perf_counter()
-    data = prepare(open_source(folder), "train", SIZE, silent, jobs)
+    data = prepare(open_source(folder), "train", SIZE, jobs)
     report(f"prepare, {jobs} threads" if jobs else "open again", len(data.rows), time.perf_counter() - began)
 
 
@@ -43,7 +42,7 @@ def streamed(folder: str, workers: int, images: int) -> None:
     source = open_source(folder, layout="stream")
     assert isinstance(source, ShardStream)
     began = time.perf_counter()
-    counts = source.count("train", silent)
+    counts = source.count("train")
     indexed = time.perf_counter()
     order = StreamOrder(counts, 0, BATCH, source.window)
     decoder = Decoder(source.reader("train"), order, CaptionDraws(0, 1, NgramEncoder()), SIZE, workers)

@@ -29,19 +29,19 @@ from stackflower.config.merge import merge
 from stackflower.config.resolve import resolve
 from stackflower.config.schema import PreviousStage, RunConfig
 from stackflower.data.prepared import Prepared
-from stackflower.data.sampling.batch import Batches, Drawing
-from stackflower.data.sampling.prepared import PreparedBatches
 from stackflower.data.source import Rows
 from stackflower.errors import ConfigError
 from stackflower.recipes.load import load_recipe, recipes
 from stackflower.recipes.mini import MINI
-from stackflower.runs.folder import RunFolder
+from stackflower.runs.folder import Run
 from stackflower.stages.base import Discriminator, Text, Verdict
 from stackflower.stages.discriminators.began import AutoencoderDiscriminator
 from stackflower.stages.discriminators.matching import MatchingDiscriminator
 from stackflower.stages.layers import UpsampleConv
 from stackflower.text.learned import LearnedEncoder
-from stackflower.training.accelerator import make_accelerator
+from stackflower.training.accelerator import keep_memory, make_accelerator
+from stackflower.training.batches.batch import Batches, Drawing
+from stackflower.training.batches.prepared import PreparedBatches
 from stackflower.training.logger import RunLogger
 from stackflower.training.networks import LearnedText, Networks
 from stackflower.training.schedules import Length
@@ -85,7 +85,7 @@ def configured(recipe: str, stage: int, precision: str) -> RunConfig:
         first = configured(recipe, stage - 1, precision)
         previous = PreviousStage("untrained", stage - 1, first.conditioning, first.generator, LOAD_RATIO, first.below)
         values["below"] = previous.to_dict()
-    return resolve(merge(values, {"mixed_precision": precision, "stage": stage}, ["output.log_every=1000000"]))
+    return resolve(merge(values, {"mixed_precision": precision, "stage": stage}, {"output.log_every": 1_000_000}))
 
 
 def build_trainer(recipe: str, stage: int, folder: str, precision: str, images: int = 256) -> Trainer:
@@ -94,6 +94,7 @@ def build_trainer(recipe: str, stage: int, folder: str, precision: str, images: 
     PartialState._reset_state()
     config = configured(recipe, stage, precision)
     accelerator = make_accelerator(config)
+    keep_memory()
     encoder = config.text.create("text")
     captions = [" ".join(WORDS[(number + step) % len(WORDS)] for step in range(8)) for number in range(images)]
     fit_encoder(config, encoder, captions)
@@ -110,7 +111,7 @@ def build_trainer(recipe: str, stage: int, folder: str, precision: str, images: 
     def batches(drawing: Drawing) -> Batches:
         return PreparedBatches(data, embed, drawing, accelerator.device)
 
-    run = RunFolder(folder)
+    run = Run(folder)
     logger = RunLogger(run, accelerator, ["a flower"], torch.zeros(1, encoder.dim), 0)
     networks = Networks(config, accelerator, batches, encoder.dim, learned)
     return Trainer(config, run, networks, logger, Length.fixed(10**9))

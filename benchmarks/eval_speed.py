@@ -13,10 +13,9 @@ import argparse
 import resource
 import time
 
-from stackflower import Pipeline, scores_of
-from stackflower.commands.data import open_source
-from stackflower.commands.held_out import BATCH, choose_extractor
-from stackflower.utils.progress import bar
+from stackflower import Pipeline, evaluate
+from stackflower.data.opening import open_source
+from stackflower.evaluation.extraction import BATCH, choose_extractor
 
 
 def main() -> None:
@@ -29,7 +28,7 @@ def main() -> None:
     parser.add_argument("--part", type=int, default=2_000, help="images of a turn")
     args = parser.parse_args()
     pipeline, source = Pipeline.from_run(args.run), open_source(args.data)
-    extractor = choose_extractor(args.extractor, {}, source, pipeline.resolution, bar)
+    extractor = choose_extractor(args.extractor, {}, source, pipeline.resolution)
     captions = source.rows(source.reported()).captions
 
     def bare(count: int) -> float:
@@ -41,7 +40,7 @@ def main() -> None:
 
     def scored(count: int) -> float:
         start = time.perf_counter()
-        scores_of(args.run, data=args.data, extractor=args.extractor, samples=count, metrics=("is", "fid"))
+        evaluate(args.run, data=args.data, extractor=args.extractor, samples=count, metrics=("is", "fid"))
         return count / (time.perf_counter() - start)
 
     bare(256), scored(args.images // 10), scored(args.part)  # caches

@@ -28,7 +28,7 @@ from safetensors.torch import load_file
 from stackflower.errors import StackflowerError
 from stackflower.recipes.load import recipes
 from stackflower.recipes.mini import MINI
-from stackflower.training.accelerator import describe_device, has_accelerator, resolve_precision
+from stackflower.utils.devices import describe_device, has_accelerator, resolve_precision
 
 TYPES = {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 TINY = {

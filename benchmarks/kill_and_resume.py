@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 
-from stackflower.runs.folder import RunFolder
+from stackflower.runs.folder import Run
 
 RUN = [
     "--images",
@@ -56,7 +56,7 @@ def start(folder: Path, *arguments: str) -> subprocess.Popen[bytes]:
 def start_up(process: subprocess.Popen[bytes], run: Path) -> float:
     """Seconds until a process has written its checkpoint before the first step."""
     began = time.monotonic()
-    while process.poll() is None and not ((run / "config.json").exists() and RunFolder(run).complete_checkpoints()):
+    while process.poll() is None and not ((run / "config.json").exists() and Run(run).complete_checkpoints()):
         time.sleep(0.05)
     return time.monotonic() - began
 
@@ -89,11 +89,11 @@ def main() -> None:
             process.wait()
             killed += 1
             begun = (folder / "run" / "config.json").exists()
-            complete = RunFolder(folder / "run").complete_checkpoints() if begun else []
+            complete = Run(folder / "run").complete_checkpoints() if begun else []
             print(f"killed {killed} times; complete checkpoints: {[path.name for path in complete]}", flush=True)
             process = start(folder, *(["--resume", "run"] if begun else ["--out", "run", *RUN]))
         assert process.wait() == 0, (folder / "log.txt").read_text()[-3000:]
-        one, two = (RunFolder(folder / run).complete_checkpoints()[-1] for run in ("uninterrupted", "run"))
+        one, two = (Run(folder / run).complete_checkpoints()[-1] for run in ("uninterrupted", "run"))
         models = [load_file(folder / run / "generator.safetensors") for run in ("uninterrupted", "run")]
         assert all(torch.equal(models[0][key], models[1][key]) for key in models[0])
         compared = 0

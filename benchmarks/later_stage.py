@@ -21,7 +21,7 @@ from photographs import read_splits
 from torch import Tensor
 
 from stackflower.data.images import to_uint8
-from stackflower.evaluation.classifier import DomainClassifier
+from stackflower.evaluation.classifier.network import DomainClassifier
 from stackflower.evaluation.metrics.frechet_distance import frechet_distance
 from stackflower.evaluation.metrics.inception_score import inception_score
 from stackflower.pipeline import Pipeline

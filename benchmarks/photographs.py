@@ -27,12 +27,11 @@ import torch
 from judges import EDGE, Judges, Split, judge_a
 
 from stackflower import registry
-from stackflower.commands.data import open_source
-from stackflower.commands.train_text import encoder_part
+from stackflower.data.opening import open_source
 from stackflower.data.prepared import prepare
 from stackflower.pipeline import Pipeline
+from stackflower.runs.trained_text import encoder_part
 from stackflower.text.cache import embed
-from stackflower.utils.progress import bar
 
 RECIPES = ("quickstart", "photographs", "projected-gan-mini", "r3gan-mini", "df-gan-mini")
 CAPTIONS = (
@@ -68,12 +67,12 @@ def read_splits(path: Path, held_out: str, text: str | None, edge: int = EDGE) -
 
 def read_split(path: Path, name: str, text: str | None, edge: int) -> Split:
     """A split of a data set, its images' shorter side `edge` px, with the embeddings of its captions."""
-    data = prepare(open_source(str(path)), name, edge, bar)
+    data = prepare(open_source(str(path)), name, edge)
     part = encoder_part(text) or {"name": "ngram"}
     encoder = registry.create("text", part["name"], **{key: value for key, value in part.items() if key != "name"})
     captions = data.flat_captions()
     encoder.fit(captions)
-    table, first, rows = embed(captions, encoder, bar), 0, []
+    table, first, rows = embed(captions, encoder), 0, []
     for own in data.captions:
         rows.append(table[first + torch.arange(KEPT) % len(own)])
         first += len(own)

@@ -17,13 +17,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from stackflower import build
-from stackflower.commands.held_out import choose_extractor
 from stackflower.data.images import to_uint8
+from stackflower.evaluation.extraction import choose_extractor
 from stackflower.evaluation.metrics.frechet_distance import frechet_distance
 from stackflower.evaluation.reference import Reference
 from stackflower.pipeline import Noise, Pipeline
-from stackflower.runs.folder import RunFolder
-from stackflower.utils.progress import silent
+from stackflower.runs.folder import Run
 
 
 def upsampled(images: Tensor, size: int) -> Tensor:
@@ -47,15 +46,13 @@ def main() -> None:
     parser.add_argument("--weights")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
-    config = RunFolder(args.run).config()
+    config = Run(args.run).config()
     pipeline = Pipeline.from_run(args.run)
     if pipeline.stage.previous is None:
         raise SystemExit(f"{args.run} has no previous stage; name a run of --stage 2.")
     source, size = build.build_source(config), pipeline.resolution
-    extractor = choose_extractor(
-        args.extractor, {"weights": args.weights} if args.weights else {}, source, size, silent
-    )
-    real = Reference.open(source, args.split, size, build.load_size(config, pipeline.stage, source), silent)
+    extractor = choose_extractor(args.extractor, {"weights": args.weights} if args.weights else {}, source, size)
+    real = Reference.open(source, args.split, size, build.load_size(config, pipeline.stage, source))
     indices, numbers = real.choose(args.samples, args.seed)
     captions = [real.data.captions[index][number] for index, number in zip(indices, numbers, strict=True)]
     real_images = real.data.centre(size, torch.tensor(indices))

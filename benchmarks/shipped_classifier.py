@@ -17,10 +17,11 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from stackflower import registry
-from stackflower.commands import train_classifier
-from stackflower.evaluation.classifier import load_classifier
-from stackflower.evaluation.classifier_training import measured
-from stackflower.utils.progress import bar
+from stackflower.build import LOAD_RATIO, clamped
+from stackflower.data.prepared import prepare
+from stackflower.evaluation.classifier import training
+from stackflower.evaluation.classifier.fitting import measured
+from stackflower.evaluation.classifier.network import load_classifier
 
 RESOLUTION = 64
 
@@ -39,24 +40,23 @@ def main() -> None:
     parser.add_argument("--write", action="store_true", help="into the package")
     args = parser.parse_args()
     data = registry.create("data", "synthetic-flowers").classifier_data()
-    shipped, train_classifier.SHIPPED = train_classifier.SHIPPED, Path("/nowhere")
-    made = train_classifier.own_classifier(data, RESOLUTION, bar)
+    shipped, training.SHIPPED = training.SHIPPED, Path("/nowhere")
+    made = training.own_classifier(data, RESOLUTION)
     with tempfile.TemporaryDirectory() as folder:
         target = shipped / made.name if args.write else Path(folder) / made.name
         halved(made, target)
         files = {"made anew": made, "in half precision": target, "in the package": shipped / made.name}
-        held_out = train_classifier.prepare(
+        held_out = prepare(
             data.source,
             "validation",
-            train_classifier.clamped(round(RESOLUTION * train_classifier.LOAD_RATIO), data.source),
-            bar,
+            clamped(round(RESOLUTION * LOAD_RATIO), data.source),
         )
         for name, path in files.items():
             if not path.exists():
                 print(f"{name}: there is none of these settings; --write makes it.")
                 continue
             model = load_classifier(path)
-            rows = train_classifier.labelled(held_out, model.heads, sorted(set(held_out.rows.labels or ())))
+            rows = training.labelled(held_out, model.heads, sorted(set(held_out.rows.labels or ())))
             print(f"{name}, {path.stat().st_size / 1e6:.2f} MB: {measured(model, rows)}")
 
 

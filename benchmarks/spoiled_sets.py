@@ -21,10 +21,9 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms.functional import gaussian_blur
 
-from stackflower import scores_of
-from stackflower.commands.data import open_source
+from stackflower import evaluate
+from stackflower.data.opening import open_source
 from stackflower.data.prepared import prepare
-from stackflower.utils.progress import bar
 from stackflower.utils.rng import seeded
 
 SIZE = 64
@@ -82,7 +81,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/spoiled-sets"))
     args = parser.parse_args()
     source = open_source(args.data)
-    train, held_out = (prepare(source, split, 76, bar) for split in ("train", args.split))
+    train, held_out = (prepare(source, split, 76) for split in ("train", args.split))
     assert train.labels is not None and held_out.labels is not None, "the sets are made by class"
     generator, own = seeded(0, 21), []
     for label in held_out.labels.tolist():
@@ -100,9 +99,9 @@ def main() -> None:
     for name, make in spoiled(train.centre(SIZE), torch.tensor(own), train.labels, len(own)).items():
         folder = args.out / name.split(" (")[0].replace(" ", "-")
         write(make(), captions, folder)
-        found[name] = scores_of(folder, resolution=SIZE, **common)
+        found[name] = evaluate(folder, resolution=SIZE, **common)
     for run in args.runs:
-        found[f"run {Path(run).name}"] = scores_of(run, **common)
+        found[f"run {Path(run).name}"] = evaluate(run, **common)
     (args.out / "scores.json").write_text(json.dumps(found, indent=2))
     print(f"| set | {' | '.join(COLUMNS)} |", f"|{'---|' * (len(COLUMNS) + 1)}", sep="\n")
     real = next(iter(found.values()))

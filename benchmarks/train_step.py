@@ -25,17 +25,18 @@ from stackflower.build import build_source, build_stage, load_size
 from stackflower.config.merge import merge
 from stackflower.config.resolve import resolve
 from stackflower.data.prepared import Prepared
-from stackflower.data.sampling.batch import Batches, Drawing
-from stackflower.data.sampling.prepared import PreparedBatches
 from stackflower.data.source import Rows
 from stackflower.recipes.load import load_recipe
-from stackflower.runs.folder import RunFolder
-from stackflower.training.accelerator import describe_device, make_accelerator, process_state, resolve_precision
+from stackflower.runs.folder import Run
+from stackflower.training.accelerator import keep_memory, make_accelerator
+from stackflower.training.batches.batch import Batches, Drawing
+from stackflower.training.batches.prepared import PreparedBatches
 from stackflower.training.cost import cost
 from stackflower.training.logger import RunLogger
 from stackflower.training.networks import Networks
 from stackflower.training.schedules import Length
 from stackflower.training.trainer import Trainer
+from stackflower.utils.devices import describe_device, process_state, resolve_precision
 
 TEXT = 1024
 
@@ -126,9 +127,10 @@ def plain_step(device: torch.device, batch: int) -> Callable[[], None]:
 
 def stackflower_trainer(folder: str, batch: int, images: int = 2048) -> Trainer:
     """The trainer of the recipe `stackgan` on random images in memory."""
-    settings = [f"train.batch_size={batch}", f"text.dim={TEXT}", "output.log_every=1000000"]
+    settings = {"train.batch_size": batch, "text.dim": TEXT, "output.log_every": 1_000_000}
     config = resolve(merge(load_recipe("stackgan"), {}, settings))
     accelerator = make_accelerator(config)
+    keep_memory()
     rows = Rows(captions=[["a flower"] * 5] * images, labels=[number % 50 for number in range(images)])
 
     size = load_size(config, build_stage(config, TEXT), build_source(config))
@@ -138,7 +140,7 @@ def stackflower_trainer(folder: str, batch: int, images: int = 2048) -> Trainer:
     def batches(drawing: Drawing) -> Batches:
         return PreparedBatches(data, table.to(accelerator.device).__getitem__, drawing, accelerator.device)
 
-    run = RunFolder(folder)
+    run = Run(folder)
     logger = RunLogger(run, accelerator, ["a flower"], torch.zeros(1, TEXT), 0)
     networks = Networks(config, accelerator, batches, TEXT)
     return Trainer(config, run, networks, logger, Length.fixed(10**9))

@@ -1,29 +1,57 @@
-"""Stackflower: text-to-image GANs of the StackGAN family as parts to train, swap and measure."""
+"""Stackflower: text-to-image GANs of the StackGAN family as parts to train, swap and measure.
+
+Example:
+    >>> import stackflower as sf
+    >>> sf.list_parts("augmentation")
+    ['ada', 'diffaugment', 'none']
+"""
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
-__all__ = ["Pipeline", "__version__", "register", "scores_of"]
 
 if TYPE_CHECKING:
-    from stackflower.commands.evaluate import scores_of
-    from stackflower.pipeline import Pipeline
-    from stackflower.registry import register
+    from stackflower.evaluation.evaluate import evaluate
+    from stackflower.pipeline import Pipeline, grid
+    from stackflower.registry import create, list_parts, register
+    from stackflower.runs.folder import Run
+    from stackflower.training.callbacks import Callback
+    from stackflower.training.launch import train
+
+# imported when they are used, so that `import stackflower` does not load torch
+_PUBLIC = {
+    "Callback": "stackflower.training.callbacks",
+    "Pipeline": "stackflower.pipeline",
+    "Run": "stackflower.runs.folder",
+    "create": "stackflower.registry",
+    "evaluate": "stackflower.evaluation.evaluate",
+    "grid": "stackflower.pipeline",
+    "list_parts": "stackflower.registry",
+    "register": "stackflower.registry",
+    "train": "stackflower.training.launch",
+}
+__all__ = [
+    "Callback",
+    "Pipeline",
+    "Run",
+    "__version__",
+    "create",
+    "evaluate",
+    "grid",
+    "list_parts",
+    "register",
+    "train",
+]
 
 
-def __getattr__(name: str) -> Any:  # so that `import stackflower` does not load torch
-    if name == "Pipeline":
-        from stackflower.pipeline import Pipeline
+def __getattr__(name: str) -> Any:
+    if name not in _PUBLIC:
+        raise AttributeError(f"module 'stackflower' has no attribute {name!r}")
+    return getattr(import_module(_PUBLIC[name]), name)
 
-        return Pipeline
-    if name == "register":
-        from stackflower.registry import register
 
-        return register
-    if name == "scores_of":
-        from stackflower.commands.evaluate import scores_of
-
-        return scores_of
-    raise AttributeError(f"module 'stackflower' has no attribute {name!r}")
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_PUBLIC})

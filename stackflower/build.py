@@ -11,7 +11,6 @@ import torch
 
 from stackflower.adversary import Adversary
 from stackflower.config.schema import Part, PreviousStage, RunConfig
-from stackflower.data.sampling.batch import Drawing, DrawNoise
 from stackflower.data.source import Source
 from stackflower.errors import ConfigError
 from stackflower.features.base import Features
@@ -122,21 +121,3 @@ def load_size(config: RunConfig, stage: Stage, source: Source) -> int:
             "choose a lower --set generator.resolution or another load_size."
         )
     return size
-
-
-def build_drawing(config: RunConfig, resolution: int, draw_noise: DrawNoise, augmentation_dim: int) -> Drawing:
-    """How batches are cropped, flipped and paired, as the configuration says."""
-    train = config.train
-    return Drawing(
-        resolution=resolution,
-        seed=config.seed,
-        draw_noise=draw_noise,
-        averaged=train.captions_averaged,
-        flip=train.flip,
-        flip_vertical=train.flip_vertical,
-        latents_per_caption=train.latents_per_caption,
-        hard_negatives=train.hard_negatives,
-        interpolated=train.interpolated,
-        augmentation_dim=augmentation_dim,
-        contrasted=train.contrasted,
-    )

@@ -1,7 +1,8 @@
-"""A trained run as a Python object: captions in, images out. It needs nothing but the run folder."""
+"""Generate images for captions with a trained run. Needs nothing but the run's folder."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -15,12 +16,14 @@ from stackflower.build import build_adversaries, build_encoder, build_features, 
 from stackflower.data.images import to_uint8
 from stackflower.errors import ConfigError, RunError
 from stackflower.runs.checkpoint import load_previous, load_weights
-from stackflower.runs.folder import RunFolder
+from stackflower.runs.folder import Run
 from stackflower.runs.record import RunRecord
 from stackflower.stages.base import Generated, Stage, Text
 from stackflower.text.base import TextEncoder
 from stackflower.text.learned import LearnedEncoder
 from stackflower.utils.distributed import share
+from stackflower.utils.progress import progress_bar as show_progress
+from stackflower.utils.progress import progress_bars
 from stackflower.utils.rng import seeded
 
 SMALLEST_TRUNCATION = 0.01  # standard deviations
@@ -30,43 +33,63 @@ CAPTION_CHUNK = 1024  # captions that are encoded together
 
 
 class Pipeline:
-    """Generates images for captions::
-
-        Pipeline.from_run("runs/quickstart-1")("a red flower with pointed petals", per_caption=8, seed=0)
+    """Generates images for captions with a trained stage.
 
     Args:
-        stage: the trained stage, in evaluation mode.
-        encoder: the text encoder it was trained with.
-        device: where to run.
-        judge: the discriminator of the largest images, for `best_of`; or None.
+        stage: trained stage.
+        encoder: text encoder that it was trained with.
+        device: device to run on.
+        adversary: discriminator of the largest images, for `best_of`.
+
+    Example:
+        >>> import stackflower as sf
+        >>> pipeline = sf.Pipeline.from_run("runs/quickstart-1")  # doctest: +SKIP
+        >>> images = pipeline("a red flower with pointed petals", per_caption=8, seed=0)  # doctest: +SKIP
+        >>> sf.grid(images, columns=4).save("red.png")  # doctest: +SKIP
     """
 
     def __init__(
-        self, stage: Stage, encoder: TextEncoder, device: torch.device | str = "cpu", judge: Adversary | None = None
+        self, stage: Stage, encoder: TextEncoder, device: torch.device | str = "cpu", adversary: Adversary | None = None
     ):
-        self.device = torch.device(device)
-        self.stage = stage.eval().requires_grad_(False).to(self.device).to(memory_format=torch.channels_last)
+        self.stage = stage.eval().requires_grad_(False).to(memory_format=torch.channels_last)
         self.encoder = encoder
+        self.adversary = None if adversary is None else adversary.eval().requires_grad_(False)
+        self.to(device)
+
+    def to(self, device: torch.device | str) -> Pipeline:
+        """Move the pipeline to a device, such as "cuda", and return it."""
+        self.device = torch.device(device)
+        self.stage.to(self.device)
         self.encoder.to(self.device)
-        self.judge = None if judge is None else judge.eval().requires_grad_(False).to(self.device)
+        if self.adversary is not None:
+            self.adversary.to(self.device)
+        return self
 
     @classmethod
     def from_run(
         cls,
-        run: str | Path,
+        run: str | os.PathLike[str],
         device: torch.device | str | None = None,
         *,
-        with_judge: bool = False,
+        with_discriminator: bool = False,
         checkpoint: str | None = None,
     ) -> Pipeline:
-        """Rebuild a run's averaged weights, encoder and sizes. RunError says what is missing.
+        """Load a run's averaged weights and its text encoder.
 
         Args:
-            with_judge: the newest checkpoint's discriminator too.
-            checkpoint: "best" for the weights that scored best during training; the images after which a checkpoint was written, as in
-                "20000", for its averaged weights; None for the last.
+            run: run, or its folder.
+            device: device to run on. Default: the GPU, if there is one.
+            with_discriminator: load the newest checkpoint's discriminator too, for `best_of`.
+            checkpoint: "best" for the weights that scored best during training; the images after which a checkpoint was written, such as
+                "20000", for its averaged weights. Default: the last.
+
+        Returns:
+            The pipeline.
+
+        Raises:
+            RunError: part of the run is missing or damaged; the message says which.
         """
-        folder = RunFolder(run)
+        folder = Run(run)
         record = folder.record()
         weights, text = _weights(folder, checkpoint)
         encoder = build_encoder(record.config, text)
@@ -76,19 +99,19 @@ class Pipeline:
         stage = build_stage(record.config, record.text_dim)
         load_weights(stage, weights)
         load_previous(stage, folder.previous_weights(record.config.stage))
-        judge = None
-        if with_judge:
+        adversary = None
+        if with_discriminator:
             complete = folder.complete_checkpoints()
             if not complete:
                 raise RunError(
-                    f"{folder} has no checkpoint left, and the discriminator that chooses is kept there; leave out --best-of."
+                    f"{folder} has no checkpoint left, which would hold the discriminator that chooses; leave out `best_of`."
                 )
             record.check_features(folder, build_features(record.config))
-            name, judge = list(build_adversaries(record.config, record.text_dim, stage).items())[-1]
-            load_weights(judge, complete[-1] / f"{name}.safetensors")
+            name, adversary = list(build_adversaries(record.config, record.text_dim, stage).items())[-1]
+            load_weights(adversary, complete[-1] / f"{name}.safetensors")
         if device is None:
             device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else "cpu"
-        return cls(stage, encoder, device or "cpu", judge)
+        return cls(stage, encoder, device or "cpu", adversary)
 
     @property
     def resolution(self) -> int:
@@ -107,19 +130,19 @@ class Pipeline:
         side_by_side: bool = False,
         part: tuple[int, int] = (0, 1),
     ) -> Iterator[Tensor]:
-        """Images uint8 (n, R, R, 3) batch by batch, caption by caption, `per_caption` of each.
+        """Generate images batch by batch, as uint8 tensors (n, R, R, 3).
 
-        An image depends on its caption, the seed and its place in the list, not on `batch_size` or what follows. Memory does not
-        grow with `per_caption`.
+        An image depends on its caption, the seed and its place in the list, not on `batch_size` or on what follows. Memory use does not
+        grow with the number of images.
 
         Args:
             captions: one or more sentences.
-            per_caption: images of each.
-            seed: of the noise.
-            batch_size: images at a time.
+            per_caption: number of images per caption.
+            seed: seed of the noise.
+            batch_size: number of images generated at a time.
             truncation: noise beyond ± this many standard deviations is resampled (Brock et al. 2019).
-            best_of: K candidates for each image, at most 256, of which the discriminator's highest-scoring is kept.
-            side_by_side: an image shows every resolution of the stage and of those before, upsampled to R, the lowest at the left.
+            best_of: number of candidates per image, at most 256; the one that the discriminator scores highest is kept.
+            side_by_side: show every resolution of the stage, and of those before, in one image, the lowest at the left.
             part: (k, n) generates only the k-th of n equal shares of the list.
         """
         self._check(captions, truncation, per_caption=per_caption, batch_size=batch_size, best_of=best_of)
@@ -148,18 +171,22 @@ class Pipeline:
         batch_size: int = 64,
         truncation: float | None = None,
     ) -> Iterator[Tensor]:
-        """Images uint8 (n, R, R, 3) batch by batch: `per_caption` rows of `steps` each.
+        """Generate rows of images that lead from one caption or noise to another, as uint8 tensors (n, R, R, 3).
 
-        Of several captions, from the first to the last through the others, by straight lines between their embeddings, every row with noise
-        of its own; of one caption, from one noise to another (`Stage.noise_between`).
+        With several captions, a row leads from the first to the last through the others, along straight lines between their embeddings.
+        With one caption, it leads from one noise to another (`Stage.noise_between`).
 
         Args:
             captions: one or more sentences.
-            steps: images of a row, at least 2.
+            steps: number of images per row, at least 2.
+            per_caption: number of rows, each with its own noise.
+            seed: seed of the noise.
+            batch_size: number of images generated at a time.
+            truncation: noise beyond ± this many standard deviations is resampled.
         """
         self._check(captions, truncation, per_caption=per_caption, batch_size=batch_size)
         if steps < 2:
-            raise ConfigError(f"--interpolate {steps}: at least 2 images, the first and the last.")
+            raise ConfigError(f"`interpolate` must be at least 2, got {steps}: the first image and the last.")
         ends = self.encoder(list(captions)).to(self.device)
         noise, share = Noise(self.stage, seed, truncation), torch.linspace(0, 1, steps)
         place = share * (len(captions) - 1)
@@ -184,15 +211,15 @@ class Pipeline:
                 raise ConfigError(f"Caption {number} is empty; write what the image should show.")
         for name, count in counts.items():
             if count < 1:
-                raise ConfigError(f"{name} = {count}: it should be 1 or more.")
+                raise ConfigError(f"`{name}` must be at least 1, got {count}.")
         best_of = counts.get("best_of", 1)
-        if best_of > 1 and self.judge is None:
-            raise ConfigError("Choosing the best needs the discriminator: Pipeline.from_run(…, with_judge=True).")
+        if best_of > 1 and self.adversary is None:
+            raise ConfigError("`best_of` needs the discriminator: Pipeline.from_run(…, with_discriminator=True).")
         if best_of > MOST_CANDIDATES:
-            raise ConfigError(f"best_of = {best_of}: at most {MOST_CANDIDATES} candidates for each image.")
+            raise ConfigError(f"`best_of` must be at most {MOST_CANDIDATES}, got {best_of}.")
         if truncation is not None and not truncation >= SMALLEST_TRUNCATION:
             raise ConfigError(
-                f"truncation = {truncation}: at least {SMALLEST_TRUNCATION}, below which hardly any noise is left."
+                f"`truncation` must be at least {SMALLEST_TRUNCATION}, got {truncation}: below that, hardly any noise is left."
             )
 
     def _encode(self, captions: Sequence[str], chunk: int) -> Tensor:
@@ -205,10 +232,10 @@ class Pipeline:
 
     def _best(self, generated: Generated, embedding: Tensor, count: int) -> Tensor:
         """Of every `count` neighbours, the row of the one that the discriminator scores highest."""
-        assert self.judge is not None
+        assert self.adversary is not None
         score = torch.cat(
             [  # an image's own candidates by themselves: some discriminators look at a whole batch
-                self.judge.discriminator(images, [Text(text, condition)])[0].score.float()
+                self.adversary.discriminator(images, [Text(text, condition)])[0].score.float()
                 for images, text, condition in zip(
                     generated.images[-1].split(count),
                     embedding.split(count),
@@ -217,7 +244,7 @@ class Pipeline:
                 )
             ]
         )
-        if self.judge.discriminator.score_type == "energy":
+        if self.adversary.discriminator.score_type == "energy":
             score = -score
         best = score.unflatten(0, (-1, count)).argmax(1)
         return best + torch.arange(len(best), device=best.device) * count
@@ -232,10 +259,29 @@ class Pipeline:
         truncation: float | None = None,
         best_of: int = 1,
         side_by_side: bool = False,
+        progress_bar: bool = False,
     ) -> list[Image.Image]:
-        """The images as PIL images, all of the first caption, then of the second …; parameters as of `generate`."""
+        """Generate images for one or more captions.
+
+        Args:
+            captions: one sentence, or several.
+            per_caption: number of images per caption.
+            seed: seed of the noise.
+            batch_size: number of images generated at a time.
+            truncation: noise beyond ± this many standard deviations is resampled (Brock et al. 2019).
+            best_of: number of candidates per image, at most 256; the one that the discriminator scores highest is kept.
+            side_by_side: show every resolution of the stage, and of those before, in one image, the lowest at the left.
+            progress_bar: show a progress bar on stderr.
+
+        Returns:
+            PIL images: those of the first caption, then those of the second, and so on.
+
+        Raises:
+            ConfigError: a caption is empty, or a value is out of range.
+        """
+        texts = [captions] if isinstance(captions, str) else list(captions)
         batches = self.generate(
-            [captions] if isinstance(captions, str) else captions,
+            texts,
             per_caption=per_caption,
             seed=seed,
             batch_size=batch_size,
@@ -243,7 +289,45 @@ class Pipeline:
             best_of=best_of,
             side_by_side=side_by_side,
         )
-        return [Image.fromarray(image.numpy()) for batch in batches for image in batch]
+        images = []
+        with progress_bars(progress_bar), show_progress("generating", len(texts) * per_caption) as progress:
+            for batch in batches:
+                images += [Image.fromarray(image.numpy()) for image in batch]
+                progress(len(batch))
+        return images
+
+
+def grid(images: Sequence[Image.Image], columns: int = 8) -> Image.Image:
+    """Join images of one size into one, row by row.
+
+    Args:
+        images: one or more images.
+        columns: images per row.
+
+    Returns:
+        One image; places of the last row that are left over are black.
+
+    Raises:
+        ConfigError: no images, images of different sizes, or fewer than one column.
+
+    Example:
+        >>> tiles = [Image.new("RGB", (64, 64), colour) for colour in ("red", "blue", "white")]
+        >>> grid(tiles, columns=2).size
+        (128, 128)
+    """
+    if not images:
+        raise ConfigError("A grid needs at least one image.")
+    if columns < 1:
+        raise ConfigError(f"`columns` must be at least 1, got {columns}.")
+    sizes = {image.size for image in images}
+    if len(sizes) > 1:
+        raise ConfigError(f"A grid needs images of one size, got {', '.join(f'{w}×{h}' for w, h in sorted(sizes))}.")
+    width, height = images[0].size
+    columns = min(columns, len(images))
+    joined = Image.new("RGB", (columns * width, -(-len(images) // columns) * height))
+    for place, image in enumerate(images):
+        joined.paste(image, (place % columns * width, place // columns * height))
+    return joined
 
 
 class Noise:
@@ -268,7 +352,7 @@ class Noise:
         return noise
 
 
-def _weights(folder: RunFolder, checkpoint: str | None) -> tuple[Path, Path]:
+def _weights(folder: Run, checkpoint: str | None) -> tuple[Path, Path]:
     """The file of a run's stage and the folder of its text encoder. RunError where there is no such checkpoint."""
     if checkpoint is None:
         return folder.weights_file, folder.text_folder
@@ -281,7 +365,7 @@ def _weights(folder: RunFolder, checkpoint: str | None) -> tuple[Path, Path]:
     return folder.best_weights, text if text.is_dir() else folder.text_folder
 
 
-def _check_encoder(folder: RunFolder, record: RunRecord, encoder: TextEncoder) -> None:
+def _check_encoder(folder: Run, record: RunRecord, encoder: TextEncoder) -> None:
     if encoder.dim != record.text_dim or encoder.fingerprint() != record.encoder:
         raise RunError(
             f"{folder} was trained with another text encoder ({record.encoder}, {record.text_dim} numbers) than this one "

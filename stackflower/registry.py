@@ -159,8 +159,22 @@ def entries(kind: str | None = None) -> list[Entry]:
     )
 
 
-def names(kind: str) -> list[str]:
-    """The names of a kind's parts; imports nothing."""
+def list_parts(kind: str) -> list[str]:
+    """List the names of a kind's parts, without importing them.
+
+    Args:
+        kind: kind of part, such as "discriminator".
+
+    Returns:
+        The names, sorted.
+
+    Raises:
+        ComponentError: the kind is unknown; the message lists all kinds.
+
+    Example:
+        >>> list_parts("conditioning")
+        ['augmentation', 'projection']
+    """
     return [entry.name for entry in entries(kind)]
 
 
@@ -169,7 +183,7 @@ def get(kind: str, name: str) -> type:
     _check_kind(kind)
     entry = _find(kind, name)
     if entry is None:
-        raise ComponentError(f"There is no {kind} called {name!r}.{suggest(name, names(kind))}")
+        raise ComponentError(f"There is no {kind} called {name!r}.{suggest(name, list_parts(kind))}")
     if (kind, name) not in _classes:
         try:
             cls = _import(entry.target)

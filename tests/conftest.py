@@ -13,7 +13,7 @@ import torch
 from accelerate.state import AcceleratorState, PartialState
 from click.testing import CliRunner, Result
 
-from stackflower.evaluation.classifier import DomainClassifier, save_classifier
+from stackflower.evaluation.classifier.network import DomainClassifier, save_classifier
 from stackflower.features.base import Features
 
 
@@ -95,7 +95,7 @@ def stackflower(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[...
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(
-        "stackflower.training.accelerator.has_accelerator", lambda: False
+        "stackflower.utils.devices.has_accelerator", lambda: False
     )  # the same tests on a machine with a GPU
 
     def run(*arguments: object, code: int = 0) -> Result:

@@ -17,7 +17,8 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from test_hostile_data import jpeg
 
-from stackflower.commands.data import check, open_source
+from stackflower.data.inspection import check_data as check
+from stackflower.data.opening import open_source
 from stackflower.data.sources.folder import FolderSource
 from stackflower.data.sources.shards import ShardSource, read_shard
 from stackflower.data.sources.sidecar import SidecarSource

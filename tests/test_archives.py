@@ -18,11 +18,10 @@ from conftest import TINY_NETWORKS
 from test_hostile_data import jpeg
 from test_layouts import birds, oxford
 
-from stackflower.commands.data import open_source, source_part
 from stackflower.data import archives
+from stackflower.data.opening import open_source, source_part
 from stackflower.data.prepared import prepare
 from stackflower.errors import DataError
-from stackflower.utils.progress import silent
 
 
 def image_folder(root: Path) -> Path:
@@ -74,7 +73,7 @@ def test_a_layout_in_an_archive_is_as_in_the_folder(tmp_path: Path, layout: str,
     assert one.splits() == other.splits()
     for split in one.splits():
         assert one.rows(split) == other.rows(split)
-        assert np.array_equal(prepare(one, split, 16, silent).images, prepare(other, split, 16, silent).images)
+        assert np.array_equal(prepare(one, split, 16).images, prepare(other, split, 16).images)
     assert sorted(tmp_path.iterdir()) == before, "nothing is unpacked beside it"
 
 

@@ -25,7 +25,7 @@ def draws(part: Augmentation, seed: int = 0) -> torch.Tensor:
     return torch.rand(N, part.dim, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
-@pytest.mark.parametrize("name", registry.names("augmentation"))
+@pytest.mark.parametrize("name", registry.list_parts("augmentation"))
 def test_gradients_equal_finite_differences_twice(name: str) -> None:
     options = {"strength": 0.7} if name == "ada" else {}
     part = registry.create("augmentation", name, **options)
@@ -171,7 +171,7 @@ def test_the_pretrained_network_sees_a_generated_image_once_for_both_steps() -> 
     assert len(seen) == 3 and torch.allclose(fake.grad, again.grad, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", registry.names("augmentation"))
+@pytest.mark.parametrize("name", registry.list_parts("augmentation"))
 def test_under_autocast_it_is_computed_in_float32(name: str) -> None:
     """In bfloat16 the number of a pixel beyond 256 is rounded, and so is a position."""
     part = registry.create("augmentation", name, **({"strength": 1.0} if name == "ada" else {}))

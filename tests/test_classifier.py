@@ -11,11 +11,10 @@ import torch
 from conftest import settings
 
 from stackflower import registry
-from stackflower.commands.train_classifier import SHIPPED, labelled, own_classifier
 from stackflower.data.prepared import prepare
-from stackflower.evaluation.classifier import DomainClassifier, load_classifier
-from stackflower.evaluation.classifier_training import Labelled, measured
-from stackflower.utils.progress import silent
+from stackflower.evaluation.classifier.fitting import Labelled, measured
+from stackflower.evaluation.classifier.network import DomainClassifier, load_classifier
+from stackflower.evaluation.classifier.training import SHIPPED, labelled, own_classifier
 
 TRAIN = ["train-classifier", *("--data", "data", "--out", "c.safetensors")]
 SCORING = [
@@ -27,12 +26,10 @@ SCORING = [
 def test_the_package_has_the_classifier_of_the_drawn_flowers() -> None:
     """Its accuracy on flowers drawn anew is what its file states."""
     data = registry.create("data", "synthetic-flowers").classifier_data()
-    path = own_classifier(data, 64, silent)
+    path = own_classifier(data, 64)
     assert path.parent == SHIPPED and path.stat().st_size < 2e6
     model = load_classifier(path)
-    drawn = prepare(
-        registry.create("data", "synthetic-flowers", count=8, validation=600, seed=77), "validation", 66, silent
-    )
+    drawn = prepare(registry.create("data", "synthetic-flowers", count=8, validation=600, seed=77), "validation", 66)
     found = measured(model, labelled(drawn, model.heads, list(range(len(model.heads["label"])))))["accuracy"]
     for head in ("colour", "shape", "centre"):
         assert found[head] == pytest.approx(model.held_out["accuracy"][head], abs=0.02), head

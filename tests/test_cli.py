@@ -16,7 +16,7 @@ from conftest import TINY, settings
 from PIL import Image
 
 from stackflower.errors import ConfigError
-from stackflower.runs.folder import RunFolder
+from stackflower.runs.folder import Run
 
 FEW = settings("data.count=48", "data.validation=16", "data.test=16")
 
@@ -89,9 +89,9 @@ def test_the_first_line_says_which_recipe_and_why(stackflower) -> None:
 
 
 def test_quickstart_is_the_default_on_every_machine(stackflower, monkeypatch: pytest.MonkeyPatch) -> None:
-    from stackflower.commands.train import Request, choose_recipe
+    from stackflower.training.request import Request, choose_recipe
 
-    monkeypatch.setattr("stackflower.training.accelerator.has_accelerator", lambda: True)
+    monkeypatch.setattr("stackflower.utils.devices.has_accelerator", lambda: True)
     assert choose_recipe(Request())[0] == "quickstart"
 
 
@@ -309,7 +309,7 @@ def test_a_state_of_a_checkpoint_that_is_not_one(stackflower, tmp_path: Path, tr
 @pytest.mark.parametrize("name", ["optimizer-generator", "rng-0", "generator", "discriminator-16"])
 def test_a_file_of_a_checkpoint_that_is_of_another_kind(stackflower, tmp_path: Path, trained: Path, name: str) -> None:
     shutil.copytree(trained, tmp_path / "run")
-    for path in RunFolder(tmp_path / "run").complete_checkpoints():
+    for path in Run(tmp_path / "run").complete_checkpoints():
         shutil.copyfile(path / "optimizer-discriminator.safetensors", path / f"{name}.safetensors")
     output = stackflower("train", "--resume", "run", "--images", 200, code=2).output
     assert f"{name}.safetensors is missing or damaged, or of another checkpoint" in output and "delete" in output
@@ -329,7 +329,7 @@ def test_metrics_that_are_no_text(stackflower, tmp_path: Path, trained: Path) ->
     good = metrics.read_bytes()
     nested = b"[" * 200_000 + b"\n"
     metrics.write_bytes(b"\xff\xfe\n3\n{}\n" + nested + b'{"images": "x"}\n' + good)
-    assert len(RunFolder(tmp_path / "run").metrics()) == len(good.splitlines())
+    assert len(Run(tmp_path / "run").metrics()) == len(good.splitlines())
     stackflower("train", "--resume", "run", "--images", 104)
     assert metrics.read_bytes().startswith(good)
 

@@ -14,7 +14,7 @@ from torchvision.models import inception_v3, shufflenet_v2_x0_5
 
 from stackflower import registry
 from stackflower.adversary import Adversary, frozen
-from stackflower.evaluation.classifier import DomainClassifier, save_classifier
+from stackflower.evaluation.classifier.network import DomainClassifier, save_classifier
 from stackflower.objectives.base import Pairs
 from stackflower.penalties.base import PenaltyInputs
 from stackflower.stages.base import Stage, Text
@@ -76,7 +76,7 @@ def survives_a_file(module: torch.nn.Module, again: torch.nn.Module, path: Path)
         assert torch.equal(value, again.state_dict()[key]), key
 
 
-@pytest.mark.parametrize("name", registry.names("conditioning"))
+@pytest.mark.parametrize("name", registry.list_parts("conditioning"))
 def test_conditioning(name: str, tmp_path: Path) -> None:
     torch.manual_seed(0)
     part = make("conditioning", name)
@@ -87,7 +87,7 @@ def test_conditioning(name: str, tmp_path: Path) -> None:
     survives_a_file(part, make("conditioning", name), tmp_path / "part.safetensors")
 
 
-@pytest.mark.parametrize("name", registry.names("generator"))
+@pytest.mark.parametrize("name", registry.list_parts("generator"))
 @pytest.mark.parametrize("resolution", [16, 64])
 def test_generator(name: str, resolution: int, tmp_path: Path) -> None:
     torch.manual_seed(0)
@@ -120,7 +120,7 @@ def test_generators_options(name: str, options: dict[str, object]) -> None:
     every_parameter_learns(part, (images * torch.randn_like(images)).sum())
 
 
-@pytest.mark.parametrize("name", registry.names("generator"))
+@pytest.mark.parametrize("name", registry.list_parts("generator"))
 def test_a_picture_depends_on_text_and_noise_alone(name: str) -> None:
     stage = make_stage(generator=name).eval()
     embedding, noise = torch.randn(2, T), torch.randn(2, stage.noise_dim)
@@ -182,7 +182,7 @@ def test_uniform_noise_is_for_the_generator_alone() -> None:
     assert mine.std() == pytest.approx(1, abs=0.05) and theirs.std() == pytest.approx(3**-0.5, abs=0.02)
 
 
-@pytest.mark.parametrize("name", registry.names("discriminator"))
+@pytest.mark.parametrize("name", registry.list_parts("discriminator"))
 def test_discriminator(name: str, tmp_path: Path) -> None:
     torch.manual_seed(0)
     part = make("discriminator", name)
@@ -230,8 +230,8 @@ def test_the_matching_discriminator_joins_text_by_one_convolution() -> None:
     assert torch.allclose(part.judge(features, words).match, verdict.match, atol=1e-5)
 
 
-@pytest.mark.parametrize("objective", registry.names("objective"))
-@pytest.mark.parametrize("discriminator", registry.names("discriminator"))
+@pytest.mark.parametrize("objective", registry.list_parts("objective"))
+@pytest.mark.parametrize("discriminator", registry.list_parts("discriminator"))
 def test_one_step_of_both_sides(objective: str, discriminator: str) -> None:
     torch.manual_seed(0)
     critic, goal = make("discriminator", discriminator), registry.create("objective", objective)
@@ -261,7 +261,7 @@ def test_one_step_of_both_sides(objective: str, discriminator: str) -> None:
     )
 
 
-@pytest.mark.parametrize("name", registry.names("penalty"))
+@pytest.mark.parametrize("name", registry.list_parts("penalty"))
 def test_penalty(name: str) -> None:
     torch.manual_seed(0)
     critic, stage, penalty = (
@@ -319,7 +319,7 @@ def make_encoder(name: str, folder: Path) -> TextEncoder:
     return encoder
 
 
-@pytest.mark.parametrize("name", sorted(set(registry.names("text")) - {"huggingface"}))
+@pytest.mark.parametrize("name", sorted(set(registry.list_parts("text")) - {"huggingface"}))
 def test_text_encoder(name: str, tmp_path: Path) -> None:
     encoder = make_encoder(name, tmp_path)
     captions = CAPTIONS
@@ -372,7 +372,7 @@ def save_clip(folder: Path) -> None:
     CLIPModel(config).save_pretrained(folder)
 
 
-@pytest.mark.parametrize("name", registry.names("extractor"))
+@pytest.mark.parametrize("name", registry.list_parts("extractor"))
 def test_extractor(name: str, tmp_path: Path) -> None:
     torch.manual_seed(0)
     weights, options = tmp_path / "weights", {}
@@ -405,7 +405,7 @@ def test_extractor(name: str, tmp_path: Path) -> None:
     assert len(str(extractor.describe()["weights_sha256"])) == 16
 
 
-@pytest.mark.parametrize("name", registry.names("metric"))
+@pytest.mark.parametrize("name", registry.list_parts("metric"))
 def test_metric(name: str) -> None:
     """Of real images against themselves the scores are finite and can be printed; the same again are the same."""
     from stackflower.data.prepared import Prepared

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import time
-from contextlib import nullcontext
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -19,9 +18,6 @@ from safetensors.torch import load_file
 
 from stackflower.data.images import load_square
 from stackflower.data.prepared import Prepared, prepare
-from stackflower.data.sampling.batch import Batches, Drawing
-from stackflower.data.sampling.negatives import NegativeSampler
-from stackflower.data.sampling.prepared import PreparedBatches
 from stackflower.data.source import Rows
 from stackflower.data.sources.folder import FolderSource
 from stackflower.data.synthetic import source as synthetic_source
@@ -30,10 +26,9 @@ from stackflower.data.synthetic.source import SyntheticFlowers
 from stackflower.errors import DataError
 from stackflower.text.cache import embed
 from stackflower.text.encoders.ngram import NgramEncoder
-
-
-def display(label: str, length: int) -> nullcontext:
-    return nullcontext(lambda done: None)
+from stackflower.training.batches.batch import Batches, Drawing
+from stackflower.training.batches.negatives import NegativeSampler
+from stackflower.training.batches.prepared import PreparedBatches
 
 
 def picture(path: Path, mode: str = "RGB", size: tuple[int, int] = (90, 80)) -> None:
@@ -70,7 +65,7 @@ def good(tmp_path: Path) -> Path:
 
 def test_a_folder_is_read(good: Path) -> None:
     source = FolderSource(path=str(good))
-    data = prepare(source, "train", 32, display)
+    data = prepare(source, "train", 32)
     assert data.images.shape == (12, 32, 32, 3) and data.images.dtype == torch.uint8
     assert [len(captions) for captions in data.captions] == [1, 6] * 6
     assert data.labels is not None and data.labels.tolist() == [n % 3 for n in range(12)]
@@ -158,15 +153,15 @@ def test_a_drawn_validation_split_follows_the_metadata_it_is_drawn_from(tmp_path
     for count in (8, 4):
         folder(tmp_path / "train", [{"file_name": f"{n}.png", "text": f"{count} {n}"} for n in range(count)])
         source = FolderSource(path=str(tmp_path), held_out=0.5, skip_bad=True)
-        both = [prepare(source, split, 16, display).rows for split in ("train", "validation")]
+        both = [prepare(source, split, 16).rows for split in ("train", "validation")]
         assert sorted(name for rows in both for name in rows.files) == [f"{n}.png" for n in range(count)]
 
 
 def test_the_second_start_opens_the_cache(good: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    first = prepare(FolderSource(path=str(good)), "train", 32, display)
+    first = prepare(FolderSource(path=str(good)), "train", 32)
     monkeypatch.setattr(FolderSource, "fill", lambda *arguments: pytest.fail("decoded twice"))
     began = time.monotonic()
-    second = prepare(FolderSource(path=str(good)), "train", 32, display)
+    second = prepare(FolderSource(path=str(good)), "train", 32)
     assert time.monotonic() - began < 1 and torch.equal(first.images, second.images) and first.rows == second.rows
 
 
@@ -226,7 +221,7 @@ def test_pictures_that_cannot_be_read(stackflower, good: Path, spoil, message: s
         out = stackflower(*command, code=2).output
         assert message in out and "3.jpg" in out and "5.jpg" in out
     assert not Path("run").exists()
-    kept = prepare(FolderSource(path=str(good), skip_bad=True), "train", 32, display)
+    kept = prepare(FolderSource(path=str(good), skip_bad=True), "train", 32)
     assert len(kept.images) == len(kept.captions) == 10
     assert [len(captions) for captions in kept.captions] == [1, 6, 1, 1, 1, 6, 1, 6, 1, 6]
 
@@ -333,8 +328,8 @@ def test_flowers_drawn_by_several_processes_are_the_same(tmp_path: Path, monkeyp
 
 
 def batches(**options: object) -> Batches:
-    data = prepare(SyntheticFlowers(count=48), "train", 76, display)
-    table = embed(data.flat_captions(), NgramEncoder(dim=32), display)
+    data = prepare(SyntheticFlowers(count=48), "train", 76)
+    table = embed(data.flat_captions(), NgramEncoder(dim=32))
     usual = {"resolution": 64, "seed": 3, "draw_noise": lambda count, g: torch.randn(count, 5, generator=g)}
     return PreparedBatches(data, table.__getitem__, Drawing(**(usual | options)))  # type: ignore[arg-type]
 
@@ -460,10 +455,10 @@ def test_labels_go_with_the_pictures_and_with_what_is_drawn() -> None:
 
 def test_real_flowers_are_read_and_their_cache_opens_at_once() -> None:
     source = FolderSource(path=str(real_data() / "flowers-96"))
-    data = prepare(source, "validation", 76, display)
+    data = prepare(source, "validation", 76)
     assert len(data.images) == 737 and all(len(captions) == 6 for captions in data.captions)
     began = time.monotonic()
-    prepare(FolderSource(path=str(real_data() / "flowers-96")), "validation", 76, display)
+    prepare(FolderSource(path=str(real_data() / "flowers-96")), "validation", 76)
     assert time.monotonic() - began < 1
 
 
@@ -479,8 +474,8 @@ def test_the_errors_are_ours(tmp_path: Path) -> None:
 
 def test_drawn_flowers_at_any_size_up_to_256() -> None:
     source = SyntheticFlowers(count=8)
-    small = prepare(source, "train", 19, display).images.float()
-    large = prepare(source, "train", 76, display).images.float()
+    small = prepare(source, "train", 19).images.float()
+    large = prepare(source, "train", 76).images.float()
     averaged = large.unflatten(1, (19, 4)).unflatten(3, (19, 4)).mean((2, 4))
     assert (small - averaged).abs().max() <= 0.51
 

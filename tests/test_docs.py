@@ -110,7 +110,7 @@ def test_the_page_on_parts_works_as_written(tmp_path: Path) -> None:
 def test_every_recipe_resolves_and_says_where_it_is_from(name: str) -> None:
     recipe = load_recipe(name)
     assert recipe["description"] and recipe["source"]
-    resolve(merge(recipe, {}, ()))
+    resolve(merge(recipe, {}, {}))
     assert f"`{name}`" in (ROOT / "docs" / "recipes.md").read_text(encoding="utf-8")
 
 

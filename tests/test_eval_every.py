@@ -11,8 +11,8 @@ import torch
 from conftest import TINY, settings
 from safetensors.torch import load_file, save_file
 
-from stackflower.evaluation.classifier import DomainClassifier, save_classifier
-from stackflower.runs.folder import RunFolder
+from stackflower.evaluation.classifier.network import DomainClassifier, save_classifier
+from stackflower.runs.folder import Run
 
 
 @pytest.fixture
@@ -29,14 +29,14 @@ def scored(tmp_path: Path) -> list[str]:
 
 
 def rows(run: Path) -> list[dict[str, float]]:
-    return [row for row in RunFolder(run).metrics() if "eval/frechet_distance" in row]
+    return [row for row in Run(run).metrics() if "eval/frechet_distance" in row]
 
 
 @pytest.mark.parametrize("text", ["ngram", "rnn"])
 def test_the_best_model_is_kept_and_scores_are_evals(stackflower, tmp_path: Path, scored: list[str], text: str) -> None:
     output = stackflower("train", "--out", "run", "--images", 64, "--text", text, *TINY, *scored).output
     assert "16 images: " in output and "frechet_distance" in output
-    found, folder = rows(tmp_path / "run"), RunFolder(tmp_path / "run")
+    found, folder = rows(tmp_path / "run"), Run(tmp_path / "run")
     assert [row["images"] for row in found] == [16, 32, 48, 64]
     best = folder.best()
     assert best is not None
@@ -69,7 +69,7 @@ def test_scores_change_nothing_in_the_training_and_go_on_with_it(
     for other in others:
         assert all(torch.equal(value, other[name]) for name, value in plain.items())
     assert [row for row in rows(tmp_path / "resumed") if row["images"] % 16 == 0] == rows(tmp_path / "scored")
-    best = RunFolder(tmp_path / "resumed").best()
+    best = Run(tmp_path / "resumed").best()
     assert best is not None and best["value"] == pytest.approx(
         min(row["eval/frechet_distance"] for row in rows(tmp_path / "resumed")), rel=1e-4
     )
@@ -77,14 +77,14 @@ def test_scores_change_nothing_in_the_training_and_go_on_with_it(
 
 def test_a_higher_score_may_be_the_better_one(stackflower, tmp_path: Path, scored: list[str]) -> None:
     stackflower("train", "--out", "run", "--images", 48, *TINY, *scored, *settings("output.best=is"))
-    best = RunFolder(tmp_path / "run").best()
+    best = Run(tmp_path / "run").best()
     highest = max(row["eval/inception_score_mean"] for row in rows(tmp_path / "run"))
     assert best is not None and best["value"] == pytest.approx(highest, rel=1e-4)
 
 
 def test_a_worse_model_does_not_replace_the_best(stackflower, tmp_path: Path, scored: list[str]) -> None:
     stackflower("train", "--out", "run", "--images", 32, *TINY, *scored)
-    folder = RunFolder(tmp_path / "run")
+    folder = Run(tmp_path / "run")
     best = folder.best()
     assert best is not None
     better = {**best, "value": -1.0}  # at the same number of images, as after a return to a checkpoint
@@ -95,7 +95,7 @@ def test_a_worse_model_does_not_replace_the_best(stackflower, tmp_path: Path, sc
 
 def test_scores_of_another_protocol_do_not_compare(stackflower, tmp_path: Path, scored: list[str]) -> None:
     stackflower("train", "--out", "run", "--images", 32, *TINY, *scored)
-    folder = RunFolder(tmp_path / "run")
+    folder = Run(tmp_path / "run")
     first = folder.best()
     stackflower("train", "--resume", "run", "--images", 40, *settings("output.best=is"))
     second = folder.best()

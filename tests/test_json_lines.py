@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from stackflower.data import json_lines
+from stackflower.data.json_lines import Column, JsonLines, write_json_lines
 from stackflower.errors import DataError
-from stackflower.utils import json_lines
-from stackflower.utils.json_lines import Column, JsonLines, write_json_lines
 
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(), lambda of: st.lists(of) | st.dictionaries(st.text(), of)

@@ -13,7 +13,7 @@ from conftest import TINY, TINY_NETWORKS, real_data, settings
 from PIL import Image
 from safetensors.torch import load_file
 
-from stackflower.runs.folder import RunFolder
+from stackflower.runs.folder import Run
 
 SECOND = [*TINY, *settings("generator.resolution=32", "generator.channels=4", "generator.blocks=1")]
 
@@ -58,9 +58,9 @@ def test_resuming_a_stage_over_another_is_exact(stackflower, tmp_path: Path) -> 
     from test_training import same
 
     second(stackflower, "--set", "output.checkpoint_every=16")
-    run = RunFolder("second")
+    run = Run("second")
     shutil.copytree("second", "again")
-    shutil.rmtree(RunFolder("again").complete_checkpoints()[-1])
+    shutil.rmtree(Run("again").complete_checkpoints()[-1])
     stackflower("train", "--resume", "again")
     same(tmp_path / "second", tmp_path / "again")
     assert run.config().below is not None

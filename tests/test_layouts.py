@@ -13,10 +13,9 @@ from conftest import TINY_NETWORKS
 from PIL import Image
 from scipy.io import savemat
 
-from stackflower.commands.data import open_source, source_part
+from stackflower.data.opening import open_source, source_part
 from stackflower.data.prepared import prepare
 from stackflower.errors import DataError
-from stackflower.utils.progress import silent
 
 
 def picture(path: Path) -> None:
@@ -101,8 +100,7 @@ def test_cub_200(tmp_path: Path, stackflower) -> None:
         and rows.captions[0] == ["a white bird", "white"]
     )
     near, whole, tight = (
-        prepare(open_source(str(root), {"box": box}), "train", 30, silent).images[0].float().mean() / 255
-        for box in (1.5, 0, 1)
+        prepare(open_source(str(root), {"box": box}), "train", 30).images[0].float().mean() / 255 for box in (1.5, 0, 1)
     )
     assert float(tight) > 0.95 and float(near) == pytest.approx(1 / 1.5**2, abs=0.05) and float(whole) < 0.1
     listed = [open_source(str(root), {"split": "classes", "seed": seed}).listing for seed in range(9)]
@@ -184,7 +182,7 @@ def test_real_oxford_102_is_the_prepared_one() -> None:
     raw, other = open_source(str(real_data() / "oxford-102-raw")), open_source(str(real_data() / "flowers-96"))
     known = {}
     for split in other.splits():
-        rows, images = other.rows(split), prepare(other, split, 32, silent).images
+        rows, images = other.rows(split), prepare(other, split, 32).images
         assert rows.files is not None and rows.labels is not None
         for number, file in enumerate(rows.files):
             known[file] = (
@@ -195,7 +193,7 @@ def test_real_oxford_102_is_the_prepared_one() -> None:
             )
     checked = 0
     for split in raw.splits():
-        rows, images = raw.rows(split), prepare(raw, split, 32, silent).images
+        rows, images = raw.rows(split), prepare(raw, split, 32).images
         assert rows.files is not None and rows.labels is not None
         for number, file in enumerate(rows.files):
             captions, label, name, image = known[file.removeprefix("jpg/")]

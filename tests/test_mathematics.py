@@ -11,7 +11,6 @@ import torch
 import torch.nn.functional as F
 
 from stackflower.config.schema import Optimizer
-from stackflower.data.sampling.negatives import NegativeSampler
 from stackflower.evaluation.metrics.caption_accuracy import hits
 from stackflower.evaluation.metrics.diversity import within_group_variance
 from stackflower.evaluation.metrics.frechet_distance import frechet_distance
@@ -41,6 +40,7 @@ from stackflower.stages.layers import REFERENCE, MinibatchDeviation, UpsampleCon
 from stackflower.stages.r3gan_blocks import Resample, ResidualBlock
 from stackflower.text.encoders.rnn import BidirectionalGRU
 from stackflower.text.ranking import cosine_ranking, joint_embedding
+from stackflower.training.batches.negatives import NegativeSampler
 from stackflower.training.ema import EMA
 from stackflower.training.schedules import learning_rate
 from stackflower.utils.rng import seeded

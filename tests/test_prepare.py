@@ -15,11 +15,10 @@ import pytest
 from conftest import TINY_NETWORKS
 from test_hostile_data import jpeg
 
-from stackflower.commands.data import open_source, source_part
 from stackflower.data import listed
+from stackflower.data.opening import open_source, source_part
 from stackflower.data.prepared import prepare
 from stackflower.data.source import Source
-from stackflower.utils.progress import silent
 
 
 def flowers(root: Path, count: int = 12) -> Path:
@@ -63,12 +62,12 @@ def test_a_prepared_folder_is_a_data_set(tmp_path: Path, stackflower) -> None:
     one, other = open_source(str(source)), open_source(str(tmp_path / "out"))
     assert other.title() == "flowers" and other.splits() == ["train", "test"]
     for size in (64, 32):
-        a, b = (prepare(each, "train", size, silent) for each in (one, other))
+        a, b = (prepare(each, "train", size) for each in (one, other))
         assert a.rows == b.rows
         if size == 64:
             assert np.array_equal(a.images, b.images)
     cache = set(Path(os.environ["STACKFLOWER_CACHE"]).glob("prepared/*"))
-    prepare(other, "train", 64, silent)
+    prepare(other, "train", 64)
     assert set(Path(os.environ["STACKFLOWER_CACHE"]).glob("prepared/*")) == cache, "it opens where it lies"
     stackflower("train", "--data", "out", "--images", 8, "--out", "run", *TINY_NETWORKS)
     (tmp_path / "out").rename(tmp_path / "moved")
@@ -137,7 +136,7 @@ def test_killed_it_goes_on(tmp_path: Path, number: signal.Signals) -> None:
     finished = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
     assert finished.returncode == 0, finished.stderr
     assert finished.stdout.count("decoded") == 60 - before + 3, "what was there is not decoded again"
-    other = prepare(open_source(str(tmp_path / "flowers")), "train", 76, silent)
+    other = prepare(open_source(str(tmp_path / "flowers")), "train", 76)
     assert np.array_equal(np.load(tmp_path / "out" / "train" / "images.npy"), other.images)
     assert not [path.name for path in (tmp_path / "out").iterdir() if path.name.startswith(".")], "nothing else is left"
 
@@ -204,7 +203,7 @@ def test_a_drawn_split_is_of_its_share_and_seed(tmp_path: Path) -> None:
     for options in ({"held_out": 0.25}, {"held_out": 0.25, "seed": 3}, {"held_out": 0.5}):
         source = open_source(str(root), options)
         for split in ("train", "validation"):
-            data = prepare(source, split, 16, silent)
+            data = prepare(source, split, 16)
             assert data.rows == source.rows(split), "not that of another share or seed"
             drawn[str(options), split] = data.key
     assert len(set(drawn.values())) == 6

@@ -35,7 +35,7 @@ def test_small_siblings_come_by_one_rule() -> None:
         if name.endswith("-mini"):
             large, small = load_recipe(name.removesuffix("-mini")), load_recipe(name)
             assert small["train"]["batch_size"] <= 16 and small["train"]["images"] and "epochs" not in small["train"]
-            assert resolve(merge(small, {}, ())).generator.options["resolution"] == 64
+            assert resolve(merge(small, {}, {})).generator.options["resolution"] == 64
             assert "images" not in large["train"] and small["generator"]["name"] == large["generator"]["name"]
             assert small["discriminator"]["name"] == large["discriminator"]["name"]
 
@@ -63,4 +63,12 @@ def test_stages_of_a_recipe() -> None:
     assert set(load_recipe("quickstart", 2)["penalties"]) == {"r1"}, "false drops a section"
     with pytest.raises(ConfigError, match="has no later stage"):
         load_recipe("gan-cls", 2)
-    assert set(registry.names("generator")) >= {"began", "dcgan", "deep-fusion", "residual", "stage1", "stage2", "tree"}
+    assert set(registry.list_parts("generator")) >= {
+        "began",
+        "dcgan",
+        "deep-fusion",
+        "residual",
+        "stage1",
+        "stage2",
+        "tree",
+    }

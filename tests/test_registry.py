@@ -16,8 +16,8 @@ from stackflower.objectives.hinge import Hinge
 
 def test_every_kind_has_parts_and_every_part_imports() -> None:
     for kind in registry.KINDS:
-        assert registry.names(kind), kind
-        for name in registry.names(kind):
+        assert registry.list_parts(kind), kind
+        for name in registry.list_parts(kind):
             assert isinstance(registry.get(kind, name), type)
 
 
@@ -28,7 +28,7 @@ def test_listing_imports_no_torch() -> None:
 
 def test_unknown_kind_and_name_say_what_is_allowed() -> None:
     with pytest.raises(ComponentError, match="kinds are: data, text"):
-        registry.names("optimiser")
+        registry.list_parts("optimiser")
     with pytest.raises(ComponentError, match=r"Did you mean 'matching'\?"):
         registry.get("discriminator", "maching")
 
@@ -81,7 +81,7 @@ def test_a_broken_plug_in_fails_only_when_asked_for(tmp_path: Path) -> None:
     (info / "entry_points.txt").write_text(f"[stackflower.components]\n{points}")
     code = (
         "from stackflower import registry\n"
-        "assert 'broken' in registry.names('objective')\n"
+        "assert 'broken' in registry.list_parts('objective')\n"
         "registry.get('objective', 'hinge')\n"
         "try: registry.get('objective', 'broken')\n"
         "except registry.ComponentError as error: print(error)\n"

@@ -18,14 +18,14 @@ from stackflower.pipeline import Pipeline
 @pytest.mark.parametrize("count", ["per_caption", "batch_size", "best_of"])
 def test_a_pipeline_refuses_counts_of_none(trained: Path, count: str) -> None:
     with pytest.raises(ConfigError, match=f"{count} = 0: it should be 1 or more"):
-        Pipeline.from_run(trained, with_judge=True)("a red flower", **{count: 0})
+        Pipeline.from_run(trained, with_discriminator=True)("a red flower", **{count: 0})
 
 
 def test_the_discriminator_chooses_the_best_of_several(trained: Path) -> None:
-    pipeline = Pipeline.from_run(trained, "cpu", with_judge=True)
+    pipeline = Pipeline.from_run(trained, "cpu", with_discriminator=True)
     captions = ["a red flower", "a blue flower"]
     seen: list[torch.Tensor] = []
-    judge = pipeline.judge.discriminator  # type: ignore[union-attr]
+    judge = pipeline.adversary.discriminator  # type: ignore[union-attr]
     forward = judge.forward
 
     def noted(images, texts):  # type: ignore[no-untyped-def]

@@ -10,7 +10,7 @@ import torch
 from conftest import TINY_NETWORKS, drawn, settings
 
 from stackflower.errors import DataError
-from stackflower.evaluation.classifier import DomainClassifier, save_classifier
+from stackflower.evaluation.classifier.network import DomainClassifier, save_classifier
 
 
 def test_several_runs_and_checkpoints_side_by_side(stackflower, tmp_path: Path, judge: list[str]) -> None:
@@ -56,28 +56,28 @@ def test_real_images_in_the_place_of_generated_ones(stackflower, tmp_path: Path,
 
 
 def test_a_function_is_scored_as_a_run(tmp_path: Path, judge: list[str], stackflower, trained: Path) -> None:
-    from stackflower import Pipeline, scores_of
+    from stackflower import Pipeline, evaluate
 
     def noise(captions: list[str], seed: int) -> torch.Tensor:
         pixels = torch.rand(len(captions), 3, 16, 16, generator=torch.Generator().manual_seed(seed))
         return (255 * pixels).to(torch.uint8)
 
     options = {"extractor": "domain", "options": {"weights": "j.safetensors"}, "split": "validation", "splits": 2}
-    found = scores_of(noise, data="data", resolution=16, **options)
-    again = scores_of(noise, data="data", resolution=16, **options)
+    found = evaluate(noise, data="data", resolution=16, **options)
+    again = evaluate(noise, data="data", resolution=16, **options)
     assert found == again and found["protocol"]["images"] == 120 and "noise" in found["scored"]["function"]
     assert {"is", "fid", "kid", "prdc", "r-precision", "similarity", "cosine", "diversity"} <= set(found["metrics"])
-    run = scores_of(trained, data="data", **options)
+    run = evaluate(trained, data="data", **options)
     assert set(run["metrics"]) >= set(found["metrics"]) - {"captions"} and run["scored"]["run"] == str(trained)
     pipeline = Pipeline.from_run(trained)
 
     def drawn_again(captions: list[str], seed: int) -> torch.Tensor:
         return torch.cat(list(pipeline.generate(captions, seed=seed))).permute(0, 3, 1, 2)
 
-    other = scores_of(drawn_again, data="data", resolution=16, **options)
+    other = evaluate(drawn_again, data="data", resolution=16, **options)
     assert other["frechet_distance"] == pytest.approx(run["frechet_distance"], rel=0.5), "but for noise and crop"
     with pytest.raises(DataError, match=r"gave torch.float32 \(64, 3, 16, 16\) for 64 captions; wanted"):
-        scores_of(lambda captions, seed: torch.zeros(len(captions), 3, 16, 16), data="data", resolution=16, **options)
+        evaluate(lambda captions, seed: torch.zeros(len(captions), 3, 16, 16), data="data", resolution=16, **options)
 
 
 def test_a_folder_with_captions_is_scored_with_them(

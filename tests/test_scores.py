@@ -12,8 +12,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from stackflower.errors import ConfigError
-from stackflower.evaluation.classifier import CaptionHead
-from stackflower.evaluation.classifier_training import _contrast, calibration_error
+from stackflower.evaluation.classifier.fitting import _contrast, calibration_error
+from stackflower.evaluation.classifier.network import CaptionHead
 from stackflower.evaluation.extractors.base import Extracted
 from stackflower.evaluation.intervals import RESAMPLES, interval, offsets
 from stackflower.evaluation.metrics import frechet_distance as frechet

@@ -21,14 +21,13 @@ from safetensors.numpy import save_file
 from test_hostile_data import jpeg
 from test_layouts import picture
 
-from stackflower.commands.data import open_source, source_part
 from stackflower.data import prepared
+from stackflower.data.opening import open_source, source_part
 from stackflower.data.sources.shards import expand_braces
 from stackflower.data.sources.stream import ShardStream
 from stackflower.errors import ConfigError, DataError
 from stackflower.text.encoders.multi_hot import MultiHotEncoder
 from stackflower.text.encoders.precomputed import PrecomputedEncoder
-from stackflower.utils.progress import silent
 
 
 def sidecar(root: Path, count: int = 6) -> Path:
@@ -287,7 +286,7 @@ def test_a_pattern_that_names_a_shard_twice(tmp_path: Path) -> None:
         shard(tmp_path / f"train-{number}.tar", "0.jpg")
     for prefix in ("", "file://"):
         source = open_source(f"{prefix}{tmp_path}/{{train-0,train-*}}.tar")
-        assert isinstance(source, ShardStream) and source.count("train", silent) == [1, 1]
+        assert isinstance(source, ShardStream) and source.count("train") == [1, 1]
 
 
 def test_shards_of_two_images_a_key_or_of_two_tar_files(tmp_path: Path, stackflower) -> None:
@@ -329,7 +328,7 @@ def test_an_index_that_tells_nonsense(tmp_path: Path, told: str) -> None:
     source = open_source(f"file://{tmp_path}/train-0.tar")
     assert isinstance(source, ShardStream)
     with pytest.raises(DataError, match="does not tell the samples"):
-        source.count("train", silent)
+        source.count("train")
 
 
 def test_a_stream_of_nothing(tmp_path: Path, stackflower) -> None:
@@ -393,9 +392,9 @@ def test_two_preparations_into_one_folder(tmp_path: Path, monkeypatch: pytest.Mo
 
     def waits(path: Path) -> Any:
         monkeypatch.undo()
-        prepared.prepare_into(one, "train", 16, tmp_path / "out", silent)
+        prepared.prepare_into(one, "train", 16, tmp_path / "out")
         return lock(path)
 
     monkeypatch.setattr(prepared, "FileLock", waits)
     with pytest.raises(DataError, match="holds other data"):
-        prepared.prepare_into(other, "train", 16, tmp_path / "out", silent)
+        prepared.prepare_into(other, "train", 16, tmp_path / "out")

@@ -16,9 +16,9 @@ import pytest
 from scipy.io import savemat
 
 from stackflower import registry
-from stackflower.commands.data import make as make_folder
-from stackflower.commands.prepare import prepare_data
 from stackflower.data.source import SPLITS
+from stackflower.data.synthetic.image_folder import write_image_folder as make_folder
+from stackflower.reports.prepared_folder import prepare_data
 
 COUNTS = {"train": 6, "validation": 3, "test": 2}
 Row = dict[str, Any]
@@ -102,7 +102,7 @@ def stream(root: Path, rows: dict[str, list[Row]]) -> dict[str, Any]:
 @layout
 def prepared(root: Path, rows: dict[str, list[Row]]) -> dict[str, Any]:
     given = folder(root.with_name("given"), rows)["path"]
-    prepare_data(given, str(root), size=64, layout=None, options={}, on_error="fail", jobs=1, say=lambda _: None)
+    prepare_data(given, str(root), size=64, layout=None, options={}, on_error="fail", jobs=1)
     return {"path": str(root)}
 
 
@@ -211,7 +211,7 @@ FROM_1 = ("cub-200", "oxford-102")  # whose classes are numbered so
 MARKS = {"huggingface": pytest.mark.extras}
 
 
-@pytest.mark.parametrize("name", [pytest.param(one, marks=MARKS.get(one, ())) for one in registry.names("data")])
+@pytest.mark.parametrize("name", [pytest.param(one, marks=MARKS.get(one, ())) for one in registry.list_parts("data")])
 def test_data_source(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     make_folder("synthetic-flowers", "flowers", count=COUNTS["train"], validation=3, test=2, resolution=64, seed=0)

@@ -23,20 +23,19 @@ from PIL import Image
 from test_hostile_data import jpeg
 from test_training import gloo
 
-from stackflower.commands.data import open_source, source_part
 from stackflower.data import remote
-from stackflower.data.sampling.batch import Batch, Drawing
-from stackflower.data.sampling.decoding import CaptionDraws, Decoder
-from stackflower.data.sampling.order import StreamOrder
-from stackflower.data.sampling.streamed import POOL, EmbeddingCache, StreamedBatches
+from stackflower.data.opening import open_source, source_part
 from stackflower.data.sources.shards import expand_braces
 from stackflower.data.sources.stream import ShardReader, ShardStream
 from stackflower.errors import DataError
 from stackflower.runs import checkpoint
-from stackflower.runs.folder import RunFolder
+from stackflower.runs.folder import Run
 from stackflower.text.encoders.ngram import NgramEncoder
+from stackflower.training.batches.batch import Batch, Drawing
+from stackflower.training.batches.decoding import CaptionDraws, Decoder
+from stackflower.training.batches.order import StreamOrder
+from stackflower.training.batches.streamed import POOL, EmbeddingCache, StreamedBatches
 from stackflower.training.trainer import Trainer
-from stackflower.utils.progress import silent
 
 COUNTS = (5, 11, 8, 3, 9, 14, 6)  # samples of the shards
 
@@ -96,7 +95,7 @@ def test_a_process_opens_its_own_shards_alone() -> None:
 def batches(pattern: str, workers: int = 0, batch: int = 8, **options: Any) -> StreamedBatches:
     source = open_source(pattern)
     assert isinstance(source, ShardStream)
-    order = StreamOrder(source.count("train", silent), 0, batch, 6)
+    order = StreamOrder(source.count("train"), 0, batch, 6)
     usual: dict[str, Any] = {"resolution": 16, "seed": 0, "draw_noise": lambda n, g: torch.randn(n, 3, generator=g)}
     device = torch.device("cpu")
     encoder = NgramEncoder(dim=64)
@@ -222,7 +221,7 @@ TRAIN = [
 def same(one: Path, other: Path, tolerance: float = 0.0) -> None:
     from safetensors.torch import load_file
 
-    a, b = (load_file(RunFolder(run).weights_file) for run in (one, other))
+    a, b = (load_file(Run(run).weights_file) for run in (one, other))
     assert max(float((a[name] - b[name]).abs().max()) for name in a) <= tolerance
 
 
@@ -238,7 +237,7 @@ def test_a_stream_that_is_killed_goes_on(tmp_path: Path, stackflower) -> None:
         pass
     process.kill()
     process.communicate(timeout=60)  # the workers, which have its pipes too, end with it
-    assert RunFolder(tmp_path / "run").complete_checkpoints()
+    assert Run(tmp_path / "run").complete_checkpoints()
     stackflower("train", "--resume", "run", *settings("data.workers=0"))
     same(tmp_path / "whole", tmp_path / "run")
     rows = [json.loads(line) for line in metrics.read_text().splitlines()]
@@ -258,7 +257,7 @@ def test_a_worker_that_is_killed_is_named(tmp_path: Path, stackflower, monkeypat
         patch.setattr(Trainer, "train_step", kill)
         said = stackflower("train", *data, "--out", "run", *TRAIN, *settings("data.workers=1"), code=1).output
     assert "A worker process that decodes the stream was killed by signal: Killed;" in said and "--resume run" in said
-    assert 40 <= checkpoint.read_state(RunFolder(tmp_path / "run").complete_checkpoints()[-1]).images < 160
+    assert 40 <= checkpoint.read_state(Run(tmp_path / "run").complete_checkpoints()[-1]).images < 160
     stackflower("train", "--resume", "run", *settings("data.workers=0"))
     stackflower("train", *data, "--out", "whole", *TRAIN)
     same(tmp_path / "whole", tmp_path / "run")
@@ -285,7 +284,7 @@ def test_a_signal_to_all_processes_saves_a_checkpoint(tmp_path: Path, stackflowe
     os.killpg(process.pid, signal.SIGTERM)
     _, said = process.communicate(timeout=60)
     assert process.returncode == 128 + signal.SIGTERM and "Traceback" not in said and "was killed" not in said, said
-    assert checkpoint.read_state(RunFolder(tmp_path / "run").complete_checkpoints()[-1]).images >= 4
+    assert checkpoint.read_state(Run(tmp_path / "run").complete_checkpoints()[-1]).images >= 4
 
 
 SLOWLY = """
@@ -353,7 +352,7 @@ def test_shards_elsewhere(tmp_path: Path, stackflower, monkeypatch: pytest.Monke
     monkeypatch.setattr(remote, "_fetch", lambda location, copy: (fetched.append(location), fetch(location, copy)))
     source = open_source(url.replace(str(folder), f"{folder}/../shards"))
     assert isinstance(source, ShardStream)
-    assert source.count("train", silent) == list(COUNTS) and [Path(one).name for one in fetched] == ["index.json"]
+    assert source.count("train") == list(COUNTS) and [Path(one).name for one in fetched] == ["index.json"]
     with pytest.raises(DataError, match="There are no shards"):
         open_source(f"file://{tmp_path}/nowhere/train-{{000..001}}.tar")
     monkeypatch.setenv("STACKFLOWER_CACHE_GIB", "0")
@@ -377,7 +376,7 @@ def test_patterns_with_braces(tmp_path: Path) -> None:
         write_shards(tmp_path / folder)
     for prefix in ("", "file://"):  # shards of the same names in two folders
         source = open_source(f"{prefix}{tmp_path}/{{a,b}}/train-{{000..006}}.tar")
-        assert isinstance(source, ShardStream) and source.count("train", silent) == [*COUNTS, *COUNTS]
+        assert isinstance(source, ShardStream) and source.count("train") == [*COUNTS, *COUNTS]
         assert len(set(source.listing("train").files.names)) == len(source.rows("train")) == 2 * sum(COUNTS)
     with pytest.raises(DataError, match=r"names 2 files that are not there, the first train-007\.tar"):
         open_source(f"{tmp_path}/{{a,b}}/train-{{000..007}}.tar").splits()
@@ -475,7 +474,7 @@ def test_shards_elsewhere_that_change_are_fetched_anew(tmp_path: Path) -> None:
         write_shards(folder, counts)
         remote._copy.cache_clear()  # as a new process
         source = open_source(url)
-        assert isinstance(source, ShardStream) and source.count("train", silent) == list(counts)
+        assert isinstance(source, ShardStream) and source.count("train") == list(counts)
         labels.append([source.reader("train").row(1, sample)["label"] for sample in range(counts[1])])
     assert labels == [[3, 4, 0, 1], [4, 0, 1]]
 

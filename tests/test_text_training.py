@@ -15,8 +15,8 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from stackflower import registry
-from stackflower.commands.train_text import retrieval_accuracy
-from stackflower.runs.folder import RunFolder
+from stackflower.runs.folder import Run
+from stackflower.training.text import retrieval_accuracy
 
 
 def test_an_encoder_trained_before_finds_a_captions_picture(stackflower, tmp_path: Path) -> None:
@@ -69,7 +69,7 @@ def test_an_encoder_learns_with_the_gan_by_its_own_optimizer(stackflower, tmp_pa
     tiny = [pair for pair in TINY if "text.dim" not in pair]
     tiny = [*TINY_NETWORKS, *settings("data.count=48", "data.validation=16"), *small]
     stackflower("train", "--text", name, "--out", "run", "--images", 32, *tiny, *settings("output.checkpoint_every=16"))
-    first, last = (path / "text.safetensors" for path in RunFolder("run").complete_checkpoints()[-2:])
+    first, last = (path / "text.safetensors" for path in Run("run").complete_checkpoints()[-2:])
     before, after = load_file(first), load_file(last)
     assert any(not torch.equal(before[key], after[key]) for key in before if key.startswith("network."))
     line = json.loads((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()[-1])

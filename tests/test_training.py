@@ -23,7 +23,7 @@ from stackflower import registry
 from stackflower.errors import TrainingFailed
 from stackflower.objectives.hinge import Hinge
 from stackflower.runs import checkpoint
-from stackflower.runs.folder import RunFolder
+from stackflower.runs.folder import Run
 from stackflower.training.logger import RunLogger
 from stackflower.training.schedules import Length, Pace
 from stackflower.training.step import TrainingStep
@@ -31,7 +31,7 @@ from stackflower.training.stopping import naming_lost_processes
 
 
 def last(run: Path) -> Path:
-    return RunFolder(run).complete_checkpoints()[-1]
+    return Run(run).complete_checkpoints()[-1]
 
 
 def same(one: Path, other: Path) -> None:
@@ -65,7 +65,7 @@ def test_a_run_leaves_what_it_promises(trained: Path) -> None:
         "checkpoints",
         "generator.safetensors",
     }
-    assert [path.name for path in RunFolder(trained).complete_checkpoints()][-1] == "images-000000096"
+    assert [path.name for path in Run(trained).complete_checkpoints()][-1] == "images-000000096"
     assert (trained / "samples" / "images-000000096.png").exists()
     (entry,) = lines(trained)[-1:]
     assert entry["images"] == 96 and {"discriminator-16/real", "generator/kl", "images_per_second"} <= entry.keys()
@@ -73,7 +73,7 @@ def test_a_run_leaves_what_it_promises(trained: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "name"), [(kind, name) for kind in ("discriminator", "generator") for name in registry.names(kind)]
+    ("kind", "name"), [(kind, name) for kind in ("discriminator", "generator") for name in registry.list_parts(kind)]
 )
 def test_any_part_is_swapped_in_by_its_flag_alone(
     stackflower, tmp_path: Path, projected: list[str], kind: str, name: str
@@ -158,7 +158,7 @@ def test_resuming_is_exact(stackflower, tmp_path: Path, projected: list[str], ex
     tiny = with_features([*TINY, *extra], projected)
     stackflower("train", "--out", "whole", "--images", 96, *tiny, "--set", "output.checkpoint_every=32")
     shutil.copytree("whole", "parts")
-    run = RunFolder("parts")
+    run = Run("parts")
     while len(run.complete_checkpoints()) > 1:  # back to an earlier one
         shutil.rmtree(run.complete_checkpoints()[-1])
     (tmp_path / "parts" / "generator.safetensors").unlink()
@@ -253,7 +253,7 @@ def test_killed_and_resumed_equals_uninterrupted(tmp_path: Path, stackflower) ->
     stackflower("train", "--out", "whole", *SLOW)
     process = start(tmp_path, "--out", "run", *SLOW)
     for _ in range(2):
-        wait_for(lambda: bool(RunFolder(tmp_path / "run").complete_checkpoints()))
+        wait_for(lambda: bool(Run(tmp_path / "run").complete_checkpoints()))
         time.sleep(random.uniform(0.05, 0.5))
         process.send_signal(signal.SIGKILL)
         process.wait()
@@ -315,7 +315,7 @@ def test_a_resumed_run_repeats_the_length_that_was_measured(stackflower, steady,
     quick = settings("output.checkpoint_every=160", "output.keep_every=1", "optimizer.generator.decay_from=0.2")
     stackflower("train", "--out", "run", *TINY, "--time-limit", "4s", *quick)
     shutil.copytree(tmp_path / "run", tmp_path / "again")
-    for path in RunFolder(tmp_path / "again").complete_checkpoints()[1:]:
+    for path in Run(tmp_path / "again").complete_checkpoints()[1:]:
         shutil.rmtree(path)
     stackflower("train", "--resume", "again")
     same(tmp_path / "run", tmp_path / "again")
@@ -530,7 +530,7 @@ def test_old_checkpoints_go_and_every_nth_stays(stackflower, tmp_path: Path) -> 
         "--set",
         "output.keep_every=4",
     )
-    kept = [int(path.name[7:]) for path in RunFolder(tmp_path / "run").complete_checkpoints()]
+    kept = [int(path.name[7:]) for path in Run(tmp_path / "run").complete_checkpoints()]
     assert kept == [24, 56, 88, 96]  # numbers 4, 8, 12 and the last two
 
 

@@ -1,4 +1,4 @@
-"""What `stackflower ls` prints: every part that can be named, with its first line, read without importing it."""
+"""``stackflower ls``: list the parts of each kind, and recipes, without importing them."""
 
 from __future__ import annotations
 
@@ -6,15 +6,28 @@ import ast
 import importlib.util
 from pathlib import Path
 
+import click
+
 from stackflower import registry
+from stackflower.commands.console import Command, show
+from stackflower.commands.options import json_option
 from stackflower.errors import ConfigError
 from stackflower.options import suggest
 from stackflower.recipes.load import recipes
 from stackflower.registry import Entry
 
 
+@click.command(cls=Command)
+@click.argument("kind", required=False)
+@json_option
+def ls(kind: str | None, as_json: bool) -> None:
+    """List the parts of each kind, and recipes."""
+    rows = inventory(kind)
+    show({"parts": rows}, as_json, lambda: format_table(rows))
+
+
 def first_line(entry: Entry) -> str:
-    """The first line of a part's docstring, from its source; nothing is imported but the parent package."""
+    """Return the first line of a part's docstring from its source; only the parent package is imported."""
     module, _, name = entry.target.partition(":")
     try:
         spec = importlib.util.find_spec(module)
@@ -28,7 +41,7 @@ def first_line(entry: Entry) -> str:
 
 
 def inventory(kind: str | None) -> list[dict[str, str]]:
-    """One row a part or recipe: kind, name, distribution, description."""
+    """Return one row per part or recipe: kind, name, distribution, description."""
     kinds = [*registry.KINDS, "recipe"]
     if kind is not None and kind not in kinds:
         raise ConfigError(f"There is no kind {kind!r}.{suggest(kind, kinds)}")
@@ -44,8 +57,8 @@ def inventory(kind: str | None) -> list[dict[str, str]]:
     return rows
 
 
-def table(rows: list[dict[str, str]]) -> str:
-    """The rows as aligned columns."""
+def format_table(rows: list[dict[str, str]]) -> str:
+    """Format rows as aligned columns."""
     widths = [max((len(row[key]) for row in rows), default=0) for key in ("kind", "name", "from")]
     return "\n".join(
         f"{row['kind']:<{widths[0]}}  {row['name']:<{widths[1]}}  {row['from']:<{widths[2]}}  {row['description']}"

@@ -1,151 +1,35 @@
-"""The report command: one run, or several side by side, as one HTML file that needs nothing else."""
+"""``stackflower report``: write runs as one HTML page."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+import click
 
-from jinja2 import Environment, PackageLoader
-
-from stackflower.config.schema import PARTS
-from stackflower.errors import ConfigError, DataError, RunError, StackflowerError
-from stackflower.evaluation.comparison import comparable, read_scores
-from stackflower.evaluation.scoring import interval_of, numbers
-from stackflower.reports import gallery
-from stackflower.reports.charts import curves_of, plot
-from stackflower.runs.folder import RunFolder
-from stackflower.utils.atomic import write_text
-
-MOST_RUNS = 8
+from stackflower.commands.console import Command, show
+from stackflower.commands.options import examples, json_option
 
 
-@dataclass(frozen=True)
-class Table:
-    """Scores of one protocol, a column for each run."""
+@click.command(
+    cls=Command,
+    epilog=examples(
+        "stackflower report runs/quickstart-1",
+        "stackflower report runs/photographs-1 --nearest 16",
+        "stackflower report runs/quickstart-1 runs/photographs-1 --out both.html",
+    ),
+)
+@click.argument("runs", metavar="RUN...", nargs=-1, required=True)
+@click.option(
+    "--nearest",
+    type=click.IntRange(1, 256),
+    metavar="N",
+    help="Show N generated images beside the training images nearest to them. The page then holds training images.",
+)
+@click.option(
+    "--out", metavar="FILE", help="The page.  [default: report.html in the run's folder; for several runs, here]"
+)
+@json_option
+def report(runs: tuple[str, ...], nearest: int | None, out: str | None, as_json: bool) -> None:
+    """Write a run's scores, images and curves as one HTML file, or those of several runs side by side."""
+    from stackflower.reports.report import report as write
 
-    protocol: dict[str, Any]
-    runs: list[str]
-    rows: list[tuple[str, list[str]]]  # measure, and its value of each run
-
-
-def score_tables(runs: dict[str, RunFolder]) -> tuple[list[Table], list[str]]:
-    """The newest scores of every run and protocol, and what could not be read."""
-    found: dict[str, dict[str, dict[str, Any]]] = {}
-    problems = []
-    for name, run in runs.items():
-        for path in sorted(run.scores.glob("*.json"), key=lambda path: path.stat().st_mtime):
-            try:
-                scores = read_scores(path)
-            except DataError as error:
-                problems.append(str(error))
-                continue
-            key = json.dumps(comparable(scores["protocol"]), sort_keys=True, default=str)
-            _, comma, which = str(scores.get("scored", {}).get("weights", "")).partition(", ")
-            found.setdefault(key, {})[f"{name} ({which})" if comma else name] = scores
-    return [_table(columns) for columns in found.values()], problems
-
-
-def _table(columns: dict[str, dict[str, Any]]) -> Table:
-    found = {name: numbers(scores) for name, scores in columns.items()}
-    measures = dict.fromkeys(measure for own in found.values() for measure in own)
-    rows = [
-        (measure.replace("_", " "), [_cell(columns[name], measure, own.get(measure)) for name, own in found.items()])
-        for measure in measures
-    ]
-    protocol = next(iter(columns.values()))["protocol"]
-    return Table(protocol, list(columns), rows)
-
-
-def _cell(scores: dict[str, Any], measure: str, value: float | None) -> str:
-    """A score with its interval."""
-    within = interval_of(scores, measure)
-    return "" if value is None else f"{value:.4g}" + (f" ({within[0]:.4g} to {within[1]:.4g})" if within else "")
-
-
-def _named(runs: Sequence[str | Path]) -> dict[str, RunFolder]:
-    """Runs by a name each: the folder's, or the path where two folders have the same."""
-    if len(runs) > MOST_RUNS:
-        raise ConfigError(f"{len(runs)} runs: at most {MOST_RUNS} fit side by side.")
-    folders = [RunFolder(run) for run in runs]
-    names = [folder.path.resolve().name for folder in folders]
-    found: dict[str, RunFolder] = {}
-    for folder, name in zip(folders, names, strict=True):
-        name = name if names.count(name) == 1 else str(folder)
-        if name in found:
-            raise ConfigError(f"{folder} is named twice.")
-        found[name] = folder
-    return found
-
-
-def report(runs: Sequence[str | Path], nearest: int = 0, out: str | Path | None = None) -> dict[str, Any]:
-    """Write the report; where it is, the last measures, and what was found of the nearest training images.
-
-    Args:
-        runs: folders, the first of which says which captions all generate.
-        nearest: images of each run to show beside the training images that they are nearest to; the page then holds training images.
-        out: the file; None: ``report.html`` in the folder of a single run, or here for several.
-    """
-    named = _named(runs)
-    measured = {name: _measures(run) for name, run in named.items()}
-    curves = plot({name: curves_of(rows) for name, rows in measured.items()})
-    try:
-        captions, missing = gallery.captions_of(next(iter(named.values()))), ""
-    except StackflowerError as error:
-        captions, missing = [], str(error)
-    pairs = {name: gallery.nearest_training(run, nearest) for name, run in named.items()} if nearest else {}
-    tables, problems = score_tables(named)
-    page = Environment(loader=PackageLoader("stackflower.reports"), autoescape=True).get_template("report.html")
-    html = page.render(
-        title=", ".join(named),
-        runs=[_about(name, run, measured[name]) for name, run in named.items()],
-        curves=curves,
-        captions=captions,
-        generated={name: gallery.attempt(run, captions) if captions else missing for name, run in named.items()},
-        tables=tables,
-        problems=problems,
-        pairs=pairs,
-    )
-    path = Path(out).expanduser() if out else (named.popitem()[1].path if len(named) == 1 else Path()) / "report.html"
-    try:
-        write_text(path, html + "\n")
-    except OSError as error:
-        raise RunError(f"The report can't be written to {path}: {error}. Choose another --out.") from error
-    last = {name: _last(rows) for name, rows in measured.items()}
-    found = {name: {key: value for key, value in own.items() if key != "images"} for name, own in pairs.items()}
-    return {"report": str(path), "last": last, **({"nearest": found} if found else {})}
-
-
-def _measures(run: RunFolder) -> list[dict[str, Any]]:
-    """The lines of metrics.jsonl that are no events. RunError where there are none."""
-    run.record()
-    rows = [row for row in run.metrics() if "event" not in row]
-    if not rows:
-        raise RunError(f"{run} has no measures yet: {run.metrics_file.name} is empty. Train it: --resume {run}.")
-    return rows
-
-
-def _last(rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """The last losses with the last scores."""
-    losses = [row for row in rows if "share" in row] or rows
-    scored = [row for row in rows if any(key.startswith("eval/") for key in row)]
-    return losses[-1] | {key: value for row in scored[-1:] for key, value in row.items() if key.startswith("eval/")}
-
-
-def _about(name: str, run: RunFolder, rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """What a run was asked for, and how far it is."""
-    config, events = run.config(), [row for row in run.metrics() if "event" in row]
-    share = max((row.get("share", 0.0) for row in rows), default=0.0)
-    return {
-        "name": name,
-        "config": config,
-        "images": max(row["images"] for row in rows),
-        "share": share,
-        "parts": {kind: json.dumps(getattr(config, kind).to_dict(), ensure_ascii=False) for kind in PARTS},
-        "json": config.json(),
-        "events": [json.dumps({k: v for k, v in row.items() if k != "text"}, ensure_ascii=False) for row in events],
-        "grids": gallery.grids(run),
-        "best": run.best(),
-    }
+    written = write(runs, nearest or 0, out)
+    show(written, as_json, lambda: str(written["report"]))

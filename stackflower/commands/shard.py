@@ -1,180 +1,36 @@
-"""The data shard command: any data set as WebDataset shards."""
+"""``stackflower data shard``: write a data set as WebDataset shards."""
 
 from __future__ import annotations
 
-import io
-import json
-import tarfile
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
-from PIL import Image
+import click
 
-from stackflower.commands.data import open_source
-from stackflower.data.images import FORMATS
-from stackflower.data.listed import ListedSource
-from stackflower.data.prepared import prepare
-from stackflower.data.rows import several
-from stackflower.data.source import Rows, Source
-from stackflower.data.sources.stream import INDEX
-from stackflower.errors import DataError
-from stackflower.utils.atomic import left_behind, replacing, write_text
-from stackflower.utils.cache import key_of
-from stackflower.utils.progress import Say, bar
-
-PROGRESS = ".shards.json"  # what an interrupted command was writing
-SUFFIX = {
-    "JPEG": "jpg",
-    "MPO": "jpg",
-    "PNG": "png",
-    "WEBP": "webp",
-    "GIF": "gif",
-    "BMP": "bmp",
-    "TIFF": "tif",
-    "PPM": "ppm",
-}
+from stackflower.commands.console import Command, show, spell
+from stackflower.commands.data import data_options
+from stackflower.commands.options import examples, json_option, layout_options, on_error_option
 
 
-def shard_data(
-    value: str,
-    out: str,
-    *,
-    per_shard: int,
-    size: int | None,
-    layout: str | None,
-    options: Mapping[str, Any],
-    on_error: str,
-    say: Say,
-) -> dict[str, Any]:
-    """Write every split as shards, ``train-000000.tar`` and so on, with ``index.json``; counts of each split."""
-    skip = {"skip_bad": True} if on_error == "skip" else {}
-    source, folder = open_source(value, {**options, **skip}, layout), Path(out).expanduser()
-    say(source.describe())
-    if size is None and not (isinstance(source, ListedSource) and source.as_files):
-        raise DataError(
-            f"{value} has no image files that could be copied as they are: --size 76 says at how many pixels to write them."
-        )
-    key = key_of(*(source.fingerprint(split) for split in source.splits()), per_shard, size)
-    _begin(folder, key)
-    index: dict[str, Any] = {}
-    counts: dict[str, int] = {}
-    try:
-        for split in source.splits():
-            for warning in source.warnings(split):
-                say(f"Warning: {warning}")
-            if isinstance(source, ListedSource) and size is None:
-                samples = _copied(source, split)
-            else:
-                samples = _drawn(source, split, size or 0)
-            counts[split] = len(samples)
-            index |= _write_split(folder, split, samples, per_shard)
-        write_text(folder / INDEX, json.dumps(index, indent=1) + "\n")
-        (folder / PROGRESS).unlink()
-    except OSError as error:
-        raise DataError(
-            f"{folder} can't be written: {error}. Make room and type the command again; it goes on."
-        ) from error
-    lines = [f"{split}: {count:,} images in {-(-count // per_shard):,} shards" for split, count in counts.items()]
-    last = -(-counts["train"] // per_shard) - 1
-    lines.append(
-        f'Train on them with --data "{folder}/train-{{000000..{last:06d}}}.tar", or prepare them with --data {folder}'
-    )
-    return {"splits": counts, "text": "\n".join(lines)}
+@click.command(
+    cls=Command,
+    epilog=examples(
+        "stackflower data shard my-flowers shards",
+        "stackflower data shard synthetic-flowers shards --size 76 --set data.count=100000",
+    ),
+)
+@click.argument("source")
+@click.argument("out")
+@click.option("--per-shard", type=click.IntRange(1), default=1000, show_default=True, help="Images per shard.")
+@click.option("--size", type=click.IntRange(16), help="Size in pixels.  [default: the image files as they are]")
+@layout_options
+@on_error_option
+@json_option
+def shard(source: str, out: str, settings: tuple[str, ...], as_json: bool, **options: Any) -> None:
+    """Write a data set as WebDataset shards into the folder OUT, to be streamed.
 
-
-def _write_split(folder: Path, split: str, samples: _Samples, per_shard: int) -> dict[str, Any]:
-    """The shards of a split; samples and bytes of each. Those that are there, of an interrupted command, are kept."""
-    index: dict[str, Any] = {}
-    with bar(f"writing {split}", len(samples)) as progress:
-        for number in range(-(-len(samples) // per_shard)):
-            part = range(number * per_shard, min((number + 1) * per_shard, len(samples)))
-            path = folder / f"{split}-{number:06d}.tar"
-            if not path.exists():
-                for half in left_behind(path):
-                    half.unlink()
-                _write(path, part, samples)
-            index[path.name] = {"samples": len(part), "bytes": path.stat().st_size}
-            progress(len(part))
-    return index
-
-
-def _begin(folder: Path, key: str) -> None:
-    """Note what is being written. DataError where the folder holds anything but what the same command has written."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        if any(path.name != PROGRESS for path in folder.iterdir()):
-            known = (
-                json.loads((folder / PROGRESS).read_text(encoding="utf-8")) if (folder / PROGRESS).exists() else None
-            )
-            if known != key:
-                raise DataError(f"{folder} is there and not empty; name a new folder.")
-        write_text(folder / PROGRESS, json.dumps(key))
-    except (OSError, ValueError) as error:
-        raise DataError(f"{folder} can't be written: {error}. Name another folder.") from error
-
-
-class _Samples:
-    """Rows of a split, and the content and ending of the image file of each.
-
-    Args:
-        rows: of the split.
-        content: from the number of an image to its file.
-        kept: numbers of the images that can be read.
+    If interrupted, rerun the same command: it resumes where it stopped.
     """
+    from stackflower.data.sharding import shard_data
 
-    def __init__(self, rows: Rows, content: Callable[[int], tuple[bytes, str]], kept: Sequence[int]):
-        self.rows, self.content, self.kept = rows, content, kept
-
-    def __len__(self) -> int:
-        return len(self.kept)
-
-    def row(self, number: int) -> dict[str, Any]:
-        """The metadata of an image without its file, which has another name in a shard."""
-        row = self.rows.row(number)
-        row.pop("file_name", None)
-        return row
-
-
-def _drawn(source: Source, split: str, size: int) -> _Samples:
-    """Central squares of `size` pixels, as PNG."""
-    data = prepare(source, split, size, bar)
-
-    def content(number: int) -> tuple[bytes, str]:
-        buffer = io.BytesIO()
-        Image.fromarray(data.images[number].numpy()).save(buffer, "PNG", compress_level=3)
-        return buffer.getvalue(), "png"
-
-    return _Samples(data.rows, content, range(len(data.rows)))
-
-
-def _copied(source: ListedSource, split: str) -> _Samples:
-    """The files as they are. What can't be read is refused, or left out with `skip_bad`, first."""
-    rows, files = source.rows(split), source.listing(split).files
-    assert rows.files is not None
-    bad = source.unreadable(split)
-    if bad and not source.skip_bad:
-        raise DataError(
-            f"{len(bad):,} images of {split} can't be read:\n{several(list(bad.values()))}\nMend them, or leave them out with --on-error skip."
-        )
-    names = rows.files
-
-    def content(number: int) -> tuple[bytes, str]:
-        found = files.read(names[number])
-        with Image.open(io.BytesIO(found), formats=FORMATS) as image:
-            return found, SUFFIX[str(image.format)]
-
-    return _Samples(rows, content, [number for number in range(len(rows)) if number not in bad])
-
-
-def _write(path: Path, part: range, samples: _Samples) -> None:
-    """One shard, aside first; the same bytes for the same samples."""
-    with replacing(path) as temporary, tarfile.open(temporary, "w", format=tarfile.USTAR_FORMAT) as shard:
-        for number in part:
-            own = samples.kept[number]
-            image, suffix = samples.content(own)
-            row = json.dumps(samples.row(own), ensure_ascii=False).encode()
-            for ending, content in ((suffix, image), ("json", row)):
-                member = tarfile.TarInfo(f"{number:09d}.{ending}")
-                member.size = len(content)
-                shard.addfile(member, io.BytesIO(content))
+    summary = shard_data(source, out, options=data_options(settings), **options)
+    show({"data": source, "out": out, **summary}, as_json, lambda: spell(summary["text"]))

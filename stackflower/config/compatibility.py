@@ -55,7 +55,7 @@ def incompatible(config: RunConfig) -> list[str]:
 def _names(kind: str, wanted: Callable[[Any], bool]) -> list[str]:
     """The parts of a kind that are wanted; one of another distribution that can't be imported is left out."""
     found = []
-    for name in registry.names(kind):
+    for name in registry.list_parts(kind):
         try:
             if wanted(registry.get(kind, name)):
                 found.append(name)
@@ -72,9 +72,9 @@ def _scores(config: RunConfig) -> Iterator[str]:
     choosing = _names("metric", lambda metric: metric.measure is not None)
     if output.best not in choosing:
         yield f"output.best = {output.best!r}: a metric that chooses the best model is one of {', '.join(choosing)}."
-    unknown = [name for name in output.eval_metrics if name not in registry.names("metric")]
+    unknown = [name for name in output.eval_metrics if name not in registry.list_parts("metric")]
     if unknown:
-        yield f"output.eval_metrics: {', '.join(unknown)}; allowed are {', '.join(registry.names('metric'))}."
+        yield f"output.eval_metrics: {', '.join(unknown)}; allowed are {', '.join(registry.list_parts('metric'))}."
     elif output.best in choosing and output.best not in output.eval_metrics:
         yield f"output.best = {output.best!r} is not among output.eval_metrics = {list(output.eval_metrics)}."
 
@@ -101,7 +101,7 @@ def _penalties(config: RunConfig, discriminator: Any) -> Iterator[str]:
         for key, value in (("norm", "batch"), ("minibatch_deviation", True))
         if options.get(key) == value
     ]
-    for name in sorted({part.name for part in config.penalties} & set(registry.names("penalty"))):
+    for name in sorted({part.name for part in config.penalties} & set(registry.list_parts("penalty"))):
         penalty: Any = registry.get("penalty", name)
         wanted = penalty.latents_per_caption
         if wanted is not None and config.train.latents_per_caption != wanted:

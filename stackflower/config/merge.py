@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -26,18 +25,10 @@ FEATURES = "efficientnet-lite0"  # where none are named
 Tree = dict[str, Any]
 
 
-def parse_value(text: str) -> Any:
-    """A ``--set`` value: TOML where it is TOML (numbers, true, "…", […]), otherwise the string itself."""
-    try:
-        return tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
-        return text
-
-
 def merge(
     recipe: Mapping[str, Any],
     flags: Mapping[str, Any],
-    settings: Sequence[str],
+    settings: Mapping[str, Any],
     report: Callable[[str], None] = lambda sentence: None,
 ) -> Tree:
     """The tree that `resolve` checks.
@@ -45,7 +36,7 @@ def merge(
     Args:
         recipe: as `load_recipe` gives it.
         flags: dotted keys; the name of a kind names the part ("generator": "dcgan").
-        settings: ``part.option=value`` texts.
+        settings: values by dotted name; they take precedence over flags.
         report: called with a sentence for everything that changes because something else was changed (`follow`).
     """
     tree = with_defaults(recipe)
@@ -79,29 +70,11 @@ def apply_flags(tree: Tree, flags: Mapping[str, Any]) -> set[str]:
     return set(flags)
 
 
-def apply_settings(tree: Tree, settings: Sequence[str]) -> set[str]:
-    """Put ``part.option=value`` texts into the tree; their keys."""
-    keys = set()
-    for text in settings:
-        key, equals, value = text.partition("=")
-        if not equals:
-            raise ConfigError(f"--set {text}: it should be part.option=value, as in --set generator.channels=96.")
-        _put(tree, key.strip().split("."), parse_value(value.strip()))
-        keys.add(key.strip())
-    return keys
-
-
-def part_options(settings: Sequence[str], kinds: Sequence[str], example: str) -> dict[str, dict[str, Any]]:
-    """Of ``KIND.OPTION=VALUE`` texts, the options of each kind, for commands that are no training. ConfigError for anything else."""
-    options: dict[str, dict[str, Any]] = {kind: {} for kind in kinds}
-    for text in settings:
-        key, equals, value = text.partition("=")
-        kind, dot, option = key.strip().partition(".")
-        if not (equals and dot and option and kind in options):
-            allowed = " or ".join(f"{kind}.OPTION=VALUE" for kind in kinds)
-            raise ConfigError(f"--set {text}: it should be {allowed}, as in --set {example}.")
-        options[kind][option] = parse_value(value.strip())
-    return options
+def apply_settings(tree: Tree, settings: Mapping[str, Any]) -> set[str]:
+    """Put settings by dotted name into the tree; return their names."""
+    for key, value in settings.items():
+        _put(tree, key.split("."), value)
+    return set(settings)
 
 
 def follow(tree: Tree, before: Mapping[str, Any], given: set[str], report: Callable[[str], None]) -> None:
@@ -236,7 +209,7 @@ def _put(tree: Tree, path: Sequence[str], value: Any) -> None:
     for key in path[:-1]:
         tree = tree.setdefault(key, {})
         if not isinstance(tree, dict):
-            raise ConfigError(f"--set {'.'.join(path)}: {key!r} is a value, not a table.")
+            raise ConfigError(f"{'.'.join(path)}: {key!r} is a value, not a table.")
     tree[path[-1]] = value
 
 

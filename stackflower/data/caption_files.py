@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from stackflower.errors import ConfigError, DataError
-from stackflower.utils.lines import lines_of
+from stackflower.formats.lines import lines_of
 
 
 def read_captions(path: Path, every: bool = False) -> list[str]:

@@ -17,12 +17,12 @@ import torch
 from stackflower.data.archives import is_archive, open_files
 from stackflower.data.files import Files
 from stackflower.data.images import load_square
+from stackflower.data.json_lines import JsonLines
 from stackflower.data.rows import checked, several, together
 from stackflower.data.source import Rows, Source
 from stackflower.errors import DataError
 from stackflower.options import Below1, Seed
 from stackflower.utils.cache import key_of
-from stackflower.utils.json_lines import JsonLines
 from stackflower.utils.progress import Progress
 from stackflower.utils.rng import seeded
 

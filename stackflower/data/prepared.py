@@ -22,13 +22,13 @@ import torch
 from filelock import FileLock
 from torch import Tensor
 
+from stackflower.data.json_lines import JsonLines, write_json_lines
 from stackflower.data.rows import checked, together
 from stackflower.data.source import Rows, Source
 from stackflower.errors import DataError
 from stackflower.utils.atomic import replacing, write_text
 from stackflower.utils.cache import cache_folder, key_of, not_writable
-from stackflower.utils.json_lines import JsonLines, write_json_lines
-from stackflower.utils.progress import Bar, Progress
+from stackflower.utils.progress import Progress, progress_bar
 
 IMAGES, ROWS, LEFT_OUT, KEY = "images.npy", "rows.jsonl", "left-out.json", "key.json"
 DONE, KEPT = "done.npy", "kept.npy"  # while it is made: which images are there, and those that are not left out
@@ -73,11 +73,10 @@ class Prepared:
         return self.images[index, edge : edge + resolution, edge : edge + resolution].permute(0, 3, 1, 2)
 
 
-def prepare(source: Source, split: str, size: int, bar: Bar, jobs: int | None = None) -> Prepared:
+def prepare(source: Source, split: str, size: int, jobs: int | None = None) -> Prepared:
     """Open the prepared form of a split at `size` pixels, making it if it is not in the cache. One that was interrupted goes on.
 
     Args:
-        bar: makes a progress bar from a label and a length.
         jobs: threads or processes that make it; None: one for each core.
     """
     if split not in source.splits():
@@ -90,18 +89,18 @@ def prepare(source: Source, split: str, size: int, bar: Bar, jobs: int | None = 
     if (prepared := _from_cache(folder, key)) is not None:
         return prepared
     try:
-        return _make(source, split, size, folder, key, bar, jobs)
+        return _make(source, split, size, folder, key, jobs)
     except OSError as error:
         raise not_writable(folder.parent, error) from error
 
 
-def prepare_into(source: Source, split: str, size: int, folder: Path, bar: Bar, jobs: int | None = None) -> Prepared:
+def prepare_into(source: Source, split: str, size: int, folder: Path, jobs: int | None = None) -> Prepared:
     """As `prepare`, into a folder of the user's. DataError where it holds the prepared form of something else, or can't be written."""
     key = _key(source, split, size)
     if _holds(folder, key):
         return open_prepared(folder, key)
     try:
-        return _make(source, split, size, folder, key, bar, jobs)
+        return _make(source, split, size, folder, key, jobs)
     except OSError as error:
         raise DataError(
             f"{folder} can't be written: {error}. Make room and type the command again; it goes on."
@@ -150,15 +149,15 @@ def _from_cache(folder: Path, key: str) -> Prepared | None:
     return None
 
 
-def _make(source: Source, split: str, size: int, folder: Path, key: str, bar: Bar, jobs: int | None) -> Prepared:
+def _make(source: Source, split: str, size: int, folder: Path, key: str, jobs: int | None) -> Prepared:
     """Decode a split into a folder, aside first, from where it was left if it was interrupted; one process at a time."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(cache_folder("prepared") / f".{key_of(str(folder.resolve()))}.lock"):
         prepared = _from_cache(folder, key) if _holds(folder, key) else None  # another process may have made it
-        return prepared or _decode(source, split, size, folder, key, bar, jobs)
+        return prepared or _decode(source, split, size, folder, key, jobs)
 
 
-def _decode(source: Source, split: str, size: int, folder: Path, key: str, bar: Bar, jobs: int | None) -> Prepared:
+def _decode(source: Source, split: str, size: int, folder: Path, key: str, jobs: int | None) -> Prepared:
     rows = source.rows(split)
     partial = folder.with_name(f".{folder.name}-{key}")
     partial.mkdir(exist_ok=True)
@@ -171,7 +170,7 @@ def _decode(source: Source, split: str, size: int, folder: Path, key: str, bar: 
         done is None or images is None
     ):  # one says nothing without the other; `done` first, which must not outlive its images
         done, images = _new_array(*of_done), _new_array(*of_images)
-    with bar(f"preparing {split} ({len(rows):,} images at {size} px)", len(rows)) as progress:
+    with progress_bar(f"preparing {split} ({len(rows):,} images at {size} px)", len(rows)) as progress:
         bad = source.fill(split, images, _dropping(images, progress), done, jobs)
     left_out = [*source.left_out(split), *(bad[place] for place in sorted(bad))]
     if bad:

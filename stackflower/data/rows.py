@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from sys import intern
 from typing import Any
 
+from stackflower.data.json_lines import Column
 from stackflower.data.source import Rows
-from stackflower.utils.json_lines import Column
 
 LONGEST = 1_000  # words of a caption
 LARGEST_LABEL = 2**31 - 1

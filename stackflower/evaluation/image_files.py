@@ -17,8 +17,8 @@ from stackflower.data.images import EXTENSIONS, load_square
 from stackflower.data.rows import several
 from stackflower.data.sources.folder import METADATA, read_metadata
 from stackflower.errors import DataError
+from stackflower.formats.lines import lines_of
 from stackflower.utils.distributed import share
-from stackflower.utils.lines import lines_of
 from stackflower.utils.rng import seeded
 
 BATCH = 200

@@ -46,7 +46,7 @@ class Protocol:
     skip_bad: bool = False
 
     def __post_init__(self) -> None:
-        known = registry.names("metric")
+        known = registry.list_parts("metric")
         unknown = [name for name in self.metrics or () if name not in known]
         if unknown:
             raise ConfigError(f"--metrics {','.join(unknown)}: allowed are {', '.join(known)}, separated by commas.")

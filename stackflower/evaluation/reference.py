@@ -13,7 +13,6 @@ from torch import Tensor
 from stackflower.data.prepared import Prepared, prepare
 from stackflower.data.source import Source
 from stackflower.errors import DataError
-from stackflower.utils.progress import Bar
 from stackflower.utils.rng import seeded
 
 MOST_SAMPLES = 5000  # unless more are asked for
@@ -29,10 +28,10 @@ class Reference:
     resolution: int
 
     @classmethod
-    def open(cls, source: Source, split: str | None, resolution: int, size: int, display: Bar) -> Reference:
+    def open(cls, source: Source, split: str | None, resolution: int, size: int) -> Reference:
         """A split by name, or the one that scores are reported on. DataError where there is none of that name."""
         split = split or source.reported()
-        return cls(source, split, prepare(source, split, size, display), resolution)
+        return cls(source, split, prepare(source, split, size), resolution)
 
     def describe(self) -> dict[str, object]:
         """The data's part of the protocol."""

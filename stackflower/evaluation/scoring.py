@@ -14,7 +14,7 @@ from stackflower.evaluation.metrics.base import Metric, Sample
 def metrics() -> dict[str, Metric]:
     """Every registered metric by its name, in the order of the report."""
     every: dict[str, Metric] = {}
-    for name in registry.names("metric"):
+    for name in registry.list_parts("metric"):
         with suppress(
             ComponentError
         ):  # one of another distribution that can't be built, unless it is asked for by name

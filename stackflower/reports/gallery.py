@@ -20,8 +20,7 @@ from stackflower.data.prepared import prepare
 from stackflower.errors import RunError, StackflowerError
 from stackflower.evaluation.nearest import describer, nearest
 from stackflower.pipeline import Pipeline
-from stackflower.runs.folder import RunFolder
-from stackflower.utils.progress import bar
+from stackflower.runs.folder import Run
 
 CAPTIONS, NOISES = 5, 5
 STEPS, ROWS = 8, 2  # of interpolations
@@ -49,7 +48,7 @@ def strip(images: Iterable[Tensor], columns: int) -> str:
     return data_uri(Image.fromarray(grid(np.concatenate([batch.numpy() for batch in images]), columns)))
 
 
-def grids(run: RunFolder) -> list[Picture]:
+def grids(run: Run) -> list[Picture]:
     """The grids of the training, in order of time; those that can't be read are left out."""
     files = sorted(run.samples.glob("images-*.png"))
     if len(files) > MOST_GRIDS:
@@ -69,7 +68,7 @@ def _images(path: Path) -> int:
     return int(path.stem.partition("-")[2])
 
 
-def captions_of(run: RunFolder) -> list[str]:
+def captions_of(run: Run) -> list[str]:
     """Captions of evenly spaced images of the split that scores are reported on. StackflowerError where the data are gone."""
     source = build.build_source(run.config())
     rows = source.rows(source.reported())
@@ -86,7 +85,7 @@ class Generated:
     between_noises: Picture
 
 
-def generated(run: RunFolder, captions: Sequence[str], seed: int = 0) -> Generated:
+def generated(run: Run, captions: Sequence[str], seed: int = 0) -> Generated:
     """Five captions × five noises, and what lies between two captions and between two noises. StackflowerError where it can't be generated."""
     pipeline = Pipeline.from_run(run.path)
     rows = [
@@ -105,7 +104,7 @@ def generated(run: RunFolder, captions: Sequence[str], seed: int = 0) -> Generat
     )
 
 
-def attempt(run: RunFolder, captions: Sequence[str]) -> Generated | str:
+def attempt(run: Run, captions: Sequence[str]) -> Generated | str:
     """`generated`, or why it can't be."""
     try:
         return generated(run, captions) if captions else "There are no captions to generate for."
@@ -113,7 +112,7 @@ def attempt(run: RunFolder, captions: Sequence[str]) -> Generated | str:
         return str(error)
 
 
-def nearest_training(run: RunFolder, count: int, seed: int = 0) -> dict[str, Any]:
+def nearest_training(run: Run, count: int, seed: int = 0) -> dict[str, Any]:
     """`count` images, of captions of evenly spaced training images, and the training image nearest to each, or to its mirror image.
 
     Returns ``images``, a PNG as a data URI with a column for each: generated, nearest; ``captions``; ``distances``; ``limit`` and
@@ -123,7 +122,7 @@ def nearest_training(run: RunFolder, count: int, seed: int = 0) -> dict[str, Any
     features = build.build_features(record.config)
     record.check_features(run, features)
     pipeline = Pipeline.from_run(run.path)
-    data = prepare(build.build_source(record.config), "train", record.load_size, bar)
+    data = prepare(build.build_source(record.config), "train", record.load_size)
     if len(data.rows) < 2:
         raise RunError(f"{run} was trained on {len(data.rows)} image; the nearest of at least 2 can be shown.")
     training = data.centre(pipeline.resolution)

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from stackflower.errors import RunError, TrainingFailed
 from stackflower.options import Count, Natural, Positive, read_section
-from stackflower.runs.folder import STATE, RunFolder
+from stackflower.runs.folder import STATE, Run
 from stackflower.stages.base import Stage
 from stackflower.utils.atomic import replacing, write_text
 from stackflower.utils.checksum import sha256_of
@@ -133,7 +133,7 @@ def restore_rng(state: Mapping[str, Tensor], device: torch.device) -> None:
 class CheckpointWriter:
     """A checkpoint in the making: files go aside, `publish` makes them one complete checkpoint."""
 
-    def __init__(self, run: RunFolder, images: int):
+    def __init__(self, run: Run, images: int):
         self.run = run
         self.final = run.checkpoints / f"images-{images:09d}"
         self.aside = run.checkpoints / f".images-{images:09d}"  # one name, so that all processes meet there

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -25,14 +26,31 @@ from stackflower.utils.atomic import write_text
 STATE = "state.json"  # the last file written into a checkpoint
 
 
-class RunFolder:
-    """Paths inside a run and what may be done with them."""
+class Run:
+    """A run: a folder with its configuration, measures, samples, checkpoints and model.
 
-    def __init__(self, path: str | Path):
+    `Pipeline.from_run`, `evaluate` and `train(resume=…)` take it as they take its path.
+
+    Args:
+        path: folder of the run.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]):
         self.path = Path(path).expanduser()
 
     def __str__(self) -> str:
         return str(self.path)
+
+    def __repr__(self) -> str:
+        return f"Run({str(self.path)!r})"
+
+    def __fspath__(self) -> str:
+        return str(self.path)
+
+    @property
+    def images(self) -> int:
+        """Number of images that the newest complete checkpoint was trained on; 0 without one."""
+        return max(self.checkpoint_images(), default=0)
 
     @property
     def config_file(self) -> Path:
@@ -219,14 +237,14 @@ class RunFolder:
                 shutil.rmtree(path, ignore_errors=True)
 
 
-def newest_run(root: str | Path = "runs") -> RunFolder:
+def newest_run(root: str | Path = "runs") -> Run:
     """The run that was written last. RunError if there is none."""
     found = sorted(
         Path(root).glob("*/config.json"), key=lambda path: max(p.stat().st_mtime for p in path.parent.iterdir())
     )
     if not found:
         raise RunError(f"There is no run in {root}/ to resume. Name its folder: --resume RUN.")
-    return RunFolder(found[-1].parent)
+    return Run(found[-1].parent)
 
 
 def free_name(recipe: str, root: str | Path = "runs") -> Path:

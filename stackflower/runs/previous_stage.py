@@ -6,12 +6,10 @@ import shutil
 from collections.abc import Mapping
 from typing import Any
 
-import torch
-
-from stackflower import build, registry
+from stackflower import registry
 from stackflower.config.schema import PreviousStage, RunConfig
 from stackflower.errors import ConfigError, RunError
-from stackflower.runs.folder import RunFolder
+from stackflower.runs.folder import Run
 from stackflower.text.learned import LearnedEncoder
 from stackflower.utils.atomic import replacing
 
@@ -21,7 +19,7 @@ def flags_over(path: str, flags: Mapping[str, Any]) -> dict[str, Any]:
 
     Raises RunError where there is no trained run, ConfigError where another text encoder is asked for.
     """
-    run = RunFolder(path)
+    run = Run(path)
     record = run.record()
     config = record.config
     if not run.weights_file.exists():
@@ -36,9 +34,7 @@ def flags_over(path: str, flags: Mapping[str, Any]) -> dict[str, Any]:
         raise ConfigError(
             _unlike(str(run), config.text.name, given.get("model") or given.get("weights") or given["name"])
         )
-    with torch.device("meta"):
-        stage = build.build_stage(config, record.text_dim)
-    ratio = record.load_size / max(stage.resolutions)
+    ratio = record.load_size / record.resolution
     below = PreviousStage(
         str(run.path.resolve()), config.stage, config.conditioning, config.generator, ratio, config.below
     )
@@ -52,12 +48,12 @@ def _unlike(run: str, theirs: str, given: str) -> str:
     )
 
 
-def keep_weights(config: RunConfig, run: RunFolder) -> None:
+def keep_weights(config: RunConfig, run: Run) -> None:
     """Copy the models of the earlier stages into a later stage's run, which then needs nothing else; what is there already stays.
     RunError where one is missing or can't be written."""
     if config.below is None:
         return
-    below = RunFolder(config.below.run)
+    below = Run(config.below.run)
     theirs = [below.weights_file, *below.previous_weights(config.below.stage)]
     for source, target in zip(theirs, run.previous_weights(config.stage), strict=True):
         if target.exists():

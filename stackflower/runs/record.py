@@ -21,6 +21,7 @@ class RunRecord:
 
     stackflower: str  # the version that trained it
     text_dim: Count  # T of the text embeddings
+    resolution: Count  # pixels of the largest generated images
     load_size: Count  # pixels of the prepared images
     data_key: str  # of the prepared training split
     encoder: str  # fingerprint of the text encoder

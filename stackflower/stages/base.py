@@ -14,8 +14,8 @@ from typing import Any, ClassVar, Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from stackflower.stages.frozen import Frozen
 from stackflower.stages.layers import ReferenceBatch
-from stackflower.utils.frozen import Frozen
 
 
 class OtherTexts(NamedTuple):

@@ -14,10 +14,10 @@ from torch import Tensor
 from stackflower.text.base import TextEncoder
 from stackflower.utils.atomic import replacing
 from stackflower.utils.cache import cache_folder, key_of, not_writable
-from stackflower.utils.progress import Bar
+from stackflower.utils.progress import progress_bar
 
 
-def embed(captions: Sequence[str], encoder: TextEncoder, bar: Bar, chunk: int = 1024) -> Tensor:
+def embed(captions: Sequence[str], encoder: TextEncoder, chunk: int = 1024) -> Tensor:
     """Embeddings (N, T) of captions as the networks take them, from the cache if they are there."""
     digest = hashlib.blake2b("\0".join(captions).encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
     path = cache_folder("embeddings") / f"{key_of(encoder.fingerprint(), len(captions), digest)}.safetensors"
@@ -27,7 +27,7 @@ def embed(captions: Sequence[str], encoder: TextEncoder, bar: Bar, chunk: int = 
     unique = list(dict.fromkeys(captions))
     position = {caption: row for row, caption in enumerate(unique)}
     parts = []
-    with bar(f"embedding {len(unique):,} captions", len(unique)) as progress:
+    with progress_bar(f"embedding {len(unique):,} captions", len(unique)) as progress:
         for first in range(0, len(unique), chunk):
             parts.append(encoder(unique[first : first + chunk]))
             progress(len(parts[-1]))

@@ -15,8 +15,8 @@ from stackflower.objectives.base import Pairs
 from stackflower.stages.base import Stage, Text, parameters_of
 from stackflower.text.base import TextEncoder
 from stackflower.text.learned import LearnedEncoder
-from stackflower.training.accelerator import resolve_precision
-from stackflower.utils.progress import duration
+from stackflower.utils.devices import resolve_precision
+from stackflower.utils.progress import format_duration
 
 
 def plan(
@@ -38,7 +38,7 @@ def plan(
     if train.time_limit is None:
         lines["images to train on"] = f"{train.images or int((train.epochs or 0) * epoch):,}"
     else:
-        lines["images to train on"] = f"as many as fit into {duration(train.time_limit)}"
+        lines["images to train on"] = f"as many as fit into {format_duration(train.time_limit)}"
     lines["FLOPs of a step"] = (
         f"{found['step_flops']:.3g} ({train.batch_size} images, without penalties and a text encoder's)"
     )

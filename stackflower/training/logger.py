@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 import sys
 import time
 from collections.abc import Mapping
 from typing import Any
 
-import click
 import torch
 from accelerate import Accelerator
 from torch import Tensor
 from tqdm import tqdm
 
 from stackflower.data.images import captioned, save_png, to_uint8
-from stackflower.runs.folder import RunFolder
+from stackflower.runs.folder import Run
 from stackflower.stages.base import Stage
 from stackflower.text.base import TextEncoder
 from stackflower.utils.atomic import write_text
-from stackflower.utils.progress import duration
+from stackflower.utils.progress import bars_shown, format_duration
+
+logger = logging.getLogger(__name__)
 
 QUIET = 10.0  # seconds between lines where there is no terminal for a bar
 BAR = "{percentage:3.0f}%|{bar:20}| {postfix}"
@@ -45,7 +47,7 @@ def progress_line(
             network, term = network.removesuffix(f"-{resolution}"), term.removesuffix(f"-{resolution}")
         networks.setdefault(network, []).append(f"{term} {value:.2f}")
     of = f"/{total:,}" if total is not None else ""
-    until = f"{duration(left)} left" if left is not None else "measuring the speed"
+    until = f"{format_duration(left)} left" if left is not None else "measuring the speed"
     losses = "  ".join(f"{network}: {' '.join(terms)}" for network, terms in networks.items())
     return f"{images:,}{of} images  {speed:.0f} images/s  {until}  {losses}"
 
@@ -60,9 +62,7 @@ class RunLogger:
         noise_seed: of the grid's noise, the same for the whole run.
     """
 
-    def __init__(
-        self, run: RunFolder, accelerator: Accelerator, captions: list[str], embeddings: Tensor, noise_seed: int
-    ):
+    def __init__(self, run: Run, accelerator: Accelerator, captions: list[str], embeddings: Tensor, noise_seed: int):
         self.run, self.accelerator = run, accelerator
         self.captions, self.embeddings, self.noise_seed = captions, embeddings.to(accelerator.device), noise_seed
         self.sums: dict[str, Tensor] = {}
@@ -162,9 +162,7 @@ class RunLogger:
 
     def print(self, text: str) -> None:
         """A line on stderr, above the progress bar."""
-        if self.bar is not None:
-            self.bar.clear()
-        click.echo(text, err=True)
+        logger.info(text)
 
     def _write(self, values: Mapping[str, Any]) -> None:
         finite = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in values.items()}
@@ -175,6 +173,8 @@ class RunLogger:
             self.print(f"metrics.jsonl could not be written: {error}")
 
     def _show(self, share: float, line: str, now: float) -> None:
+        if not bars_shown():
+            return
         if sys.stderr.isatty():
             self.bar = self.bar or tqdm(total=1.0, bar_format=BAR, file=sys.stderr, dynamic_ncols=True)
             self.bar.n = share
@@ -183,7 +183,7 @@ class RunLogger:
                 self.bar.close()
         elif now - self.printed > QUIET or share >= 1:
             self.printed = now
-            click.echo(f"{share:4.0%}  {line}", err=True)
+            logger.info("%3.0f%%  %s", share * 100, line)
 
     @torch.no_grad()
     def grid(self, stage: Stage, images: int, encoder: TextEncoder | None = None, columns: int = 8) -> None:

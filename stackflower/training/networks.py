@@ -12,12 +12,12 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from stackflower.adversary import Adversary
-from stackflower.build import build_drawing, build_networks, build_text_ranking
+from stackflower.build import build_networks, build_text_ranking
 from stackflower.config.schema import Optimizer, RunConfig
-from stackflower.data.sampling.batch import Batches, Drawing
 from stackflower.runs.checkpoint import load_previous
 from stackflower.stages.layers import synchronise_batch_norm
 from stackflower.text.learned import LearnedEncoder
+from stackflower.training.batches.batch import Batches, Drawing, build_drawing
 from stackflower.training.ema import EMA
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
@@ -13,24 +14,26 @@ from torch import Tensor
 from stackflower import build
 from stackflower.config.schema import RunConfig
 from stackflower.data.prepared import Prepared, prepare
-from stackflower.data.sampling.batch import Batches, Drawing
-from stackflower.data.sampling.decoding import CaptionDraws, Decoder
-from stackflower.data.sampling.order import StreamOrder
-from stackflower.data.sampling.prepared import PreparedBatches
-from stackflower.data.sampling.streamed import EmbeddingCache, StreamedBatches
 from stackflower.data.source import Source
 from stackflower.data.sources.stream import ShardStream
 from stackflower.errors import ConfigError
-from stackflower.runs.folder import RunFolder
+from stackflower.runs.folder import Run
 from stackflower.runs.record import RunRecord
 from stackflower.text.base import TextEncoder
 from stackflower.text.cache import embed
 from stackflower.text.learned import LearnedEncoder
+from stackflower.training.batches.batch import Batches, Drawing
+from stackflower.training.batches.decoding import CaptionDraws, Decoder
+from stackflower.training.batches.order import StreamOrder
+from stackflower.training.batches.prepared import PreparedBatches
+from stackflower.training.batches.streamed import EmbeddingCache, StreamedBatches
+from stackflower.training.callbacks import Callback
 from stackflower.training.logger import RunLogger
 from stackflower.training.networks import LearnedText, Networks
 from stackflower.training.schedules import Length, Pace
 from stackflower.training.trainer import Scorer, Trainer
-from stackflower.utils.progress import Bar, Say, bar, silent
+
+logger = logging.getLogger(__name__)
 
 
 class Inputs(ABC):
@@ -83,10 +86,9 @@ class StreamedInputs(Inputs):
     size: int
     batch_size: int
     accelerator: Accelerator
-    say: Say
 
     def __post_init__(self) -> None:
-        self.counts = self.source.count("train", silent)
+        self.counts = self.source.count("train")
         self.key, self.epoch = self.source.stream_key("train"), sum(self.counts)
         self.embed = EmbeddingCache(self.encoder, self.accelerator.device)
 
@@ -106,7 +108,7 @@ class StreamedInputs(Inputs):
         def notify(sentence: str) -> None:
             if sentence not in told:
                 told.add(sentence)
-                self.say(f"Warning: {sentence} The next image of the shard stands for it.")
+                logger.warning("%s The next image of the shard replaces it.", sentence)
 
         return StreamedBatches(decoder, self.embed, drawing, self.accelerator.device, notify)
 
@@ -118,22 +120,21 @@ class StreamedInputs(Inputs):
         return captions, self.embed(captions)
 
 
-def read_inputs(
-    config: RunConfig, source: Source, encoder: TextEncoder, size: int, accelerator: Accelerator, say: Say
-) -> Inputs:
+def read_inputs(config: RunConfig, source: Source, encoder: TextEncoder, size: int, accelerator: Accelerator) -> Inputs:
     """The first process prepares or indexes the data, the others then find it in the cache."""
     main = accelerator.is_main_process
-    display = bar if main else silent
     with accelerator.main_process_first():
         if isinstance(source, ShardStream):
-            return _streamed(config, source, encoder, size, accelerator, say if main else lambda text: None, display)
-        for line in (source.describe(), *(f"Warning: {one}" for one in source.warnings("train"))) if main else ():
-            say(line)
-        data = prepare(source, "train", size, display)
+            return _streamed(config, source, encoder, size, accelerator)
+        if main:
+            logger.info(source.describe())
+            for warning in source.warnings("train"):
+                logger.warning(warning)
+        data = prepare(source, "train", size)
         captions = data.flat_captions()
         build.fit_encoder(config, encoder, captions)
         if not (isinstance(encoder, LearnedEncoder) and encoder.learns):
-            return PreparedInputs(data, embed(captions, encoder, display).to(accelerator.device), accelerator.device)
+            return PreparedInputs(data, embed(captions, encoder).to(accelerator.device), accelerator.device)
         tokens = encoder.tokenise(captions).to(accelerator.device)
     encoder.to(accelerator.device)
     return PreparedInputs(data, tokens, accelerator.device, LearnedText(encoder, tokens))
@@ -145,30 +146,31 @@ def _streamed(
     encoder: TextEncoder,
     size: int,
     accelerator: Accelerator,
-    say: Say,
-    display: Bar,
 ) -> StreamedInputs:
     if encoder.reads_all:
         raise ConfigError(
             f"The text encoder {config.text.name} is made from all captions of the data, and a stream has them as they come: "
             "--set data.name=shards prepares the shards first; or --text ngram."
         )
-    source.count("train", display)
-    for line in (source.describe(), *(f"Warning: {one}" for one in source.stream_warnings())):
-        say(line)
+    source.count("train")
+    if accelerator.is_main_process:
+        logger.info(source.describe())
+        for warning in source.stream_warnings():
+            logger.warning(warning)
     encoder.fit(())
     encoder.to(accelerator.device)
-    return StreamedInputs(source, encoder, size, config.train.batch_size, accelerator, say)
+    return StreamedInputs(source, encoder, size, config.train.batch_size, accelerator)
 
 
 def make_trainer(
     config: RunConfig,
-    run: RunFolder,
+    run: Run,
     record: RunRecord,
     inputs: Inputs,
     accelerator: Accelerator,
     began: float,
     scorer: Scorer | None = None,
+    callbacks: Callback | None = None,
 ) -> Trainer:
     """The trainer of a run; `began` is when its time limit started, by `time.monotonic`; `scorer` scores its networks."""
     networks = Networks(
@@ -180,7 +182,7 @@ def make_trainer(
         run.previous_weights(config.stage),
     )
     captions, embeddings = inputs.grid()
-    logger = RunLogger(run, accelerator, captions, embeddings, config.seed)
+    run_logger = RunLogger(run, accelerator, captions, embeddings, config.seed)
     limit, train, pace = config.train.time_limit, config.train, None
     length = Length(record.length)
     if limit is None:
@@ -195,4 +197,4 @@ def make_trainer(
         if accelerator.is_main_process:
             run.update(replace(record, length=length.knots))
 
-    return Trainer(config, run, networks, logger, length, pace, save_length, scorer)
+    return Trainer(config, run, networks, run_logger, length, pace, save_length, scorer, callbacks)

@@ -27,7 +27,7 @@ from stackflower.runs.checkpoint import (
     save_weights,
     write_state,
 )
-from stackflower.runs.folder import RunFolder
+from stackflower.runs.folder import Run
 from stackflower.training.networks import Networks
 from stackflower.training.schedules import Plateau
 
@@ -42,7 +42,7 @@ class TrainingState:
         networks: what is trained.
     """
 
-    def __init__(self, run: RunFolder, networks: Networks):
+    def __init__(self, run: Run, networks: Networks):
         self.run, self.networks, self.accelerator = run, networks, networks.accelerator
         self.images = self.step = self.checkpoints = self.rollbacks = 0
         self.rate_scale = 1.0  # halved by every return to a checkpoint

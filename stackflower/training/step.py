@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 
 from stackflower.adversary import frozen
-from stackflower.data.sampling.batch import Batch
 from stackflower.objectives.base import Pairs
 from stackflower.stages.base import Generated, Text
+from stackflower.training.batches.batch import Batch
 from stackflower.training.networks import Networks
 
 Terms = dict[str, Tensor]

@@ -17,17 +17,29 @@ class Stop:
     """Ends the training loop after its step, for Ctrl-C, SIGTERM or the time limit; a second Ctrl-C ends it at once.
 
     Args:
-        time_limit: seconds from now; None: no limit.
+        handle_signals: whether signals are handled at all.
     """
 
-    def __init__(self, time_limit: float | None):
-        self.deadline = None if time_limit is None else time.monotonic() + time_limit
+    def __init__(self, handle_signals: bool):
+        self.handle_signals = handle_signals
+        self.deadline: float | None = None
         self.reason: str | None = None
         self.signal: int | None = None
+
+    def start(self, time_limit: float | None) -> None:
+        """Start the clock of a time limit in seconds; None: no limit."""
+        self.deadline = None if time_limit is None else time.monotonic() + time_limit
+
+    def request(self, reason: str) -> None:
+        """Stop after this step, because of `reason`."""
+        self.reason = self.reason or reason
 
     @contextmanager
     def listening(self) -> Iterator[Stop]:
         """Handle the signals inside the block, in the main thread."""
+        if not self.handle_signals:
+            yield self
+            return
 
         def handle(number: int, frame: FrameType | None) -> None:
             if self.signal is not None and number == signal.SIGINT:

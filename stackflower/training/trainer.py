@@ -14,8 +14,10 @@ from accelerate import Accelerator
 
 from stackflower.config.schema import RunConfig
 from stackflower.errors import TrainingFailed
-from stackflower.runs.folder import RunFolder
-from stackflower.training.accelerator import keep_memory
+from stackflower.runs.folder import Run
+from stackflower.stages.base import Stage
+from stackflower.text.base import TextEncoder
+from stackflower.training.callbacks import Callback, TrainingProgress
 from stackflower.training.logger import RunLogger
 from stackflower.training.networks import Networks
 from stackflower.training.schedules import Length, Pace, learning_rate
@@ -36,7 +38,8 @@ class Scorer(Protocol):
     lower_is_better: bool
     protocol: dict[str, Any]  # what scores that compare have in common
 
-    def __call__(self, networks: Networks) -> dict[str, float]: ...
+    def __call__(self, stage: Stage, encoder: TextEncoder | None) -> dict[str, float]:
+        """Score the averaged `stage`, with the averaged `encoder` where that is trained too."""
 
 
 class Trainer:
@@ -51,25 +54,26 @@ class Trainer:
         pace: fits the length to a time limit; None where the length is known.
         save_length: called with the length whenever it is fitted anew.
         scorer: scores the averaged networks on held-out images; None: no scores.
+        callbacks: run while it trains.
     """
 
     def __init__(
         self,
         config: RunConfig,
-        run: RunFolder,
+        run: Run,
         networks: Networks,
         logger: RunLogger,
         length: Length,
         pace: Pace | None = None,
         save_length: Callable[[Length], None] = lambda length: None,
         scorer: Scorer | None = None,
+        callbacks: Callback | None = None,
     ):
         self.config, self.run, self.networks, self.logger = config, run, networks, logger
         self.length, self.pace, self.save_length, self.scorer = length, pace, save_length, scorer
         self.accelerator: Accelerator = networks.accelerator
         self.device = self.accelerator.device
-        if self.device.type == "cpu":
-            keep_memory()
+        self.callbacks = callbacks or Callback()
         self.affords = True  # whether there is time for grids and checkpoints before the last
         self.state = TrainingState(run, networks)
         self.training_step = TrainingStep(networks, logger.add)
@@ -83,6 +87,11 @@ class Trainer:
     def epoch(self) -> int:
         """Images of a pass over the data."""
         return len(self.networks.batches)
+
+    def progress(self, stop: Stop) -> TrainingProgress:
+        """Return how far the training is, for callbacks."""
+        share, total = self.length.share(self.images), self.length.total(self.images)
+        return TrainingProgress(self.run, self.images, self.state.step, share, total, stop.request)
 
     # ---- one step
 
@@ -134,13 +143,15 @@ class Trainer:
         if not self.run.complete_checkpoints():
             self._save()
         self.logger.start(self.images)
+        stopped: str | None = None
         while not self.length.done(self.images):
             before = self.images
             self.train_step()
+            self.callbacks.on_step(self.progress(stop))
             stopping = self._agree(stop)
             done = self.length.done(self.images)
             save = done or stopping or self._crossed(before, output.checkpoint_every)
-            if (save or self.state.step % output.log_every == 0) and (bad := self._report(save)):
+            if (save or self.state.step % output.log_every == 0) and (bad := self._report(save, stop)):
                 self._roll_back(bad)
                 continue
             grid = done or self._crossed(before, output.sample_every)
@@ -153,11 +164,14 @@ class Trainer:
                 self._paused("score", self._score)
             if save:
                 self._paused("checkpoint", self._save)
+                self.callbacks.on_checkpoint(self.progress(stop), self.run.complete_checkpoints()[-1])
             if scored and stopping:
                 self._score()
             if stopping and not done:
-                return stop.reason or "another process's signal"
-        return None
+                stopped = stop.reason or "another process's signal"
+                break
+        self.callbacks.on_end(self.progress(stop), stopped)
+        return stopped
 
     def _paused(self, kind: str, work: Callable[[], None]) -> None:
         """Do what training waits for, which a time limit reckons with."""
@@ -215,7 +229,7 @@ class Trainer:
                     self.images, "length", total=total, text=f"About {total:,} images fit into the time limit."
                 )
 
-    def _report(self, saving: bool) -> list[str]:
+    def _report(self, saving: bool, stop: Stop) -> list[str]:
         """Log the measures since the last report; the names of those that are not finite."""
         measures = self.logger.measures()
         bad = [name for name, value in measures.items() if not math.isfinite(value)]
@@ -226,7 +240,9 @@ class Trainer:
             share, total = self.length.share(self.images), self.length.total(self.images)
             waiting = {"data/waiting": self.training_step.waited / self.logger.since_last()}
             most = math.inf if self.pace is None else self.pace.left()
-            self.logger.log(self.images, self.state.step, share, total, {**measures, **rates, **waiting}, most)
+            measures = {**measures, **rates, **waiting}
+            self.logger.log(self.images, self.state.step, share, total, measures, most)
+            self.callbacks.on_log(self.progress(stop), measures)
         self.training_step.waited = 0.0
         return bad
 
@@ -267,7 +283,8 @@ class Trainer:
     def _score(self) -> None:
         """Score the averaged networks, and keep them if no earlier ones were better by the chosen metric."""
         assert self.scorer is not None
-        scores = self.scorer(self.networks)
+        encoder = None if self.networks.text is None else self.networks.averaged_encoder
+        scores = self.scorer(self.networks.ema.module, encoder)
         if not self.accelerator.is_main_process:
             return
         self.logger.scores(self.images, scores)

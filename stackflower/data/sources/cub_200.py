@@ -14,9 +14,9 @@ from stackflower.data.files import Files
 from stackflower.data.images import load_square
 from stackflower.data.listed import ListedSource, Listing
 from stackflower.errors import DataError
+from stackflower.formats.lines import lines_of
 from stackflower.options import Positive, Seed
 from stackflower.registry import register
-from stackflower.utils.lines import lines_of
 from stackflower.utils.rng import seeded
 
 Box = tuple[float, float, float, float]

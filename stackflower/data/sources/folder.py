@@ -21,9 +21,9 @@ from stackflower.data.listed import ListedSource, Listing
 from stackflower.data.rows import checked, parsed
 from stackflower.data.tables import read_csv, read_parquet, whole_number
 from stackflower.errors import DataError
+from stackflower.formats.lines import lines_with_numbers
 from stackflower.registry import register
 from stackflower.utils.cache import key_of
-from stackflower.utils.lines import lines_with_numbers
 
 METADATA = ("metadata.jsonl", "metadata.csv", "metadata.parquet")
 FOLDERS = {"train": ("train",), "validation": ("validation", "val", "valid"), "test": ("test",)}

@@ -13,9 +13,9 @@ import torch
 from stackflower.data.files import Files
 from stackflower.data.listed import ListedSource, Listing
 from stackflower.errors import DataError
+from stackflower.formats.lines import lines_of
 from stackflower.options import Seed
 from stackflower.registry import register
-from stackflower.utils.lines import lines_of
 from stackflower.utils.rng import seeded
 
 NAME = re.compile(r"jpg/image_(\d+)\.(?:jpg|jpeg|png)", re.IGNORECASE)

@@ -8,9 +8,9 @@ from typing import Any
 from stackflower.data.files import Files
 from stackflower.data.listed import ListedSource, Listing
 from stackflower.errors import DataError
+from stackflower.formats.pickled_tables import columns_of
+from stackflower.formats.pickles import load_npy, load_pickle
 from stackflower.registry import register
-from stackflower.utils.pickled_tables import columns_of
-from stackflower.utils.pickles import load_npy, load_pickle
 
 TABLE, TEST = "text2ImgData.pkl", "testData.pkl"
 WORDS = ("id2Word.npy", "word2Id.npy")

@@ -24,9 +24,9 @@ from stackflower.data.remote import held, is_remote, present
 from stackflower.data.rows import checked, parsed
 from stackflower.data.sources.folder import FOLDERS, split_named
 from stackflower.errors import DataError
+from stackflower.formats.lines import lines_of
 from stackflower.options import Below1, Seed
 from stackflower.registry import register
-from stackflower.utils.lines import lines_of
 
 LARGEST_TEXT = 10_000_000  # bytes of a caption file
 MOST_SHARDS = 1_000_000

@@ -8,9 +8,9 @@ from stackflower.data.files import Files
 from stackflower.data.listed import ListedSource, Listing
 from stackflower.data.sources.folder import files_of, is_image, outside_splits, splits_of
 from stackflower.errors import DataError
+from stackflower.formats.lines import lines_of
 from stackflower.options import Below1, Seed
 from stackflower.registry import register
-from stackflower.utils.lines import lines_of
 
 FIRST = 200  # images that are looked at to recognise the layout
 

@@ -13,10 +13,10 @@ from stackflower.data.listed import ListedSource, Listing
 from stackflower.data.sources.cub_200 import Box, load_boxed, read_boxes
 from stackflower.data.sources.folder import is_image
 from stackflower.errors import DataError
+from stackflower.formats.lines import lines_of
+from stackflower.formats.pickles import load_pickle
 from stackflower.options import Positive
 from stackflower.registry import register
-from stackflower.utils.lines import lines_of
-from stackflower.utils.pickles import load_pickle
 
 LIST, CLASSES, CAPTIONS = "filenames.pickle", "class_info.pickle", "captions.pickle"
 

@@ -24,7 +24,7 @@ from stackflower.options import Count, Natural
 from stackflower.registry import register
 from stackflower.utils.atomic import replacing, write_text
 from stackflower.utils.cache import cache_folder, key_of
-from stackflower.utils.progress import Bar, silent
+from stackflower.utils.progress import progress_bar
 
 INDEX = "index.json"  # beside shards: how many samples each has, so that none need be fetched to be counted
 OPEN = 64  # shards that are kept open
@@ -163,15 +163,15 @@ class ShardStream(ShardSource):
 
     def reader(self, split: str) -> ShardReader:
         """Reads samples of a split."""
-        return ShardReader(self.shards[split], self.count(split, silent))
+        return ShardReader(self.shards[split], self.count(split))
 
-    def count(self, split: str, bar: Bar) -> list[int]:
+    def count(self, split: str) -> list[int]:
         """Samples of each shard that can be used. Shards on disk are looked through once, on all cores; at a URL, ``index.json`` beside them tells, or else each is
         fetched. DataError lists what can't be used, unless `skip_bad`."""
         if split not in self._counts:
             locations = self.shards[split]
             known = self._told(locations)
-            self._counts[split] = known if known is not None else self._looked_at(split, locations, bar)
+            self._counts[split] = known if known is not None else self._looked_at(split, locations)
             if not sum(self._counts[split]):
                 raise DataError(f"The shards of {self.location} ({split}) hold no images that can be used.")
         return self._counts[split]
@@ -195,9 +195,9 @@ class ShardStream(ShardSource):
                 ) from error
         return [told[location] for location in locations]
 
-    def _looked_at(self, split: str, locations: list[str], bar: Bar) -> list[int]:
+    def _looked_at(self, split: str, locations: list[str]) -> list[int]:
         counts, faults = [], []
-        with bar(f"indexing {len(locations):,} shards of {split}", len(locations)) as progress:
+        with progress_bar(f"indexing {len(locations):,} shards of {split}", len(locations)) as progress:
             for found in _indexed(locations):
                 counts.append(len(found.places))
                 self._digest.update(found.places.tobytes())

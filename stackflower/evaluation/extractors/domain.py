@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from stackflower import registry
 from stackflower.errors import DataError
-from stackflower.evaluation.classifier import DomainClassifier, load_classifier
+from stackflower.evaluation.classifier.network import DomainClassifier, load_classifier
 from stackflower.evaluation.extractors.base import Extracted, Extractor, checksum
 from stackflower.registry import register
 from stackflower.text.base import TextEncoder

@@ -18,8 +18,8 @@ from stackflower.options import Count, Natural
 from stackflower.registry import register
 from stackflower.stages.base import Discriminator, Text, Verdict
 from stackflower.stages.contrast import similarities
+from stackflower.stages.frozen import Frozen
 from stackflower.stages.layers import MinibatchDeviation
-from stackflower.utils.frozen import Frozen
 
 MIXED = (1, 1, 2, 4)  # channels after mixing, fine to coarse, relative to the finest map's
 TOP = 4  # height and width at which heads judge

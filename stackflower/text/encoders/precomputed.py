@@ -15,12 +15,12 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from stackflower.errors import DataError, RunError
+from stackflower.formats.lines import lines_of
+from stackflower.formats.pickles import load_npy, load_pickle
+from stackflower.formats.t7 import load_t7
 from stackflower.registry import register
 from stackflower.text.base import TextEncoder, digest_of
 from stackflower.utils.atomic import replacing, write_text
-from stackflower.utils.lines import lines_of
-from stackflower.utils.pickles import load_npy, load_pickle
-from stackflower.utils.t7 import load_t7
 
 NAMES = "filenames.pickle"
 KEPT, VECTORS = "captions.json", "embeddings.safetensors"

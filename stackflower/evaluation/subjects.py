@@ -12,16 +12,16 @@ from accelerate import PartialState
 from torch import Tensor
 
 from stackflower import build
-from stackflower.commands.held_out import BATCH, Generate, Picked, Workers, generated_by
 from stackflower.config.schema import Part
 from stackflower.data.source import Source
 from stackflower.errors import ConfigError, DataError
+from stackflower.evaluation.extraction import BATCH, Generate, Picked, Workers, generated_by
 from stackflower.evaluation.extractors.base import Extractor
 from stackflower.evaluation.metrics.base import Sample
 from stackflower.evaluation.protocol import Protocol
 from stackflower.evaluation.reference import Reference
 from stackflower.pipeline import Pipeline
-from stackflower.runs.folder import RunFolder
+from stackflower.runs.folder import Run
 from stackflower.utils.distributed import share
 from stackflower.utils.rng import seeded
 
@@ -38,7 +38,7 @@ class Scored:
     warnings: list[str]
 
 
-def opened(data: dict[str, Any] | None, options: Mapping[str, Any]) -> Source:
+def opened(data: Mapping[str, Any] | None, options: Mapping[str, Any]) -> Source:
     """The data set of a ``--data`` and its options."""
     if data is None:
         raise ConfigError("Name the data to compare with, as in --data my-flowers.")
@@ -53,7 +53,7 @@ class Subject(ABC):
     name: str  # for messages and tables
 
     @abstractmethod
-    def source(self, data: dict[str, Any] | None, options: Mapping[str, Any]) -> Source:
+    def source(self, data: Mapping[str, Any] | None, options: Mapping[str, Any]) -> Source:
         """The data set it is compared with."""
 
     def size(self, source: Source) -> int:
@@ -104,14 +104,14 @@ class ScoredRun(Generated):
     """
 
     def __init__(self, run: str, checkpoint: str | None, protocol: Protocol, state: PartialState):
-        self.run, self.checkpoint = RunFolder(run), checkpoint
+        self.run, self.checkpoint = Run(run), checkpoint
         self.name = run if checkpoint is None else f"{run} ({checkpoint})"
         self.pipeline = Pipeline.from_run(self.run.path, state.device, checkpoint=checkpoint)
         self.config = self.run.config()
         self.resolution = self.pipeline.resolution
         self.generate = generated_by(self.pipeline, protocol.truncation)
 
-    def source(self, data: dict[str, Any] | None, options: Mapping[str, Any]) -> Source:
+    def source(self, data: Mapping[str, Any] | None, options: Mapping[str, Any]) -> Source:
         return opened(data or self.config.data.to_dict(), options)
 
     def size(self, source: Source) -> int:
@@ -151,7 +151,7 @@ class ScoredFunction(Generated):
     def __init__(self, function: Function, resolution: int, name: str):
         self.function, self.resolution, self.name = function, resolution, name
 
-    def source(self, data: dict[str, Any] | None, options: Mapping[str, Any]) -> Source:
+    def source(self, data: Mapping[str, Any] | None, options: Mapping[str, Any]) -> Source:
         return opened(data, options)
 
     def describe(self) -> dict[str, Any]:

@@ -8,14 +8,14 @@ from typing import Any
 
 import torch
 
-from stackflower.commands.held_out import Workers
-from stackflower.commands.scored import Scored, Subject, opened
 from stackflower.data.source import Source
 from stackflower.errors import DataError
+from stackflower.evaluation.extraction import Workers
 from stackflower.evaluation.image_files import ImageFiles, described, refusal
 from stackflower.evaluation.per_image import number_of
 from stackflower.evaluation.protocol import Protocol
 from stackflower.evaluation.reference import Reference
+from stackflower.evaluation.subjects import Scored, Subject, opened
 from stackflower.utils.rng import seeded
 
 
@@ -32,7 +32,7 @@ class ScoredFolder(Subject):
         self.resolution, self.name = resolution, folder
         self.files = ImageFiles.of(Path(folder).expanduser(), resolution, protocol.trim_border, protocol.seed)
 
-    def source(self, data: dict[str, Any] | None, options: Mapping[str, Any]) -> Source:
+    def source(self, data: Mapping[str, Any] | None, options: Mapping[str, Any]) -> Source:
         return opened(data, options)
 
     def scored(self, workers: Workers, reference: Reference, protocol: Protocol) -> Scored:
@@ -135,23 +135,20 @@ class ScoredSplit(Subject):
     Args:
         split: of the data.
         resolution: of the images.
-        display: makes progress bars.
     """
 
-    def __init__(self, split: str, resolution: int, display: Any):
-        self.split, self.resolution, self.display = split, resolution, display
+    def __init__(self, split: str, resolution: int):
+        self.split, self.resolution = split, resolution
         self.name = f"real images of {split}"
 
-    def source(self, data: dict[str, Any] | None, options: Mapping[str, Any]) -> Source:
+    def source(self, data: Mapping[str, Any] | None, options: Mapping[str, Any]) -> Source:
         return opened(data, options)
 
     def scored(self, workers: Workers, reference: Reference, protocol: Protocol) -> Scored:
         same = self.split == reference.split
         with workers.state.main_process_first():
             size = reference.data.images.shape[1]
-            shown = (
-                reference if same else Reference.open(reference.source, self.split, self.resolution, size, self.display)
-            )
+            shown = reference if same else Reference.open(reference.source, self.split, self.resolution, size)
         order = torch.randperm(len(shown.data.rows), generator=seeded(protocol.seed, 4))
         half = len(order) // 2
         mine = (order[half:] if same else order)[: protocol.samples]

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from stackflower.errors import DataError
-from stackflower.utils.pickles import Inert
+from stackflower.formats.pickles import Inert
 
 
 def columns_of(frame: Any, name: object) -> dict[str, list[Any]]:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from stackflower.config.schema import RunConfig
 from stackflower.stages.base import OtherTexts
 
 DrawNoise = Callable[[int, torch.Generator], Tensor]
@@ -121,3 +122,21 @@ def cropped(
     # by one index, not by three, as taking a batch is then half as long
     pixels = images.view(-1, 3).index_select(0, pixel.flatten()).unflatten(0, pixel.shape)
     return pixels.permute(0, 3, 1, 2).to(torch.float32).mul_(1 / 127.5).sub_(1.0)
+
+
+def build_drawing(config: RunConfig, resolution: int, draw_noise: DrawNoise, augmentation_dim: int) -> Drawing:
+    """How batches are cropped, flipped and paired, as the configuration says."""
+    train = config.train
+    return Drawing(
+        resolution=resolution,
+        seed=config.seed,
+        draw_noise=draw_noise,
+        averaged=train.captions_averaged,
+        flip=train.flip,
+        flip_vertical=train.flip_vertical,
+        latents_per_caption=train.latents_per_caption,
+        hard_negatives=train.hard_negatives,
+        interpolated=train.interpolated,
+        augmentation_dim=augmentation_dim,
+        contrasted=train.contrasted,
+    )

@@ -10,18 +10,18 @@ import torch
 from torch import Tensor
 
 from stackflower import registry
-from stackflower.commands.held_out import Picked, generated_by, open_split
 from stackflower.config.schema import RunConfig
 from stackflower.data.source import Source
 from stackflower.errors import ConfigError, DataError
+from stackflower.evaluation.extraction import Picked, generated_by, open_split
 from stackflower.evaluation.extractors.base import Extracted
 from stackflower.evaluation.protocol import Protocol
 from stackflower.evaluation.scoring import score
 from stackflower.evaluation.statistics import Statistics
 from stackflower.pipeline import Pipeline
+from stackflower.stages.base import Stage
 from stackflower.text.base import TextEncoder
-from stackflower.training.accelerator import process_state
-from stackflower.training.networks import Networks
+from stackflower.utils.devices import process_state
 
 
 class TrainingScorer:
@@ -98,9 +98,8 @@ class TrainingScorer:
                 "output.eval_extractor, or leave --eval-every out."
             ) from error
 
-    def __call__(self, networks: Networks) -> dict[str, float]:
-        """Every number among the scores of the averaged networks, by name."""
-        encoder = self.encoder if networks.text is None else networks.averaged_encoder
-        pipeline = Pipeline(networks.ema.module, encoder, self.state.device)
+    def __call__(self, stage: Stage, encoder: TextEncoder | None) -> dict[str, float]:
+        """Return every number among the scores of a stage, by name; `encoder` replaces the one that was given before."""
+        pipeline = Pipeline(stage, encoder or self.encoder, self.state.device)
         found = score(self.picked.sample(generated_by(pipeline, None), self.workers, self.real))
         return {name: value for name, value in found.items() if isinstance(value, float)}

@@ -10,10 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from stackflower.data.sampling.batch import Batch, Batches, Drawing, cropped
-from stackflower.data.sampling.decoding import Decoder, mean_embedding
-from stackflower.data.sampling.negatives import TRIES
 from stackflower.stages.base import OtherTexts
+from stackflower.training.batches.batch import Batch, Batches, Drawing, cropped
+from stackflower.training.batches.decoding import Decoder, mean_embedding
+from stackflower.training.batches.negatives import TRIES
 from stackflower.utils.distributed import collected
 from stackflower.utils.rng import seeded
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from stackflower.data.prepared import Prepared
-from stackflower.data.sampling.captions import Captions
+from stackflower.training.batches.captions import Captions
 from stackflower.utils.rng import below
 
 TRIES = 8  # captions drawn to find one that is not among the image's own

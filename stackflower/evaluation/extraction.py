@@ -12,11 +12,11 @@ from accelerate import PartialState
 from accelerate.utils import gather_object
 from torch import Tensor
 
-from stackflower.commands.train_classifier import own_classifier
 from stackflower.config.schema import Part
 from stackflower.data.source import Source
 from stackflower.errors import DataError
 from stackflower.evaluation import real_features
+from stackflower.evaluation.classifier.training import own_classifier
 from stackflower.evaluation.extractors.base import Extracted, Extractor
 from stackflower.evaluation.metrics.base import Sample
 from stackflower.evaluation.protocol import Protocol
@@ -24,7 +24,6 @@ from stackflower.evaluation.reference import Reference
 from stackflower.evaluation.statistics import Statistics
 from stackflower.pipeline import Pipeline
 from stackflower.utils.distributed import share
-from stackflower.utils.progress import Bar, bar, silent
 from stackflower.utils.rng import seeded
 
 BATCH = 64  # images that are generated and extracted at a time
@@ -92,8 +91,8 @@ class Workers:
         if reference.split == "train":
             return None
         with self.state.main_process_first():
-            size, display = reference.data.images.shape[1], bar if self.state.is_main_process else silent
-            training = Reference.open(reference.source, "train", reference.resolution, size, display)
+            size = reference.data.images.shape[1]
+            training = Reference.open(reference.source, "train", reference.resolution, size)
         order = torch.randperm(len(training.data.rows), generator=seeded(protocol.seed, 10))[: protocol.kept]
         return self.real(training, order, replace(protocol, splits=1))
 
@@ -111,9 +110,7 @@ class Workers:
         )
 
 
-def choose_extractor(
-    name: str | None, options: Mapping[str, Any], source: Source, resolution: int, display: Bar
-) -> Extractor:
+def choose_extractor(name: str | None, options: Mapping[str, Any], source: Source, resolution: int) -> Extractor:
     """The extractor by name, or the one that suits the source: its domain classifier, where one can be had without asking."""
     own, weights = source.classifier_data(), options.get("weights")
     name = name or ("domain" if weights or own else "inception-v3")
@@ -123,7 +120,7 @@ def choose_extractor(
                 "The extractor 'domain' needs a classifier of this data: `stackflower train-classifier --data DIR --out FILE` "
                 "makes one, then --extractor domain --weights FILE. Or --extractor inception-v3."
             )
-        options = {**options, "weights": str(own_classifier(own, resolution, display))}
+        options = {**options, "weights": str(own_classifier(own, resolution))}
     extractor: Extractor = Part(name, options).create("extractor")
     return extractor
 
@@ -138,10 +135,9 @@ def open_split(
     state: PartialState,
 ) -> tuple[Workers, Reference]:
     """The extractor on the processes' devices, and the split to compare with; the first process makes what is missing."""
-    display = bar if state.is_main_process else silent
     with state.main_process_first():
-        reference = Reference.open(source, protocol.split, resolution, size, display)
-        extractor = choose_extractor(extractor_name, options, source, resolution, display)
+        reference = Reference.open(source, protocol.split, resolution, size)
+        extractor = choose_extractor(extractor_name, options, source, resolution)
     extractor.to(state.device)
     return Workers(extractor, state), reference
 

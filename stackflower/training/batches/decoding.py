@@ -19,9 +19,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from stackflower.data.sampling.order import StreamOrder
 from stackflower.data.sources.stream import ShardReader
 from stackflower.errors import DataError
+from stackflower.training.batches.order import StreamOrder
 from stackflower.utils.rng import seeded
 
 AHEAD = 4  # batches that each worker decodes ahead

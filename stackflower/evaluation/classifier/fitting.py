@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from stackflower.evaluation.classifier import CaptionHead, DomainClassifier, Outputs
+from stackflower.evaluation.classifier.network import CaptionHead, DomainClassifier, Outputs
 from stackflower.evaluation.metrics.r_precision import AMONG, r_precision
 
 Augmentation = Literal["light", "strong"]

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 
 from stackflower.data.prepared import Prepared
-from stackflower.data.sampling.batch import Batch, Batches, Drawing, cropped
-from stackflower.data.sampling.captions import Captions, Embed
-from stackflower.data.sampling.negatives import NegativeCaptions
 from stackflower.stages.base import OtherTexts
+from stackflower.training.batches.batch import Batch, Batches, Drawing, cropped
+from stackflower.training.batches.captions import Captions, Embed
+from stackflower.training.batches.negatives import NegativeCaptions
 from stackflower.utils.rng import seeded
 
 

@@ -1,0 +1,181 @@
+"""How commands talk: messages and errors on stderr, results on stdout, parameters spelled as the flags of the command.
+
+The library names parameters in backquotes, as in `seed` or `train.batch_size=8`, and logs to the logger ``stackflower``. Here these become
+the flags of the command that runs, as in ``--seed`` or ``--batch-size 8``.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import logging
+import math
+import re
+import signal
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import click
+
+from stackflower.errors import StackflowerError
+from stackflower.utils.progress import above_bars, progress_bars
+
+CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
+PARAMETER = re.compile(r"`([a-z][a-z0-9_]*(?:\.[a-z0-9_-]+)*)(?:=([^`]*))?`")
+
+
+class Command(click.Command):
+    """A command that prints what the library logs, and its errors with its own flags.
+
+    Args:
+        settings: names that the library uses for what a parameter of this command sets, by the parameter's name. A parameter that is not
+            listed has the same name in both.
+    """
+
+    def __init__(self, *args: Any, settings: Mapping[str, str] | None = None, **kwargs: Any):
+        kwargs.setdefault("context_settings", CONTEXT)
+        super().__init__(*args, **kwargs)
+        self.settings = dict(settings or {})
+        self.params += [
+            click.Option(["-q", "--quiet"], is_flag=True, help="Print warnings, errors and results only."),
+            click.Option(["-v", "--verbose"], is_flag=True, help="Print more about what happens."),
+        ]
+
+    def invoke(self, ctx: click.Context) -> Any:
+        quiet, verbose = ctx.params.pop("quiet"), ctx.params.pop("verbose")
+        level = logging.WARNING if quiet else logging.DEBUG if verbose else logging.INFO
+        with messages_on_stderr(level, self.spell), progress_bars(not quiet):
+            try:
+                return super().invoke(ctx)
+            except StackflowerError as error:
+                click.echo(f"Error: {self.spell(str(error))}", err=True)
+                ctx.exit(error.exit_code)
+
+    def spell(self, text: str) -> str:
+        """Replace the parameters in a message of the library by the flags of this command."""
+        flags: dict[str, tuple[str, bool]] = {}
+        for param in self.params:
+            if isinstance(param, click.Option):
+                flag = max(param.opts, key=len), param.is_flag
+                flags[str(param.name)] = flags[self.settings.get(str(param.name), str(param.name))] = flag
+
+        def replace(match: re.Match[str]) -> str:
+            name, value = match.groups()
+            if name in flags:
+                flag, is_flag = flags[name]
+                return flag if value is None or is_flag else f"{flag} {value}"
+            if "." not in name:
+                return match[0]
+            return name if value is None else f"--set {name}={value}"
+
+        return PARAMETER.sub(replace, text)
+
+
+class Group(click.Group):
+    """Commands in the order in which they were added, and the end of one that is interrupted."""
+
+    command_class = Command
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(self.commands)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            click.echo("Interrupted. Rerun the command: it keeps the images and shards that are finished.", err=True)
+            ctx.exit(128 + signal.SIGINT)
+        except BrokenPipeError:
+            sys.stderr.close()
+            ctx.exit(1)
+
+
+class LazyGroup(Group):
+    """A group whose commands are imported when they are used or listed.
+
+    Args:
+        commands: ``module:attribute`` of each command, by its name.
+    """
+
+    def __init__(self, name: str, *, commands: Mapping[str, str], **kwargs: Any):
+        super().__init__(name, context_settings=CONTEXT, **kwargs)
+        self.targets = dict(commands)
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(self.targets)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in self.targets:
+            return None
+        module, _, attribute = self.targets[cmd_name].partition(":")
+        command: click.Command = getattr(importlib.import_module(module), attribute)
+        return command
+
+
+def version_option(version: str) -> click.Option:
+    """``--version``."""
+
+    def show_version(ctx: click.Context, param: click.Parameter, value: bool) -> None:
+        if value and not ctx.resilient_parsing:
+            click.echo(f"stackflower, version {version}")
+            ctx.exit()
+
+    return click.Option(
+        ["--version"],
+        is_flag=True,
+        expose_value=False,
+        is_eager=True,
+        callback=show_version,
+        help="Show the version and exit.",
+    )
+
+
+class _Handler(logging.Handler):
+    """Writes messages to stderr, above progress bars."""
+
+    def __init__(self, level: int, spell: Callable[[str], str]):
+        super().__init__(level)
+        self.spell = spell
+
+    def emit(self, record: logging.LogRecord) -> None:
+        text = self.spell(record.getMessage())
+        warning = "Warning: " if record.levelno == logging.WARNING else ""
+        with above_bars():
+            click.echo(f"{warning}{text}", err=True)
+
+
+@contextmanager
+def messages_on_stderr(level: int, spell: Callable[[str], str]) -> Iterator[None]:
+    """Print what the library logs inside the block."""
+    logger, handler = logging.getLogger("stackflower"), _Handler(level, spell)
+    before = logger.level, logger.propagate
+    logger.addHandler(handler)
+    logger.setLevel(level)
+    logger.propagate = False
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.level, logger.propagate = before[0], before[1]
+
+
+def spell(text: str) -> str:
+    """Spell the parameters in a text of the library as flags of the command that runs."""
+    command = click.get_current_context().command
+    return command.spell(text) if isinstance(command, Command) else text
+
+
+def show(values: dict[str, Any], as_json: bool, text: Callable[[], str]) -> None:
+    """Print a result on stdout, as one JSON object or as text."""
+    click.echo(json.dumps(to_json(values), ensure_ascii=False, allow_nan=False) if as_json else text())
+
+
+def to_json(value: Any) -> Any:
+    """Convert to JSON types; NaN and infinity become null."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, dict):
+        return {key: to_json(each) for key, each in value.items()}
+    return [to_json(each) for each in value] if isinstance(value, (list, tuple)) else value

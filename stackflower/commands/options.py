@@ -1,0 +1,129 @@
+"""Types and options that several commands share."""
+
+from __future__ import annotations
+
+import math
+import re
+import tomllib
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+import click
+
+from stackflower.errors import ConfigError
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+class Finite(click.FloatRange):
+    """A finite number in a range."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        number = float(super().convert(value, param, ctx))
+        if not math.isfinite(number):
+            self.fail(f"{value!r} is not a finite number.", param, ctx)
+        return number
+
+
+class Limit(click.ParamType):
+    """A limit of a score, such as is=3.2."""
+
+    name = "limit"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, float]:
+        if isinstance(value, tuple):
+            return value
+        name, _, number = str(value).partition("=")
+        try:
+            limit = float(number)
+        except ValueError:
+            limit = math.nan
+        if math.isnan(limit):
+            self.fail(f"{value!r} should be METRIC=VALUE, such as is=3.2.", param, ctx)
+        return name.strip(), limit
+
+
+class Duration(click.ParamType):
+    """A duration such as 90s, 20m, 1h30m, or plain seconds."""
+
+    name = "duration"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        if isinstance(value, (int, float)):
+            return float(value)
+        match = re.fullmatch(r"(?:(\d+)h)?(?:(\d+)m)?(?:(\d+(?:\.\d+)?)s?)?", value.strip())
+        parts = match.groups() if match else ()
+        seconds = sum(float(part or 0) * unit for part, unit in zip(parts, (3600, 60, 1), strict=False))
+        if not seconds:
+            self.fail(f"{value!r} is not a duration; write it as 90s, 20m or 1h30m.", param, ctx)
+        return seconds
+
+
+def examples(*lines: str) -> str:
+    """Format examples for the end of a command's help."""
+    return "\b\nExamples:\n" + "\n".join(f"  {line}" for line in lines)
+
+
+SEED = click.IntRange(0, 2**63 - 1)
+DATA_HELP = "synthetic-flowers, an image folder with metadata.jsonl or metadata.csv, or WebDataset shards."
+
+seed_option = click.option("--seed", type=SEED, default=0, show_default=True, help="Random seed.")
+json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+checkpoint_option = click.option(
+    "--checkpoint",
+    metavar="best|IMAGES",
+    help="Weights to use: those that scored best in training with --eval-every, or the checkpoint after this many "
+    "images.  [default: the last]",
+)
+on_error_option = click.option(
+    "--on-error",
+    type=click.Choice(["fail", "skip"]),
+    default="fail",
+    show_default=True,
+    help="What to do with unusable rows and images: list them and stop, or leave them out and list them.",
+)
+
+
+def settings_option(what: str, metavar: str = "PART.OPTION=VALUE") -> Callable[[F], F]:
+    """``--set``, described as `what`."""
+    return click.option("--set", "settings", metavar=metavar, multiple=True, help=f"{what} Repeatable.")
+
+
+def layout_options(command: F) -> F:
+    """Add the options of commands that read any data set."""
+    command = settings_option("An option of the layout.", "data.OPTION=VALUE")(command)
+    return click.option("--format", "layout", metavar="NAME", help="Layout of the source.  [default: detected]")(
+        command
+    )
+
+
+def parse_settings(texts: Sequence[str]) -> dict[str, Any]:
+    """Read ``--set PART.OPTION=VALUE``: values by dotted name, as TOML where they are TOML, otherwise as text."""
+    settings = {}
+    for text in texts:
+        key, equals, value = text.partition("=")
+        if not equals:
+            raise ConfigError(f"--set {text}: it should be PART.OPTION=VALUE, as in --set generator.channels=96.")
+        try:
+            settings[key.strip()] = tomllib.loads(f"value = {value.strip()}")["value"]
+        except tomllib.TOMLDecodeError:
+            settings[key.strip()] = value.strip()
+    return settings
+
+
+def part_options(texts: Sequence[str], kinds: Sequence[str], example: str) -> dict[str, dict[str, Any]]:
+    """Read ``--set KIND.OPTION=VALUE`` of commands that configure some kinds of part: options by kind.
+
+    Args:
+        texts: values of ``--set``.
+        kinds: kinds that may be set.
+        example: shown where another is.
+    """
+    options: dict[str, dict[str, Any]] = {kind: {} for kind in kinds}
+    for key, value in parse_settings(texts).items():
+        kind, dot, option = key.partition(".")
+        if not (dot and option and kind in options and "." not in option):
+            allowed = " or ".join(f"{kind}.OPTION=VALUE" for kind in kinds)
+            raise ConfigError(f"--set {key}={value}: it should be {allowed}, as in --set {example}.")
+        options[kind][option] = value
+    return options

@@ -1,0 +1,220 @@
+"""Score runs, folders of images, real images and functions."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from accelerate import PartialState
+
+from stackflower.data.opening import source_part
+from stackflower.errors import ConfigError, DataError
+from stackflower.evaluation.comparison import check_comparable, compare, file_name, read_scores, save_scores
+from stackflower.evaluation.extraction import open_split
+from stackflower.evaluation.image_subjects import ScoredFolder, ScoredSplit
+from stackflower.evaluation.per_image import save_per_image
+from stackflower.evaluation.protocol import Protocol, named
+from stackflower.evaluation.reference import Reference
+from stackflower.evaluation.request import EvaluationRequest
+from stackflower.evaluation.scoring import score
+from stackflower.evaluation.subjects import Function, ScoredFunction, ScoredRun, Subject
+from stackflower.runs.folder import Run
+from stackflower.utils.atomic import try_writing
+from stackflower.utils.devices import process_state
+from stackflower.utils.progress import progress_bars
+
+FOLDER_RESOLUTION = 64
+
+
+def evaluate(
+    subject: str | os.PathLike[str] | Function,
+    *,
+    data: str | os.PathLike[str] | Mapping[str, Any] | None = None,
+    metrics: Sequence[str] | None = None,
+    split: str | None = None,
+    samples: int | None = None,
+    per_caption: int | None = None,
+    splits: int | None = None,
+    seed: int | None = None,
+    truncation: float | None = None,
+    extractor: str | None = None,
+    options: Mapping[str, Any] | None = None,
+    protocol: str = "default",
+    resolution: int | None = None,
+    load_size: int | None = None,
+    checkpoint: str | None = None,
+    out: str | os.PathLike[str] | None = None,
+    progress_bar: bool = True,
+) -> dict[str, Any]:
+    """Score a run, a folder of images or a function, as ``stackflower eval`` does.
+
+    Args:
+        subject: folder of a run, folder of images, or a function from captions and a seed to images, uint8 (N, 3, R, R).
+        data: data set to compare with: a name, a path, or a dict with name and options. Default: the run's own.
+        metrics: names of metrics. Default: all that the data allow.
+        split: reference split. Default: "test", else "validation", else "train".
+        samples: number of captions. Default: one for each image of the split, at most 5,000.
+        per_caption: images generated for each of them. Default: 1.
+        splits: splits of the Inception Score. Default: 10.
+        seed: random seed. Default: 0.
+        truncation: standard deviations at which a run's noise is truncated. Default: not at all.
+        extractor: name of the feature extractor. Default: the one that suits the data.
+        options: options of the extractor, such as ``{"weights": "flowers.safetensors"}``.
+        protocol: "default", "stackgan-birds", "stackgan-flowers" or "competition".
+        resolution: pixels R of images that are not a run's. Default: 64.
+        load_size: pixels at which real images are prepared; their center counts. Default: a run's own, else 76 for 64.
+        checkpoint: of a run: "best", or the images after which a checkpoint was written. Default: the last model.
+        out: file for the scores. Default: one in the run's ``scores/``.
+        progress_bar: show progress bars on stderr.
+
+    Returns:
+        The scores by name, with their intervals and protocol; empty on processes other than the main one.
+
+    Raises:
+        StackflowerError: the subject can't be scored; the message says why.
+
+    Example:
+        >>> import stackflower as sf
+        >>> sf.evaluate("runs/quickstart-1", metrics=("is", "fid"))["inception_score_mean"]  # doctest: +SKIP
+        20.7
+        >>> sf.evaluate(lambda captions, seed: model(captions), data="my-flowers")  # doctest: +SKIP
+    """
+    choices = {
+        "metrics": metrics,
+        "split": split,
+        "samples": samples,
+        "per_caption": per_caption,
+        "splits": splits,
+        "seed": seed,
+        "truncation": truncation,
+    }
+    path = None if callable(subject) else Path(subject).expanduser()
+    is_run = path is not None and Run(path).config_file.is_file()
+    request = EvaluationRequest(
+        runs=(str(path),) if is_run else (),
+        images=None if path is None or is_run else str(path),
+        function=subject if callable(subject) else None,
+        data=data if data is None or isinstance(data, Mapping) else source_part(os.fspath(data)),
+        extractor=extractor,
+        options=options or {},
+        protocol=named(protocol, choices),
+        resolution=resolution,
+        load_size=load_size,
+        checkpoint=checkpoint,
+        out=None if out is None else os.fspath(out),
+    )
+    with progress_bars(progress_bar):
+        scores = evaluate_request(request)
+    return scores[0] if scores else {}
+
+
+def evaluate_request(request: EvaluationRequest) -> list[dict[str, Any]] | None:
+    """The scores of each subject, with their protocol; None on processes other than the first."""
+    request.check()
+    state = process_state()
+    if request.out is not None:
+        try:
+            try_writing(Path(request.out).expanduser())
+        except OSError as error:
+            raise ConfigError(f"`out={request.out}` can't be written: {error}. Choose another file.") from error
+    other = None if request.compare is None else read_scores(Path(request.compare).expanduser())
+    found = []
+    with progress_bars(state.is_main_process):
+        for subject in _subjects(request, state):
+            scores = _scores(subject, request, state)
+            if state.is_main_process:
+                _save(scores, subject, request)
+                found.append(scores)
+    if not state.is_main_process:
+        return None
+    for scores in found:
+        if other is not None:
+            try:
+                check_comparable(scores, other, Path(request.compare or ""))
+                scores["compared"] = compare(scores, other)
+            except ConfigError as error:  # raised once the scores are printed
+                scores["not_comparable"] = str(error)
+    if len(found) > 1 and request.out is not None:
+        save_scores({"scores": found}, Path(request.out).expanduser())
+    return found
+
+
+def _subjects(request: EvaluationRequest, state: PartialState) -> Iterator[Subject]:
+    resolution = request.resolution or FOLDER_RESOLUTION
+    for run, checkpoint in _checkpoints(request):
+        yield ScoredRun(run, checkpoint, request.protocol, state)
+    if request.images is not None:
+        yield ScoredFolder(request.images, resolution, request.protocol)
+    if request.real is not None:
+        yield ScoredSplit(request.real, resolution)
+    if request.function is not None:
+        name = getattr(request.function, "__qualname__", type(request.function).__name__)
+        yield ScoredFunction(request.function, resolution, name)
+
+
+def _checkpoints(request: EvaluationRequest) -> list[tuple[str, str | None]]:
+    """Each run with each of its checkpoints that are asked for; all are those after training began."""
+    if request.checkpoint != "all":
+        return [(run, request.checkpoint) for run in request.runs]
+    every: list[tuple[str, str | None]] = [
+        (run, str(images)) for run in request.runs for images in Run(run).checkpoint_images() if images
+    ]
+    if not every:
+        raise ConfigError(f"`checkpoint=all`: {' and '.join(request.runs)} has no complete checkpoint.")
+    return every
+
+
+def _scores(subject: Subject, request: EvaluationRequest, state: PartialState) -> dict[str, Any]:
+    """The scores of one subject, its protocol beside them."""
+    protocol = request.protocol
+    source = subject.source(request.data, request.data_options)
+    size = request.load_size or subject.size(source)
+    if size < subject.resolution:
+        raise ConfigError(
+            f"`load_size={size}`: the images of {subject.name} have {subject.resolution} px, and real images can't have fewer."
+        )
+    workers, reference = open_split(
+        protocol, request.extractor, request.options, source, subject.resolution, size, state
+    )
+    _check_classes(protocol, reference)
+    found = subject.scored(workers, reference, protocol)
+    scores: dict[str, Any] = {
+        **score(found.sample),
+        "warnings": found.warnings,
+        "scored": found.what,
+        "protocol": {
+            **workers.extractor.describe(), **reference.describe(), **found.protocol, **protocol.describe()
+        },
+    }  # fmt: skip
+    if request.per_image and state.is_main_process:
+        save_per_image(found.sample, found.what.get("files"), Path(request.out or "").expanduser())
+    scores["scored"].pop("files", None)
+    return scores
+
+
+def _check_classes(protocol: Protocol, reference: Reference) -> None:
+    """ConfigError where the protocol wants classes that are not in training, and the data have others."""
+    if protocol.unseen_classes is None:
+        return
+    seen, unseen = (set(reference.source.rows(split).labels or ()) for split in ("train", reference.split))
+    found, shared = (len(seen), len(unseen)), len(seen & unseen)
+    if found != protocol.unseen_classes or shared:
+        train, test = protocol.unseen_classes
+        raise ConfigError(
+            f"The protocol {protocol.name} is of {train} training classes and {test} other ones in the split {reference.split}; this data has "
+            f"{found[0]} and {found[1]}, {shared} of them in both. Score it by the default protocol: leave out `protocol`."
+        )
+
+
+def _save(scores: dict[str, Any], subject: Subject, request: EvaluationRequest) -> None:
+    """Save the scores to `out`, or in the run's folder; a folder that can't be written gives a warning among the scores."""
+    out = request.out
+    if out is not None and not request.per_image:
+        save_scores(scores, Path(out).expanduser())
+    elif isinstance(subject, ScoredRun):
+        try:
+            save_scores(scores, subject.run.scores / file_name(scores))
+        except DataError as error:
+            scores["warnings"].append(str(error))

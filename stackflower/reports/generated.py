@@ -1,0 +1,216 @@
+"""Write generated images to files: one each, a grid, or an interpolation."""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from accelerate import PartialState
+
+from stackflower.data.caption_files import captions_of
+from stackflower.data.images import captioned, save_png, sharpened
+from stackflower.errors import ConfigError, DataError
+from stackflower.pipeline import Pipeline
+from stackflower.utils.atomic import replacing
+from stackflower.utils.devices import process_state
+
+logger = logging.getLogger(__name__)
+
+MOST_IN_A_GRID = 10_000  # images: a grid is one file, made in memory
+NAMED = 10  # words of captions
+NAME = re.compile(r"(\d{5,})-(\d{2,})\.png")
+
+
+@dataclass(frozen=True)
+class SampleRequest:
+    """What is generated, and where it is written; the parameters are those of `Pipeline.generate` and of ``stackflower sample``."""
+
+    run: str
+    captions: list[str]
+    file: str | None = None
+    per_caption: int = 1
+    seed: int = 0
+    out: str | None = None
+    grid: bool = False
+    truncation: float | None = None
+    batch_size: int = 64
+    best_of: int = 1
+    sharpen: float = 1.0
+    side_by_side: bool = False
+    checkpoint: str | None = None
+    interpolate: int | None = None
+
+
+@dataclass(frozen=True)
+class Written:
+    """The images and where they are: one file, or a folder of ``CAPTION-IMAGE.png``."""
+
+    where: str
+    captions: list[str]
+    per_caption: int
+    file: str | None = None
+
+    def files(self) -> Iterator[str]:
+        """The path of every image."""
+        if self.file is not None:
+            yield self.file
+            return
+        yield from (str(Path(self.where) / name) for name, _ in names(self.captions, self.per_caption))
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"where": self.where, "files": list(self.files()), "captions": self.captions}
+
+    def text(self) -> str:
+        total = len(self.captions) * self.per_caption
+        if self.file is not None or total == 1:
+            return next(self.files())
+        return f"{total:,} images in {self.where}"
+
+
+def names(captions: list[str], per_caption: int) -> Iterator[tuple[str, str]]:
+    """File name and caption of every image."""
+    for number, caption in enumerate(captions):
+        for image in range(per_caption):
+            yield f"{number:05d}-{image:02d}.png", caption
+
+
+def write_samples(request: SampleRequest) -> Written | None:
+    """Generate images and write them. Returns None on processes other than the first, which write their share."""
+    captions = captions_of(request.captions, request.file)
+    state = process_state()
+    if request.interpolate is not None:
+        return _interpolate(request, captions, state)
+    total, out = len(captions) * request.per_caption, request.out
+    one_file = out is not None and out.lower().endswith(".png")
+    base = Path(out).expanduser() if out else Path(request.run).expanduser() / "generated"
+    if one_file and total > 1 and not request.grid:
+        raise ConfigError(f"{total:,} images don't fit into the file {out}: name a folder, or add `grid=true`.")
+    if request.grid and total > MOST_IN_A_GRID:
+        raise ConfigError(
+            f"`grid=true` with {total:,} images: at most {MOST_IN_A_GRID:,}; leave it out, or generate fewer."
+        )
+    if not one_file and base.is_file():
+        raise ConfigError(f"`out={base}` is a file; name a folder, or a new file ending in .png.")
+    pipeline = Pipeline.from_run(
+        request.run, state.device, with_discriminator=request.best_of > 1, checkpoint=request.checkpoint
+    )
+    if request.side_by_side and len(pipeline.stage.all_resolutions) == 1:
+        raise ConfigError(
+            f"`side_by_side=true`: {request.run} generates {pipeline.resolution} px only; a later stage (`stage=2`) and a tree "
+            "generate several resolutions."
+        )
+    _name_unknown(pipeline, captions, state)
+    batches = pipeline.generate(
+        captions,
+        per_caption=request.per_caption,
+        seed=request.seed,
+        batch_size=request.batch_size,
+        truncation=request.truncation,
+        best_of=request.best_of,
+        side_by_side=request.side_by_side,
+        part=(state.process_index, state.num_processes),
+    )
+    images = (sharpened(image, request.sharpen) for batch in batches for image in batch.numpy())
+    try:
+        if request.grid:
+            path = base if one_file else base / f"grid-{uuid.uuid4().hex[:6]}.png"
+            return _write_grid(images, captions, path, state)
+        return _write_files(images, captions, request.per_caption, base, one_file, state)
+    except OSError as error:
+        raise DataError(f"The images can't be written to {base}: {error}. Choose another `out`.") from error
+
+
+def _name_unknown(pipeline: Pipeline, captions: list[str], state: PartialState) -> None:
+    """Name the words or tags that the run's text encoder does not know: the images can't show them."""
+    unknown = pipeline.encoder.unknown(captions) if state.is_main_process else []
+    if unknown:
+        more = f" and {len(unknown) - NAMED:,} more" if len(unknown) > NAMED else ""
+        logger.warning("The run's text encoder does not know: %s%s.", ", ".join(unknown[:NAMED]), more)
+
+
+def _interpolate(request: SampleRequest, captions: list[str], state: PartialState) -> Written | None:
+    """One grid with a row for each noise, from the first caption to the last, or, of one caption, from noise to noise."""
+    flags = {
+        "`best_of`": request.best_of > 1,
+        "`side_by_side`": request.side_by_side,
+        "`sharpen`": request.sharpen != 1,
+    }
+    if refused := [flag for flag, given in flags.items() if given]:
+        raise ConfigError(f"{', '.join(refused)} does not go with `interpolate`; leave it out.")
+    steps, rows = request.interpolate or 0, request.per_caption
+    if steps * rows > MOST_IN_A_GRID:
+        raise ConfigError(f"`interpolate={steps}` with {rows} rows: at most {MOST_IN_A_GRID:,} images fit into a grid.")
+    out = Path(request.out).expanduser() if request.out else Path(request.run).expanduser() / "generated"
+    path = out if out.suffix.lower() == ".png" else out / f"interpolation-{uuid.uuid4().hex[:6]}.png"
+    pipeline = Pipeline.from_run(request.run, state.device, checkpoint=request.checkpoint)
+    if not state.is_main_process:
+        return None
+    _name_unknown(pipeline, captions, state)
+    batches = pipeline.interpolate(
+        captions,
+        steps,
+        per_caption=rows,
+        seed=request.seed,
+        batch_size=request.batch_size,
+        truncation=request.truncation,
+    )
+    images = np.concatenate([batch.numpy() for batch in batches])
+    try:
+        save_png(captioned(images, [" → ".join(captions), *[""] * (rows - 1)]), path)
+    except OSError as error:
+        raise DataError(f"The images can't be written to {path}: {error}. Choose another `out`.") from error
+    return Written(str(path.parent), captions, 1, str(path))
+
+
+def _write_grid(images: Iterator[np.ndarray], captions: list[str], path: Path, state: PartialState) -> Written | None:
+    from accelerate.utils import gather_object
+
+    every = list(images)
+    if state.num_processes > 1:
+        every = gather_object(every)
+    if not state.is_main_process:
+        return None
+    save_png(captioned(np.stack(every), captions), path)
+    return Written(str(path.parent), captions, 1, str(path))
+
+
+def _write_files(
+    images: Iterator[np.ndarray],
+    captions: list[str],
+    per_caption: int,
+    base: Path,
+    one_file: bool,
+    state: PartialState,
+) -> Written | None:
+    first = len(captions) * per_caption * state.process_index // state.num_processes
+    for row, image in enumerate(images, first):
+        name = f"{row // per_caption:05d}-{row % per_caption:02d}.png"
+        save_png(image, base if one_file else base / name)
+    state.wait_for_everyone()
+    if not state.is_main_process:
+        return None
+    if one_file:
+        return Written(str(base.parent), captions, per_caption, str(base))
+    for stale in _stale(base, len(captions), per_caption):
+        (base / stale).unlink(missing_ok=True)
+    with replacing(base / "metadata.jsonl") as temporary, temporary.open("w", encoding="utf-8") as lines:
+        for name, caption in names(captions, per_caption):
+            lines.write(json.dumps({"file_name": name, "text": caption}, ensure_ascii=False) + "\n")
+    return Written(str(base), captions, per_caption)
+
+
+def _stale(base: Path, captions: int, per_caption: int) -> list[str]:
+    """Images that an earlier command listed in this folder's metadata.jsonl and that this one did not replace."""
+    try:
+        rows = [json.loads(line) for line in (base / "metadata.jsonl").read_text(encoding="utf-8").splitlines()]
+        found = [match for row in rows if (match := NAME.fullmatch(row["file_name"]))]
+    except (OSError, ValueError, KeyError, TypeError):
+        return []
+    return [match[0] for match in found if int(match[1]) >= captions or int(match[2]) >= per_caption]

@@ -1,0 +1,158 @@
+"""Train a text encoder on a data set's images and captions, to be used frozen afterwards."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from torch import Tensor
+
+from stackflower import registry
+from stackflower.build import LOAD_RATIO, clamped
+from stackflower.config.schema import Part
+from stackflower.data.prepared import Prepared, prepare
+from stackflower.data.source import Source
+from stackflower.errors import ConfigError, DataError
+from stackflower.runs.trained_text import ABOUT
+from stackflower.text.learned import LearnedEncoder, TextRanking
+from stackflower.training.batches.batch import Drawing
+from stackflower.training.batches.prepared import PreparedBatches
+from stackflower.utils.atomic import write_text
+from stackflower.utils.devices import process_state
+from stackflower.utils.progress import progress_bar
+
+RESOLUTION = 64
+
+
+CANDIDATES = 32  # images among which a caption retrieves its own
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How long and how fast an encoder is trained."""
+
+    epochs: int
+    batch_size: int
+    lr: float
+    seed: int
+
+
+def train_text(
+    data: Mapping[str, Any], text: Mapping[str, Any], out: Path, schedule: Schedule
+) -> tuple[dict[str, Any], str]:
+    """Train an encoder and save it to a new folder.
+
+    Args:
+        data: name and options of the data set.
+        text: name and options of the encoder.
+        out: a new folder.
+        schedule: length and learning rate of the training.
+
+    Returns:
+        What is known of the encoder, and a sentence about it.
+    """
+    out = out.expanduser()
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise DataError(f"{out} already exists and is not empty; choose another `out`.")
+    if "weights" in text:
+        raise ConfigError("`text.weights` names an encoder to use frozen, and a new one is trained here; leave it out.")
+    encoder = _encoder(Part.from_dict(text))
+    source: Source = Part.from_dict(data).create("data")
+    size = clamped(round(RESOLUTION * LOAD_RATIO), source)
+    train = prepare(source, "train", size)
+    device = process_state().device
+    torch.manual_seed(schedule.seed)
+    encoder.fit(train.flat_captions())
+    ranking = TextRanking(encoder, RESOLUTION).to(device)
+    _fit(ranking, encoder, train, device, schedule)
+    split = source.held_out()
+    held_out = prepare(source, split or "train", size)
+    first = [captions[0] for captions in held_out.captions]
+    candidates = min(CANDIDATES, len(first))
+    tokens, images = encoder.tokenise(first).to(device), held_out.centre(RESOLUTION).to(device)
+    accuracy = retrieval_accuracy(ranking, tokens, images, candidates)
+    found = {
+        "text": dict(text),
+        "epochs": schedule.epochs,
+        "seed": schedule.seed,
+        "data": source.title(),
+        "retrieval_accuracy": accuracy,
+        "candidates": candidates,
+        "split": split or "train (there is no other)",
+    }
+    _save(encoder, out, found)
+    chance = f"among {candidates} images ({found['split']}; chance is {1 / candidates:.1%})"
+    summary = f"{out}: captions retrieve their own image first in {accuracy:.1%} of cases {chance}"
+    if candidates < 2:
+        summary = f"{out}: one image in {found['split']} says nothing about retrieval"
+    return {"out": str(out), **found}, summary
+
+
+def _save(encoder: LearnedEncoder, out: Path, about: dict[str, Any]) -> None:
+    try:
+        encoder.save(out)
+        write_text(out / ABOUT, json.dumps(about, indent=2, ensure_ascii=False) + "\n")
+    except (OSError, SafetensorError) as error:
+        raise DataError(f"{out} can't be written: {error}. Choose another `out`.") from error
+
+
+def _encoder(part: Part) -> LearnedEncoder:
+    encoder = part.create("text")
+    if not isinstance(encoder, LearnedEncoder):
+        learned = [one for one in registry.list_parts("text") if issubclass(registry.get("text", one), LearnedEncoder)]
+        raise ConfigError(f"`text={part.name}` has no weights to train. Allowed: {', '.join(learned)}.")
+    return encoder
+
+
+@torch.no_grad()
+def retrieval_accuracy(ranking: TextRanking, tokens: Tensor, images: Tensor, candidates: int) -> float:
+    """Share of captions whose most similar image (by cosine), among `candidates` of the split, is their own or one with the same
+    caption.
+
+    Args:
+        tokens: (N, L) of a caption of each image.
+        images: uint8 (N, 3, R, R).
+    """
+    ranking.eval()
+    right, count = 0, 0
+    same = tokens.unique(dim=0, return_inverse=True)[1]
+    for first in range(0, len(images) - candidates + 1, candidates):
+        image = ranking.image_encoder(images[first : first + candidates].float().div(127.5).sub(1))
+        text = ranking.network(tokens[first : first + candidates])
+        score = torch.nn.functional.normalize(text, dim=1) @ torch.nn.functional.normalize(image, dim=1).T
+        own = same[first : first + candidates]
+        right += int((own[score.argmax(1)] == own).sum())
+        count += candidates
+    return right / count
+
+
+def _fit(
+    ranking: TextRanking,
+    encoder: LearnedEncoder,
+    data: Prepared,
+    device: torch.device,
+    schedule: Schedule,
+) -> None:
+    tokens = encoder.tokenise(data.flat_captions()).to(device)
+    batch_size = min(schedule.batch_size, len(data.rows))
+    drawing = Drawing(RESOLUTION, schedule.seed, lambda count, generator: torch.zeros(count, 0, device=device))
+    batches = PreparedBatches(data, lambda captions: torch.zeros(*captions.shape, 1, device=device), drawing, device)
+    optimizer = torch.optim.Adam(ranking.parameters(), lr=schedule.lr)
+    steps = max(1, schedule.epochs * len(batches) // batch_size)
+    rates = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+    ranking.train()
+    with progress_bar(f"training the text encoder ({schedule.epochs} epochs)", steps) as progress:
+        for step in range(steps):
+            batch = batches(step * batch_size, batch_size)
+            terms = ranking(batch.images, tokens[batch.caption], tokens[batch.negative_caption], batch.label)
+            optimizer.zero_grad(set_to_none=True)
+            torch.stack(list(terms.values())).sum().backward()
+            torch.nn.utils.clip_grad_norm_(ranking.parameters(), 10.0)
+            optimizer.step()
+            rates.step()
+            progress(1)
