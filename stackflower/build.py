@@ -112,12 +112,12 @@ def load_size(config: RunConfig, stage: Stage, source: Source) -> int:
     size = config.train.load_size or clamped(round(resolution * ratio), source)
     if size < resolution:
         raise ConfigError(
-            f"train.load_size = {size} is less than the {resolution} px that are generated; --set "
-            f"train.load_size={round(resolution * LOAD_RATIO)} leaves the usual margin for cropping."
+            f"train.load_size = {size} is less than the {resolution} px that are generated; "
+            f"`train.load_size={round(resolution * LOAD_RATIO)}` leaves the usual margin for cropping."
         )
     if not source.sizes[0] <= size <= source.sizes[1]:
         raise ConfigError(
             f"train.load_size = {size}: this data can be prepared at {source.sizes[0]} to {source.sizes[1]} px; "
-            "choose a lower --set generator.resolution or another load_size."
+            "choose a lower generator.resolution or another train.load_size."
         )
     return size

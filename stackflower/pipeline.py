@@ -186,7 +186,7 @@ class Pipeline:
         """
         self._check(captions, truncation, per_caption=per_caption, batch_size=batch_size)
         if steps < 2:
-            raise ConfigError(f"`interpolate` must be at least 2, got {steps}: the first image and the last.")
+            raise ConfigError(f"`steps` must be at least 2, got {steps}.")
         ends = self.encoder(list(captions)).to(self.device)
         noise, share = Noise(self.stage, seed, truncation), torch.linspace(0, 1, steps)
         place = share * (len(captions) - 1)
@@ -360,7 +360,9 @@ def _weights(folder: Run, checkpoint: str | None) -> tuple[Path, Path]:
         return folder.checkpoint_at(checkpoint) / "generator-ema.safetensors", folder.text_folder
     best = folder.best()
     if best is None:
-        raise RunError(f"{folder} has no best model: train with --eval-every IMAGES, or leave out --checkpoint best.")
+        raise RunError(
+            f"{folder} has no best model: train with `output.eval_every=IMAGES`, or leave out `checkpoint=best`."
+        )
     text = folder.best_text(best["images"])
     return folder.best_weights, text if text.is_dir() else folder.text_folder
 

@@ -12,6 +12,7 @@ from stackflower.commands.options import Finite, checkpoint_option, examples, js
 
 @click.command(
     cls=Command,
+    settings={"interpolate": "steps"},
     epilog=examples(
         'stackflower sample runs/quickstart-1 "a red flower with pointed petals" --per-caption 8 --grid',
         "stackflower sample runs/quickstart-1 --captions captions.txt --out generated --per-caption 4",

@@ -124,7 +124,7 @@ def open_files(path: Path, follow_links: bool = False) -> Files:
         return Folder(path, follow_links)
     if not path.is_file():
         raise DataError(
-            f"There is no folder {str(path)!r}. --data takes a folder of images with captions, an archive of one, shards, or synthetic-flowers."
+            f"There is no folder {str(path)!r}. `data` takes a folder of images with captions, an archive of one, shards, or synthetic-flowers."
         )
     # by its name first: a tar file that ends with a zip archive is read as one by zipfile
     if path.suffix.lower() != ".zip" and is_archive(path):
@@ -133,7 +133,7 @@ def open_files(path: Path, follow_links: bool = False) -> Files:
         files = Zip(path)
     else:
         raise DataError(
-            f"{path} is no archive that can be read: --data takes a folder, or a file that ends in {', '.join(ARCHIVES)}."
+            f"{path} is not an archive that can be read: `data` takes a folder, or a file that ends in {', '.join(ARCHIVES)}."
         )
     tops = {name.partition("/")[0] if "/" in name else "" for name in files.names}
     (top,) = tops if len(tops) == 1 else ("",)

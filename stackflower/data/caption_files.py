@@ -14,7 +14,7 @@ def read_captions(path: Path, every: bool = False) -> list[str]:
     """Captions of a text file, one a line, or of a metadata.jsonl: the first of each row, or `every` one."""
     if not path.is_file():
         raise DataError(
-            f"There is no file {path}; --captions takes a text file with one caption a line, or a metadata.jsonl."
+            f"{path} does not exist; `file` takes a text file with one caption a line, or a metadata.jsonl."
         )
     try:
         lines = lines_of(path.read_text(encoding="utf-8-sig"))
@@ -39,8 +39,10 @@ def read_captions(path: Path, every: bool = False) -> list[str]:
 def captions_of(given: Sequence[str], file: str | None, every: bool = False) -> list[str]:
     """The captions given on a command line or in a file (see `read_captions`)."""
     if file is not None and given:
-        raise ConfigError("Give captions on the command line or by --captions FILE, not both.")
+        raise ConfigError("Give captions on the command line or in a file (`file=FILE`), not both.")
     captions = list(given) if file is None else read_captions(Path(file).expanduser(), every)
     if not captions:
-        raise ConfigError('There is no caption: give one or more sentences, as in "a red flower", or --captions FILE.')
+        raise ConfigError(
+            'There is no caption: give one or more sentences, as in "a red flower", or a file (`file=FILE`).'
+        )
     return captions

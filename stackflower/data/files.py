@@ -12,7 +12,7 @@ from typing import Any
 
 from stackflower.errors import DataError
 
-LINK_OUT = "is a link out of the folder; --set data.follow_links=true reads such files"
+LINK_OUT = "is a link out of the folder; `data.follow_links=true` reads such files"
 
 
 class Files(ABC):

@@ -151,7 +151,7 @@ class ListedSource(Source):
         if listing.problems and not self.skip_bad:
             raise DataError(
                 f"{listing.files.path} can't be used as it is:\n{several(listing.problems)}\n"
-                f"`stackflower data check {self.path}` lists everything; --set data.skip_bad=true leaves such rows out."
+                f"`stackflower data check {self.path}` lists everything; `data.skip_bad=true` leaves such rows out."
             )
         if not listing.rows:
             first = f": {listing.problems[0]}" if listing.problems else "."
@@ -187,7 +187,7 @@ class ListedSource(Source):
             listed = [problems[position] for position in sorted(problems)]
             raise DataError(
                 f"{len(problems):,} images in {self.listing(split).files.path} can't be read:\n{several(listed)}\n"
-                "Repair them, or remove them with their rows; --set data.skip_bad=true leaves such rows out."
+                "Repair them, or remove them with their rows; `data.skip_bad=true` leaves such rows out."
             )
         return problems
 

@@ -18,7 +18,7 @@ from stackflower.options import suggest
 
 
 def source_part(value: str | None, layout: str | None = None) -> dict[str, Any] | None:
-    """`--data`: a registered source by name, a folder, an archive or shards by path, or a Hugging Face data set by hf://owner/name.
+    """Resolve what `data` names: a registered source by name, a folder, an archive or shards by path, or a Hugging Face data set by hf://owner/name.
 
     Args:
         layout: name of the source that reads the path; None: the one that recognises it.
@@ -82,7 +82,7 @@ def _recognised(files: Files, layouts: Mapping[str, type[Source]]) -> str | None
 
 
 def open_source(value: str, options: Mapping[str, Any] | None = None, layout: str | None = None) -> Source:
-    """The source that `--data` names, with options of ``--set``; `layout` names it where it is not to be recognised."""
+    """Open the source that `value` names, with its `options`; `layout` names it instead of detecting it."""
     part = {**(source_part(value, layout) or {}), **(options or {})}
     source: Source = registry.create("data", part.pop("name"), **part)
     return source

@@ -121,7 +121,7 @@ def _key(source: Source, split: str, size: int) -> str:
     least, most = source.sizes
     if not least <= size <= most:
         raise DataError(
-            f"{source.title()} can be prepared at {least} to {most:,} px, not {size}; choose another --size."
+            f"{source.title()} can be prepared at {least} to {most:,} px, not {size}; choose another `size`."
         )
     return key_of(type(source).__name__, source.fingerprint(split), split, size)
 

@@ -97,5 +97,5 @@ def not_told(what: str, names: Sequence[str], where: object) -> DataError:
     """The sentence about a column that has to be named."""
     return DataError(
         f"{where} has the columns {', '.join(names) or 'none'}, and which holds the {what} is not told by its name: "
-        f"--set data.{what}_column=NAME."
+        f"Use `data.{what}_column=NAME`."
     )

@@ -28,7 +28,7 @@ def save_scores(scores: Mapping[str, Any], path: Path) -> None:
     try:
         write_text(path, json.dumps(scores, indent=2, ensure_ascii=False) + "\n")
     except OSError as error:
-        raise DataError(f"The scores can't be written to {path}: {error}. Choose another --out.") from error
+        raise DataError(f"The scores can't be written to {path}: {error}. Choose another `out`.") from error
 
 
 def file_name(scores: Mapping[str, Any]) -> str:
@@ -42,12 +42,14 @@ def file_name(scores: Mapping[str, Any]) -> str:
 
 
 def read_scores(path: Path) -> dict[str, Any]:
-    """What `save_scores`, or ``--json``, wrote. DataError for anything else."""
+    """What `save_scores`, or ``stackflower eval``, wrote. DataError for anything else."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
         _ = dict(found["protocol"]), list(found["metrics"])
     except FileNotFoundError:
-        raise DataError(f"There is no file of scores {path}; `stackflower eval RUN --out {path}` makes one.") from None
+        raise DataError(
+            f"There is no file of scores {path}; `stackflower eval` with `out={path}` writes one."
+        ) from None
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise DataError(
             f"{path} holds no scores written by `stackflower eval` ({type(error).__name__}: {error})."

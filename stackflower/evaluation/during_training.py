@@ -25,7 +25,7 @@ from stackflower.utils.devices import process_state
 
 
 class TrainingScorer:
-    """Scores of networks in training on the held-out split: those that `stackflower eval --split` gives for the same weights.
+    """Scores of networks in training on the held-out split: the same that `evaluate` gives for the same weights.
 
     Args:
         config: of the run; its `output` says which metrics, of how many images, by which extractor.
@@ -39,7 +39,7 @@ class TrainingScorer:
         output, split = config.output, source.held_out()
         if split is None:
             raise ConfigError(
-                "--eval-every scores images that training does not see, and this data has no split validation or test: add one, or "
+                "`output.eval_every` scores images that training does not see, and this data has no split validation or test: add one, or "
                 "leave it out."
             )
         metric: Any = registry.get("metric", output.best)
@@ -94,8 +94,8 @@ class TrainingScorer:
             score(sample)
         except (ConfigError, DataError) as error:
             raise ConfigError(
-                f"--eval-every can't score this data as asked: {error} Change --set output.eval_metrics, output.eval_samples or "
-                "output.eval_extractor, or leave --eval-every out."
+                f"`output.eval_every` can't score this data: {error} Change output.eval_metrics, output.eval_samples or "
+                "output.eval_extractor, or leave out `output.eval_every`."
             ) from error
 
     def __call__(self, stage: Stage, encoder: TextEncoder | None) -> dict[str, float]:

@@ -117,8 +117,8 @@ def choose_extractor(name: str | None, options: Mapping[str, Any], source: Sourc
     if name == "domain" and weights is None:
         if own is None:
             raise DataError(
-                "The extractor 'domain' needs a classifier of this data: `stackflower train-classifier --data DIR --out FILE` "
-                "makes one, then --extractor domain --weights FILE. Or --extractor inception-v3."
+                "The extractor 'domain' needs a classifier of this data: train one with `stackflower train-classifier`, then give "
+                "`weights=FILE`. Or use `extractor=inception-v3`."
             )
         options = {**options, "weights": str(own_classifier(own, resolution))}
     extractor: Extractor = Part(name, options).create("extractor")

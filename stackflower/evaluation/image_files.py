@@ -105,7 +105,7 @@ def refusal(bad: list[str], total: int, folder: Path) -> str:
     """The sentence about images that can't be read."""
     more = f"\n  and {len(bad) - NAMED} more" if len(bad) > NAMED else ""
     listed = "".join(f"\n  {sentence}" for sentence in sorted(bad)[:NAMED])
-    return f"{len(bad)} of {total:,} images in {folder} can't be read:{listed}{more}\nMend or delete them, or leave them out with --skip-bad."
+    return f"{len(bad)} of {total:,} images in {folder} can't be read:{listed}{more}\nRepair or delete them, or leave them out with `skip_bad=true`."
 
 
 def described(sizes: set[tuple[int, int]]) -> str:

@@ -24,8 +24,8 @@ def save_per_image(sample: Sample, files: Sequence[str] | None, path: Path) -> N
     rows, distances = own_distances(sample)
     if len(rows) < sample.fake.count:
         raise DataError(
-            f"{path} would have {len(rows):,} of {sample.fake.count:,} images: more are needed among those whose features are kept (--kept "
-            f"{sample.fake.count})."
+            f"{path} would hold {len(rows):,} of {sample.fake.count:,} images: keep the features of all, with "
+            f"`kept={sample.fake.count}`."
         )
     known = sample.reference.data.rows.files
     names = (
@@ -42,4 +42,4 @@ def save_per_image(sample: Sample, files: Sequence[str] | None, path: Path) -> N
     try:
         write_text(path, "\n".join(["score,id", *lines]) + "\n")
     except OSError as error:
-        raise DataError(f"The scores can't be written to {path}: {error}. Choose another --out.") from error
+        raise DataError(f"The scores can't be written to {path}: {error}. Choose another `out`.") from error

@@ -49,7 +49,7 @@ class Protocol:
         known = registry.list_parts("metric")
         unknown = [name for name in self.metrics or () if name not in known]
         if unknown:
-            raise ConfigError(f"--metrics {','.join(unknown)}: allowed are {', '.join(known)}, separated by commas.")
+            raise ConfigError(f"`metrics={','.join(unknown)}`: allowed are {', '.join(known)}.")
 
     def describe(self) -> dict[str, object]:
         """Its part of what a score states."""
@@ -78,19 +78,18 @@ def named(name: str, given: Mapping[str, Any]) -> Protocol:
     """A protocol by name, with what it leaves open from `given`, where None is not given. ConfigError for a name that is none, and for
     a choice that the protocol has made."""
     if name not in NAMED:
-        raise ConfigError(f"--protocol {name}: allowed are {', '.join(NAMED)}.{suggest(name, list(NAMED))}")
+        raise ConfigError(f"`protocol={name}`: unknown protocol.{suggest(name, list(NAMED))}")
     fixed, chosen = NAMED[name], {key: value for key, value in given.items() if value is not None}
     if "metrics" in chosen:
         metrics = chosen["metrics"]
         chosen["metrics"] = tuple(metrics.split(",") if isinstance(metrics, str) else metrics)
     for key, value in chosen.items():
         if key in fixed and value != fixed[key]:
-            flag = "--" + key.replace("_", "-")
-            raise ConfigError(f"{flag}: the protocol {name} says {flag} {_spelt(fixed[key])}; leave out one of them.")
+            raise ConfigError(f"`{key}`: the protocol {name} fixes {_fixed(key, fixed[key])}; leave out one of them.")
     return Protocol(**{**fixed, **chosen}, name=name)
 
 
-def _spelt(value: Any) -> str:
+def _fixed(key: str, value: Any) -> str:
     if value is None:
-        return "not at all"
-    return ",".join(value) if isinstance(value, tuple) else str(value)
+        return f"that there is no `{key}`"
+    return f"`{key}={','.join(value) if isinstance(value, tuple) else value}`"

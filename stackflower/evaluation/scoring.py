@@ -80,7 +80,7 @@ def missed(scores: Mapping[str, Any], under: Mapping[str, float], over: Mapping[
         for name, limit in limits.items():
             value = values.get(limited(name)[1])
             if value is None:
-                raise ConfigError(f"--fail-{word} {name}={limit:g}: this score can't be computed from this data.")
+                raise ConfigError(f"`fail_{word}={name}={limit:g}`: this score can't be computed from this data.")
             if not (value >= limit if word == "under" else value <= limit):  # what is no number misses every limit
                 found.append(f"{name} = {value:.4g} is {word} {limit:g}.")
     return found

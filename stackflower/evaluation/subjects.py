@@ -39,9 +39,9 @@ class Scored:
 
 
 def opened(data: Mapping[str, Any] | None, options: Mapping[str, Any]) -> Source:
-    """The data set of a ``--data`` and its options."""
+    """Open a data set with further options."""
     if data is None:
-        raise ConfigError("Name the data to compare with, as in --data my-flowers.")
+        raise ConfigError("Name the data to compare with, as in `data=my-flowers`.")
     source: Source = Part.from_dict({**data, **options}).create("data")
     return source
 
@@ -135,7 +135,7 @@ class ScoredRun(Generated):
             return []
         return [
             f"{self.run} was trained against {features.get('name')}, and this extractor is of the same family ({extractor.family}): its "
-            "scores flatter the run (Kynkäänniemi et al. 2023). Judge by another: --extractor domain."
+            "scores flatter the run (Kynkäänniemi et al. 2023). Score it with another, such as `extractor=domain`."
         ]
 
 

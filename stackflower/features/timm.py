@@ -53,7 +53,7 @@ class TimmFeatures(Features):
             raise DataError(f"timm has no model {model!r}; some that it has: {', '.join(near)}.")
         first = "".join(letter for letter in model.removeprefix("tf_").split("_")[0] if letter.isalpha())
         self.family = "efficientnet" if "efficientnet" in model else first
-        with loading(f"timm's {model}", "Name a local file: --set features.weights=FILE."):
+        with loading(f"timm's {model}", "Name a local file: `features.weights=FILE`."):
             info: Any = timm.create_model(model, pretrained=False, features_only=True).feature_info
             low, high = STRIDES
             wanted = [i for i, stride in enumerate(info.reduction()) if low <= stride <= high]

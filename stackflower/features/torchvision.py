@@ -43,7 +43,7 @@ class TorchvisionFeatures(Features):
             near = [name for name in classifiers if model[:4] in name][:6] or classifiers[:6]
             raise DataError(f"torchvision has no model {model!r}; some that it has: {', '.join(near)}.")
         self.family = "".join(letter for letter in model.split("_")[0] if letter.isalpha())
-        with loading(f"torchvision's {model}", "Name a local file: --set features.weights=FILE."):
+        with loading(f"torchvision's {model}", "Name a local file: `features.weights=FILE`."):
             network = models.get_model(model, weights="DEFAULT" if weights is None else None)
             if weights is not None:
                 network.load_state_dict(read_weights(weights))

@@ -20,7 +20,7 @@ class Relativistic(Contrastive):
     The discriminator minimises E softplus(D(G(z), e) − D(x, e)), the generator E softplus(D(x, e) − D(G(z), e)): a generated image
     need only be told from a real one of the same text. With mismatched pairs, the discriminator minimises half of that and half of
     E softplus(D(x, ê) − D(x, e)). Scores without text, where the discriminator gives them, are compared in the same way. The papers
-    regularise it by `--penalty r1` and `--penalty r2`.
+    regularise it by the penalties ``r1`` and ``r2``.
 
     Args:
         mismatched: compare each real image with its own and a mismatched text too.

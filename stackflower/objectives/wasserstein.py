@@ -13,7 +13,7 @@ from stackflower.registry import register
 class Wasserstein(MatchingAware):
     """Wasserstein loss (Arjovsky et al. 2017, equation 2): the mean score of fake pairs minus that of real pairs.
 
-    The critic must be kept from growing without bound: give it a penalty such as `--penalty gradient`.
+    The critic must be kept from growing without bound: add a penalty such as ``gradient``.
 
     Args:
         mismatched: also push mismatched pairs down, at half the weight, as GAN-CLS does.

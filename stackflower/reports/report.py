@@ -112,7 +112,7 @@ def report(runs: Sequence[str | Path], nearest: int = 0, out: str | Path | None 
     try:
         write_text(path, html + "\n")
     except OSError as error:
-        raise RunError(f"The report can't be written to {path}: {error}. Choose another --out.") from error
+        raise RunError(f"The report can't be written to {path}: {error}. Choose another `out`.") from error
     last = {name: _last(rows) for name, rows in measured.items()}
     found = {name: {key: value for key, value in own.items() if key != "images"} for name, own in pairs.items()}
     return {"report": str(path), "last": last, **({"nearest": found} if found else {})}
@@ -123,7 +123,7 @@ def _measures(run: Run) -> list[dict[str, Any]]:
     run.record()
     rows = [row for row in run.metrics() if "event" not in row]
     if not rows:
-        raise RunError(f"{run} has no measures yet: {run.metrics_file.name} is empty. Train it: --resume {run}.")
+        raise RunError(f"{run} has no measures yet: {run.metrics_file.name} is empty. Train it: `resume={run}`.")
     return rows
 
 

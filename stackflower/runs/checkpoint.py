@@ -166,8 +166,8 @@ class CheckpointWriter:
         complete = self.run.complete_checkpoints()
         kept = f"The last complete one, {complete[-1].name}, is untouched" if complete else "There is none before it"
         raise TrainingFailed(
-            f"The checkpoint {self.final.name} could not be written: {error}. {kept}. Make room and type: "
-            f"stackflower train --resume {self.run}"
+            f"The checkpoint {self.final.name} could not be written: {error}. {kept}. Free some disk space, then resume with "
+            f"`resume={self.run}`."
         ) from error
 
 

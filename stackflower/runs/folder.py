@@ -132,7 +132,7 @@ class Run:
         """What ``config.json`` holds, checked. RunError says what is missing or wrong."""
         if not self.path.is_dir():
             near = sorted(str(p.parent) for p in Path("runs").glob("*/config.json"))
-            hint = f" The runs here: {', '.join(near[-5:])}." if near else " `stackflower train --stage 1` makes one."
+            hint = f" The runs here: {', '.join(near[-5:])}." if near else " `stackflower train` makes one."
             raise RunError(f"There is no run folder {self.path}.{hint}")
         try:
             return RunRecord.from_dict(json.loads(self.config_file.read_text(encoding="utf-8")))
@@ -191,7 +191,7 @@ class Run:
         if self.path.is_file() or (self.path.is_dir() and any(self._contents())):
             what = "holds a run" if self.config_file.exists() else "is not empty"
             raise RunError(
-                f"{self.path} {what}. `--resume {self.path}` goes on with a run; a new one needs another --out."
+                f"{self.path} {what}. Resume a run with `resume={self.path}`; a new one needs another `out`."
             )
 
     def create(self, record: RunRecord) -> None:
@@ -201,7 +201,7 @@ class Run:
             self.samples.mkdir(parents=True, exist_ok=True)
             self.checkpoints.mkdir(exist_ok=True)
         except OSError as error:
-            raise RunError(f"The run folder {self.path} can't be made: {error}. Choose another --out.") from error
+            raise RunError(f"The run folder {self.path} can't be made: {error}. Choose another `out`.") from error
         self.update(record)  # last: with it, the folder is a run
 
     @contextmanager
@@ -213,10 +213,10 @@ class Run:
             lock.acquire(timeout=0)
         except Timeout:
             raise RunError(
-                f"Another process is writing to {self.path}. Wait until it ends, stop it, or choose another --out."
+                f"Another process is writing to {self.path}. Wait until it ends, stop it, or choose another `out`."
             ) from None
         except OSError as error:
-            raise RunError(f"The run folder {self.path} can't be written: {error}. Choose another --out.") from error
+            raise RunError(f"The run folder {self.path} can't be written: {error}. Choose another `out`.") from error
         try:
             yield
         finally:
@@ -243,7 +243,7 @@ def newest_run(root: str | Path = "runs") -> Run:
         Path(root).glob("*/config.json"), key=lambda path: max(p.stat().st_mtime for p in path.parent.iterdir())
     )
     if not found:
-        raise RunError(f"There is no run in {root}/ to resume. Name its folder: --resume RUN.")
+        raise RunError(f"There is no run in {root}/ to resume. Name its folder: `resume=RUN`.")
     return Run(found[-1].parent)
 
 

@@ -23,7 +23,7 @@ def flags_over(path: str, flags: Mapping[str, Any]) -> dict[str, Any]:
     record = run.record()
     config = record.config
     if not run.weights_file.exists():
-        raise RunError(f"{run} has no model yet ({run.weights_file.name} is missing); train it first: --resume {run}.")
+        raise RunError(f"{run} has no model yet ({run.weights_file.name} is missing); train it first: `resume={run}`.")
     text = config.text.to_dict()
     if issubclass(registry.get("text", config.text.name), LearnedEncoder):
         text["weights"] = str(run.text_folder.resolve())  # it is not trained again: the previous stage uses it too
@@ -43,7 +43,7 @@ def flags_over(path: str, flags: Mapping[str, Any]) -> dict[str, Any]:
 
 def _unlike(run: str, theirs: str, given: str) -> str:
     return (
-        f"--text {given}: {run} encodes captions with {theirs}, and a later stage must do the same; leave out --text, or "
+        f"`text={given}`: {run} encodes captions with {theirs}, and a later stage must do the same; leave out `text`, or "
         "train the previous stage with the other encoder."
     )
 
@@ -66,7 +66,9 @@ def keep_weights(config: RunConfig, run: Run) -> None:
                 f"{source} is missing: {run} refines the images of that model. Put it back, or train anew."
             ) from None
         except OSError as error:
-            raise RunError(f"{target} can't be written: {error}. Make room, or choose another --out.") from error
+            raise RunError(
+                f"{target} can't be written: {error}. Free some disk space, or choose another `out`."
+            ) from error
 
 
 def check_text(config: RunConfig, flags: Mapping[str, Any]) -> None:

@@ -70,7 +70,7 @@ class RunRecord:
         if changed:
             raise RunError(
                 f"Since {run} was trained, {' and '.join(changed)} changed, so it can't go on as it was. Put back what it was "
-                "trained with, or train a new run with another --out."
+                "trained with, or train a new run with another `out`."
             )
 
 

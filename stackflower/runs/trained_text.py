@@ -18,7 +18,7 @@ ABOUT = "text.json"
 
 
 def encoder_part(value: str | None) -> dict[str, Any] | None:
-    """`--text`: a registered encoder by name, the folder of a trained one, or a Hugging Face model by id or folder."""
+    """Resolve what `text` names: a registered encoder by name, the folder of a trained one, or a Hugging Face model by id or folder."""
     if value is None:
         return None
     known = set(registry.list_parts("text")) - {"huggingface"}
@@ -46,14 +46,12 @@ def trained_part(folder: Path) -> dict[str, Any] | None:
     if (run.text_folder / VOCABULARY).is_file():
         complete = run.complete_checkpoints()
         if complete and read_state(complete[-1]).images == 0:
-            raise ConfigError(
-                f"--text {folder}: this run is not trained yet; `stackflower train --resume {run}` does it."
-            )
+            raise ConfigError(f"`text={folder}`: this run is not trained yet; train it with `resume={run}`.")
         return {**run.config().text.to_dict(), "weights": str(run.text_folder.resolve())}
     if run.weights_file.is_file():
         raise ConfigError(
-            f"--text {folder}: this run's text encoder was not trained, so there is nothing to take from it. Name the encoder "
-            f"itself ({', '.join(registry.list_parts('text'))}), or a run of --text rnn or char-cnn-rnn."
+            f"`text={folder}`: this run's text encoder was not trained, so there is nothing to take from it. Name the encoder "
+            f"itself ({', '.join(registry.list_parts('text'))}), or a run with `text=rnn` or `text=char-cnn-rnn`."
         )
     return None
 

@@ -38,11 +38,11 @@ def check_trackers(report_to: Sequence[str]) -> None:
     for tracker in report_to:
         library = TRACKERS.get(tracker)
         if library is None:
-            raise ConfigError(f"--report-to {tracker}: allowed are {', '.join(TRACKERS)}.")
+            raise ConfigError(f"`report_to={tracker}`: allowed are {', '.join(TRACKERS)}.")
         try:
             __import__(library)
         except ImportError:
-            raise MissingDependency(library, tracker, f"--report-to {tracker}") from None
+            raise MissingDependency(library, tracker, f"`report_to={tracker}`") from None
 
 
 def make_accelerator(config: RunConfig, report_to: Sequence[str] = (), project: str | None = None) -> Accelerator:
@@ -62,7 +62,7 @@ def make_accelerator(config: RunConfig, report_to: Sequence[str] = (), project: 
         raise ConfigError(
             f"train.batch_size = {train.batch_size} must be divisible by {parts} ({accelerator.num_processes} processes × "
             f"{train.gradient_accumulation} accumulation steps × {train.latents_per_caption} latents a caption); "
-            f"use --batch-size {-(-train.batch_size // parts) * parts}."
+            f"use `train.batch_size={-(-train.batch_size // parts) * parts}`."
         )
     if accelerator.device.type == "cuda":
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True

@@ -149,8 +149,8 @@ def _streamed(
 ) -> StreamedInputs:
     if encoder.reads_all:
         raise ConfigError(
-            f"The text encoder {config.text.name} is made from all captions of the data, and a stream has them as they come: "
-            "--set data.name=shards prepares the shards first; or --text ngram."
+            f"The text encoder {config.text.name} is made from all captions of the data, which a stream does not have at the start: "
+            "prepare the shards first with `data.name=shards`, or use `text=ngram`."
         )
     source.count("train")
     if accelerator.is_main_process:

@@ -88,8 +88,8 @@ class TrainingState:
                 self.networks.averaged_encoder.save(self.run.text_folder)
         except (OSError, SafetensorError) as error:
             raise TrainingFailed(
-                f"{self.run.weights_file} can't be written: {error}. {kept}. Make room and type: "
-                f"stackflower train --resume {self.run}"
+                f"{self.run.weights_file} can't be written: {error}. {kept}. Free some disk space, then resume with "
+                f"`resume={self.run}`."
             ) from error
 
     def save_best(self, value: float, scores: Mapping[str, float], protocol: Mapping[str, Any]) -> None:
@@ -101,8 +101,8 @@ class TrainingState:
             save_weights(self.networks.ema.module, self.run.best_weights, {"best": best})
         except (OSError, SafetensorError) as error:
             raise TrainingFailed(
-                f"{self.run.best_weights} can't be written: {error}. The checkpoints are untouched. Make room and type: "
-                f"stackflower train --resume {self.run}"
+                f"{self.run.best_weights} can't be written: {error}. The checkpoints are untouched. Free some disk space, then resume with "
+                f"`resume={self.run}`."
             ) from error
         for path in self.run.path.glob("text-best-*"):
             aside = self.run.path / f"{path.name.replace('text', 'generator')}.safetensors"

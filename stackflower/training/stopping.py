@@ -69,11 +69,11 @@ def naming_lost_processes(run: Path) -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        on = f"Checkpoints are kept: `stackflower train --resume {run}` goes on"
+        on = f"Checkpoints are kept; resume with `resume={run}`"
         if found := re.match(r"DataLoader worker \(pid.*?\) (is|exited) ([^.]*)", str(error)):
             raise TrainingFailed(
                 f"A worker process that decodes the stream {found[1].replace('is', 'was')} {found[2]}; memory, or room in /dev/shm, may have run out. {on}, "
-                "and with --set data.workers=0 it needs less of both."
+                "or use less of both with `data.workers=0`."
             ) from error
         if re.search(r"gloo|nccl|Connection (closed|reset) by peer", str(error), re.IGNORECASE):
             raise TrainingFailed(

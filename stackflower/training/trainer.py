@@ -254,8 +254,8 @@ class Trainer:
             raise TrainingFailed(
                 f"Not finite after {images:,} images: {', '.join(bad)}, with {self.state.rollbacks} returns to the last "
                 f"checkpoint and a learning rate of {self.state.rate_scale:g} of the given one. The last finite checkpoint "
-                f"is kept in {self.run}. A lower --set optimizer.generator.lr (and discriminator) or a penalty such as "
-                "--penalty r1 usually helps."
+                f"is kept in {self.run}. A lower learning rate (`lr`) or a penalty such as "
+                "`penalty=r1` usually helps."
             )
         self.state.roll_back(complete[-1])
         self.logger.forget()

@@ -27,7 +27,7 @@ def resolve_precision(precision: str) -> str:
             return "bf16" if cuda and torch.cuda.is_bf16_supported(including_emulation=False) else "no"
         return "bf16" if cpu_has_bf16() else "no"
     if precision == "fp16" and not has_accelerator():
-        raise ConfigError("--mixed-precision fp16 needs a GPU; on this machine use auto, bf16 or no.")
+        raise ConfigError("`mixed_precision=fp16` needs a GPU; on this machine use auto, bf16 or no.")
     return precision
 
 

@@ -45,7 +45,7 @@ class HubImages(Files):
 
 @register("data", "huggingface")
 class HuggingFaceDataset(ListedSource):
-    """A data set of the Hugging Face hub by its id, ``--data hf://owner/name``, or a folder of its Parquet files. Needs the extra ``datasets``; code of a
+    """A data set of the Hugging Face hub by its id, ``hf://owner/name``, or a folder of its Parquet files. Needs the extra ``datasets``; code of a
     data set's own is never run.
 
     Args:
@@ -105,7 +105,7 @@ class HuggingFaceDataset(ListedSource):
             reason = (str(error) or type(error).__name__).splitlines()[0]
             raise DataError(
                 f"The data set {self.id!r} can't be loaded: {reason} Give the id of a data set on the Hugging Face hub (and a network), "
-                "as in --data hf://owner/name, or a folder of its Parquet files."
+                "as in `data=hf://owner/name`, or a folder of its Parquet files."
             ) from error
         return HubImages(Path(self.id), self.parts, self.found["image"])
 

@@ -20,7 +20,7 @@ PADDING = frozenset({"<PAD>", "<RARE>"})
 @register("data", "reverse-image-caption")
 class ReverseImageCaption(ListedSource):
     """The competition's data set: ``text2ImgData.pkl``, a table with ``Captions`` (lists of numbers of words) and ``ImagePath``; ``dictionary/id2Word.npy`` or
-    ``word2Id.npy``; and the images. ``testData.pkl`` has captions without images and is not used: `stackflower sample --captions` takes captions as text.
+    ``word2Id.npy``; and the images. ``testData.pkl`` has captions without images and is not used: ``stackflower sample`` takes captions as text.
 
     Pickles are read without running what they hold, and without pandas.
 

@@ -254,7 +254,7 @@ class ShardSource(ListedSource):
     def open(self, follow_links: bool) -> Files:
         if not self.shards:
             raise DataError(
-                f"There are no shards at {self.location!r}. --data takes a folder of images with metadata, a folder of .tar shards, or a "
+                f"There are no shards at {self.location!r}. `data` takes a folder of images with metadata, a folder of .tar shards, or a "
                 'pattern such as "shards/train-{000..006}.tar".'
             )
         return ShardFiles(self.path, [location for found in self.shards.values() for location in found])

@@ -129,7 +129,7 @@ class ShardReader:
 @register("data", "stream")
 class ShardStream(ShardSource):
     """WebDataset shards that are streamed: decoded in worker processes while the run trains, shuffled in windows, each sample once a pass, whatever the number of
-    processes. ``--data`` with a pattern or a URL streams, and with a folder of shards prepares; text encoders that are trained on the captions need the latter.
+    processes. ``data`` with a pattern or a URL streams, and with a folder of shards prepares; text encoders that are trained on the captions need the latter.
 
     Args:
         path: a folder, or a pattern such as ``shards/train-{000000..000999}.tar``, on disk or at a URL that fsspec reads.
@@ -207,7 +207,7 @@ class ShardStream(ShardSource):
         if faults and not self.skip_bad:
             raise DataError(
                 f"{self.location} can't be used as it is:\n{several(faults)}\n"
-                f"`stackflower data check {self.location}` lists everything; --set data.skip_bad=true leaves such samples out."
+                f"`stackflower data check {self.location}` lists everything; `data.skip_bad=true` leaves such samples out."
             )
         return counts
 

@@ -122,7 +122,7 @@ class TableSource(ListedSource):
         name = self.table or self._table_of(split) or next(iter(_tables(files)), None)
         if name is None or name not in files:
             raise DataError(
-                f"{files.path} has no table {name or 'that ends in ' + ', '.join(SUFFIXES)}; --set data.table=NAME names one."
+                f"{files.path} has no table {name or 'that ends in ' + ', '.join(SUFFIXES)}; name one with `data.table=NAME`."
             )
         rows = self._rows(files, name)
         found = self._found(files.path / name, [row for _, row in rows[:LOOKED_AT] if isinstance(row, dict)])

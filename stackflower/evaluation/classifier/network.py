@@ -232,7 +232,7 @@ def load_classifier(path: Path) -> DomainClassifier:
         model.load_state_dict(load_file(path))
     except FileNotFoundError:
         raise DataError(
-            f"There is no classifier {path}: `stackflower train-classifier --data DIR --out {path}` makes one."
+            f"The classifier {path} does not exist; train one with `stackflower train-classifier`."
         ) from None
     except (
         SafetensorError,

@@ -80,8 +80,8 @@ def caption_encoder(text: Mapping[str, Any] | None) -> TextEncoder | None:
     encoder: TextEncoder = Part.from_dict(dict(text)).create("text")
     if type(encoder).fit is not TextEncoder.fit:
         raise ConfigError(
-            f"--text {text['name']} is trained or fitted on captions, and the captions of a classifier are compared by an encoder that is "
-            "not: --text ngram, or a Hugging Face model."
+            f"`text={text['name']}` is trained or fitted on captions, and a classifier needs an encoder that is not: `text=ngram`, or a "
+            "Hugging Face model."
         )
     return encoder
 
@@ -136,14 +136,14 @@ def train_classifier(source: Source, out: Path, asked: Asked) -> DomainClassifie
     try:
         try_writing(out)
     except OSError as error:
-        raise DataError(f"--out {out} can't be written: {error}. Choose another file.") from error
+        raise DataError(f"`out={out}` can't be written: {error}. Choose another file.") from error
     size, encoder = clamped(round(asked.resolution * LOAD_RATIO), source), caption_encoder(asked.text)
     data = prepare(source, asked.split, size)
     heads = heads_of(data, asked.heads)
     if not heads and encoder is None:
         raise DataError(
             'This data has no labels of two classes or more, which a classifier needs: "label" in every row of metadata.jsonl. Or compare '
-            "images with captions: --text ngram."
+            "images with captions: `text=ngram`."
         )
     device, plan = process_state().device, asked.plan
     if encoder is not None:

@@ -36,7 +36,7 @@ class OriginalInception(Extractor):
         self.path = Path(weights).expanduser() if weights else Path(torch.hub.get_dir()) / "checkpoints" / FILE
         with loading(
             "The 2015 Inception network",
-            f"Fetch {FILE} from torch-fidelity's releases and name it with --weights FILE.",
+            f"Fetch {FILE} from torch-fidelity's releases and name it with `weights=FILE`.",
         ):
             if weights is None and not self.path.exists():
                 self.path.parent.mkdir(parents=True, exist_ok=True)

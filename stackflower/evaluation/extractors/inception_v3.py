@@ -41,8 +41,8 @@ class InceptionExtractor(Extractor):
         except Exception as error:  # network, file or contents: whatever fails, the weights can't be loaded
             raise DataError(
                 f"Inception-v3's weights can't be loaded ({type(error).__name__}: {str(error).splitlines()[0][:200]}). Fetch "
-                f"{INCEPTION_FILE} from torchvision's model zoo and name it with --weights FILE, or score with a "
-                "classifier of your own data: --extractor domain."
+                f"{INCEPTION_FILE} from torchvision's model zoo and name it with `weights=FILE`, or score with a "
+                "classifier of your own data: `extractor=domain`."
             ) from error
         self.model = model.eval()
         self.head, self.model.fc = self.model.fc, nn.Identity()

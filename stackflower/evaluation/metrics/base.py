@@ -59,8 +59,8 @@ class Sample:
         if texts is None:
             raise unavailable(
                 what,
-                "this extractor does not compare images with captions; `stackflower train-classifier --text ngram` makes one that does, or "
-                "--extractor clip.",
+                "this extractor does not compare images with captions; train one that does (`stackflower train-classifier` with `text=ngram`), or use "
+                "`extractor=clip`.",
             )
         known = self.real.rows.vectors
         first = [self.reference.data.captions[image][0] for image in self.chosen[: len(known)]]
@@ -79,12 +79,12 @@ class Metric(ABC):
     lower_is_better: ClassVar[bool] = False
     limits: ClassVar[
         Mapping[str, str]
-    ] = {}  # other names that --fail-under takes, with their score as `scoring.numbers` names it
+    ] = {}  # other names that a limit of a score may have, with their score as `scoring.numbers` names it
     position: ClassVar[int] = 100  # place in the report, the lowest first
 
     @abstractmethod
     def compute(self, sample: Sample) -> dict[str, Any]:
-        """Scores by name, as ``--json`` prints them; ``NAME_interval`` of a score NAME is its 95% interval. DataError where the data do not
+        """Scores by name, as ``stackflower eval`` prints them in JSON; ``NAME_interval`` of a score NAME is its 95% interval. DataError where the data do not
         allow it: raised to the user only where the metric was asked for by name."""
 
     @abstractmethod

@@ -64,7 +64,7 @@ class CaptionAccuracy(Metric):
     def compute(self, sample: Sample) -> dict[str, Any]:
         if not sample.attributes:
             raise unavailable(
-                "Caption accuracy", "it needs data with attributes and --extractor domain trained on them."
+                "Caption accuracy", "it needs data with attributes, and `extractor=domain` trained on them."
             )
         if sample.pairs is None:
             raise unavailable("Caption accuracy", "these images' captions are of no real images of the split.")

@@ -60,12 +60,13 @@ class InceptionScore(Metric):
         for name, side in (("inception_score", sample.fake), ("real_inception_score", sample.real)):
             if side.classes is None:
                 raise unavailable(
-                    "The Inception Score", "this extractor has no classes; --extractor domain or inception-v3 has."
+                    "The Inception Score",
+                    "this extractor has no classes; use `extractor=domain` or `extractor=inception-v3`.",
                 )
             if not bool(side.classes.count.all()):
                 most = side.count if side.count < side.splits else side.splits // 2
                 raise unavailable(
-                    "The Inception Score", f"{side.splits} splits of {side.count} images; --splits {most} at most."
+                    "The Inception Score", f"{side.splits} splits of {side.count} images; at most `splits={most}`."
                 )
             scores[f"{name}_mean"], scores[f"{name}_std"] = summary(side)
         assert sample.fake.classes is not None

@@ -37,7 +37,7 @@ class DownBlock(nn.Module):
 class OneWayDiscriminator(Discriminator):
     """Residual blocks to 4×4, the text repeated over the positions, two convolutions to one score (section 3.3, one-way output).
 
-    There is no unconditional score and no norm. The paper regularises it by `--penalty matching-aware`.
+    There is no unconditional score and no norm. The paper regularises it by the penalty ``matching-aware``.
 
     Args:
         channels: width nf of the first layer, doubled by every halving of the resolution up to 8-fold; 32 in the release.

@@ -180,7 +180,7 @@ class ProjectedDiscriminator(Discriminator):
         levels = levels or known
         if levels > known:
             raise ComponentError(
-                f"discriminator.levels = {levels}: {features.name} has {known} maps; --set discriminator.levels={known}."
+                f"discriminator.levels = {levels}: {features.name} has {known} maps; use `discriminator.levels={known}`."
             )
         self.levels = levels
         sides = map_sides(features, self.size)[:levels]
@@ -240,8 +240,8 @@ def map_sides(features: Features, size: int) -> list[int]:
     except Exception as error:  # a network may raise anything
         reason = (str(error) or type(error).__name__).splitlines()[0].rstrip(".")
         raise ComponentError(
-            f"discriminator.size = {size}: {features.name} does not take images of this size ({reason}); --set "
-            "discriminator.size=224 is what most networks were trained at."
+            f"discriminator.size = {size}: {features.name} does not take images of this size ({reason}); most "
+            "networks were trained with `discriminator.size=224`."
         ) from error
 
 

@@ -64,7 +64,7 @@ class Decoder(nn.Module):
 class DecoderGenerator(Generator):
     """BEGAN's generator: condition and noise through a linear layer to a code, then the autoencoder's decoder (section 3.5).
 
-    Its images are not bounded by a tanh; `--penalty out-of-range` keeps them within [-1, 1].
+    Its images are not bounded by a tanh; the penalty ``out-of-range`` keeps them within [-1, 1].
 
     Args:
         resolution: height and width of the image, a power of two from 16 up.

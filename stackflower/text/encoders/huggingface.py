@@ -19,7 +19,7 @@ from stackflower.text.base import TextEncoder
 class HuggingFaceEncoder(TextEncoder):
     """A Hugging Face text model: last hidden states, averaged over the tokens that are not padding, of unit length.
 
-    As in the mean-pooled models of sentence-transformers (Reimers & Gurevych 2019). `--text` with a model's id or a local folder
+    As in the mean-pooled models of sentence-transformers (Reimers & Gurevych 2019). ``text`` with a model's id or a local folder
     is short for this encoder.
 
     Args:
@@ -46,7 +46,7 @@ class HuggingFaceEncoder(TextEncoder):
             raise DataError(
                 f"The text encoder {model!r} can't be loaded: {(str(error) or type(error).__name__).splitlines()[0]} Give the id of a model on the "
                 "Hugging Face hub (and a network), a local folder with config.json and model.safetensors, or "
-                "--text ngram, which needs nothing."
+                "`text=ngram`, which needs nothing."
             ) from error
         config = self.model.config
         if getattr(config, "is_encoder_decoder", False):

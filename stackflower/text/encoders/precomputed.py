@@ -60,7 +60,7 @@ class PrecomputedEncoder(TextEncoder):
         if len(own) != len(vectors):
             raise DataError(
                 f"{self.path} has {len(vectors):,} embeddings, and there are {len(own):,} captions in {self.source or 'the file beside it'}: "
-                "they must be of the same, in the same order. --set text.captions=FILE names the captions."
+                "they must be of the same, in the same order. name the captions with `text.captions=FILE`."
             )
         with np.errstate(over="ignore"):
             vectors = vectors.astype(np.float32, copy=False)
@@ -78,7 +78,7 @@ class PrecomputedEncoder(TextEncoder):
         """Captions and embeddings (N, T)."""
         if not self.path.exists():
             raise DataError(
-                f"There is no {self.path}; --set text.path=FILE names embeddings (.npy, .safetensors, .pickle, .t7)."
+                f"{self.path} does not exist; name embeddings (.npy, .safetensors, .pickle, .t7) with `text.path=FILE`."
             )
         suffix = self.path.suffix.lower()
         if suffix == ".safetensors":
@@ -121,7 +121,7 @@ class PrecomputedEncoder(TextEncoder):
         captions, groups = [], []
         if self.source is None or not self.source.is_dir():
             raise DataError(
-                f"{self.path} is a folder of embeddings: --set text.captions=FOLDER names that of their captions, text_c10."
+                f"{self.path} is a folder of embeddings; name the folder of their captions, text_c10, with `text.captions=FOLDER`."
             )
         for file in sorted(self.path.rglob("*.t7")):
             found = load_t7(file.read_bytes(), file)
@@ -155,9 +155,7 @@ class PrecomputedEncoder(TextEncoder):
                 for text in _first(_lines(_text_file(source, str(name))), len(group), name)
             ]
         if not source.is_file():
-            raise DataError(
-                f"There is no {source}: --set text.captions=FILE names the captions that {self.path} has the embeddings of."
-            )
+            raise DataError(f"{source} does not exist; name the captions of {self.path} with `text.captions=FILE`.")
         if source.suffix == ".jsonl":
             return list(_jsonl(source))
         return _lines(source)
@@ -174,7 +172,7 @@ class PrecomputedEncoder(TextEncoder):
                 hint = f" The nearest that it has: {near[0]!r}." if near else ""
                 raise DataError(
                     f"{self.path} has no embedding of {caption!r}; it has those of {len(self.places):,} captions.{hint} Another encoder, such as "
-                    "--text ngram, encodes any."
+                    "`text=ngram`, encodes any."
                 )
             rows.append(row)
         return F.normalize(self.vectors[rows].float(), dim=1)

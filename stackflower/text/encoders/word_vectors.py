@@ -57,7 +57,7 @@ class WordVectorEncoder(TextEncoder):
             words, vectors = self._read()
         except FileNotFoundError:
             raise DataError(
-                f"There is no file {self.path}; --set text.path=FILE names word vectors in word2vec's or GloVe's text format."
+                f"{self.path} does not exist; name word vectors in word2vec's or GloVe's text format with `text.path=FILE`."
             ) from None
         except (OSError, UnicodeDecodeError, ValueError) as error:
             raise DataError(

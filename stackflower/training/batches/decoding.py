@@ -131,7 +131,7 @@ class _Rows(Dataset[Any]):
             except DataError as error:
                 if not self.skip_bad:
                     raise DataError(
-                        f"{error} Mend it, or --set data.skip_bad=true trains on the next image of the shard instead."
+                        f"{error} Repair it, or train on the next image of the shard instead with `data.skip_bad=true`."
                     ) from error
                 notes.append(str(error))
         raise DataError(f"{notes[-1]} The {min(count, TRIES)} images after it can't be read either.")
