@@ -21,8 +21,9 @@ from stackflower.data.images import to_uint8
 from stackflower.evaluation.extraction import choose_extractor
 from stackflower.evaluation.metrics.frechet_distance import frechet_distance
 from stackflower.evaluation.reference import Reference
-from stackflower.pipeline import Noise, Pipeline
+from stackflower.pipeline import Pipeline
 from stackflower.runs.folder import Run
+from stackflower.stages.noise import Noise
 
 
 def upsampled(images: Tensor, size: int) -> Tensor:

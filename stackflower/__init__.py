@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from stackflower.data.images import grid
     from stackflower.evaluation.evaluate import evaluate
-    from stackflower.pipeline import Pipeline, grid
+    from stackflower.pipeline import Pipeline
     from stackflower.registry import create, list_parts, register
     from stackflower.runs.folder import Run
     from stackflower.training.callbacks import Callback
@@ -28,7 +29,7 @@ _PUBLIC = {
     "Run": "stackflower.runs.folder",
     "create": "stackflower.registry",
     "evaluate": "stackflower.evaluation.evaluate",
-    "grid": "stackflower.pipeline",
+    "grid": "stackflower.data.images",
     "list_parts": "stackflower.registry",
     "register": "stackflower.registry",
     "train": "stackflower.training.launch",

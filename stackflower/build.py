@@ -12,8 +12,11 @@ import torch
 from stackflower.adversary import Adversary
 from stackflower.config.schema import Part, PreviousStage, RunConfig
 from stackflower.data.source import Source
-from stackflower.errors import ConfigError
+from stackflower.errors import ConfigError, RunError
 from stackflower.features.base import Features
+from stackflower.runs.checkpoint import load_previous, load_weights
+from stackflower.runs.folder import Run
+from stackflower.runs.record import RunRecord
 from stackflower.stages.base import Stage
 from stackflower.text.base import TextEncoder
 from stackflower.text.learned import LearnedEncoder, TextRanking
@@ -121,3 +124,59 @@ def load_size(config: RunConfig, stage: Stage, source: Source) -> int:
             "choose a lower generator.resolution or another train.load_size."
         )
     return size
+
+
+def load_run(
+    folder: Run, with_discriminator: bool, checkpoint: str | None
+) -> tuple[Stage, TextEncoder, Adversary | None]:
+    """Rebuild a run: its averaged stage, its text encoder and, if asked for, the discriminator of its largest images.
+
+    Args:
+        folder: the run.
+        with_discriminator: load the newest checkpoint's discriminator too.
+        checkpoint: "best", the images after which a checkpoint was written, or None for the last model.
+    """
+    record = folder.record()
+    weights, text = _weights(folder, checkpoint)
+    encoder = build_encoder(record.config, text)
+    if weights.parent.parent == folder.checkpoints and isinstance(encoder, LearnedEncoder) and encoder.learns:
+        load_weights(encoder.network, weights.parent / "text-ema.safetensors")
+    _check_encoder(folder, record, encoder)
+    stage = build_stage(record.config, record.text_dim)
+    load_weights(stage, weights)
+    load_previous(stage, folder.previous_weights(record.config.stage))
+    adversary: Adversary | None = None
+    if with_discriminator:
+        complete = folder.complete_checkpoints()
+        if not complete:
+            raise RunError(
+                f"{folder} has no checkpoint left, which would hold the discriminator that chooses; leave out `best_of`."
+            )
+        record.check_features(folder, build_features(record.config))
+        name, adversary = list(build_adversaries(record.config, record.text_dim, stage).items())[-1]
+        load_weights(adversary, complete[-1] / f"{name}.safetensors")
+    return stage, encoder, adversary
+
+
+def _weights(folder: Run, checkpoint: str | None) -> tuple[Path, Path]:
+    """The file of a run's stage and the folder of its text encoder. RunError where there is no such checkpoint."""
+    if checkpoint is None:
+        return folder.weights_file, folder.text_folder
+    if checkpoint != "best":
+        return folder.checkpoint_at(checkpoint) / "generator-ema.safetensors", folder.text_folder
+    best = folder.best()
+    if best is None:
+        raise RunError(
+            f"{folder} has no best model: train with `output.eval_every=IMAGES`, or leave out `checkpoint=best`."
+        )
+    text = folder.best_text(best["images"])
+    return folder.best_weights, text if text.is_dir() else folder.text_folder
+
+
+def _check_encoder(folder: Run, record: RunRecord, encoder: TextEncoder) -> None:
+    if encoder.dim != record.text_dim or encoder.fingerprint() != record.encoder:
+        raise RunError(
+            f"{folder} was trained with another text encoder ({record.encoder}, {record.text_dim} numbers) than this one "
+            f"({encoder.fingerprint()}, {encoder.dim}): its images would not be of these captions. Put back the encoder, or the "
+            f"version of Stackflower that trained it ({record.stackflower})."
+        )

@@ -5,30 +5,25 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
-from pathlib import Path
 
 import torch
 from PIL import Image
 from torch import Tensor
 
 from stackflower.adversary import Adversary
-from stackflower.build import build_adversaries, build_encoder, build_features, build_stage
+from stackflower.build import load_run
 from stackflower.data.images import to_uint8
-from stackflower.errors import ConfigError, RunError
-from stackflower.runs.checkpoint import load_previous, load_weights
+from stackflower.errors import ConfigError
 from stackflower.runs.folder import Run
-from stackflower.runs.record import RunRecord
 from stackflower.stages.base import Generated, Stage, Text
+from stackflower.stages.noise import Noise
 from stackflower.text.base import TextEncoder
-from stackflower.text.learned import LearnedEncoder
 from stackflower.utils.distributed import share
 from stackflower.utils.progress import progress_bar as show_progress
 from stackflower.utils.progress import progress_bars
-from stackflower.utils.rng import seeded
 
 SMALLEST_TRUNCATION = 0.01  # standard deviations
 MOST_CANDIDATES = 256  # of `best_of`
-NOISE_BLOCK = 64  # rows of noise that share a seed
 CAPTION_CHUNK = 1024  # captions that are encoded together
 
 
@@ -89,26 +84,10 @@ class Pipeline:
         Raises:
             RunError: part of the run is missing or damaged; the message says which.
         """
-        folder = Run(run)
-        record = folder.record()
-        weights, text = _weights(folder, checkpoint)
-        encoder = build_encoder(record.config, text)
-        if weights.parent.parent == folder.checkpoints and isinstance(encoder, LearnedEncoder) and encoder.learns:
-            load_weights(encoder.network, weights.parent / "text-ema.safetensors")
-        _check_encoder(folder, record, encoder)
-        stage = build_stage(record.config, record.text_dim)
-        load_weights(stage, weights)
-        load_previous(stage, folder.previous_weights(record.config.stage))
-        adversary = None
-        if with_discriminator:
-            complete = folder.complete_checkpoints()
-            if not complete:
-                raise RunError(
-                    f"{folder} has no checkpoint left, which would hold the discriminator that chooses; leave out `best_of`."
-                )
-            record.check_features(folder, build_features(record.config))
-            name, adversary = list(build_adversaries(record.config, record.text_dim, stage).items())[-1]
-            load_weights(adversary, complete[-1] / f"{name}.safetensors")
+        with torch.random.fork_rng(
+            devices=[]
+        ):  # initial weights, which are replaced, are drawn from the process's generator
+            stage, encoder, adversary = load_run(Run(run), with_discriminator, checkpoint)
         if device is None:
             device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else "cpu"
         return cls(stage, encoder, device or "cpu", adversary)
@@ -295,82 +274,3 @@ class Pipeline:
                 images += [Image.fromarray(image.numpy()) for image in batch]
                 progress(len(batch))
         return images
-
-
-def grid(images: Sequence[Image.Image], columns: int = 8) -> Image.Image:
-    """Join images of one size into one, row by row.
-
-    Args:
-        images: one or more images.
-        columns: images per row.
-
-    Returns:
-        One image; places of the last row that are left over are black.
-
-    Raises:
-        ConfigError: no images, images of different sizes, or fewer than one column.
-
-    Example:
-        >>> tiles = [Image.new("RGB", (64, 64), colour) for colour in ("red", "blue", "white")]
-        >>> grid(tiles, columns=2).size
-        (128, 128)
-    """
-    if not images:
-        raise ConfigError("A grid needs at least one image.")
-    if columns < 1:
-        raise ConfigError(f"`columns` must be at least 1, got {columns}.")
-    sizes = {image.size for image in images}
-    if len(sizes) > 1:
-        raise ConfigError(f"A grid needs images of one size, got {', '.join(f'{w}×{h}' for w, h in sorted(sizes))}.")
-    width, height = images[0].size
-    columns = min(columns, len(images))
-    joined = Image.new("RGB", (columns * width, -(-len(images) // columns) * height))
-    for place, image in enumerate(images):
-        joined.paste(image, (place % columns * width, place // columns * height))
-    return joined
-
-
-class Noise:
-    """An endless table of noise, made in blocks with seeds of their own, so that a row does not depend on which others are made."""
-
-    def __init__(self, stage: Stage, seed: int, truncation: float | None):
-        self.stage, self.seed, self.truncation = stage, seed, truncation
-        self._cached = lru_cache(maxsize=2)(self._block)
-
-    def rows(self, first: int, last: int) -> Tensor:
-        """Rows `first` to `last` (n, Z), on the CPU."""
-        blocks = range(first // NOISE_BLOCK, (last - 1) // NOISE_BLOCK + 1)
-        table = torch.cat([self._cached(number) for number in blocks])
-        start = blocks.start * NOISE_BLOCK
-        return table[first - start : last - start]
-
-    def _block(self, number: int) -> Tensor:
-        generator = seeded(self.seed, 3, number)
-        noise = self.stage.draw_noise(NOISE_BLOCK, generator)
-        while self.truncation is not None and bool((outside := noise.abs() > self.truncation).any()):
-            noise = torch.where(outside, self.stage.draw_noise(NOISE_BLOCK, generator), noise)
-        return noise
-
-
-def _weights(folder: Run, checkpoint: str | None) -> tuple[Path, Path]:
-    """The file of a run's stage and the folder of its text encoder. RunError where there is no such checkpoint."""
-    if checkpoint is None:
-        return folder.weights_file, folder.text_folder
-    if checkpoint != "best":
-        return folder.checkpoint_at(checkpoint) / "generator-ema.safetensors", folder.text_folder
-    best = folder.best()
-    if best is None:
-        raise RunError(
-            f"{folder} has no best model: train with `output.eval_every=IMAGES`, or leave out `checkpoint=best`."
-        )
-    text = folder.best_text(best["images"])
-    return folder.best_weights, text if text.is_dir() else folder.text_folder
-
-
-def _check_encoder(folder: Run, record: RunRecord, encoder: TextEncoder) -> None:
-    if encoder.dim != record.text_dim or encoder.fingerprint() != record.encoder:
-        raise RunError(
-            f"{folder} was trained with another text encoder ({record.encoder}, {record.text_dim} numbers) than this one "
-            f"({encoder.fingerprint()}, {encoder.dim}): its images would not be of these captions. Put back the encoder, or the "
-            f"version of Stackflower that trained it ({record.stackflower})."
-        )

@@ -9,8 +9,9 @@ import torch
 from PIL import Image
 
 from stackflower import registry
-from stackflower.pipeline import Noise, Pipeline
+from stackflower.pipeline import Pipeline
 from stackflower.stages.base import Stage
+from stackflower.stages.noise import Noise
 
 
 def stage(noise: str = "normal") -> Stage:

@@ -22,7 +22,7 @@ from PIL import (
 from skimage.util import img_as_ubyte, montage
 from torch import Tensor
 
-from stackflower.errors import DataError
+from stackflower.errors import ConfigError, DataError
 from stackflower.utils.atomic import replacing
 
 EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm"})
@@ -144,8 +144,8 @@ def save_png(image: np.ndarray, path: Path) -> None:
         Image.fromarray(image).save(temporary, format="PNG")
 
 
-def grid(images: np.ndarray, columns: int, padding: int = 2) -> np.ndarray:
-    """Images uint8 (N, H, W, 3) as a grid on white, `columns` in a row."""
+def tile(images: np.ndarray, columns: int, padding: int = 2) -> np.ndarray:
+    """Tile images uint8 (N, H, W, 3) on white, `columns` per row."""
     rows = -(-len(images) // columns)
     return montage(images, grid_shape=(rows, columns), padding_width=padding, fill=(255, 255, 255), channel_axis=-1)
 
@@ -167,7 +167,7 @@ def captioned(images: np.ndarray, captions: Sequence[str], scale: int = 2) -> np
     columns = len(images) // len(captions)
     rows = []
     for number, caption in enumerate(captions):
-        row = Image.fromarray(grid(images[number * columns : (number + 1) * columns], columns))
+        row = Image.fromarray(tile(images[number * columns : (number + 1) * columns], columns))
         row = row.resize((row.width * scale, row.height * scale), Image.Resampling.LANCZOS)
         font = ImageFont.load_default(size=14)
         lines = _wrapped(caption, font, row.width - 12)
@@ -181,3 +181,32 @@ def captioned(images: np.ndarray, captions: Sequence[str], scale: int = 2) -> np
         page.paste(sheet, (0, top))
         top += sheet.height
     return np.asarray(page)
+
+
+def grid(images: Sequence[Image.Image], columns: int = 8) -> Image.Image:
+    """Join images of one size into one, row by row.
+
+    Args:
+        images: one or more images.
+        columns: images per row.
+
+    Returns:
+        One image; places of the last row that are left over are white.
+
+    Raises:
+        ConfigError: no images, images of different sizes, or fewer than one column.
+
+    Example:
+        >>> tiles = [Image.new("RGB", (64, 64), colour) for colour in ("red", "blue", "white")]
+        >>> grid(tiles, columns=2).size
+        (128, 128)
+    """
+    if not images:
+        raise ConfigError("A grid needs at least one image.")
+    if columns < 1:
+        raise ConfigError(f"`columns` must be at least 1, got {columns}.")
+    sizes = {image.size for image in images}
+    if len(sizes) > 1:
+        raise ConfigError(f"A grid needs images of one size, got {', '.join(f'{w}×{h}' for w, h in sorted(sizes))}.")
+    pixels = np.stack([np.asarray(image.convert("RGB")) for image in images])
+    return Image.fromarray(tile(pixels, min(columns, len(images)), padding=0))

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from accelerate import PartialState
 
 from stackflower.data.opening import source_part
@@ -105,7 +106,7 @@ def evaluate(
         checkpoint=checkpoint,
         out=None if out is None else os.fspath(out),
     )
-    with progress_bars(progress_bar):
+    with progress_bars(progress_bar), torch.random.fork_rng(devices=[]):
         scores = evaluate_request(request)
     return scores[0] if scores else {}
 

@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from stackflower import build
-from stackflower.data.images import grid
+from stackflower.data.images import tile
 from stackflower.data.prepared import prepare
 from stackflower.errors import RunError, StackflowerError
 from stackflower.evaluation.nearest import describer, nearest
@@ -45,7 +45,7 @@ def data_uri(image: Image.Image, kind: str = "PNG") -> str:
 
 def strip(images: Iterable[Tensor], columns: int) -> str:
     """Batches of images uint8 (n, R, R, 3) as one grid."""
-    return data_uri(Image.fromarray(grid(np.concatenate([batch.numpy() for batch in images]), columns)))
+    return data_uri(Image.fromarray(tile(np.concatenate([batch.numpy() for batch in images]), columns)))
 
 
 def grids(run: Run) -> list[Picture]:
@@ -133,7 +133,7 @@ def nearest_training(run: Run, count: int, seed: int = 0) -> dict[str, Any]:
     found = nearest(describe(made), torch.stack([describe(training), describe(training.flip(3))]))
     pairs = torch.stack([made, training[found.index]]).permute(0, 1, 3, 4, 2).flatten(0, 1)
     return {
-        "images": data_uri(Image.fromarray(grid(pairs.numpy(), count))),
+        "images": data_uri(Image.fromarray(tile(pairs.numpy(), count))),
         "captions": captions,
         "distances": found.distance.tolist(),
         "limit": found.limit,
