@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from stackflower.pipeline import Pipeline
     from stackflower.registry import create, list_parts, register
     from stackflower.runs.folder import Run
-    from stackflower.training.callbacks import Callback
+    from stackflower.training.callbacks import Callback, TrainingProgress
     from stackflower.training.launch import train
 
 # imported when they are used, so that `import stackflower` does not load torch
@@ -27,6 +27,7 @@ _PUBLIC = {
     "Callback": "stackflower.training.callbacks",
     "Pipeline": "stackflower.pipeline",
     "Run": "stackflower.runs.folder",
+    "TrainingProgress": "stackflower.training.callbacks",
     "create": "stackflower.registry",
     "evaluate": "stackflower.evaluation.evaluate",
     "grid": "stackflower.data.images",
@@ -38,6 +39,7 @@ __all__ = [
     "Callback",
     "Pipeline",
     "Run",
+    "TrainingProgress",
     "__version__",
     "create",
     "evaluate",

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import ast
+import re
+import subprocess
+import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent / "stackflower"
@@ -28,14 +31,14 @@ def test_only_the_trainer_calls_backward() -> None:
     # the classifier and an encoder trained before are no parts of the game, and the cost of a step is counted on meta tensors
     assert callers == {
         "training/step.py",
-        "commands/train_text.py",
-        "evaluation/classifier_training.py",
+        "training/text.py",
+        "evaluation/classifier/fitting.py",
         "training/cost.py",
     }
 
 
 def test_nothing_is_unpickled() -> None:
-    for path in set(ROOT.rglob("*.py")) - {ROOT / "utils" / "pickles.py"}:  # whose reader runs nothing
+    for path in set(ROOT.rglob("*.py")) - {ROOT / "formats" / "pickles.py"}:  # whose reader runs nothing
         assert not {"pickle", "dill", "joblib"} & imports(path), path
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Call) and ast.unparse(node.func) == "torch.load":
@@ -43,7 +46,6 @@ def test_nothing_is_unpickled() -> None:
 
 
 LONG = {  # what may be longer than 300 lines, and why
-    "cli.py": "one line for each option of each command",
     "data/synthetic/flower.py": "frozen: the shapes of the rendered flowers",
     "data/synthetic/grammar.py": "frozen: the words and sentences of their captions",
 }
@@ -74,3 +76,93 @@ def test_the_root_holds_the_composition_alone() -> None:
         "pipeline.py",
         "registry.py",
     }
+
+
+def below_commands() -> list[Path]:
+    return [path for path in ROOT.rglob("*.py") if path.name != "cli.py" and "commands" not in path.parts]
+
+
+def test_the_library_knows_no_command_line() -> None:
+    """Below commands/, nothing imports click, prints, or names a flag: messages name parameters."""
+    for path in below_commands():
+        assert "click" not in imports(path), path
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+                assert node.func.id != "print", f"{path}:{node.lineno}"
+            if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                flag = re.search(r"(?<![\w-])--[a-z][a-z-]+", node.value)
+                assert flag is None or "pip install" in node.value, f"{path}:{node.lineno} {flag[0]}"
+
+
+def test_commands_are_used_by_the_command_line_alone() -> None:
+    for path in [*below_commands(), *(ROOT.parent / "benchmarks").glob("*.py")]:
+        assert not {name for name in imports(path) if name.startswith("stackflower.commands")}, path
+    assert len((ROOT / "cli.py").read_text(encoding="utf-8").splitlines()) < 100
+
+
+def test_a_command_imports_the_library_when_it_runs() -> None:
+    """`stackflower COMMAND --help` must not wait for torch."""
+    names = sorted(path.stem for path in (ROOT / "commands").glob("*.py") if path.stem != "__init__")
+    code = "; ".join(
+        [*(f"import stackflower.commands.{name}" for name in names), "import sys", "assert 'torch' not in sys.modules"]
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+ARROW = re.compile(r"^ +(\w+)(?:\[.*?\])? --> (\w+)(?:\[.*?\])?$", re.MULTILINE)
+
+
+def room_of(module: str) -> str | None:
+    """The folder or file at the package's root that a module belongs to."""
+    parts = module.split(".")
+    return parts[1] if len(parts) > 1 and parts[0] == "stackflower" and not parts[1].startswith("_") else None
+
+
+def imported_rooms() -> dict[str, set[str]]:
+    """For each room, the rooms that it imports from at run time."""
+    rooms: dict[str, set[str]] = {}
+    for path in ROOT.rglob("*.py"):
+        room = room_of(".".join(("stackflower", *path.relative_to(ROOT).with_suffix("").parts)))
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        guarded = [
+            node for node in ast.walk(tree) if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+        ]
+        skipped = {inner for node in guarded for inner in ast.walk(node)}
+        for node in ast.walk(tree):
+            if room and isinstance(node, ast.ImportFrom) and node.module and node not in skipped:
+                names = (
+                    [f"{node.module}.{alias.name}" for alias in node.names]
+                    if node.module == "stackflower"
+                    else [node.module]
+                )
+                rooms.setdefault(room, set()).update(
+                    other for name in names if (other := room_of(name)) and other != room
+                )
+    return rooms
+
+
+def reach(rooms: dict[str, set[str]], start: str) -> set[str]:
+    """Every room that can be reached from a room by at least one import."""
+    reached: set[str] = set()
+    waiting = set(rooms.get(start, ()))
+    while waiting:
+        room = waiting.pop()
+        if room not in reached:
+            reached.add(room)
+            waiting |= rooms.get(room, set())
+    return reached
+
+
+def test_the_figure_of_the_architecture_shows_the_imports() -> None:
+    """Each arrow is an import; imports that lead along other arrows are left out."""
+    rooms = imported_rooms()
+    direct = {
+        (room, other)
+        for room, others in rooms.items()
+        for other in others
+        if not any(other in reach(rooms, between) for between in others - {other})
+    }
+    page = (ROOT.parent / "docs" / "architecture.md").read_text(encoding="utf-8")
+    figure = page.partition("```mermaid")[2].partition("```")[0]
+    drawn = {(one, other) for one, other in ARROW.findall(figure)}
+    assert drawn == direct, "\n".join(f"    {one} --> {other}" for one, other in sorted(direct))

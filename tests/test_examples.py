@@ -1,0 +1,52 @@
+"""The examples run as they are, on less data."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+EXAMPLES = Path(__file__).parent.parent / "examples"
+SCRIPTS = {
+    "train_with_callback.py": ["--data", "flowers", "--images", "32", "--out", "run"],
+    "own_discriminator.py": ["--data", "flowers", "--images", "32", "--out", "run"],
+    "score_another_generator.py": ["--samples", "48"],
+}
+
+
+@pytest.fixture(scope="module")
+def flowers(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from stackflower.data.synthetic.image_folder import write_image_folder
+
+    folder = tmp_path_factory.mktemp("examples") / "flowers"
+    write_image_folder("synthetic-flowers", str(folder), count=64, validation=70, test=70, resolution=76, seed=0)
+    return folder
+
+
+def test_every_example_is_tested_and_short() -> None:
+    assert {path.name for path in EXAMPLES.glob("*.py")} == set(SCRIPTS)
+    for path in EXAMPLES.glob("*.py"):
+        assert len(path.read_text(encoding="utf-8").splitlines()) < 60, path
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_example_scripts_run(name: str, flowers: Path, tmp_path: Path) -> None:
+    (tmp_path / "flowers").symlink_to(flowers)
+    command = [sys.executable, str(EXAMPLES / name), *SCRIPTS[name]]
+    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+
+
+def test_the_notebook_runs(tmp_path: Path) -> None:
+    """Its code cells, in order, in one process; without Jupyter, which tests need not install."""
+    notebook = json.loads((EXAMPLES / "quickstart.ipynb").read_text(encoding="utf-8"))
+    cells = ["".join(cell["source"]) for cell in notebook["cells"] if cell["cell_type"] == "code"]
+    assert len(cells) >= 6 and all(not cell.get("outputs") for cell in notebook["cells"])
+    code = "\n".join(cells).replace("IMAGES = 3_000", "IMAGES = 48")
+    assert "IMAGES = 48" in code
+    result = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    assert (tmp_path / "runs" / "notebook" / "generator.safetensors").is_file()
