@@ -10,11 +10,13 @@ import shutil
 import sys
 from pathlib import Path
 
+import click
 import numpy as np
 import pytest
 from conftest import TINY, settings
 from PIL import Image
 
+from stackflower.commands.console import LazyGroup
 from stackflower.errors import ConfigError
 from stackflower.runs.folder import Run
 
@@ -89,10 +91,10 @@ def test_the_first_line_says_which_recipe_and_why(stackflower) -> None:
 
 
 def test_quickstart_is_the_default_on_every_machine(stackflower, monkeypatch: pytest.MonkeyPatch) -> None:
-    from stackflower.training.request import Request, choose_recipe
+    from stackflower.training.request import TrainingRequest, choose_recipe
 
     monkeypatch.setattr("stackflower.utils.devices.has_accelerator", lambda: True)
-    assert choose_recipe(Request())[0] == "quickstart"
+    assert choose_recipe(TrainingRequest())[0] == "quickstart"
 
 
 def test_precedence_is_recipe_then_flags_then_set(stackflower, tmp_path: Path) -> None:
@@ -592,9 +594,14 @@ def test_every_command_prints_json(stackflower, tmp_path: Path) -> None:
     done = json.loads(stackflower("train", "--images", 16, "--out", "run", *TINY, "--json").stdout)
     assert done["images"] == 16 and done["run"] == "run" and done["stopped"] is None
     assert Path(done["samples"][-1]).exists()
-    from stackflower.cli import data, main
+    from stackflower.cli import main
 
-    for group in (main, data):
-        for name, command in group.commands.items():
-            if not hasattr(command, "commands"):
-                assert "as_json" in {parameter.name for parameter in command.params}, name
+    context = click.Context(main)
+    groups = [main, main.get_command(context, "data")]
+    for group in groups:
+        assert isinstance(group, LazyGroup)
+        for name in group.list_commands(context):
+            command = group.get_command(context, name)
+            assert command is not None
+            if not isinstance(command, LazyGroup):
+                assert {"as_json", "quiet", "verbose"} <= {parameter.name for parameter in command.params}, name

@@ -10,6 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import click
 import pytest
 from conftest import TINY
 
@@ -47,9 +48,12 @@ def commands(page: Path) -> list[list[str]]:
 def test_every_command_in_the_docs_parses(page: str, command: list[str]) -> None:
     """Its command and all its options exist; what it does is tested elsewhere."""
     found, rest = main, command[1:]
-    while rest and hasattr(found, "commands"):
-        assert rest[0] in found.commands, f"{page}: {' '.join(command)}"
-        found, rest = found.commands[rest[0]], rest[1:]
+    if rest == ["--version"]:
+        return
+    while rest and isinstance(found, click.Group):
+        subcommand = found.get_command(click.Context(found), rest[0])
+        assert subcommand is not None, f"{page}: {' '.join(command)}"
+        found, rest = subcommand, rest[1:]
     found.make_context(command[1], list(rest), resilient_parsing=False)
 
 

@@ -246,7 +246,7 @@ def test_half_a_shard_of_a_killed_command_is_removed(tmp_path: Path, stackflower
     shutil.rmtree(tmp_path / "out")
     program = (
         "import os, signal, sys\n"
-        "from stackflower.commands import shard\n"
+        "from stackflower.data import sharding as shard\n"
         "one = shard._Samples.row\n"
         "def row(self, number):\n"
         "    if number == 3: os.kill(os.getpid(), signal.SIGKILL)\n"

@@ -440,7 +440,7 @@ def test_data_shard_writes_what_it_reads(tmp_path: Path, stackflower) -> None:
 
 
 def test_data_shard_goes_on(tmp_path: Path, stackflower, monkeypatch: pytest.MonkeyPatch) -> None:
-    from stackflower.commands import shard
+    from stackflower.data import sharding as shard
 
     source = tmp_path / "flowers"
     source.mkdir()
