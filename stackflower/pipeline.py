@@ -80,8 +80,8 @@ class Pipeline:
             run: run, or its folder.
             device: device to run on. Default: the GPU, if there is one.
             with_discriminator: load the newest checkpoint's discriminator too, for `best_of`.
-            checkpoint: "best" for the weights that scored best during training; the images after which a checkpoint was written, such as
-                "20000", for its averaged weights. Default: the last.
+            checkpoint: "best" for the weights that scored best during training; the images after which a checkpoint was
+                written, such as "20000", for its averaged weights. Default: the last.
 
         Returns:
             The pipeline.
@@ -132,8 +132,8 @@ class Pipeline:
     ) -> Iterator[Tensor]:
         """Generate images batch by batch, as uint8 tensors (n, R, R, 3).
 
-        An image depends on its caption, the seed and its place in the list, not on `batch_size` or on what follows. Memory use does not
-        grow with the number of images.
+        An image depends on its caption, the seed and its place in the list, not on `batch_size` or on what follows.
+        Memory use does not grow with the number of images.
 
         Args:
             captions: one or more sentences.
@@ -173,8 +173,8 @@ class Pipeline:
     ) -> Iterator[Tensor]:
         """Generate rows of images that lead from one caption or noise to another, as uint8 tensors (n, R, R, 3).
 
-        With several captions, a row leads from the first to the last through the others, along straight lines between their embeddings.
-        With one caption, it leads from one noise to another (`Stage.noise_between`).
+        With several captions, a row leads from the first to the last through the others, along straight lines between
+        their embeddings. With one caption, it leads from one noise to another (`Stage.noise_between`).
 
         Args:
             captions: one or more sentences.
@@ -244,7 +244,7 @@ class Pipeline:
                 )
             ]
         )
-        if self.adversary.discriminator.score_type == "energy":
+        if "energy scores" in self.adversary.discriminator.offers:
             score = -score
         best = score.unflatten(0, (-1, count)).argmax(1)
         return best + torch.arange(len(best), device=best.device) * count
@@ -331,7 +331,8 @@ def grid(images: Sequence[Image.Image], columns: int = 8) -> Image.Image:
 
 
 class Noise:
-    """An endless table of noise, made in blocks with seeds of their own, so that a row does not depend on which others are made."""
+    """An endless table of noise, made in blocks with seeds of their own, so that a row does not depend on which others
+    are made."""
 
     def __init__(self, stage: Stage, seed: int, truncation: float | None):
         self.stage, self.seed, self.truncation = stage, seed, truncation

@@ -140,7 +140,7 @@ def test_swapping_a_part_by_flag_drops_the_other_parts_options(stackflower) -> N
         (["--stage", "4"], "--stage 4"),
         (["--resume", "nowhere"], "There is no run folder nowhere."),
         (["--resume"], "There is no run in runs/ to resume."),
-        (["--recipe", "stackgan", "--penalty", "mode-seeking"], "add --set train.latents_per_caption=2"),
+        (["--recipe", "stackgan", "--penalty", "mode-seeking"], "use --set train.latents_per_caption=2"),
         (["--set", "penalties.r1.every=0"], "it should be greater than 0"),
         (["--set", "train.interpolated=2"], "train.interpolated = 2: it should be less than or equal to 1"),
         (["--set", "generator.channels=0"], "generator.channels = 0: it should be greater than 0"),
