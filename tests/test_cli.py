@@ -259,7 +259,7 @@ def _edit(path: Path, change) -> None:  # type: ignore[no-untyped-def]
     ("change", "message"),
     [
         (lambda v: {**v, "run": [1, 2]}, "config.run = [1, 2]: it should be"),
-        (lambda v: {**v, "run": {**v["run"], "stage": "one"}}, "--stage one: allowed are 1, 2"),
+        (lambda v: {**v, "run": {**v["run"], "stage": "one"}}, "stage = 'one': allowed are 1, 2"),
         (lambda v: {**v, "text_dim": "many"}, "config.text_dim = 'many': it should be a valid integer"),
         (lambda v: {**v, "length": [["a"]]}, "config.length"),
         (lambda v: {**v, "length": [[1]]}, "config.length = [[1]]: it should be complete."),
@@ -269,7 +269,7 @@ def _edit(path: Path, change) -> None:  # type: ignore[no-untyped-def]
         (lambda v: {**v, "run": {**v["run"], "generator": None}}, "generator = None"),
         (
             lambda v: {**v, "run": {**v["run"], "below": {"conditioning": {"name": [1]}, "run": "x", "stage": 1}}},
-            "the previous stage is set by --below RUN",
+            "the previous stage is set by",
         ),
     ],
 )

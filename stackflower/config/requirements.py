@@ -253,7 +253,9 @@ def check_scores(output: Output) -> list[str]:
     known = registry.list_parts("metric")
     problems = []
     if output.best not in ranking:
-        problems.append(f"output.best = {output.best!r}: the metric must be one of {', '.join(ranking)}.")
+        problems.append(
+            f"output.best = {output.best!r}: a metric that chooses the best model is one of {', '.join(ranking)}."
+        )
     if unknown := [name for name in output.eval_metrics if name not in known]:
         problems.append(f"output.eval_metrics: {', '.join(unknown)}; allowed are {', '.join(known)}.")
     elif output.best in ranking and output.best not in output.eval_metrics:

@@ -77,7 +77,7 @@ def _header_problems(tree: Mapping[str, Any]) -> list[str]:
     if not isinstance(tree.get("recipe", ""), str):
         problems.append(f"recipe = {tree['recipe']!r}: it should be the name of a recipe, or a file.")
     if problem(tree["stage"], Count):
-        problems.append(f"`stage={tree['stage']}`: allowed are 1, 2, 3 …")
+        problems.append(f"stage = {tree['stage']!r}: allowed are 1, 2, 3 …")
     if tree["mixed_precision"] not in PRECISIONS:
         problems.append(f"mixed_precision = {tree['mixed_precision']!r}: allowed are {', '.join(PRECISIONS)}.")
     if wrong := problem(tree["seed"], Seed):
