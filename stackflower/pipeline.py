@@ -104,7 +104,8 @@ class Pipeline:
             complete = folder.complete_checkpoints()
             if not complete:
                 raise RunError(
-                    f"{folder} has no checkpoint left, which would hold the discriminator that chooses; leave out `best_of`."
+                    f"{folder} has no checkpoint left, which would hold the discriminator that chooses; leave out "
+                    "`best_of`."
                 )
             record.check_features(folder, build_features(record.config))
             name, adversary = list(build_adversaries(record.config, record.text_dim, stage).items())[-1]
@@ -219,7 +220,8 @@ class Pipeline:
             raise ConfigError(f"`best_of` must be at most {MOST_CANDIDATES}, got {best_of}.")
         if truncation is not None and not truncation >= SMALLEST_TRUNCATION:
             raise ConfigError(
-                f"`truncation` must be at least {SMALLEST_TRUNCATION}, got {truncation}: below that, hardly any noise is left."
+                f"`truncation` must be at least {SMALLEST_TRUNCATION}, got {truncation}: below that, hardly any noise "
+                "is left."
             )
 
     def _encode(self, captions: Sequence[str], chunk: int) -> Tensor:
@@ -371,7 +373,7 @@ def _weights(folder: Run, checkpoint: str | None) -> tuple[Path, Path]:
 def _check_encoder(folder: Run, record: RunRecord, encoder: TextEncoder) -> None:
     if encoder.dim != record.text_dim or encoder.fingerprint() != record.encoder:
         raise RunError(
-            f"{folder} was trained with another text encoder ({record.encoder}, {record.text_dim} numbers) than this one "
-            f"({encoder.fingerprint()}, {encoder.dim}): its images would not be of these captions. Put back the encoder, or the "
-            f"version of Stackflower that trained it ({record.stackflower})."
+            f"{folder} was trained with another text encoder ({record.encoder}, {record.text_dim} numbers) than this "
+            f"one ({encoder.fingerprint()}, {encoder.dim}): its images would not be of these captions. Put back the "
+            f"encoder, or the version of Stackflower that trained it ({record.stackflower})."
         )

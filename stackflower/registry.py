@@ -17,7 +17,7 @@ from __future__ import annotations
 import ast
 import importlib
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib import metadata
@@ -221,19 +221,22 @@ def complete(kind: str, name: str, given: Mapping[str, Any]) -> dict[str, Any]:
     return {**{key: list(each) if isinstance(each, tuple) else each for key, each in defaults.items()}, **given}
 
 
-def declaration(kind: str, name: str, given: Mapping[str, Any]) -> Declaration:
-    """Return what a part declares, with its options.
+def declarations(parts: Iterable[tuple[str, Mapping[str, Any]]]) -> tuple[list[Declaration], set[str]]:
+    """Return what parts declare, with the values of all their options, and the kinds of parts that are unknown.
 
     Args:
-        kind: kind of part.
-        name: name of the part.
-        given: options of the part; the rest have their defaults.
-
-    Raises:
-        ComponentError: the part is unknown or does not import.
+        parts: kind and plain values of each: its name, and options, of which the rest have their defaults.
     """
-    cls: Any = get(kind, name)
-    return Declaration(kind, name, complete(kind, name, given), cls.requires, cls.brings, cls.offers)
+    known, unknown = [], set()
+    for kind, values in parts:
+        try:
+            name, given = values["name"], {key: each for key, each in values.items() if key != "name"}
+            cls: Any = get(kind, name)
+            given = complete(kind, name, given)
+            known.append(Declaration(kind, name, given, cls.requires, cls.brings, cls.offers))
+        except (ComponentError, KeyError, TypeError):  # `check` says what is wrong
+            unknown.add(kind)
+    return known, unknown
 
 
 def value(kind: str, part: Mapping[str, Any], option: str) -> Any:

@@ -22,7 +22,6 @@ from stackflower.config.schema import (
     read,
 )
 from stackflower.declarations import Declaration, Not, Requirement, SettingRequirement, matches
-from stackflower.errors import ComponentError
 
 Tree = dict[str, Any]
 AnyRequirement = Requirement | SettingRequirement
@@ -35,14 +34,8 @@ class Choice:
 
     def __init__(self, tree: Mapping[str, Any]):
         self.tree = tree
-        self.parts: list[Declaration] = []
-        self.unknown: set[str] = set()  # kinds of parts that are not known, of which nothing can be said
-        for kind, values in _sections(tree):
-            try:
-                name, options = values["name"], {key: value for key, value in values.items() if key != "name"}
-                self.parts.append(registry.declaration(kind, name, options))
-            except (ComponentError, KeyError, TypeError):  # `resolve` reports it
-                self.unknown.add(kind)
+        # kinds with an unknown part, of which nothing can be said
+        self.parts, self.unknown = registry.declarations([*_sections(tree)])
         self.settings = [
             Declaration(SETTING, name, requires=requirements)
             for name, requirements in SETTING_REQUIREMENTS.items()
@@ -89,13 +82,15 @@ def follow(tree: Tree, recipe: Mapping[str, Any], given: set[str], report: Calla
         given: dotted names that the user gave.
         report: called with a sentence for every change.
     """
-    for name, option in BOUND_SETTINGS.items():
-        values = [[part.options.get(option[1]) for part in Choice(each).of(option[0])] for each in (recipe, tree)]
-        if name not in given and read(tree, name) != default_of(name) and values[0] != values[1]:
-            report(f"Left out of the recipe: {name} = {read(tree, name)!r} is for another {'.'.join(option)}.")
-            put(tree, name, default_of(name))
-    _bring(tree, recipe, given, report)
-    while (lost := next(_lost(tree, recipe, given), None)) is not None:
+    choice = Choice(tree)
+    for name, (kind, option) in BOUND_SETTINGS.items():
+        if name not in given and read(tree, name) != default_of(name):
+            before, after = ([part.options.get(option) for part in each.of(kind)] for each in (Choice(recipe), choice))
+            if before != after:
+                report(f"Left out of the recipe: {name} = {read(tree, name)!r} is for another {kind}.{option}.")
+                put(tree, name, default_of(name))
+    choice = _bring(choice, tree, recipe, given, report)
+    while (lost := next(_lost(choice, recipe, given), None)) is not None:
         subject, sentence = lost
         report(f"Left out of the recipe: {sentence}.")
         if subject.kind == SETTING:
@@ -104,12 +99,13 @@ def follow(tree: Tree, recipe: Mapping[str, Any], given: set[str], report: Calla
             del tree["penalties"][subject.name]
         else:
             del tree[subject.kind]
+        choice = Choice(tree)
 
 
-def _lost(tree: Tree, recipe: Mapping[str, Any], given: set[str]) -> Iterator[tuple[Declaration, str]]:
+def _lost(choice: Choice, recipe: Mapping[str, Any], given: set[str]) -> Iterator[tuple[Declaration, str]]:
     """Yield what came with the recipe and lacks what it requires, with the reason."""
     penalties = recipe.get("penalties")
-    for subject, requirement, sentence in Choice(tree).unmet():
+    for subject, requirement, sentence in choice.unmet():
         if subject.kind == "penalty":
             from_recipe = isinstance(penalties, Mapping) and subject.name in penalties
         else:
@@ -119,15 +115,17 @@ def _lost(tree: Tree, recipe: Mapping[str, Any], given: set[str]) -> Iterator[tu
             yield subject, sentence
 
 
-def _bring(tree: Tree, recipe: Mapping[str, Any], given: set[str], report: Callable[[str], None]) -> None:
-    """Add the parts that the chosen ones bring, and what these bring in turn."""
+def _bring(
+    choice: Choice, tree: Tree, recipe: Mapping[str, Any], given: set[str], report: Callable[[str], None]
+) -> Choice:
+    """Add the parts that the chosen ones bring, and what these bring in turn; return all that is chosen then."""
     brought: set[str] = set()  # kinds
-    pending = Choice(tree).parts
+    pending = [*choice.parts]
     while pending:
         part = pending.pop(0)
         for kind, name in part.brings.items():
             # a penalty comes only with what came along itself: whoever names an objective chooses its penalty too
-            if (kind == "penalty" and part.kind not in brought) or not _is_wanted(tree, recipe, given, part, kind):
+            if (kind == "penalty" and part.kind not in brought) or not _is_wanted(choice, recipe, given, part, kind):
                 continue
             report(f"Using {kind} {name}, which {part.kind} {part.name} brings; `{kind}` chooses another.")
             if kind == "penalty":
@@ -136,19 +134,21 @@ def _bring(tree: Tree, recipe: Mapping[str, Any], given: set[str], report: Calla
                 options = tree.get(kind) or {}
                 tree[kind] = {"name": name, **{key: options[key] for key in options if f"{kind}.{key}" in given}}
             brought.add(kind)
-            pending = [each for each in pending if each.kind != kind] + Choice(tree).of(kind)
+            choice = Choice(tree)
+            pending = [each for each in pending if each.kind != kind] + choice.of(kind)
+    return choice
 
 
-def _is_wanted(tree: Tree, recipe: Mapping[str, Any], given: set[str], part: Declaration, kind: str) -> bool:
+def _is_wanted(choice: Choice, recipe: Mapping[str, Any], given: set[str], part: Declaration, kind: str) -> bool:
     """Return whether `part` needs what it brings of a kind, and nobody chose otherwise."""
-    choice, chosen, before = Choice(tree), tree.get(kind), recipe.get(part.kind)
+    chosen, before = choice.tree.get(kind), recipe.get(part.kind)
     requirements = [each for each in part.requires if isinstance(each, Requirement) and kind in each.kinds]
     could = {offer.trait for other in choice.of(kind) for offer in other.all_offers()}  # with whatever options
     unmet = [each for each in requirements if not part.mismatches(each.when) and not choice.is_met(each)]
     if requirements and could.issuperset(each.trait for each in unmet):
         return False
     if kind == "penalty":
-        return tree.get("penalties") != {}  # empty where somebody chose none
+        return choice.tree.get("penalties") != {}  # empty where somebody chose none
     if chosen is None or (isinstance(chosen, Mapping) and "name" not in chosen):
         return True
     replaced = part.kind in PARTS and isinstance(before, Mapping) and before.get("name") != part.name
@@ -223,13 +223,9 @@ def _name(parts: Iterable[Declaration]) -> Iterator[str]:
         yield f"use `{part.kind}={part.name}`" + (f" (also {', '.join(names[1:])})" if names[1:] else "")
 
 
-def _all_parts(kind: str) -> Iterator[Declaration]:
-    """Yield the parts of a kind with their default options; one that does not import is left out."""
-    for name in registry.list_parts(kind):
-        try:
-            yield registry.declaration(kind, name, {})
-        except ComponentError:
-            continue
+def _all_parts(kind: str) -> list[Declaration]:
+    """Return the parts of a kind with their default options; one that does not import is left out."""
+    return registry.declarations((kind, {"name": name}) for name in registry.list_parts(kind))[0]
 
 
 def _sections(tree: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
