@@ -1,4 +1,5 @@
-"""A discriminator with its objective, penalties and augmentation as one module: what a stage is trained against at one resolution."""
+"""A discriminator with its objective, penalties and augmentation as one module: what a stage is trained against at one
+resolution."""
 
 from __future__ import annotations
 
@@ -13,6 +14,7 @@ from torch.utils._pytree import tree_map
 
 from stackflower.augmentations.base import Augmentation
 from stackflower.augmentations.none import NoAugmentation
+from stackflower.declarations import requires_trait
 from stackflower.objectives.base import Objective, Pairs
 from stackflower.penalties.base import Penalty, PenaltyInputs
 from stackflower.stages.base import Discriminator, Text, Verdict
@@ -21,8 +23,8 @@ from stackflower.stages.base import Discriminator, Text, Verdict
 class Adversary(nn.Module):
     """`forward` gives the discriminator's losses, `generator_terms` the generator's.
 
-    One forward pass computes all terms of a step, so that a wrapper such as DistributedDataParallel sees one call. Everything the
-    discriminator sees is augmented by the draws of the batch, row by row.
+    One forward pass computes all terms of a step, so that a wrapper such as DistributedDataParallel sees one call.
+    Everything the discriminator sees is augmented by the draws of the batch, row by row.
     """
 
     def __init__(
@@ -41,11 +43,13 @@ class Adversary(nn.Module):
         self._perceived: list[tuple[Tensor, Any]] = []
         self._pretrained = type(discriminator).perceive is not Discriminator.perceive
         # whether the generator's step looks at real images too
-        self._real_again = objective.relativistic or any(penalty.uses_maps for penalty in penalties.values())
+        self._real_again = objective.relativistic or any(
+            requires_trait(penalty, "feature maps") for penalty in penalties.values()
+        )
 
     def compile_networks(self) -> None:
-        """Compile the discriminator for the objective's terms, unless it has spectral norm, which changes its vectors between the passes
-        of a step. Penalties use it as it is: a compiled function has no second derivative."""
+        """Compile the discriminator for the objective's terms, unless it has spectral norm, which changes its vectors
+        between the passes of a step. Penalties use it as it is: a compiled function has no second derivative."""
         if not any(is_parametrized(module) for module in self.discriminator.modules()):
             self._verdicts = torch.compile(self.discriminator.verdicts)
 
@@ -70,7 +74,7 @@ class Adversary(nn.Module):
         self._perceived = []  # of one part of a batch at a time
         judge = _Judge(self, draws, pairs)
         terms = self.objective.discriminator_terms(judge.without_image_gradients, pairs)
-        if judge.similarities and not self.objective.contrasts:
+        if judge.similarities and "contrast" not in self.objective.offers:
             # so that every weight takes part, which DistributedDataParallel waits for
             first = next(iter(terms))
             terms[first] = terms[first] + 0.0 * torch.stack([each.sum() for each in judge.similarities]).sum()
@@ -88,8 +92,9 @@ class Adversary(nn.Module):
         return terms
 
     def perceive(self, images: Tensor, draws: Tensor | None, pairs: Pairs) -> Any:
-        """What `Discriminator.trunk` takes. Of the generated images, and of real ones that the generator's step looks at too, it is kept from the
-        discriminator's step for the generator's, with the graph, as nothing that is trained lies between."""
+        """What `Discriminator.trunk` takes. Of the generated images, and of real ones that the generator's step looks
+        at too, it is kept from the discriminator's step for the generator's, with the graph, as nothing that is trained
+        lies between."""
         for known, perceived in self._perceived:
             if known is images:
                 return perceived
@@ -108,7 +113,8 @@ class Adversary(nn.Module):
         return self.augmentation.measures()
 
     def after_step(self, measured: Mapping[str, Tensor], images: int) -> dict[str, Tensor]:
-        """Update what has a state of its own from a step's terms and measures, averaged over processes; measures for the log."""
+        """Update what has a state of its own from a step's terms and measures, averaged over processes; measures for
+        the log."""
         return {**self.objective.after_step(measured), **self.augmentation.after_step(measured, images)}
 
     @property

@@ -1,4 +1,5 @@
-"""The values that an option, a setting or a field of a file may take, stated in its annotation: ``channels: Count = 64``.
+"""The values that an option, a setting or a field of a file may take, stated in its annotation: ``channels: Count =
+64``.
 
 pydantic checks them, strictly: a string is no number, ``true`` is no 1, NaN and infinity are refused.
 """
@@ -35,8 +36,8 @@ def _adapter(annotation: Any) -> TypeAdapter[Any]:
 
 
 def problem(value: Any, annotation: Any) -> str | None:
-    """What is wrong with a plain value (from TOML, JSON or the command line) where `annotation` stands, as the end of a sentence:
-    ``it should be greater than 0.``; None where nothing is."""
+    """What is wrong with a plain value (from TOML, JSON or the command line) where `annotation` stands, as the end of a
+    sentence: ``it should be greater than 0.``; None where nothing is."""
     if annotation is inspect.Parameter.empty:
         return None
     try:  # as JSON, in which a list may stand for a tuple
@@ -59,8 +60,8 @@ def suggest(given: str, allowed: Iterable[str]) -> str:
 
 
 def read_section(cls: type[T], values: Any, name: str, problems: list[str], partial: bool = False) -> T | None:
-    """A dataclass from plain values. What is wrong joins `problems`; then there is none, or, with `partial`, defaults stand for what
-    was refused."""
+    """A dataclass from plain values. What is wrong joins `problems`; then there is none, or, with `partial`, defaults
+    stand for what was refused."""
     hints = get_type_hints(cls, include_extras=True)
     if not isinstance(values, Mapping):
         problems.append(f"{name} = {values!r}: it should be a table with {', '.join(hints)}.")

@@ -75,8 +75,8 @@ class Pipeline:
             run: run, or its folder.
             device: device to run on. Default: the GPU, if there is one.
             with_discriminator: load the newest checkpoint's discriminator too, for `best_of`.
-            checkpoint: "best" for the weights that scored best during training; the images after which a checkpoint was written, such as
-                "20000", for its averaged weights. Default: the last.
+            checkpoint: "best" for the weights that scored best during training; the images after which a checkpoint was
+                written, such as "20000", for its averaged weights. Default: the last.
 
         Returns:
             The pipeline.
@@ -84,9 +84,7 @@ class Pipeline:
         Raises:
             RunError: part of the run is missing or damaged; the message says which.
         """
-        with torch.random.fork_rng(
-            devices=[]
-        ):  # initial weights, which are replaced, are drawn from the process's generator
+        with torch.random.fork_rng(devices=[]):  # the weights drawn here are replaced
             stage, encoder, adversary = load_run(Run(run), with_discriminator, checkpoint)
         if device is None:
             device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else "cpu"
@@ -111,8 +109,8 @@ class Pipeline:
     ) -> Iterator[Tensor]:
         """Generate images batch by batch, as uint8 tensors (n, R, R, 3).
 
-        An image depends on its caption, the seed and its place in the list, not on `batch_size` or on what follows. Memory use does not
-        grow with the number of images.
+        An image depends on its caption, the seed and its place in the list, not on `batch_size` or on what follows.
+        Memory use does not grow with the number of images.
 
         Args:
             captions: one or more sentences.
@@ -152,8 +150,8 @@ class Pipeline:
     ) -> Iterator[Tensor]:
         """Generate rows of images that lead from one caption or noise to another, as uint8 tensors (n, R, R, 3).
 
-        With several captions, a row leads from the first to the last through the others, along straight lines between their embeddings.
-        With one caption, it leads from one noise to another (`Stage.noise_between`).
+        With several captions, a row leads from the first to the last through the others, along straight lines between
+        their embeddings. With one caption, it leads from one noise to another (`Stage.noise_between`).
 
         Args:
             captions: one or more sentences.
@@ -198,7 +196,8 @@ class Pipeline:
             raise ConfigError(f"`best_of` must be at most {MOST_CANDIDATES}, got {best_of}.")
         if truncation is not None and not truncation >= SMALLEST_TRUNCATION:
             raise ConfigError(
-                f"`truncation` must be at least {SMALLEST_TRUNCATION}, got {truncation}: below that, hardly any noise is left."
+                f"`truncation` must be at least {SMALLEST_TRUNCATION}, got {truncation}: below that, hardly any noise "
+                "is left."
             )
 
     def _encode(self, captions: Sequence[str], chunk: int) -> Tensor:
@@ -223,7 +222,7 @@ class Pipeline:
                 )
             ]
         )
-        if self.adversary.discriminator.score_type == "energy":
+        if "energy scores" in self.adversary.discriminator.offers:
             score = -score
         best = score.unflatten(0, (-1, count)).argmax(1)
         return best + torch.arange(len(best), device=best.device) * count

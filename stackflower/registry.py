@@ -5,10 +5,11 @@ A part is one class in one file under a decorator::
     @register("discriminator", "patch")
     class PatchDiscriminator(Discriminator): ...
 
-Its options are the constructor's keyword parameters, their allowed values given by the annotations (see `stackflower.options`).
-Parameters that the builder supplies (the `context` of the kind, such as `text_dim`) are not options. Stackflower's own parts are found
-by parsing the package's source for the decorator, others by the entry points of installed distributions (group
-``stackflower.components``, ``<kind>.<name> = module:Class``), so listing names imports nothing; a part is imported when it is used.
+Its options are the constructor's keyword parameters, their allowed values given by the annotations (see
+`stackflower.options`). Parameters that the builder supplies (the `context` of the kind, such as `text_dim`) are not
+options. Stackflower's own parts are found by parsing the package's source for the decorator, others by the entry points
+of installed distributions (group ``stackflower.components``, ``<kind>.<name> = module:Class``), so listing names
+imports nothing; a part is imported when it is used.
 """
 
 from __future__ import annotations
@@ -16,13 +17,14 @@ from __future__ import annotations
 import ast
 import importlib
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any, TypeVar
 
+from stackflower.declarations import Declaration
 from stackflower.errors import ComponentError, StackflowerError
 from stackflower.options import problem, suggest
 
@@ -83,8 +85,8 @@ def _check_kind(kind: str) -> Kind:
 def register(kind: str, name: str) -> Callable[[T], T]:
     """Class decorator that gives `cls` the name `name` among the parts of `kind`.
 
-    ComponentError for an unknown kind, a class that is not derived from the kind's base class, and a name that is taken (both owners
-    are named).
+    ComponentError for an unknown kind, a class that is not derived from the kind's base class, and a name that is taken
+    (both owners are named).
     """
     spec = _check_kind(kind)
 
@@ -209,16 +211,37 @@ def options(kind: str, name: str) -> dict[str, inspect.Parameter]:
     }
 
 
-def takes(kind: str, name: str, context: str) -> bool:
-    """Whether a part's constructor takes a parameter that the builder supplies; False for an unknown part, which `check` reports."""
-    try:
-        return context in inspect.signature(get(kind, name)).parameters
-    except ComponentError:
-        return False
+def complete(kind: str, name: str, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the given options with the defaults of the rest, as plain values.
+
+    Raises:
+        ComponentError: the part is unknown or does not import.
+    """
+    defaults = {key: each.default for key, each in options(kind, name).items() if each.default is not each.empty}
+    return {**{key: list(each) if isinstance(each, tuple) else each for key, each in defaults.items()}, **given}
+
+
+def declarations(parts: Iterable[tuple[str, Mapping[str, Any]]]) -> tuple[list[Declaration], set[str]]:
+    """Return what parts declare, with the values of all their options, and the kinds of parts that are unknown.
+
+    Args:
+        parts: kind and plain values of each: its name, and options, of which the rest have their defaults.
+    """
+    known, unknown = [], set()
+    for kind, values in parts:
+        try:
+            name, given = values["name"], {key: each for key, each in values.items() if key != "name"}
+            cls: Any = get(kind, name)
+            given = complete(kind, name, given)
+            known.append(Declaration(kind, name, given, cls.requires, cls.brings, cls.offers))
+        except (ComponentError, KeyError, TypeError):  # `check` says what is wrong
+            unknown.add(kind)
+    return known, unknown
 
 
 def value(kind: str, part: Mapping[str, Any], option: str) -> Any:
-    """The value of an option in a part's plain values, or its default; None if the part, which `check` reports, or option is unknown."""
+    """The value of an option in a part's plain values, or its default; None if the part, which `check` reports, or
+    option is unknown."""
     try:
         known = options(kind, str(part.get("name")))
     except ComponentError:
@@ -240,12 +263,13 @@ def check(kind: str, name: str, given: Mapping[str, Any]) -> list[str]:
             problems.append(f"{kind}.{key} = {value!r}: {message[:-1]} (part {name!r}).")
     for key, parameter in allowed.items():
         if parameter.default is parameter.empty and key not in given:
-            problems.append(f"{kind} {name!r} needs its option {key!r}: --set {kind}.{key}=…")
+            problems.append(f"{kind} {name!r} needs its option {key!r}: `{kind}.{key}=…`")
     return problems
 
 
 def create(kind: str, name: str, /, **arguments: Any) -> Any:
-    """Build part `name`; options and the kind's context are keyword arguments. ComponentError lists all wrong options."""
+    """Build part `name`; options and the kind's context are keyword arguments. ComponentError lists all wrong
+    options."""
     context = {key: value for key, value in arguments.items() if key in KINDS[kind].context}
     given = {key: value for key, value in arguments.items() if key not in context}
     problems = check(kind, name, given)

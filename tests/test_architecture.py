@@ -71,6 +71,7 @@ def test_the_root_holds_the_composition_alone() -> None:
         "adversary.py",
         "build.py",
         "cli.py",
+        "declarations.py",
         "errors.py",
         "options.py",
         "pipeline.py",

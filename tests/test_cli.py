@@ -142,7 +142,7 @@ def test_swapping_a_part_by_flag_drops_the_other_parts_options(stackflower) -> N
         (["--stage", "4"], "--stage 4"),
         (["--resume", "nowhere"], "There is no run folder nowhere."),
         (["--resume"], "There is no run in runs/ to resume."),
-        (["--recipe", "stackgan", "--penalty", "mode-seeking"], "add --set train.latents_per_caption=2"),
+        (["--recipe", "stackgan", "--penalty", "mode-seeking"], "use --set train.latents_per_caption=2"),
         (["--set", "penalties.r1.every=0"], "it should be greater than 0"),
         (["--set", "train.interpolated=2"], "train.interpolated = 2: it should be less than or equal to 1"),
         (["--set", "generator.channels=0"], "generator.channels = 0: it should be greater than 0"),
@@ -261,7 +261,7 @@ def _edit(path: Path, change) -> None:  # type: ignore[no-untyped-def]
     ("change", "message"),
     [
         (lambda v: {**v, "run": [1, 2]}, "config.run = [1, 2]: it should be"),
-        (lambda v: {**v, "run": {**v["run"], "stage": "one"}}, "--stage one: allowed are 1, 2"),
+        (lambda v: {**v, "run": {**v["run"], "stage": "one"}}, "stage = 'one': allowed are 1, 2"),
         (lambda v: {**v, "text_dim": "many"}, "config.text_dim = 'many': it should be a valid integer"),
         (lambda v: {**v, "length": [["a"]]}, "config.length"),
         (lambda v: {**v, "length": [[1]]}, "config.length = [[1]]: it should be complete."),
@@ -271,7 +271,7 @@ def _edit(path: Path, change) -> None:  # type: ignore[no-untyped-def]
         (lambda v: {**v, "run": {**v["run"], "generator": None}}, "generator = None"),
         (
             lambda v: {**v, "run": {**v["run"], "below": {"conditioning": {"name": [1]}, "run": "x", "stage": 1}}},
-            "the previous stage is set by --below RUN",
+            "the previous stage is set by",
         ),
     ],
 )

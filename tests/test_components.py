@@ -14,10 +14,11 @@ from torchvision.models import inception_v3, shufflenet_v2_x0_5
 
 from stackflower import registry
 from stackflower.adversary import Adversary, frozen
+from stackflower.declarations import Requirement
 from stackflower.evaluation.classifier.network import DomainClassifier, save_classifier
 from stackflower.objectives.base import Pairs
 from stackflower.penalties.base import PenaltyInputs
-from stackflower.stages.base import Stage, Text
+from stackflower.stages.base import Refiner, Stage, Text
 from stackflower.text.base import TextEncoder
 
 T, C, N, R = 12, 6, 8, 16
@@ -38,7 +39,7 @@ def make(kind: str, name: str, **more: object) -> torch.nn.Module:
         "previous_resolution": R,
         "features": tiny_features(),
     }
-    if getattr(registry.get(kind, name), "refines", False):
+    if issubclass(registry.get(kind, name), Refiner):
         more = {"resolution": 2 * R} | more
         context["previous_resolution"] = int(more["resolution"]) // 2  # type: ignore[call-overload]
     wanted = {key: context[key] for key in registry.KINDS[kind].context}
@@ -52,7 +53,7 @@ def make(kind: str, name: str, **more: object) -> torch.nn.Module:
 
 def make_stage(conditioning: str = "augmentation", generator: str = "stage1") -> Stage:
     part = make("generator", generator)
-    lower = make_stage() if part.refines else None
+    lower = make_stage() if isinstance(part, Refiner) else None
     return Stage(make("conditioning", conditioning), part, lower)  # type: ignore[arg-type]
 
 
@@ -93,7 +94,7 @@ def test_generator(name: str, resolution: int, tmp_path: Path) -> None:
     torch.manual_seed(0)
     scales = {"scales": 3} if name == "tree" and resolution == 64 else {}
     part = make("generator", name, resolution=resolution, **scales)
-    below = [torch.rand(N, 3, resolution // 2, resolution // 2)] if part.refines else []
+    below = [torch.rand(N, 3, resolution // 2, resolution // 2)] if isinstance(part, Refiner) else []
     images = part(torch.randn(N, C), torch.randn(N, part.noise_dim), *below)  # type: ignore[operator]
     assert part.resolutions == ((16, 32, 64) if scales else (resolution,))
     assert [image.shape for image in images] == [(N, 3, r, r) for r in part.resolutions]
@@ -235,8 +236,9 @@ def test_the_matching_discriminator_joins_text_by_one_convolution() -> None:
 def test_one_step_of_both_sides(objective: str, discriminator: str) -> None:
     torch.manual_seed(0)
     critic, goal = make("discriminator", discriminator), registry.create("objective", objective)
-    if critic.score_type != goal.score_type:
-        pytest.skip(f"{critic.score_type} scores against {goal.score_type} scores is refused at start-up")
+    wanted = {each.trait for each in goal.requires if isinstance(each, Requirement) and each.of == "discriminator"}
+    if not all(trait in critic.offers for trait in wanted):
+        pytest.skip(f"{wanted} against {critic.offers} is refused at start-up")
     if objective == "began":
         goal.k.fill_(0.5)  # at 0, where it begins, drawn images do not count
     side, stage = Adversary(critic, goal, {}), make_stage()  # type: ignore[arg-type]

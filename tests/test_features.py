@@ -229,9 +229,13 @@ def test_mixes_that_cannot_work_are_refused(stackflower, arguments: list[str], s
 
 def test_features_go_with_the_discriminator_that_used_them(stackflower) -> None:
     output = stackflower("train", "--recipe", "photographs", "--discriminator", "matching", "--dry-run").output
-    assert "nothing else uses them: left out" in output and '"features": null' in output
-    assert "Penalty feature-matching was for the recipe's discriminator: left out." in output
-    assert "train.contrasted 256 was for the recipe's contrast: left out." in output and '"contrasted": 0' in output
+    assert (
+        "Left out of the recipe: features 'efficientnet-lite0' are used by nothing." in output
+        and '"features": null' in output
+    )
+    assert "Left out of the recipe: penalty 'feature-matching' compares the maps of a pretrained network" in output
+    assert "Left out of the recipe: train.contrasted = 256 adds captions to a contrast" in output
+    assert '"contrasted": 0' in output
 
 
 def test_without_the_extra_one_sentence_says_what_to_install(stackflower, monkeypatch: pytest.MonkeyPatch) -> None:

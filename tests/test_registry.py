@@ -69,7 +69,7 @@ def test_all_wrong_options_are_told_at_once() -> None:
 
 
 def test_a_missing_option_names_the_flag() -> None:
-    assert registry.check("data", "folder", {}) == ["data 'folder' needs its option 'path': --set data.path=…"]
+    assert registry.check("data", "folder", {}) == ["data 'folder' needs its option 'path': `data.path=…`"]
 
 
 def test_a_broken_plug_in_fails_only_when_asked_for(tmp_path: Path) -> None:
@@ -95,7 +95,7 @@ def test_a_broken_plug_in_fails_only_when_asked_for(tmp_path: Path) -> None:
     )
     assert "'broken-parts'" in result.stdout and "does not import" in result.stdout
     for arguments, said in (
-        (["train", "--generator", "stage2", "--dry-run"], "use one of: "),  # names the generators that would do
+        (["train", "--generator", "stage2", "--dry-run"], "use --generator "),  # names the generators that would do
         (["train", "--discriminator", "critic", "--penalty", "none", "--dry-run"], "--penalty gradient"),
         (["train", "--generator", "broken", "--dry-run"], "'broken-parts'"),
     ):

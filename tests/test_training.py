@@ -24,6 +24,7 @@ from stackflower.errors import TrainingFailed
 from stackflower.objectives.hinge import Hinge
 from stackflower.runs import checkpoint
 from stackflower.runs.folder import Run
+from stackflower.stages.base import Refiner
 from stackflower.training.logger import RunLogger
 from stackflower.training.schedules import Length, Pace
 from stackflower.training.step import TrainingStep
@@ -80,7 +81,7 @@ def test_any_part_is_swapped_in_by_its_flag_alone(
 ) -> None:
     """With nothing else given it trains, is saved, goes on, and is drawn with."""
     over: list[object] = []
-    if getattr(registry.get(kind, name), "refines", False):
+    if issubclass(registry.get(kind, name), Refiner):
         stackflower("train", "--out", "below", "--images", 16, *TINY)
         over = ["--stage", 2, "--below", "below", *settings("generator.resolution=32")]
     tree = settings("generator.resolution=64", "generator.scales=3") if name == "tree" else []

@@ -11,6 +11,7 @@ from annotated_types import MinLen
 from torch import Tensor
 
 from stackflower.augmentations.base import Augmentation
+from stackflower.declarations import Not, Requirement
 from stackflower.options import Count, Share
 from stackflower.registry import register
 
@@ -22,13 +23,13 @@ Transforms = Literal["blit", "geometric", "colour"]
 
 @register("augmentation", "ada")
 class AdaptiveAugmentation(Augmentation):
-    """Random transformations whose probability p follows how surely real images are told apart (Karras et al. 2020, section 3).
+    """Random transformations whose probability p follows the scores of real images (Karras et al. 2020, section 3).
 
     Every four steps p is moved up where E[sign D(x)] is above `target`, else down. With a relativistic objective,
-    sign(D(x) − D(G(z))) takes its place. The transformations are the paper's "bgc": pixel blitting (mirroring, rotation by 90°, whole-pixel
-    translation), geometric (scaling, rotation, anisotropic scaling, translation) and colour (brightness, contrast, luma flip, hue,
-    saturation), with its distributions; pixels between others are interpolated linearly, without the paper's band-limiting filter,
-    and edges are mirrored.
+    sign(D(x) − D(G(z))) takes its place. The transformations are the paper's "bgc": pixel blitting (mirroring, rotation
+    by 90°, whole-pixel translation), geometric (scaling, rotation, anisotropic scaling, translation) and colour
+    (brightness, contrast, luma flip, hue, saturation), with its distributions; pixels between others are interpolated
+    linearly, without the paper's band-limiting filter, and edges are mirrored.
 
     Args:
         transforms: which groups.
@@ -37,8 +38,16 @@ class AdaptiveAugmentation(Augmentation):
         ramp: images in which p can go from 0 to 1; 500,000 in the paper.
     """
 
+    requires = (
+        Requirement(
+            "signed scores",
+            of="objective",
+            why="follows the sign of the scores of real images, which means nothing with {other}",
+            when={"target": Not(0)},
+        ),
+    )
+
     dim = 28
-    adaptive_option = "target"
     strength: Tensor
     sign: Tensor
 

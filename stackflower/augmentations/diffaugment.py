@@ -9,6 +9,7 @@ from annotated_types import MinLen
 from torch import Tensor
 
 from stackflower.augmentations.base import Augmentation
+from stackflower.declarations import Not, Requirement
 from stackflower.options import Count, Share
 from stackflower.registry import register
 
@@ -23,17 +24,26 @@ class DiffAugment(Augmentation):
     - translation: by up to `translation` of the size, zeros outside;
     - cutout: a square of `cutout` of the size is set to zero.
 
-    With `crop`, a random part of larger images takes the place of the whole before all of them, so that a later stage is judged by its details at their own
-    size, at the cost of smaller images, as by the patches of a PatchGAN (Isola et al. 2017).
+    With `crop`, a random part of larger images takes the place of the whole before all of them, so that a later stage
+    is judged by its details at their own size, at the cost of smaller images, as by the patches of a PatchGAN (Isola et
+    al. 2017).
 
     Args:
-        policy: which of them. With colour, what noise changes in brightness or saturation can't be seen by the discriminator.
+        policy: which of them. With colour, what noise changes in brightness or saturation can't be seen by the
+            discriminator.
         translation: largest shift, a share of the size; 1/8 in the paper.
         cutout: side of the square, a share of the size; 1/2 in the paper.
         crop: side of the part in pixels; None: no cropping.
     """
 
-    cropping_option = "crop"
+    requires = (
+        Requirement(
+            "any image size",
+            of="discriminator",
+            why="shows the discriminator parts of images, and {other} takes whole ones only",
+            when={"crop": Not(None)},
+        ),
+    )
 
     def __init__(
         self,

@@ -7,9 +7,20 @@ from pathlib import Path
 from typing import Any
 
 from stackflower import registry
-from stackflower.config.compatibility import incompatible, length_problems
-from stackflower.config.schema import OPTIMIZERS, OPTIONAL, PARTS, SECTIONS, Optimizer, Part, PreviousStage, RunConfig
-from stackflower.errors import ComponentError, ConfigError
+from stackflower.config import requirements
+from stackflower.config.schema import (
+    LENGTHS,
+    OPTIMIZERS,
+    OPTIONAL,
+    PARTS,
+    SECTIONS,
+    Optimizer,
+    Part,
+    PreviousStage,
+    RunConfig,
+    Train,
+)
+from stackflower.errors import ConfigError
 from stackflower.options import Count, Seed, problem, read_section, suggest
 
 HEADER = ("description", "source", "deviations", "recipe", "stage", "seed", "mixed_precision", "below")
@@ -18,7 +29,8 @@ OPTIMIZER_DEFAULTS: dict[str, dict[str, Any]] = {"text": {"clip_norm": 10.0}}  #
 
 
 def resolve(tree: Mapping[str, Any]) -> RunConfig:
-    """A checked RunConfig from a merged tree, or from `RunConfig.to_dict`. ConfigError lists everything that is wrong, at once."""
+    """A checked RunConfig from a merged tree, or from `RunConfig.to_dict`. ConfigError lists everything that is wrong,
+    at once."""
     problems: list[str] = []
     known = (*HEADER, *PARTS, *OPTIONAL, *SECTIONS, "penalties", "optimizer")
     problems += [f"There is no section or key {key!r}.{suggest(key, known)}" for key in tree if key not in known]
@@ -47,9 +59,11 @@ def resolve(tree: Mapping[str, Any]) -> RunConfig:
         below=_previous_stage(tree.get("below"), problems),
     )
     if not problems:  # the length says nothing of values that were refused
-        problems += length_problems(config.train)
-    if isinstance(config.stage, int):
-        problems += incompatible(config)
+        problems += _length_problems(config.train)
+    problems += requirements.check_scores(config.output)
+    if problem(config.stage, Count) is None:
+        problems += _stage_problems(config)
+        problems += requirements.check(tree)
     if problems:
         raise ConfigError(dict.fromkeys(problems))
     return config
@@ -63,12 +77,40 @@ def _header_problems(tree: Mapping[str, Any]) -> list[str]:
     if not isinstance(tree.get("recipe", ""), str):
         problems.append(f"recipe = {tree['recipe']!r}: it should be the name of a recipe, or a file.")
     if problem(tree["stage"], Count):
-        problems.append(f"--stage {tree['stage']}: allowed are 1, 2, 3 …")
+        problems.append(f"stage = {tree['stage']!r}: allowed are 1, 2, 3 …")
     if tree["mixed_precision"] not in PRECISIONS:
         problems.append(f"mixed_precision = {tree['mixed_precision']!r}: allowed are {', '.join(PRECISIONS)}.")
     if wrong := problem(tree["seed"], Seed):
         problems.append(f"seed = {tree['seed']!r}: {wrong}")
     return problems
+
+
+def _length_problems(train: Train) -> list[str]:
+    """Return what is wrong with the length of the training and the parts of a batch, which several settings decide."""
+    problems = []
+    given = [name for name in LENGTHS if getattr(train, name) is not None]
+    if len(given) != 1:
+        what = " and ".join(f"train.{name}" for name in given) or "none"
+        problems.append(
+            f"The length of the training: give one of {', '.join(f'train.{name}' for name in LENGTHS)}; given: {what}."
+        )
+    parts = train.gradient_accumulation * train.latents_per_caption
+    if train.batch_size % parts:
+        problems.append(
+            f"train.batch_size = {train.batch_size} must divide by gradient_accumulation × latents_per_caption = "
+            f"{parts}."
+        )
+    return problems
+
+
+def _stage_problems(config: RunConfig) -> list[str]:
+    """Return what is wrong with the stage and the previous one."""
+    stage, below = config.stage, config.below
+    if below is None and stage > 1:
+        return [f"`stage={stage}` refines a trained run of stage {stage - 1}: add `below=RUN`."]
+    if below is not None and stage != below.stage + 1:
+        return [f"`below={below.run}` is of stage {below.stage}, so the stage over it is `stage={below.stage + 1}`."]
+    return []
 
 
 def _optimizers(values: Any, problems: list[str]) -> dict[str, Optimizer]:
@@ -92,9 +134,14 @@ def _part(tree: Mapping[str, Any], kind: str, problems: list[str]) -> Part:
     if not isinstance(values, Mapping) or not isinstance(values.get("name"), str):
         problems.append(f'{kind} = {values!r}: it should be a table with a name, as in [{kind}] name = "…".')
         return Part("")
-    options = {key: value for key, value in values.items() if key != "name"}
-    problems += registry.check(kind, values["name"], options)
-    return Part(values["name"], _with_defaults(kind, values["name"], options))
+    return _checked_part(kind, values["name"], {key: value for key, value in values.items() if key != "name"}, problems)
+
+
+def _checked_part(kind: str, name: str, options: Mapping[str, Any], problems: list[str]) -> Part:
+    """Return a part with the defaults of its other options: a later default does not change an earlier run."""
+    wrong = registry.check(kind, name, options)
+    problems += wrong
+    return Part(name, options if wrong else registry.complete(kind, name, options))
 
 
 def _features(tree: Mapping[str, Any], problems: list[str]) -> Part | None:
@@ -108,16 +155,6 @@ def _features(tree: Mapping[str, Any], problems: list[str]) -> Part | None:
     return Part(part.name, {**part.options, "weights": str(Path(weights).expanduser().resolve())})
 
 
-def _with_defaults(kind: str, name: str, given: Mapping[str, Any]) -> dict[str, Any]:
-    """The given options and the defaults of the rest: a later default does not change an earlier run."""
-    try:
-        known = registry.options(kind, name)
-    except ComponentError:
-        return dict(given)  # reported by `registry.check`
-    defaults = {key: p.default for key, p in known.items() if p.default is not p.empty}
-    return {**{key: list(v) if isinstance(v, tuple) else v for key, v in defaults.items()}, **given}
-
-
 def _penalties(values: Any, problems: list[str]) -> tuple[Part, ...]:
     if not isinstance(values, Mapping):
         problems.append(f"penalties = {values!r}: it should be a table for each, as in [penalties.r1] weight = 10.")
@@ -125,8 +162,7 @@ def _penalties(values: Any, problems: list[str]) -> tuple[Part, ...]:
     parts = []
     for name, options in values.items():
         options = options if isinstance(options, Mapping) else {"weight": options}
-        problems += registry.check("penalty", name, options)
-        parts.append(Part(name, _with_defaults("penalty", name, options)))
+        parts.append(_checked_part("penalty", name, options, problems))
     return tuple(parts)
 
 
@@ -134,5 +170,5 @@ def _previous_stage(values: Any, problems: list[str]) -> PreviousStage | None:
     try:
         return PreviousStage.from_dict(values) if values else None
     except (KeyError, TypeError, ValueError, AttributeError):
-        problems.append(f"below = {values!r}: the previous stage is set by --below RUN, which reads it from the run.")
+        problems.append(f"below = {values!r}: the previous stage is set by `below=RUN`, which reads it from the run.")
         return None

@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from stackflower import registry
+from stackflower.declarations import Requirement
+from stackflower.errors import ConfigError
 from stackflower.options import BatchSize, Below1, Count, Natural, Positive, Share, Weight
 
 
@@ -180,3 +182,51 @@ OPTIONAL = ("features",)  # parts of a run that may be none
 PARTS = ("data", "text", "conditioning", "generator", "discriminator", "augmentation", "objective")
 SECTIONS: dict[str, type] = {"train": Train, "output": Output}
 OPTIMIZERS = ("generator", "discriminator", "text")
+
+# what a setting requires of the parts, where it is not at its default
+SETTING_REQUIREMENTS: dict[str, tuple[Requirement, ...]] = {
+    "train.contrasted": (
+        Requirement(
+            "similarities", "discriminator", "adds captions to a contrast, and {other} gives none", dispensable=True
+        ),
+        Requirement("contrast", "objective", "adds captions to a contrast, and {other} has none", dispensable=True),
+    ),
+    **{
+        f"optimizer.{network}.plateau": (
+            Requirement("convergence measure", "objective", "follows a convergence measure, and {other} has none"),
+        )
+        for network in OPTIMIZERS
+    },
+}
+# settings of a recipe that hold only for the recipe's own value of an option
+BOUND_SETTINGS = {"train.load_size": ("generator", "resolution")}
+
+
+def default_of(setting: str) -> Any:
+    """Return the default of a setting by its dotted name; None if it has none."""
+    table, _, name = setting.rpartition(".")
+    return getattr(Optimizer if table.startswith("optimizer.") else SECTIONS.get(table), name, None)
+
+
+def read(tree: Mapping[str, Any], setting: str) -> Any:
+    """Return the value of a setting in a tree of plain values, or its default."""
+    values: Any = tree
+    for key in setting.split("."):
+        if not isinstance(values, Mapping) or key not in values:
+            return default_of(setting)
+        values = values[key]
+    return values
+
+
+def put(tree: dict[str, Any], setting: str, value: Any) -> None:
+    """Set a value in a tree of plain values by its dotted name.
+
+    Raises:
+        ConfigError: a table on the way is a value.
+    """
+    *tables, name = setting.split(".")
+    for table in tables:
+        tree = tree.setdefault(table, {})
+        if not isinstance(tree, dict):
+            raise ConfigError(f"{setting}: {table!r} is a value, not a table.")
+    tree[name] = value

@@ -11,6 +11,7 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 
 from stackflower.data.files import Files
+from stackflower.declarations import Declared
 from stackflower.errors import DataError
 from stackflower.utils.progress import Progress
 
@@ -19,8 +20,8 @@ SPLITS = ("train", "validation", "test")
 
 @dataclass
 class Rows:
-    """One split without its images; every sequence has one entry an image. Captions, names of files and what else is long may be read from
-    a file when they are asked for."""
+    """One split without its images; every sequence has one entry an image. Captions, names of files and what else is
+    long may be read from a file when they are asked for."""
 
     captions: Sequence[list[str]]
     labels: list[int] | None = None
@@ -49,7 +50,8 @@ class Rows:
 
 
 class ClassifierData(NamedTuple):
-    """Images on which the classifier that scores a data set can be trained automatically: no run ever trains on them."""
+    """Images on which the classifier that scores a data set can be trained automatically: no run ever trains on
+    them."""
 
     source: Source
     heads: tuple[str, ...]  # attributes that are classified besides the label
@@ -58,7 +60,7 @@ class ClassifierData(NamedTuple):
     key: tuple[object, ...]  # what the images depend on
 
 
-class Source(ABC):
+class Source(Declared, ABC):
     """A data set: images with captions, in splits."""
 
     sizes: tuple[int, int] = (1, 65_536)  # pixels at which images can be prepared
@@ -134,8 +136,8 @@ class Source(ABC):
         return []
 
     def check(self) -> tuple[list[str], list[str]] | None:
-        """Everything that is wrong with the data, and what is worth knowing, opening every image: (problems, notes); None for
-        data that are generated, not read."""
+        """Everything that is wrong with the data, and what is worth knowing, opening every image: (problems, notes);
+        None for data that are generated, not read."""
         return None
 
     def held_out(self) -> str | None:
@@ -143,14 +145,16 @@ class Source(ABC):
         return next((split for split in ("validation", "test") if split in self.splits()), None)
 
     def reported(self) -> str:
-        """The split that scores are reported on: "test", on which nothing was chosen, else "validation", else "train"."""
+        """The split that scores are reported on: "test", on which nothing was chosen, else "validation", else
+        "train"."""
         return next(split for split in reversed(SPLITS) if split in self.splits())
 
     def classifier_data(self) -> ClassifierData | None:
-        """Other images of the same kind, for the classifier that scores this data; None where the user has to train one."""
+        """Other images of the same kind, for the classifier that scores this data; None where the user has to train
+        one."""
         return None
 
     def similar(self, attributes: dict[str, str], count: int, size: int, seed: int) -> np.ndarray | None:
-        """Other real images with these attributes, all else random, uint8 (count, size, size, 3); None where there are no more
-        than those of the splits."""
+        """Other real images with these attributes, all else random, uint8 (count, size, size, 3); None where there are
+        no more than those of the splits."""
         return None

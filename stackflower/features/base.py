@@ -12,6 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from stackflower.declarations import Declared, Requirement
+
 Maps = tuple[Tensor, ...]
 IMAGENET = (
     (0.485, 0.456, 0.406),
@@ -19,17 +21,23 @@ IMAGENET = (
 )  # mean and standard deviation of RGB that most networks were trained with
 
 
-class Features:
+class Features(Declared):
     """A pretrained network from images to a pyramid of feature maps.
 
     It is a constant, not a module: what uses it neither trains, averages nor saves it. It runs where its images are.
 
     Args:
-        network: images (N, 3, R, R), normalised by `mean` and `std`, to a sequence of maps (N, C, H, W), fine to coarse.
+        network: images (N, 3, R, R), normalised by `mean` and `std`, to a sequence of maps (N, C, H, W), fine to
+            coarse.
         mean, std: of the network's training images, of RGB in [0, 1].
         name: of the network, for people: ``timm resnet50``.
         example: height and width of images that the network takes, to measure its maps with.
     """
+
+    requires = (
+        Requirement("use of features", of=("discriminator", "penalty"), why="are used by nothing", dispensable=True),
+    )
+    offers = ("pretrained network",)
 
     family: str = (
         ""  # such as "efficientnet", of architectures; a judge of the same family flatters what was trained with it
@@ -57,7 +65,8 @@ class Features:
         return {"name": self.name, "family": self.family, "weights_sha256": self.checksum}
 
     def network(self, device: torch.device, dtype: torch.dtype) -> nn.Module:
-        """The network on a device, in a type; made once for each: autocast would convert frozen weights in every pass."""
+        """The network on a device, in a type; made once for each: autocast would convert frozen weights in every
+        pass."""
         key = (str(device), dtype)
         if key not in self._networks:
             with torch.inference_mode(False), torch.no_grad():  # whoever comes first, training can use it
@@ -100,7 +109,8 @@ def unit_means(maps: Sequence[Tensor]) -> list[Tensor]:
 
 
 def mean_vectors(maps: Sequence[Tensor]) -> Tensor:
-    """(N, F): the means of all maps over positions, each map's of unit root mean square, so that wide maps count by their width."""
+    """(N, F): the means of all maps over positions, each map's of unit root mean square, so that wide maps count by
+    their width."""
     return torch.cat([mean * mean.shape[1] ** 0.5 for mean in unit_means(maps)], 1)
 
 
@@ -114,8 +124,8 @@ def checksum_of(network: nn.Module) -> str:
 
 
 def fold_batch_norms(network: nn.Module, example: int) -> nn.Module:
-    """The network with batch norms folded into the convolutions before them, where its children are in the order of execution, so that
-    the outputs stay the same; else the network as it is."""
+    """The network with batch norms folded into the convolutions before them, where its children are in the order of
+    execution, so that the outputs stay the same; else the network as it is."""
     folded = copy.deepcopy(network).eval()
     for parent in list(folded.modules()):
         names = [name for name, _ in parent.named_children()]

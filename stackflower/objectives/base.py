@@ -1,7 +1,7 @@
 """The base class of adversarial objectives: the losses of the discriminator and of the generator.
 
-An objective is handed a critic, any callable from images and a list of texts to a list of verdicts, and returns named terms to be
-minimised. It never calls backward.
+An objective is handed a critic, any callable from images and a list of texts to a list of verdicts, and returns named
+terms to be minimised. It never calls backward.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import ClassVar, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from stackflower.declarations import Declared, Requirement, Requirements
 from stackflower.stages.base import Critic, Scores, Text, heads
 
 
@@ -27,30 +28,29 @@ class Pairs(NamedTuple):
     latents: int = 1  # neighbours of `fake` that are generated for the text of the first of their `real` images
 
     def real_of_fake(self, scores: Tensor) -> Tensor:
-        """Of scores (N, …) of `real`, for each generated image the one of the real image whose text it was generated for."""
+        """Of scores (N, …) of `real`, for each generated image the one of the real image whose text it was generated
+        for."""
         if self.latents == 1:
             return scores
         return scores[:: self.latents].repeat_interleave(self.latents, 0)
 
 
 def mean_over_heads(loss: Callable[[Tensor], Tensor], scores: Scores) -> Tensor:
-    """A loss of the scores of each head, averaged over heads, so that a head with many patches counts no more than one with few."""
+    """A loss of the scores of each head, averaged over heads, so that a head with many patches counts no more than one
+    with few."""
     losses = [loss(head) for head in heads(scores)]
     return losses[0] if len(losses) == 1 else torch.stack(losses).mean()
 
 
-class Objective(nn.Module, ABC):
+class Objective(Declared, nn.Module, ABC):
     """Base of all objectives; a Module so that state of its own (buffers) is saved with it."""
 
-    score_type: ClassVar[str] = "logit"  # the scores it works on, "logit" or "energy"
-    mismatched: bool = True  # whether it uses mismatched pairs
-    needs_gradient_penalty: ClassVar[bool] = False  # whether the discriminator's loss has no lower bound without one
-    relativistic: ClassVar[bool] = False  # whether it compares each generated image with a real one of the same text
-    contrasts: ClassVar[bool] = False  # whether it uses `Verdict.similarity`
-    centred: ClassVar[bool] = (
-        False  # whether scores of real images are meant to be above 0 and those of generated ones below
+    requires: ClassVar[Requirements] = (
+        Requirement("logit scores", of="discriminator", why="works on logit scores, and {other} gives {offered}"),
     )
-    converges: ClassVar[bool] = False  # whether `after_step` gives "convergence", which a plateau schedule follows
+
+    mismatched: bool = True  # whether it uses mismatched pairs
+    relativistic: ClassVar[bool] = False  # whether it compares each generated image with a real one of the same text
 
     @abstractmethod
     def discriminator_terms(self, critic: Critic, pairs: Pairs) -> dict[str, Tensor]:
@@ -61,7 +61,8 @@ class Objective(nn.Module, ABC):
         """Scalar losses of the generator, whose gradient `pairs.fake` carries; `pairs.negative_text` is None."""
 
     def after_step(self, measured: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Update its state from the terms of the step (both networks', averaged over processes); return measures for the log."""
+        """Update its state from the terms of the step (both networks', averaged over processes); return measures for
+        the log."""
         return {}
 
     def after_epoch(self) -> dict[str, Tensor]:

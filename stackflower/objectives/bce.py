@@ -21,7 +21,7 @@ class BinaryCrossEntropy(MatchingAware):
         contrast, generator_contrast: weights of the contrast term, where the discriminator gives one.
     """
 
-    centred = True
+    offers = ("contrast", "signed scores")
 
     def __init__(
         self,

@@ -1,4 +1,5 @@
-"""BEGAN's objective (Berthelot et al. 2017): an autoencoder and a generator kept in balance, with mismatched captions."""
+"""BEGAN's objective (Berthelot et al. 2017): an autoencoder and a generator kept in balance, with mismatched
+captions."""
 
 from __future__ import annotations
 
@@ -7,6 +8,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
+from stackflower.declarations import Requirement
 from stackflower.objectives.base import Objective, Pairs
 from stackflower.options import Positive, Share, Weight
 from stackflower.registry import register
@@ -35,8 +37,8 @@ class OutlierRejection(nn.Module):
         self.register_buffer("dropped", torch.zeros(()))  # images left out in this epoch
 
     def weights(self, errors: Tensor) -> Tensor:
-        """The weight of each image in the mean, from this process's errors (N,): 0 for outliers. Where most of a batch lies above
-        the limit, the discriminator got worse, not the images, and none is left out."""
+        """The weight of each image in the mean, from this process's errors (N,): 0 for outliers. Where most of a batch
+        lies above the limit, the discriminator got worse, not the images, and none is left out."""
         every = gathered(errors)  # of all processes, whose losses are averaged
         kept = (every <= self.limit).sum()
         reject = 2 * kept >= len(every)
@@ -67,22 +69,25 @@ class OutlierRejection(nn.Module):
 class BoundaryEquilibrium(Objective):
     """Boundary equilibrium (sections 3.3 and 3.4), for discriminators whose score is an error: low means real.
 
-    The discriminator minimises L(x) − k·L(G(z)), the generator L(G(z)), and after each step k ← k + λ(γL(x) − L(G(z))), clipped to
-    [0, 1]. The convergence measure is L(x) + |γL(x) − L(G(z))|. From the conditional BEGAN of the anime-face report: real images
-    with a mismatched text raise the loss, up to `negative_cap` times the error with their own text; and `OutlierRejection`. With
-    gradient accumulation, each part of a batch has the same weight, however many of its images are kept.
+    The discriminator minimises L(x) − k·L(G(z)), the generator L(G(z)), and after each step k ← k + λ(γL(x) − L(G(z))),
+    clipped to [0, 1]. The convergence measure is L(x) + |γL(x) − L(G(z))|. From the conditional BEGAN of the anime-face
+    report: real images with a mismatched text raise the loss, up to `negative_cap` times the error with their own text;
+    and `OutlierRejection`. With gradient accumulation, each part of a batch has the same weight, however many of its
+    images are kept.
 
     Args:
         gamma: γ, the target of L(G(z)) / L(x): lower is sharper and less diverse; 0.4 in the report.
         rate: λ, the learning rate of k.
-        negative_weight: weight of the mismatched pairs, ½ as in GAN-CLS; at 1 both errors can grow together without bound; 0 uses
-            none.
+        negative_weight: weight of the mismatched pairs, ½ as in GAN-CLS; at 1 both errors can grow together without
+            bound; 0 uses none.
         negative_cap: beyond this many times the matching error, a mismatched error is not raised further.
         threshold: standard deviations above the mean at which a real image is left out; 0 leaves out none.
     """
 
-    score_type = "energy"
-    converges = True
+    requires = (
+        Requirement("energy scores", of="discriminator", why="works on energy scores, and {other} gives {offered}"),
+    )
+    offers = ("convergence measure",)
 
     k: Tensor
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from stackflower.declarations import Offers
 from stackflower.objectives.base import Objective
 from stackflower.options import Weight
 from stackflower.stages.base import Text, Verdict
@@ -13,7 +16,8 @@ from stackflower.utils.distributed import gathered, world
 
 
 def contrast(similarity: Tensor, own: Tensor, label: Tensor | None = None, negative: Tensor | None = None) -> Tensor:
-    """Cross-entropy of finding each image's own text among the batch's and others (Zhang et al. 2021, XMC-GAN, equation 4).
+    """Cross-entropy of finding each image's own text among the batch's and others (Zhang et al. 2021, XMC-GAN, equation
+    4).
 
     Args:
         similarity: (N, M) logits of image i and text j.
@@ -35,15 +39,15 @@ def own_similarity(similarity: Tensor, own: Tensor) -> Tensor:
 
 
 class Contrastive(Objective):
-    """Base of objectives that add the contrast where the discriminator compares each image with every text of the batch: of real
-    images for the discriminator and of generated ones for the generator.
+    """Base of objectives that add the contrast where the discriminator compares each image with every text of the
+    batch: of real images for the discriminator and of generated ones for the generator.
 
     Args:
         contrast: weight of that term for the discriminator.
         generator_contrast: the same for the generator; the less, the more images of different latents differ.
     """
 
-    contrasts = True
+    offers: ClassVar[Offers] = ("contrast",)
 
     def __init__(self, *, contrast: Weight = 1.0, generator_contrast: Weight = 1.0):
         super().__init__()

@@ -18,7 +18,7 @@ class Hinge(MatchingAware):
         contrast, generator_contrast: weights of the contrast term, where the discriminator gives one.
     """
 
-    centred = True
+    offers = ("contrast", "signed scores")
 
     def __init__(self, *, contrast: Weight = 1.0, generator_contrast: Weight = 1.0):
         super().__init__(contrast=contrast, generator_contrast=generator_contrast)

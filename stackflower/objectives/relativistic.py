@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from stackflower.declarations import SettingRequirement
 from stackflower.objectives.base import Pairs, mean_over_heads
 from stackflower.objectives.contrast import Contrastive
 from stackflower.options import Weight
@@ -17,18 +18,26 @@ from stackflower.stages.base import Critic, Scores, heads
 class Relativistic(Contrastive):
     """Relativistic pairing loss (Jolicoeur-Martineau 2019, RpGAN; R3GAN, Huang et al. 2024, equation 2).
 
-    The discriminator minimises E softplus(D(G(z), e) − D(x, e)), the generator E softplus(D(x, e) − D(G(z), e)): a generated image
-    need only be told from a real one of the same text. With mismatched pairs, the discriminator minimises half of that and half of
-    E softplus(D(x, ê) − D(x, e)). Scores without text, where the discriminator gives them, are compared in the same way. The papers
-    regularise it by the penalties ``r1`` and ``r2``.
+    The discriminator minimises E softplus(D(G(z), e) − D(x, e)), the generator E softplus(D(x, e) − D(G(z), e)): a
+    generated image need only be told from a real one of the same text. With mismatched pairs, the discriminator
+    minimises half of that and half of E softplus(D(x, ê) − D(x, e)). Scores without text, where the discriminator gives
+    them, are compared in the same way. The papers regularise it by the penalties ``r1`` and ``r2``.
 
     Args:
         mismatched: compare each real image with its own and a mismatched text too.
         contrast, generator_contrast: weights of the contrast term, where the discriminator gives one.
     """
 
+    requires = (
+        *Contrastive.requires,
+        SettingRequirement(
+            "train.interpolated",
+            0,
+            why="compares each generated image with a real one of the same text, which an interpolated text lacks",
+        ),
+    )
+    offers = ("contrast", "signed scores")  # the sign of differences
     relativistic = True
-    centred = True  # of differences
 
     def __init__(self, *, mismatched: bool = True, contrast: Weight = 1.0, generator_contrast: Weight = 1.0):
         super().__init__(contrast=contrast, generator_contrast=generator_contrast)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from stackflower.declarations import Requirement
 from stackflower.objectives.matching_aware import MatchingAware
 from stackflower.options import Weight
 from stackflower.registry import register
@@ -20,7 +21,11 @@ class Wasserstein(MatchingAware):
         contrast, generator_contrast: weights of the contrast term, where the discriminator gives one.
     """
 
-    needs_gradient_penalty = True
+    requires = (
+        *MatchingAware.requires,
+        Requirement("bounded gradient", of="penalty", why="lets the discriminator grow without bound"),
+    )
+    brings = {"penalty": "gradient"}
 
     def __init__(self, *, mismatched: bool = False, contrast: Weight = 1.0, generator_contrast: Weight = 1.0):
         super().__init__(contrast=contrast, generator_contrast=generator_contrast)

@@ -8,6 +8,7 @@ from typing import ClassVar, Literal, NamedTuple
 
 from torch import Tensor, nn
 
+from stackflower.declarations import Declared, Not, Offer, Requirement
 from stackflower.options import Count, Weight
 from stackflower.stages.base import Critic, Text, Verdict, per_image
 
@@ -24,18 +25,20 @@ class PenaltyInputs(NamedTuple):
     maps: Callable[[Tensor], tuple[Tensor, ...]]  # of images, those of a pretrained network that the discriminator sees
 
 
-class Penalty(nn.Module, ABC):
-    """A regulariser of one network, computed every `every` steps and then weighted `every`-fold (lazy regularisation, Karras et
-    al. 2020)."""
+LOGITS = Requirement("logit scores", of="discriminator", why="works on logit scores, and {other} gives {offered}")
+INDEPENDENT = Requirement(
+    "independent scores",
+    of="discriminator",
+    why="measures the gradient at each image, and {other} scores an image by the whole batch",
+)
+BOUNDED = Offer("bounded gradient", when={"weight": Not(0)})
+
+
+class Penalty(Declared, nn.Module, ABC):
+    """A regulariser of one network, computed every `every` steps and then weighted `every`-fold (lazy regularisation,
+    Karras et al. 2020)."""
 
     network: ClassVar[Literal["discriminator", "generator"]] = "discriminator"  # whose loss it joins
-    score_type: ClassVar[str | None] = None  # the scores it works on, "logit" or "energy"; None: any
-    limits_gradient: ClassVar[bool] = (
-        False  # whether it bounds the discriminator's gradient, as an unbounded loss needs
-    )
-    per_image: ClassVar[bool] = False  # whether an image's score must not depend on the rest of the batch
-    latents_per_caption: ClassVar[int | None] = None  # the setting of that name that it needs; None: any
-    uses_maps: ClassVar[bool] = False  # whether the discriminator must look through a pretrained network
 
     def __init__(self, *, weight: Weight, every: Count = 1):
         super().__init__()

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from stackflower.declarations import Requirement
 from stackflower.options import Count, Weight
 from stackflower.penalties.base import Penalty, PenaltyInputs
 from stackflower.registry import register
@@ -15,12 +16,13 @@ from stackflower.utils.distributed import gathered
 
 @register("penalty", "feature-matching")
 class FeatureMatching(Penalty):
-    """Draws the moments of generated images' features towards those of real ones (Salimans et al. 2016, section 3.1; with second moments
-    and a pretrained network as in GFMN, dos Santos et al. 2019).
+    """Draws the moments of generated images' features towards those of real ones (Salimans et al. 2016, section 3.1).
 
-    Of each channel of the maps that the discriminator sees, the mean and standard deviation over positions describe an image. Over the
-    batch, each of these numbers has a mean μ and a standard deviation σ, and the penalty is the mean of ((μ′ − μ) / σ)² + (σ′/σ − 1)²
-    over all of them, primes marking generated images.
+    The second moments and the pretrained network are those of GFMN (dos Santos et al. 2019).
+
+    Of each channel of the maps that the discriminator sees, the mean and standard deviation over positions describe an
+    image. Over the batch, each of these numbers has a mean μ and a standard deviation σ, and the penalty is the mean of
+    ((μ′ − μ) / σ)² + (σ′/σ − 1)² over all of them, primes marking generated images.
 
     Args:
         weight: its weight in the generator's loss.
@@ -28,7 +30,14 @@ class FeatureMatching(Penalty):
     """
 
     network = "generator"
-    uses_maps = True
+    requires = (
+        Requirement(
+            "feature maps",
+            of="discriminator",
+            why="compares the maps of a pretrained network that the discriminator sees, and {other} sees none",
+            dispensable=True,
+        ),
+    )
 
     def __init__(self, *, weight: Weight = 1.0, every: Count = 1):
         super().__init__(weight=weight, every=every)

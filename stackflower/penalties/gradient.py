@@ -6,25 +6,24 @@ import torch
 from torch import Tensor
 
 from stackflower.options import Count, Weight
-from stackflower.penalties.base import Penalty, PenaltyInputs, gradient_norm, total_score
+from stackflower.penalties.base import BOUNDED, INDEPENDENT, LOGITS, Penalty, PenaltyInputs, gradient_norm, total_score
 from stackflower.registry import register
 
 
 @register("penalty", "gradient")
 class GradientPenalty(Penalty):
-    """Gradient norm of one between real and generated images (Gulrajani et al. 2017, WGAN-GP, equation 3): E[ (‖∇D(x̂)‖ − 1)² ].
+    """Gradient norm of one between real and generated images (Gulrajani et al. 2017, eq. 3): E[ (‖∇D(x̂)‖ − 1)² ].
 
-    x̂ is a random interpolation between a real and a generated image, judged with the real one's text. The critic must not
-    use batch norm.
+    x̂ is a random interpolation between a real and a generated image, judged with the real one's text. The critic must
+    not use batch norm.
 
     Args:
         weight: λ; 10 in the paper.
         every: interval in steps.
     """
 
-    score_type = "logit"
-    limits_gradient = True
-    per_image = True
+    requires = (LOGITS, INDEPENDENT)
+    offers = (BOUNDED,)
 
     def __init__(self, *, weight: Weight = 10.0, every: Count = 1):
         super().__init__(weight=weight, every=every)

@@ -7,13 +7,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from stackflower.options import Count, Weight
-from stackflower.penalties.base import Penalty, PenaltyInputs
+from stackflower.penalties.base import LOGITS, Penalty, PenaltyInputs
 from stackflower.registry import register
 
 
 @register("penalty", "greyscale-structure")
 class GreyscaleStructure(Penalty):
-    """The structure loss of the competition report, a failed experiment: real images in grey count as real, generated ones not.
+    """Structure loss of the competition report, a failed experiment: real images in grey are real, generated ones not.
 
     Cross-entropy of D(grey(x), e) against 1 and of D(grey(G(z)), e) against 0. It was meant to improve shapes; the
     generator, which is trained only to look real, learns to generate grey images.
@@ -23,7 +23,7 @@ class GreyscaleStructure(Penalty):
         every: interval in steps.
     """
 
-    score_type = "logit"
+    requires = (LOGITS,)
 
     def __init__(self, *, weight: Weight = 1.0, every: Count = 1):
         super().__init__(weight=weight, every=every)

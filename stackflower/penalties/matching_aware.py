@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from stackflower.options import Count, Positive, Weight
-from stackflower.penalties.base import Penalty, PenaltyInputs, gradient_norm, total_score
+from stackflower.penalties.base import BOUNDED, INDEPENDENT, LOGITS, Penalty, PenaltyInputs, gradient_norm, total_score
 from stackflower.registry import register
 from stackflower.stages.base import Text
 
@@ -23,9 +23,8 @@ class MatchingAwareGradient(Penalty):
         every: interval in steps.
     """
 
-    score_type = "logit"
-    limits_gradient = True
-    per_image = True
+    requires = (LOGITS, INDEPENDENT)
+    offers = (BOUNDED,)
 
     def __init__(self, *, weight: Weight = 2.0, power: Positive = 6.0, every: Count = 1):
         super().__init__(weight=weight, every=every)

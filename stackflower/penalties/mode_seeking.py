@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from annotated_types import Ge
 from torch import Tensor
 
+from stackflower.declarations import Offer, Requirement, SettingRequirement
 from stackflower.features.base import Features, mean_vectors, resized
 from stackflower.options import Count, Weight
 from stackflower.penalties.base import Penalty, PenaltyInputs
@@ -17,9 +18,10 @@ from stackflower.registry import register
 class ModeSeeking(Penalty):
     """Rewards different images for different latents (Mao et al. 2019): E[ ‖z₁ − z₂‖ / ‖G(z₁) − G(z₂)‖ ].
 
-    It compares neighbours in the batch, so it needs `train.latents_per_caption = 2`; images and latents are compared by their
-    mean absolute difference, as in the authors' release. Over features, images are compared by the positions' means of a pretrained
-    network's maps, each normalised to unit length, so that noise must change what is shown and not only its colour or place.
+    It compares neighbours in the batch, so it needs `train.latents_per_caption = 2`; images and latents are compared by
+    their mean absolute difference, as in the authors' release. Over features, images are compared by the positions'
+    means of a pretrained network's maps, each normalised to unit length, so that noise must change what is shown and
+    not only its colour or place.
 
     Args:
         weight: its weight in the generator's loss.
@@ -29,7 +31,17 @@ class ModeSeeking(Penalty):
     """
 
     network = "generator"
-    latents_per_caption = 2
+    requires = (
+        SettingRequirement("train.latents_per_caption", 2, why="compares two images of one caption"),
+        Requirement(
+            "pretrained network",
+            of="features",
+            why="looks through a pretrained network, and none is chosen",
+            when={"space": "features"},
+        ),
+    )
+    brings = {"features": "efficientnet-lite0"}
+    offers = (Offer("use of features", when={"space": "features"}),)
 
     def __init__(
         self,

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from stackflower.options import Count, Weight
-from stackflower.penalties.base import Penalty, PenaltyInputs, total_score
+from stackflower.penalties.base import BOUNDED, Penalty, PenaltyInputs, total_score
 from stackflower.registry import register
 from stackflower.stages.base import Critic, Text
 
@@ -28,7 +28,7 @@ class R1(Penalty):
         every: interval in steps (16 in StyleGAN2).
     """
 
-    limits_gradient = True
+    offers = (BOUNDED,)
 
     def __init__(self, *, weight: Weight = 10.0, every: Count = 1):
         super().__init__(weight=weight, every=every)
@@ -41,8 +41,8 @@ class R1(Penalty):
 class R2(Penalty):
     """Zero-centred gradient penalty on generated images (Mescheder et al. 2018): ½·E‖∇ₓ D(G(z))‖².
 
-    Together with `r1` it bounds the gradient at the generator's images too, which stabilises training with a loss that has no
-    lower bound (R3GAN, Huang et al. 2024, uses both).
+    Together with `r1` it bounds the gradient at the generator's images too, which stabilises training with a loss that
+    has no lower bound (R3GAN, Huang et al. 2024, uses both).
 
     Args:
         weight: γ; the same as R1's in both papers.

@@ -1,7 +1,8 @@
 """The base classes of the networks, and what passes between them.
 
-A `Stage` joins a `Conditioning` and a `Generator`: text embeddings (N, T) and noise (N, Z) to images; a later stage refines the images
-of a frozen earlier one. A `Discriminator` judges images against a `Text`. None of them knows of losses, optimizers or devices.
+A `Stage` joins a `Conditioning` and a `Generator`: text embeddings (N, T) and noise (N, Z) to images; a later stage
+refines the images of a frozen earlier one. A `Discriminator` judges images against a `Text`. None of them knows of
+losses, optimizers or devices.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import Any, ClassVar, Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from stackflower.declarations import Declared, Not, Offers, Requirements, SettingRequirement
 from stackflower.stages.frozen import Frozen
 from stackflower.stages.layers import ReferenceBatch
 
@@ -85,7 +87,7 @@ class Condition(NamedTuple):
     terms: Mapping[str, Tensor]  # losses of its own, unweighted scalars
 
 
-class Conditioning(nn.Module, ABC):
+class Conditioning(Declared, nn.Module, ABC):
     """Text embedding (N, T) to condition (N, `dim`), using `noise_dim` standard normal values for each image."""
 
     dim: int
@@ -97,10 +99,12 @@ class Conditioning(nn.Module, ABC):
         """`embedding` (N, T), `noise` (N, noise_dim)."""
 
 
-class Generator(nn.Module, ABC):
-    """Condition (N, C) and noise (N, `noise_dim`) to images in [-1, 1], one for each of `resolutions`. A subclass writes `generate`."""
+class Generator(Declared, nn.Module, ABC):
+    """Condition (N, C) and noise (N, `noise_dim`) to images in [-1, 1], one for each of `resolutions`. A subclass
+    writes `generate`."""
 
-    refines: ClassVar[bool] = False  # whether it refines an image of an earlier stage (see `Refiner`)
+    requires: ClassVar[Requirements] = (SettingRequirement("stage", 1, why="starts from noise alone"),)
+
     resolutions: tuple[int, ...]
     noise_dim: int
     noise: Literal["normal", "uniform"] = "normal"  # standard normal, or uniform on [-1, 1]
@@ -129,12 +133,13 @@ class Generator(nn.Module, ABC):
 class Refiner(Generator):
     """A generator of a later stage: it refines an image of the stage before, and needs no noise."""
 
-    refines = True
+    requires = (SettingRequirement("stage", Not(1), why="refines a previous stage (`stage=2` with `below=RUN`)"),)
     noise_dim = 0
 
     @abstractmethod
     def generate(self, condition: Tensor, noise: Tensor, image: Tensor | None = None) -> tuple[Tensor, ...]:
-        """`condition` (N, C), `noise` (N, noise_dim), `image` (N, 3, r, r) in [-1, 1] → images for R in `resolutions`."""
+        """`condition` (N, C), `noise` (N, noise_dim), `image` (N, 3, r, r) in [-1, 1] → images for R in
+        `resolutions`."""
 
     def forward(self, condition: Tensor, noise: Tensor, image: Tensor | None = None) -> tuple[Tensor, ...]:
         return self.generate(condition, noise, image)
@@ -197,8 +202,8 @@ class Stage(nn.Module):
         return noise
 
     def noise_between(self, one: Tensor, other: Tensor, share: Tensor) -> Tensor:
-        """Noise (S, Z) on the way from one (Z,) to another, at shares (S,) from 0 to 1: on the quarter of a circle for normal noise, so that it
-        stays as long as noise is, on the straight line for uniform noise."""
+        """Noise (S, Z) on the way from one (Z,) to another, at shares (S,) from 0 to 1: on the quarter of a circle for
+        normal noise, so that it stays as long as noise is, on the straight line for uniform noise."""
         share = share[:, None]
         mixed = torch.cos(share * math.pi / 2) * one + torch.sin(share * math.pi / 2) * other
         if self.previous is not None:
@@ -211,7 +216,8 @@ class Stage(nn.Module):
 
     @torch.no_grad()
     def set_reference_batch(self, embedding: Tensor, noise: Tensor) -> None:
-        """Give a generator with virtual batch normalisation its reference batch, from the first batch of the training."""
+        """Give a generator with virtual batch normalisation its reference batch, from the first batch of the
+        training."""
         if self.generator.reference_batch is not None:
             _, conditioning_noise, generator_noise = noise.split(self._noise_dims, dim=1)
             self.generator.reference_batch.set(self.conditioning(embedding, conditioning_noise).sample, generator_noise)
@@ -231,24 +237,23 @@ class Stage(nn.Module):
         return Generated(images, condition.mean.detach(), terms, previous)
 
 
-class Discriminator(nn.Module, ABC):
+class Discriminator(Declared, nn.Module, ABC):
     """Images (N, 3, R, R) and text to verdicts.
 
-    `trunk` sees the images once; `judge` scores its features against a text, as often as needed. What is never trained, such as a
-    pretrained network, goes into `perceive`, which runs once for both steps.
+    `trunk` sees the images once; `judge` scores its features against a text, as often as needed. What is never trained,
+    such as a pretrained network, goes into `perceive`, which runs once for both steps.
     """
 
-    score_type: ClassVar[str] = "logit"  # or "energy", as of an autoencoder: low means real
-    default_objective: ClassVar[str] = "bce"
-    any_size: ClassVar[bool] = False  # whether it takes images of other sizes than it was built for
+    brings = {"objective": "bce"}
+    offers: ClassVar[Offers] = ("logit scores", "independent scores")
 
     def maps(self, perceived: Any) -> tuple[Tensor, ...]:
         """Those maps (N, C, H, W) of a pretrained network that are in `perceived`, fine to coarse."""
         return ()
 
     def perceive(self, images: Tensor) -> Any:
-        """Images (N, 3, R, R) in [-1, 1] to what `trunk` takes: the images, or a tuple of tensors of a network without trainable
-        weights."""
+        """Images (N, 3, R, R) in [-1, 1] to what `trunk` takes: the images, or a tuple of tensors of a network without
+        trainable weights."""
         return images
 
     @abstractmethod

@@ -14,6 +14,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from stackflower.declarations import Declared
+
 WORD = re.compile(r"[^\W_]+|[^\w\s]", re.UNICODE)
 
 
@@ -36,7 +38,7 @@ def digest_of(*tensors: Tensor) -> str:
     return digest.hexdigest()
 
 
-class TextEncoder(ABC):
+class TextEncoder(Declared, ABC):
     """Captions to sentence embeddings (N, `dim`)."""
 
     dim: int
@@ -60,24 +62,24 @@ class TextEncoder(ABC):
     def fingerprint(self) -> str:
         """What the embeddings depend on; the cache of embeddings is keyed by it."""
 
-    def fit(self, captions: Sequence[str]) -> None:  # noqa: B027 - most encoders need nothing
+    def fit(self, captions: Sequence[str]) -> None:  # most encoders need nothing
         """Fit to the training captions, such as by building a vocabulary; called once, before anything is encoded."""
 
     def unknown(self, captions: Sequence[str]) -> list[str]:
         """Words or tags of these captions that are to it as any other that it doesn't know, each once, in order."""
         return []
 
-    def to(self, device: torch.device | str) -> None:  # noqa: B027
+    def to(self, device: torch.device | str) -> None:
         """Move to a device."""
 
-    def save(self, folder: Path) -> None:  # noqa: B027
+    def save(self, folder: Path) -> None:
         """Write to a run's folder what encoding needs besides the options: a vocabulary, weights, vectors."""
 
-    def restore(self, folder: Path) -> None:  # noqa: B027
+    def restore(self, folder: Path) -> None:
         """Read what `save` wrote. RunError names what is missing or damaged."""
 
     def __call__(self, captions: Sequence[str]) -> Tensor:
-        """Embeddings (N, dim) as the networks take them: scaled to unit root mean square, whatever `dim` is, so that a learning rate
-        suits every encoder."""
+        """Embeddings (N, dim) as the networks take them: scaled to unit root mean square, whatever `dim` is, so that a
+        learning rate suits every encoder."""
         with torch.no_grad():
             return self.encode(captions) * math.sqrt(self.dim)

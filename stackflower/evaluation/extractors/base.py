@@ -10,6 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from stackflower.declarations import Declared
 from stackflower.utils.checksum import sha256_of
 
 
@@ -56,7 +57,7 @@ class Extracted(NamedTuple):
         return self.map(lambda values: values.cpu())
 
 
-class Extractor(ABC):
+class Extractor(Declared, ABC):
     """Images to features and logits by one fixed network."""
 
     attributes: Mapping[str, tuple[str, ...]] = {}  # attribute → its values, in the order of the logits
@@ -77,7 +78,8 @@ class Extractor(ABC):
         """uint8 (n, 3, H, W) on `device` to features and logits."""
 
     def embed(self, captions: Sequence[str]) -> Tensor | None:
-        """Vectors (N, D) of captions in the space of `Extracted.vectors`, on the CPU; None for a network without one."""
+        """Vectors (N, D) of captions in the space of `Extracted.vectors`, on the CPU; None for a network without
+        one."""
         return None
 
     def to(self, device: torch.device | str) -> None:

@@ -9,6 +9,7 @@ from typing import Any, ClassVar, NamedTuple
 
 from torch import Tensor
 
+from stackflower.declarations import Declared
 from stackflower.errors import DataError
 from stackflower.evaluation.extractors.base import Extracted
 from stackflower.evaluation.protocol import Protocol
@@ -53,14 +54,15 @@ class Sample:
         return list(self.captions or ())[: len(self.fake.rows.features)]
 
     def matched(self, what: str) -> tuple[Matched, Matched | None]:
-        """Generated images beside their captions, and real ones beside their first. DataError where the extractor has no common space."""
+        """Generated images beside their captions, and real ones beside their first. DataError where the extractor has
+        no common space."""
         captions, rows = self.kept_captions(), self.fake.rows.vectors
         texts = self.embed(captions) if captions and rows.shape[1] else None
         if texts is None:
             raise unavailable(
                 what,
-                "this extractor does not compare images with captions; train one that does (`stackflower train-classifier` with `text=ngram`), or use "
-                "`extractor=clip`.",
+                "this extractor does not compare images with captions; train one that does (`stackflower "
+                "train-classifier` with `text=ngram`), or use `extractor=clip`.",
             )
         known = self.real.rows.vectors
         first = [self.reference.data.captions[image][0] for image in self.chosen[: len(known)]]
@@ -68,7 +70,7 @@ class Sample:
         return Matched(rows, texts, captions), None if own is None else Matched(known, own, first)
 
 
-class Metric(ABC):
+class Metric(Declared, ABC):
     """One or several related scores. A subclass computes them in float64."""
 
     needs_captions: ClassVar[bool] = False  # whether it is of no use for images without captions
@@ -82,10 +84,16 @@ class Metric(ABC):
     ] = {}  # other names that a limit of a score may have, with their score as `scoring.numbers` names it
     position: ClassVar[int] = 100  # place in the report, the lowest first
 
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if "measure" in vars(cls) and cls.measure is not None:
+            cls.offers = (*cls.offers, "ranking")
+
     @abstractmethod
     def compute(self, sample: Sample) -> dict[str, Any]:
-        """Scores by name, as ``stackflower eval`` prints them in JSON; ``NAME_interval`` of a score NAME is its 95% interval. DataError where the data do not
-        allow it: raised to the user only where the metric was asked for by name."""
+        """Scores by name, as ``stackflower eval`` prints them in JSON; ``NAME_interval`` of a score NAME is its 95%
+        interval. DataError where the data do not allow it: raised to the user only where the metric was asked for by
+        name."""
 
     @abstractmethod
     def lines(self, scores: Mapping[str, Any]) -> list[str]:

@@ -24,7 +24,7 @@ class Encoded(NamedTuple):
 
 @register("discriminator", "began")
 class AutoencoderDiscriminator(Discriminator):
-    """An autoencoder whose score is its reconstruction error, low for real: L(x, e) = mean |D(x, e) − x|^η (section 3.1).
+    """Autoencoder whose score is its reconstruction error, low for real: L(x, e) = mean |D(x, e) − x|^η (section 3.1).
 
     Code and text are concatenated and joined by a linear layer, as in the conditional BEGAN of the anime-face report.
 
@@ -33,12 +33,12 @@ class AutoencoderDiscriminator(Discriminator):
         code_dim: size of the code; 64 in the report.
         text: its text input: the text embedding through a linear layer of its own, or the conditioning's detached mean.
         projection_dim: output size of that linear layer; 16 in the report.
-        power: η of the error, 1 or 2: an ambiguous pixel is reconstructed as its median or as its mean. Squared errors are
-            smaller, and so is the balance that updates k, so `objective.rate` should be larger.
+        power: η of the error, 1 or 2: an ambiguous pixel is reconstructed as its median or as its mean. Squared errors
+            are smaller, and so is the balance that updates k, so `objective.rate` should be larger.
     """
 
-    score_type = "energy"
-    default_objective = "began"
+    brings = {"objective": "began"}
+    offers = ("energy scores", "independent scores")
 
     def __init__(
         self,

@@ -6,6 +6,7 @@ from typing import Literal
 
 from stackflower.options import Count
 from stackflower.registry import register
+from stackflower.stages.base import Discriminator
 from stackflower.stages.discriminators.matching import MatchingDiscriminator
 
 
@@ -22,7 +23,8 @@ class CriticDiscriminator(MatchingDiscriminator):
         norm: layer normalisation, or none.
     """
 
-    default_objective = "wasserstein"
+    brings = {"objective": "wasserstein"}
+    offers = Discriminator.offers
 
     def __init__(
         self,

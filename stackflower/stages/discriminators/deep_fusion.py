@@ -35,16 +35,17 @@ class DownBlock(nn.Module):
 
 @register("discriminator", "deep-fusion")
 class OneWayDiscriminator(Discriminator):
-    """Residual blocks to 4×4, the text repeated over the positions, two convolutions to one score (section 3.3, one-way output).
+    """Residual blocks to 4×4, the text repeated over the positions, two convolutions to one score (section 3.3).
 
     There is no unconditional score and no norm. The paper regularises it by the penalty ``matching-aware``.
 
     Args:
-        channels: width nf of the first layer, doubled by every halving of the resolution up to 8-fold; 32 in the release.
+        channels: width nf of the first layer, doubled by every halving of the resolution up to 8-fold; 32 in the
+            release.
         text: its text input: the text embedding itself (as in the paper), or the conditioning's detached mean.
     """
 
-    default_objective = "hinge"
+    brings = {"objective": "hinge"}
 
     def __init__(
         self,

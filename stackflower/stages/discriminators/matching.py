@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from stackflower.declarations import Offer, Offers
 from stackflower.options import Count
 from stackflower.registry import register
 from stackflower.stages.base import Discriminator, Text, Verdict, initialise
@@ -34,16 +35,25 @@ class MatchingDiscriminator(Discriminator):
 
     Args:
         channels: width of the first layer, doubled by every halving of the resolution up to 8-fold.
-        text: its text input: the conditioning's detached mean ("condition", StackGAN as released) or the text embedding through
-            a linear layer of its own ("embedding", as in GAN-CLS).
+        text: its text input: the conditioning's detached mean ("condition", StackGAN as released) or the text embedding
+            through a linear layer of its own ("embedding", as in GAN-CLS).
         projection_dim: output size of that linear layer.
         norm: normalisation of all but the first layer.
         minibatch_deviation: append the standard deviation over the batch to the features.
         unconditional: also score images without text (`Verdict.real`), as StackGAN's Stage-II does.
-        contrastive: also score each image against each text of the batch (`Verdict.similarity`): the cosine of the features'
-            mean and the embedding, each through a linear layer of its own to `projection_dim`, over a temperature of 0.1
-            (Zhang et al. 2021, XMC-GAN, equation 3).
+        contrastive: also score each image against each text of the batch (`Verdict.similarity`): the cosine of the
+            features' mean and the embedding, each through a linear layer of its own to `projection_dim`, over a
+            temperature of 0.1 (Zhang et al. 2021, XMC-GAN, equation 3).
     """
+
+    offers: ClassVar[Offers] = (
+        "logit scores",
+        Offer(
+            "independent scores",
+            when={"norm": ("layer", "instance", "none"), "minibatch_deviation": False},
+        ),
+        Offer("similarities", when={"contrastive": True}),
+    )
 
     def __init__(
         self,

@@ -1,4 +1,5 @@
-"""The discriminator of Projected GAN (Sauer et al. 2021), conditioned on text: small heads on a pretrained network's features."""
+"""The discriminator of Projected GAN (Sauer et al. 2021), conditioned on text: small heads on a pretrained network's
+features."""
 
 from __future__ import annotations
 
@@ -12,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
+from stackflower.declarations import Offer, Requirement
 from stackflower.errors import ComponentError
 from stackflower.features.base import Features, mean_vectors, resized
 from stackflower.options import Count, Natural
@@ -26,8 +28,9 @@ TOP = 4  # height and width at which heads judge
 
 
 class Mixing(nn.Module):
-    """Random, untrained mixing of a pyramid (after section 3.2): 1×1 convolutions over channels, then 3×3 convolutions from coarse to fine,
-    the coarser map upsampled and joined, where the release adds it and doubles every map. It spreads what single channels show over all, so that the heads attend to all of it.
+    """Random, untrained mixing of a pyramid (after section 3.2): 1×1 convolutions over channels, then 3×3 convolutions
+    from coarse to fine, the coarser map upsampled and joined, where the release adds it and doubles every map. It
+    spreads what single channels show over all, so that the heads attend to all of it.
 
     Its weights come from a fixed seed.
     """
@@ -74,7 +77,8 @@ def plain(in_channels: int, out_channels: int, down: bool) -> nn.Sequential:
 
 
 class Head(nn.Module):
-    """Features to a score for each position: a linear one, and an inner product with the text (Miyato & Koyama 2018)."""
+    """Features to a score for each position: a linear one, and an inner product with the text (Miyato & Koyama
+    2018)."""
 
     def __init__(
         self, layers: nn.Module, channels: int, text_dim: int, projection_dim: int, *, deviation: bool, spectral: bool
@@ -101,7 +105,8 @@ class Head(nn.Module):
 
     @classmethod
     def on_pixels(cls, side: int, channels: int, text_dim: int, projection_dim: int) -> Head:
-        """On the pixels, down to 8×8, without norms, under which its gradient is a thousandth of that of the other heads."""
+        """On the pixels, down to 8×8, without norms, under which its gradient is a thousandth of that of the other
+        heads."""
         widths = [3] + [channels * 2**level for level in range(max(1, halvings(side) - 1))]
         layers = nn.Sequential(*(plain(a, b, True) for a, b in itertools.pairwise(widths)))
         return cls(layers, widths[-1], text_dim, projection_dim, deviation=False, spectral=False)
@@ -136,11 +141,11 @@ class Seen(NamedTuple):
 
 @register("discriminator", "projected")
 class ProjectedDiscriminator(Discriminator):
-    """Small heads on the maps of a pretrained network, conditioned on text (Sauer et al. 2021, Projected GAN, section 3).
+    """Small heads on a pretrained network's maps, conditioned on text (Sauer et al. 2021, Projected GAN, section 3).
 
-    The maps are mixed at random over channels and scales; nothing but the heads, one a scale, is trained, and their scores are averaged.
-    The text enters every head by projection; group norm takes the place of batch norm, so that an image's score does not depend on the
-    others'.
+    The maps are mixed at random over channels and scales; nothing but the heads, one a scale, is trained, and their
+    scores are averaged. The text enters every head by projection; group norm takes the place of batch norm, so that an
+    image's score does not depend on the others'.
 
     Args:
         size: height and width that images are resized to for the network; None: 224, or their own where that is more.
@@ -148,14 +153,25 @@ class ProjectedDiscriminator(Discriminator):
         mixing: channels of the finest map after mixing; of the coarser ones 1, 2 and 4 times as many; 64 in the paper.
         channels: width of the heads.
         projection_dim: size in which image and text are compared.
-        pixels: width of the first layer of one more head, on the pixels themselves, for what the network does not see; 0: none.
+        pixels: width of the first layer of one more head, on the pixels themselves, for what the network does not see;
+            0: none.
         minibatch_deviation: append the standard deviation over the batch in the head of the coarsest map.
-        contrastive: also score each image against each text of the batch (`Verdict.similarity`), by the means of the network's own maps
-            through two linear layers.
+        contrastive: also score each image against each text of the batch (`Verdict.similarity`), by the means of the
+            network's own maps through two linear layers.
     """
 
-    default_objective = "hinge"
-    any_size = True
+    requires = (
+        Requirement("pretrained network", of="features", why="looks through a pretrained network, and none is chosen"),
+    )
+    brings = {"objective": "hinge", "features": "efficientnet-lite0"}
+    offers = (
+        "logit scores",
+        Offer("independent scores", when={"minibatch_deviation": False}),
+        Offer("similarities", when={"contrastive": True}),
+        "feature maps",
+        "any image size",
+        "use of features",
+    )
 
     def __init__(
         self,
@@ -180,7 +196,8 @@ class ProjectedDiscriminator(Discriminator):
         levels = levels or known
         if levels > known:
             raise ComponentError(
-                f"discriminator.levels = {levels}: {features.name} has {known} maps; use `discriminator.levels={known}`."
+                f"discriminator.levels = {levels}: {features.name} has {known} maps; use "
+                f"`discriminator.levels={known}`."
             )
         self.levels = levels
         sides = map_sides(features, self.size)[:levels]

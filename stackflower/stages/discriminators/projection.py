@@ -17,14 +17,15 @@ from stackflower.stages.layers import doublings_of
 class ProjectionDiscriminator(Discriminator):
     """Features summed over the image, scored by a linear layer and by an inner product with the text (equation 3).
 
-    ``match = ψ(h) + eᵀ V h``, with h the sum of a strided trunk's features over its 4×4 positions and e the text embedding.
+    ``match = ψ(h) + eᵀ V h``, with h the sum of a strided trunk's features over its 4×4 positions and e the text
+    embedding.
 
     Args:
         channels: width of the first layer, doubled by every halving of the resolution up to 8-fold.
         spectral: spectral normalisation: every weight is divided by its largest singular value.
     """
 
-    default_objective = "hinge"
+    brings = {"objective": "hinge"}
 
     def __init__(self, *, text_dim: int, resolution: Count, channels: Count = 64, spectral: bool = True):
         super().__init__()

@@ -18,7 +18,8 @@ from stackflower.stages.r3gan_blocks import Resample, convolution, residual_bloc
 class R3Discriminator(Discriminator):
     """R3GAN's residual discriminator without normalisation (Huang et al. 2024, section 4), the mirror of its generator.
 
-    Residual blocks and bilinear downsampling, a depthwise 4×4 convolution, and an inner product with the text. R1 and R2 regularise it.
+    Residual blocks and bilinear downsampling, a depthwise 4×4 convolution, and an inner product with the text. R1 and
+    R2 regularise it.
 
     Args:
         channels: width at the full resolution, twice as much below; 384 in the release for 64 px.
@@ -27,7 +28,7 @@ class R3Discriminator(Discriminator):
         projection_dim: size in which image and text are compared.
     """
 
-    default_objective = "relativistic"
+    brings = {"objective": "relativistic"}
 
     def __init__(
         self,
