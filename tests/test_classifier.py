@@ -12,9 +12,12 @@ from conftest import settings
 
 from stackflower import registry
 from stackflower.data.prepared import prepare
-from stackflower.evaluation.classifier.fitting import Labelled, measured
-from stackflower.evaluation.classifier.network import DomainClassifier, load_classifier
-from stackflower.evaluation.classifier.training import SHIPPED, labelled, own_classifier
+from stackflower.evaluation.classifier.backbones import FineTunedFeatures, FrozenFeatures
+from stackflower.evaluation.classifier.files import load_classifier
+from stackflower.evaluation.classifier.measuring import measure_classifier
+from stackflower.evaluation.classifier.network import DomainClassifier
+from stackflower.evaluation.classifier.targets import LabelledImages, label_images
+from stackflower.evaluation.classifier.training import SHIPPED_FOLDER, get_source_classifier
 
 TRAIN = ["train-classifier", *("--data", "data", "--out", "c.safetensors")]
 SCORING = [
@@ -26,11 +29,13 @@ SCORING = [
 def test_the_package_has_the_classifier_of_the_drawn_flowers() -> None:
     """Its accuracy on flowers drawn anew is what its file states."""
     data = registry.create("data", "synthetic-flowers").classifier_data()
-    path = own_classifier(data, 64)
-    assert path.parent == SHIPPED and path.stat().st_size < 2e6
+    path = get_source_classifier(data, 64)
+    assert path.parent == SHIPPED_FOLDER and path.stat().st_size < 2e6
     model = load_classifier(path)
     drawn = prepare(registry.create("data", "synthetic-flowers", count=8, validation=600, seed=77), "validation", 66)
-    found = measured(model, labelled(drawn, model.heads, list(range(len(model.heads["label"])))))["accuracy"]
+    found = measure_classifier(model, label_images(drawn, model.heads, list(range(len(model.heads["label"])))))[
+        "accuracy"
+    ]
     for head in ("colour", "shape", "centre"):
         assert found[head] == pytest.approx(model.held_out["accuracy"][head], abs=0.02), head
 
@@ -41,8 +46,10 @@ def test_images_without_a_value_do_not_count_in_the_accuracy() -> None:
     heads = model(images.permute(0, 3, 1, 2).float() / 127.5 - 1).heads
     target = heads["label"].argmax(1)
     target[:2] = -1
-    assert measured(model, Labelled(images, {"label": target}))["accuracy"] == {"label": 1.0}
-    assert math.isnan(measured(model, Labelled(images, {"label": torch.full((6,), -1)}))["accuracy"]["label"])
+    assert measure_classifier(model, LabelledImages(images, {"label": target}))["accuracy"] == {"label": 1.0}
+    assert math.isnan(
+        measure_classifier(model, LabelledImages(images, {"label": torch.full((6,), -1)}))["accuracy"]["label"]
+    )
 
 
 @pytest.mark.parametrize(
@@ -91,7 +98,8 @@ def test_a_classifier_over_a_pretrained_network(stackflower, tmp_path: Path, jud
     found = json.loads(stackflower(*train, "--features", "torchvision", *options, "--json").stdout)
     assert set(found["accuracy"]) > {"label", "colour"} and set(found["calibration_error"]) == set(found["accuracy"])
     model = load_classifier(tmp_path / "c.safetensors")
-    assert model.pretrained is not None and not any("pretrained" in name for name in model.state_dict())
+    assert isinstance(model.body, FrozenFeatures)
+    assert {name.partition(".")[0] for name in model.body.state_dict()} == {"mean", "deviation", "layers"}
     scores = json.loads(stackflower("eval", *SCORING, "--json").stdout)
     assert scores["protocol"]["held_out"] == {
         name: found[name] for name in ("accuracy", "calibration_error", "r_precision")
@@ -100,9 +108,9 @@ def test_a_classifier_over_a_pretrained_network(stackflower, tmp_path: Path, jud
     assert "--fine-tune needs --features" in stackflower(*train, "--fine-tune", code=2).output
     stackflower(*train, "--features", "torchvision", *options, "--fine-tune", "--augmentation", "light")
     tuned = load_classifier(tmp_path / "c.safetensors")
-    assert tuned.trunk is not None and tuned.pretrained is not None
-    before = dict(tuned.pretrained.network(torch.device("cpu"), torch.float32).named_parameters())
-    moved = [name for name, value in tuned.trunk.named_parameters() if not torch.equal(value, before[name])]
+    assert isinstance(tuned.body, FineTunedFeatures)
+    before = dict(tuned.body.features.network(torch.device("cpu"), torch.float32).named_parameters())
+    moved = [name for name, value in tuned.body.network.named_parameters() if not torch.equal(value, before[name])]
     assert len(moved) > 0.9 * len(before), "the network has learnt too"
     images = torch.rand(2, 3, 32, 32) * 2 - 1
     found, again = tuned(images), load_classifier(tmp_path / "c.safetensors")(images)

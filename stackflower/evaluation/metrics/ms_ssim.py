@@ -23,7 +23,7 @@ CAPTION_COUNT, IMAGES_PER_CAPTION = 100, 2
 
 
 def ms_ssim(one: Tensor, other: Tensor) -> Tensor:
-    """Compute multi-scale structural similarity (Wang et al. 2003, eq. 7) per image, in float64, averaged over channels.
+    """Compute multi-scale structural similarity (Wang et al. 2003, eq. 7) per image in float64, averaged over channels.
 
     The window is Gaussian, 11 pixels wide, and only positions where it lies within the image count. Of the five scales,
     those at which the image is at least as large as the window are used; their weights are scaled to add up to 1.
@@ -70,7 +70,7 @@ def _blur(values: Tensor) -> Tensor:
 
 @register("metric", "ms-ssim")
 class StructuralSimilarity(Metric):
-    """Multi-scale structural similarity of two images of one caption, over 100 captions (Odena et al. 2017, for classes).
+    """Multi-scale structural similarity of two images of one caption, over 100 captions (Odena et al. 2017).
 
     It is high where noise changes little. Reported with that of real images of one class.
     """
