@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from conftest import settings
 
 from stackflower import registry
 from stackflower.data.prepared import prepare
+from stackflower.evaluation.classifier.augmentation import Mix, augment_strongly, crop_and_flip
 from stackflower.evaluation.classifier.backbones import FineTunedFeatures, FrozenFeatures
 from stackflower.evaluation.classifier.files import load_classifier
 from stackflower.evaluation.classifier.measuring import measure_classifier
@@ -28,16 +30,14 @@ SCORING = [
 
 def test_the_package_has_the_classifier_of_the_drawn_flowers() -> None:
     """Its accuracy on flowers drawn anew is what its file states."""
-    data = registry.create("data", "synthetic-flowers").classifier_data()
-    path = get_source_classifier(data, 64)
+    path = get_source_classifier(registry.create("data", "synthetic-flowers").classifier_data(), 64)
     assert path.parent == SHIPPED_FOLDER and path.stat().st_size < 2e6
     model = load_classifier(path)
     drawn = prepare(registry.create("data", "synthetic-flowers", count=8, validation=600, seed=77), "validation", 66)
-    found = measure_classifier(model, label_images(drawn, model.heads, list(range(len(model.heads["label"])))))[
-        "accuracy"
-    ]
+    data = label_images(drawn, model.heads, range(len(model.heads["label"])))
+    accuracy = measure_classifier(model, data)["accuracy"]
     for head in ("colour", "shape", "centre"):
-        assert found[head] == pytest.approx(model.held_out["accuracy"][head], abs=0.02), head
+        assert accuracy[head] == pytest.approx(model.held_out["accuracy"][head], abs=0.02), head
 
 
 def test_images_without_a_value_do_not_count_in_the_accuracy() -> None:
@@ -47,9 +47,25 @@ def test_images_without_a_value_do_not_count_in_the_accuracy() -> None:
     target = heads["label"].argmax(1)
     target[:2] = -1
     assert measure_classifier(model, LabelledImages(images, {"label": target}))["accuracy"] == {"label": 1.0}
-    assert math.isnan(
-        measure_classifier(model, LabelledImages(images, {"label": torch.full((6,), -1)}))["accuracy"]["label"]
-    )
+    unknown = LabelledImages(images, {"label": torch.full((6,), -1)})
+    assert math.isnan(measure_classifier(model, unknown)["accuracy"]["label"])
+
+
+@pytest.mark.parametrize("augment", [crop_and_flip, augment_strongly])
+def test_each_image_of_a_batch_is_augmented_by_its_own_draws_from_the_generator(augment: Callable) -> None:
+    images = torch.randint(0, 256, (1, 20, 20, 3), dtype=torch.uint8).repeat(16, 1, 1, 1)
+    first = augment(images, 16, torch.Generator().manual_seed(0))
+    assert first.shape == (16, 3, 16, 16) and len(first.flatten(1).unique(dim=0)) > 8
+    torch.manual_seed(1)
+    assert torch.equal(augment(images, 16, torch.Generator().manual_seed(0)), first)
+    assert not torch.equal(augment(images, 16, torch.Generator().manual_seed(1)), first)
+
+
+def test_a_batch_that_is_not_mixed_stays_as_it_is() -> None:
+    inputs = torch.randn(4, 3)
+    assert torch.equal(Mix.nothing(4).apply(inputs), inputs)
+    mix = Mix(0.25, torch.tensor([1, 0, 3, 2]))
+    assert torch.allclose(mix.apply(inputs)[0], 0.25 * inputs[0] + 0.75 * inputs[1])
 
 
 @pytest.mark.parametrize(
