@@ -21,7 +21,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from stackflower.evaluation.classifier.network import DomainClassifier, load_classifier
+from stackflower.evaluation.classifier.files import load_classifier
+from stackflower.evaluation.classifier.network import DomainClassifier
 from stackflower.evaluation.metrics.diversity import within_group_variance
 from stackflower.evaluation.metrics.frechet_distance import frechet_distance
 from stackflower.evaluation.metrics.inception_score import inception_score
@@ -101,7 +102,7 @@ def judge_a(data: Path, text: str | None, file: Path, size: int = A_SIZE) -> Dom
 
 def classes(judge: DomainClassifier, features: Tensor) -> Tensor:
     """Logits (N, K) of A's features (N, F)."""
-    return judge.outputs[list(judge.heads).index("label")](features)
+    return judge.outputs(features)["label"]
 
 
 def shuffled(rows: Tensor) -> Tensor:
@@ -113,8 +114,8 @@ def found_first(judge: DomainClassifier, features: Tensor, split: Split, of: Ten
     """R-precision of A's features (N, F) of images generated for caption `number` of the images `of` (N,) of a split."""
     assert judge.captions is not None
     own = [split.captions[image][number % len(split.captions[image])] for image in of.tolist()]
-    texts = judge.captions.captions(split.embeddings[of, number])
-    return float(r_precision(judge.captions.images(features), texts, own).mean())
+    texts = judge.captions.project_captions(split.embeddings[of, number])
+    return float(r_precision(judge.captions.project_images(features), texts, own).mean())
 
 
 class Judges:

@@ -1,10 +1,10 @@
-"""The classifier of the drawn flowers that the package ships, made anew: minutes on a CPU.
+"""Train the classifier of the drawn flowers that the package ships: minutes on a CPU.
 
     python benchmarks/shipped_classifier.py
     python benchmarks/shipped_classifier.py --write     # replaces stackflower/evaluation/weights/
 
-It is what `stackflower eval` would train for `synthetic-flowers` at 64 px, with the weights of its layers in half precision. The drawings
-are frozen, so it changes only when they or the settings do, which its file name tells.
+It is what `stackflower eval` would train for `synthetic-flowers` at 64 px, with the weights of its layers in half
+precision. The drawings are frozen, so it changes only when they or the settings do; its file name depends on both.
 """
 
 from __future__ import annotations
@@ -20,8 +20,9 @@ from stackflower import registry
 from stackflower.build import LOAD_RATIO, clamped
 from stackflower.data.prepared import prepare
 from stackflower.evaluation.classifier import training
-from stackflower.evaluation.classifier.fitting import measured
-from stackflower.evaluation.classifier.network import load_classifier
+from stackflower.evaluation.classifier.files import load_classifier
+from stackflower.evaluation.classifier.measuring import measure_classifier
+from stackflower.evaluation.classifier.targets import label_images
 
 RESOLUTION = 64
 
@@ -40,8 +41,8 @@ def main() -> None:
     parser.add_argument("--write", action="store_true", help="into the package")
     args = parser.parse_args()
     data = registry.create("data", "synthetic-flowers").classifier_data()
-    shipped, training.SHIPPED = training.SHIPPED, Path("/nowhere")
-    made = training.own_classifier(data, RESOLUTION)
+    shipped, training.SHIPPED_FOLDER = training.SHIPPED_FOLDER, Path("/nowhere")
+    made = training.get_source_classifier(data, RESOLUTION)
     with tempfile.TemporaryDirectory() as folder:
         target = shipped / made.name if args.write else Path(folder) / made.name
         halved(made, target)
@@ -56,8 +57,8 @@ def main() -> None:
                 print(f"{name}: there is none of these settings; --write makes it.")
                 continue
             model = load_classifier(path)
-            rows = training.labelled(held_out, model.heads, sorted(set(held_out.rows.labels or ())))
-            print(f"{name}, {path.stat().st_size / 1e6:.2f} MB: {measured(model, rows)}")
+            rows = label_images(held_out, model.heads, sorted(set(held_out.rows.labels or ())))
+            print(f"{name}, {path.stat().st_size / 1e6:.2f} MB: {measure_classifier(model, rows)}")
 
 
 if __name__ == "__main__":

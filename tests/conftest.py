@@ -13,7 +13,8 @@ import torch
 from accelerate.state import AcceleratorState, PartialState
 from click.testing import CliRunner, Result
 
-from stackflower.evaluation.classifier.network import DomainClassifier, save_classifier
+from stackflower.evaluation.classifier.files import save_classifier
+from stackflower.evaluation.classifier.network import DomainClassifier
 from stackflower.features.base import Features
 
 

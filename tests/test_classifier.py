@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -12,9 +13,13 @@ from conftest import settings
 
 from stackflower import registry
 from stackflower.data.prepared import prepare
-from stackflower.evaluation.classifier.fitting import Labelled, measured
-from stackflower.evaluation.classifier.network import DomainClassifier, load_classifier
-from stackflower.evaluation.classifier.training import SHIPPED, labelled, own_classifier
+from stackflower.evaluation.classifier.augmentation import Mix, augment_strongly, crop_and_flip
+from stackflower.evaluation.classifier.backbones import FineTunedFeatures, FrozenFeatures
+from stackflower.evaluation.classifier.files import load_classifier
+from stackflower.evaluation.classifier.measuring import measure_classifier
+from stackflower.evaluation.classifier.network import DomainClassifier
+from stackflower.evaluation.classifier.targets import LabelledImages, label_images
+from stackflower.evaluation.classifier.training import SHIPPED_FOLDER, get_source_classifier
 
 TRAIN = ["train-classifier", *("--data", "data", "--out", "c.safetensors")]
 SCORING = [
@@ -25,14 +30,14 @@ SCORING = [
 
 def test_the_package_has_the_classifier_of_the_drawn_flowers() -> None:
     """Its accuracy on flowers drawn anew is what its file states."""
-    data = registry.create("data", "synthetic-flowers").classifier_data()
-    path = own_classifier(data, 64)
-    assert path.parent == SHIPPED and path.stat().st_size < 2e6
+    path = get_source_classifier(registry.create("data", "synthetic-flowers").classifier_data(), 64)
+    assert path.parent == SHIPPED_FOLDER and path.stat().st_size < 2e6
     model = load_classifier(path)
     drawn = prepare(registry.create("data", "synthetic-flowers", count=8, validation=600, seed=77), "validation", 66)
-    found = measured(model, labelled(drawn, model.heads, list(range(len(model.heads["label"])))))["accuracy"]
+    data = label_images(drawn, model.heads, range(len(model.heads["label"])))
+    accuracy = measure_classifier(model, data)["accuracy"]
     for head in ("colour", "shape", "centre"):
-        assert found[head] == pytest.approx(model.held_out["accuracy"][head], abs=0.02), head
+        assert accuracy[head] == pytest.approx(model.held_out["accuracy"][head], abs=0.02), head
 
 
 def test_images_without_a_value_do_not_count_in_the_accuracy() -> None:
@@ -41,8 +46,26 @@ def test_images_without_a_value_do_not_count_in_the_accuracy() -> None:
     heads = model(images.permute(0, 3, 1, 2).float() / 127.5 - 1).heads
     target = heads["label"].argmax(1)
     target[:2] = -1
-    assert measured(model, Labelled(images, {"label": target}))["accuracy"] == {"label": 1.0}
-    assert math.isnan(measured(model, Labelled(images, {"label": torch.full((6,), -1)}))["accuracy"]["label"])
+    assert measure_classifier(model, LabelledImages(images, {"label": target}))["accuracy"] == {"label": 1.0}
+    unknown = LabelledImages(images, {"label": torch.full((6,), -1)})
+    assert math.isnan(measure_classifier(model, unknown)["accuracy"]["label"])
+
+
+@pytest.mark.parametrize("augment", [crop_and_flip, augment_strongly])
+def test_each_image_of_a_batch_is_augmented_by_its_own_draws_from_the_generator(augment: Callable) -> None:
+    images = torch.randint(0, 256, (1, 20, 20, 3), dtype=torch.uint8).repeat(16, 1, 1, 1)
+    first = augment(images, 16, torch.Generator().manual_seed(0))
+    assert first.shape == (16, 3, 16, 16) and len(first.flatten(1).unique(dim=0)) > 8
+    torch.manual_seed(1)
+    assert torch.equal(augment(images, 16, torch.Generator().manual_seed(0)), first)
+    assert not torch.equal(augment(images, 16, torch.Generator().manual_seed(1)), first)
+
+
+def test_a_batch_that_is_not_mixed_stays_as_it_is() -> None:
+    inputs = torch.randn(4, 3)
+    assert torch.equal(Mix.nothing(4).apply(inputs), inputs)
+    mix = Mix(0.25, torch.tensor([1, 0, 3, 2]))
+    assert torch.allclose(mix.apply(inputs)[0], 0.25 * inputs[0] + 0.75 * inputs[1])
 
 
 @pytest.mark.parametrize(
@@ -91,7 +114,8 @@ def test_a_classifier_over_a_pretrained_network(stackflower, tmp_path: Path, jud
     found = json.loads(stackflower(*train, "--features", "torchvision", *options, "--json").stdout)
     assert set(found["accuracy"]) > {"label", "colour"} and set(found["calibration_error"]) == set(found["accuracy"])
     model = load_classifier(tmp_path / "c.safetensors")
-    assert model.pretrained is not None and not any("pretrained" in name for name in model.state_dict())
+    assert isinstance(model.body, FrozenFeatures)
+    assert {name.partition(".")[0] for name in model.body.state_dict()} == {"mean", "deviation", "layers"}
     scores = json.loads(stackflower("eval", *SCORING, "--json").stdout)
     assert scores["protocol"]["held_out"] == {
         name: found[name] for name in ("accuracy", "calibration_error", "r_precision")
@@ -100,9 +124,9 @@ def test_a_classifier_over_a_pretrained_network(stackflower, tmp_path: Path, jud
     assert "--fine-tune needs --features" in stackflower(*train, "--fine-tune", code=2).output
     stackflower(*train, "--features", "torchvision", *options, "--fine-tune", "--augmentation", "light")
     tuned = load_classifier(tmp_path / "c.safetensors")
-    assert tuned.trunk is not None and tuned.pretrained is not None
-    before = dict(tuned.pretrained.network(torch.device("cpu"), torch.float32).named_parameters())
-    moved = [name for name, value in tuned.trunk.named_parameters() if not torch.equal(value, before[name])]
+    assert isinstance(tuned.body, FineTunedFeatures)
+    before = dict(tuned.body.features.network(torch.device("cpu"), torch.float32).named_parameters())
+    moved = [name for name, value in tuned.body.network.named_parameters() if not torch.equal(value, before[name])]
     assert len(moved) > 0.9 * len(before), "the network has learnt too"
     images = torch.rand(2, 3, 32, 32) * 2 - 1
     found, again = tuned(images), load_classifier(tmp_path / "c.safetensors")(images)

@@ -15,7 +15,8 @@ from torchvision.models import inception_v3, shufflenet_v2_x0_5
 from stackflower import registry
 from stackflower.adversary import Adversary, frozen
 from stackflower.declarations import Requirement
-from stackflower.evaluation.classifier.network import DomainClassifier, save_classifier
+from stackflower.evaluation.classifier.files import save_classifier
+from stackflower.evaluation.classifier.network import DomainClassifier
 from stackflower.objectives.base import Pairs
 from stackflower.penalties.base import PenaltyInputs
 from stackflower.stages.base import Refiner, Stage, Text

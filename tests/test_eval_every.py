@@ -11,7 +11,8 @@ import torch
 from conftest import TINY, settings
 from safetensors.torch import load_file, save_file
 
-from stackflower.evaluation.classifier.network import DomainClassifier, save_classifier
+from stackflower.evaluation.classifier.files import save_classifier
+from stackflower.evaluation.classifier.network import DomainClassifier
 from stackflower.runs.folder import Run
 
 

@@ -14,7 +14,8 @@ from conftest import TINY_NETWORKS, drawn, settings
 from stackflower.data.prepared import Prepared
 from stackflower.data.source import Rows
 from stackflower.evaluation import image_files
-from stackflower.evaluation.classifier.network import DomainClassifier, save_classifier
+from stackflower.evaluation.classifier.files import save_classifier
+from stackflower.evaluation.classifier.network import DomainClassifier
 from stackflower.evaluation.image_files import ImageFiles
 from stackflower.evaluation.reference import Reference
 from stackflower.evaluation.scoring import missed
@@ -100,7 +101,8 @@ def test_extractors_and_processes_share_the_work(trained: Path) -> None:
     """Shares of images, put together again, are the same as all at once."""
     from types import SimpleNamespace
 
-    from stackflower.evaluation.classifier.network import DomainClassifier, save_classifier
+    from stackflower.evaluation.classifier.files import save_classifier
+    from stackflower.evaluation.classifier.network import DomainClassifier
     from stackflower.evaluation.extraction import Workers
     from stackflower.evaluation.extractors.base import Extracted
     from stackflower.evaluation.extractors.domain import DomainExtractor

@@ -250,7 +250,7 @@ def test_without_the_extra_one_sentence_says_what_to_install(stackflower, monkey
 def test_a_judge_of_the_family_that_was_trained_against_is_called_flattering(
     stackflower, tmp_path: Path, projected: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from stackflower.evaluation.extractors.domain import DomainExtractor
+    from stackflower.evaluation.classifier.backbones import PlainBackbone
 
     stackflower("train", "--out", "run", "--images", 16, *TINY, *projected)
     stackflower("data", "make", "synthetic-flowers", "--out", "d", "--count", 24, "--validation", 8, "--test", 8)
@@ -269,7 +269,7 @@ def test_a_judge_of_the_family_that_was_trained_against_is_called_flattering(
         "c.safetensors",
     )
     assert "Warning" not in stackflower(*evaluate).output
-    monkeypatch.setattr(DomainExtractor, "family", "shufflenet")
+    monkeypatch.setattr(PlainBackbone, "family", "shufflenet")
     output = stackflower(*evaluate).output
     assert "was trained against torchvision shufflenet_v2_x0_5" in output and "flatter the run" in output
 

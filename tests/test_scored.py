@@ -10,7 +10,8 @@ import torch
 from conftest import TINY_NETWORKS, drawn, settings
 
 from stackflower.errors import DataError
-from stackflower.evaluation.classifier.network import DomainClassifier, save_classifier
+from stackflower.evaluation.classifier.files import save_classifier
+from stackflower.evaluation.classifier.network import DomainClassifier
 
 
 def test_several_runs_and_checkpoints_side_by_side(stackflower, tmp_path: Path, judge: list[str]) -> None:

@@ -12,8 +12,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from stackflower.errors import ConfigError
-from stackflower.evaluation.classifier.fitting import _contrast, calibration_error
-from stackflower.evaluation.classifier.network import CaptionHead
+from stackflower.evaluation.classifier.augmentation import Mix
+from stackflower.evaluation.classifier.heads import CaptionHead
+from stackflower.evaluation.classifier.losses import compute_caption_loss
+from stackflower.evaluation.classifier.measuring import calibration_error
 from stackflower.evaluation.extractors.base import Extracted
 from stackflower.evaluation.intervals import RESAMPLES, interval, offsets
 from stackflower.evaluation.metrics import frechet_distance as frechet
@@ -229,13 +231,13 @@ def test_a_caption_that_comes_often_counts_once() -> None:
 
 
 def test_a_mixed_images_own_captions_are_never_masked() -> None:
-    """Of two images of one class, mixed: both captions are found, and other captions of the class are no wrong answers."""
+    """Both captions of two mixed images of one class are targets; other captions of the class are not wrong answers."""
     head = CaptionHead(4, 4)
     vectors = torch.eye(4)
-    head.captions = lambda embeddings: vectors  # type: ignore[method-assign]
+    head.project_captions = lambda embeddings: vectors  # type: ignore[method-assign]
     label, other = torch.tensor([0, 0, 0, 1]), torch.tensor([1, 0, 2, 3])
     images = F.normalize(0.5 * vectors + 0.5 * vectors[other], dim=1).requires_grad_()
-    loss = _contrast(head, images, torch.zeros(4, 4), label, other, 0.5)
+    loss = compute_caption_loss(head, images, torch.zeros(4, 4), label, Mix(0.5, other))
     assert loss.item() < 5, "no target is masked"
     loss.backward()
     assert images.grad is not None

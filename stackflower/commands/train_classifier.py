@@ -78,8 +78,8 @@ def train_classifier(
     It learns the labels and attributes of a data set, and with --text its captions.
     """
     from stackflower.data.opening import open_source
-    from stackflower.evaluation.classifier.training import Asked
-    from stackflower.evaluation.classifier.training import train_classifier as fit
+    from stackflower.evaluation.classifier.training import ClassifierRequest
+    from stackflower.evaluation.classifier.training import train_classifier as train
     from stackflower.runs.trained_text import encoder_part
 
     given = part_options(settings, ("data", "features"), "data.skip_bad=true")
@@ -88,7 +88,8 @@ def train_classifier(
         raise ConfigError(f"{flag} needs --features NAME.")
     part = None if features is None else {"name": features, **given["features"]}
     source = open_source(data, given["data"])
-    model = fit(source, Path(out), Asked(data, features=part, text=encoder_part(text), **options))
+    request = ClassifierRequest(data, features=part, text=encoder_part(text), **options)
+    model = train(source, Path(out), request)
     show(
         {"out": out, **model.held_out},
         as_json,

@@ -16,7 +16,7 @@ from stackflower.config.schema import Part
 from stackflower.data.source import Source
 from stackflower.errors import DataError
 from stackflower.evaluation import real_features
-from stackflower.evaluation.classifier.training import own_classifier
+from stackflower.evaluation.classifier.training import get_source_classifier
 from stackflower.evaluation.extractors.base import Extracted, Extractor
 from stackflower.evaluation.metrics.base import Sample
 from stackflower.evaluation.protocol import Protocol
@@ -120,7 +120,7 @@ def choose_extractor(name: str | None, options: Mapping[str, Any], source: Sourc
                 "The extractor 'domain' needs a classifier of this data: train one with `stackflower train-classifier`, then give "
                 "`weights=FILE`. Or use `extractor=inception-v3`."
             )
-        options = {**options, "weights": str(own_classifier(own, resolution))}
+        options = {**options, "weights": str(get_source_classifier(own, resolution))}
     extractor: Extractor = Part(name, options).create("extractor")
     return extractor
 

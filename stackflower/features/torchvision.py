@@ -6,18 +6,25 @@ import torch
 from torch import Tensor, nn
 
 from stackflower.errors import DataError
-from stackflower.features.base import IMAGENET, Features
+from stackflower.features.base import Features
 from stackflower.features.loading import loading, read_weights
 from stackflower.options import Count
 from stackflower.registry import register
 
+STRIDES = (4, 8, 16, 32)  # of the maps that are used
+
 
 class _Pyramid(nn.Module):
-    """A network that gives a mapping of maps, as a list of maps with their channels first."""
+    """Return the maps of a feature extractor as a list, each with its channels first.
 
-    def __init__(self, network: nn.Module, nodes: dict[str, bool]):
+    Args:
+        extractor: images to a mapping of maps.
+        channels_last: for each map, whether the extractor gives it as (N, H, W, C).
+    """
+
+    def __init__(self, extractor: nn.Module, channels_last: list[bool]):
         super().__init__()
-        self.network, self.channels_last = network, list(nodes.values())
+        self.network, self.channels_last = extractor, channels_last
 
     def forward(self, images: Tensor) -> list[Tensor]:
         maps = self.network(images).values()
@@ -40,35 +47,39 @@ class TorchvisionFeatures(Features):
 
         classifiers = models.list_models(module=models)
         if model not in classifiers:
-            near = [name for name in classifiers if model[:4] in name][:6] or classifiers[:6]
-            raise DataError(f"torchvision has no model {model!r}; some that it has: {', '.join(near)}.")
+            similar = [name for name in classifiers if model[:4] in name][:6] or classifiers[:6]
+            raise DataError(f"torchvision has no model {model!r}; some of its models: {', '.join(similar)}.")
         self.family = "".join(letter for letter in model.split("_")[0] if letter.isalpha())
         with loading(f"torchvision's {model}", "Name a local file: `features.weights=FILE`."):
             network = models.get_model(model, weights="DEFAULT" if weights is None else None)
             if weights is not None:
                 network.load_state_dict(read_weights(weights))
-            network.eval()
-            nodes = _last_maps(network, size)
-            if not nodes:
+            channels_last = find_last_maps(network.eval(), size)
+            if not channels_last:
                 raise ValueError("it gives no maps at strides 4 to 32.")
-            extractor = create_feature_extractor(network, list(nodes)).eval()
-            super().__init__(_Pyramid(extractor, nodes), *IMAGENET, f"torchvision {model}", size)
+            extractor = create_feature_extractor(network, list(channels_last)).eval()
+            preprocessing = models.get_model_weights(model).DEFAULT.transforms()
+            pyramid = _Pyramid(extractor, list(channels_last.values()))
+            super().__init__(pyramid, preprocessing.mean, preprocessing.std, f"torchvision {model}", size)
 
 
-def _last_maps(network: nn.Module, size: int) -> dict[str, bool]:
-    """The last operations, in the order of execution, whose output is a map at stride 4, 8, 16 and 32, and whether its channels are last."""
+def find_last_maps(network: nn.Module, size: int) -> dict[str, bool]:
+    """Find the last node whose output is a map, in the order of execution, at each of `STRIDES`.
+
+    Returns:
+        Names of nodes, fine to coarse, each with whether the channels of its map come last.
+    """
     from torchvision.models.feature_extraction import create_feature_extractor, get_graph_node_names
 
-    operations = get_graph_node_names(network)[1]
-    every = create_feature_extractor(network, operations).eval()
+    nodes = get_graph_node_names(network)[1]
     with torch.no_grad():
-        outputs = every(torch.zeros(1, 3, size, size))
-    last: dict[int, tuple[str, bool]] = {}
-    for name, output in outputs.items():
+        outputs = create_feature_extractor(network, nodes).eval()(torch.zeros(1, 3, size, size))
+    last_nodes: dict[int, tuple[str, bool]] = {}
+    for node, output in outputs.items():
         if not isinstance(output, Tensor) or output.ndim != 4:
             continue
         channels_last = output.shape[1] == output.shape[2] != output.shape[3]
         channels, side = (output.shape[3], output.shape[2]) if channels_last else (output.shape[1], output.shape[3])
         if channels > 3 and side > 1:
-            last[round(size / side)] = name, channels_last
-    return dict(last[stride] for stride in (4, 8, 16, 32) if stride in last)
+            last_nodes[round(size / side)] = node, channels_last
+    return dict(last_nodes[stride] for stride in STRIDES if stride in last_nodes)

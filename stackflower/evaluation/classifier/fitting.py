@@ -1,61 +1,39 @@
-"""Training a domain classifier, and what is measured of it on held-out images."""
+"""Fitting a domain classifier to labelled images."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from stackflower.evaluation.classifier.network import CaptionHead, DomainClassifier, Outputs
-from stackflower.evaluation.metrics.r_precision import AMONG, r_precision
+from stackflower.evaluation.classifier.augmentation import Mix, augment_strongly, crop_and_flip
+from stackflower.evaluation.classifier.backbones import FrozenFeatures
+from stackflower.evaluation.classifier.losses import compute_caption_loss, compute_class_loss
+from stackflower.evaluation.classifier.measuring import precompute_inputs
+from stackflower.evaluation.classifier.network import DomainClassifier
+from stackflower.evaluation.classifier.targets import LabelledImages
 
 Augmentation = Literal["light", "strong"]
-UNMIXED = 0.1  # last share of the epochs, without mixup
-TRUNK_RATE = 0.05  # learning rate of a pretrained network, of that of the layers over it
-BINS = 15  # of the calibration error, as in Guo et al. 2017
-BATCH = 200  # images at a time without gradients
-CAPTIONS = 10  # of each image, of the R-precision
+UNMIXED_SHARE = 0.1  # of the epochs, the last ones, without mixup
+PRETRAINED_RATE = 0.05  # learning rate of a pretrained network, relative to that of the layers over it
 
 
 @dataclass(frozen=True)
-class CaptionTable:
-    """Embeddings of every caption, image by image."""
-
-    embeddings: Tensor  # (C, T)
-    first: Tensor  # (N,) row of each image's first caption
-    count: Tensor  # (N,) its number of captions
-
-    def draw(self, index: Tensor, generator: torch.Generator) -> Tensor:
-        """(n, T) of a random caption of each of the images `index` (n,)."""
-        chosen = torch.rand(len(index), generator=generator, dtype=torch.float64) * self.count[index]
-        return self.embeddings[self.first[index] + chosen.long()]
-
-
-@dataclass(frozen=True)
-class Labelled:
-    """Images uint8 (N, S, S, 3), int64 (N,) for every head, -1 where a value is unknown, and captions."""
-
-    images: Tensor
-    targets: Mapping[str, Tensor]
-    captions: CaptionTable | None = None
-
-
-@dataclass(frozen=True)
-class Plan:
+class TrainingPlan:
     """How a classifier is trained: AdamW with a one-cycle learning rate.
 
     Args:
         epochs: passes over the data.
-        augmentation: "light", random crops and mirror images; "strong", as `augmented`, with mixup (Zhang et al. 2018) in the first nine
-            tenths.
-        batch_size, lr, weight_decay: of AdamW.
-        smoothing: of the labels.
-        contrast: weight of each direction of the captions' loss.
+        augmentation: "light": random crops and mirror images; "strong": also rotation, relighting and a missing square,
+            with mixup (Zhang et al. 2018) in the first nine tenths of the epochs.
+        batch_size: images per step.
+        lr: highest learning rate.
+        weight_decay: of AdamW.
+        smoothing: label smoothing.
+        contrast: weight of the captions' loss.
         seed: of crops, order and initial weights.
     """
 
@@ -69,226 +47,119 @@ class Plan:
     seed: int = 0
 
 
-def cropped(images: Tensor, generator: torch.Generator, size: int) -> Tensor:
-    """Random crops of `size` px of images uint8 (n, S, S, 3), half of them mirrored, as float (n, 3, size, size) in [-1, 1]."""
-    n, offsets, place = len(images), images.shape[1] - size + 1, torch.arange(size)
-    top, left = torch.randint(offsets, (2, n, 1), generator=generator)
-    across = torch.where(torch.rand(n, 1, generator=generator) < 0.5, place, place.flip(0)) + left
-    pixels = images[torch.arange(n)[:, None, None], (top + place)[:, :, None], across[:, None]]
-    return pixels.permute(0, 3, 1, 2).float() / 127.5 - 1
+class Batch(NamedTuple):
+    """Images of a step, augmented and mixed."""
 
-
-def augmented(images: Tensor, generator: torch.Generator, size: int) -> Tensor:
-    """Random crops of 45 to 100% of the area of images uint8 (n, S, S, 3), turned by up to 15°, mirrored, relit, with a square missing, as
-    float (n, 3, size, size)."""
-    n = len(images)
-
-    def uniform(low: float, high: float) -> Tensor:
-        return low + (high - low) * torch.rand(n, generator=generator)
-
-    area, ratio = uniform(0.45, 1).sqrt(), uniform(-0.2, 0.2).exp()
-    across, down = (area * ratio).clamp(max=1), (area / ratio).clamp(max=1)
-    mirror = torch.where(uniform(0, 1) < 0.5, 1.0, -1.0)
-    angle = uniform(-0.26, 0.26)
-    scale = torch.diag_embed(torch.stack([across * mirror, down], 1))
-    turn = torch.stack([torch.stack([angle.cos(), -angle.sin()], 1), torch.stack([angle.sin(), angle.cos()], 1)], 1)
-    shift = torch.stack([uniform(-1, 1) * (1 - across), uniform(-1, 1) * (1 - down)], 1)
-    grid = F.affine_grid(torch.cat([scale @ turn, shift[:, :, None]], 2), [n, 3, size, size], align_corners=False)
-    pixels = images.permute(0, 3, 1, 2).float() / 127.5 - 1
-    x = F.grid_sample(pixels, grid, padding_mode="reflection", align_corners=False)
-    x = x * uniform(0.75, 1.25)[:, None, None, None] + uniform(-0.2, 0.2)[:, None, None, None]
-    place, side = torch.arange(size), size // 8
-    rows = (place - uniform(0, size)[:, None]).abs() < side
-    columns = (place - uniform(0, size)[:, None]).abs() < side
-    return x.masked_fill((rows[:, :, None] & columns[:, None])[:, None], 0.0)
+    inputs: Tensor  # of `DomainClassifier.classify`
+    targets: dict[str, Tensor]  # (n,) for each head, of the images before they were mixed
+    embeddings: Tensor | None  # (n, T) of a caption of each image before they were mixed
+    mix: Mix
 
 
 def fit(
     model: DomainClassifier,
-    data: Labelled,
-    plan: Plan,
+    data: LabelledImages,
+    plan: TrainingPlan,
     *,
     precision: torch.dtype | None = None,
     device: torch.device | str = "cpu",
     progress: Callable[[int], None] = lambda done: None,
 ) -> None:
-    """Train a classifier. `progress` is called with the number of images done.
+    """Train a classifier in place.
 
-    The loss is the sum of the heads' cross-entropies; with captions, also that of finding each image's own caption among the batch's by
-    cosine, and each caption's image, where images of the same class are no wrong answers.
+    The loss is the sum of the heads' cross-entropies and, with captions, a contrastive loss of images and captions.
+
+    Args:
+        model: the classifier; afterwards on `device`, in evaluation mode, without gradients.
+        data: the training images.
+        plan: how to train.
+        precision: type of autocast; None: float32.
+        device: where to train.
+        progress: called after each step with its number of images.
     """
     model.to(device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
-    size = min(plan.batch_size, len(data.images))
-    steps = len(data.images) // size
-    optimizer, schedule = _optimizer(model, plan, plan.epochs * steps)
-    generator = torch.Generator().manual_seed(plan.seed)
-    targets = {name: values.to(device) for name, values in data.targets.items()}
-    inputs = _inputs(model, data, plan, generator, device, precision)
-    mixing = torch.distributions.Beta(0.2, 0.2)
-    for epoch in range(plan.epochs):
-        mixes = plan.augmentation == "strong" and epoch < (1 - UNMIXED) * plan.epochs
-        for index in torch.randperm(len(data.images), generator=generator)[: steps * size].split(size):
-            x = inputs(index)
-            share = float(mixing.sample()) if mixes else 1.0
-            other = torch.randperm(size, generator=generator) if mixes else torch.arange(size)
-            if mixes:
-                x = share * x + (1 - share) * x[other.to(x.device)]
-            with torch.autocast(torch.device(device).type, precision, enabled=precision is not None):
-                found = model.judge(x.contiguous(memory_format=torch.channels_last) if x.ndim == 4 else x)
-            loss = _loss(model, found, targets, index.to(device), other.to(device), share, plan.smoothing)
-            if data.captions is not None and model.captions is not None:
-                texts = data.captions.draw(index, generator).to(device)
-                label = targets["label"][index] if "label" in targets else None
-                loss = loss + plan.contrast * _contrast(
-                    model.captions, found.vectors, texts, label, other.to(device), share
-                )
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            optimizer.step()
-            schedule.step()
-            progress(len(index))
+    batch_size = min(plan.batch_size, len(data.images))
+    optimizer, schedule = create_optimizer(model, plan, plan.epochs * (len(data.images) // batch_size))
+    for batch in _draw_batches(model, data, plan, batch_size, device, precision):
+        with _autocast(device, precision):
+            outputs = model.classify(batch.inputs)
+        loss = compute_class_loss(outputs.heads, batch.targets, batch.mix, plan.smoothing)
+        if batch.embeddings is not None and model.captions is not None:
+            loss = loss + plan.contrast * compute_caption_loss(
+                model.captions, outputs.vectors, batch.embeddings, batch.targets.get("label"), batch.mix
+            )
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+        progress(batch_size)
     model.eval().requires_grad_(False)
 
 
-def _optimizer(
-    model: DomainClassifier, plan: Plan, steps: int
+def create_optimizer(
+    model: DomainClassifier, plan: TrainingPlan, steps: int
 ) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
-    """AdamW and its schedule over `steps`; a pretrained network has a rate of its own."""
-    trunk = [] if model.trunk is None else list(model.trunk.parameters())
-    heads = [each for name, each in model.named_parameters() if not name.startswith("trunk.")]
-    rates = [plan.lr, *([plan.lr * TRUNK_RATE] if trunk else [])]
-    groups = [{"params": each, "lr": rate} for each, rate in zip((heads, trunk), rates, strict=False)]
+    """Create AdamW and its schedule over `steps`; pretrained parameters have a lower rate."""
+    pretrained = list(model.body.pretrained_parameters())
+    pretrained_ids = {id(parameter) for parameter in pretrained}
+    others = [parameter for parameter in model.parameters() if id(parameter) not in pretrained_ids]
+    rates = [plan.lr, *([plan.lr * PRETRAINED_RATE] if pretrained else [])]
+    groups = [{"params": params, "lr": rate} for params, rate in zip((others, pretrained), rates, strict=False)]
     optimizer = torch.optim.AdamW(groups, weight_decay=plan.weight_decay, fused=True)
     rise = 0.1 if plan.augmentation == "strong" else 0.3
     return optimizer, torch.optim.lr_scheduler.OneCycleLR(optimizer, rates, total_steps=steps, pct_start=rise)
 
 
-def _inputs(
+def _draw_batches(
     model: DomainClassifier,
-    data: Labelled,
-    plan: Plan,
+    data: LabelledImages,
+    plan: TrainingPlan,
+    batch_size: int,
+    device: torch.device | str,
+    precision: torch.dtype | None,
+) -> Iterator[Batch]:
+    """Draw the batches of all epochs; what is left of an epoch after its last full batch is skipped."""
+    generator = torch.Generator().manual_seed(plan.seed)
+    targets = {name: values.to(device) for name, values in data.targets.items()}
+    load_inputs = _create_input_loader(model, data, plan, generator, device, precision)
+    steps = len(data.images) // batch_size
+    for epoch in range(plan.epochs):
+        mixes = plan.augmentation == "strong" and epoch < (1 - UNMIXED_SHARE) * plan.epochs
+        order = torch.randperm(len(data.images), generator=generator)
+        for index in order[: steps * batch_size].split(batch_size):
+            inputs = load_inputs(index)
+            mix = (Mix.draw(batch_size, generator) if mixes else Mix.nothing(batch_size)).to(device)
+            inputs = mix.apply(inputs)
+            if inputs.ndim == 4:
+                inputs = inputs.contiguous(memory_format=torch.channels_last)
+            embeddings = None if data.captions is None else data.captions.draw(index, generator).to(device)
+            yield Batch(inputs, {name: values[index.to(device)] for name, values in targets.items()}, embeddings, mix)
+
+
+def _create_input_loader(
+    model: DomainClassifier,
+    data: LabelledImages,
+    plan: TrainingPlan,
     generator: torch.Generator,
     device: torch.device | str,
     precision: torch.dtype | None,
 ) -> Callable[[Tensor], Tensor]:
-    """From image numbers (n,) to what `DomainClassifier.judge` takes. What a pretrained network finds in each image and in its mirror
-    image is computed once."""
-    if not model.frozen:
-        augment = augmented if plan.augmentation == "strong" else cropped
-        return lambda index: augment(data.images[index], generator, model.resolution).to(device)
-    with torch.autocast(torch.device(device).type, precision, enabled=precision is not None):
-        views = torch.stack([torch.cat(list(_perceived(model, data.images, device, flip))) for flip in (False, True)])
-    body = model.body
-    body.standardise(views.flatten(0, 1))  # type: ignore[operator]
+    """Create the function from image numbers (n,) to inputs of `DomainClassifier.classify`.
+
+    The vectors of a frozen network are computed here, once for each image and its mirror image; the function then draws
+    one of the two.
+    """
+    if not isinstance(model.body, FrozenFeatures):
+        augment = augment_strongly if plan.augmentation == "strong" else crop_and_flip
+        return lambda index: augment(data.images[index], model.resolution, generator).to(device)
+    with _autocast(device, precision):
+        views = torch.stack(
+            [torch.cat(list(precompute_inputs(model, data.images, device, mirror))) for mirror in (False, True)]
+        )
+    model.body.standardise(views.flatten(0, 1))
     return lambda index: views[torch.randint(2, (len(index),), generator=generator).to(device), index.to(device)]
 
 
-def _perceived(
-    model: DomainClassifier, images: Tensor, device: torch.device | str, flip: bool = False
-) -> Iterator[Tensor]:
-    """What `DomainClassifier.perceive` gives for the central crops of images uint8 (N, S, S, 3), batch by batch."""
-    inner = slice((edge := (images.shape[1] - model.resolution) // 2), edge + model.resolution)
-    for index in torch.arange(len(images)).split(BATCH):
-        x = images[index, inner, inner].to(device).permute(0, 3, 1, 2).float() / 127.5 - 1
-        x = (x.flip(3) if flip else x).contiguous(memory_format=torch.channels_last)
-        yield model.perceive(x).float()
-
-
-def _loss(
-    model: DomainClassifier,
-    found: Outputs,
-    targets: Mapping[str, Tensor],
-    index: Tensor,
-    other: Tensor,
-    share: float,
-    smoothing: float,
-) -> Tensor:
-    """Cross-entropy of every head, of images mixed with `other` ones (n,) to 1 − `share`."""
-    losses = [found.features.new_zeros(())]
-    for name in model.heads:
-        own = targets[name][index]
-        for weight, target in ((share, own), (1 - share, own[other])):
-            if weight:
-                total = F.cross_entropy(
-                    found.heads[name], target, label_smoothing=smoothing, ignore_index=-1, reduction="sum"
-                )
-                losses.append(weight * total / (target >= 0).sum().clamp_min(1))
-    return torch.stack(losses).sum()
-
-
-def _contrast(
-    head: CaptionHead, images: Tensor, embeddings: Tensor, label: Tensor | None, other: Tensor, share: float
-) -> Tensor:
-    """The loss of finding captions among the batch's, and images."""
-    cosine = images @ head.captions(embeddings).T * head.log_scale.exp()
-    place = torch.arange(len(images), device=images.device)
-    if label is not None:  # captions of what an image shows are no wrong answers, but the two it is to find stay
-        shown = (label[:, None] == label) | (label[other][:, None] == label)
-        found = (place[:, None] == place) | (other[:, None] == place)
-        cosine = cosine.masked_fill(shown & (label >= 0) & ~found, -1e4)
-    losses = [
-        weight * (F.cross_entropy(cosine, order) + F.cross_entropy(cosine.T, order.argsort()))
-        for weight, order in ((share, place), (1 - share, other))
-        if weight
-    ]
-    return torch.stack(losses).sum()
-
-
-# ---- what is measured
-
-
-@torch.inference_mode()
-def judged(model: DomainClassifier, images: Tensor, device: torch.device | str = "cpu") -> Outputs:
-    """Outputs, on the CPU, for the central crops of images uint8 (N, S, S, 3)."""
-    parts = [model.judge(part) for part in _perceived(model, images, device)]
-    heads = {name: torch.cat([part.heads[name] for part in parts]).cpu() for name in model.heads}
-    return Outputs(torch.cat([p.features for p in parts]).cpu(), heads, torch.cat([p.vectors for p in parts]).cpu())
-
-
-def calibration_error(logits: Tensor, target: Tensor, bins: int = BINS) -> float:
-    """Expected calibration error (Guo et al. 2017, equation 3): the mean difference of confidence and accuracy over bins of confidence.
-
-    Args:
-        logits: (N, K).
-        target: (N,).
-    """
-    confidence, chosen = logits.double().softmax(1).max(1)
-    place = (confidence * bins).ceil().long().clamp(1, bins) - 1
-    zero = torch.zeros(bins, dtype=torch.float64)
-    gap = zero.index_add(0, place, confidence) - zero.index_add(0, place, (chosen == target).double())
-    return float(gap.abs().sum() / len(logits))
-
-
-def measured(model: DomainClassifier, data: Labelled, device: torch.device | str = "cpu") -> dict[str, object]:
-    """On held-out images: ``accuracy`` and ``calibration_error`` of each head over those whose value is known, NaN where none is; and
-    ``r_precision`` of their captions, where there is a caption head."""
-    found = judged(model, data.images, device)
-    accuracy, error = {}, {}
-    for name, logits in found.heads.items():
-        known = data.targets[name] >= 0
-        rows, target = logits[known], data.targets[name][known]
-        accuracy[name] = float((rows.argmax(1) == target).double().mean()) if len(rows) else math.nan
-        error[name] = calibration_error(rows, target) if len(rows) else math.nan
-    scores: dict[str, object] = {"accuracy": _rounded(accuracy), "calibration_error": _rounded(error)}
-    if data.captions is not None and model.captions is not None:
-        found_first = _caption_r_precision(model.captions, found.vectors, data.captions)
-        scores |= {} if math.isnan(found_first) else {"r_precision": round(found_first, 4)}
-    return scores
-
-
-def _caption_r_precision(head: CaptionHead, images: Tensor, captions: CaptionTable) -> float:
-    """The mean R-precision of the first captions of all images, of the second ones, and so on, at most `CAPTIONS`; NaN where there are not enough
-    different ones."""
-    device, found = head.text.weight.device, []
-    for number in range(min(int(captions.count.max()), CAPTIONS)):
-        rows = captions.embeddings[captions.first + number % captions.count]
-        texts = torch.cat([head.captions(part.to(device)).cpu() for part in rows.split(BATCH)])
-        own = [row.tobytes() for row in rows.numpy()]
-        if len(set(own)) < AMONG:
-            return math.nan
-        found.append(float(r_precision(images, texts, own).mean()))
-    return sum(found) / len(found)
-
-
-def _rounded(values: Mapping[str, float]) -> dict[str, float]:
-    return {name: round(value, 4) for name, value in values.items()}
+def _autocast(device: torch.device | str, precision: torch.dtype | None) -> torch.autocast:
+    """Create the context of a forward pass in `precision`."""
+    return torch.autocast(torch.device(device).type, precision, enabled=precision is not None)

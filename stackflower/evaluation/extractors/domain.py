@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from stackflower import registry
 from stackflower.errors import DataError
-from stackflower.evaluation.classifier.network import DomainClassifier, load_classifier
+from stackflower.evaluation.classifier.files import load_classifier
+from stackflower.evaluation.classifier.network import DomainClassifier
 from stackflower.evaluation.extractors.base import Extracted, Extractor, checksum
 from stackflower.registry import register
 from stackflower.text.base import TextEncoder
@@ -22,15 +23,14 @@ class DomainExtractor(Extractor):
     """A classifier trained on the data's own labels and attributes by `stackflower train-classifier`.
 
     Args:
-        weights: the file that it wrote.
+        weights: file written by that command.
     """
 
     def __init__(self, *, weights: str):
         self.path = Path(weights).expanduser()
         self.model: DomainClassifier = load_classifier(self.path)
         self.encoder: TextEncoder | None = None  # of captions, once it is needed
-        if self.model.pretrained is not None:
-            self.family = self.model.pretrained.family
+        self.family = self.model.body.family
         self.attributes = {name: values for name, values in self.model.heads.items() if name != "label"}
 
     def network(self) -> nn.Module:
@@ -65,9 +65,9 @@ class DomainExtractor(Extractor):
             encoder: TextEncoder = registry.create("text", part.pop("name"), **part)
             if encoder.dim != self.model.text_dim:
                 raise DataError(
-                    f"{self.path} compares embeddings of {self.model.text_dim} numbers, and its text encoder gives {encoder.dim}: it is damaged, "
-                    "or the encoder has changed; train it anew."
+                    f"{self.path} takes embeddings of {self.model.text_dim} numbers, and its text encoder gives "
+                    f"{encoder.dim}: it is damaged, or the encoder has changed; train it again."
                 )
             encoder.to(self.device)
             self.encoder = encoder
-        return self.model.captions.captions(self.encoder(list(captions)).to(self.device)).cpu()
+        return self.model.captions.project_captions(self.encoder(list(captions)).to(self.device)).cpu()

@@ -1,0 +1,95 @@
+"""Random changes of a classifier's training images, different for each image of a batch, drawn from a generator.
+
+The transforms of torchvision draw one set of parameters per call, which all images of a batch share, and draw from the
+global random state. Applied image by image, those like `augment_strongly` take three times as long.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+MIXUP_ALPHA = 0.2  # of Beta(α, α), from which shares are drawn
+
+
+def crop_center(images: Tensor, size: int) -> Tensor:
+    """Crop images uint8 (n, S, S, 3) to their central `size` px, and return floats (n, 3, size, size) in [-1, 1]."""
+    edge = (images.shape[1] - size) // 2
+    inner = slice(edge, edge + size)
+    return _to_float(images[:, inner, inner])
+
+
+def crop_and_flip(images: Tensor, size: int, generator: torch.Generator) -> Tensor:
+    """Crop images uint8 (n, S, S, 3) at random to `size` px and mirror half of them.
+
+    Returns:
+        Floats (n, 3, size, size) in [-1, 1].
+    """
+    n, offsets, position = len(images), images.shape[1] - size + 1, torch.arange(size)
+    top, left = torch.randint(offsets, (2, n, 1), generator=generator)
+    columns = torch.where(torch.rand(n, 1, generator=generator) < 0.5, position, position.flip(0)) + left
+    return _to_float(images[torch.arange(n)[:, None, None], (top + position)[:, :, None], columns[:, None]])
+
+
+def augment_strongly(images: Tensor, size: int, generator: torch.Generator) -> Tensor:
+    """Crop images uint8 (n, S, S, 3) to 45 to 100% of their area, rotate, mirror and relight them, and erase a square.
+
+    Rotation is by up to 15°; contrast changes by up to 25%, brightness by up to 0.2.
+
+    Returns:
+        Floats (n, 3, size, size), about in [-1, 1].
+    """
+    n = len(images)
+
+    def draw_uniform(low: float, high: float) -> Tensor:
+        return low + (high - low) * torch.rand(n, generator=generator)
+
+    area, ratio = draw_uniform(0.45, 1).sqrt(), draw_uniform(-0.2, 0.2).exp()
+    width, height = (area * ratio).clamp(max=1), (area / ratio).clamp(max=1)
+    mirror = torch.where(draw_uniform(0, 1) < 0.5, 1.0, -1.0)
+    angle = draw_uniform(-0.26, 0.26)
+    scale = torch.diag_embed(torch.stack([width * mirror, height], 1))
+    rotation = torch.stack([torch.stack([angle.cos(), -angle.sin()], 1), torch.stack([angle.sin(), angle.cos()], 1)], 1)
+    shift = torch.stack([draw_uniform(-1, 1) * (1 - width), draw_uniform(-1, 1) * (1 - height)], 1)
+    affine = torch.cat([scale @ rotation, shift[:, :, None]], 2)
+    grid = F.affine_grid(affine, [n, 3, size, size], align_corners=False)
+    x = F.grid_sample(_to_float(images), grid, padding_mode="reflection", align_corners=False)
+    x = x * draw_uniform(0.75, 1.25)[:, None, None, None] + draw_uniform(-0.2, 0.2)[:, None, None, None]
+    position, half_side = torch.arange(size), size // 8
+    rows = (position - draw_uniform(0, size)[:, None]).abs() < half_side
+    columns = (position - draw_uniform(0, size)[:, None]).abs() < half_side
+    return x.masked_fill((rows[:, :, None] & columns[:, None])[:, None], 0.0)
+
+
+def _to_float(images: Tensor) -> Tensor:
+    """Convert images uint8 (n, H, W, 3) to floats (n, 3, H, W) in [-1, 1]."""
+    return images.permute(0, 3, 1, 2).float() / 127.5 - 1
+
+
+class Mix(NamedTuple):
+    """How a batch is mixed (mixup, Zhang et al. 2018): `share` of each image, the rest of its partner."""
+
+    share: float
+    partner: Tensor  # (n,) rows of the batch
+
+    @classmethod
+    def draw(cls, size: int, generator: torch.Generator) -> Mix:
+        """Draw a share for a batch of `size` images, and their partners."""
+        share = float(torch.distributions.Beta(MIXUP_ALPHA, MIXUP_ALPHA).sample())
+        return cls(share, torch.randperm(size, generator=generator))
+
+    @classmethod
+    def nothing(cls, size: int) -> Mix:
+        """Return the mix that leaves a batch of `size` images as it is."""
+        return cls(1.0, torch.arange(size))
+
+    def to(self, device: torch.device | str) -> Mix:
+        """Move to a device."""
+        return Mix(self.share, self.partner.to(device))
+
+    def apply(self, inputs: Tensor) -> Tensor:
+        """Mix a batch (n, …)."""
+        return inputs if self.share == 1 else self.share * inputs + (1 - self.share) * inputs[self.partner]

@@ -1,0 +1,184 @@
+"""Backbones of the domain classifier: networks from images to features."""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+from collections.abc import Iterable, Mapping
+from functools import cache
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+from torchvision.models.resnet import BasicBlock
+from torchvision.ops import Conv2dNormActivation
+
+from stackflower import registry
+from stackflower.features.base import Features, mean_vectors, resized
+
+Network = Literal["plain", "resnet18", "features"]
+WIDTHS: dict[str, int] = {"plain": 32, "resnet18": 40, "features": 512}  # defaults
+FEATURES_INPUT_SIZE = 160  # px of the images that a pretrained network is given
+
+
+class Backbone(nn.Module):
+    """Images (N, 3, R, R) in [-1, 1] to features (N, F), in two steps.
+
+    `precompute` is the step that is never trained, so that training can apply it to each image once; calling the
+    backbone is the other. `backbone(backbone.precompute(images))` gives the features.
+    """
+
+    feature_dim: int  # F
+    family: str = ""  # of the pretrained network it is built on, as `Features.family`
+    precomputes: ClassVar[bool] = False  # whether `precompute` changes its inputs
+
+    def precompute(self, images: Tensor) -> Tensor:
+        """Apply the step that is never trained; by default there is none."""
+        return images
+
+    def pretrained_parameters(self) -> Iterable[nn.Parameter]:
+        """Return the parameters that start from pretrained weights, and learn more slowly."""
+        return ()
+
+
+class PlainBackbone(Backbone, nn.Sequential):
+    """Four strided convolutions, each followed by another: fast, and enough for synthetic images.
+
+    Args:
+        width: channels of the first layers.
+    """
+
+    def __init__(self, width: int):
+        layers: list[nn.Module] = []
+        channels = 3
+        for out_channels in (width, 2 * width, 4 * width, 8 * width):
+            layers += Conv2dNormActivation(channels, out_channels, kernel_size=4, stride=2)
+            layers += Conv2dNormActivation(out_channels, out_channels)
+            channels = out_channels
+        super().__init__(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten())
+        self.feature_dim = channels
+
+
+class ResNet18Backbone(Backbone, nn.Sequential):
+    """The blocks of ResNet-18 (He et al. 2016) on a stem for small images.
+
+    The stem has one strided 3×3 convolution at up to 64 px, and another for each doubling. torchvision's own `ResNet`
+    can't be narrower than 64 channels, and its stem is for 224 px.
+
+    Args:
+        width: channels of the first blocks.
+        resolution: R.
+    """
+
+    def __init__(self, width: int, resolution: int):
+        channels, layers = 3, list[nn.Module]()
+        for halving in reversed(range(max(1, math.ceil(math.log2(resolution / 64)) + 1))):
+            out_channels = max(1, width // 2**halving)
+            layers += Conv2dNormActivation(channels, out_channels, stride=2)
+            channels = out_channels
+        layers.append(nn.MaxPool2d(3, 2, 1))
+        for level in range(4):
+            out_channels = width * 2**level
+            for stride in (2 if level else 1, 1):
+                shortcut = None
+                if stride > 1:
+                    shortcut = Conv2dNormActivation(channels, out_channels, 1, stride, activation_layer=None)
+                layers.append(BasicBlock(channels, out_channels, stride, shortcut))
+                channels = out_channels
+        super().__init__(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten())
+        self.feature_dim = channels
+
+
+class _FeaturesBackbone(Backbone):
+    """Base class of backbones on a pretrained network: a layer over the standardised means of its maps.
+
+    Args:
+        features: the pretrained network.
+        width: F.
+    """
+
+    mean: Tensor
+    deviation: Tensor
+
+    def __init__(self, features: Features, width: int):
+        super().__init__()
+        self.features, self.feature_dim, self.family = features, width, features.family
+        input_dim = sum(features.channels)
+        self.register_buffer("mean", torch.zeros(input_dim))
+        self.register_buffer("deviation", torch.ones(input_dim))
+        self.layers = nn.Sequential(
+            nn.Dropout(0.3), nn.Linear(input_dim, width), nn.BatchNorm1d(width), nn.ReLU(inplace=True), nn.Dropout(0.5)
+        )
+
+    def map_vectors(self, vectors: Tensor) -> Tensor:
+        """Map vectors (N, P) of the pretrained network to features (N, F)."""
+        features: Tensor = self.layers((vectors - self.mean) / self.deviation)
+        return features
+
+
+class FrozenFeatures(_FeaturesBackbone):
+    """A pretrained network that is never trained, and a layer that is. The network is not part of the state."""
+
+    precomputes = True
+
+    def standardise(self, vectors: Tensor) -> None:
+        """Take mean and deviation from vectors (N, P) of training images."""
+        self.mean.copy_(vectors.mean(0))
+        self.deviation.copy_(vectors.std(0).clamp_min(1e-6))
+
+    def precompute(self, images: Tensor) -> Tensor:
+        """Compute the vectors (N, P) of the pretrained network for images (N, 3, R, R)."""
+        with torch.no_grad():
+            return mean_vectors(self.features(resized(images, FEATURES_INPUT_SIZE)))
+
+    def forward(self, vectors: Tensor) -> Tensor:
+        return self.map_vectors(vectors)
+
+
+class FineTunedFeatures(_FeaturesBackbone):
+    """A copy of a pretrained network, and a layer, both trained."""
+
+    def __init__(self, features: Features, width: int):
+        super().__init__(features, width)
+        self.network = copy.deepcopy(features.network(torch.device("cpu"), torch.float32)).requires_grad_(True)
+
+    def pretrained_parameters(self) -> Iterable[nn.Parameter]:
+        return self.network.parameters()
+
+    def forward(self, images: Tensor) -> Tensor:
+        maps = self.network(self.features.normalised(resized(images, FEATURES_INPUT_SIZE)))
+        return self.map_vectors(mean_vectors([each.float() for each in maps]))
+
+
+def create_backbone(
+    network: Network,
+    *,
+    width: int,
+    resolution: int,
+    features: Mapping[str, Any] | None = None,
+    fine_tuned: bool = False,
+) -> Backbone:
+    """Create a backbone, freshly initialised.
+
+    Args:
+        network: "plain", "resnet18", or "features" for a layer over a pretrained network.
+        width: channels of its first layers; features of the layer over a pretrained network.
+        resolution: height and width of the images.
+        features: name and options of a part of the kind features, for the network "features".
+        fine_tuned: whether that network is trained too.
+    """
+    if network == "plain":
+        return PlainBackbone(width)
+    if network == "resnet18":
+        return ResNet18Backbone(width, resolution)
+    pretrained = _load_features(json.dumps(dict(features or {}), sort_keys=True))
+    return (FineTunedFeatures if fine_tuned else FrozenFeatures)(pretrained, width)
+
+
+@cache
+def _load_features(part: str) -> Features:
+    """Load a part of the kind features, given as JSON, once in a process."""
+    options = json.loads(part)
+    features: Features = registry.create("features", options.pop("name"), **options)
+    return features

@@ -1,0 +1,105 @@
+"""Scores of a domain classifier itself, on held-out images."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+
+import torch
+from torch import Tensor
+
+from stackflower.evaluation.classifier.augmentation import crop_center
+from stackflower.evaluation.classifier.heads import CaptionHead
+from stackflower.evaluation.classifier.network import DomainClassifier, Outputs
+from stackflower.evaluation.classifier.targets import CaptionTable, LabelledImages
+from stackflower.evaluation.metrics.r_precision import AMONG, r_precision
+
+CALIBRATION_BINS = 15  # as in Guo et al. 2017
+BATCH_SIZE = 200
+CAPTIONS_PER_IMAGE = 10  # that R-precision is averaged over
+
+
+def measure_classifier(
+    model: DomainClassifier, data: LabelledImages, device: torch.device | str = "cpu"
+) -> dict[str, object]:
+    """Measure a classifier on held-out images.
+
+    Returns:
+        ``accuracy`` and ``calibration_error`` of each head over the images whose value is known, NaN where none is; and
+        ``r_precision`` of the captions, where there is a caption head.
+    """
+    outputs = classify_images(model, data.images, device)
+    accuracy, error = {}, {}
+    for name, logits in outputs.heads.items():
+        has_value = data.targets[name] >= 0
+        rows, target = logits[has_value], data.targets[name][has_value]
+        accuracy[name] = float((rows.argmax(1) == target).double().mean()) if len(rows) else math.nan
+        error[name] = calibration_error(rows, target) if len(rows) else math.nan
+    scores: dict[str, object] = {"accuracy": _round(accuracy), "calibration_error": _round(error)}
+    if data.captions is not None and model.captions is not None:
+        precision = _compute_r_precision(model.captions, outputs.vectors, data.captions)
+        scores |= {} if math.isnan(precision) else {"r_precision": round(precision, 4)}
+    return scores
+
+
+@torch.inference_mode()
+def classify_images(model: DomainClassifier, images: Tensor, device: torch.device | str = "cpu") -> Outputs:
+    """Compute the outputs, on the CPU, for the central crops of images uint8 (N, S, S, 3)."""
+    parts = [model.classify(inputs) for inputs in precompute_inputs(model, images, device)]
+    heads = {name: torch.cat([part.heads[name] for part in parts]).cpu() for name in model.heads}
+    features, vectors = (torch.cat([getattr(part, name) for part in parts]).cpu() for name in ("features", "vectors"))
+    return Outputs(features, heads, vectors)
+
+
+def precompute_inputs(
+    model: DomainClassifier, images: Tensor, device: torch.device | str, mirror: bool = False
+) -> Iterator[Tensor]:
+    """Compute the inputs of `DomainClassifier.classify` for images uint8 (N, S, S, 3), in batches.
+
+    Args:
+        model: the classifier.
+        images: the images, of which the central crops are used.
+        device: where to compute.
+        mirror: whether to mirror the images.
+    """
+    for part in images.split(BATCH_SIZE):
+        x = crop_center(part.to(device), model.resolution)
+        x = (x.flip(3) if mirror else x).contiguous(memory_format=torch.channels_last)
+        yield model.body.precompute(x).float()
+
+
+def calibration_error(logits: Tensor, target: Tensor, bins: int = CALIBRATION_BINS) -> float:
+    """Compute the expected calibration error (Guo et al. 2017, eq. 3).
+
+    It is the mean difference of confidence and accuracy over bins of confidence.
+
+    Args:
+        logits: (N, K).
+        target: (N,).
+        bins: number of bins.
+    """
+    confidence, predicted = logits.double().softmax(1).max(1)
+    bin_of = (confidence * bins).ceil().long().clamp(1, bins) - 1
+    zero = torch.zeros(bins, dtype=torch.float64)
+    gap = zero.index_add(0, bin_of, confidence) - zero.index_add(0, bin_of, (predicted == target).double())
+    return float(gap.abs().sum() / len(logits))
+
+
+def _compute_r_precision(head: CaptionHead, images: Tensor, captions: CaptionTable) -> float:
+    """Compute the mean R-precision over the first captions of all images, the second ones, and so on.
+
+    At most `CAPTIONS_PER_IMAGE` count; NaN where there are too few different captions.
+    """
+    device, precisions = head.text.weight.device, []
+    for number in range(min(int(captions.count.max()), CAPTIONS_PER_IMAGE)):
+        rows = captions.embeddings[captions.first + number % captions.count]
+        texts = torch.cat([head.project_captions(part.to(device)).cpu() for part in rows.split(BATCH_SIZE)])
+        keys = [row.tobytes() for row in rows.numpy()]
+        if len(set(keys)) < AMONG:
+            return math.nan
+        precisions.append(float(r_precision(images, texts, keys).mean()))
+    return sum(precisions) / len(precisions)
+
+
+def _round(values: Mapping[str, float]) -> dict[str, float]:
+    return {name: round(value, 4) for name, value in values.items()}
