@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate.state import AcceleratorState
+from accelerate.state import AcceleratorState, is_initialized
 from safetensors import SafetensorError
 
 from stackflower import build
@@ -198,15 +198,16 @@ def launch(
 
 @contextmanager
 def host_unchanged() -> Iterator[None]:
-    """Restore what Accelerate and a training change in the process: environment, random state, precision of CUDA's products."""
-    environment = dict(os.environ)
+    """Restore what a training changes in the process: environment, random state, Accelerate's state, CUDA's flags."""
+    environment, used_before = dict(os.environ), is_initialized()
     cuda, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
     flags = cuda.allow_tf32, cudnn.allow_tf32, cudnn.benchmark
     try:
         with torch.random.fork_rng():
             yield
     finally:
-        AcceleratorState._reset_state()  # so that the next training may have another precision
+        if not used_before:  # the state of a program that uses Accelerate itself stays
+            AcceleratorState._reset_state()  # so that the next training may have another precision
         cuda.allow_tf32, cudnn.allow_tf32, cudnn.benchmark = flags
         if dict(os.environ) != environment:
             os.environ.clear()
