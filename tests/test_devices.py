@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from accelerate import Accelerator
-from accelerate.state import AcceleratorState
+from accelerate.state import AcceleratorState, PartialState
 
 import stackflower as sf
 from stackflower.errors import ConfigError
@@ -54,8 +54,8 @@ def test_a_program_that_uses_accelerate_in_another_precision_is_told(
 
 def test_a_program_that_uses_accelerate_on_another_device_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("stackflower.utils.devices.has_accelerator", lambda: False)
-    host = Accelerator(cpu=True, mixed_precision="no")
+    Accelerator(cpu=True, mixed_precision="no")
     check_host("no")
-    host.state.device = torch.device("meta")
+    PartialState().device = torch.device("meta")
     with pytest.raises(ConfigError, match="set up Accelerate on meta, and the training wants the CPU"):
         check_host("no")
