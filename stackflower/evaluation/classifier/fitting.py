@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from stackflower.data.images import crop_and_flip
 from stackflower.evaluation.classifier.network import CaptionHead, DomainClassifier, Outputs
 from stackflower.evaluation.metrics.r_precision import AMONG, r_precision
 
@@ -51,12 +52,14 @@ class Plan:
 
     Args:
         epochs: passes over the data.
-        augmentation: "light", random crops and mirror images; "strong", as `augmented`, with mixup (Zhang et al. 2018) in the first nine
-            tenths.
-        batch_size, lr, weight_decay: of AdamW.
-        smoothing: of the labels.
+        augmentation: "light", random crops and mirror images; "strong", as `augment`, with mixup (Zhang et al. 2018) in
+            the first nine tenths.
+        batch_size: images of a step.
+        lr: highest learning rate of AdamW.
+        weight_decay: weight decay of AdamW.
+        smoothing: smoothing of the labels.
         contrast: weight of each direction of the captions' loss.
-        seed: of crops, order and initial weights.
+        seed: seed of crops, order and initial weights.
     """
 
     epochs: int
@@ -69,18 +72,19 @@ class Plan:
     seed: int = 0
 
 
-def cropped(images: Tensor, generator: torch.Generator, size: int) -> Tensor:
-    """Random crops of `size` px of images uint8 (n, S, S, 3), half of them mirrored, as float (n, 3, size, size) in [-1, 1]."""
-    n, offsets, place = len(images), images.shape[1] - size + 1, torch.arange(size)
-    top, left = torch.randint(offsets, (2, n, 1), generator=generator)
-    across = torch.where(torch.rand(n, 1, generator=generator) < 0.5, place, place.flip(0)) + left
-    pixels = images[torch.arange(n)[:, None, None], (top + place)[:, :, None], across[:, None]]
-    return pixels.permute(0, 3, 1, 2).float() / 127.5 - 1
+def crop_and_mirror(images: Tensor, generator: torch.Generator, size: int) -> Tensor:
+    """Crop images uint8 (n, S, S, 3) at random and mirror half of them, as float (n, 3, size, size) in [-1, 1]."""
+    n = len(images)
+    corner = torch.randint(images.shape[1] - size + 1, (2, n), generator=generator)
+    mirror = torch.rand(n, generator=generator) >= 0.5
+    return crop_and_flip(images, torch.arange(n), corner, mirror, None, size).float() / 127.5 - 1
 
 
-def augmented(images: Tensor, generator: torch.Generator, size: int) -> Tensor:
-    """Random crops of 45 to 100% of the area of images uint8 (n, S, S, 3), turned by up to 15°, mirrored, relit, with a square missing, as
-    float (n, 3, size, size)."""
+def augment(images: Tensor, generator: torch.Generator, size: int) -> Tensor:
+    """Augment images uint8 (n, S, S, 3), as float (n, 3, size, size).
+
+    They are cropped to 45 to 100% of their area, turned by up to 15°, mirrored and relit, and lack a square.
+    """
     n = len(images)
 
     def uniform(low: float, high: float) -> Tensor:
@@ -114,8 +118,8 @@ def fit(
 ) -> None:
     """Train a classifier. `progress` is called with the number of images done.
 
-    The loss is the sum of the heads' cross-entropies; with captions, also that of finding each image's own caption among the batch's by
-    cosine, and each caption's image, where images of the same class are no wrong answers.
+    The loss is the sum of the heads' cross-entropies. With captions, that of finding each image's own caption among the
+    batch's by cosine, and each caption's image, is added; images of the same class are not wrong answers.
     """
     model.to(device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
     size = min(plan.batch_size, len(data.images))
@@ -171,11 +175,13 @@ def _inputs(
     device: torch.device | str,
     precision: torch.dtype | None,
 ) -> Callable[[Tensor], Tensor]:
-    """From image numbers (n,) to what `DomainClassifier.judge` takes. What a pretrained network finds in each image and in its mirror
-    image is computed once."""
+    """Return a function from image numbers (n,) to what `DomainClassifier.judge` takes.
+
+    The features of a frozen network are computed once, of each image and of its mirror image.
+    """
     if not model.frozen:
-        augment = augmented if plan.augmentation == "strong" else cropped
-        return lambda index: augment(data.images[index], generator, model.resolution).to(device)
+        transform = augment if plan.augmentation == "strong" else crop_and_mirror
+        return lambda index: transform(data.images[index], generator, model.resolution).to(device)
     with torch.autocast(torch.device(device).type, precision, enabled=precision is not None):
         views = torch.stack([torch.cat(list(_perceived(model, data.images, device, flip))) for flip in (False, True)])
     body = model.body
@@ -246,7 +252,9 @@ def judged(model: DomainClassifier, images: Tensor, device: torch.device | str =
 
 
 def calibration_error(logits: Tensor, target: Tensor, bins: int = BINS) -> float:
-    """Expected calibration error (Guo et al. 2017, equation 3): the mean difference of confidence and accuracy over bins of confidence.
+    """Compute the expected calibration error (Guo et al. 2017, eq. 3).
+
+    It is the mean difference of confidence and accuracy over bins of confidence.
 
     Args:
         logits: (N, K).
@@ -260,8 +268,12 @@ def calibration_error(logits: Tensor, target: Tensor, bins: int = BINS) -> float
 
 
 def measured(model: DomainClassifier, data: Labelled, device: torch.device | str = "cpu") -> dict[str, object]:
-    """On held-out images: ``accuracy`` and ``calibration_error`` of each head over those whose value is known, NaN where none is; and
-    ``r_precision`` of their captions, where there is a caption head."""
+    """Measure a classifier on held-out images.
+
+    Returns:
+        ``accuracy`` and ``calibration_error`` of each head over the images whose value is known, NaN where none is, and
+        ``r_precision`` of the captions where the classifier has a caption head.
+    """
     found = judged(model, data.images, device)
     accuracy, error = {}, {}
     for name, logits in found.heads.items():
@@ -277,8 +289,10 @@ def measured(model: DomainClassifier, data: Labelled, device: torch.device | str
 
 
 def _caption_r_precision(head: CaptionHead, images: Tensor, captions: CaptionTable) -> float:
-    """The mean R-precision of the first captions of all images, of the second ones, and so on, at most `CAPTIONS`; NaN where there are not enough
-    different ones."""
+    """Average the R-precision of the first captions of all images, of the second ones, and so on, at most `CAPTIONS`.
+
+    It is NaN where too few captions differ.
+    """
     device, found = head.text.weight.device, []
     for number in range(min(int(captions.count.max()), CAPTIONS)):
         rows = captions.embeddings[captions.first + number % captions.count]
