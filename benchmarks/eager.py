@@ -40,7 +40,8 @@ from stackflower.stages.discriminators.matching import MatchingDiscriminator
 from stackflower.stages.layers import UpsampleConv
 from stackflower.text.learned import LearnedEncoder
 from stackflower.training.accelerator import keep_memory, make_accelerator
-from stackflower.training.batches.batch import Batches, Drawing
+from stackflower.training.batches.assembly import Batches
+from stackflower.training.batches.batch import Drawing
 from stackflower.training.batches.prepared import PreparedBatches
 from stackflower.training.logger import RunLogger
 from stackflower.training.networks import LearnedText, Networks

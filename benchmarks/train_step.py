@@ -29,7 +29,8 @@ from stackflower.data.source import Rows
 from stackflower.recipes.load import load_recipe
 from stackflower.runs.folder import Run
 from stackflower.training.accelerator import keep_memory, make_accelerator
-from stackflower.training.batches.batch import Batches, Drawing
+from stackflower.training.batches.assembly import Batches
+from stackflower.training.batches.batch import Drawing
 from stackflower.training.batches.prepared import PreparedBatches
 from stackflower.training.cost import cost
 from stackflower.training.logger import RunLogger

@@ -1,10 +1,10 @@
-"""A discriminator with its objective, penalties and augmentation as one module: what a stage is trained against at one
-resolution."""
+"""What a stage is trained against at one resolution: a discriminator with its objective, penalties and augmentation."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -20,11 +20,35 @@ from stackflower.penalties.base import Penalty, PenaltyInputs
 from stackflower.stages.base import Discriminator, Text, Verdict
 
 
-class Adversary(nn.Module):
-    """`forward` gives the discriminator's losses, `generator_terms` the generator's.
+@dataclass(frozen=True)
+class Perceived:
+    """What a pretrained network sees of a batch, handed from the discriminator's step to the generator's.
 
-    One forward pass computes all terms of a step, so that a wrapper such as DistributedDataParallel sees one call.
-    Everything the discriminator sees is augmented by the draws of the batch, row by row.
+    Nothing that is trained lies between images and these, so that they hold for both steps. None stands for what the
+    generator's step computes itself. This is a dataclass, not a tuple, because Accelerate converts the tensors in tuples
+    that a module returns to float32.
+
+    Args:
+        real: what `Discriminator.perceive` returned for `Pairs.real`, where the generator's step uses it too.
+        fake: the same for `Pairs.fake`, with the graph that leads to the generator.
+    """
+
+    real: Any = None
+    fake: Any = None
+
+
+class Adversary(nn.Module):
+    """A discriminator and the losses of both networks.
+
+    The discriminator's step is one call of the module, so that a wrapper such as DistributedDataParallel sees one
+    forward pass. It returns the terms and what it perceived; `generator_terms` takes the latter. Everything that the
+    discriminator sees is augmented by the draws of the batch, row by row.
+
+    Args:
+        discriminator: judges images and texts.
+        objective: adversarial losses.
+        penalties: regularisers of both networks, by name.
+        augmentation: of everything the discriminator sees; None: none.
     """
 
     def __init__(
@@ -40,25 +64,27 @@ class Adversary(nn.Module):
         self.penalties = nn.ModuleDict(penalties)
         self.augmentation: Augmentation = augmentation or NoAugmentation()
         self._verdicts = discriminator.verdicts
-        self._perceived: list[tuple[Tensor, Any]] = []
-        self._pretrained = type(discriminator).perceive is not Discriminator.perceive
+        self.pretrained = type(discriminator).perceive is not Discriminator.perceive
         # whether the generator's step looks at real images too
-        self._real_again = objective.relativistic or any(
+        self.uses_real_again = objective.relativistic or any(
             requires_trait(penalty, "feature maps") for penalty in penalties.values()
         )
 
     def compile_networks(self) -> None:
-        """Compile the discriminator for the objective's terms, unless it has spectral norm, which changes its vectors
-        between the passes of a step. Penalties use it as it is: a compiled function has no second derivative."""
+        """Compile the discriminator for the objective's terms.
+
+        A discriminator with spectral norm stays as it is, because its vectors change between the passes of a step.
+        Penalties use the discriminator uncompiled: a compiled function has no second derivative.
+        """
         if not any(is_parametrized(module) for module in self.discriminator.modules()):
             self._verdicts = torch.compile(self.discriminator.verdicts)
 
     def all_penalties(self) -> list[Penalty]:
-        """The penalties of both networks."""
+        """Return the penalties of both networks."""
         return [penalty for penalty in self.penalties.values() if isinstance(penalty, Penalty)]
 
     def _penalties(self, network: str, step: int, inputs: PenaltyInputs) -> dict[str, Tensor]:
-        """The penalties due at `step`, in float32, weighted for the steps between; none of weight 0."""
+        """Compute the penalties due at `step`, in float32, weighted for the steps between; none of weight 0."""
         terms = {}
         for name, penalty in self.penalties.items():
             assert isinstance(penalty, Penalty)
@@ -69,86 +95,113 @@ class Adversary(nn.Module):
                     terms[name] = penalty(inputs) * (penalty.weight * penalty.every)
         return terms
 
-    def forward(self, pairs: Pairs, noise: Tensor, step: int, draws: Tensor | None = None) -> dict[str, Tensor]:
-        """The discriminator's terms, weighted; their sum is minimised. `draws` (N, A) are the augmentation's."""
-        self._perceived = []  # of one part of a batch at a time
-        judge = _Judge(self, draws, pairs)
-        terms = self.objective.discriminator_terms(judge.without_image_gradients, pairs)
-        if judge.similarities and "contrast" not in self.objective.offers:
+    def forward(
+        self, pairs: Pairs, noise: Tensor, step: int, draws: Tensor | None = None
+    ) -> tuple[dict[str, Tensor], Perceived]:
+        """Compute the discriminator's terms; their sum is minimised.
+
+        Args:
+            pairs: images and texts of the step.
+            noise: (N, Z) that `pairs.fake` were generated from.
+            step: number of the step.
+            draws: (N, A) of the augmentation; None: images are not augmented.
+
+        Returns:
+            The weighted terms, and what `generator_terms` takes for the same pairs and draws.
+        """
+        view = _View(self, draws, pairs, Perceived())
+        terms = self.objective.discriminator_terms(view.judge_detached, pairs)
+        if view.similarities and "contrast" not in self.objective.offers:
             # so that every weight takes part, which DistributedDataParallel waits for
             first = next(iter(terms))
-            terms[first] = terms[first] + 0.0 * torch.stack([each.sum() for each in judge.similarities]).sum()
-        judge.observe()
-        inputs = PenaltyInputs(judge, pairs.real, pairs.fake.detach(), pairs.text, pairs.fake_text, noise, judge.maps)
-        return terms | self._penalties("discriminator", step, inputs)
+            terms[first] = terms[first] + 0.0 * torch.stack([each.sum() for each in view.similarities]).sum()
+        view.observe()
+        inputs = PenaltyInputs(view, pairs.real, pairs.fake.detach(), pairs.text, pairs.fake_text, noise, view.maps)
+        return terms | self._penalties("discriminator", step, inputs), Perceived(**view.perceived)
 
-    def generator_terms(self, pairs: Pairs, noise: Tensor, step: int, draws: Tensor | None = None) -> dict[str, Tensor]:
-        """The generator's terms, weighted, for images `pairs.fake` that carry its gradient."""
-        judge = _Judge(self, draws, pairs)
-        terms = self.objective.generator_terms(judge.for_terms, pairs)
-        inputs = PenaltyInputs(judge, pairs.real, pairs.fake, pairs.text, pairs.fake_text, noise, judge.maps)
-        terms |= self._penalties("generator", step, inputs)
-        self._perceived = []
-        return terms
+    def generator_terms(
+        self,
+        pairs: Pairs,
+        noise: Tensor,
+        step: int,
+        draws: Tensor | None = None,
+        perceived: Perceived | None = None,
+    ) -> dict[str, Tensor]:
+        """Compute the generator's terms, weighted, for images `pairs.fake` that carry its gradient.
 
-    def perceive(self, images: Tensor, draws: Tensor | None, pairs: Pairs) -> Any:
-        """What `Discriminator.trunk` takes. Of the generated images, and of real ones that the generator's step looks
-        at too, it is kept from the discriminator's step for the generator's, with the graph, as nothing that is trained
-        lies between."""
-        for known, perceived in self._perceived:
-            if known is images:
-                return perceived
-        augmented = images
+        Args:
+            pairs: images and texts of the step.
+            noise: (N, Z) that `pairs.fake` were generated from.
+            step: number of the step.
+            draws: (N, A) of the augmentation.
+            perceived: what the discriminator's step perceived of the same images with the same draws; None: perceive
+                them here.
+        """
+        view = _View(self, draws, pairs, perceived or Perceived())
+        terms = self.objective.generator_terms(view.judge, pairs)
+        inputs = PenaltyInputs(view, pairs.real, pairs.fake, pairs.text, pairs.fake_text, noise, view.maps)
+        return terms | self._penalties("generator", step, inputs)
+
+    def perceive(self, images: Tensor, draws: Tensor | None) -> Any:
+        """Augment images in float32 and return what `Discriminator.trunk` takes."""
         if draws is not None:
             with torch.autocast(images.device.type, enabled=False):
-                augmented = self.augmentation(images.float(), draws)
-        perceived = self.discriminator.perceive(augmented)
-        fake = images is pairs.fake and images.requires_grad and torch.is_grad_enabled()
-        if self._pretrained and (fake or (images is pairs.real and self._real_again)):
-            self._perceived.append((images, perceived))
-        return perceived
+                images = self.augmentation(images.float(), draws)
+        return self.discriminator.perceive(images)
 
     def measures(self) -> dict[str, Tensor]:
-        """Scalars that the augmentation follows, of this process."""
+        """Return the scalars of this process that the augmentation follows."""
         return self.augmentation.measures()
 
     def after_step(self, measured: Mapping[str, Tensor], images: int) -> dict[str, Tensor]:
-        """Update what has a state of its own from a step's terms and measures, averaged over processes; measures for
-        the log."""
+        """Update objective and augmentation after a step.
+
+        Args:
+            measured: terms and measures of the step, averaged over processes.
+            images: number of images of the step.
+
+        Returns:
+            Measures for the log.
+        """
         return {**self.objective.after_step(measured), **self.augmentation.after_step(measured, images)}
 
     @property
     def has_state(self) -> bool:
-        """Whether `after_step` does anything."""
+        """Return whether `after_step` does anything."""
         return type(self.objective).after_step is not Objective.after_step or self.augmentation.adaptive
 
 
-class _Judge:
-    """The critic of a step: the discriminator behind the augmentation."""
+class _View:
+    """The critic of one step: the discriminator behind the augmentation.
 
-    def __init__(self, adversary: Adversary, draws: Tensor | None, pairs: Pairs):
+    Args:
+        adversary: discriminator, augmentation and objective.
+        draws: of the augmentation.
+        pairs: of the step.
+        perceived: of the images of `pairs`, so far.
+    """
+
+    def __init__(self, adversary: Adversary, draws: Tensor | None, pairs: Pairs, perceived: Perceived):
         self.adversary, self.draws, self.pairs = adversary, draws, pairs
+        self.perceived: dict[str, Any] = {"real": perceived.real, "fake": perceived.fake}
         self.scores: dict[str, Tensor] = {}
         self.similarities: list[Tensor] = []
 
     def __call__(self, images: Tensor, texts: Sequence[Text]) -> list[Verdict]:
-        """For penalties, which differentiate twice."""
-        return self.adversary.discriminator.verdicts(self._perceived(images), texts)
+        """Judge images for penalties, which differentiate twice."""
+        return self.adversary.discriminator.verdicts(self._perceive(images), texts)
 
     def maps(self, images: Tensor) -> tuple[Tensor, ...]:
-        """The maps of a pretrained network that the discriminator sees of images."""
-        return self.adversary.discriminator.maps(self._perceived(images))
+        """Return the maps of a pretrained network that the discriminator sees of images."""
+        return self.adversary.discriminator.maps(self._perceive(images))
 
-    def _perceived(self, images: Tensor) -> Any:
-        return self.adversary.perceive(images, self.draws, self.pairs)
+    def judge(self, images: Tensor, texts: Sequence[Text]) -> list[Verdict]:
+        """Judge images for the objective's terms, which are differentiated once."""
+        return self.adversary._verdicts(self._perceive(images), texts)
 
-    def for_terms(self, images: Tensor, texts: Sequence[Text]) -> list[Verdict]:
-        """For the objective's terms, which are differentiated once."""
-        return self.adversary._verdicts(self._perceived(images), texts)
-
-    def without_image_gradients(self, images: Tensor, texts: Sequence[Text]) -> list[Verdict]:
-        """The same without a gradient for the images."""
-        verdicts = self.adversary._verdicts(tree_map(_detach, self._perceived(images)), texts)
+    def judge_detached(self, images: Tensor, texts: Sequence[Text]) -> list[Verdict]:
+        """Judge images for the discriminator's terms, without a gradient for the images."""
+        verdicts = self.adversary._verdicts(tree_map(_detach, self._perceive(images)), texts)
         self.similarities += [one.similarity for one in verdicts if one.similarity is not None]
         for name, given in (("real", self.pairs.real), ("fake", self.pairs.fake)):
             if images is given:
@@ -156,11 +209,27 @@ class _Judge:
         return verdicts
 
     def observe(self) -> None:
-        """Tell an adaptive augmentation the scores of real and generated images."""
+        """Show an adaptive augmentation the scores of real and generated images."""
         if self.adversary.augmentation.adaptive and len(self.scores) == 2:
             real, relativistic = self.scores["real"], self.adversary.objective.relativistic
             real = self.pairs.real_of_fake(real) if relativistic else real
             self.adversary.augmentation.observe(real, self.scores["fake"], relativistic)
+
+    def _perceive(self, images: Tensor) -> Any:
+        """Perceive images, those of the step's pairs once."""
+        name = next((name for name in self.perceived if images is getattr(self.pairs, name)), None)
+        if name is not None and self.perceived[name] is not None:
+            return self.perceived[name]
+        perceived = self.adversary.perceive(images, self.draws)
+        if name is not None and self._serves_both_steps(name):
+            self.perceived[name] = perceived
+        return perceived
+
+    def _serves_both_steps(self, name: str) -> bool:
+        """Return whether what is perceived of the step's real or generated images is of use to the generator's step."""
+        if name == "real":
+            return self.adversary.pretrained and self.adversary.uses_real_again
+        return self.adversary.pretrained and self.pairs.fake.requires_grad and torch.is_grad_enabled()
 
 
 def _detach(value: Any) -> Any:
@@ -169,7 +238,7 @@ def _detach(value: Any) -> Any:
 
 @contextmanager
 def frozen(module: nn.Module) -> Iterator[None]:
-    """No gradients for the module's weights: the generator's step needs only those of its images."""
+    """Turn off the gradients of a module's weights inside the block; those of its inputs stay."""
     trainable = [parameter for parameter in module.parameters() if parameter.requires_grad]
     for parameter in trainable:
         parameter.requires_grad_(False)

@@ -45,6 +45,14 @@ def test_nothing_is_unpickled() -> None:
                 assert any(k.arg == "weights_only" and ast.unparse(k.value) == "True" for k in node.keywords), path
 
 
+def test_only_commands_print() -> None:
+    """What a library caller gets goes through `logging`."""
+    for path in ROOT.rglob("*.py"):
+        if path.relative_to(ROOT).parts[0] not in ("commands", "cli.py"):
+            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+                assert not (isinstance(node, ast.Call) and ast.unparse(node.func) == "print"), f"{path}: {node.lineno}"
+
+
 LONG = {  # what may be longer than 300 lines, and why
     "data/synthetic/flower.py": "frozen: the shapes of the rendered flowers",
     "data/synthetic/grammar.py": "frozen: the words and sentences of their captions",

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
+from accelerate.utils.operations import convert_to_fp32
 from torch.autograd import gradcheck, gradgradcheck
 
 from stackflower import registry
-from stackflower.adversary import Adversary
+from stackflower.adversary import Adversary, Perceived
 from stackflower.augmentations.ada import AdaptiveAugmentation
 from stackflower.augmentations.base import Augmentation
 from stackflower.augmentations.diffaugment import DiffAugment
@@ -159,9 +160,11 @@ def test_the_pretrained_network_sees_a_generated_image_once_for_both_steps() -> 
     fake = torch.rand(N, 3, 16, 16, requires_grad=True)
     pairs = Pairs(torch.rand(N, 3, 16, 16), fake, text, text, text)
     drawn = torch.rand(N, 7)
-    sum(side(pairs, torch.zeros(N, 1), 0, drawn).values()).backward()  # type: ignore[union-attr]
+    terms, perceived = side(pairs, torch.zeros(N, 1), 0, drawn)
+    sum(terms.values()).backward()
     assert fake.grad is None and len(seen) == 2, "real and generated images"
-    terms = side.generator_terms(pairs._replace(negative_text=None), torch.zeros(N, 1), 0, drawn)
+    assert perceived.fake is not None and perceived.real is None, "the generator's step looks at no real images"
+    terms = side.generator_terms(pairs._replace(negative_text=None), torch.zeros(N, 1), 0, drawn, perceived)
     sum(terms.values()).backward()  # type: ignore[union-attr]
     assert len(seen) == 2 and fake.grad is not None
     # the same gradient as of a pass of its own
@@ -182,11 +185,39 @@ def test_under_autocast_it_is_computed_in_float32(name: str) -> None:
         part,
     )
     x, drawn = torch.rand(N, 3, 64, 64) * 2 - 1, draws(part).float()
-    text = Text(torch.zeros(N, 5), torch.zeros(N, 2))
-    pairs = Pairs(x, x, text, None, text)
     expected = part(x, drawn)
     with torch.autocast("cpu", torch.bfloat16):
-        assert torch.allclose(side.perceive(x, drawn, pairs), expected, atol=1e-6)
+        assert torch.allclose(side.perceive(x, drawn), expected, atol=1e-6)
+
+
+def test_a_relativistic_step_hands_on_the_real_images_too() -> None:
+    seen: list[int] = []
+    side = adversary(seen)
+    side.objective = registry.create("objective", "relativistic")
+    side = Adversary(side.discriminator, side.objective, {})
+    text = Text(torch.randn(N, 5), torch.randn(N, 2))
+    fake = torch.rand(N, 3, 16, 16, requires_grad=True)
+    pairs = Pairs(torch.rand(N, 3, 16, 16), fake, text, None, text)
+    _, perceived = side(pairs, torch.zeros(N, 1), 0)
+    side.generator_terms(pairs, torch.zeros(N, 1), 0, None, perceived)
+    assert len(seen) == 2 and perceived.real is not None
+    side.generator_terms(pairs, torch.zeros(N, 1), 0)
+    assert len(seen) == 4, "without it, both are seen again"
+
+
+def test_images_without_a_gradient_are_not_handed_on() -> None:
+    """They were generated for a step of the discriminator alone, and the generator's step generates others."""
+    side = adversary([])
+    text = Text(torch.randn(N, 5), torch.randn(N, 2))
+    pairs = Pairs(torch.rand(N, 3, 16, 16), torch.rand(N, 3, 16, 16), text, text, text)
+    assert side(pairs, torch.zeros(N, 1), 0)[1] == Perceived()
+
+
+def test_accelerate_leaves_what_was_perceived_as_it_is() -> None:
+    """It converts the tensors that a module returns to float32; maps of a pretrained network stay bfloat16."""
+    perceived = Perceived(fake=(torch.zeros(1, dtype=torch.bfloat16),))
+    terms, kept = convert_to_fp32(({"real": torch.zeros((), dtype=torch.bfloat16)}, perceived))
+    assert kept is perceived and terms["real"].dtype == torch.float32
 
 
 def test_ada_counts_every_real_image_but_where_images_are_paired() -> None:
@@ -208,7 +239,7 @@ def test_a_weight_that_the_objective_has_no_use_for_gets_a_gradient_of_zero() ->
     try:
         text = Text(torch.randn(N, 5), torch.randn(N, 2))
         pairs = Pairs(torch.rand(N, 3, 16, 16), torch.rand(N, 3, 16, 16), text, None, text)
-        sum(term for name, term in side(pairs, torch.zeros(N, 1), 0).items() if name != "contrast").backward()  # type: ignore[union-attr]
+        sum(term for name, term in side(pairs, torch.zeros(N, 1), 0)[0].items() if name != "contrast").backward()  # type: ignore[union-attr]
     finally:
         type(side.objective).offers = before
     assert all(parameter.grad is not None for parameter in side.discriminator.parameters())

@@ -13,7 +13,7 @@ from conftest import settings
 
 from stackflower import registry
 from stackflower.data.prepared import prepare
-from stackflower.evaluation.classifier.augmentation import Mix, augment_strongly, crop_and_flip
+from stackflower.evaluation.classifier.augmentation import Mix, augment_lightly, augment_strongly
 from stackflower.evaluation.classifier.backbones import FineTunedFeatures, FrozenFeatures
 from stackflower.evaluation.classifier.files import load_classifier
 from stackflower.evaluation.classifier.measuring import measure_classifier
@@ -51,7 +51,7 @@ def test_images_without_a_value_do_not_count_in_the_accuracy() -> None:
     assert math.isnan(measure_classifier(model, unknown)["accuracy"]["label"])
 
 
-@pytest.mark.parametrize("augment", [crop_and_flip, augment_strongly])
+@pytest.mark.parametrize("augment", [augment_lightly, augment_strongly])
 def test_each_image_of_a_batch_is_augmented_by_its_own_draws_from_the_generator(augment: Callable) -> None:
     images = torch.randint(0, 256, (1, 20, 20, 3), dtype=torch.uint8).repeat(16, 1, 1, 1)
     first = augment(images, 16, torch.Generator().manual_seed(0))

@@ -247,7 +247,7 @@ def test_one_step_of_both_sides(objective: str, discriminator: str) -> None:
     drawn = stage(torch.randn(N, T), noise)
     words = Text(torch.randn(N, T), drawn.condition)
     pairs = Pairs(torch.rand(N, 3, R, R), drawn.images[0], words, text() if goal.mismatched else None, words)
-    terms = side(pairs, noise, 0)
+    terms, perceived = side(pairs, noise, 0)
     assert torch.autograd.grad(sum(terms.values()), drawn.images[0], allow_unused=True, retain_graph=True) == (None,)
     assert all(term.ndim == 0 and torch.isfinite(term) for term in terms.values())
     spread = torch.linspace(0.5, 1.5, len(terms))  # a bias sees real − ½(wrong + fake), which may cancel
@@ -257,7 +257,7 @@ def test_one_step_of_both_sides(objective: str, discriminator: str) -> None:
     )
     side.zero_grad()
     with frozen(side):
-        terms = side.generator_terms(pairs._replace(negative_text=None), noise, 0)
+        terms = side.generator_terms(pairs._replace(negative_text=None), noise, 0, None, perceived)
     every_parameter_learns(stage, sum(terms.values()) + sum(drawn.terms.values()))
     assert all(parameter.grad is None for parameter in side.parameters()), (
         "the generator's step leaves the discriminator alone"
@@ -296,7 +296,7 @@ def test_a_lazy_penalty_is_weighed_for_the_steps_between() -> None:
             registry.create("objective", "hinge"),
             {"r1": registry.create("penalty", "r1", weight=weight, every=every)},
         )  # type: ignore[arg-type]
-        values[every, weight] = [side(pairs, noise, step).get("r1") for step in range(4)]
+        values[every, weight] = [side(pairs, noise, step)[0].get("r1") for step in range(4)]
     assert values[4, 2.0][1:] == [None] * 3 and values[1, 0.0] == [None] * 4, "of weight 0, it costs nothing either"
     assert values[4, 2.0][0].item() == pytest.approx(4 * values[1, 2.0][0].item())
 

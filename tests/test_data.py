@@ -16,7 +16,7 @@ from conftest import TINY, TINY_NETWORKS, real_data, settings
 from PIL import Image
 from safetensors.torch import load_file
 
-from stackflower.data.images import load_square
+from stackflower.data.images import crop_and_flip, load_square
 from stackflower.data.prepared import Prepared, prepare
 from stackflower.data.source import Rows
 from stackflower.data.sources.folder import FolderSource
@@ -26,7 +26,8 @@ from stackflower.data.synthetic.source import SyntheticFlowers
 from stackflower.errors import DataError
 from stackflower.text.cache import embed
 from stackflower.text.encoders.ngram import NgramEncoder
-from stackflower.training.batches.batch import Batches, Drawing
+from stackflower.training.batches.assembly import Batches
+from stackflower.training.batches.batch import Drawing
 from stackflower.training.batches.negatives import NegativeSampler
 from stackflower.training.batches.prepared import PreparedBatches
 
@@ -155,6 +156,20 @@ def test_a_drawn_validation_split_follows_the_metadata_it_is_drawn_from(tmp_path
         source = FolderSource(path=str(tmp_path), held_out=0.5, skip_bad=True)
         both = [prepare(source, split, 16).rows for split in ("train", "validation")]
         assert sorted(name for rows in both for name in rows.files) == [f"{n}.png" for n in range(count)]
+
+
+def test_images_are_cropped_and_flipped_each_in_its_own_way() -> None:
+    images = torch.randint(0, 256, (5, 9, 9, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    index, corner = torch.tensor([3, 0, 3, 4]), torch.tensor([[0, 3, 1, 2], [3, 0, 2, 1]])
+    mirror, upside_down = torch.tensor([False, True, False, True]), torch.tensor([False, False, True, True])
+    found = crop_and_flip(images, index, corner, mirror, upside_down, 6)
+    for row, (top, left) in enumerate(corner.T.tolist()):
+        crop = images[index[row], top : top + 6, left : left + 6].permute(2, 0, 1)
+        crop = crop.flip(2) if mirror[row] else crop
+        assert torch.equal(found[row], crop.flip(1) if upside_down[row] else crop)
+    none = torch.zeros(4, dtype=torch.bool)
+    upright = crop_and_flip(images, index, corner, mirror, None, 6)
+    assert torch.equal(upright, crop_and_flip(images, index, corner, mirror, none, 6))
 
 
 def test_the_second_start_opens_the_cache(good: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -25,8 +25,8 @@ from stackflower.commands.options import (
 from stackflower.errors import ConfigError
 
 if TYPE_CHECKING:
-    from stackflower.training.launch import Outcome
     from stackflower.training.request import TrainingRequest
+    from stackflower.training.session import Outcome
 
 # the setting that a flag stands for, where it has another name
 SETTINGS = {

@@ -133,6 +133,33 @@ def without_border(image: Image.Image, tolerance: int = 12) -> Image.Image:
     return image.crop((left, top, right, bottom)) if top < bottom and left < right else image
 
 
+def crop_and_flip(
+    images: Tensor, index: Tensor, corner: Tensor, mirror: Tensor, upside_down: Tensor | None, resolution: int
+) -> Tensor:
+    """Crop and flip images of a batch, each in its own way, in one gather.
+
+    Args:
+        images: contiguous uint8 (N, S, S, 3).
+        index: (n,) numbers of the images to take.
+        corner: (2, n) top and left of each crop.
+        mirror: (n,) bool, whether to flip left to right.
+        upside_down: (n,) bool, whether to flip top to bottom; None: no image.
+        resolution: R, the side of the crops.
+
+    Returns:
+        uint8 (n, 3, R, R), channels-last.
+    """
+    side, place = images.shape[1], torch.arange(resolution, device=images.device)
+    across = torch.where(mirror[:, None], place.flip(0), place)
+    down = place if upside_down is None else torch.where(upside_down[:, None], place.flip(0), place)
+    top, left = corner
+    row = index[:, None] * side + top[:, None] + down
+    pixel = row[:, :, None] * side + (left[:, None] + across)[:, None]
+    # one index instead of three halves the time
+    pixels = images.view(-1, 3).index_select(0, pixel.flatten()).unflatten(0, pixel.shape)
+    return pixels.permute(0, 3, 1, 2)
+
+
 def to_uint8(images: Tensor) -> Tensor:
     """(N, 3, H, W) in [-1, 1] to uint8 (N, H, W, 3) on the CPU."""
     return images.float().clamp(-1, 1).add(1).mul(127.5).round().to(torch.uint8).permute(0, 2, 3, 1).cpu()

@@ -1,4 +1,4 @@
-"""Device, precision and processes: the set-up of Accelerate."""
+"""Set up Accelerate: device, precision and processes."""
 
 from __future__ import annotations
 
@@ -8,17 +8,21 @@ from collections.abc import Sequence
 
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
+from accelerate.state import AcceleratorState, is_initialized
 
-from stackflower.config.schema import RunConfig
+from stackflower.config.schema import RunConfig, Train
 from stackflower.errors import ConfigError, MissingDependency
 from stackflower.utils import devices
 
 
 def keep_memory() -> bool:
-    """Make glibc's malloc keep freed memory instead of returning it to the system; returns whether it could be set.
+    """Make glibc's malloc keep freed memory instead of returning it to the system.
 
-    A training step on a CPU allocates and frees the same hundred megabytes again and again, which costs page faults. Memory in use
-    stays at its peak, which training reaches in its first step; call it when the data are prepared.
+    A training step on a CPU allocates and frees the same hundred megabytes again and again, which costs page faults.
+    Memory in use stays at its peak, which training reaches in its first step; call this when the data are prepared.
+
+    Returns:
+        Whether the allocator could be set.
     """
     if sys.platform != "linux":
         return False
@@ -30,11 +34,16 @@ def keep_memory() -> bool:
     return all(mallopt(*setting) for setting in (trim_threshold, mmap_max))
 
 
-TRACKERS = {"tensorboard": "tensorboard", "wandb": "wandb", "mlflow": "mlflow"}
+TRACKERS = {"tensorboard": "tensorboard", "wandb": "wandb", "mlflow": "mlflow"}  # name in Accelerate -> library
 
 
 def check_trackers(report_to: Sequence[str]) -> None:
-    """ConfigError or MissingDependency for a tracker that is unknown or not installed."""
+    """Check the names of trackers.
+
+    Raises:
+        ConfigError: a tracker is unknown.
+        MissingDependency: its library is not installed.
+    """
     for tracker in report_to:
         library = TRACKERS.get(tracker)
         if library is None:
@@ -45,26 +54,71 @@ def check_trackers(report_to: Sequence[str]) -> None:
             raise MissingDependency(library, tracker, f"`report_to={tracker}`") from None
 
 
+def check_batch_size(train: Train, processes: int) -> None:
+    """Raise ConfigError unless processes, accumulation steps and latents divide the batch into equal parts."""
+    parts = processes * train.gradient_accumulation * train.latents_per_caption
+    if train.batch_size % parts:
+        raise ConfigError(
+            f"train.batch_size = {train.batch_size} must be divisible by {parts} ({processes} processes × "
+            f"{train.gradient_accumulation} accumulation steps × {train.latents_per_caption} latents per caption); "
+            f"use `train.batch_size={-(-train.batch_size // parts) * parts}`."
+        )
+
+
+def check_host(precision: str) -> None:
+    """Check that the program around the training has not set up Accelerate in another way.
+
+    Accelerate has one state per process: an `Accelerator` created second shares the device and precision of the first.
+
+    Raises:
+        ConfigError: the device or precision differ from `precision` and those of this machine.
+    """
+    if not is_initialized():
+        return
+    host = AcceleratorState()
+    advice = "train before the program creates its `Accelerator`, or in another process"
+    if not devices.has_accelerator() and host.device.type != "cpu":
+        raise ConfigError(
+            f"This program has set up Accelerate on {host.device}, and the training wants the CPU: {advice}."
+        )
+    if host.mixed_precision != precision:
+        raise ConfigError(
+            f"This program has set up Accelerate with mixed_precision={host.mixed_precision}, and the training wants "
+            f"{precision}: use `mixed_precision={host.mixed_precision}`, {advice}."
+        )
+
+
+def set_backends(device: torch.device) -> None:
+    """Let a CUDA device compute products in TF32 and choose the fastest convolutions."""
+    if device.type == "cuda":
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
+        torch.backends.cudnn.benchmark = True
+
+
 def make_accelerator(config: RunConfig, report_to: Sequence[str] = (), project: str | None = None) -> Accelerator:
-    """The Accelerator of a run. ConfigError if the batch size is not divisible among processes, accumulation steps and latents."""
+    """Create the Accelerator of a run.
+
+    Args:
+        config: the run's configuration.
+        report_to: names of trackers.
+        project: folder of the trackers' files.
+
+    Raises:
+        ConfigError: a tracker is unknown, the batch can't be divided among processes, or this process has set up
+            Accelerate in another way.
+        MissingDependency: the library of a tracker is not installed.
+    """
+    precision = devices.resolve_precision(config.mixed_precision)
     check_trackers(report_to)
+    check_host(precision)
+    check_batch_size(config.train, devices.process_state().num_processes)
     accelerator = Accelerator(
         cpu=not devices.has_accelerator(),  # so that processes on CPUs use gloo
-        mixed_precision=devices.resolve_precision(config.mixed_precision),
+        mixed_precision=precision,
         log_with=list(report_to) or None,
         project_dir=project,
         # batch statistics are already synchronised, and a network may run several times before backward
         kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
     )
-    train = config.train
-    parts = accelerator.num_processes * train.gradient_accumulation * train.latents_per_caption
-    if train.batch_size % parts:
-        raise ConfigError(
-            f"train.batch_size = {train.batch_size} must be divisible by {parts} ({accelerator.num_processes} processes × "
-            f"{train.gradient_accumulation} accumulation steps × {train.latents_per_caption} latents a caption); "
-            f"use `train.batch_size={-(-train.batch_size // parts) * parts}`."
-        )
-    if accelerator.device.type == "cuda":
-        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
-        torch.backends.cudnn.benchmark = True
+    set_backends(accelerator.device)
     return accelerator

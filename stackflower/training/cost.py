@@ -1,4 +1,4 @@
-"""What a run will cost: parameters, FLOPs and memory, counted on meta tensors without computing anything."""
+"""Count what a run will cost, parameters, FLOPs and memory, on meta tensors, without computing anything."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from stackflower.utils.progress import format_duration
 def plan(
     config: RunConfig, encoder: TextEncoder, source: Source, captions: Sequence[str], epoch: int
 ) -> dict[str, str]:
-    """What a dry run prints, label to value; refuses what the training would refuse."""
+    """Return what a dry run prints, label to value; refuse what the training would refuse."""
     with torch.device("meta"):
         stage, _ = build.build_networks(config, encoder.dim)
     build.load_size(config, stage, source)
-    found, lines, train = cost(config, encoder.dim), {}, config.train
-    for name, value in found.items():
+    costs, lines, train = cost(config, encoder.dim), {}, config.train
+    for name, value in costs.items():
         if name.endswith("_parameters"):
             lines[name.removesuffix("_parameters") + " parameters"] = f"{value:,}"
     if isinstance(encoder, LearnedEncoder) and encoder.learns:
@@ -40,17 +40,21 @@ def plan(
     else:
         lines["images to train on"] = f"as many as fit into {format_duration(train.time_limit)}"
     lines["FLOPs of a step"] = (
-        f"{found['step_flops']:.3g} ({train.batch_size} images, without penalties and a text encoder's)"
+        f"{costs['step_flops']:.3g} ({train.batch_size} images, without penalties and a text encoder's)"
     )
-    lines["memory for training"] = f"about {found['memory_bytes'] / 2**20:,.0f} MiB, and the data and libraries"
+    lines["memory for training"] = f"about {costs['memory_bytes'] / 2**20:,.0f} MiB, and the data and libraries"
     return lines
 
 
 def _step_on_meta(
     stage: Stage, adversaries: Mapping[str, Adversary], text_dim: int, batch: int
 ) -> tuple[int, int, int, int]:
-    """FLOPs of drawing (forward), of the discriminators' step, of judging for the generator's step, both ways, and the
-    numbers that are kept for the backward pass of the larger of the two."""
+    """Count the FLOPs of a step on meta tensors.
+
+    Returns:
+        FLOPs of generating (forward), of the discriminators' step, of judging for the generator's step (both ways), and
+        how many numbers are saved for the backward passes.
+    """
     embedding, noise = torch.empty(batch, text_dim), torch.empty(batch, stage.noise_dim)
     saved = 0
 
@@ -67,23 +71,26 @@ def _step_on_meta(
         flops.append(counter.get_total_flops())
         text = Text(embedding, generated.condition, label)
         drawn = [image.detach().requires_grad_() for image in generated.images]
+        seen = []
         with FlopCounterMode(display=False) as counter:
             for adversary, image in zip(adversaries.values(), drawn, strict=True):
                 negative = text if adversary.objective.mismatched else None
                 pairs = Pairs(torch.empty_like(image), image, text, negative, text)
-                torch.stack(list(adversary(pairs, noise, 1).values())).sum().backward()
+                terms, perceived = adversary(pairs, noise, 1)
+                torch.stack(list(terms.values())).sum().backward()
+                seen.append((adversary, pairs._replace(negative_text=None), perceived))
         flops.append(counter.get_total_flops())
         with FlopCounterMode(display=False) as counter:
-            for adversary, image in zip(adversaries.values(), drawn, strict=True):
+            for adversary, pairs, perceived in seen:
                 with frozen(adversary):
-                    pairs = Pairs(torch.empty_like(image), image, text, None, text)
-                    torch.stack(list(adversary.generator_terms(pairs, noise, 1).values())).sum().backward()
+                    terms = adversary.generator_terms(pairs, noise, 1, perceived=perceived)
+                    torch.stack(list(terms.values())).sum().backward()
         flops.append(counter.get_total_flops())
     return flops[0], flops[1], flops[2], saved
 
 
 def cost(config: RunConfig, text_dim: int) -> dict[str, float]:
-    """Parameters of each network, FLOPs of a training step, and an estimate of its memory in bytes.
+    """Count the parameters of each network and the FLOPs of a training step, and estimate its memory in bytes.
 
     The step is counted on meta tensors: nothing is computed. A multiplication and an addition are two FLOPs. Penalties,
     which may come only every so many steps, are not counted.

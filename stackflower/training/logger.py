@@ -1,4 +1,4 @@
-"""What a run reports: a progress line, ``metrics.jsonl``, trackers, and grids of generated images."""
+"""Report a training: a progress line, ``metrics.jsonl``, trackers, and grids of generated images."""
 
 from __future__ import annotations
 
@@ -32,9 +32,10 @@ KEPT_EVENTS = ("rollback", "failed")  # stay where a resumed run drops what came
 def progress_line(
     images: int, total: int | None, speed: float, left: float | None, measures: Mapping[str, float]
 ) -> str:
-    """Images, speed and time left, then the losses by network: ``… discriminator: real 0.41 fake 0.33  generator: kl 0.06``.
+    """Format images, speed and time left, then the losses by network.
 
-    The terms of a generator carry the resolution only where it has several discriminators, each with its own.
+    For example ``… discriminator: real 0.41 fake 0.33  generator: kl 0.06``. The terms of a generator carry the
+    resolution only where it has several discriminators.
     """
     adversaries = {name.partition("/")[0] for name in measures if name.startswith("discriminator-")}
     networks: dict[str, list[str]] = {}
@@ -53,13 +54,14 @@ def progress_line(
 
 
 class RunLogger:
-    """Sums what is measured, and reports it. Only the main process writes.
+    """Sum the terms of steps and report their means. Only the main process writes.
 
     Args:
         run: the run folder.
-        captions: of the sample grid, one row each.
-        embeddings: (rows, T) of those captions; not used where the encoder is trained too.
-        noise_seed: of the grid's noise, the same for the whole run.
+        accelerator: device, processes and trackers.
+        captions: captions of the sample grid, one per row.
+        embeddings: their embeddings (rows, T); unused where the encoder is trained too.
+        noise_seed: seed of the grid's noise, the same for the whole run.
     """
 
     def __init__(self, run: Run, accelerator: Accelerator, captions: list[str], embeddings: Tensor, noise_seed: int):
@@ -84,7 +86,7 @@ class RunLogger:
             self.counts[name] = self.counts.get(name, 0.0) + weight
 
     def measures(self) -> dict[str, float]:
-        """Means of the terms over steps and processes since the last call; waits for the device."""
+        """Return the means of the terms over steps and processes since the last call; waits for the device."""
         if not self.sums:
             return {}
         names = sorted(self.sums)
@@ -100,7 +102,7 @@ class RunLogger:
     # ---- reports
 
     def start(self, images: int) -> None:
-        """Training goes on from `images` images; lines of metrics.jsonl after that are dropped."""
+        """Start reporting at `images` images; drop the lines of metrics.jsonl after that."""
         self.began, self.began_at = self.clock(), images
         self.last = (self.began, images)
         if not self.accelerator.is_main_process or not self.run.metrics_file.is_file():
@@ -109,10 +111,10 @@ class RunLogger:
         try:
             write_text(self.run.metrics_file, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in kept))
         except OSError as error:
-            self.print(f"metrics.jsonl could not be written: {error}")
+            self.message(f"metrics.jsonl could not be written: {error}")
 
     def since_last(self) -> float:
-        """Seconds since the last line, or since the training began."""
+        """Return the seconds since the last line, or since the training began."""
         return max(self.clock() - self.last[0], 1e-9)
 
     def log(
@@ -124,7 +126,16 @@ class RunLogger:
         measures: Mapping[str, float],
         most: float = math.inf,
     ) -> None:
-        """One line of metrics.jsonl, of the trackers, and of the console, where at most `most` seconds are left."""
+        """Write a line of measures to metrics.jsonl, the trackers and the console.
+
+        Args:
+            images: number of images seen.
+            step: number of steps.
+            share: share of the training that is done.
+            total: images of the whole training; None: not known yet.
+            measures: values by name.
+            most: upper bound of the seconds that are left.
+        """
         if not self.accelerator.is_main_process:
             return
         now = self.clock()
@@ -147,21 +158,21 @@ class RunLogger:
         self._show(share, progress_line(images, total, speed, left, measures), now)
 
     def scores(self, images: int, scores: Mapping[str, float]) -> None:
-        """Scores of held-out images: a line of metrics.jsonl, of the trackers, and of the console."""
+        """Write the scores of held-out images to metrics.jsonl, the trackers and the console."""
         values = {f"eval/{name}": float(f"{value:.6g}") for name, value in scores.items()}
         self._write({"images": images, **values})
         self.accelerator.log(values, step=images)
-        self.print(f"{images:,} images: " + "  ".join(f"{name} {value:.4g}" for name, value in scores.items()))
+        self.message(f"{images:,} images: " + "  ".join(f"{name} {value:.4g}" for name, value in scores.items()))
 
     def event(self, images: int, kind: str, text: str = "", **values: Any) -> None:
-        """Something out of the ordinary, for metrics.jsonl and the console."""
+        """Write an event to metrics.jsonl, and `text` to the console."""
         if self.accelerator.is_main_process:
             self._write({"images": images, "event": kind, **values})
             if text:
-                self.print(text)
+                self.message(text)
 
-    def print(self, text: str) -> None:
-        """A line on stderr, above the progress bar."""
+    def message(self, text: str) -> None:
+        """Log a line at INFO; the console shows it above the progress bar."""
         logger.info(text)
 
     def _write(self, values: Mapping[str, Any]) -> None:
@@ -170,7 +181,7 @@ class RunLogger:
             with self.run.metrics_file.open("a", encoding="utf-8") as lines:
                 lines.write(json.dumps(finite, ensure_ascii=False) + "\n")
         except OSError as error:  # a full disk must not end training before the checkpoint says so
-            self.print(f"metrics.jsonl could not be written: {error}")
+            self.message(f"metrics.jsonl could not be written: {error}")
 
     def _show(self, share: float, line: str, now: float) -> None:
         if not bars_shown():
@@ -187,8 +198,14 @@ class RunLogger:
 
     @torch.no_grad()
     def grid(self, stage: Stage, images: int, encoder: TextEncoder | None = None, columns: int = 8) -> None:
-        """Generate images for the fixed captions with the fixed noise, a row each, to ``samples/images-….png``; `encoder` is one
-        that has been trained since."""
+        """Generate images for the fixed captions with the fixed noise, and save them as ``samples/images-….png``.
+
+        Args:
+            stage: generates the images.
+            images: number of images seen, for the name of the file.
+            encoder: text encoder that is trained too; None: use the embeddings given at the start.
+            columns: images per caption.
+        """
         embeddings = self.embeddings if encoder is None else encoder(self.captions).to(self.accelerator.device)
         generator = torch.Generator(embeddings.device).manual_seed(self.noise_seed)
         noise = stage.draw_noise(len(embeddings) * columns, generator)
@@ -197,4 +214,4 @@ class RunLogger:
             path = self.run.samples / f"images-{images:09d}.png"
             save_png(captioned(to_uint8(generated).numpy(), self.captions), path)
         except OSError as error:
-            self.print(f"The sample grid could not be written: {error}")
+            self.message(f"The sample grid could not be written: {error}")

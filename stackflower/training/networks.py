@@ -17,7 +17,8 @@ from stackflower.config.schema import Optimizer, RunConfig
 from stackflower.runs.checkpoint import load_previous
 from stackflower.stages.layers import synchronise_batch_norm
 from stackflower.text.learned import LearnedEncoder
-from stackflower.training.batches.batch import Batches, Drawing, build_drawing
+from stackflower.training.batches.assembly import Batches
+from stackflower.training.batches.batch import Drawing, build_drawing
 from stackflower.training.ema import EMA
 
 

@@ -22,7 +22,8 @@ from stackflower.runs.record import RunRecord
 from stackflower.text.base import TextEncoder
 from stackflower.text.cache import embed
 from stackflower.text.learned import LearnedEncoder
-from stackflower.training.batches.batch import Batches, Drawing
+from stackflower.training.batches.assembly import Batches
+from stackflower.training.batches.batch import Drawing
 from stackflower.training.batches.decoding import CaptionDraws, Decoder
 from stackflower.training.batches.order import StreamOrder
 from stackflower.training.batches.prepared import PreparedBatches

@@ -1,7 +1,7 @@
 """One training step: the only place where the adversarial losses are differentiated.
 
-The text encoder is trained, where it learns too; images are generated; the discriminators are trained on real, mismatched and fake
-pairs, then the stage on the discriminators' scores. Nothing here waits for the device.
+The text encoder is trained, where it learns too; images are generated; the discriminators are trained on real,
+mismatched and fake pairs, then the stage on the discriminators' scores. Nothing here waits for the device.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from stackflower.adversary import frozen
+from stackflower.adversary import Perceived, frozen
 from stackflower.objectives.base import Pairs
 from stackflower.stages.base import Generated, Text
 from stackflower.training.batches.batch import Batch
@@ -31,11 +31,22 @@ class _Real(NamedTuple):
     text: Text
 
 
+class _Fake(NamedTuple):
+    """What was generated for a batch, and its texts."""
+
+    generated: Generated
+    text: Text
+
+
+SeenBy = dict[str, Perceived]
+"""What each discriminator, by name, perceived in its step: the generator's step takes it for the same images."""
+
+
 class TrainingStep:
-    """Moves the networks' weights by one batch, or with `critic_steps` by several.
+    """Move the networks' weights by one batch, or with `critic_steps` by several.
 
     Args:
-        networks: of the run.
+        networks: networks of the run.
         add_terms: called with the weighted terms of every backward pass, by name (``discriminator-64/real``,
             ``generator/kl``), and their share of the step.
     """
@@ -47,17 +58,19 @@ class TrainingStep:
         share = self.train.batch_size // world
         self.share = slice(rank * share, (rank + 1) * share)
         self.latest: dict[str, tuple[Terms, Terms]] = {}
-        self.waited = 0.0  # seconds that steps were waiting for their batches, since it was last read
+        self.waited = 0.0  # seconds that steps have waited for batches since this was last reset
 
     def __call__(self, images: int, step: int) -> int:
-        """Train on the batch after `images` images, step number `step`; the images seen then.
+        """Train on the batch after `images` images, step number `step`, and return the number of images seen then.
 
-        Afterwards `latest` holds the terms of each adversary, the discriminator's and the generator's, averaged over the step.
+        Afterwards `latest` holds the terms of each adversary, the discriminator's and the generator's, averaged over
+        the step.
         """
         self.latest = {name: ({}, {}) for name in self.networks.adversaries}
         parts: list[Batch] = []
         reals: list[_Real] = []
-        generated: list[tuple[Generated, Text]] | None = None
+        fake: _Fake | None = None
+        seen: SeenBy = {}
         for turn in range(self.train.critic_steps):
             began = time.perf_counter()
             batch = self.networks.batches(images, self.train.batch_size, self.share)
@@ -65,15 +78,15 @@ class TrainingStep:
             parts = batch.split(self.train.gradient_accumulation)
             if self.networks.text is not None and turn == 0:
                 self._text_step(parts)
-            # generated once for both steps where the graph fits; else anew, so that only one part's graph is held
+            # one part is generated once for both steps; several are generated again, so that only one graph is held
             if len(parts) == 1 and turn == self.train.critic_steps - 1:
                 with self.accelerator.autocast():
-                    generated = [self._generate(parts[0])]
+                    fake = self._generate(parts[0])
             with self.accelerator.autocast():
                 reals = [self._real(part) for part in parts]
-            self._discriminator_step(parts, reals, generated, step)
+            seen = self._discriminator_step(parts, reals, fake, step)
             images += self.train.batch_size
-        self._generator_step(parts, reals, generated, step)
+        self._generator_step(parts, reals, fake, seen, step)
         return images
 
     def _real(self, batch: Batch) -> _Real:
@@ -81,104 +94,135 @@ class TrainingStep:
         return _Real(self._pyramid(batch.images), text._replace(label=batch.label, others=batch.others))
 
     def _texts(self, *embeddings: Tensor) -> list[Text]:
-        """Texts for discriminators: each embedding with its condition, detached."""
+        """Make texts for discriminators: each embedding with its condition, detached."""
         conditioning = self.networks.stage.conditioning
         with torch.no_grad():
             noise = embeddings[0].new_zeros(len(embeddings[0]), conditioning.noise_dim)
             return [Text(embedding, conditioning(embedding, noise).mean) for embedding in embeddings]
 
-    def _generate(self, batch: Batch) -> tuple[Generated, Text]:
+    def _generate(self, batch: Batch) -> _Fake:
         generated = self.networks.wrapped(batch.fake_text, batch.noise)
-        return generated, Text(batch.fake_text, generated.condition, batch.fake_label, batch.others)
+        return _Fake(generated, Text(batch.fake_text, generated.condition, batch.fake_label, batch.others))
 
     def _backward(self, terms: Terms, parts: int) -> None:
-        """Gradients of the sum of the terms of one of `parts` of a batch."""
+        """Compute the gradients of the sum of the terms of one of `parts` of a batch."""
         self.add_terms(terms, 1 / parts)
         self.accelerator.backward(torch.stack([term.float() for term in terms.values()]).sum() / parts)
 
-    def _keep(self, latest: Terms, found: Terms, count: int) -> None:
+    def _keep(self, latest: Terms, terms: Terms, count: int) -> None:
         """Average terms that come `count` times in a step."""
-        for name, term in found.items():
+        for name, term in terms.items():
             latest[name] = latest.get(name, 0.0) + term.detach().float() / count
 
     def _no_sync(self, module: Any, last: bool) -> AbstractContextManager[Any]:
-        """Gradients are exchanged after the last part of a batch."""
+        """Exchange gradients after the last part of a batch alone."""
         return nullcontext() if last else self.accelerator.no_sync(module)
 
-    def _discriminator_step(
-        self, parts: list[Batch], reals: list[_Real], generated: list[tuple[Generated, Text]] | None, step: int
-    ) -> None:
+    def _discriminator_step(self, parts: list[Batch], reals: list[_Real], fake: _Fake | None, step: int) -> SeenBy:
+        """Train the discriminators.
+
+        Args:
+            parts: of the batch.
+            reals: real images and texts of each part.
+            fake: generated images of the only part, with their graph; None: generate those of each part without one.
+            step: number of the step.
+
+        Returns:
+            What the discriminators perceived of `fake`'s part; empty without `fake`.
+        """
+        seen: SeenBy = {}
+        count = len(parts) * self.train.critic_steps
         for position, (batch, real) in enumerate(zip(parts, reals, strict=True)):
-            last = position == len(parts) - 1
             with ExitStack() as stack:
                 for adversary in self.networks.wrapped_adversaries.values():
-                    stack.enter_context(self._no_sync(adversary, last))
+                    stack.enter_context(self._no_sync(adversary, position == len(parts) - 1))
                 with self.accelerator.autocast():
-                    terms = self._discriminator_terms(
-                        batch, real, None if generated is None else generated[position], step
-                    )
-                count = len(parts) * self.train.critic_steps
-                for name, found in terms.items():
-                    self._keep(self.latest[name][0], found, count)
-                named = {f"{name}/{key}": term for name, found in terms.items() for key, term in found.items()}
+                    terms, seen = self._discriminator_terms(batch, real, fake, step)
+                for name, terms_of_one in terms.items():
+                    self._keep(self.latest[name][0], terms_of_one, count)
+                named = {f"{name}/{key}": term for name, each in terms.items() for key, term in each.items()}
                 self._backward(named, len(parts))
         self._apply("discriminator")
+        return seen
 
     def _discriminator_terms(
-        self, batch: Batch, real: _Real, generated: tuple[Generated, Text] | None, step: int
-    ) -> dict[str, Terms]:
-        if generated is None:
+        self, batch: Batch, real: _Real, fake: _Fake | None, step: int
+    ) -> tuple[dict[str, Terms], SeenBy]:
+        """Compute each discriminator's terms, and what it perceived of `fake`."""
+        again = fake is None  # the generator's step generates its own images, and takes nothing from here
+        if fake is None:
             with torch.no_grad():
-                generated = self._generate(batch)
-        fakes, fake_text = generated
+                fake = self._generate(batch)
         (negative,) = self._texts(batch.negative_text)
-        terms = {}
-        for (name, adversary), image, fake in zip(
-            self.networks.wrapped_adversaries.items(), real.images, fakes.images, strict=True
+        terms, seen = dict[str, Terms](), SeenBy()
+        for (name, adversary), real_image, fake_image in zip(
+            self.networks.wrapped_adversaries.items(), real.images, fake.generated.images, strict=True
         ):
-            used = negative if self.networks.adversaries[name].objective.mismatched else None
-            pairs = Pairs(image, fake, real.text, used, fake_text, self.train.latents_per_caption)
-            terms[name] = adversary(pairs, batch.noise, step, batch.augmentation)
-        return terms
+            mismatched = negative if self.networks.adversaries[name].objective.mismatched else None
+            pairs = Pairs(real_image, fake_image, real.text, mismatched, fake.text, self.train.latents_per_caption)
+            terms[name], perceived = adversary(pairs, batch.noise, step, batch.augmentation)
+            if not again:
+                seen[name] = perceived
+        return terms, seen
 
     def _pyramid(self, images: Tensor) -> list[Tensor]:
-        """The real images at each of the stage's resolutions."""
+        """Scale the real images to each of the stage's resolutions."""
         return [
             images if resolution == images.shape[-1] else torch.nn.functional.adaptive_avg_pool2d(images, resolution)
             for resolution in self.networks.stage.resolutions
         ]
 
     def _generator_step(
-        self, parts: list[Batch], reals: list[_Real], generated: list[tuple[Generated, Text]] | None, step: int
+        self, parts: list[Batch], reals: list[_Real], fake: _Fake | None, seen: SeenBy, step: int
     ) -> None:
-        networks = self.networks
+        """Train the stage.
+
+        Args:
+            parts: of the batch.
+            reals: real images and texts of each part.
+            fake: generated images of the only part, with their graph; None: generate those of each part.
+            seen: what the discriminators' step perceived of the same images; empty without `fake`.
+            step: number of the step.
+        """
         with ExitStack() as stack:
-            for adversary in networks.adversaries.values():
+            for adversary in self.networks.adversaries.values():
                 stack.enter_context(frozen(adversary))
             for position, (batch, real) in enumerate(zip(parts, reals, strict=True)):
-                with self._no_sync(networks.wrapped, position == len(parts) - 1), self.accelerator.autocast():
-                    fakes, text = self._generate(batch) if generated is None else generated[position]
-                    terms = {
-                        f"generator/{key}": networks.stage.weights[key] * term for key, term in fakes.terms.items()
-                    }
-                    for (name, adversary), image, fake in zip(
-                        networks.adversaries.items(), real.images, fakes.images, strict=True
-                    ):
-                        pairs = Pairs(image, fake, real.text, None, text, self.train.latents_per_caption)
-                        found = adversary.generator_terms(pairs, batch.noise, step, batch.augmentation)
-                        self._keep(self.latest[name][1], found, len(parts))
-                        resolution = name.rpartition("-")[2]
-                        terms |= {f"generator/{key}-{resolution}": term for key, term in found.items()}
-                    self._backward(terms, len(parts))
+                last = position == len(parts) - 1
+                with self._no_sync(self.networks.wrapped, last), self.accelerator.autocast():
+                    shown = self._generate(batch) if fake is None else fake
+                    terms = self._generator_terms(batch, real, shown, seen, step)
+                    for name, terms_of_one in terms.items():
+                        self._keep(self.latest[name][1], terms_of_one, len(parts))
+                    self._backward(self._name_generator_terms(shown, terms), len(parts))
         self._apply("generator")
+
+    def _generator_terms(self, batch: Batch, real: _Real, fake: _Fake, seen: SeenBy, step: int) -> dict[str, Terms]:
+        """Compute the generator's terms against each discriminator."""
+        terms = {}
+        for (name, adversary), real_image, fake_image in zip(
+            self.networks.adversaries.items(), real.images, fake.generated.images, strict=True
+        ):
+            pairs = Pairs(real_image, fake_image, real.text, None, fake.text, self.train.latents_per_caption)
+            terms[name] = adversary.generator_terms(pairs, batch.noise, step, batch.augmentation, seen.get(name))
+        return terms
+
+    def _name_generator_terms(self, fake: _Fake, terms: dict[str, Terms]) -> Terms:
+        """Join the stage's own terms, weighted, and those against each discriminator, by the names of the log."""
+        weights = self.networks.stage.weights
+        named = {f"generator/{key}": weights[key] * term for key, term in fake.generated.terms.items()}
+        for name, terms_of_one in terms.items():
+            resolution = name.rpartition("-")[2]
+            named |= {f"generator/{key}-{resolution}": term for key, term in terms_of_one.items()}
+        return named
 
     def _text_step(self, parts: list[Batch]) -> None:
         assert self.networks.text is not None
         tokens, trainer = self.networks.text.tokens, self.networks.wrapped_text
         for position, batch in enumerate(parts):
             with self._no_sync(trainer, position == len(parts) - 1), self.accelerator.autocast():
-                found = trainer(batch.images, tokens[batch.caption], tokens[batch.negative_caption], batch.label)
-                self._backward({f"text/{key}": term for key, term in found.items()}, len(parts))
+                terms = trainer(batch.images, tokens[batch.caption], tokens[batch.negative_caption], batch.label)
+                self._backward({f"text/{key}": term for key, term in terms.items()}, len(parts))
         self._apply("text")
 
     def _apply(self, name: str) -> None:

@@ -29,7 +29,10 @@ CLASSIFIER_DATA = {"count": 12_000, "validation": 2_000, "test": 1, "captions": 
 CLASSIFIER_HEADS = ("colour", "shape", "centre")
 CLASSIFIER_EPOCHS = 6
 CLASSIFIER_DESCRIPTION = "synthetic-flowers, 12,000 images of other seeds"
-WORKER = "import sys; from stackflower.data.synthetic.source import render_share; render_share(sys.argv[1], *map(int, sys.argv[2:]))"
+WORKER = (
+    "import sys; from stackflower.data.synthetic.source import render_share; "
+    "render_share(sys.argv[1], *map(int, sys.argv[2:]))"
+)
 WORTH_A_PROCESS = 1_000  # images for which another process is started
 LABEL = ("colour", "shape")  # the class of an image is the pair of these
 
@@ -58,7 +61,7 @@ def render(
 
 
 def _render_on_all_cores(images: np.memmap, count: int, seed: int, processes: int, progress: Progress) -> None:
-    """Render shares of the images in processes of their own: threads of one process would wait for each other."""
+    """Render shares of the images in separate processes: threads of one process would wait for each other."""
     bounds = [count * number // processes // 64 * 64 for number in range(processes)] + [count]
     images.flush()
     workers = [
@@ -89,14 +92,19 @@ def _render_on_all_cores(images: np.memmap, count: int, seed: int, processes: in
 
 
 def render_share(path: str, count: int, seed: int, first: int, last: int) -> None:
-    """Render images `first` to `last` of (count, seed) into an existing .npy file; prints how many are done to stdout."""
+    """Render images `first` to `last` of (count, seed) into an existing .npy file.
+
+    It runs in a process of its own, and writes the size of each finished block to stdout, a line each, for the progress
+    bar of the process that started it.
+    """
     images = np.load(path, mmap_mode="r+")
     torch.set_num_threads(1)
     attributes = {name: column[:last] for name, column in _sample(count, seed).items()}
     for start in range(first, last, 64):
         part = render(attributes, images.shape[1], seed, first=start, last=min(start + 64, last))
         images[start : start + len(part)] = part
-        print(len(part), flush=True)
+        sys.stdout.write(f"{len(part)}\n")
+        sys.stdout.flush()
     images.flush()
 
 

@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from stackflower.data.images import crop_and_flip
+
 MIXUP_ALPHA = 0.2  # of Beta(α, α), from which shares are drawn
 
 
@@ -22,16 +24,16 @@ def crop_center(images: Tensor, size: int) -> Tensor:
     return _to_float(images[:, inner, inner])
 
 
-def crop_and_flip(images: Tensor, size: int, generator: torch.Generator) -> Tensor:
+def augment_lightly(images: Tensor, size: int, generator: torch.Generator) -> Tensor:
     """Crop images uint8 (n, S, S, 3) at random to `size` px and mirror half of them.
 
     Returns:
         Floats (n, 3, size, size) in [-1, 1].
     """
-    n, offsets, position = len(images), images.shape[1] - size + 1, torch.arange(size)
-    top, left = torch.randint(offsets, (2, n, 1), generator=generator)
-    columns = torch.where(torch.rand(n, 1, generator=generator) < 0.5, position, position.flip(0)) + left
-    return _to_float(images[torch.arange(n)[:, None, None], (top + position)[:, :, None], columns[:, None]])
+    n = len(images)
+    corner = torch.randint(images.shape[1] - size + 1, (2, n), generator=generator)
+    mirror = torch.rand(n, generator=generator) >= 0.5
+    return crop_and_flip(images.contiguous(), torch.arange(n), corner, mirror, None, size).float() / 127.5 - 1
 
 
 def augment_strongly(images: Tensor, size: int, generator: torch.Generator) -> Tensor:

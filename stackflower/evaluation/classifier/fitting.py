@@ -9,7 +9,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from stackflower.evaluation.classifier.augmentation import Mix, augment_strongly, crop_and_flip
+from stackflower.evaluation.classifier.augmentation import Mix, augment_lightly, augment_strongly
 from stackflower.evaluation.classifier.backbones import FrozenFeatures
 from stackflower.evaluation.classifier.losses import compute_caption_loss, compute_class_loss
 from stackflower.evaluation.classifier.measuring import precompute_inputs
@@ -150,7 +150,7 @@ def _create_input_loader(
     one of the two.
     """
     if not isinstance(model.body, FrozenFeatures):
-        augment = augment_strongly if plan.augmentation == "strong" else crop_and_flip
+        augment = augment_strongly if plan.augmentation == "strong" else augment_lightly
         return lambda index: augment(data.images[index], model.resolution, generator).to(device)
     with _autocast(device, precision):
         views = torch.stack(

@@ -1,4 +1,4 @@
-"""The captions of a split by index, on the device: drawing and embedding them."""
+"""Draw and embed captions of a split by number, on the device."""
 
 from __future__ import annotations
 
@@ -11,16 +11,17 @@ from stackflower.data.prepared import Prepared
 from stackflower.utils.rng import below
 
 Embed = Callable[[Tensor], Tensor]
-"""Numbers of captions (…,) int64 → embeddings (…, T) float32: the lookup in a table, or an encoder that is being trained."""
+"""Numbers of captions (…,) int64 → embeddings (…, T) float32, by a table or an encoder that is being trained."""
 
 
 class Captions:
-    """Draws captions of images and embeds them.
+    """Draw captions of images and embed them.
 
     Args:
         data: the prepared split; captions are numbered image by image.
-        embed: their embeddings.
-        averaged: how many captions' embeddings are averaged for one image (StackGAN averages four).
+        embed: embeds captions by number.
+        averaged: number of captions whose embeddings are averaged for one image (StackGAN averages four).
+        device: device of the draws.
     """
 
     def __init__(self, data: Prepared, embed: Embed, averaged: int, device: torch.device):
@@ -30,7 +31,7 @@ class Captions:
         self.embed, self.averaged, self.device = embed, averaged, device
 
     def draw(self, index: Tensor, generator: torch.Generator) -> Tensor:
-        """Numbers (n, `averaged`) of different captions of images `index` (n,); -1 where an image has fewer."""
+        """Draw numbers (n, `averaged`) of different captions of images `index` (n,); -1 where an image has fewer."""
         if self.averaged == 1:
             return (self.offsets[index] + below(self.counts[index], generator))[:, None]
         count = self.counts[index, None]
@@ -41,7 +42,7 @@ class Captions:
         return torch.where(valid, self.offsets[index, None] + chosen, -1)
 
     def mean_embedding(self, captions: Tensor) -> Tensor:
-        """Mean embeddings (…, T) of captions (…, A), -1 for none."""
+        """Compute the mean embeddings (…, T) of captions (…, A), where -1 is left out."""
         if captions.shape[-1] == 1:
             return self.embed(captions[..., 0])
         valid = captions[..., None] >= 0

@@ -31,15 +31,15 @@ TRIES = 100  # neighbours of a damaged image
 
 @dataclass
 class Decoded:
-    """A process's rows of a batch."""
+    """One process's rows of a batch."""
 
     first: int  # number of the batch's first image
     images: np.ndarray  # uint8 (n, S, S, 3)
-    captions: list[list[str]]  # drawn of each row's; none where they are embedded
-    embedding: np.ndarray | None  # (n, T) means of the drawn captions' embeddings, if the encoder runs in the worker
-    numbers: np.ndarray  # (2, n) int64: the class, or without one the text's code, and the code of the drawn text
-    own: np.ndarray  # (n, most) int64: codes of all texts of each row, -1 where it has fewer
-    notes: list[str]  # a sentence for each image that another stands for
+    captions: list[list[str]]  # drawn captions of each row; none where they are embedded
+    embedding: np.ndarray | None  # (n, T) mean embeddings of the drawn captions, if the encoder runs in the worker
+    numbers: np.ndarray  # (2, n) int64: class (or code of the text where it has none), and code of the drawn text
+    codes: np.ndarray  # (n, most) int64: codes of all texts of each row, -1 where it has fewer
+    notes: list[str]  # one sentence per image that was replaced by another
 
 
 @dataclass(frozen=True)
@@ -47,54 +47,56 @@ class CaptionDraws:
     """How captions are drawn, and embedded where the encoder needs no accelerator.
 
     Args:
-        seed: of the draws.
-        averaged: how many captions of an image are drawn.
-        encode: captions to embeddings (N, T) in the worker; None: they are embedded on the training's device.
+        seed: seed of the draws.
+        averaged: number of captions drawn per image.
+        encode: embeds captions as (N, T) in the worker; None: they are embedded on the training's device.
     """
 
     seed: int
     averaged: int = 1
     encode: Callable[[Sequence[str]], Tensor] | None = None
 
-    def drawn(self, first: int, total: int, rows: range, texts: Sequence[Sequence[str]]) -> list[list[str]]:
-        """Different captions of each of `rows`, all where there are fewer; the same in every process."""
+    def draw(self, first: int, total: int, rows: range, texts: Sequence[Sequence[str]]) -> list[list[str]]:
+        """Draw different captions for each of `rows`, all where it has fewer; the same in every process."""
         draws = torch.rand(total, self.averaged, generator=seeded(self.seed, 5, first)).tolist()
-        return [_drawn(own, draws[place]) for place, own in zip(rows, texts, strict=True)]
+        return [_draw_captions(captions, draws[place]) for place, captions in zip(rows, texts, strict=True)]
 
 
-def _drawn(captions: Sequence[str], draws: Sequence[float]) -> list[str]:
+def _draw_captions(captions: Sequence[str], draws: Sequence[float]) -> list[str]:
     left = list(captions)
     return [left.pop(int(draw * len(left))) for draw in draws[: len(captions)]]
 
 
 def mean_embedding(captions: Sequence[Sequence[str]], encode: Callable[[Sequence[str]], Tensor]) -> Tensor:
-    """Mean embeddings (n, T) of some captions for each of n images."""
-    flat = encode([caption for own in captions for caption in own])
-    if all(len(own) == 1 for own in captions):
+    """Compute the mean embeddings (n, T) of some captions for each of n images."""
+    counts = [len(captions_of_image) for captions_of_image in captions]
+    flat = encode([caption for captions_of_image in captions for caption in captions_of_image])
+    if all(count == 1 for count in counts):
         return flat
-    return torch.stack([part.mean(0) for part in flat.split([len(own) for own in captions])])
+    return torch.stack([part.mean(0) for part in flat.split(counts)])
 
 
 def _code(caption: str) -> int:
-    """A number that tells captions from one another, and from classes."""
+    """Hash a caption to a number that differs from those of other captions and of classes."""
     return int.from_bytes(hashlib.blake2b(caption.encode(), digest_size=8).digest(), "little") >> 2 | 1 << 61
 
 
 def _codes(texts: Sequence[Sequence[str]]) -> np.ndarray:
-    """The codes (n, most) of some captions for each of n images, filled up with -1."""
+    """Return the codes (n, most) of the captions of n images, padded with -1."""
     most = max(map(len, texts))
-    return np.array([[*map(_code, own), *[-1] * (most - len(own))] for own in texts], dtype=np.int64)
+    padded = [[*map(_code, captions), *[-1] * (most - len(captions))] for captions in texts]
+    return np.array(padded, dtype=np.int64)
 
 
-def numbers_of(rows: Sequence[dict[str, Any]], captions: Sequence[Sequence[str]]) -> np.ndarray:
-    """Class, or without one the text's code, and code of the drawn text, (2, n) int64."""
-    codes = [_code(own[0]) for own in captions]
+def number_texts(rows: Sequence[dict[str, Any]], captions: Sequence[Sequence[str]]) -> np.ndarray:
+    """Return the classes (or codes of the texts, where rows have none) and codes of the drawn texts, (2, n) int64."""
+    codes = [_code(captions_of_image[0]) for captions_of_image in captions]
     labels = [row.get("label", code) for row, code in zip(rows, codes, strict=True)]
     return np.array([labels, codes], dtype=np.int64)
 
 
 class _Rows(Dataset[Any]):
-    """Batches by the number of their first image; a sentence for one that can't be read."""
+    """Batches by the number of their first image; a sentence in place of one that can't be read."""
 
     def __init__(
         self, reader: ShardReader, order: StreamOrder, captions: CaptionDraws, rows: range, size: int, skip_bad: bool
@@ -104,25 +106,25 @@ class _Rows(Dataset[Any]):
 
     def __getitem__(self, first: int) -> Decoded | str:
         try:
-            return self._decoded(first)
+            return self._decode(first)
         except DataError as error:  # as a value: the loader would wrap it in a traceback
             return str(error)
 
-    def _decoded(self, first: int) -> Decoded:
+    def _decode(self, first: int) -> Decoded:
         images = np.empty((len(self.rows), self.size, self.size, 3), np.uint8)
         rows, notes = list[dict[str, Any]](), list[str]()
         for place, (shard, sample) in enumerate(zip(*self.order(first, self.rows), strict=True)):
             sample, images[place] = self._image(int(shard), int(sample), notes)
             rows.append(self.reader.row(int(shard), sample))
-        captions = self.captions.drawn(first, self.order.batch, self.rows, [row["text"] for row in rows])
-        numbers, own = numbers_of(rows, captions), _codes([row["text"] for row in rows])
+        captions = self.captions.draw(first, self.order.batch, self.rows, [row["text"] for row in rows])
+        numbers, codes = number_texts(rows, captions), _codes([row["text"] for row in rows])
         if self.captions.encode is None:
-            return Decoded(first, images, captions, None, numbers, own, notes)
+            return Decoded(first, images, captions, None, numbers, codes, notes)
         embedding = mean_embedding(captions, self.captions.encode).numpy()
-        return Decoded(first, images, [], embedding, numbers, own, notes)
+        return Decoded(first, images, [], embedding, numbers, codes, notes)
 
     def _image(self, shard: int, sample: int, notes: list[str]) -> tuple[int, np.ndarray]:
-        """A sample and its image; with `skip_bad`, the next of the shard whose image can be read."""
+        """Read a sample's image; with `skip_bad`, the next one of the shard that can be read."""
         count = int(self.order.counts[shard])
         for step in range(min(count, TRIES)):
             chosen = (sample + step) % count
@@ -138,7 +140,7 @@ class _Rows(Dataset[Any]):
 
 
 class _Firsts(Sampler[int]):
-    """Numbers of the first images of batches, from one on, without an end."""
+    """Endless numbers of the first images of batches."""
 
     def __init__(self, first: int, step: int):
         self.first, self.step = first, step
@@ -153,13 +155,13 @@ class Decoder:
     """A process's rows of batches, decoded ahead.
 
     Args:
-        reader: of the shards.
-        order: in which they are read.
-        captions: how they are drawn.
+        reader: reads the shards.
+        order: order of the samples.
+        captions: how captions are drawn.
         size: px of the images.
-        workers: processes; None: one less than the cores of this training process, from 1 to `MOST_WORKERS`. 0: none.
-        skip_bad: let the next image of the shard stand for one that can't be read.
-        processes: that train on this machine.
+        workers: worker processes; None: one less than the cores per training process, from 1 to `MOST_WORKERS`.
+        skip_bad: replace an image that can't be read by the next one of the shard.
+        processes: training processes on this machine.
     """
 
     def __init__(
@@ -182,31 +184,34 @@ class Decoder:
         self._taken: Future[Decoded | str] | None = None
 
     def __call__(self, first: int, rows: range) -> Decoded:
-        """Rows of the batch that begins at image number `first`. DataError for one that can't be read."""
+        """Return rows of the batch that starts at image number `first`. DataError for an image that can't be read."""
         if self._latest is not None and self._latest.first == first and self.rows == rows:
             return self._latest
         if self._batches is None or first != self.next or rows != self.rows:
             self._start(first, rows)
         assert self._batches is not None
-        found = next(self._batches) if self._taken is None else self._taken.result()
+        decoded = next(self._batches) if self._taken is None else self._taken.result()
         self._taken = None
-        if isinstance(found, str):
-            raise DataError(found)
-        self._latest, self.next = found, first + self.order.batch
-        return found
+        if isinstance(decoded, str):
+            raise DataError(decoded)
+        self._latest, self.next = decoded, first + self.order.batch
+        return decoded
 
     def take_next(self) -> None:
-        """Take the batch after the latest from the workers, in a thread, when the latest is put together: they then decode while a step
-        computes. On a CPU, the small parts of putting a batch together would wait for the cores that decode."""
-        if self.workers and self._batches is not None and self._taken is None:
-            self._taken = _in_a_thread(next, self._batches)
+        """Take the next batch from the workers, in a thread, once the latest is assembled.
 
-    def texts(self, first: int, rows: range) -> tuple[list[list[str]], np.ndarray]:
-        """Drawn captions, and classes and codes (2, n), of rows of a batch, without their images."""
+        The workers then decode while a step computes. On a CPU, assembling a batch would wait for the cores that
+        decode.
+        """
+        if self.workers and self._batches is not None and self._taken is None:
+            self._taken = _call_in_thread(next, self._batches)
+
+    def read_texts(self, first: int, rows: range) -> tuple[list[list[str]], np.ndarray]:
+        """Return the drawn captions, and classes and codes (2, n), of rows of a batch, without reading images."""
         shards, samples = self.order(first, rows)
-        found = [self.reader.row(int(shard), int(sample)) for shard, sample in zip(shards, samples, strict=True)]
-        captions = self.captions.drawn(first, self.order.batch, rows, [row["text"] for row in found])
-        return captions, numbers_of(found, captions)
+        metadata = [self.reader.row(int(shard), int(sample)) for shard, sample in zip(shards, samples, strict=True)]
+        captions = self.captions.draw(first, self.order.batch, rows, [row["text"] for row in metadata])
+        return captions, number_texts(metadata, captions)
 
     def _start(self, first: int, rows: range) -> None:
         self.rows, self._taken = rows, None
@@ -215,41 +220,44 @@ class Decoder:
         data = _Rows(reader, self.order, self.captions, rows, self.size, self.skip_bad)
         ahead: dict[str, Any] = {"prefetch_factor": AHEAD} if self.workers else {}
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "This DataLoader will create")  # how many was asked for
+            warnings.filterwarnings("ignore", "This DataLoader will create")  # more workers than cores are a choice
             loader: DataLoader[Any] = DataLoader(
                 data,
                 batch_size=None,
                 sampler=_Firsts(first, self.order.batch),
                 num_workers=self.workers,
-                worker_init_fn=_set_up,
-                collate_fn=_as_it_is,
+                worker_init_fn=_set_up_worker,
+                collate_fn=_identity,
                 **ahead,
             )
             self._batches = iter(loader)
 
 
-def _set_up(worker: int) -> None:
-    """A worker decodes in one thread. It ends with its training, even if that is killed, as it would wait for ever to hand over a batch; and
-    not before: a signal to all processes of a training, such as `timeout` sends, lets it save a checkpoint first."""
+def _set_up_worker(worker: int) -> None:
+    """Set up a worker: decode in one thread, and end with the training process, not before it.
+
+    A worker of a training that is killed would wait for ever to hand over a batch. A signal to all processes of a
+    training, such as `timeout` sends, must leave the workers alive until the last checkpoint is saved.
+    """
     torch.set_num_threads(1)
     parent = os.getppid()
-    theirs = {signal.SIGTERM} if hasattr(signal, "sigtimedwait") else set()  # not on macOS
-    if theirs:
-        signal.pthread_sigmask(signal.SIG_BLOCK, theirs)
+    awaited = {signal.SIGTERM} if hasattr(signal, "sigtimedwait") else set()  # not on macOS
+    if awaited:
+        signal.pthread_sigmask(signal.SIG_BLOCK, awaited)
 
     def watch() -> None:
         while os.getppid() == parent:
-            if not theirs:
+            if not awaited:
                 time.sleep(1)
-            elif (told := signal.sigtimedwait(theirs, 1)) is not None and told.si_pid == parent:
+            elif (received := signal.sigtimedwait(awaited, 1)) is not None and received.si_pid == parent:
                 break
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
 
 
-def _in_a_thread(function: Callable[..., Any], *arguments: Any) -> Future[Any]:
-    """What a call returns. The thread does not hold up the end of the process, as one of an executor does."""
+def _call_in_thread(function: Callable[..., Any], *arguments: Any) -> Future[Any]:
+    """Call a function in a thread that does not hold up the end of the process, as one of an executor does."""
     future: Future[Any] = Future()
 
     def call() -> None:
@@ -262,5 +270,5 @@ def _in_a_thread(function: Callable[..., Any], *arguments: Any) -> Future[Any]:
     return future
 
 
-def _as_it_is(batch: Any) -> Any:
+def _identity(batch: Any) -> Any:
     return batch

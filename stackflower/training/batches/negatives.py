@@ -13,13 +13,14 @@ TRIES = 8  # captions drawn to find one that is not among the image's own
 
 
 class NegativeSampler:
-    """Draws, for each image, another of a different class, uniformly.
+    """Draw, for each image, another of a different class, uniformly.
 
-    Images without classes are a class each. With one class only, any other image.
+    Images without classes are one class each. With one class only, any other image is drawn.
 
     Args:
         labels: (N,) int64 class of each image, or None.
-        count: N, where there are no labels.
+        count: N, used where labels are None.
+        device: device of the draws.
     """
 
     def __init__(self, labels: Tensor | None, count: int, device: torch.device | str = "cpu"):
@@ -33,7 +34,7 @@ class NegativeSampler:
         self.labels = labels.to(device)  # (N,), the class of each image
 
     def __call__(self, index: Tensor, generator: torch.Generator) -> Tensor:
-        """`index` (n,) of images → (n,) of images of other classes."""
+        """Draw (n,) images of other classes than those of images `index` (n,)."""
         start, size = self.start[index], self.size[index]
         others = (len(self.order) - size).clamp_min(1)
         draw = below(others, generator)
@@ -41,12 +42,13 @@ class NegativeSampler:
 
 
 class NegativeCaptions:
-    """Draws captions of other images, none of them word for word one of the image's own.
+    """Draw captions of other images, none of them word for word one of the image's own.
 
     Args:
         data: the prepared split.
         captions: its captions on the device.
-        count: captions drawn for each image; `hardest` chooses one of them.
+        count: captions drawn per image; `choose_hardest` chooses one of them.
+        device: device of the draws.
     """
 
     def __init__(self, data: Prepared, captions: Captions, count: int, device: torch.device):
@@ -55,7 +57,7 @@ class NegativeCaptions:
         self.shared = SharedTexts.of(data, device)
 
     def __call__(self, index: Tensor, generator: torch.Generator) -> Tensor:
-        """Numbers (n, `count`, averaged) of captions for images `index` (n,); -1 where there are fewer."""
+        """Draw numbers (n, `count`, averaged) of captions for images `index` (n,); -1 where an image has fewer."""
         repeated = index.repeat_interleave(self.count)
         if self.shared is None:
             numbers = self.captions.draw(self.images(repeated, generator), generator)
@@ -64,17 +66,26 @@ class NegativeCaptions:
             numbers = self.shared.first_negative(repeated, drawn.unflatten(0, (len(repeated), TRIES)))
         return numbers.unflatten(0, (len(index), self.count))
 
-    def hardest(self, candidates: Tensor, matching: Tensor) -> tuple[Tensor, Tensor]:
-        """Of candidates (n, K, A), the embeddings (n, T) most similar to the matching ones (n, T), and their captions (n,): hard
-        negatives (Faghri et al. 2018, VSE++)."""
+    def choose_hardest(self, candidates: Tensor, matching: Tensor) -> tuple[Tensor, Tensor]:
+        """Choose hard negatives (Faghri et al. 2018, VSE++).
+
+        Args:
+            candidates: (n, K, A) numbers of captions.
+            matching: (n, T) embeddings of the images' own captions.
+
+        Returns:
+            The embeddings (n, T) most similar to `matching`, and the numbers of their captions (n,).
+        """
         embeddings = self.captions.mean_embedding(candidates)
         hardest = torch.einsum("nkt,nt->nk", embeddings, matching).argmax(1)
         rows = torch.arange(len(embeddings), device=embeddings.device)
         return embeddings[rows, hardest], candidates[rows, hardest, 0]
 
     def label(self, index: Tensor, captions: Tensor) -> Tensor:
-        """The class of each text: of its image; or, where other classes share captions, the text itself, as a text that occurs
-        twice is no negative for either image."""
+        """Return the class of each text: that of its image, or the text itself where classes share captions.
+
+        A text that occurs twice is not a negative for either image.
+        """
         if self.shared is None or self.captions.averaged > 1:
             return self.images.labels[index]
         return self.shared.text_of[captions[:, 0]]
@@ -84,8 +95,8 @@ class SharedTexts:
     """Captions that images of different classes share, as they may without labels.
 
     Args:
-        text_of: (C,) the number of each caption's text.
-        own: (N, most) of each image's own texts, -1 where it has fewer.
+        text_of: (C,) number of each caption's text.
+        own: (N, most) texts of each image, -1 where it has fewer.
     """
 
     def __init__(self, text_of: Tensor, own: Tensor):
@@ -93,22 +104,24 @@ class SharedTexts:
 
     @classmethod
     def of(cls, data: Prepared, device: torch.device) -> SharedTexts | None:
-        """None where there are labels, or no caption is shared."""
+        """Find the shared captions; None where the data have labels, or no caption is shared."""
         if data.labels is not None:
             return None
-        known: dict[str, int] = {}
-        numbers = torch.tensor([known.setdefault(text, len(known)) for text in data.flat_captions()])
+        number_of: dict[str, int] = {}
+        numbers = torch.tensor([number_of.setdefault(text, len(number_of)) for text in data.flat_captions()])
         counts = torch.tensor([len(captions) for captions in data.captions])
         pairs = torch.stack([numbers, data.classes().repeat_interleave(counts)])
-        if pairs.unique(dim=1).shape[1] == len(known):
+        if pairs.unique(dim=1).shape[1] == len(number_of):
             return None
         place, offsets = torch.arange(int(counts.max())), counts.cumsum(0) - counts
         own = numbers[(offsets[:, None] + place).clamp_max(len(numbers) - 1)].masked_fill(place >= counts[:, None], -1)
         return cls(numbers.to(device), own.to(device))
 
     def first_negative(self, index: Tensor, drawn: Tensor) -> Tensor:
-        """Of captions (n, TRIES, averaged) drawn for images `index` (n,), the first that is none of the image's own texts, or
-        that shares fewest with them."""
+        """Choose one of the captions (n, TRIES, averaged) drawn for images `index` (n,).
+
+        It is the first that is not among the image's own texts, or the one that shares fewest with them.
+        """
         text = torch.where(drawn >= 0, self.text_of[drawn.clamp_min(0)], -2)
         shared = (text[..., None] == self.own[index][:, None, None]).any(3).sum(2)
         return drawn[torch.arange(len(index), device=index.device), shared.argmin(1)]

@@ -15,15 +15,16 @@ MOST_LANES = 8
 class StreamOrder:
     """An endless sequence of samples, in which each pass has every sample once, in a new random order.
 
-    A batch's rows are in lanes, as many to each, and a lane reads a stretch of the shards one after another; so a process whose rows are whole lanes opens no other
-    process's shards (but for one that two lanes share at their border). The shards of a pass are shuffled, and so are the samples of a lane in windows of
-    `window`. Any place of the sequence is computed, not counted up to: a resumed run goes on at the very shard and sample.
+    A batch's rows are divided equally into lanes, and a lane reads a stretch of the shards one after another, so that a
+    process whose rows are whole lanes opens no other process's shards, except one that two lanes share at their border.
+    The shards of a pass are shuffled, and the samples of a lane are shuffled in windows of `window`. Any place of the
+    sequence is computed, not counted up to: a resumed run continues at the same shard and sample.
 
     Args:
-        counts: samples of each shard.
-        seed: of the order.
-        batch: images of a step, over all processes.
-        window: samples of a lane that are shuffled together.
+        counts: number of samples of each shard.
+        seed: seed of the order.
+        batch: number of images of a step, over all processes.
+        window: number of samples of a lane that are shuffled together.
     """
 
     def __init__(self, counts: list[int], seed: int, batch: int, window: int):
@@ -37,13 +38,13 @@ class StreamOrder:
         return self.total
 
     def _in_lane(self, lane: np.ndarray, before: np.ndarray) -> np.ndarray:
-        """How many images number 0 to `before` are of a lane: each batch has its rows in the same places."""
+        """Count the images of a lane among images number 0 to `before`; lanes have the same rows in every batch."""
         rows = self.batch // self.lanes
         whole, rest = np.divmod(before, self.batch)
         return whole * rows + np.clip(rest - lane * rows, 0, rows)
 
     def _shuffled_shards(self, epoch: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Of a pass: the shards in their order, where each ends, and where each lane begins (and the last ends)."""
+        """Return the shards of a pass in order, where each ends, and where each lane starts (and the last ends)."""
         order = torch.randperm(len(self.counts), generator=seeded(self.seed, 40, epoch)).numpy()
         lanes = np.arange(self.lanes)
         bounds = np.array([epoch, epoch + 1]) * self.total
@@ -54,20 +55,20 @@ class StreamOrder:
         return torch.randperm(size, generator=seeded(self.seed, 41, epoch, lane, number)).numpy()
 
     def __call__(self, first: int, rows: range) -> tuple[np.ndarray, np.ndarray]:
-        """Shard and sample of rows of the batch that begins at image number `first`."""
+        """Return shard and sample of rows of the batch that starts at image number `first`."""
         image = first + np.array(rows)
         lane = image % self.batch * self.lanes // self.batch
         shard, sample = np.empty_like(image), np.empty_like(image)
         for epoch in np.unique(image // self.total):
             order, ends, starts = self._shards(int(epoch))
             these = np.flatnonzero(image // self.total == epoch)
-            own = lane[these]
-            offset = self._in_lane(own, image[these]) - self._in_lane(own, np.array(epoch * self.total))
+            lanes = lane[these]
+            offset = self._in_lane(lanes, image[these]) - self._in_lane(lanes, np.array(epoch * self.total))
             place = np.empty_like(offset)
             for at, (number, within) in enumerate(zip(*np.divmod(offset, self.window), strict=True)):
-                begin, end = int(starts[own[at]]), int(starts[own[at] + 1])
+                begin, end = int(starts[lanes[at]]), int(starts[lanes[at] + 1])
                 size = min(self.window, end - begin - int(number) * self.window)
-                shuffled = self._window(int(epoch), int(own[at]), int(number), size)
+                shuffled = self._window(int(epoch), int(lanes[at]), int(number), size)
                 place[at] = begin + number * self.window + shuffled[within]
             chosen = np.searchsorted(ends, place, side="right")
             shard[these] = order[chosen]

@@ -1,9 +1,10 @@
-"""Batches of a stream: as those of a prepared split, but for texts of other images, which come from the images before."""
+"""Batches of a stream, whose negative captions come from the images before."""
 
 from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -11,90 +12,130 @@ import torch
 from torch import Tensor
 
 from stackflower.stages.base import OtherTexts
-from stackflower.training.batches.batch import Batch, Batches, Drawing, cropped
+from stackflower.training.batches.assembly import Batches, Rows
+from stackflower.training.batches.batch import Batch, Drawing
 from stackflower.training.batches.decoding import Decoder, mean_embedding
 from stackflower.training.batches.negatives import TRIES
 from stackflower.utils.distributed import collected
-from stackflower.utils.rng import seeded
 
-POOL = 512  # images whose captions are negatives for the next
-CACHED = 2**26  # bytes of embeddings that are kept
+POOL = 512  # images whose captions are negatives for the next ones
+CACHED = 2**26  # bytes of embeddings to keep
 
 
-class _Texts(NamedTuple):
-    """Drawn texts of images; one row an image."""
+class StreamTexts(NamedTuple):
+    """Drawn texts of images, one row per image."""
 
     embedding: Tensor  # (N, T)
-    label: Tensor  # (N,) int64: the class, or without one the text
-    code: Tensor  # (N,) int64 of the drawn text
+    label: Tensor  # (N,) int64, the class, or the text where it has none
+    code: Tensor  # (N,) int64, tells the drawn text from others
 
 
-class _Pool:
-    """The texts of the last images of a stream, each at a place that its number gives, so that a resumed run has them where they were.
+class TextPool:
+    """The texts of the last images of a stream.
+
+    The number of an image gives its place, so that a resumed run finds each text where it was.
 
     Args:
-        total: images of a batch.
+        total: number of images of a batch.
     """
 
     def __init__(self, total: int):
         self.size = -(-max(POOL, total) // total) * total
         self.end = 0  # number of the image after the last
-        self.texts: _Texts | None = None
+        self.texts: StreamTexts | None = None
 
-    def add(self, first: int, texts: _Texts) -> None:
-        """Put the texts of the batch that begins at image number `first` in the place of older ones."""
+    def add(self, first: int, texts: StreamTexts) -> None:
+        """Replace the oldest texts by those of the batch that starts at image number `first`."""
         if self.texts is None:
-            self.texts = _Texts(*(one.new_zeros((self.size, *one.shape[1:])) for one in texts))
+            self.texts = StreamTexts(*(one.new_zeros((self.size, *one.shape[1:])) for one in texts))
         place = first % self.size
         for column, new in zip(self.texts, texts, strict=True):
             column[place : place + len(new)] = new
         self.end = first + len(texts.label)
 
-    def __getitem__(self, place: Tensor) -> _Texts:
+    def __getitem__(self, place: Tensor) -> StreamTexts:
         assert self.texts is not None
-        return _Texts(*(column[place] for column in self.texts))
+        return StreamTexts(*(column[place] for column in self.texts))
 
     def __len__(self) -> int:
         return min(self.end, self.size)
 
 
 class EmbeddingCache:
-    """Embeddings of captions as they come, on a device; those that were used last are kept.
+    """Embed captions as they come, and keep the embeddings that were used last, on a device.
 
     Args:
-        encode: captions to embeddings (N, T), as `TextEncoder.__call__`.
-        device: of the training.
+        encode: embeds captions as (N, T), as `TextEncoder.__call__`.
+        device: device of the training.
     """
 
     def __init__(self, encode: Callable[[Sequence[str]], Tensor], device: torch.device):
         self.encode, self.device = encode, device
-        self._known: OrderedDict[str, Tensor] = OrderedDict()
+        self._kept: OrderedDict[str, Tensor] = OrderedDict()
 
     def __call__(self, captions: Sequence[str]) -> Tensor:
-        """Embeddings (N, T)."""
-        missing = [caption for caption in dict.fromkeys(captions) if caption not in self._known]
+        """Return embeddings (N, T)."""
+        missing = [caption for caption in dict.fromkeys(captions) if caption not in self._kept]
         if missing:
             new = self.encode(missing).to(self.device)
-            self._known.update(zip(missing, new, strict=True))
+            self._kept.update(zip(missing, new, strict=True))
         for caption in captions:
-            self._known.move_to_end(caption)
-        found = torch.stack([self._known[caption] for caption in captions])
-        while len(self._known) > max(1, CACHED // (4 * found.shape[1])):
-            self._known.popitem(last=False)
-        return found
+            self._kept.move_to_end(caption)
+        embeddings = torch.stack([self._kept[caption] for caption in captions])
+        while len(self._kept) > max(1, CACHED // (4 * embeddings.shape[1])):
+            self._kept.popitem(last=False)
+        return embeddings
+
+
+@dataclass(frozen=True)
+class StreamedRows(Rows):
+    """This process's decoded rows of a batch, and the texts of the whole batch and of the images before it."""
+
+    images: Tensor
+    index: Tensor
+    label: Tensor
+    caption: Tensor
+    embedding: Tensor  # (N, T) of the drawn captions of all rows
+    pool: TextPool
+    own_codes: Tensor  # (n, most) int64 codes of all texts of each row of this process, -1 where it has fewer
+    share: slice
+    drawing: Drawing
+
+    def embed(self, rows: Tensor) -> Tensor:
+        return self.embedding[rows.to(self.embedding.device, non_blocking=True)]
+
+    def choose_negatives(self, text: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        assert self.pool.texts is not None
+        shape = (len(self.label), self.drawing.hard_negatives, TRIES)
+        place = torch.randint(len(self.pool), shape, generator=generator, device=self.label.device)[self.share]
+        label, code = self.pool.texts.label[place], self.pool.texts.code[place]
+        # of the tries, the first that is of another class and another text, or else differs in one of them
+        same = (label == self.label[self.share, None, None]).byte()
+        same += (code[..., None] == self.own_codes[:, None, None]).any(3)
+        candidates = self.pool.texts.embedding[place.gather(2, same.argmin(2, keepdim=True))[..., 0]]
+        hardest = (candidates * text[:, None]).sum(2).argmax(1)
+        return candidates[torch.arange(len(candidates), device=text.device), hardest], self.caption
+
+    def draw_others(self, generator: torch.Generator) -> OtherTexts | None:
+        if not self.drawing.contrasted:
+            return None
+        shape = (self.drawing.contrasted,)
+        drawn = self.pool[torch.randint(len(self.pool), shape, generator=generator, device=self.label.device)]
+        return OtherTexts(drawn.embedding, drawn.label)
 
 
 class StreamedBatches(Batches):
     """Batches of a stream.
 
-    Negative captions, and those of the contrast, are of the batch and of the `POOL` images before it, over all processes.
+    Negative captions, and those of the contrast, come from the batch and from the `POOL` images before it, over all
+    processes.
 
     Args:
-        decoder: of the stream.
-        embed: embeddings (N, T) of captions, on the device.
+        decoder: reads the stream.
+        embed: embeds captions as (N, T) on the device.
         drawing: how batches are drawn.
-        device: of the training.
-        notify: told a sentence for each image that can't be read.
+        device: device of the training.
+        notify: called with a sentence for each image that can't be read.
     """
 
     def __init__(
@@ -105,103 +146,62 @@ class StreamedBatches(Batches):
         device: torch.device,
         notify: Callable[[str], None] = lambda sentence: None,
     ):
-        self.decoder, self.embed, self.drawing, self.device, self.notify = decoder, embed, drawing, device, notify
-        self._pool: _Pool | None = None
+        super().__init__(drawing, device, decoder.size)
+        self.decoder, self.embed, self.notify = decoder, embed, notify
+        self._pool: TextPool | None = None
 
     def __len__(self) -> int:
         return len(self.decoder.order)
 
     def __call__(self, first: int, total: int, share: slice = slice(None)) -> Batch:
-        rows = range(total)[share]
-        found = self.decoder(first, rows)
-        for note in found.notes:
-            self.notify(note)
-        drawing, generator = self.drawing, seeded(self.drawing.seed, 2, first, device=self.device)
-        room = found.images.shape[1] - drawing.resolution + 1
-        corner, mirror = drawing.crops(total, room, generator)
-        noise = drawing.draw_noise(total, generator)
-        upside_down = drawing.half(total, True, generator) if drawing.flip_vertical else torch.zeros_like(mirror)
-        augmentation = torch.rand(total, drawing.augmentation_dim, generator=generator, device=self.device)
-        texts = self._texts(total, found.captions, found.numbers, found.embedding)
-        pool = self._pooled(first, total, rows)
-        pool.add(first, texts)
-        own = torch.from_numpy(found.own).to(self.device, non_blocking=True)
-        mine = _Texts(*(column[share] for column in texts))
-        negative = self._hardest(pool, mine, own, total, share, generator)
-        others = None
-        if drawing.contrasted:
-            drawn = pool[torch.randint(len(pool), (drawing.contrasted,), generator=generator, device=self.device)]
-            others = OtherTexts(drawn.embedding, drawn.label)
-        fake_text, fake_label = self._generated(texts, total)
-        images = torch.from_numpy(found.images).to(self.device, non_blocking=True)
-        none = torch.full((len(rows),), -1, device=self.device)
-        batch = Batch(
-            images=cropped(
-                images,
-                torch.arange(len(rows), device=self.device),
-                corner[:, share],
-                mirror[share],
-                upside_down[share],
-                drawing.resolution,
-            ),
-            text=mine.embedding,
-            negative_text=negative,
-            fake_text=fake_text[share],
-            noise=noise[share],
-            label=mine.label,
-            fake_label=fake_label[share],
-            caption=none,
-            negative_caption=none,
-            augmentation=augmentation[share],
-            others=others,
-        )
+        batch = super().__call__(first, total, share)
         self.decoder.take_next()
         return batch
 
-    def _texts(
+    def read_rows(self, first: int, total: int, share: slice, generator: torch.Generator) -> StreamedRows:
+        places = range(total)[share]
+        decoded = self.decoder(first, places)
+        for note in decoded.notes:
+            self.notify(note)
+        texts = self._collect_texts(total, decoded.captions, decoded.numbers, decoded.embedding)
+        pool = self._pool_before(first, total, places)
+        pool.add(first, texts)
+        return StreamedRows(
+            images=torch.from_numpy(decoded.images).to(self.device, non_blocking=True),
+            index=torch.arange(len(places), device=self.device),
+            label=texts.label,
+            caption=torch.full((len(places),), -1, device=self.device),
+            embedding=texts.embedding,
+            pool=pool,
+            own_codes=torch.from_numpy(decoded.codes).to(self.device, non_blocking=True),
+            share=share,
+            drawing=self.drawing,
+        )
+
+    def _collect_texts(
         self, total: int, captions: Sequence[Sequence[str]], numbers: np.ndarray, embedding: np.ndarray | None
-    ) -> _Texts:
-        """The texts of a whole batch, of which this process has some: the drawn captions, their classes and codes (2, n), and their embeddings, if
-        there are any yet."""
-        found = mean_embedding(captions, self.embed) if embedding is None else torch.from_numpy(embedding)
-        found = found.to(self.device, non_blocking=True)
+    ) -> StreamTexts:
+        """Collect the texts of a whole batch from all processes.
+
+        Args:
+            total: number of images of the batch.
+            captions: drawn captions of this process's rows; unused where they are embedded.
+            numbers: (2, n) their classes and codes.
+            embedding: (n, T); None: embed the captions here.
+        """
+        mine = mean_embedding(captions, self.embed) if embedding is None else torch.from_numpy(embedding)
+        mine = mine.to(self.device, non_blocking=True)
         labels = torch.from_numpy(numbers).to(self.device, non_blocking=True)
         if labels.shape[1] < total:
-            found, labels = collected(found), collected(labels.T).T
-        return _Texts(found, labels[0], labels[1])
+            mine, labels = collected(mine), collected(labels.T).T
+        return StreamTexts(mine, labels[0], labels[1])
 
-    def _pooled(self, first: int, total: int, rows: range) -> _Pool:
-        """The texts of the images before `first`, read anew after a jump."""
+    def _pool_before(self, first: int, total: int, places: range) -> TextPool:
+        """Return the texts of the images before `first`, read again after a jump."""
         if self._pool is not None and self._pool.end == first:
             return self._pool
-        self._pool = _Pool(total)
+        self._pool = TextPool(total)
         for start in range(max(0, first - self._pool.size), first, total):
-            captions, numbers = self.decoder.texts(start, rows)
-            self._pool.add(start, self._texts(total, captions, numbers, None))
+            captions, numbers = self.decoder.read_texts(start, places)
+            self._pool.add(start, self._collect_texts(total, captions, numbers, None))
         return self._pool
-
-    def _hardest(
-        self, pool: _Pool, texts: _Texts, own: Tensor, total: int, share: slice, generator: torch.Generator
-    ) -> Tensor:
-        """Of a few texts of other classes, none of them one of the image's own, the embedding (n, T) most similar to each image's (VSE++)."""
-        assert pool.texts is not None
-        shape = (total, self.drawing.hard_negatives, TRIES)
-        place = torch.randint(len(pool), shape, generator=generator, device=self.device)[share]
-        label, code = pool.texts.label[place], pool.texts.code[place]
-        # of each few, the first that is of another class and another text, or else differs in one
-        same = (label == texts.label[:, None, None]).byte()
-        same += (code[..., None] == own[:, None, None]).any(3)
-        chosen = pool.texts.embedding[place.gather(2, same.argmin(2, keepdim=True))[..., 0]]
-        hardest = (chosen * texts.embedding[:, None]).sum(2).argmax(1)
-        return chosen[torch.arange(len(chosen), device=self.device), hardest]
-
-    def _generated(self, texts: _Texts, total: int) -> tuple[Tensor, Tensor]:
-        """Embeddings (N, T) of what is generated, and their classes (N,)."""
-        source, beside, mixed = self.drawing.generated(total)
-        source, beside = source.to(self.device), beside.to(self.device)
-        fake_text, fake_label = texts.embedding[source], texts.label[source]
-        if mixed:
-            between = torch.arange(total, device=self.device) < mixed
-            fake_text = torch.where(between[:, None], (fake_text + texts.embedding[beside]) / 2, fake_text)
-            fake_label = torch.where(between, -1 - source, fake_label)  # of no image's class
-        return fake_text, fake_label

@@ -1,0 +1,208 @@
+"""Run one training: from a configuration and a folder to the networks' last weights."""
+
+from __future__ import annotations
+
+import logging
+from contextlib import ExitStack
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+from accelerate import Accelerator
+from safetensors import SafetensorError
+
+from stackflower import build
+from stackflower.config.schema import RunConfig
+from stackflower.data.source import Source
+from stackflower.errors import RunError
+from stackflower.evaluation.during_training import TrainingScorer
+from stackflower.features.base import Features
+from stackflower.runs.folder import Run
+from stackflower.runs.previous_stage import keep_weights
+from stackflower.runs.record import RunRecord
+from stackflower.text.base import TextEncoder
+from stackflower.training.accelerator import keep_memory, make_accelerator
+from stackflower.training.callbacks import Callback
+from stackflower.training.request import TrainingRequest
+from stackflower.training.setup import Inputs, make_trainer, read_inputs
+from stackflower.training.stopping import Stop
+from stackflower.training.trainer import Trainer
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a training ended.
+
+    Args:
+        run: folder of the run.
+        images: number of images seen.
+        stopped: why it stopped early; None: it did not.
+        signal: number of the signal that stopped it.
+        caption: a caption of the data, to try the run with.
+        is_main: whether this is the main process.
+    """
+
+    run: Run
+    images: int
+    stopped: str | None
+    signal: int | None
+    caption: str
+    is_main: bool
+
+
+@dataclass(frozen=True)
+class _Setup:
+    """What a training is made of before its data are read."""
+
+    accelerator: Accelerator
+    encoder: TextEncoder
+    source: Source
+    features: Features | None
+    resolution: int  # of the generated images
+    size: int  # px at which images are loaded
+    resume: bool
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this is the main process, the only one that writes."""
+        return bool(self.accelerator.is_main_process)
+
+
+def run_training(
+    config: RunConfig, run: Run, request: TrainingRequest, stop: Stop, callbacks: Callback, tune_malloc: bool
+) -> Outcome:
+    """Train. The order of the steps is a contract: whatever can be refused is refused before anything is written.
+
+    1. Build what is asked for: processes, encoder, data set, networks. Their mistakes cost no time and no file.
+    2. Start the clock of a limit that ends the training at any length; a limit that sets the length has its own.
+    3. Claim the run's folder: a new run's must be free, a resumed run's is locked.
+    4. Read the data and the scorer's real images. This can take minutes, and refuses data that can't be used.
+    5. Handle signals: until here nothing needs to be saved, and Ctrl-C ends the program at once.
+    6. Write: create and lock a new run, or compare a resumed one with its record. Other processes wait for this.
+    7. Make the trainer, restore the last checkpoint, and record the run only when that succeeded.
+    8. Train.
+    """
+    setup = _build_setup(config, run, request)
+    timed = config.train.time_limit is not None and not request.resume
+    stop.start(None if timed else request.time_limit)
+    with ExitStack() as stack:
+        _claim_folder(setup, run, stack)
+        inputs = read_inputs(config, setup.source, setup.encoder, setup.size, setup.accelerator)
+        scorer = _make_scorer(config, setup)
+        stack.enter_context(stop.listening())
+        record = _make_record(config, run, setup, inputs)
+        _open_run(config, run, record, setup, stack)
+        setup.accelerator.wait_for_everyone()
+        _start_process(setup, request, tune_malloc)
+        trainer = make_trainer(config, run, record, inputs, setup.accelerator, request.began, scorer, callbacks)
+        if setup.resume:
+            _restore(trainer, run)
+        if setup.is_main:
+            run.update(record)
+        stopped = trainer.train(stop)
+        setup.accelerator.end_training()
+        return Outcome(run, trainer.images, stopped, stop.signal, inputs.grid(1)[0][0], setup.is_main)
+
+
+def _build_setup(config: RunConfig, run: Run, request: TrainingRequest) -> _Setup:
+    """Build what the configuration names, so that mistakes are found before anything is read or written."""
+    resume = bool(request.resume)
+    accelerator = make_accelerator(config, request.report_to, str(run.path))
+    encoder = build.build_encoder(config, find_kept_text(config, run, resume), accelerator.device)
+    source = build.build_source(config)
+    features = build.build_features(config)
+    stage, _ = build.build_networks(config, encoder.dim)  # for what they refuse; the trainer builds its own
+    size = build.load_size(config, stage, source)
+    return _Setup(accelerator, encoder, source, features, stage.resolutions[-1], size, resume)
+
+
+def _claim_folder(setup: _Setup, run: Run, stack: ExitStack) -> None:
+    """Refuse the folder of a new run that is taken; lock that of a resumed run until `stack` is closed."""
+    if setup.is_main and setup.resume:
+        stack.enter_context(run.lock())
+    elif setup.is_main:
+        run.refuse_taken()
+
+
+def _make_scorer(config: RunConfig, setup: _Setup) -> TrainingScorer | None:
+    """Make what scores the networks while they train; None where the configuration has no scores."""
+    if config.output.eval_every <= 0:
+        return None
+    return TrainingScorer(config, setup.source, setup.resolution, setup.size, setup.encoder)
+
+
+def _make_record(config: RunConfig, run: Run, setup: _Setup, inputs: Inputs) -> RunRecord:
+    """Describe the training for ``config.json``."""
+    return RunRecord(
+        stackflower=version("stackflower"),
+        text_dim=setup.encoder.dim,
+        resolution=setup.resolution,
+        load_size=setup.size,
+        data_key=inputs.key,
+        encoder=setup.encoder.fingerprint(),
+        features=None if setup.features is None else setup.features.describe(),
+        precision=setup.accelerator.mixed_precision,
+        length=_known_length(config, run) if setup.resume else [],
+        run=config.to_dict(),
+    )
+
+
+def _open_run(config: RunConfig, run: Run, record: RunRecord, setup: _Setup, stack: ExitStack) -> None:
+    """Create and lock the folder of a new run, or check that a resumed one is of the same record."""
+    if setup.resume:
+        run.record().check_unchanged(run, record)
+    elif setup.is_main:
+        stack.enter_context(run.lock())
+        run.create(record)
+        _save_encoder(setup.encoder, run)
+    if setup.is_main:
+        keep_weights(config, run)
+
+
+def _start_process(setup: _Setup, request: TrainingRequest, tune_malloc: bool) -> None:
+    """Start the trackers, and set this process's allocator where that was asked for."""
+    if request.report_to:
+        setup.accelerator.init_trackers("stackflower", config=None)
+    if tune_malloc and setup.accelerator.device.type == "cpu":
+        keep_memory()
+
+
+def _known_length(config: RunConfig, run: Run) -> list[tuple[int, float, int]]:
+    """Return the estimates of a time-limited run's length, which a resumed run repeats."""
+    return run.record().length if config.train.time_limit is not None else []
+
+
+def find_kept_text(config: RunConfig, run: Run, resume: bool) -> Path | None:
+    """Return the folder that already holds the text encoder: that of the run to resume, or of the previous stage."""
+    if resume:
+        return run.text_folder
+    return None if config.below is None else Run(config.below.run).text_folder
+
+
+def _save_encoder(encoder: TextEncoder, run: Run) -> None:
+    try:
+        encoder.save(run.text_folder)
+    except (OSError, SafetensorError) as error:
+        raise RunError(
+            f"{run.text_folder} can't be written: {error}. Free some disk space, or choose another `out`."
+        ) from error
+
+
+def _restore(trainer: Trainer, run: Run) -> None:
+    """Restore the last complete checkpoint. RunError where the run has a model and no checkpoint."""
+    complete = run.complete_checkpoints()
+    if complete:
+        trainer.state.restore(complete[-1])
+        sentence = f"Resuming at {trainer.images:,} images."
+    elif run.weights_file.exists():
+        raise RunError(
+            f"{run} has a trained model and no checkpoint ({run.checkpoints} is empty or missing), so it can't be "
+            "resumed: training from scratch would overwrite the model. `stackflower sample` still works with it; train "
+            "a new run with another `out`."
+        )
+    else:
+        sentence = "No complete checkpoint found; starting from scratch."
+    if trainer.accelerator.is_main_process:
+        logger.info(sentence)
