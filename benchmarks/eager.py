@@ -1,10 +1,10 @@
-"""Speed of the training step of every mini variant, against a plain implementation of the same networks.
+"""Compare the speed of the training step of every mini variant with a plain implementation of the same networks.
 
     python benchmarks/eager.py
 
-The plain implementation uses float32, contiguous memory, upsampling and convolution in place of one transposed convolution, and runs
-a discriminator's trunk once for every text. The two are timed in turn in one process, on random images in memory, so that the ratio
-does not depend on variations of the machine's speed.
+The plain implementation uses float32, contiguous memory, and upsampling plus convolution instead of one transposed
+convolution. It runs a discriminator's trunk once for every text. Both implementations are timed in turn in one process,
+on random images in memory, so the ratio does not depend on variations in the machine's speed.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def _judge_separately(self: Discriminator, images: Tensor, texts: Sequence[Text]
 
 @contextmanager
 def plain_implementation() -> Iterator[None]:
-    """Run the networks as a plain implementation would."""
+    """Patch the networks so that they run as a plain implementation would."""
     with (
         patch.object(UpsampleConv, "forward", _upsample_then_convolve),
         patch.object(Discriminator, "forward", _judge_separately),
@@ -73,27 +73,30 @@ def plain_implementation() -> Iterator[None]:
 
 
 def has_second_stage(recipe: str) -> bool:
+    """Return whether a recipe has a second stage."""
     try:
         return bool(load_recipe(recipe, 2))
     except ConfigError:
         return False
 
 
-def configured(recipe: str, stage: int, precision: str) -> RunConfig:
-    """The configuration of a recipe's stage; the previous stage of a second one is the recipe's first, untrained."""
+def resolve_config(recipe: str, stage: int, precision: str) -> RunConfig:
+    """Resolve the configuration of a recipe's stage. The previous stage is the recipe's own, untrained."""
     values = load_recipe(recipe, stage)
     if stage > 1:
-        first = configured(recipe, stage - 1, precision)
-        previous = PreviousStage("untrained", stage - 1, first.conditioning, first.generator, LOAD_RATIO, first.below)
-        values["below"] = previous.to_dict()
+        first_stage = resolve_config(recipe, stage - 1, precision)
+        previous_stage = PreviousStage(
+            "untrained", stage - 1, first_stage.conditioning, first_stage.generator, LOAD_RATIO, first_stage.below
+        )
+        values["below"] = previous_stage.to_dict()
     return resolve(merge(values, {"mixed_precision": precision, "stage": stage}, {"output.log_every": 1_000_000}))
 
 
 def build_trainer(recipe: str, stage: int, folder: str, precision: str, images: int = 256) -> Trainer:
-    """The trainer of a recipe's stage on random images."""
+    """Build the trainer of a recipe's stage on random images."""
     AcceleratorState._reset_state()
     PartialState._reset_state()
-    config = configured(recipe, stage, precision)
+    config = resolve_config(recipe, stage, precision)
     accelerator = make_accelerator(config)
     keep_memory()
     encoder = config.text.create("text")
@@ -118,33 +121,38 @@ def build_trainer(recipe: str, stage: int, folder: str, precision: str, images: 
     return Trainer(config, run, networks, logger, Length.fixed(10**9))
 
 
-def rate(trainer: Trainer, steps: int) -> float:
-    """Images per second over a number of steps."""
-    before, began = trainer.images, time.perf_counter()
+def measure_rate(trainer: Trainer, steps: int) -> float:
+    """Measure the images per second over `steps` steps."""
+    images_before, began = trainer.images, time.perf_counter()
     for _ in range(steps):
         trainer.train_step()
     if trainer.device.type == "cuda":
         torch.cuda.synchronize()
-    return (trainer.images - before) / (time.perf_counter() - began)
+    return (trainer.images - images_before) / (time.perf_counter() - began)
 
 
-def compare(recipe: str, stage: int, steps: int, rounds: int) -> tuple[float, float, float]:
-    """Images per second of the plain implementation and of ours, and the ratio: medians over rounds."""
+def compare_speed(recipe: str, stage: int, steps: int, rounds: int) -> tuple[float, float, float]:
+    """Time the plain implementation and Stackflower in turn.
+
+    Returns:
+        Images per second of the plain implementation, images per second of Stackflower, and their ratio; each is the
+        median over rounds.
+    """
     with tempfile.TemporaryDirectory() as folder:
         with plain_implementation():
             plain = build_trainer(recipe, stage, folder, "no")
-            rate(plain, 3)
+            measure_rate(plain, 3)
         ours = build_trainer(recipe, stage, folder, "auto")
-        rate(ours, 3)
-        pairs = []
+        measure_rate(ours, 3)
+        rates = []
         for _ in range(rounds):
             with plain_implementation():
-                slow = rate(plain, steps)
-            pairs.append((slow, rate(ours, steps)))
+                plain_rate = measure_rate(plain, steps)
+            rates.append((plain_rate, measure_rate(ours, steps)))
     return (
-        statistics.median(slow for slow, _ in pairs),
-        statistics.median(fast for _, fast in pairs),
-        statistics.median(fast / slow for slow, fast in pairs),
+        statistics.median(plain_rate for plain_rate, _ in rates),
+        statistics.median(our_rate for _, our_rate in rates),
+        statistics.median(our_rate / plain_rate for plain_rate, our_rate in rates),
     )
 
 
@@ -152,13 +160,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=16)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--recipes", nargs="*", default=["quickstart", *(n for n in recipes() if n.endswith(MINI))])
+    parser.add_argument(
+        "--recipes", nargs="*", default=["quickstart", *(name for name in recipes() if name.endswith(MINI))]
+    )
     args = parser.parse_args()
     print(f"{os.cpu_count()} cores, {torch.get_num_threads()} threads")
-    print("| recipe | plain, images per second | ours | ratio |\n|---|---|---|---|")
+    print("| recipe | plain PyTorch, images per second | Stackflower, images per second | ratio |\n|---|---|---|---|")
     for recipe in args.recipes:
         for stage in (1, 2) if has_second_stage(recipe) else (1,):
-            plain, ours, ratio = compare(recipe, stage, args.steps, args.rounds)
+            plain, ours, ratio = compare_speed(recipe, stage, args.steps, args.rounds)
             name = f"`{recipe}`" + (", Stage-II" if stage > 1 else "")
             print(f"| {name} | {plain:.0f} | {ours:.0f} | {ratio:.2f} |", flush=True)
 

@@ -45,16 +45,16 @@ RUN = [
 ]
 
 
-def start(folder: Path, *arguments: str) -> subprocess.Popen[bytes]:
-    """`stackflower train …` in a process of its own."""
+def start_training(folder: Path, *arguments: str) -> subprocess.Popen[bytes]:
+    """Start `stackflower train …` in its own process."""
     with (folder / "log.txt").open("ab") as log:
         return subprocess.Popen(
             [sys.executable, "-m", "stackflower", "train", *arguments], cwd=folder, stdout=log, stderr=log
         )
 
 
-def start_up(process: subprocess.Popen[bytes], run: Path) -> float:
-    """Seconds until a process has written its checkpoint before the first step."""
+def measure_start_up(process: subprocess.Popen[bytes], run: Path) -> float:
+    """Measure the seconds until a process has written the checkpoint that precedes its first step."""
     began = time.monotonic()
     while process.poll() is None and not ((run / "config.json").exists() and Run(run).complete_checkpoints()):
         time.sleep(0.05)
@@ -69,42 +69,44 @@ def main() -> None:
         type=float,
         nargs=2,
         default=(-1.0, 2.0),
-        help="range of the time after its first step at which a process is killed",
+        help="range of times, relative to the first step, at which a process is killed",
     )
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     rng = random.Random(args.seed)
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        process = start(folder, "--out", "uninterrupted", *RUN)
-        before = start_up(process, folder / "uninterrupted")
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        process = start_training(folder, "--out", "uninterrupted", *RUN)
+        start_up_seconds = measure_start_up(process, folder / "uninterrupted")
         assert process.wait() == 0, (folder / "log.txt").read_text()
-        print(f"{before:.1f} s to the first step", flush=True)
-        process, killed = start(folder, "--out", "run", *RUN), 0
+        print(f"{start_up_seconds:.1f} s to the first step", flush=True)
+        process, killed = start_training(folder, "--out", "run", *RUN), 0
         while killed < args.times:
-            time.sleep(max(0.0, before + rng.uniform(*args.seconds)))
+            time.sleep(max(0.0, start_up_seconds + rng.uniform(*args.seconds)))
             if process.poll() is not None:
                 break
             process.send_signal(signal.SIGKILL)
             process.wait()
             killed += 1
-            begun = (folder / "run" / "config.json").exists()
-            complete = Run(folder / "run").complete_checkpoints() if begun else []
-            print(f"killed {killed} times; complete checkpoints: {[path.name for path in complete]}", flush=True)
-            process = start(folder, *(["--resume", "run"] if begun else ["--out", "run", *RUN]))
+            has_started = (folder / "run" / "config.json").exists()
+            checkpoints = Run(folder / "run").complete_checkpoints() if has_started else []
+            print(f"killed {killed} times; complete checkpoints: {[path.name for path in checkpoints]}", flush=True)
+            process = start_training(folder, *(["--resume", "run"] if has_started else ["--out", "run", *RUN]))
         assert process.wait() == 0, (folder / "log.txt").read_text()[-3000:]
-        one, two = (Run(folder / run).complete_checkpoints()[-1] for run in ("uninterrupted", "run"))
+        expected_checkpoint, resumed_checkpoint = (
+            Run(folder / run).complete_checkpoints()[-1] for run in ("uninterrupted", "run")
+        )
         models = [load_file(folder / run / "generator.safetensors") for run in ("uninterrupted", "run")]
         assert all(torch.equal(models[0][key], models[1][key]) for key in models[0])
         compared = 0
-        for path in sorted(one.glob("*.safetensors")):
-            expected, resumed = load_file(path), load_file(two / path.name)
+        for path in sorted(expected_checkpoint.glob("*.safetensors")):
+            expected, resumed = load_file(path), load_file(resumed_checkpoint / path.name)
             assert expected.keys() == resumed.keys()
             for key in expected:
                 assert torch.equal(expected[key], resumed[key]), f"{path.name}: {key}"
                 compared += 1
     assert killed == args.times, f"the run ended after {killed} kills: shorten --seconds"
-    print(f"{killed} kills, {compared} tensors equal")
+    print(f"{killed} kills, {compared} equal tensors")
 
 
 if __name__ == "__main__":

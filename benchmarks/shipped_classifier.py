@@ -3,8 +3,9 @@
     python benchmarks/shipped_classifier.py
     python benchmarks/shipped_classifier.py --write     # replaces stackflower/evaluation/weights/
 
-It is what `stackflower eval` would train for `synthetic-flowers` at 64 px, with the weights of its layers in half
-precision. The drawings are frozen, so it changes only when they or the settings do; its file name depends on both.
+`stackflower eval` would train the same classifier for `synthetic-flowers` at 64 px. Here, the weights of its layers are
+in half precision. The drawings are frozen, so the classifier changes only if they or the settings change. Its file name
+depends on both.
 """
 
 from __future__ import annotations
@@ -27,8 +28,8 @@ from stackflower.evaluation.classifier.targets import label_images
 RESOLUTION = 64
 
 
-def halved(source: Path, target: Path) -> None:
-    """A classifier's file with weights in half precision; statistics and biases, which are few, stay as they are."""
+def halve_weights(source: Path, target: Path) -> None:
+    """Write a classifier with its weights in half precision; the few statistics and biases keep their precision."""
     with safe_open(source, "pt") as handle:
         metadata = handle.metadata()
     state = {name: value.half() if value.ndim > 1 else value for name, value in load_file(source).items()}
@@ -38,15 +39,15 @@ def halved(source: Path, target: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--write", action="store_true", help="into the package")
+    parser.add_argument("--write", action="store_true", help="write the classifier into the package")
     args = parser.parse_args()
     data = registry.create("data", "synthetic-flowers").classifier_data()
-    shipped, training.SHIPPED_FOLDER = training.SHIPPED_FOLDER, Path("/nowhere")
-    made = training.get_source_classifier(data, RESOLUTION)
+    shipped_folder, training.SHIPPED_FOLDER = training.SHIPPED_FOLDER, Path("/nowhere")
+    trained = training.get_source_classifier(data, RESOLUTION)
     with tempfile.TemporaryDirectory() as folder:
-        target = shipped / made.name if args.write else Path(folder) / made.name
-        halved(made, target)
-        files = {"made anew": made, "in half precision": target, "in the package": shipped / made.name}
+        target = shipped_folder / trained.name if args.write else Path(folder) / trained.name
+        halve_weights(trained, target)
+        files = {"newly trained": trained, "in half precision": target, "in the package": shipped_folder / trained.name}
         held_out = prepare(
             data.source,
             "validation",
@@ -54,7 +55,7 @@ def main() -> None:
         )
         for name, path in files.items():
             if not path.exists():
-                print(f"{name}: there is none of these settings; --write makes it.")
+                print(f"{name}: no classifier for these settings. Use --write to create it.")
                 continue
             model = load_classifier(path)
             rows = label_images(held_out, model.heads, sorted(set(held_out.rows.labels or ())))

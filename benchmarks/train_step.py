@@ -1,10 +1,10 @@
-"""Speed of the training step of the paper's Stage-I at batch 64, against a plain implementation.
+"""Compare the training step of the paper's Stage-I at batch size 64 with a plain implementation.
 
     python benchmarks/train_step.py --steps 5
 
-The plain implementation uses eager float32, contiguous memory, separate upsampling and convolution, unfused optimizers, and runs the
-trunk again for the mismatched pair. Both are measured in one process; compare only the ratio and the shares between machines. Run it
-on an otherwise idle machine.
+The plain implementation uses eager float32, contiguous memory, separate upsampling and convolution, and unfused
+optimizers. It runs the trunk again for the mismatched pair. Both implementations are measured in one process. Across
+machines, compare only the ratio and the shares. Run this script on an otherwise idle machine.
 """
 
 from __future__ import annotations
@@ -54,11 +54,11 @@ class PlainGenerator(nn.Module):
         )
         blocks: list[nn.Module] = []
         for level in range(4):
-            wide = width * 8 // 2**level
+            channels = width * 8 // 2**level
             blocks += [
                 nn.Upsample(scale_factor=2),
-                nn.Conv2d(wide, wide // 2, 3, 1, 1, bias=False),
-                nn.BatchNorm2d(wide // 2),
+                nn.Conv2d(channels, channels // 2, 3, 1, 1, bias=False),
+                nn.BatchNorm2d(channels // 2),
                 nn.ReLU(),
             ]
         self.blocks = nn.Sequential(*blocks, nn.Conv2d(width // 2, 3, 3, 1, 1, bias=False), nn.Tanh())
@@ -77,19 +77,19 @@ class PlainDiscriminator(nn.Module):
         super().__init__()
         layers: list[nn.Module] = [nn.Conv2d(3, width, 4, 2, 1), nn.LeakyReLU(0.2)]
         for level in range(3):
-            narrow = width * 2**level
+            channels = width * 2**level
             layers += [
-                nn.Conv2d(narrow, 2 * narrow, 4, 2, 1, bias=False),
-                nn.BatchNorm2d(2 * narrow),
+                nn.Conv2d(channels, 2 * channels, 4, 2, 1, bias=False),
+                nn.BatchNorm2d(2 * channels),
                 nn.LeakyReLU(0.2),
             ]
         self.trunk = nn.Sequential(*layers)
-        wide = width * 8
+        channels = width * 8
         self.joint = nn.Sequential(
-            nn.Conv2d(wide + condition, wide, 3, 1, 1, bias=False),
-            nn.BatchNorm2d(wide),
+            nn.Conv2d(channels + condition, channels, 3, 1, 1, bias=False),
+            nn.BatchNorm2d(channels),
             nn.LeakyReLU(0.2),
-            nn.Conv2d(wide, 1, 4),
+            nn.Conv2d(channels, 1, 4),
         )
 
     def forward(self, images: Tensor, condition: Tensor) -> Tensor:
@@ -97,8 +97,8 @@ class PlainDiscriminator(nn.Module):
         return self.joint(torch.cat([features, condition[:, :, None, None].expand(-1, -1, 4, 4)], 1)).flatten()
 
 
-def plain_step(device: torch.device, batch: int) -> Callable[[], None]:
-    """A training step in plain PyTorch."""
+def make_plain_step(device: torch.device, batch: int) -> Callable[[], None]:
+    """Return a function that runs a training step in plain PyTorch."""
     generator, discriminator = PlainGenerator().to(device), PlainDiscriminator().to(device)
     optimizers = [
         torch.optim.Adam(m.parameters(), 2e-4, (0.5, 0.999), foreach=False, fused=False)
@@ -126,8 +126,8 @@ def plain_step(device: torch.device, batch: int) -> Callable[[], None]:
     return step
 
 
-def stackflower_trainer(folder: str, batch: int, images: int = 2048) -> Trainer:
-    """The trainer of the recipe `stackgan` on random images in memory."""
+def build_trainer(folder: str, batch: int, images: int = 2048) -> Trainer:
+    """Build the trainer of the recipe `stackgan` on random images in memory."""
     settings = {"train.batch_size": batch, "text.dim": TEXT, "output.log_every": 1_000_000}
     config = resolve(merge(load_recipe("stackgan"), {}, settings))
     accelerator = make_accelerator(config)
@@ -136,10 +136,10 @@ def stackflower_trainer(folder: str, batch: int, images: int = 2048) -> Trainer:
 
     size = load_size(config, build_stage(config, TEXT), build_source(config))
     data = Prepared(torch.randint(0, 255, (images, size, size, 3), dtype=torch.uint8), rows, "")
-    table = torch.randn(5 * images, TEXT)
+    embeddings = torch.randn(5 * images, TEXT)
 
     def batches(drawing: Drawing) -> Batches:
-        return PreparedBatches(data, table.to(accelerator.device).__getitem__, drawing, accelerator.device)
+        return PreparedBatches(data, embeddings.to(accelerator.device).__getitem__, drawing, accelerator.device)
 
     run = Run(folder)
     logger = RunLogger(run, accelerator, ["a flower"], torch.zeros(1, TEXT), 0)
@@ -147,8 +147,8 @@ def stackflower_trainer(folder: str, batch: int, images: int = 2048) -> Trainer:
     return Trainer(config, run, networks, logger, Length.fixed(10**9))
 
 
-def seconds(step: Callable[[], object], steps: int, device: torch.device) -> float:
-    """Mean seconds of a call."""
+def time_calls(step: Callable[[], object], steps: int, device: torch.device) -> float:
+    """Measure the mean seconds per call."""
 
     def wait() -> None:
         if device.type == "cuda":
@@ -162,59 +162,62 @@ def seconds(step: Callable[[], object], steps: int, device: torch.device) -> flo
     return (time.perf_counter() - began) / steps
 
 
-def median_seconds(step: Callable[[], object], steps: int, rounds: int, device: torch.device) -> float:
-    """Median over rounds of the mean seconds of a call, after two calls to warm up."""
-    seconds(step, 2, device)
-    return sorted(seconds(step, steps, device) for _ in range(rounds))[rounds // 2]
+def time_median(step: Callable[[], object], steps: int, rounds: int, device: torch.device) -> float:
+    """Measure the median over rounds of the mean seconds per call, after two warm-up calls."""
+    time_calls(step, 2, device)
+    return sorted(time_calls(step, steps, device) for _ in range(rounds))[rounds // 2]
 
 
-def matrix_rate(dtype: torch.dtype, device: torch.device, size: int = 2048) -> float:
-    """Best FLOP/s of a square matrix product in `dtype`."""
-    a, b = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
-    seconds(lambda: a @ b, 3, device)
-    return max(2 * size**3 / seconds(lambda: a @ b, 3, device) for _ in range(5))
+def measure_matrix_rate(dtype: torch.dtype, device: torch.device, size: int = 2048) -> float:
+    """Measure the best FLOP/s of a square matrix product in `dtype`."""
+    left, right = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
+    time_calls(lambda: left @ right, 3, device)
+    return max(2 * size**3 / time_calls(lambda: left @ right, 3, device) for _ in range(5))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=5, help="steps of each implementation in a round")
-    parser.add_argument("--rounds", type=int, default=3, help="rounds, of which the median is reported")
+    parser.add_argument("--rounds", type=int, default=3, help="rounds; the median is reported")
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        # the plain step comes first, before Stackflower changes the settings of malloc (`keep_memory`)
+        # time the plain step before Stackflower changes the settings of malloc (`keep_memory`)
         device = process_state().device
-        slow = median_seconds(plain_step(device, args.batch_size), args.steps, args.rounds, device)
-        trainer = stackflower_trainer(str(Path(folder) / "run"), args.batch_size)
-        fast = median_seconds(trainer.train_step, args.steps, args.rounds, device)
-        pipeline = seconds(lambda: trainer.networks.batches(trainer.images, args.batch_size), 20, device)
+        plain_seconds = time_median(make_plain_step(device, args.batch_size), args.steps, args.rounds, device)
+        trainer = build_trainer(str(Path(folder) / "run"), args.batch_size)
+        our_seconds = time_median(trainer.train_step, args.steps, args.rounds, device)
+        batch_seconds = time_calls(lambda: trainer.networks.batches(trainer.images, args.batch_size), 20, device)
         precision = resolve_precision("auto")
         dtype = torch.bfloat16 if precision == "bf16" else torch.float32
-        rate = matrix_rate(dtype, device)
-        executed = cost(trainer.config, TEXT)["step_flops"]
-    model = nominal_flops(args.batch_size)
-    found = {
+        matrix_rate = measure_matrix_rate(dtype, device)
+        executed_flops = cost(trainer.config, TEXT)["step_flops"]
+    nominal_flops = count_nominal_flops(args.batch_size)
+    results = {
         "device": describe_device(precision),
         "machine": platform.processor() or platform.machine(),
         "torch": torch.__version__,
-        "plain_images_per_second": args.batch_size / slow,
-        "images_per_second": args.batch_size / fast,
-        "ratio": slow / fast,
-        "matrix_product_gflops": rate / 1e9,
-        "share_of_matrix_rate": model / fast / rate,
-        "share_of_matrix_rate_executed": executed / fast / rate,
-        "data_pipeline_share": pipeline / fast,
+        "plain_images_per_second": args.batch_size / plain_seconds,
+        "images_per_second": args.batch_size / our_seconds,
+        "ratio": plain_seconds / our_seconds,
+        "matrix_product_gflops": matrix_rate / 1e9,
+        "share_of_matrix_rate": nominal_flops / our_seconds / matrix_rate,
+        "share_of_matrix_rate_executed": executed_flops / our_seconds / matrix_rate,
+        "data_pipeline_share": batch_seconds / our_seconds,
     }
     if args.json:
-        print(json.dumps(found))
+        print(json.dumps(results))
     else:
-        for name, value in found.items():
+        for name, value in results.items():
             print(f"{name:<32}{value:.3f}" if isinstance(value, float) else f"{name:<32}{value}")
 
 
-def nominal_flops(batch: int) -> float:
-    """FLOPs of a step with the paper's networks, counted on the plain ones with the trunk run once for the real images."""
+def count_nominal_flops(batch: int) -> float:
+    """Count the FLOPs of a step with the paper's networks.
+
+    They are counted on the plain networks, with one pass of the trunk over the real images.
+    """
     from torch.utils.flop_counter import FlopCounterMode
 
     with torch.device("meta"):
@@ -225,8 +228,8 @@ def nominal_flops(batch: int) -> float:
             condition = mean.detach()
             features = [discriminator.trunk(real), discriminator.trunk(images.detach())]
             condition_map = condition[:, :, None, None].expand(-1, -1, 4, 4)
-            judged = [features[0], features[0], features[1]]
-            torch.stack([discriminator.joint(torch.cat([f, condition_map], 1)).sum() for f in judged]).sum().backward()
+            pairs = [features[0], features[0], features[1]]
+            torch.stack([discriminator.joint(torch.cat([f, condition_map], 1)).sum() for f in pairs]).sum().backward()
             discriminator.requires_grad_(False)
             (discriminator(images, condition).sum() + kl).backward()
     return counter.get_total_flops() / 2 * batch

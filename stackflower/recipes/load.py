@@ -1,8 +1,10 @@
-"""Recipes: a TOML file of plain values for each published model, and its mini variant.
+"""Recipes: one TOML file of plain values per published model, and its mini variant.
 
-``NAME`` is the model as published, ``NAME-mini`` its mini variant: `narrowed`, then changed by the recipe's own ``[mini]`` table, with
-the reason beside each value. A ``[stage2]`` table holds what differs in a later stage, ``[stage2.mini]`` what differs in that of the
-mini variant. A ``[gpu]`` table holds what differs where there is a GPU, ``[stage2.gpu]`` what differs in a later stage there.
+``NAME`` is the model as published. ``NAME-mini`` is its mini variant: `narrowed` derives it, and the ``[mini]`` table
+of the recipe changes it, with the reason beside each value. Further tables override values:
+
+- ``[stage2]`` in a later stage, ``[stage2.mini]`` in a later stage of the mini variant;
+- ``[gpu]`` on a machine with a GPU, ``[stage2.gpu]`` in a later stage there.
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ from stackflower.recipes.mini import MINI, merged_tables, narrowed
 
 @cache
 def _built_in() -> dict[str, str]:
-    """The built-in files: name to text."""
+    """Return the text of each built-in recipe file, by name."""
     return {
         path.name.removesuffix(".toml"): path.read_text(encoding="utf-8")
         for path in sorted(resources.files("stackflower.recipes").iterdir(), key=lambda path: path.name)
@@ -31,18 +33,18 @@ def _built_in() -> dict[str, str]:
 
 
 def recipes() -> dict[str, str]:
-    """The built-in recipes, mini variants included: name to one-line description."""
-    found = {}
+    """Return the one-line description of each built-in recipe, including mini variants, by name."""
+    descriptions = {}
     for name, text in _built_in().items():
         values = tomllib.loads(text)
-        found[name] = values["description"]
+        descriptions[name] = values["description"]
         if "mini" in values:
-            found[name + MINI] = f"{name} as a mini variant: narrower, small batches, minutes on a CPU"
-    return found
+            descriptions[name + MINI] = f"Mini variant of {name}: narrower, small batches, trains in minutes on a CPU"
+    return descriptions
 
 
 def has_later_stage(name: str) -> bool:
-    """Whether a recipe, built-in or a file, has a ``[stage2]`` table; False where it is gone."""
+    """Return whether a recipe, built-in or a file, has a ``[stage2]`` table; False if the recipe can't be read."""
     try:
         return "stage2" in _parse(name, _read(name, name.removesuffix(MINI) if name in recipes() else name))
     except ConfigError:
@@ -50,8 +52,19 @@ def has_later_stage(name: str) -> bool:
 
 
 def load_recipe(name: str, stage: int = 1, gpu: bool = False) -> dict[str, Any]:
-    """A built-in recipe by name, or a TOML file by path, for a stage and, with `gpu`, for a machine that has one: nested plain values.
-    ConfigError says what is wrong with it."""
+    """Load a recipe as nested plain values.
+
+    Args:
+        name: name of a built-in recipe, or path of a TOML file.
+        stage: stage to train; from 2 on, the ``[stage2]`` table applies.
+        gpu: apply the ``[gpu]`` table. Mini variants ignore it.
+
+    Returns:
+        The values, with the keys ``recipe`` and ``stage`` added.
+
+    Raises:
+        ConfigError: the recipe does not exist, is not TOML, or has no later stage.
+    """
     base = name.removesuffix(MINI) if name in recipes() else name
     values = _parse(name, _read(name, base))
     mini, later, on_gpu = (_pop_table(name, values, table) for table in ("mini", "stage2", "gpu"))
@@ -66,18 +79,18 @@ def load_recipe(name: str, stage: int = 1, gpu: bool = False) -> dict[str, Any]:
 
 
 def _read(name: str, base: str) -> str:
-    """The text of the built-in recipe `base`, or else of the file `name`."""
+    """Read the built-in recipe `base`, or the file `name` if there is none."""
     if base in _built_in():
         return _built_in()[base]
     path = Path(name).expanduser()
     if not path.is_file():
         raise ConfigError(
-            f"There is no recipe {name!r}.{suggest(name, recipes())} A path to a TOML file is allowed too."
+            f"There is no recipe {name!r}.{suggest(name, recipes())} For a recipe of your own, use `recipe=FILE.toml`."
         )
     try:
         return path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
-        raise ConfigError(f"Recipe {name} is not a text file in UTF-8 ({error}).") from error
+        raise ConfigError(f"Recipe {name} is not a text file in UTF-8 ({error}); save it as UTF-8.") from error
 
 
 def _parse(name: str, text: str) -> dict[str, Any]:
@@ -88,33 +101,34 @@ def _parse(name: str, text: str) -> dict[str, Any]:
 
 
 def _pop_table(name: str, values: dict[str, Any], table: str) -> dict[str, Any] | None:
-    """Remove a table from a recipe's values and return it, or None if there is none."""
+    """Remove a table from a recipe's values and return it; None if the recipe has none."""
     content: dict[str, Any] | None = values.pop(table, None)
     if content is not None and not isinstance(content, Mapping):
-        raise ConfigError(f"Recipe {name}: {table} = {content!r}; wanted a table, as in [{table}.train].")
+        raise ConfigError(f"Recipe {name}: {table} = {content!r} should be a table, as in [{table}.train].")
     return content
 
 
 def _later_stage(
     name: str, values: dict[str, Any], later: dict[str, Any] | None
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The values of a recipe's later stage, from its ``[stage2]`` table, and what differs in its mini variant."""
+    """Return the values of a recipe's later stage and its ``[stage2.mini]`` table."""
     if later is None:
-        known = [recipe for recipe, text in _built_in().items() if "stage2" in tomllib.loads(text)]
+        with_later_stage = [recipe for recipe, text in _built_in().items() if "stage2" in tomllib.loads(text)]
         raise ConfigError(
-            f"Recipe {name} has no later stage (no [stage2] table); those that have one: {', '.join(known)}."
+            f"Recipe {name} has no later stage: it has no [stage2] table. Use `recipe=NAME` with one of "
+            f"{', '.join(with_later_stage)}."
         )
     mini = later.pop("mini", {})
     values = merged_tables(values, later)
     train = values.get("train")
-    # without a load_size of its own, a later stage crops by the same share as the previous one
+    # without its own load_size, a later stage crops by the same share as the previous stage
     if isinstance(train, dict) and "load_size" not in (later.get("train") or {}):
         train.pop("load_size", None)
     return values, mini
 
 
 def _mini_variant(values: dict[str, Any], mini: Mapping[str, Any], stage: int) -> dict[str, Any]:
-    """The mini variant of a stage's values: `narrowed`, changed by its ``mini`` table, in the first stage with a small crop margin."""
+    """Return the mini variant of a stage: `narrowed`, the ``mini`` table and, in Stage-I, a small crop margin."""
     values = merged_tables(narrowed(values), mini)
     if stage == 1:
         resolution = registry.value("generator", values["generator"], "resolution") or 64

@@ -1,4 +1,4 @@
-"""The rule that makes a recipe's mini variant, which trains in minutes on a CPU."""
+"""Derive the mini variant of a recipe, which trains in minutes on a CPU."""
 
 from __future__ import annotations
 
@@ -9,11 +9,14 @@ from typing import Any
 from stackflower import registry
 
 MINI = "-mini"
-NARROWER = {"generator": 1 / 4, "discriminator": 3 / 8}  # share of the width that a mini variant keeps
+NARROWER = {"generator": 1 / 4, "discriminator": 3 / 8}  # share of the published width
 
 
 def merged_tables(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
-    """`one` updated by `other`, table by table; a table that names another part replaces the old one, and `false` removes it."""
+    """Merge `other` into `one`, table by table, and return the result.
+
+    A table that names another part replaces the old table. `false` removes the old table.
+    """
     values = dict(one)
     for key, value in other.items():
         old = values.get(key)
@@ -28,16 +31,16 @@ def merged_tables(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str,
 
 
 def narrowed(values: Mapping[str, Any]) -> dict[str, Any]:
-    """The mini variant of a recipe, by the same rule for all recipes.
+    """Derive the mini variant of a recipe, by the same rules for all recipes.
 
     - a quarter of the generator's width and three eighths of the discriminator's;
-    - images above 64 px at a quarter of the resolution;
-    - batches of 16, one caption for an image;
-    - two latents for a caption with the `mode-seeking` penalty, and minibatch deviation in a discriminator that has it: without
-      them, a short training gives a single image for a caption;
-    - a KL weight of a fortieth, without which the condition is mostly noise for the first thousand steps;
-    - 2.5 times the learning rate, falling to zero over the last seven tenths of the training;
-    - an average of the weights with a short half-life;
+    - a quarter of the resolution, if that is above 64 px;
+    - batches of 16, one caption per image;
+    - two latents per caption with the `mode-seeking` penalty, and minibatch deviation if the discriminator supports it:
+      without them, a short training produces one image per caption;
+    - a fortieth of the KL weight: at full weight, the condition is mostly noise for the first thousand steps;
+    - 2.5 times the learning rate, with a linear decay to zero over the last seven tenths of the training;
+    - a weight average (EMA) with a short half-life;
     - a length in images instead of epochs.
     """
     mini = copy.deepcopy(dict(values))
