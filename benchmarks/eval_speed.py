@@ -16,7 +16,8 @@ import time
 
 from stackflower import Pipeline, evaluate
 from stackflower.data.opening import open_source
-from stackflower.evaluation.extraction import BATCH, choose_extractor
+from stackflower.evaluation.extraction import BATCH
+from stackflower.evaluation.opening import choose_extractor
 
 
 def main() -> None:

@@ -177,7 +177,8 @@ def format_table(scores: dict[str, dict[str, Any]], real_scores: dict[str, float
         if "copies" in values:
             lines.append(
                 f"\n{name}: {values['copies']['copies']} of {values['copies']['of']} images are nearer to a training "
-                f"image than {values['copies']['limit']:.3f}; the smallest distance is {values['copies']['nearest']:.3f}."
+                f"image than {values['copies']['limit']:.3f}; the smallest distance is "
+                f"{values['copies']['nearest']:.3f}."
             )
     return "\n".join(lines)
 

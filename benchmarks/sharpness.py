@@ -22,8 +22,8 @@ from torch import Tensor
 
 from stackflower import build
 from stackflower.data.images import to_uint8
-from stackflower.evaluation.extraction import choose_extractor
 from stackflower.evaluation.metrics.frechet_distance import frechet_distance
+from stackflower.evaluation.opening import choose_extractor
 from stackflower.evaluation.reference import Reference
 from stackflower.pipeline import Pipeline
 from stackflower.runs.folder import Run

@@ -25,8 +25,8 @@ class Perceived:
     """What a pretrained network sees of a batch, handed from the discriminator's step to the generator's.
 
     Nothing that is trained lies between images and these, so that they hold for both steps. None stands for what the
-    generator's step computes itself. This is a dataclass, not a tuple, because Accelerate converts the tensors in tuples
-    that a module returns to float32.
+    generator's step computes itself. This is a dataclass, not a tuple, because Accelerate converts the tensors in
+    tuples that a module returns to float32.
 
     Args:
         real: what `Discriminator.perceive` returned for `Pairs.real`, where the generator's step uses it too.

@@ -103,9 +103,10 @@ def test_extractors_and_processes_share_the_work(trained: Path) -> None:
 
     from stackflower.evaluation.classifier.files import save_classifier
     from stackflower.evaluation.classifier.network import DomainClassifier
-    from stackflower.evaluation.extraction import Workers
+    from stackflower.evaluation.extraction import DistributedExtractor
     from stackflower.evaluation.extractors.base import Extracted
     from stackflower.evaluation.extractors.domain import DomainExtractor
+    from stackflower.evaluation.processes import Processes
 
     path = trained.parent / "shares.safetensors"
     save_classifier(DomainClassifier(heads={"label": ("a", "b")}, resolution=16), path)
@@ -114,25 +115,25 @@ def test_extractors_and_processes_share_the_work(trained: Path) -> None:
     images = torch.randint(0, 256, (7, 3, 16, 16), dtype=torch.uint8)
     parts = []
     for index in range(3):
-        worker = Workers(extractor, SimpleNamespace(process_index=index, num_processes=3))  # type: ignore[arg-type]
-        worker.gathered = lambda batches: Extracted.concatenate([extractor(one) for one in batches])  # type: ignore[method-assign]
-        parts.append(worker(images))
+        processes = Processes(SimpleNamespace(process_index=index, num_processes=3))  # type: ignore[arg-type]
+        processes.gather = lambda items: items  # type: ignore[method-assign]
+        parts.append(DistributedExtractor(extractor, processes).extract(images))
     whole = extractor(images)
     assert torch.allclose(Extracted.concatenate(parts).logits, whole.logits, atol=1e-5)
 
 
 def test_features_of_real_images_are_kept(trained: Path, judged: list[str], stackflower, monkeypatch) -> None:
-    from stackflower.evaluation.extraction import Workers
+    from stackflower.evaluation.extraction import DistributedExtractor
 
     command = ["eval", trained, *judged[2:], "--metrics", "is,fid", "--splits", 2]
     called: list[int] = []
-    once = Workers.statistics
+    once = DistributedExtractor.compute_statistics
 
-    def counted(self: Workers, batches, total: int, protocol) -> object:
+    def counted(self: DistributedExtractor, batches, total: int, protocol) -> object:
         called.append(total)
         return once(self, batches, total, protocol)
 
-    monkeypatch.setattr(Workers, "statistics", counted)
+    monkeypatch.setattr(DistributedExtractor, "compute_statistics", counted)
     first = json.loads(stackflower(*command).stdout)
     again = json.loads(stackflower(*command).stdout)
     assert first == again and called == [48, 48, 48], "real and generated ones, then generated ones"

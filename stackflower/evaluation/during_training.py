@@ -13,9 +13,11 @@ from stackflower import registry
 from stackflower.config.schema import RunConfig
 from stackflower.data.source import Source
 from stackflower.errors import ConfigError, DataError
-from stackflower.evaluation.extraction import Picked, generated_by, open_split
 from stackflower.evaluation.extractors.base import Extracted
+from stackflower.evaluation.opening import open_split
 from stackflower.evaluation.protocol import Protocol
+from stackflower.evaluation.real_statistics import load_or_compute
+from stackflower.evaluation.sampling import Picked, build_sample, generate_by_pipeline
 from stackflower.evaluation.scoring import score
 from stackflower.evaluation.statistics import Statistics
 from stackflower.pipeline import Pipeline
@@ -39,25 +41,25 @@ class TrainingScorer:
         output, split = config.output, source.held_out()
         if split is None:
             raise ConfigError(
-                "`output.eval_every` scores images that training does not see, and this data has no split validation or test: add one, or "
-                "leave it out."
+                "`output.eval_every` scores images that training does not see, and this data has no split validation "
+                "or test: add one, or leave it out."
             )
         metric: Any = registry.get("metric", output.best)
         self.measure, self.lower_is_better = str(metric.measure), bool(metric.lower_is_better)
         self.state = process_state()
         protocol = Protocol(metrics=output.eval_metrics, split=split, samples=output.eval_samples)
         options = {} if output.eval_weights is None else {"weights": output.eval_weights}
-        self.workers, reference = open_split(
+        self.extractor, reference = open_split(
             protocol, output.eval_extractor, options, source, resolution, size, self.state
         )
         picked = Picked.of(reference, protocol)
         self.picked = replace(
             picked, protocol=replace(protocol, splits=max(1, min(protocol.splits, len(picked.pairs))))
         )
-        self.real = self.workers.real(reference, self.picked.chosen, self.picked.protocol)
+        self.real = load_or_compute(self.extractor, reference, self.picked.chosen, self.picked.protocol)
         self.protocol = {
             "metric": output.best,
-            **self.workers.extractor.describe(),
+            **self.extractor.extractor.describe(),
             **reference.describe(),
             "images": len(self.picked.captions),
         }
@@ -65,7 +67,7 @@ class TrainingScorer:
         self._try()
 
     def _try(self) -> None:
-        """ConfigError where a metric can't be computed, before any training: the real images stand for generated ones."""
+        """Raise ConfigError where a metric can't be computed, before any training, by scoring real images."""
         picked, place = self.picked, {image: row for row, image in enumerate(self.picked.chosen.tolist())}
 
         def some(captions: Sequence[str], each: int, seed: int) -> Extracted:
@@ -79,7 +81,8 @@ class TrainingScorer:
         rows = self.real.rows
         order = torch.tensor([place[image] for image, _ in picked.pairs])
         order = order[order < len(rows.features)]
-        sample = self.workers.sample(
+        sample = build_sample(
+            self.extractor,
             picked.reference,
             picked.protocol,
             fake=Statistics.of(rows.rows(order), picked.protocol.splits),
@@ -94,12 +97,13 @@ class TrainingScorer:
             score(sample)
         except (ConfigError, DataError) as error:
             raise ConfigError(
-                f"`output.eval_every` can't score this data: {error} Change output.eval_metrics, output.eval_samples or "
-                "output.eval_extractor, or leave out `output.eval_every`."
+                f"`output.eval_every` can't score this data: {error} Change output.eval_metrics, output.eval_samples "
+                "or output.eval_extractor, or leave out `output.eval_every`."
             ) from error
 
     def __call__(self, stage: Stage, encoder: TextEncoder | None) -> dict[str, float]:
-        """Return every number among the scores of a stage, by name; `encoder` replaces the one that was given before."""
+        """Return the numbers among the scores of a stage, by name; `encoder` replaces the one given before."""
         pipeline = Pipeline(stage, encoder or self.encoder, self.state.device)
-        found = score(self.picked.sample(generated_by(pipeline, None), self.workers, self.real))
-        return {name: value for name, value in found.items() if isinstance(value, float)}
+        generate = generate_by_pipeline(pipeline, None)
+        scores = score(self.picked.generate_sample(generate, self.extractor, self.real))
+        return {name: value for name, value in scores.items() if isinstance(value, float)}

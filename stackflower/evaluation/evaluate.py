@@ -13,8 +13,8 @@ from accelerate import PartialState
 from stackflower.data.opening import source_part
 from stackflower.errors import ConfigError, DataError
 from stackflower.evaluation.comparison import check_comparable, compare, file_name, read_scores, save_scores
-from stackflower.evaluation.extraction import open_split
 from stackflower.evaluation.image_subjects import ScoredFolder, ScoredSplit
+from stackflower.evaluation.opening import open_split
 from stackflower.evaluation.per_image import save_per_image
 from stackflower.evaluation.protocol import Protocol, named
 from stackflower.evaluation.reference import Reference
@@ -52,7 +52,8 @@ def evaluate(
     """Score a run, a folder of images or a function, as ``stackflower eval`` does.
 
     Args:
-        subject: folder of a run, folder of images, or a function from captions and a seed to images, uint8 (N, 3, R, R).
+        subject: folder of a run, folder of images, or a function from captions and a seed to images, uint8
+            (N, 3, R, R).
         data: data set to compare with: a name, a path, or a dict with name and options. Default: the run's own.
         metrics: names of metrics. Default: all that the data allow.
         split: reference split. Default: "test", else "validation", else "train".
@@ -174,19 +175,20 @@ def _scores(subject: Subject, request: EvaluationRequest, state: PartialState) -
     size = request.load_size or subject.size(source)
     if size < subject.resolution:
         raise ConfigError(
-            f"`load_size={size}`: the images of {subject.name} have {subject.resolution} px, and real images can't have fewer."
+            f"`load_size={size}`: the images of {subject.name} have {subject.resolution} px, and real images can't "
+            "have fewer."
         )
-    workers, reference = open_split(
+    extractor, reference = open_split(
         protocol, request.extractor, request.options, source, subject.resolution, size, state
     )
     _check_classes(protocol, reference)
-    found = subject.scored(workers, reference, protocol)
+    found = subject.scored(extractor, reference, protocol)
     scores: dict[str, Any] = {
         **score(found.sample),
         "warnings": found.warnings,
         "scored": found.what,
         "protocol": {
-            **workers.extractor.describe(), **reference.describe(), **found.protocol, **protocol.describe()
+            **extractor.extractor.describe(), **reference.describe(), **found.protocol, **protocol.describe()
         },
     }  # fmt: skip
     if request.per_image and state.is_main_process:
@@ -204,13 +206,14 @@ def _check_classes(protocol: Protocol, reference: Reference) -> None:
     if found != protocol.unseen_classes or shared:
         train, test = protocol.unseen_classes
         raise ConfigError(
-            f"The protocol {protocol.name} is of {train} training classes and {test} other ones in the split {reference.split}; this data has "
-            f"{found[0]} and {found[1]}, {shared} of them in both. Score it by the default protocol: leave out `protocol`."
+            f"The protocol {protocol.name} is of {train} training classes and {test} other ones in the split "
+            f"{reference.split}; this data has {found[0]} and {found[1]}, {shared} of them in both. Score it by the "
+            "default protocol: leave out `protocol`."
         )
 
 
 def _save(scores: dict[str, Any], subject: Subject, request: EvaluationRequest) -> None:
-    """Save the scores to `out`, or in the run's folder; a folder that can't be written gives a warning among the scores."""
+    """Save the scores to `out`, or in the run's folder; add a warning where that can't be written."""
     out = request.out
     if out is not None and not request.per_image:
         save_scores(scores, Path(out).expanduser())

@@ -10,12 +10,14 @@ import torch
 
 from stackflower.data.source import Source
 from stackflower.errors import DataError
-from stackflower.evaluation.extraction import Workers
+from stackflower.evaluation.extraction import DistributedExtractor
 from stackflower.evaluation.image_files import ImageFiles, described, refusal
 from stackflower.evaluation.per_image import number_of
 from stackflower.evaluation.protocol import Protocol
+from stackflower.evaluation.real_statistics import compute_of_split, load_or_compute
 from stackflower.evaluation.reference import Reference
-from stackflower.evaluation.subjects import Scored, Subject, opened
+from stackflower.evaluation.sampling import build_sample
+from stackflower.evaluation.subjects import Scored, Subject, open_data
 from stackflower.utils.rng import seeded
 
 
@@ -33,13 +35,13 @@ class ScoredFolder(Subject):
         self.files = ImageFiles.of(Path(folder).expanduser(), resolution, protocol.trim_border, protocol.seed)
 
     def source(self, data: Mapping[str, Any] | None, options: Mapping[str, Any]) -> Source:
-        return opened(data, options)
+        return open_data(data, options)
 
-    def scored(self, workers: Workers, reference: Reference, protocol: Protocol) -> Scored:
+    def scored(self, extractor: DistributedExtractor, reference: Reference, protocol: Protocol) -> Scored:
         files, folder = self.files, self.files.folder
-        fake = workers.statistics(files.batches(workers.part), len(files.files), protocol)
-        bad = dict(workers.all(list(files.bad.items())))
-        sizes = set(workers.all(list(files.sizes)))
+        fake = extractor.compute_statistics(files.batches(extractor.processes.part), len(files.files), protocol)
+        bad = dict(extractor.processes.gather(list(files.bad.items())))
+        sizes = set(extractor.processes.gather(list(files.sizes)))
         if bad and not protocol.skip_bad:
             raise DataError(refusal(list(bad.values()), len(files.files), folder))
         if fake.count < 2:
@@ -51,11 +53,12 @@ class ScoredFolder(Subject):
         if bad:
             warnings.append(f"{len(bad)} of {len(files.files):,} images can't be read and were left out.")
         order = torch.randperm(len(reference.data.rows), generator=seeded(protocol.seed, 4))  # may lie class by class
-        sample = workers.sample(
+        sample = build_sample(
+            extractor,
             reference,
             protocol,
             fake=fake,
-            real=workers.real(reference, order, protocol),
+            real=load_or_compute(extractor, reference, order, protocol),
             captions=captions,
             without_captions=missing,
             pairs=pairs,
@@ -83,8 +86,11 @@ class ScoredFolder(Subject):
     def _captions(
         self, left: list[int], reference: Reference, protocol: Protocol
     ) -> tuple[list[str] | None, list[tuple[int, int]] | None, str, list[str]]:
-        """The captions of the files at these places and the real images that they describe, as far as they are known; why there are none; and
-        warnings."""
+        """Find the captions of the files at these places, and the real images that they describe.
+
+        Returns:
+            Captions and pairs of image and caption, each None where unknown; why there are no captions; and warnings.
+        """
         if protocol.name == "competition":
             pairs = self._by_number(left, reference)
             return [reference.data.captions[image][number] for image, number in pairs], pairs, "", []
@@ -92,7 +98,10 @@ class ScoredFolder(Subject):
         captions = [every[place] for place in left]
         known = [caption for caption in captions if caption is not None]
         if len(known) < len(captions):
-            missing = f"{len(captions) - len(known):,} of {len(captions):,} images have no caption, so that scores of captions are left out."
+            missing = (
+                f"{len(captions) - len(known):,} of {len(captions):,} images have no caption, so that scores of "
+                "captions are left out."
+            )
             return None, None, missing, [missing] if known else []
         place: dict[str, list[tuple[int, int]]] = {}
         for image, own in enumerate(reference.data.captions):
@@ -107,7 +116,10 @@ class ScoredFolder(Subject):
         return known, [place[caption][0] for caption in known], "", [warning] if shared else []
 
     def _by_number(self, left: list[int], reference: Reference) -> list[tuple[int, int]]:
-        """The real image whose file has the same number, for ``inference_NNNN.jpg``; of images without files, the one at that place."""
+        """Find the real image whose file has the same number as ``inference_NNNN.jpg``.
+
+        Of images without files, it is the one at that place.
+        """
         files = reference.data.rows.files or [str(place) for place in range(len(reference.data.rows))]
         known: dict[int | None, int] = {}
         for place, name in enumerate(files):
@@ -123,14 +135,16 @@ class ScoredFolder(Subject):
                 f", as inference_{min(number for number in known if number is not None):04d}.jpg has" if known else ""
             )
             raise DataError(
-                f"{len(wrong)} of {len(left)} files, such as {wrong[0]}, have no number of an image of the split {reference.split}{example}."
+                f"{len(wrong)} of {len(left)} files, such as {wrong[0]}, have no number of an image of the split "
+                f"{reference.split}{example}."
             )
         return [(place, 0) for place in pairs]
 
 
 class ScoredSplit(Subject):
-    """Real images in the place of generated ones: the best that a run could get. Of the split that is compared with, one half is compared
-    with the other.
+    """Real images in the place of generated ones: the best that a run could get.
+
+    Where the split is the one to compare with, one half is compared with the other.
 
     Args:
         split: of the data.
@@ -142,11 +156,11 @@ class ScoredSplit(Subject):
         self.name = f"real images of {split}"
 
     def source(self, data: Mapping[str, Any] | None, options: Mapping[str, Any]) -> Source:
-        return opened(data, options)
+        return open_data(data, options)
 
-    def scored(self, workers: Workers, reference: Reference, protocol: Protocol) -> Scored:
+    def scored(self, extractor: DistributedExtractor, reference: Reference, protocol: Protocol) -> Scored:
         same = self.split == reference.split
-        with workers.state.main_process_first():
+        with extractor.processes.main_first():
             size = reference.data.images.shape[1]
             shown = reference if same else Reference.open(reference.source, self.split, self.resolution, size)
         order = torch.randperm(len(shown.data.rows), generator=seeded(protocol.seed, 4))
@@ -156,11 +170,12 @@ class ScoredSplit(Subject):
         if min(len(mine), len(real)) < 2:
             raise DataError(f"{self.split} has {len(order)} images; too few to be compared with others.")
         captions = [shown.data.captions[image][0] for image in mine.tolist()]
-        sample = workers.sample(
+        sample = build_sample(
+            extractor,
             reference,
             protocol,
-            fake=workers.of_split(shown, mine, protocol),
-            real=workers.real(reference, real, protocol),
+            fake=compute_of_split(extractor, shown, mine, protocol),
+            real=load_or_compute(extractor, reference, real, protocol),
             captions=captions,
             pairs=[(image, 0) for image in mine.tolist()] if same else None,
             chosen=real.tolist(),

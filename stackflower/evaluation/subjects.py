@@ -15,11 +15,13 @@ from stackflower import build
 from stackflower.config.schema import Part
 from stackflower.data.source import Source
 from stackflower.errors import ConfigError, DataError
-from stackflower.evaluation.extraction import BATCH, Generate, Picked, Workers, generated_by
+from stackflower.evaluation.extraction import BATCH, DistributedExtractor
 from stackflower.evaluation.extractors.base import Extractor
 from stackflower.evaluation.metrics.base import Sample
 from stackflower.evaluation.protocol import Protocol
+from stackflower.evaluation.real_statistics import load_or_compute
 from stackflower.evaluation.reference import Reference
+from stackflower.evaluation.sampling import Generate, Picked, generate_by_pipeline
 from stackflower.pipeline import Pipeline
 from stackflower.runs.folder import Run
 from stackflower.utils.distributed import share
@@ -38,7 +40,7 @@ class Scored:
     warnings: list[str]
 
 
-def opened(data: Mapping[str, Any] | None, options: Mapping[str, Any]) -> Source:
+def open_data(data: Mapping[str, Any] | None, options: Mapping[str, Any]) -> Source:
     """Open a data set with further options."""
     if data is None:
         raise ConfigError("Name the data to compare with, as in `data=my-flowers`.")
@@ -61,7 +63,7 @@ class Subject(ABC):
         return build.clamped(round(self.resolution * build.LOAD_RATIO), source)
 
     @abstractmethod
-    def scored(self, workers: Workers, reference: Reference, protocol: Protocol) -> Scored:
+    def scored(self, extractor: DistributedExtractor, reference: Reference, protocol: Protocol) -> Scored:
         """The images, generated or read, extracted."""
 
 
@@ -70,9 +72,9 @@ class Generated(Subject):
 
     generate: Generate
 
-    def scored(self, workers: Workers, reference: Reference, protocol: Protocol) -> Scored:
+    def scored(self, extractor: DistributedExtractor, reference: Reference, protocol: Protocol) -> Scored:
         picked = Picked.of(reference, protocol)
-        real = workers.real(reference, picked.chosen, protocol)
+        real = load_or_compute(extractor, reference, picked.chosen, protocol)
         stated = {
             "images": len(picked.pairs),
             "captions": f"one each of {len(picked.chosen):,} images of the split, drawn at random by the seed",
@@ -83,7 +85,10 @@ class Generated(Subject):
             "truncation": protocol.truncation,
         }
         return Scored(
-            picked.sample(self.generate, workers, real), self.describe(), stated, self.warnings(workers.extractor)
+            picked.generate_sample(self.generate, extractor, real),
+            self.describe(),
+            stated,
+            self.warnings(extractor.extractor),
         )
 
     @abstractmethod
@@ -109,10 +114,10 @@ class ScoredRun(Generated):
         self.pipeline = Pipeline.from_run(self.run.path, state.device, checkpoint=checkpoint)
         self.config = self.run.config()
         self.resolution = self.pipeline.resolution
-        self.generate = generated_by(self.pipeline, protocol.truncation)
+        self.generate = generate_by_pipeline(self.pipeline, protocol.truncation)
 
     def source(self, data: Mapping[str, Any] | None, options: Mapping[str, Any]) -> Source:
-        return opened(data or self.config.data.to_dict(), options)
+        return open_data(data or self.config.data.to_dict(), options)
 
     def size(self, source: Source) -> int:
         return build.load_size(self.config, self.pipeline.stage, source)
@@ -134,8 +139,9 @@ class ScoredRun(Generated):
         if features is None or not extractor.family or extractor.family != features.get("family"):
             return []
         return [
-            f"{self.run} was trained against {features.get('name')}, and this extractor is of the same family ({extractor.family}): its "
-            "scores flatter the run (Kynkäänniemi et al. 2023). Score it with another, such as `extractor=domain`."
+            f"{self.run} was trained against {features.get('name')}, and this extractor is of the same family "
+            f"({extractor.family}): its scores flatter the run (Kynkäänniemi et al. 2023). Score it with another, "
+            "such as `extractor=domain`."
         ]
 
 
@@ -143,7 +149,8 @@ class ScoredFunction(Generated):
     """A Python function.
 
     Args:
-        function: from captions and a seed to images uint8 (N, 3, R, R), one a caption. It may be called with few captions at a time.
+        function: from captions and a seed to images uint8 (N, 3, R, R), one per caption. It may be called with few
+            captions at a time.
         resolution: R.
         name: stated with the scores.
     """
@@ -152,7 +159,7 @@ class ScoredFunction(Generated):
         self.function, self.resolution, self.name = function, resolution, name
 
     def source(self, data: Mapping[str, Any] | None, options: Mapping[str, Any]) -> Source:
-        return opened(data, options)
+        return open_data(data, options)
 
     def describe(self) -> dict[str, Any]:
         return {"function": self.name, "generated_at": self.resolution}
@@ -160,7 +167,10 @@ class ScoredFunction(Generated):
     def generate(
         self, captions: Sequence[str], *, per_caption: int, seed: int, part: tuple[int, int]
     ) -> Iterator[Tensor]:
-        """As `Generate`. Blocks of captions have a seed each, so that noise does not come again and shares do not change it."""
+        """Generate images as `Generate` does.
+
+        Each block of captions has its own seed, so that noise does not repeat, and does not depend on shares.
+        """
         mine = share(len(captions) * per_caption, part)
         for number in range(mine.start // BATCH, -(-mine.stop // BATCH)):
             rows = range(number * BATCH, min((number + 1) * BATCH, len(captions) * per_caption))

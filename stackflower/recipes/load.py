@@ -79,7 +79,7 @@ def load_recipe(name: str, stage: int = 1, gpu: bool = False) -> dict[str, Any]:
 
 
 def _read(name: str, base: str) -> str:
-    """Read the built-in recipe `base`, or the file `name` if there is none."""
+    """Read the built-in recipe `base`, or else the file `name`."""
     if base in _built_in():
         return _built_in()[base]
     path = Path(name).expanduser()

@@ -1,4 +1,7 @@
-"""All that is trained in a run: stage, adversaries and text encoder, with their optimizers, averages and Accelerate's wrappers."""
+"""All that is trained in a run: stage, adversaries and text encoder.
+
+With their optimizers, averages and Accelerate's wrappers.
+"""
 
 from __future__ import annotations
 
@@ -121,7 +124,7 @@ class Networks:
         return {"generator": self.stage, "generator-ema": self.ema.module, **self.adversaries, **text}
 
     def update_averages(self, images: int, new: int) -> None:
-        """Move the averages towards the weights, after `images` images, the last `new` of them since the last update."""
+        """Move the averages towards the weights after `images` images, of which `new` came since the last update."""
         self.ema.update(self.stage, images, new)
         if self.text is not None:
             self.text_ema.update(self.text.encoder.network, images, new)

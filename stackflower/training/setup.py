@@ -1,4 +1,4 @@
-"""From a configuration and a run's folder to a trainer."""
+"""Make a trainer from a configuration and a run's folder."""
 
 from __future__ import annotations
 
@@ -46,11 +46,11 @@ class Inputs(ABC):
 
     @abstractmethod
     def batches(self, drawing: Drawing) -> Batches:
-        """The training batches."""
+        """Make the training batches."""
 
     @abstractmethod
     def grid(self, rows: int = 8) -> tuple[list[str], Tensor]:
-        """Captions of the sample grid, and their embeddings (rows, T)."""
+        """Return the captions of the sample grid, and their embeddings (rows, T)."""
 
 
 @dataclass
@@ -70,7 +70,7 @@ class PreparedInputs(Inputs):
         return PreparedBatches(self.data, embed, drawing, self.device)
 
     def grid(self, rows: int = 8) -> tuple[list[str], Tensor]:
-        """Of the first captions of evenly spaced images."""
+        """Return the first captions of evenly spaced images, and their embeddings."""
         counts = torch.tensor([len(captions) for captions in self.data.captions])
         offsets = counts.cumsum(0) - counts
         chosen = offsets[torch.linspace(0, len(counts) - 1, min(rows, len(counts))).long()].tolist()
@@ -104,17 +104,17 @@ class StreamedInputs(Inputs):
             self.source.skip_bad,
             int(os.environ.get("LOCAL_WORLD_SIZE", self.accelerator.num_processes)),
         )
-        told = set[str]()
+        reported = set[str]()
 
         def notify(sentence: str) -> None:
-            if sentence not in told:
-                told.add(sentence)
+            if sentence not in reported:
+                reported.add(sentence)
                 logger.warning("%s The next image of the shard replaces it.", sentence)
 
         return StreamedBatches(decoder, self.embed, drawing, self.accelerator.device, notify)
 
     def grid(self, rows: int = 8) -> tuple[list[str], Tensor]:
-        """Of the first captions of evenly spaced samples of a shard."""
+        """Return the first captions of evenly spaced samples of a shard, and their embeddings."""
         reader, shard = self.source.reader("train"), next(number for number, count in enumerate(self.counts) if count)
         places = dict.fromkeys(row * self.counts[shard] // rows for row in range(rows))
         captions = [reader.row(shard, place)["text"][0] for place in places]
@@ -122,11 +122,11 @@ class StreamedInputs(Inputs):
 
 
 def read_inputs(config: RunConfig, source: Source, encoder: TextEncoder, size: int, accelerator: Accelerator) -> Inputs:
-    """The first process prepares or indexes the data, the others then find it in the cache."""
+    """Prepare or index the data in the main process; the others then find it in the cache."""
     main = accelerator.is_main_process
     with accelerator.main_process_first():
         if isinstance(source, ShardStream):
-            return _streamed(config, source, encoder, size, accelerator)
+            return _read_stream(config, source, encoder, size, accelerator)
         if main:
             logger.info(source.describe())
             for warning in source.warnings("train"):
@@ -141,7 +141,7 @@ def read_inputs(config: RunConfig, source: Source, encoder: TextEncoder, size: i
     return PreparedInputs(data, tokens, accelerator.device, LearnedText(encoder, tokens))
 
 
-def _streamed(
+def _read_stream(
     config: RunConfig,
     source: ShardStream,
     encoder: TextEncoder,
@@ -150,8 +150,8 @@ def _streamed(
 ) -> StreamedInputs:
     if encoder.reads_all:
         raise ConfigError(
-            f"The text encoder {config.text.name} is made from all captions of the data, which a stream does not have at the start: "
-            "prepare the shards first with `data.name=shards`, or use `text=ngram`."
+            f"The text encoder {config.text.name} is made from all captions of the data, which a stream does not have "
+            "at the start: prepare the shards first with `data.name=shards`, or use `text=ngram`."
         )
     source.count("train")
     if accelerator.is_main_process:
@@ -173,7 +173,18 @@ def make_trainer(
     scorer: Scorer | None = None,
     callbacks: Callback | None = None,
 ) -> Trainer:
-    """The trainer of a run; `began` is when its time limit started, by `time.monotonic`; `scorer` scores its networks."""
+    """Make the trainer of a run.
+
+    Args:
+        config: the run's configuration.
+        run: its folder.
+        record: what its ``config.json`` holds.
+        inputs: what it reads.
+        accelerator: device, precision and processes.
+        began: when its time limit started, by `time.monotonic`.
+        scorer: scores its networks; None: no scores.
+        callbacks: run while it trains.
+    """
     networks = Networks(
         config,
         accelerator,

@@ -1,0 +1,51 @@
+"""Compute the statistics of real images, with which generated ones are compared."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from stackflower.evaluation import real_features
+from stackflower.evaluation.extraction import BATCH, DistributedExtractor, number_images
+from stackflower.evaluation.protocol import Protocol
+from stackflower.evaluation.reference import Reference
+from stackflower.evaluation.statistics import Statistics
+from stackflower.utils.rng import seeded
+
+
+def load_or_compute(
+    extractor: DistributedExtractor, reference: Reference, rows: Tensor, protocol: Protocol
+) -> Statistics:
+    """Return the statistics of images `rows` (n,) of a split, from the cache where every process finds them there."""
+    path = real_features.file_of(extractor.extractor, reference, rows, protocol)
+    cached = real_features.load(path)
+    everywhere = all(extractor.processes.gather([cached is not None]))
+    if cached is not None and everywhere:
+        return cached
+    computed = compute_of_split(extractor, reference, rows, protocol)
+    if extractor.processes.is_main:
+        real_features.save(computed, path)
+    return computed
+
+
+def compute_of_split(
+    extractor: DistributedExtractor, reference: Reference, rows: Tensor, protocol: Protocol
+) -> Statistics:
+    """Compute the statistics of images `rows` (n,) of a split."""
+    mine = extractor.processes.share(len(rows))
+    parts = rows[mine.start : mine.stop].split(BATCH) if mine else ()
+    batches = (reference.data.centre(reference.resolution, part) for part in parts)
+    return extractor.compute_statistics(number_images(batches, mine.start), len(rows), protocol)
+
+
+def compute_of_training(extractor: DistributedExtractor, reference: Reference, protocol: Protocol) -> Statistics | None:
+    """Return the statistics of at most `Protocol.kept` training images; None where they are the reference."""
+    if reference.split == "train":
+        return None
+    with extractor.processes.main_first():
+        size = reference.data.images.shape[1]
+        training = Reference.open(reference.source, "train", reference.resolution, size)
+    order = torch.randperm(len(training.data.rows), generator=seeded(protocol.seed, 10))[: protocol.kept]
+    return load_or_compute(extractor, training, order, replace(protocol, splits=1))
