@@ -27,7 +27,7 @@ from stackflower.evaluation.opening import choose_extractor
 from stackflower.evaluation.reference import Reference
 from stackflower.pipeline import Pipeline
 from stackflower.runs.folder import Run
-from stackflower.stages.noise import Noise
+from stackflower.stages.noise import NoiseTable
 
 
 def upsample(images: Tensor, size: int) -> Tensor:
@@ -62,7 +62,7 @@ def main() -> None:
     captions = [reference.data.captions[index][number] for index, number in zip(indices, caption_numbers, strict=True)]
     real_images = reference.data.centre(size, torch.tensor(indices))
     embedding = pipeline.encoder(captions).to(pipeline.device)
-    noise = Noise(pipeline.stage, args.seed, None).rows(0, len(captions)).to(pipeline.device)
+    noise = NoiseTable(pipeline.stage, args.seed, None).get_rows(0, len(captions)).to(pipeline.device)
     stage_images, previous_images = [], []
     with torch.inference_mode():
         for first in range(0, len(captions), 50):

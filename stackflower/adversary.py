@@ -212,7 +212,7 @@ class _View:
         """Show an adaptive augmentation the scores of real and generated images."""
         if self.adversary.augmentation.adaptive and len(self.scores) == 2:
             real, relativistic = self.scores["real"], self.adversary.objective.relativistic
-            real = self.pairs.real_of_fake(real) if relativistic else real
+            real = self.pairs.align_with_fake(real) if relativistic else real
             self.adversary.augmentation.observe(real, self.scores["fake"], relativistic)
 
     def _perceive(self, images: Tensor) -> Any:

@@ -16,7 +16,7 @@ from stackflower.data.images import to_uint8
 from stackflower.errors import ConfigError
 from stackflower.runs.folder import Run
 from stackflower.stages.base import Generated, Stage, Text
-from stackflower.stages.noise import Noise
+from stackflower.stages.noise import NoiseTable
 from stackflower.text.base import TextEncoder
 from stackflower.utils.distributed import share
 from stackflower.utils.progress import progress_bar as show_progress
@@ -123,7 +123,7 @@ class Pipeline:
             part: (k, n) generates only the k-th of n equal shares of the list.
         """
         self._check(captions, truncation, per_caption=per_caption, batch_size=batch_size, best_of=best_of)
-        noise = Noise(self.stage, seed, truncation)
+        noise = NoiseTable(self.stage, seed, truncation)
         mine = share(len(captions) * per_caption, part)
         step = max(1, batch_size // best_of)
         encode = lru_cache(maxsize=2)(lambda chunk: self._encode(captions, chunk))
@@ -133,7 +133,7 @@ class Pipeline:
             embedding = torch.stack([encode(n // CAPTION_CHUNK)[n % CAPTION_CHUNK] for n in numbers])
             embedding = embedding.repeat_interleave(best_of, 0).to(self.device)
             with torch.inference_mode():
-                generated = self.stage(embedding, noise.rows(first * best_of, end * best_of).to(self.device))
+                generated = self.stage(embedding, noise.get_rows(first * best_of, end * best_of).to(self.device))
                 chosen = self._best(generated, embedding, best_of) if best_of > 1 else torch.arange(end - first)
                 sizes = [*generated.previous, *generated.images] if side_by_side else [generated.images[-1]]
                 yield to_uint8(torch.cat([self._upsampled(images[chosen]) for images in sizes], 3))
@@ -165,17 +165,17 @@ class Pipeline:
         if steps < 2:
             raise ConfigError(f"`steps` must be at least 2, got {steps}.")
         ends = self.encoder(list(captions)).to(self.device)
-        noise, share = Noise(self.stage, seed, truncation), torch.linspace(0, 1, steps)
+        noise, share = NoiseTable(self.stage, seed, truncation), torch.linspace(0, 1, steps)
         place = share * (len(captions) - 1)
         first = place.long().clamp(max=max(len(captions) - 2, 0))
         weight = (place - first)[:, None].to(self.device)
         path = torch.lerp(ends[first], ends[(first + 1).clamp(max=len(captions) - 1)], weight)
         for row in range(per_caption):
             if len(captions) > 1:
-                drawn = noise.rows(row, row + 1).expand(steps, -1)
+                drawn = noise.get_rows(row, row + 1).expand(steps, -1)
             else:
-                one, other = noise.rows(2 * row, 2 * row + 2)
-                drawn = self.stage.noise_between(one, other, share)
+                one, other = noise.get_rows(2 * row, 2 * row + 2)
+                drawn = self.stage.interpolate_noise(one, other, share)
             for part, latent in zip(path.split(batch_size), drawn.split(batch_size), strict=True):
                 with torch.inference_mode():
                     yield to_uint8(self.stage(part, latent.to(self.device)).images[-1])

@@ -125,7 +125,7 @@ def test_a_classifier_over_a_pretrained_network(stackflower, tmp_path: Path, jud
     stackflower(*train, "--features", "torchvision", *options, "--fine-tune", "--augmentation", "light")
     tuned = load_classifier(tmp_path / "c.safetensors")
     assert isinstance(tuned.body, FineTunedFeatures)
-    before = dict(tuned.body.features.network(torch.device("cpu"), torch.float32).named_parameters())
+    before = dict(tuned.body.features.get_network(torch.device("cpu"), torch.float32).named_parameters())
     moved = [name for name, value in tuned.body.network.named_parameters() if not torch.equal(value, before[name])]
     assert len(moved) > 0.9 * len(before), "the network has learnt too"
     images = torch.rand(2, 3, 32, 32) * 2 - 1

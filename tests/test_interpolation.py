@@ -11,7 +11,7 @@ from PIL import Image
 from stackflower import registry
 from stackflower.pipeline import Pipeline
 from stackflower.stages.base import Stage
-from stackflower.stages.noise import Noise
+from stackflower.stages.noise import NoiseTable
 
 
 def stage(noise: str = "normal") -> Stage:
@@ -26,7 +26,7 @@ def stage(noise: str = "normal") -> Stage:
 def test_noise_between_two_keeps_its_length_or_its_range(noise: str) -> None:
     part, generator = stage(noise), torch.Generator().manual_seed(0)
     one, other = part.draw_noise(2, generator)
-    path = part.noise_between(one, other, torch.linspace(0, 1, 5))
+    path = part.interpolate_noise(one, other, torch.linspace(0, 1, 5))
     assert torch.allclose(path[0], one) and torch.allclose(path[-1], other, atol=1e-6)
     conditioning, own = path[:, :-6], path[:, -6:]
     assert torch.allclose(conditioning[2], (one + other)[:-6] / 2**0.5)
@@ -41,11 +41,11 @@ def test_the_ends_are_the_captions_own_images(trained: Path) -> None:
     captions = ["a red flower", "a blue flower", "white petals"]
     found = torch.cat(list(pipeline.interpolate(captions, 5, per_caption=2, seed=3, batch_size=2)))
     assert found.shape == (10, 16, 16, 3)
-    noise = Noise(pipeline.stage, 3, None)
+    noise = NoiseTable(pipeline.stage, 3, None)
     for row in range(2):
         for step, caption in ((0, captions[0]), (2, captions[1]), (4, captions[2])):
             with torch.inference_mode():
-                image = pipeline.stage(pipeline.encoder([caption]), noise.rows(row, row + 1)).images[-1]
+                image = pipeline.stage(pipeline.encoder([caption]), noise.get_rows(row, row + 1)).images[-1]
             expected = image.add(1).mul(127.5).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1)[0]
             difference = found[row * 5 + step].int() - expected.int()
             assert difference.abs().max() <= 1, (row, step)

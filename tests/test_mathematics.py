@@ -19,24 +19,24 @@ from stackflower.evaluation.metrics.kernel_distance import kernel_distance, squa
 from stackflower.evaluation.metrics.precision_recall import precision_recall
 from stackflower.objectives.base import Pairs
 from stackflower.objectives.bce import BinaryCrossEntropy
-from stackflower.objectives.contrast import contrast
+from stackflower.objectives.contrast import compute_contrastive_loss
 from stackflower.objectives.hinge import Hinge
 from stackflower.objectives.least_squares import LeastSquares
 from stackflower.objectives.relativistic import Relativistic
 from stackflower.objectives.wasserstein import Wasserstein
-from stackflower.penalties.base import PenaltyInputs, total_score
+from stackflower.penalties.base import PenaltyInputs, sum_scores
 from stackflower.penalties.feature_matching import FeatureMatching
 from stackflower.penalties.gradient import GradientPenalty
 from stackflower.penalties.matching_aware import MatchingAwareGradient
 from stackflower.penalties.mode_seeking import ModeSeeking
 from stackflower.penalties.zero_centred import R1, R2
 from stackflower.stages.base import OtherTexts, Text, Verdict
-from stackflower.stages.conditioning import ConditioningAugmentation, kl_to_standard_normal
-from stackflower.stages.contrast import similarities
+from stackflower.stages.conditioning import ConditioningAugmentation, compute_kl_to_standard_normal
+from stackflower.stages.contrast import compute_similarities
 from stackflower.stages.generators.fastgan import Excitation
 from stackflower.stages.generators.stage2 import StageTwoGenerator
-from stackflower.stages.generators.tree import colour_consistency
-from stackflower.stages.layers import REFERENCE, MinibatchDeviation, UpsampleConv, VirtualBatchNorm2d
+from stackflower.stages.generators.tree import compute_colour_consistency
+from stackflower.stages.layers import REFERENCE_BATCH_SIZE, MinibatchDeviation, UpsampleConv, VirtualBatchNorm2d
 from stackflower.stages.r3gan_blocks import Resample, ResidualBlock
 from stackflower.text.encoders.rnn import BidirectionalGRU
 from stackflower.text.ranking import cosine_ranking, joint_embedding
@@ -50,13 +50,13 @@ def test_kl_term_equals_torch_distributions_in_float64() -> None:
     mean, log_variance = torch.randn(5, 7), torch.randn(5, 7)
     normal = torch.distributions.Normal(mean.double(), (0.5 * log_variance.double()).exp())
     expected = torch.distributions.kl_divergence(normal, torch.distributions.Normal(0.0, 1.0)).mean()
-    assert kl_to_standard_normal(mean, log_variance).item() == pytest.approx(expected.item(), rel=1e-6)
-    assert kl_to_standard_normal(torch.zeros(2, 3), torch.zeros(2, 3)).item() == 0
+    assert compute_kl_to_standard_normal(mean, log_variance).item() == pytest.approx(expected.item(), rel=1e-6)
+    assert compute_kl_to_standard_normal(torch.zeros(2, 3), torch.zeros(2, 3)).item() == 0
 
 
 def test_kl_gradient_is_that_of_the_closed_form() -> None:
     mean, log_variance = torch.randn(4, 3, requires_grad=True), torch.randn(4, 3, requires_grad=True)
-    kl_to_standard_normal(mean, log_variance).backward()
+    compute_kl_to_standard_normal(mean, log_variance).backward()
     assert torch.allclose(mean.grad, mean.detach() / 12)
     assert torch.allclose(log_variance.grad, (log_variance.detach().exp() - 1) / 24)
 
@@ -168,7 +168,7 @@ def test_heads_count_alike_however_many_patches_they_have() -> None:
     terms = Hinge().discriminator_terms(lambda images, texts: [verdict], pairs)
     expected = (F.relu(1 - one).mean() + F.relu(1 - many).mean()) / 2
     assert terms["real"].item() == pytest.approx(expected.item(), rel=1e-6)
-    gradient = torch.autograd.functional.jacobian(lambda a, b: total_score(Verdict((a, b))), (one, many))
+    gradient = torch.autograd.functional.jacobian(lambda a, b: sum_scores(Verdict((a, b))), (one, many))
     assert torch.allclose(gradient[0], torch.full_like(one, 0.5)) and torch.allclose(
         gradient[1], torch.full_like(many, 1 / 6)
     )
@@ -236,13 +236,13 @@ def test_contrast_is_the_cross_entropy_over_texts_of_other_classes() -> None:
         wrong = [text for text in range(4) if label[text] != label[image]]
         total = sum(math.exp(alike[image, text]) for text in (image, *wrong))
         expected += (math.log(total) - alike[image, image].item()) / 4
-    assert contrast(alike, OWN, label).item() == pytest.approx(expected, rel=1e-12)
+    assert compute_contrastive_loss(alike, OWN, label).item() == pytest.approx(expected, rel=1e-12)
     plain = sum(alike[i].exp().sum().log().item() - alike[i, i].item() for i in range(4)) / 4
-    assert contrast(alike, OWN).item() == pytest.approx(plain, rel=1e-12)
-    assert contrast(alike, OWN, torch.zeros(4)).item() == 0, "one class: nothing to tell apart"
+    assert compute_contrastive_loss(alike, OWN).item() == pytest.approx(plain, rel=1e-12)
+    assert compute_contrastive_loss(alike, OWN, torch.zeros(4)).item() == 0, "one class: nothing to tell apart"
     wrong = torch.randn(4, dtype=torch.float64)
     more = sum((alike[i].exp().sum() + wrong[i].exp()).log().item() - alike[i, i].item() for i in range(4)) / 4
-    assert contrast(alike, OWN, None, wrong).item() == pytest.approx(more, rel=1e-12)
+    assert compute_contrastive_loss(alike, OWN, None, wrong).item() == pytest.approx(more, rel=1e-12)
 
 
 def test_objectives_weigh_the_contrast_where_the_discriminator_gives_one() -> None:
@@ -253,18 +253,18 @@ def test_objectives_weigh_the_contrast_where_the_discriminator_gives_one() -> No
 
     goal = Hinge(contrast=0.5, generator_contrast=0.25)
     found = goal.discriminator_terms(judge, Pairs(REAL, FAKE, RIGHT, WRONG, RIGHT))["contrast"].item()
-    assert found == pytest.approx(0.5 * contrast(alike[1.0], OWN[:2], None, alike[-1.0].diagonal()).item())
+    assert found == pytest.approx(0.5 * compute_contrastive_loss(alike[1.0], OWN[:2], None, alike[-1.0].diagonal()).item())
     found = goal.generator_terms(judge, Pairs(REAL, FAKE, RIGHT, None, RIGHT))["contrast"].item()
-    assert found == pytest.approx(0.25 * contrast(alike[1.0], OWN[:2]).item())
+    assert found == pytest.approx(0.25 * compute_contrastive_loss(alike[1.0], OWN[:2]).item())
 
 
 def test_the_contrast_compares_with_other_captions_but_not_those_of_the_images_class() -> None:
     others = OtherTexts(torch.randn(3, 2), torch.tensor([0, 1, 7]))
     words = Text(torch.randn(2, 2), torch.randn(2, 2), torch.tensor([0, 1]), others)
     keys, columns = F.normalize(torch.randn(2, 2), dim=1), torch.cat([words.embedding, others.embedding])
-    alike = similarities(keys, torch.nn.Identity(), words)
+    alike = compute_similarities(keys, torch.nn.Identity(), words)
     assert torch.allclose(alike, keys @ F.normalize(columns, dim=1).T / 0.1, atol=1e-5)
-    found = Hinge.contrast_term(1.0, Verdict(torch.zeros(2), similarity=alike), words)["contrast"].item()
+    found = Hinge.compute_contrast_term(1.0, Verdict(torch.zeros(2), similarity=alike), words)["contrast"].item()
     kept = [
         [0, 1, 3, 4],
         [0, 1, 2, 4],
@@ -582,9 +582,9 @@ def test_colour_consistency_compares_means_and_covariances_of_pixels() -> None:
         a, b = one.reshape(3, -1), other.reshape(3, -1)
         expected += ((a.mean(1) - b.mean(1)) ** 2).sum() / 3
         expected += 5 * ((np.cov(a, bias=True) - np.cov(b, bias=True)) ** 2).sum() / 3
-    assert colour_consistency(small, large).item() == pytest.approx(expected, rel=1e-5)
+    assert compute_colour_consistency(small, large).item() == pytest.approx(expected, rel=1e-5)
     enlarged = torch.nn.functional.interpolate(small, scale_factor=2)
-    assert colour_consistency(small, enlarged).item() == pytest.approx(0, abs=1e-10)
+    assert compute_colour_consistency(small, enlarged).item() == pytest.approx(0, abs=1e-10)
 
 
 def test_stage_two_with_a_shortcut_begins_at_the_picture_below_and_is_held_to_it() -> None:
@@ -646,12 +646,12 @@ def test_virtual_batch_norm_uses_the_fixed_batch_and_the_image_itself() -> None:
     layer = VirtualBatchNorm2d(3)
     torch.nn.init.normal_(layer.weight)
     torch.nn.init.normal_(layer.bias)
-    x = torch.randn(REFERENCE + 4, 3, 5, 5) + 2
+    x = torch.randn(REFERENCE_BATCH_SIZE + 4, 3, 5, 5) + 2
     found = layer(x).detach().double().numpy()
-    values, fixed = x.double().numpy(), x[:REFERENCE].double().numpy()
+    values, fixed = x.double().numpy(), x[:REFERENCE_BATCH_SIZE].double().numpy()
     weight, bias = layer.weight.detach().double().numpy(), layer.bias.detach().double().numpy()
     for row in range(len(x)):
-        seen = fixed if row < REFERENCE else np.concatenate([fixed, values[row : row + 1]])
+        seen = fixed if row < REFERENCE_BATCH_SIZE else np.concatenate([fixed, values[row : row + 1]])
         for channel in range(3):
             mean, variance = seen[:, channel].mean(), seen[:, channel].var()
             expected = (values[row, channel] - mean) / np.sqrt(variance + 1e-5) * weight[channel] + bias[channel]

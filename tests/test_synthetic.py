@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from stackflower.data.synthetic.attributes import ATTRIBUTES, names, sample_attributes
+from stackflower.data.synthetic.attributes import ATTRIBUTES, get_values, sample_attributes
 from stackflower.data.synthetic.draw import draw
 from stackflower.data.synthetic.grammar import WORDS, captions
 
@@ -37,7 +37,7 @@ def test_sampled_rows_do_not_depend_on_the_number_or_on_what_is_pinned() -> None
         assert np.array_equal(few[name], many[name][:5])
         if name != "colour":
             assert np.array_equal(pinned[name], many[name])
-    assert all(names(pinned, i)["colour"] == "blue" for i in range(50))
+    assert all(get_values(pinned, i)["colour"] == "blue" for i in range(50))
     assert not np.array_equal(sample_attributes(50, seed=2)["colour"], many["colour"])
 
 
@@ -111,7 +111,7 @@ def test_errors_are_sentences() -> None:
     lacking = {name: column for name, column in good.items() if name != "light"}
     cases = (
         (lambda: sample_attributes(-1, 0), "negative"),
-        (lambda: sample_attributes(2, 0, {"scent": "sweet"}), "no attribute 'scent'"),
+        (lambda: sample_attributes(2, 0, {"scent": "sweet"}), "Unknown attribute 'scent'"),
         (lambda: sample_attributes(2, 0, {"colour": "grey"}), "colour cannot be 'grey'"),
         (lambda: draw(good, 63, 0), "not at 63"),
         (lambda: draw(good, 257, 0), "not at 257"),
@@ -204,7 +204,7 @@ def test_captions_state_what_was_asked_and_contradict_nothing(written: Written) 
     attributes, texts, asked = written
     role = {"stamens": "stamens", "centre": "centre"}
     for i in range(COUNT):
-        values = names(attributes, i)
+        values = get_values(attributes, i)
         for text, stated in zip(texts[i], asked[i], strict=True):
             parts = _roles(text)
             for name, wordings in PLAIN.items():

@@ -15,8 +15,8 @@ from stackflower.declarations import Not, Requirement
 from stackflower.options import Count, Share
 from stackflower.registry import register
 
-LUMA = 3**-0.5  # the grey axis of RGB, normalised
-UPDATE_EVERY = 4  # steps between changes of the strength
+LUMA_COMPONENT = 3**-0.5  # the grey axis of RGB, normalised
+UPDATE_INTERVAL = 4  # steps between changes of the strength
 
 Transforms = Literal["blit", "geometric", "colour"]
 
@@ -71,9 +71,9 @@ class AdaptiveAugmentation(Augmentation):
         # small, and a position must not be rounded, as it would be in TF32
         draws = draws.to(x.dtype if x.device.type == "mps" else torch.float64)
         if "blit" in self.transforms or "geometric" in self.transforms:
-            x = _warped(x, self._geometry(draws[:, :18], x.shape[-1]))
+            x = _warp(x, self._draw_geometry(draws[:, :18], x.shape[-1]))
         if "colour" in self.transforms:
-            matrix = self._colours(draws[:, 18:])
+            matrix = self._draw_colours(draws[:, 18:])
             matrix = matrix.to(x.dtype)
             x = torch.einsum("nij,njhw->nihw", matrix[:, :3, :3], x) + matrix[:, :3, 3, None, None]
         return x.to(images.dtype)
@@ -94,7 +94,7 @@ class AdaptiveAugmentation(Augmentation):
         sign = measured["real_sign"]
         self.sign += torch.stack([sign, torch.ones_like(sign), torch.full_like(sign, images)])
         total, steps, seen = self.sign.clone()
-        due = steps >= UPDATE_EVERY  # on the device: nothing waits for it
+        due = steps >= UPDATE_INTERVAL  # on the device: nothing waits for it
         moved = (self.strength + (total / steps - self.target).sign() * seen / self.ramp).clamp(0, 1)
         self.strength.copy_(torch.where(due, moved, self.strength))
         self.sign.mul_(~due)
@@ -102,97 +102,97 @@ class AdaptiveAugmentation(Augmentation):
 
     # ---- the transformations
 
-    def _applied(self, draw: Tensor, value: Tensor, neutral: float, chance: Tensor | None = None) -> Tensor:
+    def _apply_randomly(self, draw: Tensor, value: Tensor, neutral: float, chance: Tensor | None = None) -> Tensor:
         """`value` with probability p, where `draw` lies below it, else `neutral`."""
         chance = self.strength if chance is None else chance
         return torch.where(draw < chance, value, torch.full_like(value, neutral))
 
-    def _geometry(self, draws: Tensor, size: int) -> Tensor:
+    def _draw_geometry(self, draws: Tensor, size: int) -> Tensor:
         """(N, 2, 3): from positions in the result to positions in the image, in pixels from the centre; 18 draws."""
         take = iter(draws.unbind(1)).__next__
         matrix = torch.eye(3, device=draws.device, dtype=draws.dtype).expand(len(draws), 3, 3)
         if "blit" in self.transforms:
-            mirror = self._applied(take(), torch.where(take() < 0.5, 1.0, -1.0).to(draws.dtype), 1.0)
-            turn = self._applied(take(), (take() * 4).floor() * (math.pi / 2), 0.0)
+            mirror = self._apply_randomly(take(), torch.where(take() < 0.5, 1.0, -1.0).to(draws.dtype), 1.0)
+            turn = self._apply_randomly(take(), (take() * 4).floor() * (math.pi / 2), 0.0)
             gate = take()
-            shift = [self._applied(gate, ((2 * take() - 1) * (0.125 * size)).round(), 0.0) for _ in range(2)]
-            matrix = matrix @ _scaling(mirror, torch.ones_like(mirror)) @ _rotation(turn, True) @ _translation(*shift)
+            shift = [self._apply_randomly(gate, ((2 * take() - 1) * (0.125 * size)).round(), 0.0) for _ in range(2)]
+            matrix = matrix @ _build_scaling(mirror, torch.ones_like(mirror)) @ _build_rotation(turn, True) @ _build_translation(*shift)
         if "geometric" in self.transforms:
-            scale = self._applied(take(), torch.exp2(0.2 * _normal(take())), 1.0)
+            scale = self._apply_randomly(take(), torch.exp2(0.2 * _to_normal(take())), 1.0)
             either = 1 - (1 - self.strength).sqrt()  # for each of two rotations: together they come with probability p
-            before, after = (self._applied(take(), (2 * take() - 1) * math.pi, 0.0, either) for _ in range(2))
-            stretch = self._applied(take(), torch.exp2(0.2 * _normal(take())), 1.0)
+            before, after = (self._apply_randomly(take(), (2 * take() - 1) * math.pi, 0.0, either) for _ in range(2))
+            stretch = self._apply_randomly(take(), torch.exp2(0.2 * _to_normal(take())), 1.0)
             gate = take()
-            shift = [self._applied(gate, 0.125 * size * _normal(take()), 0.0) for _ in range(2)]
-            matrix = matrix @ _scaling(1 / scale, 1 / scale) @ _rotation(-before)
-            matrix = matrix @ _scaling(1 / stretch, stretch) @ _rotation(-after) @ _translation(*shift)
+            shift = [self._apply_randomly(gate, 0.125 * size * _to_normal(take()), 0.0) for _ in range(2)]
+            matrix = matrix @ _build_scaling(1 / scale, 1 / scale) @ _build_rotation(-before)
+            matrix = matrix @ _build_scaling(1 / stretch, stretch) @ _build_rotation(-after) @ _build_translation(*shift)
         return matrix[:, :2]
 
-    def _colours(self, draws: Tensor) -> Tensor:
+    def _draw_colours(self, draws: Tensor) -> Tensor:
         """(N, 4, 4): of colours in homogeneous coordinates; 10 draws."""
         take = iter(draws.unbind(1)).__next__
         identity = torch.eye(4, device=draws.device, dtype=draws.dtype)
-        axis = LUMA * identity[:3].sum(0)
+        axis = LUMA_COMPONENT * identity[:3].sum(0)
         grey, last = torch.outer(axis, axis), torch.diag(identity[3])
-        brightness = self._applied(take(), 0.2 * _normal(take()), 0.0)
-        contrast = self._applied(take(), torch.exp2(0.5 * _normal(take())), 1.0)[:, None, None]
-        flip = self._applied(take(), (take() < 0.5).to(draws.dtype), 0.0)[:, None, None]
-        angle = self._applied(take(), (2 * take() - 1) * math.pi, 0.0)
-        saturation = self._applied(take(), torch.exp2(_normal(take())), 1.0)[:, None, None]
+        brightness = self._apply_randomly(take(), 0.2 * _to_normal(take()), 0.0)
+        contrast = self._apply_randomly(take(), torch.exp2(0.5 * _to_normal(take())), 1.0)[:, None, None]
+        flip = self._apply_randomly(take(), (take() < 0.5).to(draws.dtype), 0.0)[:, None, None]
+        angle = self._apply_randomly(take(), (2 * take() - 1) * math.pi, 0.0)
+        saturation = self._apply_randomly(take(), torch.exp2(_to_normal(take())), 1.0)[:, None, None]
         matrix = identity.repeat(len(draws), 1, 1)
         matrix[:, :3, 3] = brightness[:, None]
         matrix = (contrast * (identity - last) + last) @ matrix
         matrix = (identity - 2 * grey * flip) @ matrix
-        return (grey + last + (identity - grey - last) * saturation) @ _hue(angle) @ matrix
+        return (grey + last + (identity - grey - last) * saturation) @ _build_hue_rotation(angle) @ matrix
 
 
-def _normal(draw: Tensor) -> Tensor:
+def _to_normal(draw: Tensor) -> Tensor:
     """A standard normal number from a uniform one, within ±5."""
     return math.sqrt(2) * torch.erfinv((2 * draw - 1).clamp(-1 + 1e-6, 1 - 1e-6))
 
 
-def _matrix(rows: list[list[Tensor]]) -> Tensor:
+def _stack_matrix(rows: list[list[Tensor]]) -> Tensor:
     return torch.stack([torch.stack(row, -1) for row in rows], -2)
 
 
-def _scaling(x: Tensor, y: Tensor) -> Tensor:
+def _build_scaling(x: Tensor, y: Tensor) -> Tensor:
     zero = torch.zeros_like(x)
-    return _matrix([[x, zero, zero], [zero, y, zero], [zero, zero, zero + 1]])
+    return _stack_matrix([[x, zero, zero], [zero, y, zero], [zero, zero, zero + 1]])
 
 
-def _translation(x: Tensor, y: Tensor) -> Tensor:
+def _build_translation(x: Tensor, y: Tensor) -> Tensor:
     zero, one = torch.zeros_like(x), torch.ones_like(x)
-    return _matrix([[one, zero, x], [zero, one, y], [zero, zero, one]])
+    return _stack_matrix([[one, zero, x], [zero, one, y], [zero, zero, one]])
 
 
-def _rotation(angle: Tensor, exact: bool = False) -> Tensor:
+def _build_rotation(angle: Tensor, exact: bool = False) -> Tensor:
     """By an angle; `exact` for multiples of 90°, so that pixels stay pixels."""
     cos, sin = angle.cos(), angle.sin()
     if exact:
         cos, sin = cos.round(), sin.round()
     zero = torch.zeros_like(cos)
-    return _matrix([[cos, -sin, zero], [sin, cos, zero], [zero, zero, zero + 1]])
+    return _stack_matrix([[cos, -sin, zero], [sin, cos, zero], [zero, zero, zero + 1]])
 
 
-def _hue(angle: Tensor) -> Tensor:
+def _build_hue_rotation(angle: Tensor) -> Tensor:
     """Rotation about the grey axis (Rodrigues' formula)."""
     cos, sin = angle.cos(), angle.sin()
     same = cos + (1 - cos) / 3
-    less, more = (1 - cos) / 3 - LUMA * sin, (1 - cos) / 3 + LUMA * sin
+    less, more = (1 - cos) / 3 - LUMA_COMPONENT * sin, (1 - cos) / 3 + LUMA_COMPONENT * sin
     zero = torch.zeros_like(cos)
-    return _matrix(
+    return _stack_matrix(
         [[same, less, more, zero], [more, same, less, zero], [less, more, same, zero], [zero, zero, zero, zero + 1]]
     )
 
 
-def _mirrored(index: Tensor, size: int) -> Tensor:
+def _mirror_index(index: Tensor, size: int) -> Tensor:
     """Positions folded back into 0 … size − 1."""
     period = 2 * (size - 1)
     index = index.remainder(period)
     return torch.minimum(index, period - index)
 
 
-def _warped(x: Tensor, matrix: Tensor) -> Tensor:
+def _warp(x: Tensor, matrix: Tensor) -> Tensor:
     """The image at the positions that `matrix` (N, 2, 3) gives, between pixels bilinearly.
 
     By gathers, whose gradient can be differentiated again, as penalties do; that of `grid_sample` can't.
@@ -213,6 +213,6 @@ def _warped(x: Tensor, matrix: Tensor) -> Tensor:
     total = torch.zeros_like(flat)
     for column, share_x in ((left, 1 - right_share), (left + 1, right_share)):
         for row, share_y in ((top, 1 - lower_share), (top + 1, lower_share)):
-            index = _mirrored(row, height).long() * width + _mirrored(column, width).long()
+            index = _mirror_index(row, height).long() * width + _mirror_index(column, width).long()
             total = total + flat.gather(2, index[:, None].expand(n, c, -1)) * (share_x * share_y)[:, None]
     return total.unflatten(2, (height, width))

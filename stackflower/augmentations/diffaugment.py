@@ -60,17 +60,17 @@ class DiffAugment(Augmentation):
     def forward(self, images: Tensor, draws: Tensor) -> Tensor:
         x = images
         if self.crop is not None and self.crop < x.shape[-1]:
-            x = _cropped(x, draws[:, 7:9], self.crop)
+            x = _crop(x, draws[:, 7:9], self.crop)
         if "colour" in self.policy:
-            x = _recoloured(x, draws[:, :3])
+            x = _change_colours(x, draws[:, :3])
         if "translation" in self.policy:
-            x = _translated(x, draws[:, 3:5], round(x.shape[-1] * self.translation))
+            x = _translate(x, draws[:, 3:5], round(x.shape[-1] * self.translation))
         if "cutout" in self.policy:
             x = _cut_out(x, draws[:, 5:7], round(x.shape[-1] * self.cutout))
         return x
 
 
-def _cropped(x: Tensor, draws: Tensor, side: int) -> Tensor:
+def _crop(x: Tensor, draws: Tensor, side: int) -> Tensor:
     """A part of `side` × `side` pixels of each image, which is square."""
     n, c, height, _ = x.shape
     corner = (draws * (height + 1 - side)).floor().long()  # (N, 2)
@@ -79,7 +79,7 @@ def _cropped(x: Tensor, draws: Tensor, side: int) -> Tensor:
     return down.gather(3, columns[:, None, None, :].expand(n, c, side, side))
 
 
-def _recoloured(x: Tensor, draws: Tensor) -> Tensor:
+def _change_colours(x: Tensor, draws: Tensor) -> Tensor:
     brightness, saturation, contrast = draws.to(x.dtype)[:, :, None, None, None].unbind(1)
     x = x + (brightness - 0.5)
     grey = x.mean(1, keepdim=True)
@@ -88,19 +88,19 @@ def _recoloured(x: Tensor, draws: Tensor) -> Tensor:
     return (x - mean) * (contrast + 0.5) + mean
 
 
-def _translated(x: Tensor, draws: Tensor, most: int) -> Tensor:
+def _translate(x: Tensor, draws: Tensor, most: int) -> Tensor:
     """Shifted by −most to most pixels each way."""
     n, c, height, width = x.shape
     shift = (draws * (2 * most + 1)).floor().long() - most  # (N, 2)
     down = torch.arange(height, device=x.device) + shift[:, :1]
     across = torch.arange(width, device=x.device) + shift[:, 1:]
-    inside = _within(down, height)[:, None, :, None] & _within(across, width)[:, None, None, :]
+    inside = _is_within(down, height)[:, None, :, None] & _is_within(across, width)[:, None, None, :]
     rows = down.clamp(0, height - 1)[:, None, :, None].expand(n, c, height, width)
     columns = across.clamp(0, width - 1)[:, None, None, :].expand(n, c, height, width)
     return x.gather(2, rows).gather(3, columns) * inside
 
 
-def _within(index: Tensor, size: int) -> Tensor:
+def _is_within(index: Tensor, size: int) -> Tensor:
     return (index >= 0) & (index < size)
 
 
@@ -111,4 +111,4 @@ def _cut_out(x: Tensor, draws: Tensor, side: int) -> Tensor:
     left = (draws[:, 1:] * (width + 1 - side % 2)).floor().long() - side // 2
     down = torch.arange(height, device=x.device) - top
     across = torch.arange(width, device=x.device) - left
-    return x * ~(_within(down, side)[:, None, :, None] & _within(across, side)[:, None, None, :])
+    return x * ~(_is_within(down, side)[:, None, :, None] & _is_within(across, side)[:, None, None, :])

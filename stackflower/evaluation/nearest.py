@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from stackflower.features.base import Features, resized, unit_means
+from stackflower.features.base import Features, resize_images, compute_unit_means
 
 SIZE = 96  # px at which a pretrained network looks
 THUMBNAIL = 16  # px of the images that are compared where there is none
@@ -40,11 +40,11 @@ def describer(features: Features | None) -> Callable[[Tensor], Tensor]:
         size = THUMBNAIL if features is None else SIZE
         parts = []
         for part in images.split(100):
-            x = resized(part.float() / 127.5 - 1, size)
+            x = resize_images(part.float() / 127.5 - 1, size)
             if features is None:
                 parts.append(x.flatten(1))
             else:
-                parts.append(torch.cat(unit_means(features(x)), 1).cpu())
+                parts.append(torch.cat(compute_unit_means(features(x)), 1).cpu())
         return torch.cat(parts)
 
     return describe

@@ -15,7 +15,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from stackflower.declarations import Declared, Requirement
 
 Maps = tuple[Tensor, ...]
-IMAGENET = (
+IMAGENET_STATISTICS = (
     (0.485, 0.456, 0.406),
     (0.229, 0.224, 0.225),
 )  # mean and standard deviation of RGB that most networks were trained with
@@ -47,7 +47,7 @@ class Features(Declared):
 
     def __init__(self, network: nn.Module, mean: Sequence[float], std: Sequence[float], name: str, example: int = 224):
         self.name = name
-        self.checksum = checksum_of(network)
+        self.checksum = hash_weights(network)
         self._networks = {("cpu", torch.float32): fold_batch_norms(network.eval().requires_grad_(False), example)}
         self._statistics = {
             "cpu": (2 * torch.tensor(mean) - 1, 2 * torch.tensor(std))
@@ -64,7 +64,7 @@ class Features(Declared):
         """The network and a checksum of its weights, as config.json names them."""
         return {"name": self.name, "family": self.family, "weights_sha256": self.checksum}
 
-    def network(self, device: torch.device, dtype: torch.dtype) -> nn.Module:
+    def get_network(self, device: torch.device, dtype: torch.dtype) -> nn.Module:
         """The network on a device, in a type; made once for each: autocast would convert frozen weights in every
         pass."""
         key = (str(device), dtype)
@@ -73,7 +73,7 @@ class Features(Declared):
                 self._networks[key] = copy.deepcopy(self._networks["cpu", torch.float32]).to(device, dtype)
         return self._networks[key]
 
-    def normalised(self, images: Tensor) -> Tensor:
+    def normalise(self, images: Tensor) -> Tensor:
         """Images (N, 3, R, R) in [-1, 1] as the network takes them, in float32."""
         device = images.device
         if str(device) not in self._statistics:  # once: a copy from the host waits for the device
@@ -86,35 +86,35 @@ class Features(Declared):
     def __call__(self, images: Tensor) -> Maps:
         """Images (N, 3, R, R) in [-1, 1] to maps, fine to coarse; under autocast, weights and maps are of its type."""
         device = images.device
-        normalised = self.normalised(images)
+        normalised = self.normalise(images)
         autocast = device.type != "meta" and torch.is_autocast_enabled(device.type)
         dtype = torch.get_autocast_dtype(device.type) if autocast else torch.float32
         normalised = normalised.to(dtype).contiguous(memory_format=torch.channels_last)
         if not autocast:
-            return tuple(self.network(device, dtype)(normalised))
+            return tuple(self.get_network(device, dtype)(normalised))
         with torch.autocast(device.type, enabled=False):
-            return tuple(self.network(device, dtype)(normalised))
+            return tuple(self.get_network(device, dtype)(normalised))
 
 
-def resized(images: Tensor, size: int) -> Tensor:
+def resize_images(images: Tensor, size: int) -> Tensor:
     """Images (N, 3, R, R) at `size` px, bilinearly, with antialiasing where they shrink."""
     if images.shape[-1] == size:
         return images
     return F.interpolate(images.float(), size, mode="bilinear", antialias=images.shape[-1] > size)
 
 
-def unit_means(maps: Sequence[Tensor]) -> list[Tensor]:
+def compute_unit_means(maps: Sequence[Tensor]) -> list[Tensor]:
     """(N, C) of each map: its mean over positions, of unit length."""
     return [F.normalize(each.float().mean((2, 3)), dim=1) for each in maps]
 
 
-def mean_vectors(maps: Sequence[Tensor]) -> Tensor:
+def compute_mean_vectors(maps: Sequence[Tensor]) -> Tensor:
     """(N, F): the means of all maps over positions, each map's of unit root mean square, so that wide maps count by
     their width."""
-    return torch.cat([mean * mean.shape[1] ** 0.5 for mean in unit_means(maps)], 1)
+    return torch.cat([mean * mean.shape[1] ** 0.5 for mean in compute_unit_means(maps)], 1)
 
 
-def checksum_of(network: nn.Module) -> str:
+def hash_weights(network: nn.Module) -> str:
     """First 16 hexadecimal digits of the SHA-256 of a network's weights, by name."""
     digest = hashlib.sha256()
     for name, value in sorted(network.state_dict().items()):
@@ -134,7 +134,7 @@ def fold_batch_norms(network: nn.Module, example: int) -> nn.Module:
             if isinstance(convolution, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
                 setattr(parent, first, fuse_conv_bn_eval(convolution, norm))
                 setattr(parent, second, getattr(norm, "act", nn.Identity()))  # timm's norms contain the activation
-    _not_in_place(folded)
+    _disable_in_place(folded)
     images = torch.linspace(-1, 1, 3 * example * example).reshape(1, 3, example, example)
     with torch.no_grad():
         before, after = list(network(images)), list(folded(images))
@@ -144,7 +144,7 @@ def fold_batch_norms(network: nn.Module, example: int) -> nn.Module:
     return (folded if same else network).to(memory_format=torch.channels_last)
 
 
-def _not_in_place(network: nn.Module) -> None:
+def _disable_in_place(network: nn.Module) -> None:
     """Activations that write a new tensor: in place, clamping ones copy what they overwrite."""
     for module in network.modules():
         if isinstance(module, nn.Hardtanh) and module.inplace:

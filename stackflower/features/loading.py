@@ -24,7 +24,7 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
 
 
 @contextmanager
-def loading(what: str, otherwise: str) -> Iterator[None]:
+def report_loading_errors(what: str, otherwise: str) -> Iterator[None]:
     """DataError where a network can't be loaded, whatever fails: hub, file or contents. `otherwise` says what to do."""
     try:
         with torch.device("cpu"):  # also where networks are only counted, on meta tensors

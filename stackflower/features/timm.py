@@ -8,11 +8,11 @@ from torch import Tensor, nn
 
 from stackflower.errors import DataError, MissingDependency
 from stackflower.features.base import Features
-from stackflower.features.loading import loading, read_weights
+from stackflower.features.loading import report_loading_errors, read_weights
 from stackflower.options import Count
 from stackflower.registry import register
 
-STRIDES = (4, 32)  # of the maps that are used
+STRIDE_RANGE = (4, 32)  # of the maps that are used
 
 
 class _ChannelsFirst(nn.Module):
@@ -26,7 +26,7 @@ class _ChannelsFirst(nn.Module):
         return [x.permute(0, 3, 1, 2) for x in self.network(images)]
 
 
-def _original(name: str, state: dict[str, Tensor]) -> str:
+def _find_original_name(name: str, state: dict[str, Tensor]) -> str:
     """The name in a network's own state of a weight of its feature extractor."""
     first, dot, rest = name.partition(".")
     candidates = (name, name.removeprefix("model."), f"{first.replace('_', '.')}{dot}{rest}")
@@ -53,9 +53,9 @@ class TimmFeatures(Features):
             raise DataError(f"timm has no model {model!r}; some that it has: {', '.join(near)}.")
         first = "".join(letter for letter in model.removeprefix("tf_").split("_")[0] if letter.isalpha())
         self.family = "efficientnet" if "efficientnet" in model else first
-        with loading(f"timm's {model}", "Name a local file: `features.weights=FILE`."):
+        with report_loading_errors(f"timm's {model}", "Name a local file: `features.weights=FILE`."):
             info: Any = timm.create_model(model, pretrained=False, features_only=True).feature_info
-            low, high = STRIDES
+            low, high = STRIDE_RANGE
             wanted = [i for i, stride in enumerate(info.reduction()) if low <= stride <= high]
             sized: dict[str, Any] = (
                 {"dynamic_img_size": True} if "vit" in model else {}
@@ -66,7 +66,7 @@ class TimmFeatures(Features):
             if weights is not None:
                 state = read_weights(weights)
                 # of transformers, wrapped; of others, with children by a path of names
-                names = {name: _original(name, state) for name in network.state_dict()}
+                names = {name: _find_original_name(name, state) for name in network.state_dict()}
                 missing = [given for given in names.values() if given not in state]
                 if missing:
                     raise ValueError(f"{weights} lacks {', '.join(missing[:3])} and {max(len(missing) - 3, 0)} more.")

@@ -7,11 +7,11 @@ from torch import Tensor, nn
 
 from stackflower.errors import DataError
 from stackflower.features.base import Features
-from stackflower.features.loading import loading, read_weights
+from stackflower.features.loading import report_loading_errors, read_weights
 from stackflower.options import Count
 from stackflower.registry import register
 
-STRIDES = (4, 8, 16, 32)  # of the maps that are used
+MAP_STRIDES = (4, 8, 16, 32)  # of the maps that are used
 
 
 class _Pyramid(nn.Module):
@@ -50,7 +50,7 @@ class TorchvisionFeatures(Features):
             similar = [name for name in classifiers if model[:4] in name][:6] or classifiers[:6]
             raise DataError(f"torchvision has no model {model!r}; some of its models: {', '.join(similar)}.")
         self.family = "".join(letter for letter in model.split("_")[0] if letter.isalpha())
-        with loading(f"torchvision's {model}", "Name a local file: `features.weights=FILE`."):
+        with report_loading_errors(f"torchvision's {model}", "Name a local file: `features.weights=FILE`."):
             network = models.get_model(model, weights="DEFAULT" if weights is None else None)
             if weights is not None:
                 network.load_state_dict(read_weights(weights))
@@ -82,4 +82,4 @@ def find_last_maps(network: nn.Module, size: int) -> dict[str, bool]:
         channels, side = (output.shape[3], output.shape[2]) if channels_last else (output.shape[1], output.shape[3])
         if channels > 3 and side > 1:
             last_nodes[round(size / side)] = node, channels_last
-    return dict(last_nodes[stride] for stride in STRIDES if stride in last_nodes)
+    return dict(last_nodes[stride] for stride in MAP_STRIDES if stride in last_nodes)

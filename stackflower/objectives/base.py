@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from stackflower.declarations import Declared, Requirement, Requirements
-from stackflower.stages.base import Critic, Scores, Text, heads
+from stackflower.stages.base import Critic, Scores, Text, split_heads
 
 
 class Pairs(NamedTuple):
@@ -27,7 +27,7 @@ class Pairs(NamedTuple):
     fake_text: Text  # of `fake`
     latents: int = 1  # neighbours of `fake` that are generated for the text of the first of their `real` images
 
-    def real_of_fake(self, scores: Tensor) -> Tensor:
+    def align_with_fake(self, scores: Tensor) -> Tensor:
         """Of scores (N, …) of `real`, for each generated image the one of the real image whose text it was generated
         for."""
         if self.latents == 1:
@@ -35,10 +35,10 @@ class Pairs(NamedTuple):
         return scores[:: self.latents].repeat_interleave(self.latents, 0)
 
 
-def mean_over_heads(loss: Callable[[Tensor], Tensor], scores: Scores) -> Tensor:
+def average_over_heads(loss: Callable[[Tensor], Tensor], scores: Scores) -> Tensor:
     """A loss of the scores of each head, averaged over heads, so that a head with many patches counts no more than one
     with few."""
-    losses = [loss(head) for head in heads(scores)]
+    losses = [loss(head) for head in split_heads(scores)]
     return losses[0] if len(losses) == 1 else torch.stack(losses).mean()
 
 

@@ -35,14 +35,14 @@ class BinaryCrossEntropy(MatchingAware):
         self.real_label, self.fake_label = real_label, fake_label
 
     @staticmethod
-    def _loss(logits: Tensor, label: float) -> Tensor:
+    def _compute_loss(logits: Tensor, label: float) -> Tensor:
         return F.binary_cross_entropy_with_logits(logits, torch.full_like(logits, label))
 
     def real(self, logits: Tensor) -> Tensor:
-        return self._loss(logits, self.real_label)
+        return self._compute_loss(logits, self.real_label)
 
     def fake(self, logits: Tensor) -> Tensor:
-        return self._loss(logits, self.fake_label)
+        return self._compute_loss(logits, self.fake_label)
 
     def generator_loss(self, logits: Tensor) -> Tensor:
-        return self._loss(logits, self.real_label)
+        return self._compute_loss(logits, self.real_label)

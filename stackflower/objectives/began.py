@@ -36,7 +36,7 @@ class OutlierRejection(nn.Module):
         self.register_buffer("statistics", torch.zeros(3))  # of this epoch's errors: count, mean, squared deviations
         self.register_buffer("dropped", torch.zeros(()))  # images left out in this epoch
 
-    def weights(self, errors: Tensor) -> Tensor:
+    def weigh(self, errors: Tensor) -> Tensor:
         """The weight of each image in the mean, from this process's errors (N,): 0 for outliers. Where most of a batch
         lies above the limit, the discriminator got worse, not the images, and none is left out."""
         every = gathered(errors)  # of all processes, whose losses are averaged
@@ -113,7 +113,7 @@ class BoundaryEquilibrium(Objective):
         (fake,) = critic(pairs.fake, [pairs.fake_text])
         errors = real.score.detach()
         equal = torch.full_like(errors, 1 / len(errors))
-        weights = equal if self.outliers is None else self.outliers.weights(errors)
+        weights = equal if self.outliers is None else self.outliers.weigh(errors)
         terms = {"real": (real.score * weights).sum(), "fake": -self.k * fake.score.mean()}
         if mismatched:
             capped = mismatched[0].score.minimum(self.negative_cap * errors)

@@ -15,7 +15,7 @@ from stackflower.stages.base import Text, Verdict
 from stackflower.utils.distributed import gathered, world
 
 
-def contrast(similarity: Tensor, own: Tensor, label: Tensor | None = None, negative: Tensor | None = None) -> Tensor:
+def compute_contrastive_loss(similarity: Tensor, own: Tensor, label: Tensor | None = None, negative: Tensor | None = None) -> Tensor:
     """Cross-entropy of finding each image's own text among the batch's and others (Zhang et al. 2021, XMC-GAN, equation
     4).
 
@@ -33,7 +33,7 @@ def contrast(similarity: Tensor, own: Tensor, label: Tensor | None = None, negat
     return F.cross_entropy(similarity, own)
 
 
-def own_similarity(similarity: Tensor, own: Tensor) -> Tensor:
+def select_own_similarity(similarity: Tensor, own: Tensor) -> Tensor:
     """Of logits (N, M), those of each image and the text of its own row (N,)."""
     return similarity.gather(1, own[:, None])[:, 0]
 
@@ -54,7 +54,7 @@ class Contrastive(Objective):
         self.contrast, self.generator_contrast = contrast, generator_contrast
 
     @staticmethod
-    def contrast_term(weight: float, verdict: Verdict, text: Text, *mismatched: Verdict) -> dict[str, Tensor]:
+    def compute_contrast_term(weight: float, verdict: Verdict, text: Text, *mismatched: Verdict) -> dict[str, Tensor]:
         """The weighted term "contrast" of a verdict against `text`; none where the verdict has no similarities."""
         if verdict.similarity is None:
             return {}
@@ -63,5 +63,5 @@ class Contrastive(Objective):
         label = None if text.label is None else gathered(text.label)
         if label is not None and text.others is not None:
             label = torch.cat([label, text.others.label])
-        negatives = [own_similarity(one.similarity, own) for one in mismatched if one.similarity is not None]
-        return {"contrast": weight * contrast(verdict.similarity, own, label, *negatives)}
+        negatives = [select_own_similarity(one.similarity, own) for one in mismatched if one.similarity is not None]
+        return {"contrast": weight * compute_contrastive_loss(verdict.similarity, own, label, *negatives)}

@@ -6,7 +6,7 @@ from abc import abstractmethod
 
 from torch import Tensor
 
-from stackflower.objectives.base import Pairs, mean_over_heads
+from stackflower.objectives.base import Pairs, average_over_heads
 from stackflower.objectives.contrast import Contrastive
 from stackflower.stages.base import Critic
 
@@ -39,21 +39,21 @@ class MatchingAware(Contrastive):
         real, *mismatched = critic(pairs.real, texts)
         (fake,) = critic(pairs.fake, [pairs.fake_text])
         terms = {
-            "real": mean_over_heads(self.real, real.match),
-            "fake": share * mean_over_heads(self.fake, fake.match),
+            "real": average_over_heads(self.real, real.match),
+            "fake": share * average_over_heads(self.fake, fake.match),
         }
         if mismatched:
-            terms["negative"] = share * mean_over_heads(self.fake, mismatched[0].match)
-        terms |= self.contrast_term(self.contrast, real, pairs.text, *mismatched)
+            terms["negative"] = share * average_over_heads(self.fake, mismatched[0].match)
+        terms |= self.compute_contrast_term(self.contrast, real, pairs.text, *mismatched)
         if real.real is not None and fake.real is not None:
-            terms["real_unconditional"] = mean_over_heads(self.real, real.real)
-            terms["fake_unconditional"] = mean_over_heads(self.fake, fake.real)
+            terms["real_unconditional"] = average_over_heads(self.real, real.real)
+            terms["fake_unconditional"] = average_over_heads(self.fake, fake.real)
         return terms
 
     def generator_terms(self, critic: Critic, pairs: Pairs) -> dict[str, Tensor]:
         (verdict,) = critic(pairs.fake, [pairs.fake_text])
-        terms = {"adversarial": mean_over_heads(self.generator_loss, verdict.match)}
-        terms |= self.contrast_term(self.generator_contrast, verdict, pairs.fake_text)
+        terms = {"adversarial": average_over_heads(self.generator_loss, verdict.match)}
+        terms |= self.compute_contrast_term(self.generator_contrast, verdict, pairs.fake_text)
         if verdict.real is not None:
-            terms["adversarial_unconditional"] = mean_over_heads(self.generator_loss, verdict.real)
+            terms["adversarial_unconditional"] = average_over_heads(self.generator_loss, verdict.real)
         return terms

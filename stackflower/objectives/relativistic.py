@@ -7,11 +7,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from stackflower.declarations import SettingRequirement
-from stackflower.objectives.base import Pairs, mean_over_heads
+from stackflower.objectives.base import Pairs, average_over_heads
 from stackflower.objectives.contrast import Contrastive
 from stackflower.options import Weight
 from stackflower.registry import register
-from stackflower.stages.base import Critic, Scores, heads
+from stackflower.stages.base import Critic, Scores, split_heads
 
 
 @register("objective", "relativistic")
@@ -44,35 +44,35 @@ class Relativistic(Contrastive):
         self.mismatched = mismatched
 
     @staticmethod
-    def _below(lower: Scores, upper: Scores) -> Tensor:
+    def _compute_pairing_loss(lower: Scores, upper: Scores) -> Tensor:
         """E softplus(lower − upper), small where `lower` scores lie below `upper` ones."""
-        differences = tuple(low - up for low, up in zip(heads(lower), heads(upper), strict=True))
-        return mean_over_heads(lambda difference: F.softplus(difference).mean(), differences)
+        differences = tuple(low - up for low, up in zip(split_heads(lower), split_heads(upper), strict=True))
+        return average_over_heads(lambda difference: F.softplus(difference).mean(), differences)
 
     @staticmethod
-    def _paired(pairs: Pairs, scores: Scores) -> Scores:
+    def _select_paired(pairs: Pairs, scores: Scores) -> Scores:
         """The scores of the real image that each generated one is compared with."""
-        return tuple(pairs.real_of_fake(head) for head in heads(scores))
+        return tuple(pairs.align_with_fake(head) for head in split_heads(scores))
 
     def discriminator_terms(self, critic: Critic, pairs: Pairs) -> dict[str, Tensor]:
         share = 1.0 if pairs.negative_text is None else 0.5
         texts = [pairs.text] if pairs.negative_text is None else [pairs.text, pairs.negative_text]
         real, *mismatched = critic(pairs.real, texts)
         (fake,) = critic(pairs.fake, [pairs.fake_text])
-        terms = {"pairing": share * self._below(fake.match, self._paired(pairs, real.match))}
+        terms = {"pairing": share * self._compute_pairing_loss(fake.match, self._select_paired(pairs, real.match))}
         if mismatched:
-            terms["negative"] = share * self._below(mismatched[0].match, real.match)
-        terms |= self.contrast_term(self.contrast, real, pairs.text, *mismatched)
+            terms["negative"] = share * self._compute_pairing_loss(mismatched[0].match, real.match)
+        terms |= self.compute_contrast_term(self.contrast, real, pairs.text, *mismatched)
         if real.real is not None and fake.real is not None:
-            terms["pairing_unconditional"] = self._below(fake.real, self._paired(pairs, real.real))
+            terms["pairing_unconditional"] = self._compute_pairing_loss(fake.real, self._select_paired(pairs, real.real))
         return terms
 
     def generator_terms(self, critic: Critic, pairs: Pairs) -> dict[str, Tensor]:
         with torch.no_grad():
             (real,) = critic(pairs.real, [pairs.text])
         (fake,) = critic(pairs.fake, [pairs.fake_text])
-        terms = {"adversarial": self._below(self._paired(pairs, real.match), fake.match)}
-        terms |= self.contrast_term(self.generator_contrast, fake, pairs.fake_text)
+        terms = {"adversarial": self._compute_pairing_loss(self._select_paired(pairs, real.match), fake.match)}
+        terms |= self.compute_contrast_term(self.generator_contrast, fake, pairs.fake_text)
         if real.real is not None and fake.real is not None:
-            terms["adversarial_unconditional"] = self._below(self._paired(pairs, real.real), fake.real)
+            terms["adversarial_unconditional"] = self._compute_pairing_loss(self._select_paired(pairs, real.real), fake.real)
         return terms

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from stackflower.declarations import Declared, Not, Offer, Requirement
 from stackflower.options import Count, Weight
-from stackflower.stages.base import Critic, Text, Verdict, per_image
+from stackflower.stages.base import Critic, Text, Verdict, average_per_image
 
 
 class PenaltyInputs(NamedTuple):
@@ -25,13 +25,13 @@ class PenaltyInputs(NamedTuple):
     maps: Callable[[Tensor], tuple[Tensor, ...]]  # of images, those of a pretrained network that the discriminator sees
 
 
-LOGITS = Requirement("logit scores", of="discriminator", why="works on logit scores, and {other} gives {offered}")
-INDEPENDENT = Requirement(
+LOGIT_SCORES = Requirement("logit scores", of="discriminator", why="works on logit scores, and {other} gives {offered}")
+INDEPENDENT_SCORES = Requirement(
     "independent scores",
     of="discriminator",
     why="measures the gradient at each image, and {other} scores an image by the whole batch",
 )
-BOUNDED = Offer("bounded gradient", when={"weight": Not(0)})
+BOUNDED_GRADIENT = Offer("bounded gradient", when={"weight": Not(0)})
 
 
 class Penalty(Declared, nn.Module, ABC):
@@ -49,12 +49,12 @@ class Penalty(Declared, nn.Module, ABC):
         """The unweighted scalar."""
 
 
-def total_score(verdict: Verdict) -> Tensor:
+def sum_scores(verdict: Verdict) -> Tensor:
     """The sum of the scores: with text and, where the discriminator gives them too, without."""
     score = verdict.score.sum()
-    return score if verdict.real is None else score + per_image(verdict.real).sum()
+    return score if verdict.real is None else score + average_per_image(verdict.real).sum()
 
 
-def gradient_norm(gradient: Tensor) -> Tensor:
+def compute_gradient_norm(gradient: Tensor) -> Tensor:
     """The Euclidean norm of each row of (N, …); its own gradient stays finite at zero."""
     return gradient.float().flatten(1).square().sum(1).add(1e-12).sqrt()

@@ -44,15 +44,15 @@ class FeatureMatching(Penalty):
 
     def forward(self, inputs: PenaltyInputs) -> Tensor:
         with torch.no_grad():
-            real = gathered(described(inputs.maps(inputs.real)))
-        fake = gathered(described(inputs.maps(inputs.fake)))
+            real = gathered(describe_maps(inputs.maps(inputs.real)))
+        fake = gathered(describe_maps(inputs.maps(inputs.fake)))
         deviation, mean = torch.std_mean(real, 0)
         deviation = deviation.clamp_min(1e-4)
         variance, centre = torch.var_mean((fake - mean) / deviation, 0)
         return centre.square().mean() + ((variance + 1e-4).sqrt() - 1).square().mean()
 
 
-def described(maps: Sequence[Tensor]) -> Tensor:
+def describe_maps(maps: Sequence[Tensor]) -> Tensor:
     """Maps (N, C, H, W) as (N, F): of each channel, the mean over positions and the standard deviation."""
     found = []
     for each in maps:

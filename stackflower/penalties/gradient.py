@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from stackflower.options import Count, Weight
-from stackflower.penalties.base import BOUNDED, INDEPENDENT, LOGITS, Penalty, PenaltyInputs, gradient_norm, total_score
+from stackflower.penalties.base import BOUNDED_GRADIENT, INDEPENDENT_SCORES, LOGIT_SCORES, Penalty, PenaltyInputs, compute_gradient_norm, sum_scores
 from stackflower.registry import register
 
 
@@ -22,8 +22,8 @@ class GradientPenalty(Penalty):
         every: interval in steps.
     """
 
-    requires = (LOGITS, INDEPENDENT)
-    offers = (BOUNDED,)
+    requires = (LOGIT_SCORES, INDEPENDENT_SCORES)
+    offers = (BOUNDED_GRADIENT,)
 
     def __init__(self, *, weight: Weight = 10.0, every: Count = 1):
         super().__init__(weight=weight, every=every)
@@ -33,5 +33,5 @@ class GradientPenalty(Penalty):
         place = torch.rand(len(real), 1, 1, 1, device=real.device)
         between = torch.lerp(fake, real, place).requires_grad_()
         (verdict,) = inputs.critic(between, [inputs.text])
-        (gradient,) = torch.autograd.grad(total_score(verdict), between, create_graph=True)
-        return (gradient_norm(gradient) - 1).square().mean()
+        (gradient,) = torch.autograd.grad(sum_scores(verdict), between, create_graph=True)
+        return (compute_gradient_norm(gradient) - 1).square().mean()

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from stackflower.options import Count, Weight
-from stackflower.penalties.base import LOGITS, Penalty, PenaltyInputs
+from stackflower.penalties.base import LOGIT_SCORES, Penalty, PenaltyInputs
 from stackflower.registry import register
 
 
@@ -23,7 +23,7 @@ class GreyscaleStructure(Penalty):
         every: interval in steps.
     """
 
-    requires = (LOGITS,)
+    requires = (LOGIT_SCORES,)
 
     def __init__(self, *, weight: Weight = 1.0, every: Count = 1):
         super().__init__(weight=weight, every=every)

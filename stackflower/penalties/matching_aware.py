@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from stackflower.options import Count, Positive, Weight
-from stackflower.penalties.base import BOUNDED, INDEPENDENT, LOGITS, Penalty, PenaltyInputs, gradient_norm, total_score
+from stackflower.penalties.base import BOUNDED_GRADIENT, INDEPENDENT_SCORES, LOGIT_SCORES, Penalty, PenaltyInputs, compute_gradient_norm, sum_scores
 from stackflower.registry import register
 from stackflower.stages.base import Text
 
@@ -23,8 +23,8 @@ class MatchingAwareGradient(Penalty):
         every: interval in steps.
     """
 
-    requires = (LOGITS, INDEPENDENT)
-    offers = (BOUNDED,)
+    requires = (LOGIT_SCORES, INDEPENDENT_SCORES)
+    offers = (BOUNDED_GRADIENT,)
 
     def __init__(self, *, weight: Weight = 2.0, power: Positive = 6.0, every: Count = 1):
         super().__init__(weight=weight, every=every)
@@ -35,6 +35,6 @@ class MatchingAwareGradient(Penalty):
         texts = [part.detach().float().requires_grad_() for part in (inputs.text.embedding, inputs.text.condition)]
         embedding, condition = texts
         (verdict,) = inputs.critic(images, [Text(embedding, condition)])
-        gradients = torch.autograd.grad(total_score(verdict), [images, *texts], create_graph=True, allow_unused=True)
-        norms = [gradient_norm(gradient) for gradient in gradients if gradient is not None]
+        gradients = torch.autograd.grad(sum_scores(verdict), [images, *texts], create_graph=True, allow_unused=True)
+        norms = [compute_gradient_norm(gradient) for gradient in gradients if gradient is not None]
         return torch.stack(norms).sum(0).pow(self.power).mean()

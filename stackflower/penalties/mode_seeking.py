@@ -8,7 +8,7 @@ from annotated_types import Ge
 from torch import Tensor
 
 from stackflower.declarations import Offer, Requirement, SettingRequirement
-from stackflower.features.base import Features, mean_vectors, resized
+from stackflower.features.base import Features, compute_mean_vectors, resize_images
 from stackflower.options import Count, Weight
 from stackflower.penalties.base import Penalty, PenaltyInputs
 from stackflower.registry import register
@@ -55,14 +55,14 @@ class ModeSeeking(Penalty):
         super().__init__(weight=weight, every=every)
         self.features, self.size = features if space == "features" else None, size
 
-    def _compared(self, images: Tensor) -> Tensor:
+    def _represent(self, images: Tensor) -> Tensor:
         """(N, …): what the distance of images is measured in."""
         if self.features is None:
             return images.float()
-        return mean_vectors(self.features(resized(images, self.size)))
+        return compute_mean_vectors(self.features(resize_images(images, self.size)))
 
     def forward(self, inputs: PenaltyInputs) -> Tensor:
-        compared = self._compared(inputs.fake)
+        compared = self._represent(inputs.fake)
         images = (compared[0::2] - compared[1::2]).abs().mean(tuple(range(1, compared.ndim)))
         noises = (inputs.noise[0::2] - inputs.noise[1::2]).abs().mean(1)
         return (noises / (images + 1e-5)).mean()

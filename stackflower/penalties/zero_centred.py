@@ -6,16 +6,16 @@ import torch
 from torch import Tensor
 
 from stackflower.options import Count, Weight
-from stackflower.penalties.base import BOUNDED, Penalty, PenaltyInputs, total_score
+from stackflower.penalties.base import BOUNDED_GRADIENT, Penalty, PenaltyInputs, sum_scores
 from stackflower.registry import register
 from stackflower.stages.base import Critic, Text
 
 
-def zero_centred(critic: Critic, images: Tensor, text: Text) -> Tensor:
+def compute_zero_centred_penalty(critic: Critic, images: Tensor, text: Text) -> Tensor:
     """½·E‖∇ₓ D(x)‖² at `images` (N, 3, R, R), each with its text."""
     images = images.detach().float().requires_grad_()
     (verdict,) = critic(images, [text])
-    (gradient,) = torch.autograd.grad(total_score(verdict), images, create_graph=True)
+    (gradient,) = torch.autograd.grad(sum_scores(verdict), images, create_graph=True)
     return 0.5 * gradient.float().square().sum((1, 2, 3)).mean()
 
 
@@ -28,13 +28,13 @@ class R1(Penalty):
         every: interval in steps (16 in StyleGAN2).
     """
 
-    offers = (BOUNDED,)
+    offers = (BOUNDED_GRADIENT,)
 
     def __init__(self, *, weight: Weight = 10.0, every: Count = 1):
         super().__init__(weight=weight, every=every)
 
     def forward(self, inputs: PenaltyInputs) -> Tensor:
-        return zero_centred(inputs.critic, inputs.real, inputs.text)
+        return compute_zero_centred_penalty(inputs.critic, inputs.real, inputs.text)
 
 
 @register("penalty", "r2")
@@ -53,4 +53,4 @@ class R2(Penalty):
         super().__init__(weight=weight, every=every)
 
     def forward(self, inputs: PenaltyInputs) -> Tensor:
-        return zero_centred(inputs.critic, inputs.fake, inputs.fake_text)
+        return compute_zero_centred_penalty(inputs.critic, inputs.fake, inputs.fake_text)

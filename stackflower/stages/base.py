@@ -1,8 +1,8 @@
-"""The base classes of the networks, and what passes between them.
+"""Base classes of the networks, and the tuples that pass between them.
 
-A `Stage` joins a `Conditioning` and a `Generator`: text embeddings (N, T) and noise (N, Z) to images; a later stage
-refines the images of a frozen earlier one. A `Discriminator` judges images against a `Text`. None of them knows of
-losses, optimizers or devices.
+A `Stage` combines a `Conditioning` and a `Generator`: it maps text embeddings `(N, T)` and noise `(N, Z)` to images. A
+later stage refines the images of a frozen earlier one. A `Discriminator` scores images against a `Text`. Losses,
+optimizers and devices are handled elsewhere.
 """
 
 from __future__ import annotations
@@ -16,169 +16,219 @@ import torch
 from torch import Tensor, nn
 
 from stackflower.declarations import Declared, Not, Offers, Requirements, SettingRequirement
-from stackflower.stages.frozen import Frozen
+from stackflower.stages.frozen import FrozenNetwork
 from stackflower.stages.layers import ReferenceBatch
 
 
 class OtherTexts(NamedTuple):
-    """Captions besides those of a batch, the same in all processes."""
+    """Captions from outside the batch, identical on all processes."""
 
     embedding: Tensor  # (M, T)
     label: Tensor  # (M,) int64 class
 
 
 class Text(NamedTuple):
-    """A caption as a discriminator sees it."""
+    """Captions as a discriminator sees them, one per image."""
 
-    embedding: Tensor  # (N, T), from the text encoder
-    condition: Tensor  # (N, C), the deterministic part of the conditioning, detached from the generator
-    label: Tensor | None = None  # (N,) int64 class; texts of one class are no negatives for one another's images
-    others: OtherTexts | None = None  # with which the contrast compares too
+    embedding: Tensor  # (N, T), output of the text encoder
+    condition: Tensor  # (N, C), deterministic part of the conditioning, detached from the generator
+    label: Tensor | None = None  # (N,) int64 class; texts of the same class are never negatives of each other's images
+    others: OtherTexts | None = None  # further captions that the contrastive term compares with
 
 
 class Generated(NamedTuple):
-    """The output of a stage."""
+    """Output of a stage."""
 
-    images: tuple[Tensor, ...]  # one (N, 3, R, R) in [-1, 1] for each of the stage's resolutions
-    condition: Tensor  # (N, C), deterministic
-    terms: Mapping[str, Tensor]  # losses of the stage's own, such as the KL term, unweighted scalars
-    previous: tuple[Tensor, ...] = ()  # images of the earlier stages, the lowest resolution first
+    images: tuple[Tensor, ...]  # one (N, 3, R, R) in [-1, 1] per resolution of the stage
+    condition: Tensor  # (N, C), deterministic part
+    terms: Mapping[str, Tensor]  # losses of the stage itself, such as the KL term: unweighted scalars
+    previous: tuple[Tensor, ...] = ()  # images of the earlier stages, lowest resolution first
 
 
 Scores = Tensor | tuple[Tensor, ...]
-"""(N,), a score for each image; or (N, K) for each of several heads, a score for each of its K patches."""
+"""`(N,)`, one score per image; or a tuple with one `(N, K)` per head, one score for each of its K patches."""
 
 
-def heads(scores: Scores) -> tuple[Tensor, ...]:
-    """The scores of each head."""
+def split_heads(scores: Scores) -> tuple[Tensor, ...]:
+    """Return the scores as a tuple with one tensor per head."""
     return (scores,) if isinstance(scores, Tensor) else scores
 
 
-def per_image(scores: Scores) -> Tensor:
-    """(N,): the mean over patches, then over heads."""
-    each = [head if head.ndim == 1 else head.flatten(1).mean(1) for head in heads(scores)]
-    return each[0] if len(each) == 1 else torch.stack(each).mean(0)
+def average_per_image(scores: Scores) -> Tensor:
+    """Average scores over patches, then over heads, to `(N,)`."""
+    head_means = [head if head.ndim == 1 else head.flatten(1).mean(1) for head in split_heads(scores)]
+    return head_means[0] if len(head_means) == 1 else torch.stack(head_means).mean(0)
 
 
 class Verdict(NamedTuple):
-    """A discriminator's scores."""
+    """Scores of a discriminator for images against texts."""
 
-    match: Scores  # the image is real and matches the text
-    real: Scores | None = None  # the image is real, whatever the text
-    similarity: Tensor | None = (
-        None  # (N, M) logits of image i and text j of the whole batch, over all processes, then of `Text.others`
-    )
+    match: Scores  # whether the image is real and matches the text
+    real: Scores | None = None  # whether the image is real, regardless of the text
+    # (N, M) logits of image i and text j; the M texts are those of the batch on all processes, then `Text.others`
+    similarity: Tensor | None = None
 
     @property
     def score(self) -> Tensor:
-        """(N,): `match` as one score for each image."""
-        return per_image(self.match)
+        """`match` averaged to one score per image, `(N,)`."""
+        return average_per_image(self.match)
 
 
 Critic = Callable[[Tensor, Sequence[Text]], list[Verdict]]
-"""Images (N, 3, R, R) and texts to a verdict for each text; a `Discriminator` is one."""
+"""Maps images `(N, 3, R, R)` and a list of texts to one verdict per text. Every `Discriminator` is a critic."""
 
 
 class Condition(NamedTuple):
-    """The output of a conditioning."""
+    """Output of a conditioning."""
 
-    sample: Tensor  # (N, C), the generator's input
-    mean: Tensor  # (N, C), its deterministic part
-    terms: Mapping[str, Tensor]  # losses of its own, unweighted scalars
+    sample: Tensor  # (N, C), input of the generator
+    mean: Tensor  # (N, C), deterministic part of `sample`
+    terms: Mapping[str, Tensor]  # losses of the conditioning itself: unweighted scalars
 
 
 class Conditioning(Declared, nn.Module, ABC):
-    """Text embedding (N, T) to condition (N, `dim`), using `noise_dim` standard normal values for each image."""
+    """Base class of conditionings, which map text embeddings `(N, T)` to conditions `(N, dim)`.
 
-    dim: int
-    noise_dim: int = 0
-    weights: Mapping[str, float] = {}  # the weight of each of its terms
+    Subclasses set `dim` and implement `forward`. A random conditioning sets `noise_dim` and takes all its randomness
+    from the noise.
+    """
+
+    dim: int  # size C of the condition
+    noise_dim: int = 0  # standard normal values per image
+    weights: Mapping[str, float] = {}  # weight of each entry of `Condition.terms`
 
     @abstractmethod
     def forward(self, embedding: Tensor, noise: Tensor) -> Condition:
-        """`embedding` (N, T), `noise` (N, noise_dim)."""
+        """Compute the conditions of text embeddings.
+
+        Args:
+            embedding: text embeddings `(N, T)`.
+            noise: standard normal noise `(N, noise_dim)`.
+
+        Returns:
+            The conditions, their deterministic part, and the losses of the conditioning itself.
+        """
 
 
 class Generator(Declared, nn.Module, ABC):
-    """Condition (N, C) and noise (N, `noise_dim`) to images in [-1, 1], one for each of `resolutions`. A subclass
-    writes `generate`."""
+    """Base class of generators, which map conditions `(N, C)` and noise `(N, noise_dim)` to images in `[-1, 1]`.
+
+    Subclasses set `resolutions` and `noise_dim`, and implement `generate`.
+
+    Example:
+        >>> import torch
+        >>> import stackflower as sf
+        >>> generator = sf.create("generator", "dcgan", condition_dim=8, resolution=16, channels=4)
+        >>> (images,) = generator(torch.zeros(2, 8), torch.randn(2, generator.noise_dim))
+        >>> images.shape
+        torch.Size([2, 3, 16, 16])
+    """
 
     requires: ClassVar[Requirements] = (SettingRequirement("stage", 1, why="starts from noise alone"),)
 
-    resolutions: tuple[int, ...]
-    noise_dim: int
+    resolutions: tuple[int, ...]  # of the images, ascending
+    noise_dim: int  # size of the noise
     noise: Literal["normal", "uniform"] = "normal"  # standard normal, or uniform on [-1, 1]
-    weights: Mapping[str, float] = {}  # the weight of each of its terms
+    weights: Mapping[str, float] = {}  # weight of each entry of `terms`
 
     def __init__(self) -> None:
         super().__init__()
-        self.reference_batch: ReferenceBatch | None = None  # for virtual batch normalisation
+        self.reference_batch: ReferenceBatch | None = None  # set under virtual batch normalisation
 
     @abstractmethod
     def generate(self, condition: Tensor, noise: Tensor) -> tuple[Tensor, ...]:
-        """`condition` (N, C), `noise` (N, noise_dim) → images (N, 3, R, R) for R in `resolutions`."""
+        """Generate images.
+
+        Args:
+            condition: conditions `(N, C)`.
+            noise: noise `(N, noise_dim)`.
+
+        Returns:
+            One tensor `(N, 3, R, R)` for each R of `resolutions`.
+        """
 
     def forward(self, condition: Tensor, noise: Tensor) -> tuple[Tensor, ...]:
-        """As `generate`; with virtual batch normalisation, the reference batch passes through in front of the batch."""
+        """Call `generate`, with the reference batch prepended under virtual batch normalisation."""
         if self.reference_batch is None:
             return self.generate(condition, noise)
         images = self.generate(*self.reference_batch.prepend(condition, noise))
         return tuple(image[-len(condition) :] for image in images)
 
     def terms(self, images: tuple[Tensor, ...], image: Tensor | None = None) -> dict[str, Tensor]:
-        """Losses of its own on its images (and `image`, the input of a `Refiner`), unweighted scalars."""
+        """Compute the losses of the generator itself on the images that it generated.
+
+        Args:
+            images: output of `generate`.
+            image: input image of a `Refiner`, `(N, 3, r, r)`.
+
+        Returns:
+            Unweighted scalars by name; `weights` has their weights.
+        """
         return {}
 
 
 class Refiner(Generator):
-    """A generator of a later stage: it refines an image of the stage before, and needs no noise."""
+    """Base class of later-stage generators, which refine the images of the previous stage.
+
+    Refiners take no noise by default. Subclasses set `resolutions` and implement `generate`.
+    """
 
     requires = (SettingRequirement("stage", Not(1), why="refines a previous stage (`stage=2` with `below=RUN`)"),)
     noise_dim = 0
 
     @abstractmethod
     def generate(self, condition: Tensor, noise: Tensor, image: Tensor | None = None) -> tuple[Tensor, ...]:
-        """`condition` (N, C), `noise` (N, noise_dim), `image` (N, 3, r, r) in [-1, 1] → images for R in
-        `resolutions`."""
+        """Refine images.
+
+        Args:
+            condition: conditions `(N, C)`.
+            noise: noise `(N, noise_dim)`.
+            image: images of the previous stage, `(N, 3, r, r)` in `[-1, 1]`.
+
+        Returns:
+            One tensor `(N, 3, R, R)` for each R of `resolutions`.
+        """
 
     def forward(self, condition: Tensor, noise: Tensor, image: Tensor | None = None) -> tuple[Tensor, ...]:
+        """Call `generate`."""
         return self.generate(condition, noise, image)
 
 
 class Stage(nn.Module):
-    """Conditioning and generator as one network: text embedding (N, T) and noise (N, Z) to images.
+    """Conditioning and generator as one network, from text embeddings `(N, T)` and noise `(N, Z)` to images.
 
-    All randomness is in `noise`, so a seed fixes an image.
+    All randomness comes from the noise, so a seed determines an image.
 
     Args:
-        conditioning, generator: its parts.
-        previous: a trained stage whose images a `Refiner` refines; it is never trained here.
+        conditioning: maps text embeddings to conditions.
+        generator: maps conditions to images; a `Refiner` if `previous` is set.
+        previous: trained stage whose images are refined; it stays frozen.
     """
 
     def __init__(self, conditioning: Conditioning, generator: Generator, previous: Stage | None = None):
         super().__init__()
         self.conditioning = conditioning
         self.generator = generator
-        self._previous = None if previous is None else Frozen(previous)
+        self._previous = None if previous is None else FrozenNetwork(previous)
 
     @property
     def previous(self) -> Stage | None:
-        """The stage that it refines; not among its parameters, and saved in a file of its own."""
+        """The stage whose images this one refines; excluded from its parameters, and saved in a separate file."""
         return None if self._previous is None else self._previous.network
 
     @property
     def resolutions(self) -> tuple[int, ...]:
-        """Of the images of this stage."""
+        """Resolutions of the images of this stage."""
         return self.generator.resolutions
 
     @property
     def all_resolutions(self) -> tuple[int, ...]:
-        """Those of the earlier stages, then its own."""
+        """Resolutions of the earlier stages, then of this one."""
         return (*(self.previous.all_resolutions if self.previous is not None else ()), *self.resolutions)
 
     @property
     def weights(self) -> dict[str, float]:
-        """The weight of each of its terms."""
+        """Weight of each entry of `Generated.terms`."""
         return {**self.conditioning.weights, **self.generator.weights}
 
     @property
@@ -188,12 +238,19 @@ class Stage(nn.Module):
 
     @property
     def noise_dim(self) -> int:
-        """Z: the noise of the previous stage, then of the conditioning, then of the generator."""
+        """Z, the total size of the noise: previous stage, then conditioning, then generator."""
         return sum(self._noise_dims)
 
     def draw_noise(self, count: int, generator: torch.Generator) -> Tensor:
-        """Noise (count, Z) on the device of a seeded generator: standard normal for the conditioning, and for the
-        generator as its `noise` says."""
+        """Draw noise from a seeded random generator.
+
+        Args:
+            count: number of images.
+            generator: random generator, on whose device the noise is drawn.
+
+        Returns:
+            Noise `(count, Z)`: standard normal for the conditioning, and `Generator.noise` for the generator.
+        """
         noise = torch.randn(count, self.noise_dim, generator=generator, device=generator.device)
         if self.previous is not None:
             noise[:, : self._noise_dims[0]] = self.previous.draw_noise(count, generator)
@@ -201,28 +258,44 @@ class Stage(nn.Module):
             noise[:, self.noise_dim - self.generator.noise_dim :].uniform_(-1, 1, generator=generator)
         return noise
 
-    def noise_between(self, one: Tensor, other: Tensor, share: Tensor) -> Tensor:
-        """Noise (S, Z) on the way from one (Z,) to another, at shares (S,) from 0 to 1: on the quarter of a circle for
-        normal noise, so that it stays as long as noise is, on the straight line for uniform noise."""
+    def interpolate_noise(self, start: Tensor, end: Tensor, share: Tensor) -> Tensor:
+        """Interpolate between two noise vectors.
+
+        Normal noise is interpolated on a quarter circle, which keeps its norm typical of noise; uniform noise on a
+        straight line.
+
+        Args:
+            start: noise `(Z,)` at share 0.
+            end: noise `(Z,)` at share 1.
+            share: positions between the two, `(S,)` in `[0, 1]`.
+
+        Returns:
+            Noise `(S, Z)`.
+        """
         share = share[:, None]
-        mixed = torch.cos(share * math.pi / 2) * one + torch.sin(share * math.pi / 2) * other
+        mixed = torch.cos(share * math.pi / 2) * start + torch.sin(share * math.pi / 2) * end
         if self.previous is not None:
-            first = slice(0, self._noise_dims[0])
-            mixed[:, first] = self.previous.noise_between(one[first], other[first], share[:, 0])
+            part = slice(0, self._noise_dims[0])
+            mixed[:, part] = self.previous.interpolate_noise(start[part], end[part], share[:, 0])
         if self.generator.noise == "uniform":
-            own = slice(self.noise_dim - self.generator.noise_dim, None)
-            mixed[:, own] = torch.lerp(one[own].expand(len(share), -1), other[own].expand(len(share), -1), share)
+            part = slice(self.noise_dim - self.generator.noise_dim, None)
+            mixed[:, part] = torch.lerp(start[part].expand(len(share), -1), end[part].expand(len(share), -1), share)
         return mixed
 
     @torch.no_grad()
     def set_reference_batch(self, embedding: Tensor, noise: Tensor) -> None:
-        """Give a generator with virtual batch normalisation its reference batch, from the first batch of the
-        training."""
+        """Set the reference batch of virtual batch normalisation, if the generator uses it.
+
+        Args:
+            embedding: text embeddings `(N, T)` of the first batch of the training.
+            noise: noise `(N, Z)` of that batch.
+        """
         if self.generator.reference_batch is not None:
             _, conditioning_noise, generator_noise = noise.split(self._noise_dims, dim=1)
             self.generator.reference_batch.set(self.conditioning(embedding, conditioning_noise).sample, generator_noise)
 
     def forward(self, embedding: Tensor, noise: Tensor) -> Generated:
+        """Generate images from text embeddings `(N, T)` and noise `(N, Z)`; earlier stages run without gradients."""
         previous_noise, conditioning_noise, generator_noise = noise.split(self._noise_dims, dim=1)
         condition = self.conditioning(embedding, conditioning_noise)
         previous: tuple[Tensor, ...] = ()
@@ -230,52 +303,91 @@ class Stage(nn.Module):
             images = self.generator(condition.sample, generator_noise)
         else:
             with torch.no_grad():
-                before = self.previous(embedding, previous_noise)
-            previous = (*before.previous, *before.images)
+                generated = self.previous(embedding, previous_noise)
+            previous = (*generated.previous, *generated.images)
             images = self.generator(condition.sample, generator_noise, previous[-1])
         terms = {**condition.terms, **self.generator.terms(images, previous[-1] if previous else None)}
         return Generated(images, condition.mean.detach(), terms, previous)
 
 
 class Discriminator(Declared, nn.Module, ABC):
-    """Images (N, 3, R, R) and text to verdicts.
+    """Base class of discriminators, which score images `(N, 3, R, R)` against texts.
 
-    `trunk` sees the images once; `judge` scores its features against a text, as often as needed. What is never trained,
-    such as a pretrained network, goes into `perceive`, which runs once for both steps.
+    Subclasses implement `trunk`, which runs once per batch of images, and `judge`, which scores the trunk's features
+    against a text and runs once per text. Frozen computations, such as a pretrained network, belong in `perceive`: its
+    output is shared by the discriminator's and the generator's step.
+
+    Example:
+        >>> import torch
+        >>> import stackflower as sf
+        >>> from stackflower.stages import Text
+        >>> discriminator = sf.create("discriminator", "projection", text_dim=8, resolution=16, channels=4)
+        >>> text = Text(embedding=torch.randn(2, 8), condition=torch.randn(2, 4))
+        >>> (verdict,) = discriminator(torch.zeros(2, 3, 16, 16), [text])
+        >>> verdict.score.shape
+        torch.Size([2])
     """
 
     brings = {"objective": "bce"}
     offers: ClassVar[Offers] = ("logit scores", "independent scores")
 
     def maps(self, perceived: Any) -> tuple[Tensor, ...]:
-        """Those maps (N, C, H, W) of a pretrained network that are in `perceived`, fine to coarse."""
+        """Return the maps `(N, C, H, W)` of a pretrained network contained in `perceived`, fine to coarse."""
         return ()
 
     def perceive(self, images: Tensor) -> Any:
-        """Images (N, 3, R, R) in [-1, 1] to what `trunk` takes: the images, or a tuple of tensors of a network without
-        trainable weights."""
+        """Prepare images for the trunk, without trainable weights.
+
+        Args:
+            images: `(N, 3, R, R)` in `[-1, 1]`.
+
+        Returns:
+            The input of `trunk`: by default the images; otherwise a tuple of tensors.
+        """
         return images
 
     @abstractmethod
     def trunk(self, perceived: Any) -> Any:
-        """What `perceive` gives to features: a tensor, first dimension N, or a tuple of them."""
+        """Compute the features of images.
+
+        Args:
+            perceived: output of `perceive`.
+
+        Returns:
+            A tensor with first dimension N, or a tuple of such tensors.
+        """
 
     @abstractmethod
     def judge(self, features: Any, text: Text) -> Verdict:
-        """Features of `trunk` against the text of each image, first dimension N."""
+        """Score images against texts.
+
+        Args:
+            features: output of `trunk`.
+            text: one text per image.
+
+        Returns:
+            The scores.
+        """
 
     def verdicts(self, perceived: Any, texts: Sequence[Text]) -> list[Verdict]:
-        """A verdict for each of `texts` on what `perceive` gives, the trunk run once."""
+        """Score the output of `perceive` against each of `texts`, running the trunk once."""
         features = self.trunk(perceived)
         return [self.judge(features, text) for text in texts]
 
     def forward(self, images: Tensor, texts: Sequence[Text]) -> list[Verdict]:
-        """A verdict for each of `texts`."""
+        """Score images `(N, 3, R, R)` in `[-1, 1]` against each of `texts`; return one verdict per text."""
         return self.verdicts(self.perceive(images), texts)
 
 
 def initialise(module: nn.Module, std: float = 0.02) -> None:
-    """DCGAN's initial weights: N(0, `std`) for convolutions and linear layers, N(1, `std`) for norms, zero biases."""
+    """Initialise weights as in DCGAN (Radford et al. 2016, section 4).
+
+    Convolutions and linear layers are drawn from N(0, `std`), weights of norms from N(1, `std`); biases are zero.
+
+    Args:
+        module: network whose layers are initialised in place.
+        std: standard deviation.
+    """
     for layer in module.modules():
         weight = getattr(layer, "weight", None)
         if isinstance(layer, (nn.modules.conv._ConvNd, nn.Linear)):
@@ -288,6 +400,6 @@ def initialise(module: nn.Module, std: float = 0.02) -> None:
             nn.init.zeros_(layer.bias)
 
 
-def parameters_of(module: nn.Module) -> int:
-    """The number of trainable parameters."""
+def count_parameters(module: nn.Module) -> int:
+    """Count the trainable parameters of a module."""
     return sum(parameter.numel() for parameter in module.parameters() if parameter.requires_grad)

@@ -10,7 +10,7 @@ from stackflower.registry import register
 from stackflower.stages.base import Condition, Conditioning
 
 
-def kl_to_standard_normal(mean: Tensor, log_variance: Tensor) -> Tensor:
+def compute_kl_to_standard_normal(mean: Tensor, log_variance: Tensor) -> Tensor:
     """KL(N(mean, exp(log_variance)) ‖ N(0, 1)), averaged over images and dimensions, as a float32 scalar."""
     mean, log_variance = mean.float(), log_variance.float()
     return 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).mean()
@@ -41,7 +41,7 @@ class ConditioningAugmentation(Conditioning):
         hidden = nn.functional.glu(hidden) if self.gated else nn.functional.leaky_relu(hidden, 0.2)
         mean, log_variance = hidden.float().chunk(2, dim=1)
         sample = mean + torch.exp(0.5 * log_variance) * noise
-        return Condition(sample, mean, {"kl": kl_to_standard_normal(mean, log_variance)})
+        return Condition(sample, mean, {"kl": compute_kl_to_standard_normal(mean, log_variance)})
 
 
 @register("conditioning", "projection")

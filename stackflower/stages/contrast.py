@@ -12,7 +12,7 @@ from stackflower.utils.distributed import gathered
 TEMPERATURE = 0.1
 
 
-def similarities(image_key: Tensor, text_key: nn.Module, text: Text) -> Tensor:
+def compute_similarities(image_key: Tensor, text_key: nn.Module, text: Text) -> Tensor:
     """Logits (N, M) of image i and text j: cosines over a temperature (Zhang et al. 2021, XMC-GAN, equation 3).
 
     Only in training: texts are gathered over processes, which at inference make different numbers of calls and would wait forever.

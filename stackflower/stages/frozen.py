@@ -10,7 +10,7 @@ from torch import Tensor, nn
 Network = TypeVar("Network", bound=nn.Module)
 
 
-class Frozen(nn.Module, Generic[Network]):
+class FrozenNetwork(nn.Module, Generic[Network]):
     """A network as a constant of the module that contains it.
 
     It stays in evaluation mode, moves with that module between devices, and is shared by its copies; its parameters and buffers are
@@ -23,13 +23,13 @@ class Frozen(nn.Module, Generic[Network]):
         object.__setattr__(self, "network", network.eval().requires_grad_(False))
         self.network: Network
 
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Frozen[Network]:
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> FrozenNetwork[Network]:
         self.network._apply(fn, recurse)
         super()._apply(fn, recurse)
         return self
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> Frozen[Network]:
-        return Frozen(self.network)
+    def __deepcopy__(self, memo: dict[int, Any]) -> FrozenNetwork[Network]:
+        return FrozenNetwork(self.network)
 
     def forward(self, *inputs: Any) -> Any:
         return self.network(*inputs)

@@ -14,7 +14,7 @@ from stackflower.utils.distributed import gathered, world
 
 Norm = Literal["batch", "layer", "instance", "none"]
 GeneratorNorm = Literal["batch", "layer", "instance", "virtual", "none"]
-REFERENCE = 16  # images in the reference batch of virtual batch normalisation
+REFERENCE_BATCH_SIZE = 16  # images in the reference batch of virtual batch normalisation
 
 
 class BatchNorm2d(nn.BatchNorm2d):
@@ -45,15 +45,15 @@ class BatchNorm2d(nn.BatchNorm2d):
         return (centred * scale[:, None, None] + self.bias[:, None, None]).to(input.dtype)
 
 
-def doublings(resolution: int) -> int | None:
+def count_doublings(resolution: int) -> int | None:
     """How often 4 is doubled to give `resolution`; None unless that is a power of two from 16 up."""
     depth = resolution.bit_length() - 3
     return depth if resolution >= 16 and 4 * 2**depth == resolution else None
 
 
-def doublings_of(resolution: int, name: str) -> int:
+def require_doublings(resolution: int, name: str) -> int:
     """The same; ComponentError, a sentence about `name`, for another resolution."""
-    depth = doublings(resolution)
+    depth = count_doublings(resolution)
     if depth is None:
         raise ComponentError(f"{name} = {resolution}: allowed are 16, 32, 64, 128, 256, …")
     return depth
@@ -73,7 +73,7 @@ class VirtualBatchNorm2d(nn.Module):
         self.eps = eps
 
     def forward(self, x: Tensor) -> Tensor:
-        values, rows = x.float(), REFERENCE
+        values, rows = x.float(), REFERENCE_BATCH_SIZE
         each_mean = values.mean((2, 3))  # (R + N, C)
         each_variance = (values - each_mean[..., None, None]).square().mean((2, 3))
         mean = each_mean[:rows].mean(0)
@@ -100,11 +100,11 @@ class ReferenceBatch(nn.Module):
     def __init__(self, condition_dim: int, noise_dim: int):
         super().__init__()
         self.dims = (condition_dim, noise_dim)
-        self.register_buffer("inputs", torch.randn(REFERENCE, condition_dim + noise_dim))
+        self.register_buffer("inputs", torch.randn(REFERENCE_BATCH_SIZE, condition_dim + noise_dim))
 
     def set(self, condition: Tensor, noise: Tensor) -> None:
         """Keep the first rows of `condition` (N, C) and `noise` (N, Z), repeated where there are fewer than `REFERENCE`."""
-        rows = torch.arange(REFERENCE, device=condition.device) % len(condition)
+        rows = torch.arange(REFERENCE_BATCH_SIZE, device=condition.device) % len(condition)
         self.inputs.copy_(torch.cat([condition, noise], 1).detach()[rows])
 
     def prepend(self, condition: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
@@ -116,7 +116,7 @@ class ReferenceBatch(nn.Module):
         )
 
 
-def norm2d(kind: GeneratorNorm, channels: int) -> nn.Module:
+def build_norm2d(kind: GeneratorNorm, channels: int) -> nn.Module:
     """A normalisation of (N, channels, H, W) by name."""
     if kind == "virtual":
         return VirtualBatchNorm2d(channels)

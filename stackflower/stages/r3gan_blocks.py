@@ -8,12 +8,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-SLOPE = 0.2  # of the leaky ReLUs
-GAIN = math.sqrt(2 / (1 + SLOPE**2))  # that keeps the variance over one
-EXPANSION = 2  # width within a block over that between blocks
+LEAKY_RELU_SLOPE = 0.2  # of the leaky ReLUs
+LEAKY_RELU_GAIN = math.sqrt(2 / (1 + LEAKY_RELU_SLOPE**2))  # that keeps the variance over one
+EXPANSION_FACTOR = 2  # width within a block over that between blocks
 
 
-def convolution(in_channels: int, out_channels: int, size: int, gain: float, groups: int = 1) -> nn.Conv2d:
+def build_convolution(in_channels: int, out_channels: int, size: int, gain: float, groups: int = 1) -> nn.Conv2d:
     """A convolution without bias whose weights have unit variance times `gain` over the fan-in (He et al. 2015)."""
     layer = nn.Conv2d(in_channels, out_channels, size, padding=size // 2, groups=groups, bias=False)
     if gain:
@@ -31,7 +31,7 @@ class BiasedActivation(nn.Module):
         self.bias = nn.Parameter(torch.zeros(channels))
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.leaky_relu(x + self.bias.to(x.dtype)[:, None, None], SLOPE)
+        return F.leaky_relu(x + self.bias.to(x.dtype)[:, None, None], LEAKY_RELU_SLOPE)
 
 
 class ResidualBlock(nn.Module):
@@ -45,28 +45,28 @@ class ResidualBlock(nn.Module):
 
     def __init__(self, channels: int, group_width: int, blocks: int):
         super().__init__()
-        wide = EXPANSION * channels
+        wide = EXPANSION_FACTOR * channels
         groups = max(1, wide // group_width)
         groups = next(number for number in range(groups, 0, -1) if wide % number == 0)
-        gain = GAIN * blocks**-0.25
+        gain = LEAKY_RELU_GAIN * blocks**-0.25
         self.layers = nn.Sequential(
-            convolution(channels, wide, 1, gain),
+            build_convolution(channels, wide, 1, gain),
             BiasedActivation(wide),
-            convolution(wide, wide, 3, gain, groups),
+            build_convolution(wide, wide, 3, gain, groups),
             BiasedActivation(wide),
-            convolution(wide, channels, 1, 0.0),
+            build_convolution(wide, channels, 1, 0.0),
         )
 
     def forward(self, x: Tensor) -> Tensor:
         return x + self.layers(x)
 
 
-def residual_blocks(channels: int, group_width: int, count: int, levels: int) -> list[nn.Module]:
+def build_residual_blocks(channels: int, group_width: int, count: int, levels: int) -> list[nn.Module]:
     """The `count` blocks of one of the `levels` resolutions of a network."""
     return [ResidualBlock(channels, group_width, count * levels) for _ in range(count)]
 
 
-class Resample(nn.Module):
+class Resampling(nn.Module):
     """Bilinear resampling by two with the filter [1, 2, 1], and a 1×1 convolution where the width changes."""
 
     kernel: Tensor
@@ -76,7 +76,7 @@ class Resample(nn.Module):
         self.up = up
         taps = torch.tensor([1.0, 2.0, 1.0]) / 4
         self.register_buffer("kernel", taps[:, None] * taps, persistent=False)
-        self.width = convolution(in_channels, out_channels, 1, 1.0) if in_channels != out_channels else nn.Identity()
+        self.width = build_convolution(in_channels, out_channels, 1, 1.0) if in_channels != out_channels else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
         if self.up:
@@ -85,6 +85,6 @@ class Resample(nn.Module):
         return self.width(F.conv2d(F.pad(x, (1, 1, 1, 1), mode="reflect"), kernel, stride=2, groups=x.shape[1]))
 
 
-def widths_to(resolution_doublings: int, channels: int) -> list[int]:
+def list_widths(resolution_doublings: int, channels: int) -> list[int]:
     """Widths from 4×4 to the full resolution: `channels` there, twice as many below."""
     return [2 * channels] * resolution_doublings + [channels]

@@ -12,7 +12,7 @@ from stackflower.adversary import Adversary, frozen
 from stackflower.config.schema import RunConfig
 from stackflower.data.source import Source
 from stackflower.objectives.base import Pairs
-from stackflower.stages.base import Stage, Text, parameters_of
+from stackflower.stages.base import Stage, Text, count_parameters
 from stackflower.text.base import TextEncoder
 from stackflower.text.learned import LearnedEncoder
 from stackflower.utils.devices import resolve_precision
@@ -105,7 +105,7 @@ def cost(config: RunConfig, text_dim: int) -> dict[str, float]:
     # fakes are generated anew for each critic step but the last, and where a batch is split
     repeated = train.critic_steps - (train.gradient_accumulation == 1)
     activations = (large[3] - small[3]) / 2  # an image's; the rest are weights, counted below
-    weights = parameters_of(stage) + sum(sum(p.numel() for p in one.parameters()) for one in adversaries.values())
+    weights = count_parameters(stage) + sum(sum(p.numel() for p in one.parameters()) for one in adversaries.values())
     bytes_each = 2 if resolve_precision(config.mixed_precision) != "no" else 4
     part = size // train.gradient_accumulation
     return {

@@ -87,7 +87,7 @@ def choose_recipe(request: TrainingRequest) -> tuple[str, str]:
             "quickstart",
             "Recipe quickstart (narrow networks, trained in minutes); `recipe=stackgan` is the paper's.",
         )
-    if efficientnet_lite0.installed():
+    if efficientnet_lite0.is_available():
         return "photographs", (
             "Recipe photographs, because the extra features is installed; `recipe=quickstart` trains without a pretrained network."
         )

@@ -1,4 +1,4 @@
-"""The attributes of the synthetic flowers, and their sampling."""
+"""The attributes of the synthetic flowers, and how they are drawn at random."""
 
 from __future__ import annotations
 
@@ -16,36 +16,48 @@ ATTRIBUTES: dict[str, tuple[str, ...]] = {
     "background": ("leaves", "grass", "soil", "sky", "dark"),
     "light": ("bright", "soft", "evening"),
 }
-"""The attributes and their values, in order; an image's attribute is an index into its values."""
+"""Attributes and their values, in order; an image's attribute is an index into these values."""
 
 RESOLUTIONS = (64, 256)
-"""The smallest and the largest height and width of an image, in pixels."""
+"""The smallest and the largest side of a square image, in pixels."""
 
 
-def key(seed: int, use: int) -> list[int]:
-    """The key of a Philox generator: one for each use of a seed."""
+def philox_key(seed: int, use: int) -> list[int]:
+    """Return the key of a Philox generator for one use of a seed."""
     return [seed % 2**64, use]
 
 
-def position(name: str, value: str) -> int:
-    """The index of an attribute's value. ValueError for an unknown name or value."""
+def index_of_value(name: str, value: str) -> int:
+    """Return the index of an attribute's value.
+
+    Raises:
+        ValueError: the name or the value is unknown.
+    """
     if name not in ATTRIBUTES:
-        raise ValueError(f"There is no attribute {name!r}; the attributes are {', '.join(ATTRIBUTES)}.")
+        raise ValueError(f"Unknown attribute {name!r}; choose one of {', '.join(ATTRIBUTES)}.")
     if value not in ATTRIBUTES[name]:
-        raise ValueError(f"{name} cannot be {value!r}; it is one of {', '.join(ATTRIBUTES[name])}.")
+        raise ValueError(f"{name} cannot be {value!r}; choose one of {', '.join(ATTRIBUTES[name])}.")
     return ATTRIBUTES[name].index(value)
 
 
 def sample_attributes(count: int, seed: int, fixed: Mapping[str, str] | None = None) -> dict[str, np.ndarray]:
-    """Attributes of `count` images: int64 (N,) indices into `ATTRIBUTES[name]` for every name.
+    """Draw the attributes of images, uniformly and independently of one another.
 
-    They are uniform and independent of one another; `fixed` sets some (name → value) for all images. Row i depends neither on
-    `count` nor on `fixed`. ValueError for a negative count or an unknown name or value.
+    Args:
+        count: number of images N.
+        seed: random seed. Image i gets the same attributes whatever `count` and `fixed` are.
+        fixed: values, by attribute, that all images share.
+
+    Returns:
+        For each attribute, indices int64 (N,) into ``ATTRIBUTES[name]``.
+
+    Raises:
+        ValueError: the count is negative, or a name or value is unknown.
     """
     if count < 0:
-        raise ValueError(f"count = {count}: the number of images cannot be negative.")
-    fixed_values = {name: position(name, value) for name, value in (fixed or {}).items()}
-    uniform = np.random.Generator(np.random.Philox(key=key(seed, 1))).random((count, len(ATTRIBUTES)))
+        raise ValueError(f"count={count}: the number of images cannot be negative.")
+    fixed_values = {name: index_of_value(name, value) for name, value in (fixed or {}).items()}
+    uniform = np.random.Generator(np.random.Philox(key=philox_key(seed, 1))).random((count, len(ATTRIBUTES)))
     result = {}
     for column, (name, values) in enumerate(ATTRIBUTES.items()):
         result[name] = np.minimum((uniform[:, column] * len(values)).astype(np.int64), len(values) - 1)
@@ -54,16 +66,20 @@ def sample_attributes(count: int, seed: int, fixed: Mapping[str, str] | None = N
     return result
 
 
-def names(attributes: Mapping[str, np.ndarray], index: int) -> dict[str, str]:
-    """The attribute values of image `index` by name, in the order of `ATTRIBUTES`."""
+def get_values(attributes: Mapping[str, np.ndarray], index: int) -> dict[str, str]:
+    """Return the values of an image's attributes, by attribute, in the order of `ATTRIBUTES`."""
     return {name: values[int(attributes[name][index])] for name, values in ATTRIBUTES.items()}
 
 
-def checked(attributes: Mapping[str, np.ndarray], resolution: int) -> dict[str, np.ndarray]:
-    """The attributes as arrays. ValueError if they or the resolution can't be rendered."""
+def check_attributes(attributes: Mapping[str, np.ndarray], resolution: int) -> dict[str, np.ndarray]:
+    """Return the attributes as arrays, after checking that images of them can be rendered at this resolution.
+
+    Raises:
+        ValueError: an attribute is missing or out of range, lengths differ, or the resolution is out of range.
+    """
     low, high = RESOLUTIONS
     if not low <= resolution <= high:
-        raise ValueError(f"Images are rendered at {low} to {high} px, not at {resolution}.")
+        raise ValueError(f"Images can be rendered at {low} to {high} pixels, not at {resolution}.")
     missing = [name for name in ATTRIBUTES if name not in attributes]
     if missing:
         raise ValueError(f"The images' attributes lack {', '.join(missing)}.")

@@ -1,7 +1,7 @@
 """Rendering of the built-in data set `synthetic-flowers`.
 
-Each image is a flower in front of an out-of-focus garden. Eight named attributes describe it; everything else (position, rotation,
-tilt, differences between petals, background) is random, from the seed.
+Each image shows a flower in front of an out-of-focus garden. Eight attributes describe it; everything else (position,
+rotation, tilt, differences between petals, background) is drawn at random from the seed.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import torch
 
-from stackflower.data.synthetic.attributes import checked, key
+from stackflower.data.synthetic.attributes import check_attributes, philox_key
 from stackflower.data.synthetic.flower import COLUMNS, GROUP, bands, outlines
 
 
@@ -24,25 +24,37 @@ def draw(
     first: int = 0,
     last: int | None = None,
 ) -> np.ndarray:
-    """Render the images `first` to `last`: uint8 (last − first, resolution, resolution, 3), RGB.
+    """Render images.
 
-    `attributes` holds (N,) indices for every name (see `sample_attributes`). Image i depends on `seed`, i and its own attributes
-    alone, and is the same flower at every resolution (64 to 256). `progress` is called with the number of images just finished.
-    ValueError for a resolution outside that range and for attributes that are missing, of different lengths or out of range.
+    Image i depends only on `seed`, i and its own attributes, and shows the same flower at every resolution.
+
+    Args:
+        attributes: for each attribute, the indices (N,) of its values (see `sample_attributes`).
+        resolution: height and width of the images, 64 to 256 pixels.
+        seed: random seed of everything that the attributes don't determine.
+        progress: called with the number of images just finished.
+        first: first image to render, a multiple of `GROUP`.
+        last: end of the range of images to render. Default: N.
+
+    Returns:
+        RGB images, uint8 (last − first, resolution, resolution, 3).
+
+    Raises:
+        ValueError: the resolution or `first` is not allowed, or an attribute is missing, out of range or of another length
+            than the rest.
     """
-    columns = checked(attributes, resolution)
+    columns = check_attributes(attributes, resolution)
     count = len(columns["colour"])
     last = count if last is None else last
     if first % GROUP:
-        raise ValueError(f"first = {first}: it must be a multiple of {GROUP}.")
+        raise ValueError(f"first={first} must be a multiple of {GROUP}.")
     images = np.empty((last - first, resolution, resolution, 3), dtype=np.uint8)
 
-    def group(start: int) -> int:
-        # A short last group is padded: every image has the same position in tensors of one shape, so its bits do not depend on
-        # the number of images.
+    def render_group(start: int) -> int:
+        # Pad a short last group: in tensors of one shape, an image's bits don't depend on the number of images.
         rows = np.minimum(np.arange(start, start + GROUP), count - 1)
         chosen = {name: torch.from_numpy(column[rows].astype(np.int64)) for name, column in columns.items()}
-        random = np.random.Philox(key=key(seed, 2), counter=[0, 0, start // GROUP, 0])
+        random = np.random.Philox(key=philox_key(seed, 2), counter=[0, 0, start // GROUP, 0])
         table = torch.from_numpy(np.random.Generator(random).random((GROUP, COLUMNS), dtype=np.float32))
         done = min(GROUP, last - start)
         offset = start - first
@@ -51,9 +63,9 @@ def draw(
                 images[offset : offset + done, top : top + band.shape[1]] = band[:done].numpy()
         return done
 
-    outlines()
+    outlines()  # fill their cache before threads ask for it
     with ThreadPoolExecutor(torch.get_num_threads()) as pool:
-        for done in pool.map(group, range(first, last, GROUP)):
+        for done in pool.map(render_group, range(first, last, GROUP)):
             if progress is not None:
                 progress(done)
     return images

@@ -1,7 +1,7 @@
-"""One flower in front of an out-of-focus garden, rendered for a batch of images at a time.
+"""Renderer of flowers in front of an out-of-focus garden, one batch of images at a time.
 
-Lengths are in *image units*, in which the image spans [-1, 1] in x (right) and y (down), or in *flower units*, in which the
-flower's radius is 1. Colours are RGB in [0, 1].
+Lengths are in *image units*, in which the image spans `[-1, 1]` in x (right) and y (down), or in *flower units*, in
+which the flower's radius is 1. Colours are RGB in `[0, 1]`.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ from stackflower.data.synthetic.raster import (
     wave,
 )
 
-# Pixels processed at a time. Two values for each are fewer than the 32,768 from which torch splits an operation over its threads;
-# here each thread renders groups of its own instead, so that none waits for another. (Some operations, such as exp, cos and
-# indexing, are split much earlier: `fade`, `wave` and `at` avoid them.)
+# Pixels processed at a time. Two values per pixel stay below the 32,768 at which torch splits an operation over its
+# threads; each thread renders its own groups of images instead, so that none waits for another. Some operations, such
+# as exp, cos and indexing, are split much earlier: `fade`, `wave` and `at` avoid them.
 _PIXELS = 16_383
-COLUMNS = 1000  # uniform random numbers of each image
+COLUMNS = 1000  # uniform random numbers per image
 GROUP = 8  # images rendered together
 _MOST_PETALS = 10
 _VARIANTS = 8  # outlines per petal shape
@@ -74,16 +74,16 @@ _ANTHER = (
     (0.97, 0.88, 0.55),
     (0.50, 0.28, 0.12),
 )
-# for each light, the strength of its direction, then its colour
+# For each light, the strength of its direction, then its colour.
 _LIGHT = ((1.25, 1.06, 1.04, 1.00), (0.60, 0.90, 0.92, 0.94), (1.10, 1.04, 0.95, 0.85))
 
 
 @functools.cache
 def outlines() -> Tensor:
-    """A table (4, shapes * variants * bins) of petal outlines by direction from the petal's middle.
+    """Compute the table (4, shapes · variants · bins) of petal outlines by direction from the middle of the petal.
 
-    The petal spans [-1, 1] along its axis X and across it Y; B is the distance of its edge from the middle. The rows are 1 / B,
-    the two components of the gradient of rho / B at the edge, and the light on its folds.
+    The petal spans `[-1, 1]` along its axis X and across it, Y; B is the distance from the middle to the edge. The rows
+    are 1 / B, the two components of the gradient of rho / B at the edge, and the light on the folds.
     """
     random = np.random.Generator(np.random.Philox(key=[0, 3]))
     angle = (np.arange(_BINS) + 0.5) * (2 * math.pi / _BINS) - math.pi
@@ -115,13 +115,13 @@ def outlines() -> Tensor:
 
 
 class _Frame:
-    """The flower's position and light, and its coordinate system at each pixel (B, H, W)."""
+    """Position and light of the flowers, and their coordinates at each pixel, (B, H, W)."""
 
     def __init__(self, draws: Draws, chosen: dict[str, Tensor]) -> None:
         low = torch.tensor((0.68, 0.80, 0.92))[chosen["size"]]
         self.radius = low + draws(0, 0.03)
         self.place = draws(-1, 1, 2) * 0.025
-        # one petal points roughly up: with random rotations, the number of petals takes far longer to learn
+        # One petal points roughly up: with random rotations, the number of petals takes far longer to learn.
         self.tilt, self.squeeze, self.turn = draws(0, math.pi), draws(0.93, 1.0), draws(-0.05, 0.05) - math.pi / 2
         self.disc = torch.maximum(draws(0.25, 0.30), 0.19 / self.radius)
         self.sun = draws(-2.6, -0.5)
@@ -129,7 +129,7 @@ class _Frame:
         self.behind = torch.where(chosen["background"] == SKY, 0.08, 0.42)
 
     def set_pixels(self, x: Tensor, y: Tensor, side: int) -> None:
-        """Set the pixels to those of columns x and rows y (image units) of an image of `side` pixels."""
+        """Compute the coordinates at columns x and rows y (image units) of images of `side` pixels."""
         dx, dy = x - flat(self.place[:, 0]), y - flat(self.place[:, 1])
         cosine, sine = flat(self.tilt.cos()), flat(self.tilt.sin())
         p, q = dx * cosine + dy * sine, (dy * cosine - dx * sine) / flat(self.squeeze)
@@ -140,21 +140,21 @@ class _Frame:
         self.pixels = flat(self.radius) * (side / 2)  # pixels in one flower unit
 
     def shadow(self) -> Tensor:
-        """The soft shadow of the flower on the background, away from the sun."""
+        """Compute the soft shadow of the flower on the background, away from the sun."""
         far = torch.hypot(self.x + 0.16 * flat(self.sun.cos()), self.y + 0.16 * flat(self.sun.sin()))
         return 1 - flat(self.behind) * step((1.25 - far) / 0.8)
 
     def cover(self, distance: Tensor) -> Tensor:
-        """The share of a pixel inside an edge that is `distance` flower units away (positive inside)."""
+        """Compute the share of a pixel inside an edge at `distance` flower units (positive inside)."""
         return step(distance / (1.5 / self.pixels + 0.010) + 0.5)
 
     def fine(self, period: float | Tensor) -> Tensor:
-        """1 where a pattern of this period (flower units) spans enough pixels to be visible, else 0."""
+        """Compute how visible a pattern of this period (flower units) is: 1 if it spans enough pixels, 0 if too few."""
         return step((self.pixels * period - 2) / 3)
 
 
 class _Petals:
-    """The parameters of the petals, (B, 10) each, and their rendering at a frame's pixels."""
+    """Petals: their parameters, (B, 10) each, and their rendering at the pixels of a frame."""
 
     def __init__(self, draws: Draws, chosen: dict[str, Tensor], frame: _Frame) -> None:
         self.number, shape = chosen["petals"] + 4, chosen["shape"]
@@ -166,7 +166,7 @@ class _Petals:
         widths = [
             (0.74 * wide).clamp(max=0.36),  # separate lobes
             wide.clamp(max=0.33),
-            (1.35 * wide).clamp(max=0.56),  # overlapping: a fringed disc
+            (1.35 * wide).clamp(max=0.56),  # overlapping petals, which form a fringed disc
             (0.46 * wide).clamp(max=0.125),
         ]
         self.width = torch.stack(widths, 1).gather(1, shape[:, None]) * draws(0.95, 1.05, _MOST_PETALS)
@@ -186,7 +186,7 @@ class _Petals:
         self.depth_of_throat, self.rim = draws(0.2, 0.9), draws(-0.10, 0.16)
 
     def composite(self, frame: _Frame, image: Planes, mottle: Tensor) -> Planes:
-        """The petals over `image`: at each pixel the two nearest in angle, the farther one behind."""
+        """Render the petals over `image`: at each pixel the two nearest in angle, the farther one behind."""
         near = nearest(frame.angle, flat(self.spacing))
         side = torch.where(frame.angle > near * flat(self.spacing), 1.0, -1.0)
         number = flat(self.number)
@@ -194,7 +194,7 @@ class _Petals:
         petal = petal + torch.arange(len(number))[:, None, None] * _MOST_PETALS
         reach, breadth = at(self.length, petal), at(self.width, petal)
         cosine, sine = at(self.cosine, petal), at(self.sine, petal)
-        u = (frame.x * cosine + frame.y * sine) / reach  # along, 0 to 1, and across, -1 to 1
+        u = (frame.x * cosine + frame.y * sine) / reach  # 0 to 1 along the petal; `across` is -1 to 1
         across = (frame.y * cosine - frame.x * sine) / breadth
         distance, rho, fold = self._edge(petal, u, across, 0.48 * reach, breadth)
         u = u.clamp(0, 1)
@@ -202,7 +202,7 @@ class _Petals:
         hollow = 1 - 0.38 * fade((flat(frame.disc) - frame.r).clamp(max=0) / 0.07)
         shade = (shade + 0.09 * mottle) * at(self.tone, petal) * hollow
         alpha = frame.cover(distance)
-        over = side < 0  # each petal overlaps the next, all around, as in a twisted bud
+        over = side < 0  # each petal overlaps the next one, all around, as in a twisted bud
         gap = torch.where(over, distance[0], distance[1])
         dark = 1 - flat(0.22 + 0.18 * self.strength[:, 0]) * fade(gap.clamp(max=0) / 0.055)
         shade = shade * torch.stack([torch.where(over, 1.0, dark), torch.where(over, dark, 1.0)])
@@ -218,7 +218,12 @@ class _Petals:
     def _edge(
         self, petal: Tensor, u: Tensor, across: Tensor, half: Tensor, breadth: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Distance inside the petal's edge (flower units), relative distance from its middle (1 at the edge), light on its folds."""
+        """Compute distances and folds of a petal.
+
+        Returns:
+            The distance inside the petal's edge (flower units), the relative distance from its middle (1 at the edge),
+            and the light on its folds.
+        """
         along = (u - 0.52) / 0.48
         rho = torch.hypot(along, across)
         bins = (torch.atan2(across, along) * (_BINS / (2 * math.pi)) + _BINS / 2).long().clamp(0, _BINS - 1)
@@ -228,7 +233,7 @@ class _Petals:
         return (1 - rho) / torch.hypot(gradient_s / half, gradient_t / breadth), rho, fold
 
     def _shade(self, frame: _Frame, petal: Tensor, u: Tensor, across: Tensor, breadth: Tensor) -> Tensor:
-        """Light on the petal, 1 where it is flat: its curvature across and along, its crease, streaks and veins."""
+        """Compute the light on the petal, 1 where it is flat, from its curvature, crease, streaks and veins."""
         shade = 1.07 + at(self.across, petal) * across.clamp(-1, 1) + at(self.along, petal) * (u - 0.45)
         shade = shade - at(self.curl, petal) * (u - 0.62) ** 2
         shade = shade - 0.12 * (1 - u) * fade((across * across) * (-1 / 0.12**2))
@@ -241,7 +246,7 @@ class _Petals:
         return shade + (0.055 * rib + 0.045 * veins) * (1.15 - u)
 
     def _colours(self, u: Tensor, shade: Tensor) -> list[Tensor]:
-        """Three planes (2, B, H, W): shade makes a petal more saturated, not greyer; light makes it paler."""
+        """Compute three planes (2, B, H, W): shade makes a petal more saturated, not greyer; light makes it paler."""
         toward, deep = step(u), flat(self.depth_of_throat) * fade(u * u * (-1 / 0.36**2))
         dark, lit = 1 - shade.clamp(0.2, 1), 0.55 * (shade - 1).clamp(0, 0.6)
         planes = []
@@ -254,7 +259,7 @@ class _Petals:
 
 
 class _Centre:
-    """The domed centre disc, with florets in spirals, and the stamens around it."""
+    """Domed centre disc, with florets in spirals, and the stamens around it."""
 
     def __init__(self, draws: Draws, chosen: dict[str, Tensor], frame: _Frame) -> None:
         self.waves, self.hollow = draws(0, 1, 2), draws(-0.22, 0.12)
@@ -271,7 +276,7 @@ class _Centre:
         self.anther = pick(_ANTHER, chosen["colour"])
 
     def composite(self, frame: _Frame, image: Planes) -> Planes:
-        """The disc over `image`."""
+        """Render the disc over `image`."""
         angle, radius = frame.angle / (2 * math.pi), flat(frame.disc)
         ragged = 1 + 0.035 * wave(11 * angle + flat(self.waves[:, 0]))
         q = frame.r / (radius * (ragged + 0.03 * wave(5 * angle + flat(self.waves[:, 1]))))
@@ -292,7 +297,7 @@ class _Centre:
         ]
 
     def composite_stamens(self, frame: _Frame, image: Planes) -> Planes:
-        """The stamens, filaments that end in anthers, over `image`: none, six or twenty-two."""
+        """Render none, six or twenty-two stamens, filaments that end in anthers, over `image`."""
         which = nearest(frame.angle + 0.4, flat(self.spacing))
         stamen = torch.remainder(which, flat(self.number)).long()
         stamen = stamen + torch.arange(len(self.number))[:, None, None] * _MOST_STAMENS
@@ -312,7 +317,16 @@ class _Centre:
 
 
 def bands(table: Tensor, chosen: dict[str, Tensor], side: int) -> Iterator[tuple[int, Tensor]]:
-    """The images of a group in bands of rows: the first row, and uint8 (B, rows, side, 3)."""
+    """Render the images of a group in bands of rows.
+
+    Args:
+        table: uniform random numbers (B, `COLUMNS`).
+        chosen: for each attribute, the indices (B,) of its values.
+        side: height and width of the images.
+
+    Yields:
+        The first row of a band, and its pixels, uint8 (B, rows, side, 3).
+    """
     draws = Draws(table)
     frame = _Frame(draws, chosen)
     backdrop = with_haze(render_backdrop(draws, chosen["background"], frame.place), frame.sun, chosen["light"])

@@ -1,4 +1,4 @@
-"""The background of a synthetic flower: a blurred garden, sky or shade, and the haze of the light."""
+"""The background of a synthetic flower: a blurred garden, sky or deep shade, and the haze of the light."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from stackflower.data.synthetic.raster import Draws, Planes, composite, flat, pi
 _BACKDROP = 48  # side of the grid on which the (blurred) background is rendered
 _BLOBS, _BOKEH = 14, 5
 _GRASS, SKY, _NIGHT = 1, 3, 4
-# for each background: two colours of the ground, two of the objects in front of it
+# For each background: two colours of the ground and two of the objects in front of it.
 _GROUND = (
     ((0.07, 0.17, 0.06), (0.20, 0.36, 0.12), (0.16, 0.36, 0.10), (0.44, 0.60, 0.24)),
     ((0.20, 0.36, 0.09), (0.44, 0.58, 0.18), (0.32, 0.52, 0.12), (0.66, 0.76, 0.32)),
@@ -20,7 +20,8 @@ _GROUND = (
     ((0.42, 0.60, 0.82), (0.66, 0.79, 0.92), (0.74, 0.84, 0.93), (0.93, 0.95, 0.97)),
     ((0.02, 0.03, 0.03), (0.06, 0.09, 0.06), (0.04, 0.07, 0.04), (0.14, 0.20, 0.12)),
 )
-# for each background, the objects' length, breadth, softness, roundness (0 a leaf, 1 an ellipse), spread of direction, opacity
+# For each background, the objects: length, breadth, softness, roundness (0 for a leaf, 1 for an ellipse), spread of
+# directions, opacity.
 _OBJECTS = (
     (0.62, 0.26, 0.35, 0.15, 1.0, 0.85),
     (0.95, 0.075, 0.7, 0.0, 0.16, 0.8),
@@ -28,12 +29,18 @@ _OBJECTS = (
     (0.75, 0.26, 1.0, 1.0, 0.12, 0.55),
     (0.50, 0.28, 0.6, 0.5, 1.0, 0.7),
 )
-# for each light, the haze added on the sun's side, by channel
+# For each light, the haze added on the side of the sun, by channel.
 _HAZE = ((0.03, 0.03, 0.02), (0.05, 0.06, 0.07), (0.34, 0.17, 0.02))
 
 
 def render_backdrop(draws: Draws, kind: Tensor, place: Tensor) -> Planes:
-    """The out-of-focus garden on its own coarse grid; `place` (B, 2) is where the flower's stem ends."""
+    """Render the out-of-focus garden on a coarse grid of its own.
+
+    Args:
+        draws: random draws of the images.
+        kind: indices (B,) of the backgrounds.
+        place: positions (B, 2) of the flowers, where their stems end, in image units.
+    """
     line = positions(_BACKDROP)
     x, y = line[None, None, :], line[None, :, None]
     ground = pick(_GROUND, kind) * (1 + draws(-0.12, 0.12, 1, 3))  # (B, 4, 3)
@@ -70,7 +77,7 @@ def render_backdrop(draws: Draws, kind: Tensor, place: Tensor) -> Planes:
 
 
 def with_haze(image: Planes, sun: Tensor, light: Tensor) -> Planes:
-    """The backdrop with the haze of the light: strongest on the side of a low sun, weak in soft or bright light."""
+    """Add the haze of the light to a backdrop: strongest on the side of a low sun, weak in soft or bright light."""
     line = positions(_BACKDROP)
     x, y = line[None, None, :], line[None, :, None]
     glow = step((2.1 - torch.hypot(x - 1.1 * flat(sun.cos()), y - 1.1 * flat(sun.sin()))) / 2.1)

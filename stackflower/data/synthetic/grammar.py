@@ -1,7 +1,7 @@
 """Captions of the synthetic flowers, modelled on captions that people wrote for photographs of flowers.
 
-A caption mentions some of an image's attributes (see `stackflower.data.synthetic.attributes`), in words that fit only one value of
-each, and leaves out the rest.
+A caption mentions some of an image's attributes (see `stackflower.data.synthetic.attributes`), each in words that fit
+only one of its values, and leaves out the rest.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import numpy as np
 from stackflower.data.synthetic.attributes import ATTRIBUTES
 
 MOST_PER_IMAGE = 16
-"""The largest number of captions of one image."""
+"""The largest number of captions per image."""
 
 WORDS: dict[str, dict[str, tuple[str, ...]]] = {
     "colour": {
@@ -78,7 +78,7 @@ WORDS: dict[str, dict[str, tuple[str, ...]]] = {
         "evening": ("in warm evening light", "in the evening sun", "in the glow of evening", "at sunset"),
     },
 }
-"""For each value of each attribute, the words or phrases for it; the more common ones are listed twice."""
+"""Words and phrases for each value of each attribute; the more common ones are listed several times."""
 
 _EDGES = {
     "rounded": ("rounded at the edges", "rounded at the tips", "round at the ends"),
@@ -86,7 +86,7 @@ _EDGES = {
     "ruffled": ("ruffled at the edges", "frilly at the edges", "wavy along the edges"),
     "slender": ("long and slender", "thin and long", "narrow and long"),
 }
-_MENTION_RATES = {  # share of the captions that mention an attribute
+_MENTION_RATES = {  # share of captions that mention an attribute
     "colour": 0.92,
     "shape": 0.80,
     "centre": 0.70,
@@ -97,12 +97,12 @@ _MENTION_RATES = {  # share of the captions that mention an attribute
     "light": 0.08,
 }
 _NAMES = tuple(ATTRIBUTES)
-_MAIN = ("colour", "shape", "petals")  # a caption mentions at least one of these
-_PICKS = 32  # random numbers for the wording of one caption
+_MAIN = ("colour", "shape", "petals")  # every caption mentions at least one of these
+_PICKS = 32  # random numbers for the wording of a caption
 
 
 class _Phrases:
-    """The phrases of one caption for the attributes it mentions ("" for the rest), and its random choices."""
+    """Phrases of a caption for the attributes it mentions ("" for the rest), and its random choices."""
 
     def __init__(self, values: dict[str, str], picks: Sequence[float]) -> None:
         self._picks = iter(picks)
@@ -123,15 +123,15 @@ class _Phrases:
         return next(self._picks) < share
 
     def core(self) -> str:
-        """The centre with its article: "a yellow centre"; "" where it is not mentioned."""
+        """Return the centre with its article, "a yellow centre", or "" if it is not mentioned."""
         return _a(self.inner, self.middle) if self.inner else ""
 
     def petals(self, colour: bool = True) -> str:
-        """The petals with their mentioned attributes: "six pointed purple petals"."""
+        """Return the petals with their mentioned attributes, "six pointed purple petals"."""
         return _join(self.number, self.shape, self.colour if colour else "", "petals")
 
     def tail(self, *features: str, link: str = " with ") -> str:
-        """The mentioned features after `link`: " with a yellow centre and many stamens"; "" where there are none."""
+        """Return the mentioned features after `link`, " with a yellow centre and many stamens", or "" without any."""
         stated = _list(features)
         return link + stated if stated else ""
 
@@ -146,13 +146,13 @@ def _list(items: Sequence[str]) -> str:
 
 
 def _a(*words: str) -> str:
-    """The words after "a" or "an", by the first letter, which is right for all words used here."""
+    """Prepend "a" or "an", chosen by the first letter, which is right for all words used here."""
     phrase = _join(*words)
     return ("an " if phrase[0] in "aeiou" else "a ") + phrase
 
 
 def _plain(phrases: _Phrases) -> str:
-    """this flower has six pointed purple petals and a bright yellow centre"""
+    """Write "this flower has six pointed purple petals and a bright yellow centre"."""
     verb = phrases.pick(("has", "has", "has", "displays", "shows"))
     subject = _join(phrases.pick(("this", "this", "the")), phrases.size, "flower")
     if phrases.colour and phrases.chance(0.3):
@@ -164,7 +164,7 @@ def _plain(phrases: _Phrases) -> str:
 
 
 def _noun(phrases: _Phrases) -> str:
-    """a small white flower with ruffled petals and a green centre"""
+    """Write "a small white flower with ruffled petals and a green centre"."""
     head = _a(phrases.size, phrases.colour, "flower")
     petals = phrases.petals(colour=False) if phrases.number or phrases.shape else ""
     if phrases.chance(0.3):
@@ -176,7 +176,7 @@ def _noun(phrases: _Phrases) -> str:
 
 
 def _adjective(phrases: _Phrases) -> str:
-    """the petals are slender and blue while the middle is brown"""
+    """Write "the petals are slender and blue while the middle is brown"."""
     owner = phrases.pick(("", "", " of this flower", " on this flower"))
     if phrases.size:
         owner = phrases.pick((" of this ", " on this ", " of the ")) + phrases.size + " flower"
@@ -195,7 +195,7 @@ def _adjective(phrases: _Phrases) -> str:
 
 
 def _around(phrases: _Phrases) -> str:
-    """pink petals surround a green centre with many stamens"""
+    """Write "pink petals surround a green centre with many stamens"."""
     petals = phrases.petals()
     if phrases.size and phrases.chance(0.5):
         petals = _a(phrases.size, "flower") + phrases.pick((" whose ", " on which ")) + petals
@@ -213,14 +213,14 @@ def _around(phrases: _Phrases) -> str:
 
 
 def _inside(phrases: _Phrases) -> str:
-    """a brown centre is surrounded by eight slender yellow petals"""
+    """Write "a brown centre is surrounded by eight slender yellow petals"."""
     text = phrases.core() + phrases.pick((" is surrounded by ", " sits inside ", " amid "))
     where = phrases.pick((" on ", " in ")) + _a(phrases.size, "flower") if phrases.size else ""
     return text + phrases.petals() + where + phrases.tail(phrases.stamens, link=", with ")
 
 
 def _edges(phrases: _Phrases) -> str:
-    """this flower is orange in color with petals that are rounded at the edges"""
+    """Write "this flower is orange in color with petals that are rounded at the edges"."""
     edges = phrases.pick(_EDGES[phrases.values["shape"]])
     size = phrases.size + " and " if phrases.size else ""
     colour = phrases.colour + phrases.pick(("", " in " + phrases.color))
@@ -230,7 +230,7 @@ def _edges(phrases: _Phrases) -> str:
 
 
 def _whose(phrases: _Phrases) -> str:
-    """a large flower whose five petals are red and pointed at the tips"""
+    """Write "a large flower whose five petals are red and pointed at the tips"."""
     edges = phrases.pick(_EDGES[phrases.values["shape"]])
     chosen = _list((phrases.colour, *edges.split(" and ")))
     subject = _a(phrases.size, "flower") if phrases.size else phrases.pick(("a flower", "this is a flower"))
@@ -239,7 +239,7 @@ def _whose(phrases: _Phrases) -> str:
 
 
 def _bloom(phrases: _Phrases) -> str:
-    """this blue flower has a white centre and a few stamens"""
+    """Write "this blue flower has a white centre and a few stamens"."""
     noun = phrases.pick(("flower", "flower", "bloom", "blossom"))
     subject = _join(phrases.pick(("this", "the")), phrases.size, phrases.colour, noun)
     petals = phrases.petals(colour=False) if phrases.number or phrases.shape else ""
@@ -248,7 +248,7 @@ def _bloom(phrases: _Phrases) -> str:
 
 
 def _its(phrases: _Phrases) -> str:
-    """this flower is purple, its petals are pointed and its center is yellow"""
+    """Write "this flower is purple, its petals are pointed and its center is yellow"."""
     parts = [
         "its petals are " + phrases.shape if phrases.shape else "",
         f"its {phrases.middle} is {phrases.inner}" if phrases.inner else "",
@@ -262,7 +262,7 @@ def _its(phrases: _Phrases) -> str:
 
 _Template = Callable[[_Phrases], str]
 _TEMPLATES: tuple[tuple[_Template, int, tuple[tuple[str, ...], ...]], ...] = (
-    # a template, its weight, and the attributes it needs: at least one of each group
+    # template, weight, and the attributes it needs: at least one of each group
     (_plain, 5, ()),
     (_noun, 5, (("colour", "size"),)),
     (_adjective, 3, ()),
@@ -277,7 +277,7 @@ _TEMPLATES: tuple[tuple[_Template, int, tuple[tuple[str, ...], ...]], ...] = (
 
 @cache
 def _fitting(names: frozenset[str]) -> list[_Template]:
-    """The templates of captions that mention these attributes, each as often as its weight."""
+    """Return the templates for captions that mention these attributes, each as often as its weight."""
     return [
         template
         for template, weight, needs in _TEMPLATES
@@ -297,7 +297,7 @@ def _caption(values: dict[str, str], picks: Sequence[float]) -> str:
 
 
 def _mentioned(values: dict[str, str], draws: Sequence[float]) -> list[str]:
-    """The attributes that a caption mentions: each at its own rate, and at least one of the petals."""
+    """Return the attributes that a caption mentions: each at its own rate, including one of `_MAIN`."""
     names = [name for name, draw in zip(_NAMES, draws, strict=True) if draw < _MENTION_RATES[name]]
     return names if any(name in _MAIN for name in names) else ["colour", *names]
 
@@ -305,11 +305,21 @@ def _mentioned(values: dict[str, str], draws: Sequence[float]) -> list[str]:
 def captions(
     attributes: Mapping[str, np.ndarray], seed: int, per_image: int = 6
 ) -> tuple[list[list[str]], list[list[list[str]]]]:
-    """Captions of images and the attributes that each mentions: `captions[i][j]` and `mentioned[i][j]`.
+    """Write captions of images.
 
-    `attributes` holds (N,) indices for every name of `ATTRIBUTES`; `mentioned[i][j]` lists the names of the attributes that caption
-    j of image i mentions, in that order. A caption depends on `seed`, i, j and the image's attributes alone. ValueError for
-    `per_image` outside 1 to 16 and for missing attributes.
+    Caption j of image i depends only on `seed`, i, j and the attributes of the image.
+
+    Args:
+        attributes: for each attribute, the indices (N,) of its values (see `sample_attributes`).
+        seed: random seed.
+        per_image: captions per image, 1 to 16.
+
+    Returns:
+        The captions, ``captions[i][j]``, and the names of the attributes that each mentions, ``mentioned[i][j]``, in
+        the order of `ATTRIBUTES`.
+
+    Raises:
+        ValueError: `per_image` is out of range or an attribute is missing.
     """
     if not 1 <= per_image <= MOST_PER_IMAGE:
         raise ValueError(f"An image has 1 to {MOST_PER_IMAGE} captions, not {per_image}.")

@@ -1,4 +1,4 @@
-"""Write the synthetic data set as an image folder."""
+"""Export of the synthetic data set as an image folder."""
 
 from __future__ import annotations
 
@@ -18,19 +18,26 @@ from stackflower.utils.progress import progress_bar
 def write_image_folder(
     name: str, out: str, *, count: int, validation: int, test: int, resolution: int, seed: int
 ) -> str:
-    """Write the built-in data as an ImageFolder with split folders. Returns a sentence that says what was written.
+    """Write a built-in data set as an ImageFolder, with one folder per split.
 
     Args:
-        name: "synthetic-flowers".
-        out: a new folder.
+        name: name of the data set, "synthetic-flowers".
+        out: folder to create.
         count: number of training images.
         validation: number of validation images.
         test: number of test images.
-        resolution: pixels of the images, at least 64.
+        resolution: height and width of the images, 64 to 256 pixels.
         seed: random seed.
+
+    Returns:
+        A summary for the user: the folder, the number of images of each split and their size.
+
+    Raises:
+        ConfigError: the data set is unknown.
+        DataError: the folder is not empty or can't be written.
     """
     if name != "synthetic-flowers":
-        raise ConfigError(f"There is no built-in data {name!r}. Allowed: synthetic-flowers.")
+        raise ConfigError(f"Unknown built-in data set {name!r}. Allowed: synthetic-flowers.")
     folder = Path(out).expanduser()
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise DataError(f"{folder} already exists and is not empty; choose another `out`.")

@@ -15,7 +15,7 @@ from torchvision.models.resnet import BasicBlock
 from torchvision.ops import Conv2dNormActivation
 
 from stackflower import registry
-from stackflower.features.base import Features, mean_vectors, resized
+from stackflower.features.base import Features, compute_mean_vectors, resize_images
 
 Network = Literal["plain", "resnet18", "features"]
 WIDTHS: dict[str, int] = {"plain": 32, "resnet18": 40, "features": 512}  # defaults
@@ -130,7 +130,7 @@ class FrozenFeatures(_FeaturesBackbone):
     def precompute(self, images: Tensor) -> Tensor:
         """Compute the vectors (N, P) of the pretrained network for images (N, 3, R, R)."""
         with torch.no_grad():
-            return mean_vectors(self.features(resized(images, FEATURES_INPUT_SIZE)))
+            return compute_mean_vectors(self.features(resize_images(images, FEATURES_INPUT_SIZE)))
 
     def forward(self, vectors: Tensor) -> Tensor:
         return self.map_vectors(vectors)
@@ -141,14 +141,14 @@ class FineTunedFeatures(_FeaturesBackbone):
 
     def __init__(self, features: Features, width: int):
         super().__init__(features, width)
-        self.network = copy.deepcopy(features.network(torch.device("cpu"), torch.float32)).requires_grad_(True)
+        self.network = copy.deepcopy(features.get_network(torch.device("cpu"), torch.float32)).requires_grad_(True)
 
     def pretrained_parameters(self) -> Iterable[nn.Parameter]:
         return self.network.parameters()
 
     def forward(self, images: Tensor) -> Tensor:
-        maps = self.network(self.features.normalised(resized(images, FEATURES_INPUT_SIZE)))
-        return self.map_vectors(mean_vectors([each.float() for each in maps]))
+        maps = self.network(self.features.normalise(resize_images(images, FEATURES_INPUT_SIZE)))
+        return self.map_vectors(compute_mean_vectors([each.float() for each in maps]))
 
 
 def create_backbone(

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from stackflower.errors import MissingDependency
 from stackflower.evaluation.extractors.base import Extracted, Extractor
-from stackflower.features.base import checksum_of
-from stackflower.features.huggingface import CLIP
-from stackflower.features.loading import loading
+from stackflower.features.base import hash_weights
+from stackflower.features.huggingface import CLIP_STATISTICS
+from stackflower.features.loading import report_loading_errors
 from stackflower.registry import register
 
 TEXTS = 64  # captions at a time
@@ -41,7 +41,7 @@ class ClipExtractor(Extractor):
         logging.disable_progress_bar()
         local = Path(weights or model).expanduser()
         name = str(local.resolve()) if local.is_dir() else weights or model
-        with loading(
+        with report_loading_errors(
             f"CLIP {name}", "Give the id of a CLIP model on the Hugging Face hub (and a network), or its local folder."
         ):
             self.tokenizer = AutoTokenizer.from_pretrained(name)
@@ -49,7 +49,7 @@ class ClipExtractor(Extractor):
             self.model: Any = CLIPModel.from_pretrained(name, use_safetensors=True, dtype=torch.float32)
         self.model.eval().requires_grad_(False)
         self.name, self.size = Path(name).name, int(self.model.vision_model.config.image_size)
-        self.checksum = checksum_of(self.model)
+        self.checksum = hash_weights(self.model)
 
     def network(self) -> nn.Module:
         found: nn.Module = self.model
@@ -67,7 +67,7 @@ class ClipExtractor(Extractor):
     def extract(self, images: Tensor) -> Extracted:
         size = (self.size, self.size)
         values = F.interpolate(images.float() / 255, size, mode="bicubic", antialias=True, align_corners=False)
-        mean, deviation = (values.new_tensor(each)[:, None, None] for each in CLIP)
+        mean, deviation = (values.new_tensor(each)[:, None, None] for each in CLIP_STATISTICS)
         pooled = self.model.vision_model((values.clamp(0, 1) - mean) / deviation).pooler_output
         features = self.model.visual_projection(pooled)
         return Extracted.of(features, vectors=F.normalize(features, dim=1))

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from stackflower.errors import MissingDependency
 from stackflower.evaluation.extractors.base import Extracted, Extractor, checksum
-from stackflower.features.loading import loading, read_weights
+from stackflower.features.loading import report_loading_errors, read_weights
 from stackflower.registry import register
 
 FILE = "weights-inception-2015-12-05-6726825d.pth"
@@ -34,7 +34,7 @@ class OriginalInception(Extractor):
         except ImportError:
             raise MissingDependency("torch-fidelity", "fidelity", "The extractor inception-2015") from None
         self.path = Path(weights).expanduser() if weights else Path(torch.hub.get_dir()) / "checkpoints" / FILE
-        with loading(
+        with report_loading_errors(
             "The 2015 Inception network",
             f"Fetch {FILE} from torch-fidelity's releases and name it with `weights=FILE`.",
         ):

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from stackflower import registry
 from stackflower.evaluation.extractors.base import Extracted, Extractor
-from stackflower.features.base import Features, resized
+from stackflower.features.base import Features, resize_images
 from stackflower.options import Count
 from stackflower.registry import register
 
@@ -37,7 +37,7 @@ class PretrainedFeatures(Extractor):
         self.family, self.size = self.features.family, size
 
     def network(self) -> nn.Module:
-        return self.features.network(self.device, torch.float32)
+        return self.features.get_network(self.device, torch.float32)
 
     def to(self, device: torch.device | str) -> None:
         self.device = torch.device(device)  # features run where their images are
@@ -52,6 +52,6 @@ class PretrainedFeatures(Extractor):
         }
 
     def extract(self, images: Tensor) -> Extracted:
-        coarsest = self.features(resized(images.float() / 127.5 - 1, self.size))[-1]
+        coarsest = self.features(resize_images(images.float() / 127.5 - 1, self.size))[-1]
         features = coarsest.float().mean((2, 3))
         return Extracted.of(features)

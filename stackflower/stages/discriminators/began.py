@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from stackflower.options import Count
 from stackflower.registry import register
 from stackflower.stages.base import Discriminator, Text, Verdict
-from stackflower.stages.generators.began import BASE, Decoder, doublings_from_8, initialise_elu, two_convolutions
+from stackflower.stages.generators.began import BASE_SIZE, Decoder, count_doublings_from_8, initialise_elu, build_convolution_pair
 
 
-class Encoded(NamedTuple):
+class EncoderOutput(NamedTuple):
     """The output of the autoencoder's encoder."""
 
     code: Tensor  # (N, code_dim)
@@ -55,28 +55,28 @@ class AutoencoderDiscriminator(Discriminator):
         super().__init__()
         self.power = power
         layers: list[nn.Module] = [nn.Conv2d(3, channels, 3, padding=1), nn.ELU(inplace=True)]
-        width, depth = channels, doublings_from_8(resolution)
+        width, depth = channels, count_doublings_from_8(resolution)
         for level in range(depth + 1):
-            layers += [*two_convolutions(width, channels * (level + 1)), *([nn.AvgPool2d(2)] if level < depth else [])]
+            layers += [*build_convolution_pair(width, channels * (level + 1)), *([nn.AvgPool2d(2)] if level < depth else [])]
             width = channels * (level + 1)
         self.encoder = nn.Sequential(*layers)
-        self.to_code = nn.Linear(width * BASE * BASE, code_dim)
+        self.to_code = nn.Linear(width * BASE_SIZE * BASE_SIZE, code_dim)
         self.project = nn.Linear(text_dim, projection_dim) if text == "embedding" else None
         joined_dim = projection_dim if self.project else condition_dim
         self.join = nn.Linear(code_dim + joined_dim, code_dim)
         initialise_elu(self)
         self.decoder = Decoder(code_dim, resolution, channels)
 
-    def trunk(self, perceived: Tensor) -> Encoded:
-        return Encoded(self.to_code(self.encoder(perceived).flatten(1)), perceived)
+    def trunk(self, perceived: Tensor) -> EncoderOutput:
+        return EncoderOutput(self.to_code(self.encoder(perceived).flatten(1)), perceived)
 
-    def reconstruct(self, features: Encoded, text: Text) -> Tensor:
+    def reconstruct(self, features: EncoderOutput, text: Text) -> Tensor:
         """The reconstruction (N, 3, R, R) of the images, given the text."""
         dtype = features.code.dtype
         text_features = text.condition if self.project is None else F.elu(self.project(text.embedding.to(dtype)))
         return self.decoder(F.elu(self.join(torch.cat([features.code, text_features.to(dtype)], 1))))
 
-    def judge(self, features: Encoded, text: Text) -> Verdict:
+    def judge(self, features: EncoderOutput, text: Text) -> Verdict:
         error = self.reconstruct(features, text).float() - features.images.float()
         return Verdict((error.abs() if self.power == 1 else error.square()).mean((1, 2, 3)))
 
@@ -85,5 +85,5 @@ class AutoencoderDiscriminator(Discriminator):
         code, images = self.trunk(perceived)
         count = len(texts)
         all_texts = Text(torch.cat([text.embedding for text in texts]), torch.cat([text.condition for text in texts]))
-        verdict = self.judge(Encoded(code.repeat(count, 1), images.repeat(count, 1, 1, 1)), all_texts)
+        verdict = self.judge(EncoderOutput(code.repeat(count, 1), images.repeat(count, 1, 1, 1)), all_texts)
         return [Verdict(score) for score in verdict.score.chunk(count)]

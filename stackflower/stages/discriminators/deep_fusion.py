@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from stackflower.options import Count
 from stackflower.registry import register
 from stackflower.stages.base import Discriminator, Text, Verdict
-from stackflower.stages.layers import doublings_of
+from stackflower.stages.layers import require_doublings
 
 
 class DownBlock(nn.Module):
@@ -57,7 +57,7 @@ class OneWayDiscriminator(Discriminator):
         text: Literal["condition", "embedding"] = "embedding",
     ):
         super().__init__()
-        depth = doublings_of(resolution, "The resolution of this discriminator")
+        depth = require_doublings(resolution, "The resolution of this discriminator")
         widths = [channels * min(2**level, 8) for level in range(depth + 1)]
         self.layers = nn.Sequential(
             nn.Conv2d(3, widths[0], 3, padding=1), *(DownBlock(a, b) for a, b in itertools.pairwise(widths))

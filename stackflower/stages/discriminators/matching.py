@@ -13,15 +13,15 @@ from stackflower.declarations import Offer, Offers
 from stackflower.options import Count
 from stackflower.registry import register
 from stackflower.stages.base import Discriminator, Text, Verdict, initialise
-from stackflower.stages.contrast import similarities
-from stackflower.stages.layers import MinibatchDeviation, Norm, doublings_of, norm2d
+from stackflower.stages.contrast import compute_similarities
+from stackflower.stages.layers import MinibatchDeviation, Norm, require_doublings, build_norm2d
 
 
-def strided(in_channels: int, out_channels: int, norm: Norm) -> list[nn.Module]:
+def build_strided_block(in_channels: int, out_channels: int, norm: Norm) -> list[nn.Module]:
     """A 4×4 convolution of stride 2, a norm and a leaky ReLU."""
     return [
         nn.Conv2d(in_channels, out_channels, 4, 2, 1, bias=norm == "none"),
-        norm2d(norm, out_channels),
+        build_norm2d(norm, out_channels),
         nn.LeakyReLU(0.2, inplace=True),
     ]
 
@@ -70,11 +70,11 @@ class MatchingDiscriminator(Discriminator):
         contrastive: bool = False,
     ):
         super().__init__()
-        depth = doublings_of(resolution, "The resolution of this discriminator")
+        depth = require_doublings(resolution, "The resolution of this discriminator")
         widths = [channels * min(2**level, 8) for level in range(depth)]
-        layers = strided(3, widths[0], "none")
+        layers = build_strided_block(3, widths[0], "none")
         for narrow, wide in itertools.pairwise(widths):
-            layers += strided(narrow, wide, norm)
+            layers += build_strided_block(narrow, wide, norm)
         if minibatch_deviation:
             layers.append(MinibatchDeviation())
         self.layers = nn.Sequential(*layers)
@@ -84,7 +84,7 @@ class MatchingDiscriminator(Discriminator):
         )
         joined_dim = projection_dim if self.project else condition_dim
         self.join = nn.Conv2d(pooled + joined_dim, width, 3, padding=1, bias=False)
-        self.head = nn.Sequential(norm2d(norm, width), nn.LeakyReLU(0.2, inplace=True), nn.Conv2d(width, 1, 4))
+        self.head = nn.Sequential(build_norm2d(norm, width), nn.LeakyReLU(0.2, inplace=True), nn.Conv2d(width, 1, 4))
         self.unconditional_head = nn.Conv2d(pooled, 1, 4) if unconditional else None
         self.image_key = nn.Linear(width, projection_dim) if contrastive else None
         self.text_key = nn.Linear(text_dim, projection_dim) if contrastive else None
@@ -115,4 +115,4 @@ class MatchingDiscriminator(Discriminator):
     def _similarity(self, features: Tensor, text: Text) -> Tensor | None:
         if self.image_key is None or self.text_key is None or not self.training:
             return None
-        return similarities(self.image_key(features[:, : self.image_key.in_features].mean((2, 3))), self.text_key, text)
+        return compute_similarities(self.image_key(features[:, : self.image_key.in_features].mean((2, 3))), self.text_key, text)

@@ -15,19 +15,19 @@ from torch.nn.utils.parametrizations import spectral_norm
 
 from stackflower.declarations import Offer, Requirement
 from stackflower.errors import ComponentError
-from stackflower.features.base import Features, mean_vectors, resized
+from stackflower.features.base import Features, compute_mean_vectors, resize_images
 from stackflower.options import Count, Natural
 from stackflower.registry import register
 from stackflower.stages.base import Discriminator, Text, Verdict
-from stackflower.stages.contrast import similarities
-from stackflower.stages.frozen import Frozen
+from stackflower.stages.contrast import compute_similarities
+from stackflower.stages.frozen import FrozenNetwork
 from stackflower.stages.layers import MinibatchDeviation
 
-MIXED = (1, 1, 2, 4)  # channels after mixing, fine to coarse, relative to the finest map's
-TOP = 4  # height and width at which heads judge
+WIDTH_FACTORS = (1, 1, 2, 4)  # channels after mixing, fine to coarse, relative to the finest map's
+HEAD_SIZE = 4  # height and width at which heads judge
 
 
-class Mixing(nn.Module):
+class PyramidMixer(nn.Module):
     """Random, untrained mixing of a pyramid (after section 3.2): 1×1 convolutions over channels, then 3×3 convolutions
     from coarse to fine, the coarser map upsampled and joined, where the release adds it and doubles every map. It
     spreads what single channels show over all, so that the heads attend to all of it.
@@ -37,7 +37,7 @@ class Mixing(nn.Module):
 
     def __init__(self, channels: Sequence[int], finest: int):
         super().__init__()
-        self.channels = [finest * times for times in MIXED[: len(channels)]]
+        self.channels = [finest * times for times in WIDTH_FACTORS[: len(channels)]]
         across = [nn.Conv2d(given, mixed, 1) for given, mixed in zip(channels, self.channels, strict=True)]
         coarser = [*self.channels[1:], 0]
         between = [nn.Conv2d(own + other, own, 3, padding=1) for own, other in zip(self.channels, coarser, strict=True)]
@@ -62,14 +62,14 @@ class Mixing(nn.Module):
         return tuple(mixed)
 
 
-def normed(in_channels: int, out_channels: int, down: bool) -> nn.Sequential:
+def build_normed_block(in_channels: int, out_channels: int, down: bool) -> nn.Sequential:
     """A 4×4 convolution of stride 2, or a 3×3 one, with spectral norm; group norm; leaky ReLU."""
     convolution = nn.Conv2d(in_channels, out_channels, *((4, 2, 1) if down else (3, 1, 1)))
     groups = math.gcd(8, out_channels)
     return nn.Sequential(spectral_norm(convolution), nn.GroupNorm(groups, out_channels), nn.LeakyReLU(0.2))
 
 
-def plain(in_channels: int, out_channels: int, down: bool) -> nn.Sequential:
+def build_plain_block(in_channels: int, out_channels: int, down: bool) -> nn.Sequential:
     """A 4×4 convolution of stride 2, or a 3×3 one, and a leaky ReLU."""
     convolution = nn.Conv2d(in_channels, out_channels, *((4, 2, 1) if down else (3, 1, 1)))
     nn.init.kaiming_normal_(convolution.weight, 0.2)
@@ -94,21 +94,21 @@ class Head(nn.Module):
             spectral_norm(self.key)
 
     @classmethod
-    def on_map(
+    def for_map(
         cls, in_channels: int, side: int, channels: int, text_dim: int, projection_dim: int, deviation: bool
     ) -> Head:
         """On a map of a pretrained network, down to about 4×4."""
-        count = halvings(side)
+        count = count_halvings(side)
         widths = [in_channels] + [channels] * max(count, 1)
-        layers = nn.Sequential(*(normed(a, b, count > 0) for a, b in itertools.pairwise(widths)))
+        layers = nn.Sequential(*(build_normed_block(a, b, count > 0) for a, b in itertools.pairwise(widths)))
         return cls(layers, channels, text_dim, projection_dim, deviation=deviation, spectral=True)
 
     @classmethod
     def on_pixels(cls, side: int, channels: int, text_dim: int, projection_dim: int) -> Head:
         """On the pixels, down to 8×8, without norms, under which its gradient is a thousandth of that of the other
         heads."""
-        widths = [3] + [channels * 2**level for level in range(max(1, halvings(side) - 1))]
-        layers = nn.Sequential(*(plain(a, b, True) for a, b in itertools.pairwise(widths)))
+        widths = [3] + [channels * 2**level for level in range(max(1, count_halvings(side) - 1))]
+        layers = nn.Sequential(*(build_plain_block(a, b, True) for a, b in itertools.pairwise(widths)))
         return cls(layers, widths[-1], text_dim, projection_dim, deviation=False, spectral=False)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -123,7 +123,7 @@ class Head(nn.Module):
         return (plain[:, 0] + product).flatten(1).float()
 
 
-class Perceived(NamedTuple):
+class HeadInputs(NamedTuple):
     """What the heads see."""
 
     maps: tuple[Tensor, ...]  # mixed, fine to coarse
@@ -131,7 +131,7 @@ class Perceived(NamedTuple):
     images: Tensor | None  # (N, 3, R, R), for the head on pixels
 
 
-class Seen(NamedTuple):
+class TrunkOutput(NamedTuple):
     """The output of the trunk."""
 
     scores: tuple[Tensor, ...]  # each head's (N, 1, h, w)
@@ -192,7 +192,7 @@ class ProjectedDiscriminator(Discriminator):
         self.features, self.size = features, size or max(224, resolution)
         if self.size < 32:
             raise ComponentError(f"discriminator.size = {self.size}: at least 32 px, for maps at a stride of 32.")
-        known = min(len(features.channels), len(MIXED))
+        known = min(len(features.channels), len(WIDTH_FACTORS))
         levels = levels or known
         if levels > known:
             raise ComponentError(
@@ -200,11 +200,11 @@ class ProjectedDiscriminator(Discriminator):
                 f"`discriminator.levels={known}`."
             )
         self.levels = levels
-        sides = map_sides(features, self.size)[:levels]
-        pyramid = Mixing(features.channels[:levels], mixing)
-        self.mixing = Frozen(pyramid)
+        sides = measure_map_sides(features, self.size)[:levels]
+        pyramid = PyramidMixer(features.channels[:levels], mixing)
+        self.mixing = FrozenNetwork(pyramid)
         self.heads = nn.ModuleList(
-            Head.on_map(width, side, channels, text_dim, projection_dim, minibatch_deviation and level == levels - 1)
+            Head.for_map(width, side, channels, text_dim, projection_dim, minibatch_deviation and level == levels - 1)
             for level, (width, side) in enumerate(zip(pyramid.channels, sides, strict=True))
         )
         self.on_pixels = pixels > 0
@@ -221,35 +221,35 @@ class ProjectedDiscriminator(Discriminator):
         )
         self.text_key = nn.Linear(text_dim, 2 * projection_dim) if contrastive else None
 
-    def perceive(self, images: Tensor) -> Perceived:
-        maps = self.features(resized(images, self.size))[: self.levels]
-        return Perceived(self.mixing(maps), mean_vectors(maps), images if self.on_pixels else None)
+    def perceive(self, images: Tensor) -> HeadInputs:
+        maps = self.features(resize_images(images, self.size))[: self.levels]
+        return HeadInputs(self.mixing(maps), compute_mean_vectors(maps), images if self.on_pixels else None)
 
-    def trunk(self, perceived: Perceived) -> Seen:
+    def trunk(self, perceived: HeadInputs) -> TrunkOutput:
         maps = list(perceived.maps)
         if perceived.images is not None:
             maps.append(perceived.images)
         scores, keys = zip(*(head(each) for head, each in zip(self.heads, maps, strict=True)), strict=True)
         compared = self.image_key is not None and self.training
-        return Seen(scores, keys, self.image_key(perceived.means) if self.image_key and compared else None)
+        return TrunkOutput(scores, keys, self.image_key(perceived.means) if self.image_key and compared else None)
 
-    def judge(self, features: Seen, text: Text) -> Verdict:
+    def judge(self, features: TrunkOutput, text: Text) -> Verdict:
         match = tuple(
             head.judge(score, key, text)  # type: ignore[operator]
             for head, score, key in zip(self.heads, features.scores, features.keys, strict=True)
         )
         return Verdict(match, None, self._similarity(features.image_key, text))
 
-    def maps(self, perceived: Perceived) -> tuple[Tensor, ...]:
+    def maps(self, perceived: HeadInputs) -> tuple[Tensor, ...]:
         return perceived.maps
 
     def _similarity(self, image_key: Tensor | None, text: Text) -> Tensor | None:
         if image_key is None or self.text_key is None:
             return None
-        return similarities(image_key, self.text_key, text)
+        return compute_similarities(image_key, self.text_key, text)
 
 
-def map_sides(features: Features, size: int) -> list[int]:
+def measure_map_sides(features: Features, size: int) -> list[int]:
     """Height of each map of an image of `size` px. ComponentError where the network takes no such images."""
     try:
         with torch.no_grad():
@@ -262,6 +262,6 @@ def map_sides(features: Features, size: int) -> list[int]:
         ) from error
 
 
-def halvings(side: int) -> int:
+def count_halvings(side: int) -> int:
     """How often a map of this side can be halved without falling below 4×4."""
-    return max(0, int(math.log2(side / TOP))) if side > TOP else 0
+    return max(0, int(math.log2(side / HEAD_SIZE))) if side > HEAD_SIZE else 0

@@ -10,7 +10,7 @@ from torch.nn.utils.parametrizations import spectral_norm
 from stackflower.options import Count
 from stackflower.registry import register
 from stackflower.stages.base import Discriminator, Text, Verdict, initialise
-from stackflower.stages.layers import doublings_of
+from stackflower.stages.layers import require_doublings
 
 
 @register("discriminator", "projection")
@@ -29,7 +29,7 @@ class ProjectionDiscriminator(Discriminator):
 
     def __init__(self, *, text_dim: int, resolution: Count, channels: Count = 64, spectral: bool = True):
         super().__init__()
-        depth = doublings_of(resolution, "The resolution of this discriminator")
+        depth = require_doublings(resolution, "The resolution of this discriminator")
         widths = [channels * min(2**level, 8) for level in range(depth)]
         layers: list[nn.Module] = []
         for narrow, wide in itertools.pairwise([3, *widths]):

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from stackflower.options import Count
 from stackflower.registry import register
 from stackflower.stages.base import Discriminator, Text, Verdict
-from stackflower.stages.layers import doublings_of
-from stackflower.stages.r3gan_blocks import Resample, convolution, residual_blocks, widths_to
+from stackflower.stages.layers import require_doublings
+from stackflower.stages.r3gan_blocks import Resampling, build_convolution, build_residual_blocks, list_widths
 
 
 @register("discriminator", "r3gan")
@@ -41,11 +41,11 @@ class R3Discriminator(Discriminator):
         projection_dim: Count = 128,
     ):
         super().__init__()
-        widths = widths_to(doublings_of(resolution, "The resolution of this discriminator"), channels)[::-1]
-        stage = partial(residual_blocks, group_width=group_width, count=blocks, levels=len(widths))
-        layers: list[nn.Module] = [convolution(3, widths[0], 1, 1.0), *stage(widths[0])]
+        widths = list_widths(require_doublings(resolution, "The resolution of this discriminator"), channels)[::-1]
+        build_level = partial(build_residual_blocks, group_width=group_width, count=blocks, levels=len(widths))
+        layers: list[nn.Module] = [build_convolution(3, widths[0], 1, 1.0), *build_level(widths[0])]
         for narrow, wide in itertools.pairwise(widths):
-            layers += [Resample(narrow, wide, up=False), *stage(wide)]
+            layers += [Resampling(narrow, wide, up=False), *build_level(wide)]
         self.layers = nn.Sequential(*layers)
         self.basis = nn.Conv2d(widths[-1], widths[-1], 4, groups=widths[-1], bias=False)
         nn.init.normal_(self.basis.weight, 0.0, 1 / 4)

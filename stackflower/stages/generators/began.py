@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from stackflower.options import Count
 from stackflower.registry import register
 from stackflower.stages.base import Generator
-from stackflower.stages.layers import doublings_of
+from stackflower.stages.layers import require_doublings
 
-BASE = 8  # pixels at which the decoder starts and the encoder ends
+BASE_SIZE = 8  # pixels at which the decoder starts and the encoder ends
 
 
 def initialise_elu(module: nn.Module) -> None:
@@ -27,12 +27,12 @@ def initialise_elu(module: nn.Module) -> None:
             nn.init.zeros_(layer.bias)
 
 
-def doublings_from_8(resolution: int) -> int:
+def count_doublings_from_8(resolution: int) -> int:
     """How often 8 is doubled to give `resolution`. ComponentError unless that is a power of two from 16 up."""
-    return doublings_of(resolution, "The resolution of BEGAN's networks") - 1
+    return require_doublings(resolution, "The resolution of BEGAN's networks") - 1
 
 
-def two_convolutions(in_channels: int, out_channels: int) -> list[nn.Module]:
+def build_convolution_pair(in_channels: int, out_channels: int) -> list[nn.Module]:
     """Two 3×3 convolutions with exponential linear units."""
     return [
         nn.Conv2d(in_channels, out_channels, 3, padding=1),
@@ -48,15 +48,15 @@ class Decoder(nn.Module):
     def __init__(self, code_dim: int, resolution: int, channels: int):
         super().__init__()
         self.channels = channels
-        self.dense = nn.Linear(code_dim, channels * BASE * BASE)
-        layers: list[nn.Module] = two_convolutions(channels, channels)
-        for _ in range(doublings_from_8(resolution)):
-            layers += [nn.Upsample(scale_factor=2, mode="nearest"), *two_convolutions(channels, channels)]
+        self.dense = nn.Linear(code_dim, channels * BASE_SIZE * BASE_SIZE)
+        layers: list[nn.Module] = build_convolution_pair(channels, channels)
+        for _ in range(count_doublings_from_8(resolution)):
+            layers += [nn.Upsample(scale_factor=2, mode="nearest"), *build_convolution_pair(channels, channels)]
         self.layers = nn.Sequential(*layers, nn.Conv2d(channels, 3, 3, padding=1))
         initialise_elu(self)
 
     def forward(self, code: Tensor) -> Tensor:
-        x = self.dense(code).reshape(len(code), self.channels, BASE, BASE)
+        x = self.dense(code).reshape(len(code), self.channels, BASE_SIZE, BASE_SIZE)
         return self.layers(x.contiguous(memory_format=torch.channels_last))
 
 

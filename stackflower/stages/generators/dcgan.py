@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from stackflower.options import Below1, Count
 from stackflower.registry import register
 from stackflower.stages.base import Generator, initialise
-from stackflower.stages.layers import GeneratorNorm, ReferenceBatch, doublings_of, norm2d
+from stackflower.stages.layers import GeneratorNorm, ReferenceBatch, require_doublings, build_norm2d
 
 
 @register("generator", "dcgan")
@@ -39,16 +39,16 @@ class DCGANGenerator(Generator):
         dropout: Below1 = 0.0,
     ):
         super().__init__()
-        depth = doublings_of(resolution, "generator.resolution")
+        depth = require_doublings(resolution, "generator.resolution")
         self.resolutions = (resolution,)
         self.noise_dim, self.noise = noise_dim, noise
         widths = [channels * min(2 ** (depth - 1 - level), 8) for level in range(depth)]
         layers: list[nn.Module] = [nn.ConvTranspose2d(condition_dim + noise_dim, widths[0], 4, bias=norm == "none")]
         for level, (wide, narrow) in enumerate(itertools.pairwise(widths)):
-            layers += [norm2d(norm, wide), nn.ReLU(inplace=True)]
+            layers += [build_norm2d(norm, wide), nn.ReLU(inplace=True)]
             layers += [nn.Dropout2d(dropout)] if dropout and level < 2 else []
             layers.append(nn.ConvTranspose2d(wide, narrow, 4, 2, 1, bias=norm == "none"))
-        layers += [norm2d(norm, widths[-1]), nn.ReLU(inplace=True), nn.ConvTranspose2d(widths[-1], 3, 4, 2, 1)]
+        layers += [build_norm2d(norm, widths[-1]), nn.ReLU(inplace=True), nn.ConvTranspose2d(widths[-1], 3, 4, 2, 1)]
         self.layers = nn.Sequential(*layers)
         initialise(self)
         self.reference_batch = ReferenceBatch(condition_dim, noise_dim) if norm == "virtual" else None

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from stackflower.options import Count
 from stackflower.registry import register
 from stackflower.stages.base import Generator
-from stackflower.stages.layers import doublings_of
+from stackflower.stages.layers import require_doublings
 
 
 class Affine(nn.Module):
@@ -78,7 +78,7 @@ class DeepFusionGenerator(Generator):
         noise: Literal["normal", "uniform"] = "normal",
     ):
         super().__init__()
-        depth = doublings_of(resolution, "generator.resolution")
+        depth = require_doublings(resolution, "generator.resolution")
         self.resolutions = (resolution,)
         self.noise_dim, self.noise = noise_dim, noise
         widths = [channels * min(2 ** (depth - level), 8) for level in range(depth + 1)]

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from stackflower.options import Count
 from stackflower.registry import register
 from stackflower.stages.base import Generator, initialise
-from stackflower.stages.layers import Norm, UpsampleConv, doublings_of, norm2d
+from stackflower.stages.layers import Norm, UpsampleConv, require_doublings, build_norm2d
 
-WIDTHS = {
+WIDTH_FACTORS = {
     4: 16,
     8: 8,
     16: 4,
@@ -22,22 +22,22 @@ WIDTHS = {
     64: 2,
     128: 1,
 }  # of the release, relative to `channels`; beyond 128 px a half, a quarter …
-DOUBLE = (8, 32, 128)  # px at which a second convolution follows
-EXCITED = 16  # times the side of the map that excites
+TWO_CONVOLUTION_SIZES = (8, 32, 128)  # px at which a second convolution follows
+EXCITATION_RATIO = 16  # times the side of the map that excites
 
 
-class Up(nn.Module):
+class GatedUpBlock(nn.Module):
     """Upsampling by two and a 3×3 convolution with a gated linear unit, at every other size followed by another (the release's UpBlockComp);
     scaled and shifted by the style where there is one."""
 
     def __init__(self, in_channels: int, out_channels: int, again: bool, norm: Norm, style_dim: int):
         super().__init__()
-        self.up = nn.Sequential(UpsampleConv(in_channels, 2 * out_channels), norm2d(norm, 2 * out_channels))
+        self.up = nn.Sequential(UpsampleConv(in_channels, 2 * out_channels), build_norm2d(norm, 2 * out_channels))
         self.style = nn.Linear(style_dim, 4 * out_channels) if style_dim else None
         self.again = (
             nn.Sequential(
                 nn.Conv2d(out_channels, 2 * out_channels, 3, padding=1, bias=norm == "none"),
-                norm2d(norm, 2 * out_channels),
+                build_norm2d(norm, 2 * out_channels),
                 nn.GLU(1),
             )
             if again
@@ -94,24 +94,24 @@ class FastGenerator(Generator):
         style: bool = False,
     ):
         super().__init__()
-        depth = doublings_of(resolution, "generator.resolution")
+        depth = require_doublings(resolution, "generator.resolution")
         self.resolutions = (resolution,)
         self.noise_dim, self.noise = noise_dim, noise
         sides = [4 * 2**level for level in range(depth + 1)]
-        widths = [max(4, round(channels * WIDTHS.get(side, 128 / side))) for side in sides]
+        widths = [max(4, round(channels * WIDTH_FACTORS.get(side, 128 / side))) for side in sides]
         inputs = condition_dim + noise_dim
         self.wide = widths[0]
         self.dense = nn.Linear(inputs, 2 * self.wide * 16, bias=False)
-        self.first = norm2d(norm, 2 * self.wide)
+        self.first = build_norm2d(norm, 2 * self.wide)
         self.blocks = nn.ModuleList(
-            Up(wide, narrow, side in DOUBLE, norm, inputs if style else 0)
+            GatedUpBlock(wide, narrow, side in TWO_CONVOLUTION_SIZES, norm, inputs if style else 0)
             for side, (wide, narrow) in zip(sides[1:], itertools.pairwise(widths), strict=True)
         )
         self.excitations = nn.ModuleDict(
             {
                 str(side): Excitation(widths[level - 4], widths[level])
                 for level, side in enumerate(sides)
-                if side // EXCITED in sides
+                if side // EXCITATION_RATIO in sides
             }
         )
         self.to_image = nn.Conv2d(widths[-1], 3, 3, padding=1)
@@ -125,6 +125,6 @@ class FastGenerator(Generator):
             side = 2 * max(maps)
             x = block(maps[side // 2], inputs)
             if str(side) in self.excitations:
-                x = self.excitations[str(side)](maps[side // EXCITED], x)
+                x = self.excitations[str(side)](maps[side // EXCITATION_RATIO], x)
             maps[side] = x
         return (torch.tanh(self.to_image(x)),)

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from stackflower.options import Count
 from stackflower.registry import register
 from stackflower.stages.base import Generator
-from stackflower.stages.layers import doublings_of
-from stackflower.stages.r3gan_blocks import Resample, convolution, residual_blocks, widths_to
+from stackflower.stages.layers import require_doublings
+from stackflower.stages.r3gan_blocks import Resampling, build_convolution, build_residual_blocks, list_widths
 
 
 @register("generator", "r3gan")
@@ -43,19 +43,19 @@ class R3Generator(Generator):
         noise: Literal["normal", "uniform"] = "normal",
     ):
         super().__init__()
-        widths = widths_to(doublings_of(resolution, "generator.resolution"), channels)
+        widths = list_widths(require_doublings(resolution, "generator.resolution"), channels)
         self.resolutions = (resolution,)
         self.noise_dim, self.noise = noise_dim, noise
         self.basis = nn.Parameter(torch.randn(widths[0], 4, 4))
         inputs = condition_dim + noise_dim
         self.weigh = nn.Linear(inputs, widths[0], bias=False)
         nn.init.normal_(self.weigh.weight, 0.0, inputs**-0.5)
-        stage = partial(residual_blocks, group_width=group_width, count=blocks, levels=len(widths))
-        layers = stage(widths[0])
+        build_level = partial(build_residual_blocks, group_width=group_width, count=blocks, levels=len(widths))
+        layers = build_level(widths[0])
         for wide, narrow in itertools.pairwise(widths):
-            layers += [Resample(wide, narrow, up=True), *stage(narrow)]
+            layers += [Resampling(wide, narrow, up=True), *build_level(narrow)]
         self.layers = nn.Sequential(*layers)
-        self.to_image = convolution(widths[-1], 3, 1, 1.0)
+        self.to_image = build_convolution(widths[-1], 3, 1, 1.0)
 
     def generate(self, condition: Tensor, noise: Tensor) -> tuple[Tensor, ...]:
         weights = self.weigh(torch.cat([condition, noise], 1))

@@ -10,10 +10,10 @@ from torch import Tensor, nn
 from stackflower.options import Below1, Count
 from stackflower.registry import register
 from stackflower.stages.base import Generator, initialise
-from stackflower.stages.layers import GeneratorNorm, ReferenceBatch, UpsampleConv, doublings_of, norm2d
+from stackflower.stages.layers import GeneratorNorm, ReferenceBatch, UpsampleConv, require_doublings, build_norm2d
 
 
-class Highway(nn.Module):
+class HighwayBlock(nn.Module):
     """1×1, 3×3 and 3×3 convolutions with a bottleneck of a quarter of the width, added to their input."""
 
     def __init__(self, channels: int, norm: GeneratorNorm):
@@ -22,13 +22,13 @@ class Highway(nn.Module):
         bias = norm == "none"
         self.layers = nn.Sequential(
             nn.Conv2d(channels, narrow, 1, bias=bias),
-            norm2d(norm, narrow),
+            build_norm2d(norm, narrow),
             nn.ReLU(inplace=True),
             nn.Conv2d(narrow, narrow, 3, padding=1, bias=bias),
-            norm2d(norm, narrow),
+            build_norm2d(norm, narrow),
             nn.ReLU(inplace=True),
             nn.Conv2d(narrow, channels, 3, padding=1, bias=bias),
-            norm2d(norm, channels),
+            build_norm2d(norm, channels),
         )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -60,17 +60,17 @@ class ResidualGenerator(Generator):
         dropout: Below1 = 0.0,
     ):
         super().__init__()
-        depth = doublings_of(resolution, "generator.resolution")
+        depth = require_doublings(resolution, "generator.resolution")
         self.resolutions = (resolution,)
         self.noise_dim, self.noise = noise_dim, noise
         widths = [channels * min(2 ** (depth - 1 - level), 8) for level in range(depth)]
         self.wide = widths[0]
         self.dense = nn.Linear(condition_dim + noise_dim, self.wide * 16, bias=False)
-        self.first = norm2d(norm, self.wide)
-        layers: list[nn.Module] = [Highway(self.wide, norm), nn.Dropout2d(dropout)]
+        self.first = build_norm2d(norm, self.wide)
+        layers: list[nn.Module] = [HighwayBlock(self.wide, norm), nn.Dropout2d(dropout)]
         for level, (wide, narrow) in enumerate(zip(widths, [*widths[1:], widths[-1]], strict=True)):
-            layers += [UpsampleConv(wide, narrow), norm2d(norm, narrow), nn.ReLU(inplace=True)]
-            layers += [Highway(narrow, norm)] if level == 0 else []
+            layers += [UpsampleConv(wide, narrow), build_norm2d(norm, narrow), nn.ReLU(inplace=True)]
+            layers += [HighwayBlock(narrow, norm)] if level == 0 else []
         self.layers = nn.Sequential(*layers, nn.Conv2d(widths[-1], 3, 3, padding=1))
         initialise(self)
         self.reference_batch = ReferenceBatch(condition_dim, noise_dim) if norm == "virtual" else None

@@ -11,7 +11,7 @@ from stackflower.errors import ComponentError
 from stackflower.options import Below1, Count, Natural
 from stackflower.registry import register
 from stackflower.stages.base import Generator, initialise
-from stackflower.stages.layers import GeneratorNorm, ReferenceBatch, UpsampleConv, doublings_of, norm2d
+from stackflower.stages.layers import GeneratorNorm, ReferenceBatch, UpsampleConv, require_doublings, build_norm2d
 
 
 class UpBlock(nn.Module):
@@ -24,7 +24,7 @@ class UpBlock(nn.Module):
     def __init__(self, in_channels: int, out_channels: int, norm: GeneratorNorm, style_dim: int = 0):
         super().__init__()
         self.convolution = UpsampleConv(in_channels, out_channels)
-        self.norm = norm2d(norm, out_channels)
+        self.norm = build_norm2d(norm, out_channels)
         self.style = nn.Linear(style_dim, 2 * out_channels) if style_dim else None
 
     def forward(self, x: Tensor, style: Tensor) -> Tensor:
@@ -69,7 +69,7 @@ class StageOneGenerator(Generator):
         dropout: Below1 = 0.0,
     ):
         super().__init__()
-        depth = doublings_of(resolution, "generator.resolution")
+        depth = require_doublings(resolution, "generator.resolution")
         if channels * 8 % 2**depth:
             raise ComponentError(f"generator.channels = {channels}: 8 × channels must be divisible by {2**depth}.")
         self.resolutions = (resolution,)
@@ -82,7 +82,7 @@ class StageOneGenerator(Generator):
             layers += [nn.Linear(inputs, 2 * (condition_dim + noise_dim)), nn.LeakyReLU(0.2)]
             inputs = 2 * (condition_dim + noise_dim)
         self.dense = nn.Linear(inputs, self.widths[0] * 16, bias=False)
-        self.norm = norm2d(norm, self.widths[0])
+        self.norm = build_norm2d(norm, self.widths[0])
         self.blocks = nn.ModuleList(
             UpBlock(wide, narrow, norm, inputs if style else 0)
             for wide, narrow in zip(self.widths, self.widths[1:], strict=False)

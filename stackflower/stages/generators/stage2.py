@@ -9,22 +9,22 @@ from stackflower.errors import ComponentError
 from stackflower.options import Count, Natural, Weight
 from stackflower.registry import register
 from stackflower.stages.base import Refiner, initialise
-from stackflower.stages.layers import Norm, UpsampleConv, norm2d
+from stackflower.stages.layers import Norm, UpsampleConv, build_norm2d
 
 SHORTCUT_CHANNELS = 16  # width between the two convolutions of the shortcut
 
 
-class Residual(nn.Module):
+class ResidualBlock(nn.Module):
     """Two 3×3 convolutions with norms, added to their input."""
 
     def __init__(self, channels: int, norm: Norm):
         super().__init__()
         self.layers = nn.Sequential(
             nn.Conv2d(channels, channels, 3, padding=1, bias=norm == "none"),
-            norm2d(norm, channels),
+            build_norm2d(norm, channels),
             nn.ReLU(inplace=True),
             nn.Conv2d(channels, channels, 3, padding=1, bias=norm == "none"),
-            norm2d(norm, channels),
+            build_norm2d(norm, channels),
         )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -82,22 +82,22 @@ class StageTwoGenerator(Refiner):
             nn.Conv2d(3, channels, 3, padding=1),
             nn.ReLU(inplace=True),
             nn.Conv2d(channels, 2 * channels, 4, 2, 1, bias=norm == "none"),
-            norm2d(norm, 2 * channels),
+            build_norm2d(norm, 2 * channels),
             nn.ReLU(inplace=True),
             nn.Conv2d(2 * channels, wide, 4, 2, 1, bias=norm == "none"),
-            norm2d(norm, wide),
+            build_norm2d(norm, wide),
             nn.ReLU(inplace=True),
         )
         self.join = nn.Sequential(
             nn.Conv2d(wide + condition_dim, wide, 3, padding=1, bias=norm == "none"),
-            norm2d(norm, wide),
+            build_norm2d(norm, wide),
             nn.ReLU(inplace=True),
         )
-        self.residual = nn.Sequential(*(Residual(wide, norm) for _ in range(blocks)))
+        self.residual = nn.Sequential(*(ResidualBlock(wide, norm) for _ in range(blocks)))
         layers: list[nn.Module] = []
         for _ in range((4 * factor).bit_length() - 1):
             narrow = max(wide // 2, channels // 4, 4)
-            layers += [UpsampleConv(wide, narrow), norm2d(norm, narrow), nn.ReLU(inplace=True)]
+            layers += [UpsampleConv(wide, narrow), build_norm2d(norm, narrow), nn.ReLU(inplace=True)]
             wide = narrow
         self.up = nn.Sequential(*layers)
         last = nn.Conv2d(SHORTCUT_CHANNELS if shortcut else wide, 3, 3, padding=1)

@@ -13,10 +13,10 @@ from stackflower.errors import ComponentError
 from stackflower.options import Count, Natural, Weight
 from stackflower.registry import register
 from stackflower.stages.base import Generator, initialise
-from stackflower.stages.layers import Norm, UpsampleConv, doublings, norm2d
+from stackflower.stages.layers import Norm, UpsampleConv, count_doublings, build_norm2d
 
 
-def colour_consistency(
+def compute_colour_consistency(
     small: Tensor, large: Tensor, mean_weight: float = 1.0, covariance_weight: float = 5.0
 ) -> Tensor:
     """Colour consistency of two resolutions of the same images (equation 6): λ₁‖μ − μ'‖² + λ₂‖Σ − Σ'‖² of the pixels.
@@ -42,22 +42,22 @@ def colour_consistency(
     ).mean()
 
 
-def _gated_upsampling(in_channels: int, out_channels: int, norm: Norm) -> nn.Sequential:
+def _build_gated_upsampling(in_channels: int, out_channels: int, norm: Norm) -> nn.Sequential:
     """Upsampling by two and a 3×3 convolution with a gated linear unit."""
-    return nn.Sequential(UpsampleConv(in_channels, 2 * out_channels), norm2d(norm, 2 * out_channels), nn.GLU(1))
+    return nn.Sequential(UpsampleConv(in_channels, 2 * out_channels), build_norm2d(norm, 2 * out_channels), nn.GLU(1))
 
 
-class GatedResidual(nn.Module):
+class GatedResidualBlock(nn.Module):
     """Two 3×3 convolutions, the first gated, added to their input."""
 
     def __init__(self, channels: int, norm: Norm):
         super().__init__()
         self.layers = nn.Sequential(
             nn.Conv2d(channels, 2 * channels, 3, padding=1, bias=norm == "none"),
-            norm2d(norm, 2 * channels),
+            build_norm2d(norm, 2 * channels),
             nn.GLU(1),
             nn.Conv2d(channels, channels, 3, padding=1, bias=norm == "none"),
-            norm2d(norm, channels),
+            build_norm2d(norm, channels),
         )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -71,11 +71,11 @@ class Branch(nn.Module):
         super().__init__()
         self.join = nn.Sequential(
             nn.Conv2d(channels + condition_dim, 2 * channels, 3, padding=1, bias=norm == "none"),
-            norm2d(norm, 2 * channels),
+            build_norm2d(norm, 2 * channels),
             nn.GLU(1),
         )
-        self.residual = nn.Sequential(*(GatedResidual(channels, norm) for _ in range(blocks)))
-        self.up = _gated_upsampling(channels, out_channels, norm)
+        self.residual = nn.Sequential(*(GatedResidualBlock(channels, norm) for _ in range(blocks)))
+        self.up = _build_gated_upsampling(channels, out_channels, norm)
 
     def forward(self, features: Tensor, condition: Tensor) -> Tensor:
         condition_map = condition.to(features.dtype)[:, :, None, None].expand(-1, -1, *features.shape[2:])
@@ -115,7 +115,7 @@ class TreeGenerator(Generator):
     ):
         super().__init__()
         smallest = resolution // 2 ** max(scales - 1, 0)
-        depth = doublings(smallest) if smallest >= 16 else None
+        depth = count_doublings(smallest) if smallest >= 16 else None
         if scales < 1 or depth is None or smallest * 2 ** (scales - 1) != resolution:
             raise ComponentError(
                 f"generator.resolution = {resolution} with generator.scales = {scales}: the smallest of the resolutions, "
@@ -126,9 +126,9 @@ class TreeGenerator(Generator):
         self.weights = {"colour": colour_weight} if colour_weight and scales > 1 else {}
         self.wide = channels * 2**depth
         self.dense = nn.Sequential(nn.Linear(condition_dim + noise_dim, self.wide * 16 * 2, bias=False))
-        self.norm = norm2d(norm, self.wide * 2)
+        self.norm = build_norm2d(norm, self.wide * 2)
         self.trunk = nn.Sequential(
-            *(_gated_upsampling(self.wide // 2**level, self.wide // 2 ** (level + 1), norm) for level in range(depth))
+            *(_build_gated_upsampling(self.wide // 2**level, self.wide // 2 ** (level + 1), norm) for level in range(depth))
         )
         widths = [max(channels // 2**scale, 4) for scale in range(scales)]
         self.branches = nn.ModuleList(
@@ -150,5 +150,5 @@ class TreeGenerator(Generator):
         if not self.weights:
             return {}
         # the smaller image is the target of the larger, as in the release
-        losses = [colour_consistency(small.detach(), large) for small, large in itertools.pairwise(images)]
+        losses = [compute_colour_consistency(small.detach(), large) for small, large in itertools.pairwise(images)]
         return {"colour": torch.stack(losses).sum()}
