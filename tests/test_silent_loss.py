@@ -365,7 +365,7 @@ def test_embeddings_that_are_no_such_thing(tmp_path: Path, stackflower) -> None:
         PrecomputedEncoder(path=str(tmp_path / "x.npy"), captions=str(tmp_path / "c.jsonl")).encode(["a"])
     (tmp_path / "filenames.pickle").write_bytes(pickle.dumps([""]))
     (tmp_path / "text").mkdir()
-    with pytest.raises(DataError, match="which is no file"):
+    with pytest.raises(DataError, match="has no captions of"):
         PrecomputedEncoder(path=str(tmp_path / "x.npy"), captions=str(tmp_path / "text")).encode(["a"])
     with pytest.raises(ConfigError, match=r"text\.separator is empty"):
         MultiHotEncoder(separator="")

@@ -21,6 +21,7 @@ from stackflower.data.json_lines import JsonLines
 from stackflower.data.rows import checked, several, together
 from stackflower.data.source import Rows, Source
 from stackflower.errors import DataError
+from stackflower.formats.lines import lines_of
 from stackflower.options import Below1, Seed
 from stackflower.utils.cache import key_of
 from stackflower.utils.progress import Progress
@@ -52,6 +53,14 @@ class Listing:
             self.problems.append(f"{where} {problem}.")
         else:
             self.rows.append(row)
+
+    def read_captions(self, files: Files, name: str, where: str) -> list[str] | None:
+        """Read the lines of a text file; None, with a problem of the image at `where`, if they can't be read."""
+        try:
+            return lines_of(files.text(name))
+        except DataError as error:
+            self.problems.append(f"{where} has no captions that can be read: {error}")
+            return None
 
 
 class ListedSource(Source):

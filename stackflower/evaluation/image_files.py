@@ -13,6 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from stackflower.data.archives import open_files
+from stackflower.data.caption_files import read_text
 from stackflower.data.images import EXTENSIONS, load_square
 from stackflower.data.rows import several
 from stackflower.data.sources.folder import METADATA, read_metadata
@@ -91,14 +92,8 @@ class ImageFiles:
 
 
 def _beside(path: Path) -> str | None:
-    """The first line of a text file that is not empty."""
-    try:
-        lines = lines_of(path.read_text(encoding="utf-8-sig"))
-    except FileNotFoundError:
-        return None
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path} is not a text file in UTF-8 ({error}); save it as UTF-8.") from error
-    return lines[0] if lines else None
+    """Return the first line of a text file that is not empty; None without such a file or line."""
+    return next(iter(lines_of(read_text(path))), None) if path.is_file() else None
 
 
 def refusal(bad: list[str], total: int, folder: Path) -> str:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from functools import cached_property
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
 
 from stackflower.data.archives import open_files
+from stackflower.data.caption_files import name_text_file
 from stackflower.data.files import Files
 from stackflower.data.images import load_square
 from stackflower.data.listed import ListedSource, Listing
@@ -121,12 +122,8 @@ class Cub200(ListedSource):
             row: dict[str, Any] = {"file_name": f"{self.root}images/{file}"}
             name = classes.get(labels[number], str(labels[number]))
             row |= {"label": labels[number], "class_name": name.partition(".")[2].replace("_", " ") or name}
-            try:
-                row["text"] = lines_of(texts.text(PurePosixPath(file).with_suffix(".txt").as_posix()))
-            except (DataError, ValueError) as error:
-                listing.problems.append(f"images/{file} has no captions that can be read: {error}")
-                continue
-            listing.add(row, f"images/{file}")
+            if (captions := listing.read_captions(texts, name_text_file(file), f"images/{file}")) is not None:
+                listing.add({**row, "text": captions}, f"images/{file}")
         return listing
 
     def square(self, content: bytes, where: Path, row: dict[str, Any], size: int) -> np.ndarray:

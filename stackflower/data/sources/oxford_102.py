@@ -13,7 +13,6 @@ import torch
 from stackflower.data.files import Files
 from stackflower.data.listed import ListedSource, Listing
 from stackflower.errors import DataError
-from stackflower.formats.lines import lines_of
 from stackflower.options import Seed
 from stackflower.registry import register
 from stackflower.utils.rng import seeded
@@ -109,12 +108,8 @@ class Oxford102(ListedSource):
                 label = self.labels[number - 1]
                 row |= {"label": label} | ({"class_name": names[label]} if label in names else {})
             file = f"text_c10/class_{row.get('label', 0):05d}/image_{number:05d}.txt"
-            try:
-                row["text"] = lines_of(self.files.text(file))
-            except DataError as error:
-                listing.problems.append(f"{image} has no captions that can be read: {error}")
-                continue
-            listing.add(row, image)
+            if (captions := listing.read_captions(self.files, file, image)) is not None:
+                listing.add({**row, "text": captions}, image)
         if len(here) < len(members):
             listing.notes.append(
                 f"{len(members) - len(here):,} of the {len(members):,} images of this split are not in {self.files.path / 'jpg'}."
