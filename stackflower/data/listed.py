@@ -32,7 +32,9 @@ AHEAD = 16  # images for each thread that are read before they are decoded
 
 @dataclass
 class Listing:
-    """The rows of one split, checked, with ``file_name``, a name in `files`, and a sentence for each that can't be used."""
+    """The rows of one split, checked, with ``file_name``, a name in `files`, and a sentence for each that can't be
+    used.
+    """
 
     files: Files
     rows: JsonLines = field(default_factory=JsonLines)
@@ -64,14 +66,14 @@ class Listing:
 
 
 class ListedSource(Source):
-    """Images that are files. A subclass lists them.
+    """Images that are files. A subclass lists them, and documents only the options that it adds.
 
     Args:
         path: the folder, or a zip or tar archive of it.
-        held_out: share of the training images that are the validation split, where the data have none.
-        seed: by which these are drawn.
+        held_out: share of the training images that become the validation split, if the data have none.
+        seed: seed of that choice.
         skip_bad: leave out rows and images that can't be used, with a warning, instead of raising DataError.
-        follow_links: read images that are links to files out of the folder.
+        follow_links: read images and shards that are links out of the folder.
     """
 
     layout: ClassVar[str]
@@ -98,7 +100,10 @@ class ListedSource(Source):
         """The rows of a split. DataError where it can't be read at all."""
 
     def square(self, content: bytes, where: Path, row: dict[str, Any], size: int) -> np.ndarray:
-        """The image of a row as uint8 (size, size, 3), from its file's content; `where` names it. DataError for what is no image."""
+        """The image of a row as uint8 (size, size, 3), from its file's content; `where` names it.
+
+        DataError for what is no image.
+        """
         return load_square(where, size, content=content)
 
     def title(self) -> str:
@@ -208,7 +213,10 @@ class ListedSource(Source):
     def _decoded(
         self, split: str, wanted: np.ndarray, size: int, jobs: int | None = None
     ) -> Iterator[tuple[int, np.ndarray | str]]:
-        """Images of the `wanted` rows, bool (N,), by position, as they are decoded, or what is wrong with them. Files are read in their order, a few ahead."""
+        """Images of the `wanted` rows, bool (N,), by position, as they are decoded, or what is wrong with them.
+
+        Files are read in their order, a few ahead.
+        """
         listing = self.listing(split)
         position_of = {row["file_name"]: place for place, row in enumerate(listing.rows) if wanted[place]}
 

@@ -15,16 +15,14 @@ from stackflower.registry import register
 
 @register("data", "coco")
 class CocoCaptions(ListedSource):
-    """COCO's captions (Chen et al. 2015): ``annotations/captions_train2017.json`` beside ``train2017/``, and the same of ``val2017``, or of another year.
+    """COCO's captions (Chen et al. 2015): ``annotations/captions_train2017.json`` beside ``train2017/``, and the same
+    of ``val2017``, or of another year.
 
-    ``val`` is the split ``validation``. Images without captions are not used. COCO has no classes of whole images, so that there are no labels.
+    ``val`` is the split ``validation``. Images without captions are not used. COCO has no classes of whole images, so
+    that there are no labels.
 
     Args:
         path: the folder that holds ``annotations``, or an archive of it.
-        held_out: share of the training images that are the validation split, where the data have none.
-        seed: by which these are drawn.
-        skip_bad: leave out images that can't be used, with a warning, instead of raising DataError.
-        follow_links: read images that are links to files out of the folder.
     """
 
     layout = "COCO's captions"

@@ -26,18 +26,16 @@ UNSEEN = 50  # classes of the test split of StackGAN
 
 @register("data", "cub-200")
 class Cub200(ListedSource):
-    """CUB-200-2011 (Wah et al. 2011) with the captions of Reed et al. (2016): the folder ``CUB_200_2011`` with ``images/``, ``images.txt``,
-    ``image_class_labels.txt``, ``classes.txt``, ``bounding_boxes.txt`` and ``train_test_split.txt``, and ``text_c10/`` in it or beside it.
+    """CUB-200-2011 (Wah et al. 2011) with the captions of Reed et al. (2016): the folder ``CUB_200_2011`` with
+    ``images/``, ``images.txt``, ``image_class_labels.txt``, ``classes.txt``, ``bounding_boxes.txt`` and
+    ``train_test_split.txt``, and ``text_c10/`` in it or beside it.
 
     Args:
-        path: the folder, or a zip or tar archive of it.
-        split: "official", that of train_test_split.txt; or "classes", 50 classes drawn by `seed` for ``test``, the other 150 for ``train``, as
-            many as in StackGAN.
+        split: "official", that of train_test_split.txt; or "classes", 50 classes drawn by `seed` for ``test``, the
+            other 150 for ``train``, as many as in StackGAN.
         seed: of the classes.
-        box: images are cropped to a square of so many times the longer side of the bird's bounding box, around its centre: 1.5 in
-            StackGAN. 0: not at all.
-        skip_bad: leave out images that can't be used, with a warning, instead of raising DataError.
-        follow_links: read images that are links to files out of the folder.
+        box: images are cropped to a square of so many times the longer side of the bird's bounding box, around its
+            centre: 1.5 in StackGAN. 0: not at all.
     """
 
     layout = "CUB-200-2011 with Reed's captions"
@@ -131,7 +129,9 @@ class Cub200(ListedSource):
 
 
 def load_boxed(content: bytes, where: Path, box: Box | None, times: float, size: int) -> np.ndarray:
-    """A square around the centre of a box, of so many times its longer side, as uint8 (size, size, 3); without a box, the central square."""
+    """A square around the centre of a box, of so many times its longer side, as uint8 (size, size, 3); without a box,
+    the central square.
+    """
     if box is None:
         return load_square(where, size, content=content)
     left, top, width, height = box
@@ -141,7 +141,10 @@ def load_boxed(content: bytes, where: Path, box: Box | None, times: float, size:
 
 
 def read_table(files: Files, name: str) -> dict[int, str]:
-    """The lines of one of CUB's text files: the number that each begins with, and the rest. DataError where it is missing or another."""
+    """The lines of one of CUB's text files: the number that each begins with, and the rest.
+
+    DataError where it is missing or another.
+    """
     if name not in files:
         raise DataError(f"{files.path} has no {name}, which comes with CUB-200-2011.")
     try:

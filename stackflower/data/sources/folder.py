@@ -1,9 +1,9 @@
 """Images and captions in a folder, by the Hugging Face ImageFolder convention.
 
-``metadata.jsonl``, ``metadata.csv`` or ``metadata.parquet`` in the folder of the images, a row for each: ``file_name``, ``text`` (a string or a list of
-strings), and optionally ``label`` (an integer), ``class_name``, ``attributes`` (an object of names to values) and
-``mentioned_attributes`` (for each caption, the attributes it mentions). Split folders ``train``, ``validation`` and ``test``, or none; the
-metadata are in each, or those of all are beside them.
+``metadata.jsonl``, ``metadata.csv`` or ``metadata.parquet`` in the folder of the images, a row for each: ``file_name``,
+``text`` (a string or a list of strings), and optionally ``label`` (an integer), ``class_name``, ``attributes`` (an
+object of names to values) and ``mentioned_attributes`` (for each caption, the attributes it mentions). Split folders
+``train``, ``validation`` and ``test``, or none; the metadata are in each, or those of all are beside them.
 """
 
 from __future__ import annotations
@@ -192,14 +192,8 @@ def _file(given: Any, files: Files, seen: set[str]) -> tuple[str, str | None]:
 
 @register("data", "folder")
 class FolderSource(ListedSource):
-    """A folder by the Hugging Face ImageFolder convention: images and their ``metadata.jsonl``, ``metadata.csv`` or ``metadata.parquet``.
-
-    Args:
-        path: the folder, or a zip or tar archive of it.
-        held_out: share of the training images that are the validation split, where the data have none.
-        seed: by which these are drawn.
-        skip_bad: leave out rows and images that can't be used, with a warning, instead of raising DataError.
-        follow_links: read images that are links to files out of the folder.
+    """A folder by the Hugging Face ImageFolder convention: images and their ``metadata.jsonl``, ``metadata.csv`` or
+    ``metadata.parquet``.
     """
 
     layout = "an image folder with metadata"

@@ -45,8 +45,8 @@ class HubImages(Files):
 
 @register("data", "huggingface")
 class HuggingFaceDataset(ListedSource):
-    """A data set of the Hugging Face hub by its id, ``hf://owner/name``, or a folder of its Parquet files. Needs the extra ``datasets``; code of a
-    data set's own is never run.
+    """A data set of the Hugging Face hub by its id, ``hf://owner/name``, or a folder of its Parquet files. Needs the
+    extra ``datasets``; code of a data set's own is never run.
 
     Args:
         path: the id, with or without hf://, or the folder.
@@ -55,9 +55,6 @@ class HuggingFaceDataset(ListedSource):
         image_column: column of the images; None: the one with a usual name.
         text_column: column of the captions, strings or lists of strings; None: the one with a usual name.
         label_column: column of classes; None: the one with a usual name, if there is one.
-        held_out: share of the training images that are the validation split, where the data have none.
-        seed: by which these are drawn.
-        skip_bad: leave out rows and images that can't be used, with a warning, instead of raising DataError.
     """
 
     layout = "a Hugging Face data set"

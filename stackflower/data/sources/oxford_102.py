@@ -28,15 +28,13 @@ class Oxford102(ListedSource):
     """Oxford-102 (Nilsback & Zisserman 2008) with the captions of Reed et al. (2016): ``jpg/image_NNNNN.jpg``,
     ``text_c10/class_NNNNN/image_NNNNN.txt`` with a caption a line, ``imagelabels.mat`` and ``setid.mat``.
 
-    Classes are numbered from 1, as in ``imagelabels.mat``; their names are those of ``cat_to_name.json``, where it is there.
+    Classes are numbered from 1, as in ``imagelabels.mat``; their names are those of ``cat_to_name.json``, where it is
+    there.
 
     Args:
-        path: the folder, or a zip or tar archive of it.
-        split: "official", that of setid.mat; "classes", 20 classes drawn by `seed` for ``test``, the other 82 for ``train``, as many as in
-            StackGAN; or "random", 80, 10 and 10% of the images by `seed`.
+        split: "official", that of setid.mat; "classes", 20 classes drawn by `seed` for ``test``, the other 82 for
+            ``train``, as many as in StackGAN; or "random", 80, 10 and 10% of the images by `seed`.
         seed: of the split.
-        skip_bad: leave out images that can't be used, with a warning, instead of raising DataError.
-        follow_links: read images that are links to files out of the folder.
     """
 
     layout = "Oxford-102 with Reed's captions"

@@ -1,7 +1,7 @@
 """Images and captions in WebDataset shards: tar files of ``key.jpg`` with ``key.json`` or ``key.txt``.
 
-The shards are read in place, not unpacked; images are decoded into the prepared form, which is memory-mapped, so on a CPU a data
-set need not fit into memory (on a GPU the training split is held in its memory).
+The shards are read in place, not unpacked; images are decoded into the prepared form, which is memory-mapped, so on a
+CPU a data set need not fit into memory (on a GPU the training split is held in its memory).
 """
 
 from __future__ import annotations
@@ -162,8 +162,10 @@ class ShardFiles(Files):
 
 
 def find_shards(location: str, follow_links: bool = False) -> dict[str, list[str]]:
-    """Locations of the shards of each split in a folder, of a pattern or of one file; {} where there are none. The split is told by the name of the file, or of its
-    folder. DataError where a pattern names what is not there, and for links out of their folder."""
+    """Locations of the shards of each split in a folder, of a pattern or of one file; {} where there are none. The
+    split is told by the name of the file, or of its folder. DataError where a pattern names what is not there, and for
+    links out of their folder.
+    """
     matching = _matching(location)
     files = list(dict.fromkeys(file for found in matching.values() for file in found))
     missing = [name_of(name) for name, found in matching.items() if not found]
@@ -217,7 +219,10 @@ def name_of(location: str) -> str:
 
 
 def expand_braces(pattern: str) -> list[str]:
-    """What a pattern with ``{000..006}`` and ``{train,validation}`` expands to, as in a shell. DataError for more than a million."""
+    """What a pattern with ``{000..006}`` and ``{train,validation}`` expands to, as in a shell.
+
+    DataError for more than a million.
+    """
     found = BRACES.search(pattern)
     if found is None:
         return [pattern]
@@ -232,15 +237,13 @@ def expand_braces(pattern: str) -> list[str]:
 
 @register("data", "shards")
 class ShardSource(ListedSource):
-    """WebDataset shards: a folder of ``train-*.tar`` and ``validation-*.tar``, or a pattern such as ``train-{000..006}.tar``.
+    """WebDataset shards: a folder of ``train-*.tar`` and ``validation-*.tar``, or a pattern such as
+    ``train-{000..006}.tar``.
 
     Args:
-        path: the folder, one tar file, or a pattern with ``*``, ``{000..006}`` or ``{train,test}``, also at a URL that fsspec reads. Files whose names begin with
-            validation, val or valid, or whose folder has such a name, hold the validation split, with test the test split, all others the training split.
-        held_out: share of the training images that are the validation split, where the data have none.
-        seed: by which these are drawn.
-        skip_bad: leave out samples that can't be used, with a warning, instead of raising DataError.
-        follow_links: read shards that are links out of their folder.
+        path: the folder, one tar file, or a pattern with ``*``, ``{000..006}`` or ``{train,test}``, also at a URL that
+            fsspec reads. Files whose names begin with validation, val or valid, or whose folder has such a name, hold
+            the validation split, with test the test split, all others the training split.
     """
 
     layout = "WebDataset shards"

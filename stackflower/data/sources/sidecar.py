@@ -16,16 +16,11 @@ FIRST = 200  # images that are looked at to recognise the layout
 
 @register("data", "sidecar")
 class SidecarSource(ListedSource):
-    """Images, each with a text file of the same name beside it: ``1.png`` and ``1.txt``, a caption a line. Split folders ``train``,
-    ``validation`` and ``test``, or none.
+    """Images, each with a text file of the same name beside it: ``1.png`` and ``1.txt``, a caption a line. Split
+    folders ``train``, ``validation`` and ``test``, or none.
 
     Args:
-        path: the folder, or a zip or tar archive of it.
         separator: of tags, such as a comma; each text is then one caption of the tags in its file, joined by commas.
-        held_out: share of the training images that are the validation split, where the data have none.
-        seed: by which these are drawn.
-        skip_bad: leave out images that can't be used, with a warning, instead of raising DataError.
-        follow_links: read images that are links to files out of the folder.
     """
 
     layout = "images with a text file beside each"

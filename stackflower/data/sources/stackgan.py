@@ -23,16 +23,16 @@ LIST, CLASSES, CAPTIONS = "filenames.pickle", "class_info.pickle", "captions.pic
 
 @register("data", "stackgan")
 class StackGanFolder(ListedSource):
-    """Data as StackGAN (Zhang et al. 2016) and AttnGAN (Xu et al. 2018) prepared them: ``train/filenames.pickle`` and ``test/filenames.pickle``, with
-    ``class_info.pickle`` beside each, the images, and their captions in text files of the same names or in AttnGAN's ``captions.pickle``.
+    """Data as StackGAN (Zhang et al. 2016) and AttnGAN (Xu et al. 2018) prepared them: ``train/filenames.pickle`` and
+    ``test/filenames.pickle``, with ``class_info.pickle`` beside each, the images, and their captions in text files of
+    the same names or in AttnGAN's ``captions.pickle``.
 
-    Pickles are read without running what they hold. The images as pickles (``76images.pickle``) are not read: unpack the photographs.
+    Pickles are read without running what they hold. The images as pickles (``76images.pickle``) are not read: unpack
+    the photographs.
 
     Args:
-        path: the folder, or a zip or tar archive of it.
-        box: where ``CUB_200_2011`` is in the folder, images are cropped to a square of so many times the longer side of the bird's box.
-        skip_bad: leave out rows and images that can't be used, with a warning, instead of raising DataError.
-        follow_links: read images that are links to files out of the folder.
+        box: where ``CUB_200_2011`` is in the folder, images are cropped to a square of so many times the longer side of
+            the bird's box.
     """
 
     layout = "a folder of StackGAN's pickles"

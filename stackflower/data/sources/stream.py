@@ -33,14 +33,19 @@ NONE = -1  # offset of what a sample does not have
 
 @dataclass(frozen=True)
 class ShardIndex:
-    """Where the samples of a shard lie: (n, 6) offset and size in bytes of the image, the JSON file and the text file of each."""
+    """Where the samples of a shard lie: (n, 6) offset and size in bytes of the image, the JSON file and the text file
+    of each.
+    """
 
     places: np.ndarray
     faults: list[str]
 
 
 def index_of(location: str) -> ShardIndex:
-    """The samples of a shard that can be used, from the cache if it is there. DataError for a file that is not a tar file."""
+    """The samples of a shard that can be used, from the cache if it is there.
+
+    DataError for a file that is not a tar file.
+    """
     with held(location) as path:
         try:
             found = path.stat()
@@ -128,15 +133,17 @@ class ShardReader:
 
 @register("data", "stream")
 class ShardStream(ShardSource):
-    """WebDataset shards that are streamed: decoded in worker processes while the run trains, shuffled in windows, each sample once a pass, whatever the number of
-    processes. ``data`` with a pattern or a URL streams, and with a folder of shards prepares; text encoders that are trained on the captions need the latter.
+    """WebDataset shards that are streamed: decoded in worker processes while the run trains, shuffled in windows, each
+    sample once a pass, whatever the number of processes. ``data`` with a pattern or a URL streams, and with a folder of
+    shards prepares; text encoders that are trained on the captions need the latter.
 
     Args:
-        path: a folder, or a pattern such as ``shards/train-{000000..000999}.tar``, on disk or at a URL that fsspec reads.
-        window: samples that are shuffled together, in each of up to eight parts of a batch; the order of the shards is shuffled too.
-        workers: processes that decode; None: one less than there are cores for each training process, at least 1 and at most 8. 0: none but the training's.
-        skip_bad: leave out samples whose captions can't be used, with a warning, instead of raising DataError.
-        follow_links: read shards that are links out of their folder.
+        path: a folder, or a pattern such as ``shards/train-{000000..000999}.tar``, on disk or at a URL that fsspec
+            reads.
+        window: samples that are shuffled together, in each of up to eight parts of a batch; the order of the shards is
+            shuffled too.
+        workers: processes that decode; None: one less than there are cores for each training process, at least 1 and at
+            most 8. 0: none but the training's.
     """
 
     layout = "a stream of WebDataset shards"
@@ -166,8 +173,10 @@ class ShardStream(ShardSource):
         return ShardReader(self.shards[split], self.count(split))
 
     def count(self, split: str) -> list[int]:
-        """Samples of each shard that can be used. Shards on disk are looked through once, on all cores; at a URL, ``index.json`` beside them tells, or else each is
-        fetched. DataError lists what can't be used, unless `skip_bad`."""
+        """Samples of each shard that can be used. Shards on disk are looked through once, on all cores; at a URL,
+        ``index.json`` beside them tells, or else each is fetched. DataError lists what can't be used, unless
+        `skip_bad`.
+        """
         if split not in self._counts:
             locations = self.shards[split]
             known = self._told(locations)
@@ -216,7 +225,9 @@ class ShardStream(ShardSource):
         return [f"{len(self._faults):,} samples are left out, the first: {self._faults[0]}"] if self._faults else []
 
     def stream_key(self, split: str) -> str:
-        """What the stream depends on: the shards and where their samples lie, as far as they were looked at, and the window."""
+        """What the stream depends on: the shards and where their samples lie, as far as they were looked at, and the
+        window.
+        """
         names = [name_of(one) for one in self.shards[split]]
         return key_of(names, self._counts[split], self._digest.hexdigest(), self.window)
 

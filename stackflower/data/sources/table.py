@@ -24,20 +24,20 @@ LOOKED_AT = 50  # rows, to find out which column is which
 
 @register("data", "table")
 class TableSource(ListedSource):
-    """A table beside images: ``captions.csv``, ``.tsv`` or ``.parquet``, a row for each image, or for each caption of one.
+    """A table beside images: ``captions.csv``, ``.tsv`` or ``.parquet``, a row for each image, or for each caption of
+    one.
 
     Args:
         path: the table, whose images are named relative to its folder; or the folder, or an archive, that holds it.
         table: name of the table in the folder; None: the only one.
-        image_column: column of the image files; None: the one with a usual name, or whose cells end in .jpg and the like.
+        image_column: column of the image files; None: the one with a usual name, or whose cells end in .jpg and the
+            like.
         text_column: column of the captions; None: the one with a usual name.
         label_column: column of classes, numbers or names; None: the one with a usual name, if there is one.
-        split_column: column that says train, validation or test; None: the one named split, if there is one. Tables may also be named train.csv and test.csv.
-        delimiter: between cells; None: a tab in .tsv, else the one of comma, tab, semicolon and bar that the first line has most of.
-        held_out: share of the training images that are the validation split, where the data have none.
-        seed: by which these are drawn.
-        skip_bad: leave out rows and images that can't be used, with a warning, instead of raising DataError.
-        follow_links: read images that are links to files out of the folder.
+        split_column: column that says train, validation or test; None: the one named split, if there is one. Tables may
+            also be named train.csv and test.csv.
+        delimiter: between cells; None: a tab in .tsv, else the one of comma, tab, semicolon and bar that the first line
+            has most of.
     """
 
     layout = "a table of images and captions"
@@ -100,7 +100,9 @@ class TableSource(ListedSource):
         return split == (split_named(value) or "train")
 
     def _labels(self, cells: list[Any]) -> Callable[[Any], dict[str, Any]]:
-        """Reads cells of the column of classes: numbers, where all are, else names, numbered as they come, in the training split first."""
+        """Reads cells of the column of classes: numbers, where all are, else names, numbered as they come, in the
+        training split first.
+        """
         if self._numeric is None:  # as in the training split, which is read first
             self._numeric = all(cell in (None, "") or whole_number(cell) is not None for cell in cells)
 
