@@ -7,7 +7,10 @@ from collections.abc import Iterator
 
 
 def lines_with_numbers(text: str) -> Iterator[tuple[int, str]]:
-    """The lines of a text that are not empty, with their numbers from 1. Only line feeds and carriage returns end a line."""
+    """The lines of a text that are not empty, with their numbers from 1.
+
+    Only line feeds and carriage returns end a line.
+    """
     for number, line in enumerate(io.StringIO(text, newline=None), 1):
         if line.strip():
             yield number, line.strip()

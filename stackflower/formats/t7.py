@@ -1,6 +1,7 @@
 """Torch7's serialised files (``.t7``), in which the char-CNN-RNN of Reed et al. (2016) wrote its embeddings.
 
-Binary, little-endian: each object begins with a type code; tables and tensors have a number, by which they may come again. Functions are refused.
+Binary, little-endian: each object begins with a type code; tables and tensors have a number, by which they may come
+again. Functions are refused.
 """
 
 from __future__ import annotations
@@ -112,7 +113,10 @@ class _Reader:
 
 
 def load_t7(content: bytes, name: object) -> Any:
-    """What a ``.t7`` file holds: arrays, numbers, strings, booleans and dictionaries of them. DataError, with `name`, for anything else."""
+    """What a ``.t7`` file holds: arrays, numbers, strings, booleans and dictionaries of them.
+
+    DataError, with `name`, for anything else.
+    """
     try:
         return _Reader(content).read()
     except (EOFError, ValueError, struct.error, RecursionError, OverflowError, MemoryError) as error:
