@@ -280,6 +280,15 @@ def test_pickled_tables() -> None:
         columns_of({"a": 1}, "x.pkl")
 
 
+@pytest.mark.parametrize("start", [-(10**9), -(10**30)])
+def test_pickled_tables_that_claim_too_much(start: int) -> None:
+    frame = load_pickle(data_frame({"a": [1, 2]}), "x.pkl")
+    (block,) = frame.state["_mgr"].arguments[0]
+    block.arguments = (block.arguments[0], slice(start, 2, 1), *block.arguments[2:])
+    with pytest.raises(DataError, match=r"x\.pkl is no table of pandas that is known \("):
+        columns_of(frame, "x.pkl")
+
+
 @pytest.mark.parametrize("protocol", range(6))
 def test_pickles_of_plain_values(protocol: int) -> None:
     value = {
