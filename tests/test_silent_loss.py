@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import TINY_NETWORKS, settings
+from safetensors import SafetensorError
 from safetensors.numpy import save_file
 from test_hostile_data import jpeg
 from test_layouts import picture
@@ -28,6 +29,7 @@ from stackflower.data.sources.stream import ShardStream
 from stackflower.errors import ConfigError, DataError
 from stackflower.text.encoders.multi_hot import MultiHotEncoder
 from stackflower.text.encoders.precomputed import PrecomputedEncoder
+from stackflower.utils.atomic import RESUMES, reporting_write_errors
 
 
 def sidecar(root: Path, count: int = 6) -> Path:
@@ -84,7 +86,7 @@ def test_a_full_disk_is_told(tmp_path: Path, stackflower, monkeypatch: pytest.Mo
     with monkeypatch.context() as patch:
         patch.setattr("os.posix_fallocate", full)
         said = stackflower("data", "prepare", "data", "out", "--size", 16, code=2).output
-    assert "No space left on device" in said and "type the command again" in said
+    assert "No space left on device" in said and "Free some disk space and rerun" in said
     stackflower("data", "prepare", "data", "out", "--size", 16)
 
 
@@ -398,3 +400,17 @@ def test_two_preparations_into_one_folder(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(prepared, "FileLock", waits)
     with pytest.raises(DataError, match="holds other data"):
         prepared.prepare_into(other, "train", 16, tmp_path / "out")
+
+
+# ---- files that can't be written
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [(OSError(28, "No space left on device", "x"), "No space left on device"), (SafetensorError("torn."), "torn")],
+)
+def test_what_cannot_be_written_is_one_sentence(error: Exception, reason: str) -> None:
+    with pytest.raises(DataError) as caught, reporting_write_errors("a/b.json", DataError, RESUMES):
+        raise error
+    advice = "Free some disk space and rerun; it resumes where it stopped."
+    assert str(caught.value) == f"a/b.json can't be written: {reason}. {advice}"

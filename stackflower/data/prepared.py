@@ -26,8 +26,8 @@ from stackflower.data.json_lines import JsonLines, write_json_lines
 from stackflower.data.rows import checked, together
 from stackflower.data.source import Rows, Source
 from stackflower.errors import DataError
-from stackflower.utils.atomic import replacing, write_text
-from stackflower.utils.cache import cache_folder, key_of, not_writable
+from stackflower.utils.atomic import RESUMES, replacing, reporting_write_errors, write_text
+from stackflower.utils.cache import cache_folder, key_of, reporting_cache_errors
 from stackflower.utils.progress import Progress, progress_bar
 
 IMAGES, ROWS, LEFT_OUT, KEY = "images.npy", "rows.jsonl", "left-out.json", "key.json"
@@ -88,10 +88,8 @@ def prepare(source: Source, split: str, size: int, jobs: int | None = None) -> P
     folder = cache_folder("prepared") / key
     if (prepared := _from_cache(folder, key)) is not None:
         return prepared
-    try:
+    with reporting_cache_errors(folder.parent):
         return _make(source, split, size, folder, key, jobs)
-    except OSError as error:
-        raise not_writable(folder.parent, error) from error
 
 
 def prepare_into(source: Source, split: str, size: int, folder: Path, jobs: int | None = None) -> Prepared:
@@ -99,12 +97,8 @@ def prepare_into(source: Source, split: str, size: int, folder: Path, jobs: int 
     key = _key(source, split, size)
     if _holds(folder, key):
         return open_prepared(folder, key)
-    try:
+    with reporting_write_errors(folder, DataError, RESUMES):
         return _make(source, split, size, folder, key, jobs)
-    except OSError as error:
-        raise DataError(
-            f"{folder} can't be written: {error}. Make room and type the command again; it goes on."
-        ) from error
 
 
 def _holds(folder: Path, key: str) -> bool:

@@ -9,7 +9,7 @@ from pathlib import Path
 from stackflower.errors import DataError
 from stackflower.evaluation.metrics.base import Sample
 from stackflower.evaluation.metrics.logit_distance import own_distances
-from stackflower.utils.atomic import write_text
+from stackflower.utils.atomic import reporting_write_errors, write_text
 
 
 def number_of(name: str) -> int | None:
@@ -39,7 +39,5 @@ def save_per_image(sample: Sample, files: Sequence[str] | None, path: Path) -> N
             raise DataError(f"{path}: {names[row]} has {why}, and scores are named by it.")
         scored[number] = value
     lines = [f"{value:.6f},{number:04d}" for number, value in sorted(scored.items())]
-    try:
+    with reporting_write_errors(path, DataError):
         write_text(path, "\n".join(["score,id", *lines]) + "\n")
-    except OSError as error:
-        raise DataError(f"The scores can't be written to {path}: {error}. Choose another `out`.") from error

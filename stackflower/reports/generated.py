@@ -18,7 +18,7 @@ from stackflower.data.caption_files import captions_of
 from stackflower.data.images import captioned, save_png, sharpened
 from stackflower.errors import ConfigError, DataError
 from stackflower.pipeline import Pipeline
-from stackflower.utils.atomic import replacing
+from stackflower.utils.atomic import replacing, reporting_write_errors
 from stackflower.utils.devices import process_state
 
 logger = logging.getLogger(__name__)
@@ -118,13 +118,11 @@ def write_samples(request: SampleRequest) -> Written | None:
         part=(state.process_index, state.num_processes),
     )
     images = (sharpened(image, request.sharpen) for batch in batches for image in batch.numpy())
-    try:
+    with reporting_write_errors(base, DataError):
         if request.grid:
             path = base if one_file else base / f"grid-{uuid.uuid4().hex[:6]}.png"
             return _write_grid(images, captions, path, state)
         return _write_files(images, captions, request.per_caption, base, one_file, state)
-    except OSError as error:
-        raise DataError(f"The images can't be written to {base}: {error}. Choose another `out`.") from error
 
 
 def _name_unknown(pipeline: Pipeline, captions: list[str], state: PartialState) -> None:
@@ -162,10 +160,8 @@ def _interpolate(request: SampleRequest, captions: list[str], state: PartialStat
         truncation=request.truncation,
     )
     images = np.concatenate([batch.numpy() for batch in batches])
-    try:
+    with reporting_write_errors(path, DataError):
         save_png(captioned(images, [" → ".join(captions), *[""] * (rows - 1)]), path)
-    except OSError as error:
-        raise DataError(f"The images can't be written to {path}: {error}. Choose another `out`.") from error
     return Written(str(path.parent), captions, 1, str(path))
 
 

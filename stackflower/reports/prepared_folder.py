@@ -16,7 +16,7 @@ from stackflower.data.sources.prepared import ABOUT
 from stackflower.data.survey import shared_images, survey
 from stackflower.errors import DataError
 from stackflower.reports.data_page import data_page
-from stackflower.utils.atomic import try_writing, write_text
+from stackflower.utils.atomic import RESUMES, reporting_write_errors, try_writing, write_text
 
 logger = logging.getLogger(__name__)
 
@@ -80,16 +80,14 @@ def _refuse_taken(folder: Path) -> None:
                 )
             if not ours:
                 raise DataError(f"{folder} is there and holds {path.relative_to(folder)}; name a new folder.")
-    try:
+    with reporting_write_errors(folder, DataError):
         try_writing(folder / ABOUT)
-    except OSError as error:
-        raise DataError(f"{folder} can't be written: {error}. Name another folder.") from error
 
 
 def _write(folder: Path, title: str, layout: str, size: int, splits: dict[str, tuple[Prepared, Any]]) -> None:
     """What makes the folder a data set, last."""
     left_out = [f"{split}: {sentence}" for split, (_, found) in splits.items() for sentence in found.left_out]
-    try:
+    with reporting_write_errors(folder, DataError, RESUMES):
         for stale in SPLITS:
             if stale not in splits:
                 shutil.rmtree(folder / stale, ignore_errors=True)
@@ -99,7 +97,3 @@ def _write(folder: Path, title: str, layout: str, size: int, splits: dict[str, t
             write_text(folder / LEFT_OUT, "\n".join(left_out) + "\n")
         about = {"title": title, "size": size, "keys": {split: data.key for split, (data, _) in splits.items()}}
         write_text(folder / ABOUT, json.dumps(about, indent=2) + "\n")
-    except OSError as error:
-        raise DataError(
-            f"{folder} can't be written: {error}. Free some disk space and rerun; it resumes where it stopped."
-        ) from error

@@ -11,7 +11,7 @@ from stackflower.config.schema import PreviousStage, RunConfig
 from stackflower.errors import ConfigError, RunError
 from stackflower.runs.folder import Run
 from stackflower.text.learned import LearnedEncoder
-from stackflower.utils.atomic import replacing
+from stackflower.utils.atomic import replacing, reporting_write_errors
 
 
 def flags_over(path: str, flags: Mapping[str, Any]) -> dict[str, Any]:
@@ -58,17 +58,10 @@ def keep_weights(config: RunConfig, run: Run) -> None:
     for source, target in zip(theirs, run.previous_weights(config.stage), strict=True):
         if target.exists():
             continue
-        try:
-            with replacing(target) as temporary:
-                shutil.copyfile(source, temporary)
-        except FileNotFoundError:
-            raise RunError(
-                f"{source} is missing: {run} refines the images of that model. Put it back, or train anew."
-            ) from None
-        except OSError as error:
-            raise RunError(
-                f"{target} can't be written: {error}. Free some disk space, or choose another `out`."
-            ) from error
+        if not source.exists():
+            raise RunError(f"{source} is missing: {run} refines the images of that model. Put it back, or train again.")
+        with reporting_write_errors(target, RunError), replacing(target) as temporary:
+            shutil.copyfile(source, temporary)
 
 
 def check_text(config: RunConfig, flags: Mapping[str, Any]) -> None:

@@ -19,7 +19,7 @@ from stackflower.evaluation.classifier.fitting import Augmentation, CaptionTable
 from stackflower.evaluation.classifier.network import DomainClassifier, Network, save_classifier
 from stackflower.text.base import TextEncoder
 from stackflower.text.cache import embed
-from stackflower.utils.atomic import try_writing
+from stackflower.utils.atomic import reporting_write_errors, try_writing
 from stackflower.utils.cache import cache_folder, key_of
 from stackflower.utils.devices import process_state, resolve_precision
 from stackflower.utils.progress import progress_bar
@@ -133,10 +133,8 @@ class Asked:
 
 def train_classifier(source: Source, out: Path, asked: Asked) -> DomainClassifier:
     """Train on a split, measure on the held-out split unless that is the one, write one file."""
-    try:
+    with reporting_write_errors(out, DataError):
         try_writing(out)
-    except OSError as error:
-        raise DataError(f"`out={out}` can't be written: {error}. Choose another file.") from error
     size, encoder = clamped(round(asked.resolution * LOAD_RATIO), source), caption_encoder(asked.text)
     data = prepare(source, asked.split, size)
     heads = heads_of(data, asked.heads)
