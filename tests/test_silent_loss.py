@@ -24,7 +24,7 @@ from test_layouts import picture
 
 from stackflower.data import prepared
 from stackflower.data.opening import open_source, source_part
-from stackflower.data.sources.shards import expand_braces
+from stackflower.data.shard_locations import expand_braces
 from stackflower.data.sources.stream import ShardStream
 from stackflower.errors import ConfigError, DataError
 from stackflower.text.encoders.multi_hot import MultiHotEncoder

@@ -25,7 +25,7 @@ from test_training import gloo
 
 from stackflower.data import remote
 from stackflower.data.opening import open_source, source_part
-from stackflower.data.sources.shards import expand_braces
+from stackflower.data.shard_locations import expand_braces
 from stackflower.data.sources.stream import ShardReader, ShardStream
 from stackflower.errors import DataError
 from stackflower.runs import checkpoint

@@ -12,7 +12,7 @@ from typing import Any
 
 from PIL import Image
 
-from stackflower.data.images import FORMATS
+from stackflower.data.images import open_image
 from stackflower.data.listed import ListedSource
 from stackflower.data.opening import open_source
 from stackflower.data.prepared import prepare
@@ -157,9 +157,9 @@ def _copy(source: ListedSource, split: str) -> _Samples:
     names = rows.files
 
     def content(number: int) -> tuple[bytes, str]:
-        found = files.read(names[number])
-        with Image.open(io.BytesIO(found), formats=FORMATS) as image:
-            return found, SUFFIX[str(image.format)]
+        image_file = files.read(names[number])
+        with open_image(io.BytesIO(image_file)) as image:
+            return image_file, SUFFIX[str(image.format)]
 
     return _Samples(rows, content, [number for number in range(len(rows)) if number not in bad])
 

@@ -9,12 +9,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from stackflower.data.archives import open_files
 from stackflower.data.caption_files import read_text
-from stackflower.data.images import EXTENSIONS, load_square
+from stackflower.data.images import EXTENSIONS, load_square, open_image
 from stackflower.data.rows import several
 from stackflower.data.sources.folder import METADATA, read_metadata
 from stackflower.errors import DataError
@@ -72,7 +71,7 @@ class ImageFiles:
         path = self.files[number]
         try:
             image = load_square(path, self.resolution, self.trim)
-            with Image.open(path) as header:
+            with open_image(path) as header:
                 self.sizes.add(header.size)
         except (DataError, OSError) as error:
             self.bad[number] = str(error)

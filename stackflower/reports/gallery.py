@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,9 +16,9 @@ from PIL import Image
 from torch import Tensor
 
 from stackflower import build
-from stackflower.data.images import grid
+from stackflower.data.images import grid, open_image
 from stackflower.data.prepared import prepare
-from stackflower.errors import RunError, StackflowerError
+from stackflower.errors import DataError, RunError, StackflowerError
 from stackflower.evaluation.nearest import describer, nearest
 from stackflower.pipeline import Pipeline
 from stackflower.runs.folder import Run
@@ -49,18 +50,15 @@ def strip(images: Iterable[Tensor], columns: int) -> str:
 
 
 def grids(run: Run) -> list[Picture]:
-    """The grids of the training, in order of time; those that can't be read are left out."""
+    """Read the grids of the training, in order of time; those that can't be read are left out."""
     files = sorted(run.samples.glob("images-*.png"))
     if len(files) > MOST_GRIDS:
         files = [files[round(number * (len(files) - 1) / (MOST_GRIDS - 1))] for number in range(MOST_GRIDS)]
-    found = []
+    pictures = []
     for path in files:
-        try:
-            with Image.open(path) as image:
-                found.append(Picture(data_uri(image.convert("RGB"), "JPEG"), f"{_images(path):,} images"))
-        except (OSError, ValueError, SyntaxError):
-            continue
-    return found
+        with suppress(DataError, OSError, ValueError, SyntaxError), open_image(path) as image:
+            pictures.append(Picture(data_uri(image.convert("RGB"), "JPEG"), f"{_images(path):,} images"))
+    return pictures
 
 
 def _images(path: Path) -> int:

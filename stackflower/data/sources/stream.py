@@ -18,7 +18,8 @@ import numpy as np
 from stackflower.data.images import load_square
 from stackflower.data.remote import held, is_remote, listing, local
 from stackflower.data.rows import several
-from stackflower.data.sources.shards import Sample, ShardSource, name_of, read_row, read_shard
+from stackflower.data.shard_locations import file_name
+from stackflower.data.sources.shards import Sample, ShardSource, read_row, read_shard
 from stackflower.errors import DataError
 from stackflower.options import Count, Natural
 from stackflower.registry import register
@@ -127,7 +128,7 @@ class ShardReader:
         file, places = self._shard(shard)
         offset, length = places[sample, :2].tolist()
         file.seek(offset)
-        where = Path(name_of(self.locations[shard])) / f"sample {sample}"
+        where = Path(file_name(self.locations[shard])) / f"sample {sample}"
         return load_square(where, size, content=file.read(length))
 
 
@@ -197,7 +198,7 @@ class ShardStream(ShardSource):
             try:
                 about = json.loads(local(beside).read_text(encoding="utf-8"))
                 own = [location for location in locations if location.rpartition("/")[0] == folder]
-                told |= {location: _count(about[name_of(location)]["samples"]) for location in own}
+                told |= {location: _count(about[file_name(location)]["samples"]) for location in own}
             except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
                 raise DataError(
                     f"{beside} does not tell the samples of every shard ({error!r}); write it by `stackflower data shard`."
@@ -228,7 +229,7 @@ class ShardStream(ShardSource):
         """What the stream depends on: the shards and where their samples lie, as far as they were looked at, and the
         window.
         """
-        names = [name_of(one) for one in self.shards[split]]
+        names = [file_name(one) for one in self.shards[split]]
         return key_of(names, self._counts[split], self._digest.hexdigest(), self.window)
 
     def describe(self) -> str:
