@@ -329,7 +329,7 @@ def test_an_index_that_tells_nonsense(tmp_path: Path, told: str) -> None:
     (tmp_path / "index.json").write_text(told)
     source = open_source(f"file://{tmp_path}/train-0.tar")
     assert isinstance(source, ShardStream)
-    with pytest.raises(DataError, match="does not tell the samples"):
+    with pytest.raises(DataError, match="does not give the samples"):
         source.count("train")
 
 

@@ -117,7 +117,10 @@ def _crop(image: Image.Image, box: tuple[float, float, float, float]) -> Image.I
 
 
 def sharpened(image: np.ndarray, factor: float) -> np.ndarray:
-    """uint8 (H, W, 3) through Pillow's sharpness filter: 1 leaves the image unchanged, more sharpens it, less blurs it."""
+    """Pass uint8 (H, W, 3) through Pillow's sharpness filter.
+
+    A `factor` of 1 leaves the image unchanged, more sharpens it, less blurs it.
+    """
     return np.asarray(ImageEnhance.Sharpness(Image.fromarray(image)).enhance(factor))
 
 
@@ -174,7 +177,9 @@ def _wrapped(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, widt
 
 
 def captioned(images: np.ndarray, captions: Sequence[str], scale: int = 2) -> np.ndarray:
-    """A row of images for each caption, the caption above it: uint8 (N, R, R, 3), N a multiple of the captions, to uint8 (H, W, 3)."""
+    """A row of images for each caption, the caption above it: uint8 (N, R, R, 3), N a multiple of the captions, to
+    uint8 (H, W, 3).
+    """
     columns = len(images) // len(captions)
     rows = []
     for number, caption in enumerate(captions):

@@ -53,7 +53,8 @@ class JsonLines(Lazy):
     """JSON values, one a line.
 
     Args:
-        path: a file of them, which is not changed; None: a temporary file, empty at first, for `append`. ValueError where it ends within a line.
+        path: a file of them, which is not changed; None: a temporary file, empty at first, for `append`. ValueError
+            where it ends within a line.
     """
 
     def __init__(self, path: Path | None = None):

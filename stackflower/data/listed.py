@@ -110,12 +110,12 @@ class ListedSource(Source):
         return self.path.resolve().name
 
     def splits(self) -> list[str]:
-        own = self.own_splits()
+        splits = self.own_splits()
         if not self.share:
-            return own
-        if "validation" in own:
+            return splits
+        if "validation" in splits:
             raise DataError(f"{self.path} has a validation split of its own: leave out data.held_out.")
-        return [own[0], "validation", *own[1:]]
+        return [splits[0], "validation", *splits[1:]]
 
     def images_of(self, split: str) -> int:
         return len(self.listing(split).rows)
@@ -129,8 +129,8 @@ class ListedSource(Source):
             nested = [name for name in listing.files.names if is_archive(name)]
             if nested:
                 listing.notes.append(f"{listing.files.path} holds archives, which are not opened, such as {nested[0]}.")
-            told = "\n".join(listing.problems)
-            unread = [name for name in listing.files.refused if name not in told]
+            reported = "\n".join(listing.problems)
+            unread = [name for name in listing.files.refused if name not in reported]
             if unread:
                 why = listing.files.refused[unread[0]]
                 listing.notes.append(f"{len(unread):,} files in {listing.files.path} are not read: {unread[0]} {why}.")
@@ -242,8 +242,8 @@ class ListedSource(Source):
         labelled = sum("label" in row for row in listing.rows)
         if 0 < labelled < len(listing.rows):
             notes.append(
-                f"{labelled:,} of {len(listing.rows):,} rows of {listing.files.path} have a label: none is used, and a negative caption may be of "
-                "the same class."
+                f"{labelled:,} of {len(listing.rows):,} rows of {listing.files.path} have a label: none is used, and a "
+                "negative caption may be of the same class."
             )
         names: dict[int, str] = {}
         for row in listing.rows:
@@ -254,7 +254,8 @@ class ListedSource(Source):
             ):
                 first, other = names[row["label"]], row["class_name"]
                 notes.append(
-                    f"{listing.files.path} names the class {row['label']} {first!r} and {other!r}; it is called {other!r}."
+                    f"{listing.files.path} names the class {row['label']} {first!r} and {other!r}; it is called "
+                    f"{other!r}."
                 )
                 break
         if listing.problems and self.skip_bad:

@@ -46,8 +46,8 @@ def find_shards(location: str, follow_links: bool = False) -> dict[str, list[str
     missing = [file_name(match.name) for match in matches if not match.shards]
     if shards and missing:
         raise DataError(
-            f"{location!r} names {len(missing)} files that are not there, the first {missing[0]}; correct the pattern or "
-            "add the files."
+            f"{location!r} names {len(missing)} files that are not there, the first {missing[0]}; correct the pattern "
+            "or add the files."
         )
     for match in matches:
         if match.root is not None and not follow_links:

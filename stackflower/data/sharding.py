@@ -152,7 +152,8 @@ def _copy(source: ListedSource, split: str) -> _Samples:
     bad = source.unreadable(split)
     if bad and not source.skip_bad:
         raise DataError(
-            f"{len(bad):,} images of {split} can't be read:\n{several(list(bad.values()))}\nMend them, or leave them out with `on_error=skip`."
+            f"{len(bad):,} images of {split} can't be read:\n{several(list(bad.values()))}\n"
+            "Mend them, or leave them out with `on_error=skip`."
         )
     names = rows.files
 
@@ -168,9 +169,9 @@ def _write(path: Path, part: range, samples: _Samples) -> None:
     """One shard, aside first; the same bytes for the same samples."""
     with replacing(path) as temporary, tarfile.open(temporary, "w", format=tarfile.USTAR_FORMAT) as shard:
         for number in part:
-            own = samples.kept[number]
-            image, suffix = samples.content(own)
-            row = json.dumps(samples.row(own), ensure_ascii=False).encode()
+            place = samples.kept[number]
+            image, suffix = samples.content(place)
+            row = json.dumps(samples.row(place), ensure_ascii=False).encode()
             for ending, content in ((suffix, image), ("json", row)):
                 member = tarfile.TarInfo(f"{number:09d}.{ending}")
                 member.size = len(content)

@@ -51,7 +51,8 @@ def evaluate(
     """Score a run, a folder of images or a function, as ``stackflower eval`` does.
 
     Args:
-        subject: folder of a run, folder of images, or a function from captions and a seed to images, uint8 (N, 3, R, R).
+        subject: folder of a run, folder of images, or a function from captions and a seed to images, uint8
+            (N, 3, R, R).
         data: data set to compare with: a name, a path, or a dict with name and options. Default: the run's own.
         metrics: names of metrics. Default: all that the data allow.
         split: reference split. Default: "test", else "validation", else "train".
@@ -171,7 +172,8 @@ def _scores(subject: Subject, request: EvaluationRequest, state: PartialState) -
     size = request.load_size or subject.size(source)
     if size < subject.resolution:
         raise ConfigError(
-            f"`load_size={size}`: the images of {subject.name} have {subject.resolution} px, and real images can't have fewer."
+            f"`load_size={size}`: the images of {subject.name} have {subject.resolution} px, and real images can't "
+            "have fewer."
         )
     workers, reference = open_split(
         protocol, request.extractor, request.options, source, subject.resolution, size, state
@@ -201,13 +203,16 @@ def _check_classes(protocol: Protocol, reference: Reference) -> None:
     if found != protocol.unseen_classes or shared:
         train, test = protocol.unseen_classes
         raise ConfigError(
-            f"The protocol {protocol.name} is of {train} training classes and {test} other ones in the split {reference.split}; this data has "
-            f"{found[0]} and {found[1]}, {shared} of them in both. Score it by the default protocol: leave out `protocol`."
+            f"The protocol {protocol.name} is of {train} training classes and {test} other ones in the split "
+            f"{reference.split}; this data has {found[0]} and {found[1]}, {shared} of them in both. Score it by the "
+            "default protocol: leave out `protocol`."
         )
 
 
 def _save(scores: dict[str, Any], subject: Subject, request: EvaluationRequest) -> None:
-    """Save the scores to `out`, or in the run's folder; a folder that can't be written gives a warning among the scores."""
+    """Save the scores to `out`, or in the run's folder; a folder that can't be written gives a warning among the
+    scores.
+    """
     out = request.out
     if out is not None and not request.per_image:
         save_scores(scores, Path(out).expanduser())

@@ -14,22 +14,25 @@ from stackflower.utils.atomic import reporting_write_errors, write_text
 
 def number_of(name: str) -> int | None:
     """The last number in a file's name."""
-    found = re.findall(r"\d+", Path(name).stem)
-    return int(found[-1]) if found else None
+    numbers = re.findall(r"\d+", Path(name).stem)
+    return int(numbers[-1]) if numbers else None
 
 
 def save_per_image(sample: Sample, files: Sequence[str] | None, path: Path) -> None:
-    """Write ``score,id`` for each image: its cosine distance from the real image of its caption, and the number in its file's name, or its
-    place. DataError where that can't be."""
+    """Write ``score,id`` for each image: its cosine distance from the real image of its caption, and the number in its
+    file's name, or its place. DataError where that can't be.
+    """
     rows, distances = own_distances(sample)
     if len(rows) < sample.fake.count:
         raise DataError(
             f"{path} would hold {len(rows):,} of {sample.fake.count:,} images: keep the features of all, with "
             f"`kept={sample.fake.count}`."
         )
-    known = sample.reference.data.rows.files
+    files_of_rows = sample.reference.data.rows.files
     names = (
-        [str(image) if known is None else known[image] for image, _ in sample.pairs or ()] if files is None else files
+        [str(image) if files_of_rows is None else files_of_rows[image] for image, _ in sample.pairs or ()]
+        if files is None
+        else files
     )
     scored: dict[int, float] = {}
     for row, value in zip(rows.tolist(), distances.tolist(), strict=True):

@@ -17,7 +17,9 @@ from stackflower.utils.cache import cache_folder, key_of, reporting_cache_errors
 
 
 def file_of(extractor: Extractor, reference: Reference, rows: Tensor, protocol: Protocol) -> Path:
-    """Where the statistics of the images `rows` (n,) of a split are kept: the name stands for weights, resizing, images and crop."""
+    """Where the statistics of the images `rows` (n,) of a split are kept: the name stands for weights, resizing, images
+    and crop.
+    """
     described = sorted((key, str(value)) for key, value in extractor.describe().items())
     settings = reference.data.key, reference.resolution, protocol.splits, protocol.kept
     key = key_of("real", described, settings, extractor.device.type, rows.tolist())

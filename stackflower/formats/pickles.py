@@ -77,11 +77,7 @@ def _frombuffer(buffer: Any, dtype: Any, shape: Any, order: str = "C") -> np.nda
     return np.frombuffer(buffer, dtype).reshape(shape, order="F" if order == "F" else "C")
 
 
-_NUMPY: dict[str, Callable[..., Any]] = {
-    "_reconstruct": _reconstruct,
-    "scalar": _scalar,
-    "_frombuffer": _frombuffer,
-}
+_NUMPY: dict[str, Callable[..., Any]] = {"_reconstruct": _reconstruct, "scalar": _scalar, "_frombuffer": _frombuffer}
 _CALLABLE: dict[tuple[str, str], Any] = {
     **{
         (f"numpy.{core}.{module}", name): function
@@ -96,18 +92,10 @@ _CALLABLE: dict[tuple[str, str], Any] = {
     ("builtins", "slice"): slice,
     ("__builtin__", "slice"): slice,
 }
-_PANDAS = (
-    "DataFrame",
-    "Series",
-    "BlockManager",
-    "SingleBlockManager",
-    "Index",
-    "Int64Index",
-    "RangeIndex",
-    "_new_Index",
-    "_unpickle_block",
-    "new_block",
-)
+_PANDAS = {
+    *("DataFrame", "Series", "BlockManager", "SingleBlockManager", "_unpickle_block", "new_block"),
+    *("Index", "Int64Index", "RangeIndex", "_new_Index"),
+}
 
 
 # ---- the reader

@@ -67,7 +67,10 @@ def _images(path: Path) -> int:
 
 
 def captions_of(run: Run) -> list[str]:
-    """Captions of evenly spaced images of the split that scores are reported on. StackflowerError where the data are gone."""
+    """Captions of evenly spaced images of the split that scores are reported on.
+
+    StackflowerError where the data are gone.
+    """
     source = build.build_source(run.config())
     rows = source.rows(source.reported())
     count = min(CAPTIONS, len(rows))
@@ -84,7 +87,10 @@ class Generated:
 
 
 def generated(run: Run, captions: Sequence[str], seed: int = 0) -> Generated:
-    """Five captions × five noises, and what lies between two captions and between two noises. StackflowerError where it can't be generated."""
+    """Five captions × five noises, and what lies between two captions and between two noises.
+
+    StackflowerError where it can't be generated.
+    """
     pipeline = Pipeline.from_run(run.path)
     rows = [
         Picture(strip(pipeline.generate([caption], per_caption=NOISES, seed=seed), NOISES), caption)
@@ -111,10 +117,11 @@ def attempt(run: Run, captions: Sequence[str]) -> Generated | str:
 
 
 def nearest_training(run: Run, count: int, seed: int = 0) -> dict[str, Any]:
-    """`count` images, of captions of evenly spaced training images, and the training image nearest to each, or to its mirror image.
+    """`count` images, of captions of evenly spaced training images, and the training image nearest to each, or to its
+    mirror image.
 
-    Returns ``images``, a PNG as a data URI with a column for each: generated, nearest; ``captions``; ``distances``; ``limit`` and
-    ``copies`` as of `Nearest`.
+    Returns ``images``, a PNG as a data URI with a column for each: generated, nearest; ``captions``; ``distances``;
+    ``limit`` and ``copies`` as of `Nearest`.
     """
     record = run.record()
     features = build.build_features(record.config)

@@ -30,7 +30,9 @@ NAME = re.compile(r"(\d{5,})-(\d{2,})\.png")
 
 @dataclass(frozen=True)
 class SampleRequest:
-    """What is generated, and where it is written; the parameters are those of `Pipeline.generate` and of ``stackflower sample``."""
+    """What is generated, and where it is written; the parameters are those of `Pipeline.generate` and of ``stackflower
+    sample``.
+    """
 
     run: str
     captions: list[str]
@@ -103,8 +105,8 @@ def write_samples(request: SampleRequest) -> Written | None:
     )
     if request.side_by_side and len(pipeline.stage.all_resolutions) == 1:
         raise ConfigError(
-            f"`side_by_side=true`: {request.run} generates {pipeline.resolution} px only; a later stage (`stage=2`) and a tree "
-            "generate several resolutions."
+            f"`side_by_side=true`: {request.run} generates {pipeline.resolution} px only; a later stage (`stage=2`) "
+            "and a tree generate several resolutions."
         )
     _name_unknown(pipeline, captions, state)
     batches = pipeline.generate(
@@ -134,7 +136,7 @@ def _name_unknown(pipeline: Pipeline, captions: list[str], state: PartialState) 
 
 
 def _interpolate(request: SampleRequest, captions: list[str], state: PartialState) -> Written | None:
-    """One grid with a row for each noise, from the first caption to the last, or, of one caption, from noise to noise."""
+    """Write one grid with a row per noise, from the first caption to the last, or, of one caption, between noises."""
     flags = {
         "`best_of`": request.best_of > 1,
         "`side_by_side`": request.side_by_side,

@@ -55,7 +55,8 @@ def prepare_data(
     notes = [f"{split}: {sentence}" for split, (_, found) in splits.items() for sentence in found.sentences]
     if shared:
         notes.append(
-            f"{shared:,} images are in more than one split, pixel by pixel: scores on a held-out split that holds training images are too good."
+            f"{shared:,} images are in more than one split, pixel by pixel: scores on a held-out split that holds "
+            "training images are too good."
         )
     if folder is not None:
         _write(folder, source.title(), source.layout or "built-in data", size, splits)

@@ -85,7 +85,8 @@ def report(runs: Sequence[str | Path], nearest: int = 0, out: str | Path | None 
 
     Args:
         runs: folders, the first of which says which captions all generate.
-        nearest: images of each run to show beside the training images that they are nearest to; the page then holds training images.
+        nearest: images of each run to show beside the training images that they are nearest to; the page then holds
+            training images.
         out: the file; None: ``report.html`` in the folder of a single run, or here for several.
     """
     named = _named(runs)

@@ -1,6 +1,7 @@
 """A run is a folder: its files, who may write to it, and which checkpoints are complete.
 
-config.json  metrics.jsonl  generator.safetensors  generator-stage1.safetensors …  text/  samples/*.png  checkpoints/images-*/
+config.json  metrics.jsonl  generator.safetensors  generator-stage1.safetensors …  text/  samples/*.png
+checkpoints/images-*/
 generator-best.safetensors, where a training is scored: the model with the best score so far
 """
 
@@ -84,7 +85,9 @@ class Run:
         return self.path / f"text-best-{images:09d}"
 
     def best(self) -> dict[str, Any] | None:
-        """``images``, ``value``, ``scores`` and ``protocol`` of the best model; None where there is none, or its file is damaged."""
+        """``images``, ``value``, ``scores`` and ``protocol`` of the best model; None where there is none, or its file
+        is damaged.
+        """
         try:
             with safe_open(self.best_weights, "pt") as handle:
                 found = json.loads((handle.metadata() or {})["best"])
@@ -160,8 +163,9 @@ class Run:
     # ---- metrics.jsonl
 
     def metrics(self) -> list[dict[str, Any]]:
-        """The lines of ``metrics.jsonl`` with a number of images; half a line, as a killed run may leave, and bytes that are no
-        UTF-8 are left out."""
+        """The lines of ``metrics.jsonl`` with a number of images; half a line, as a killed run may leave, and bytes
+        that are no UTF-8 are left out.
+        """
         if not self.metrics_file.is_file():
             return []
         rows = []

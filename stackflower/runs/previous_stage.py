@@ -1,4 +1,6 @@
-"""What a later stage takes from the run of the previous one: the description of its networks, its text encoder, its data."""
+"""What a later stage takes from the run of the previous one: the description of its networks, its text encoder, its
+data.
+"""
 
 from __future__ import annotations
 
@@ -43,14 +45,15 @@ def flags_over(path: str, flags: Mapping[str, Any]) -> dict[str, Any]:
 
 def _unlike(run: str, theirs: str, given: str) -> str:
     return (
-        f"`text={given}`: {run} encodes captions with {theirs}, and a later stage must do the same; leave out `text`, or "
-        "train the previous stage with the other encoder."
+        f"`text={given}`: {run} encodes captions with {theirs}, and a later stage must do the same; leave out `text`, "
+        "or train the previous stage with the other encoder."
     )
 
 
 def keep_weights(config: RunConfig, run: Run) -> None:
-    """Copy the models of the earlier stages into a later stage's run, which then needs nothing else; what is there already stays.
-    RunError where one is missing or can't be written."""
+    """Copy the models of the earlier stages into a later stage's run, which then needs nothing else; what is there
+    already stays. RunError where one is missing or can't be written.
+    """
     if config.below is None:
         return
     below = Run(config.below.run)

@@ -104,12 +104,12 @@ class Cub200(ListedSource):
         for number, file in files.items():
             missing = [
                 name
-                for name, known in (
+                for name, present in (
                     ("train_test_split.txt", number in parts),
                     ("image_class_labels.txt", number in labels),
                     ("bounding_boxes.txt", not self.box or f"{self.root}images/{file}" in self.boxes),
                 )
-                if not known
+                if not present
             ]
             if missing:
                 if split == "train":
@@ -158,15 +158,15 @@ def read_table(files: Files, name: str) -> dict[int, str]:
 
 def read_boxes(files: Files, root: str) -> dict[str, Box]:
     """Left, top, width and height of the bird, by image file."""
-    names, found = read_table(files, f"{root}images.txt"), {}
+    names, boxes = read_table(files, f"{root}images.txt"), {}
     for number, text in read_table(files, f"{root}bounding_boxes.txt").items():
         try:
             left, top, width, height = (float(part) for part in text.split())
         except ValueError as error:
             raise DataError(f"{files.path / 'bounding_boxes.txt'}: image {number} has the box {text!r}.") from error
         if number in names:
-            found[f"{root}images/{names[number]}"] = left, top, width, height
-    return found
+            boxes[f"{root}images/{names[number]}"] = left, top, width, height
+    return boxes
 
 
 def _root(files: Files) -> str:

@@ -66,10 +66,10 @@ class Oxford102(ListedSource):
     @cached_property
     def images(self) -> dict[int, str]:
         """The file of each image that is there."""
-        found = {int(match[1]): name for name in self.files.names if (match := NAME.fullmatch(name))}
-        if not found:
+        images = {int(match[1]): name for name in self.files.names if (match := NAME.fullmatch(name))}
+        if not images:
             raise DataError(f"{self.path / 'jpg'} has no images; their names are image_00001.jpg and so on.")
-        return dict(sorted(found.items()))
+        return dict(sorted(images.items()))
 
     def _matrix(self, name: str, key: str) -> Any:
         from scipy.io import loadmat  # only where it is needed: every source is looked at to recognise a folder
@@ -110,7 +110,8 @@ class Oxford102(ListedSource):
                 listing.add({**row, "text": captions}, image)
         if len(here) < len(members):
             listing.notes.append(
-                f"{len(members) - len(here):,} of the {len(members):,} images of this split are not in {self.files.path / 'jpg'}."
+                f"{len(members) - len(here):,} of the {len(members):,} images of this split are not in "
+                f"{self.files.path / 'jpg'}."
             )
         return listing
 
@@ -118,8 +119,8 @@ class Oxford102(ListedSource):
         if "cat_to_name.json" not in self.files:
             return {}
         try:
-            found = json.loads(self.files.text("cat_to_name.json"))
-            return {int(number): str(name) for number, name in found.items()}
+            names = json.loads(self.files.text("cat_to_name.json"))
+            return {int(number): str(name) for number, name in names.items()}
         except (ValueError, AttributeError, RecursionError) as error:
             raise DataError(
                 f"{self.files.path / 'cat_to_name.json'} is not an object of class numbers to names ({error})."

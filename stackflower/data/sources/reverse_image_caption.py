@@ -62,10 +62,10 @@ class ReverseImageCaption(ListedSource):
             raise DataError(f"{self.files.path / name} has no columns Captions and ImagePath.")
         images = {PurePosixPath(each).name: each for each in self.files.names}
         captions: dict[str, list[Any]] = {}
-        for place, (path, own) in enumerate(zip(table["ImagePath"], table["Captions"], strict=True)):
+        for place, (path, numbers) in enumerate(zip(table["ImagePath"], table["Captions"], strict=True)):
             where, file = f"{name}, row {place + 1}", images.get(PurePosixPath(str(path)).name)
             try:
-                texts = [_sentence(caption, words) for caption in own]
+                texts = [_sentence(caption, words) for caption in numbers]
             except (KeyError, TypeError) as error:
                 listing.problems.append(f"{where} has a word {error} that is not in the dictionary.")
                 continue
@@ -79,6 +79,6 @@ class ReverseImageCaption(ListedSource):
 
 
 def _sentence(caption: Any, words: dict[str, str]) -> str:
-    """A caption of numbers as text, without padding."""
-    found = [words[str(number)] for number in caption]
-    return " ".join(word for word in found if word not in PADDING)
+    """Join the words of a caption of numbers, without padding."""
+    chosen = [words[str(number)] for number in caption]
+    return " ".join(word for word in chosen if word not in PADDING)

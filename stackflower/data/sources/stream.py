@@ -49,11 +49,11 @@ def index_of(location: str) -> ShardIndex:
     """
     with held(location) as path:
         try:
-            found = path.stat()
+            status = path.stat()
         except OSError as error:
             raise DataError(f"{location} can't be read: {error.strerror}.") from error
-        stamp = path.name if is_remote(location) else (str(path.resolve()), found.st_mtime_ns)
-        cached = cache_folder("shard-index") / f"{key_of(stamp, found.st_size)}.npy"
+        stamp = path.name if is_remote(location) else (str(path.resolve()), status.st_mtime_ns)
+        cached = cache_folder("shard-index") / f"{key_of(stamp, status.st_size)}.npy"
         with suppress(OSError, ValueError):
             places = np.load(cached, mmap_mode="r")
             return ShardIndex(places, json.loads(cached.with_suffix(".json").read_text(encoding="utf-8")))
@@ -94,16 +94,16 @@ class ShardReader:
             self._open.move_to_end(number)
             return self._open[number]
         location = self.locations[number]
-        found = index_of(location)
-        if len(found.places) != self.counts[number]:
-            fault = f" {found.faults[0]}" if found.faults else ""
+        index = index_of(location)
+        if len(index.places) != self.counts[number]:
+            fault = f" {index.faults[0]}" if index.faults else ""
             raise DataError(
-                f"{location} has {len(found.places):,} samples that can be used, and {self.counts[number]:,} were counted, by {INDEX} or when the "
-                f"training began.{fault} Mend it, or delete {INDEX}."
+                f"{location} has {len(index.places):,} samples that can be used, and {self.counts[number]:,} were "
+                f"counted, by {INDEX} or when the training began.{fault} Mend it, or delete {INDEX}."
             )
         try:
             with held(location) as path:
-                self._open[number] = path.open("rb"), found.places
+                self._open[number] = path.open("rb"), index.places
         except OSError as error:
             raise DataError(f"{location} can't be read: {error.strerror}.") from error
         if len(self._open) > OPEN:
@@ -180,44 +180,47 @@ class ShardStream(ShardSource):
         """
         if split not in self._counts:
             locations = self.shards[split]
-            known = self._told(locations)
-            self._counts[split] = known if known is not None else self._looked_at(split, locations)
+            counts = self._read_counts(locations)
+            self._counts[split] = counts if counts is not None else self._count_samples(split, locations)
             if not sum(self._counts[split]):
                 raise DataError(f"The shards of {self.location} ({split}) hold no images that can be used.")
         return self._counts[split]
 
-    def _told(self, locations: list[str]) -> list[int] | None:
-        """What the index beside remote shards says; None without one."""
+    def _read_counts(self, locations: list[str]) -> list[int] | None:
+        """Read the samples of each shard from the index beside remote shards; None without one."""
         if not is_remote(locations[0]):
             return None
-        told: dict[str, Any] = {}
+        counts: dict[str, Any] = {}
         for folder in {location.rpartition("/")[0] for location in locations}:
             beside = f"{folder}/{INDEX}"
             if not listing(beside):
                 return None
             try:
                 about = json.loads(local(beside).read_text(encoding="utf-8"))
-                own = [location for location in locations if location.rpartition("/")[0] == folder]
-                told |= {location: _count(about[file_name(location)]["samples"]) for location in own}
+                shards = [location for location in locations if location.rpartition("/")[0] == folder]
+                counts |= {shard: _count(about[file_name(shard)]["samples"]) for shard in shards}
             except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
                 raise DataError(
-                    f"{beside} does not tell the samples of every shard ({error!r}); write it by `stackflower data shard`."
+                    f"{beside} does not give the samples of every shard ({error!r}); write it by "
+                    "`stackflower data shard`."
                 ) from error
-        return [told[location] for location in locations]
+        return [counts[location] for location in locations]
 
-    def _looked_at(self, split: str, locations: list[str]) -> list[int]:
+    def _count_samples(self, split: str, locations: list[str]) -> list[int]:
+        """Index every shard, and count its samples."""
         counts, faults = [], []
         with progress_bar(f"indexing {len(locations):,} shards of {split}", len(locations)) as progress:
-            for found in _indexed(locations):
-                counts.append(len(found.places))
-                self._digest.update(found.places.tobytes())
-                faults += found.faults
+            for index in _index_all(locations):
+                counts.append(len(index.places))
+                self._digest.update(index.places.tobytes())
+                faults += index.faults
                 progress(1)
         self._faults = faults
         if faults and not self.skip_bad:
             raise DataError(
                 f"{self.location} can't be used as it is:\n{several(faults)}\n"
-                f"`stackflower data check {self.location}` lists everything; `data.skip_bad=true` leaves such samples out."
+                f"`stackflower data check {self.location}` lists everything; `data.skip_bad=true` leaves such samples "
+                "out."
             )
         return counts
 
@@ -243,8 +246,8 @@ def _count(value: object) -> int:
     return value
 
 
-def _indexed(locations: list[str]) -> Any:
-    """The index of each shard, in order."""
+def _index_all(locations: list[str]) -> Any:
+    """Yield the index of each shard, in order."""
     processes = min(os.cpu_count() or 1, len(locations) // 4)
     if processes < 2:
         yield from map(index_of, locations)

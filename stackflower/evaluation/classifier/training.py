@@ -39,7 +39,9 @@ PLANS: dict[str, Plan] = {
 
 
 def heads_of(data: Prepared, names: tuple[str, ...] | None = None) -> dict[str, tuple[str, ...]]:
-    """The heads that a split allows: "label", and each attribute with its values; none where it has no labels, or one class."""
+    """The heads that a split allows: "label", and each attribute with its values; none where it has no labels, or one
+    class.
+    """
     numbers = sorted(set(data.rows.labels or ()))
     if len(numbers) < 2:
         return {}
@@ -80,8 +82,8 @@ def caption_encoder(text: Mapping[str, Any] | None) -> TextEncoder | None:
     encoder: TextEncoder = Part.from_dict(dict(text)).create("text")
     if type(encoder).fit is not TextEncoder.fit:
         raise ConfigError(
-            f"`text={text['name']}` is trained or fitted on captions, and a classifier needs an encoder that is not: `text=ngram`, or a "
-            "Hugging Face model."
+            f"`text={text['name']}` is trained or fitted on captions, and a classifier needs an encoder that is not: "
+            "`text=ngram`, or a Hugging Face model."
         )
     return encoder
 
@@ -140,8 +142,8 @@ def train_classifier(source: Source, out: Path, asked: Asked) -> DomainClassifie
     heads = heads_of(data, asked.heads)
     if not heads and encoder is None:
         raise DataError(
-            'This data has no labels of two classes or more, which a classifier needs: "label" in every row of metadata.jsonl. Or compare '
-            "images with captions: `text=ngram`."
+            'This data has no labels of two classes or more, which a classifier needs: "label" in every row of '
+            "metadata.jsonl. Or compare images with captions: `text=ngram`."
         )
     device, plan = process_state().device, asked.plan
     if encoder is not None:
@@ -162,7 +164,9 @@ def train_classifier(source: Source, out: Path, asked: Asked) -> DomainClassifie
 
 
 def own_classifier(data: ClassifierData, resolution: int) -> Path:
-    """The classifier of a source's own `classifier_data` at a resolution: the package's, from the cache, or made now (minutes on a CPU)."""
+    """The classifier of a source's own `classifier_data` at a resolution: the package's, from the cache, or made now
+    (minutes on a CPU).
+    """
     settings: dict[str, Any] = {"resolution": resolution, "network": "plain", "epochs": data.epochs, "width": WIDTH}
     name = f"{type(data.source).__name__}-{key_of('classifier', data.key, data.heads, settings)}.safetensors"
     if (SHIPPED / name).exists():

@@ -19,8 +19,9 @@ FEATURES = ("2048", "logits_unbiased")
 
 @register("extractor", "inception-2015")
 class OriginalInception(Extractor):
-    """Inception with the 2015 TensorFlow weights, with which the Fréchet distance is called FID and the kernel distance KID: 1008 classes,
-    2048 features, on 299×299 pixels resized as TensorFlow 1 does, as in torch-fidelity. Needs the extra `fidelity`.
+    """Inception with the 2015 TensorFlow weights, with which the Fréchet distance is called FID and the kernel distance
+    KID: 1008 classes, 2048 features, on 299×299 pixels resized as TensorFlow 1 does, as in torch-fidelity. Needs the
+    extra `fidelity`.
 
     Args:
         weights: path of the weights file; None: PyTorch's cache or torch-fidelity's download.

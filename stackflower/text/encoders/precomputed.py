@@ -152,8 +152,8 @@ class PrecomputedEncoder(TextEncoder):
         names = load_pickle(listed.read_bytes(), NAMES) if listed.is_file() else None
         if not isinstance(names, list) or len(names) != len(groups):
             raise DataError(
-                f"{self.path} has the embeddings of {len(groups):,} images, and {listed} does not name as many: it says "
-                f"which texts of {folder} they are of."
+                f"{self.path} has the embeddings of {len(groups):,} images, and {listed} does not name as many: it "
+                f"says which texts of {folder} they are of."
             )
         files = Folder(folder, follow_links=True)
         texts = index_by_ending(name for name in files.names if name.endswith(".txt"))
@@ -176,8 +176,8 @@ class PrecomputedEncoder(TextEncoder):
                 near = difflib.get_close_matches(caption, list(self.places)[:20_000], n=1)
                 hint = f" The nearest that it has: {near[0]!r}." if near else ""
                 raise DataError(
-                    f"{self.path} has no embedding of {caption!r}; it has those of {len(self.places):,} captions.{hint} "
-                    "Another encoder, such as `text=ngram`, encodes any."
+                    f"{self.path} has no embedding of {caption!r}; it has those of {len(self.places):,} captions."
+                    f"{hint} Another encoder, such as `text=ngram`, encodes any."
                 )
             rows.append(row)
         return F.normalize(self.vectors[rows].float(), dim=1)
