@@ -320,7 +320,8 @@ def test_made_data_is_an_image_folder(stackflower, tmp_path: Path) -> None:
         assert getattr(rows, column) == getattr(source_rows, column), column
     assert "No problems" in stackflower("data", "check", "flowers").output
     assert (
-        "is there and not empty" in stackflower("data", "make", "synthetic-flowers", "--out", "flowers", code=2).output
+        "already exists and is not empty"
+        in stackflower("data", "make", "synthetic-flowers", "--out", "flowers", code=2).output
     )
     assert "10" in stackflower("data", "info", "flowers").output
     assert "10 images" in stackflower("data", "prepare", "flowers").output

@@ -21,12 +21,17 @@ from conftest import TINY_NETWORKS
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from safetensors.torch import load_file
 
-from stackflower.data.images import load_square
+from stackflower.data import images
+from stackflower.data.images import load_square, open_image
 from stackflower.data.sources.folder import FolderSource
 from stackflower.data.sources.shards import ShardSource, read_shard
 from stackflower.errors import DataError
+from stackflower.evaluation.extractors.inception_2015 import OriginalInception
 from stackflower.formats.pickles import load_pickle
+from stackflower.reports.gallery import grids
+from stackflower.runs.folder import Run
 
 
 def jpeg(size: int = 24) -> bytes:
@@ -301,6 +306,24 @@ def test_a_folder_of_nothing_but_links_out_of_it(stackflower, tmp_path: Path) ->
     assert "train-000000.tar is a link out of the folder" in said
 
 
+@pytest.mark.parametrize("pattern", ["", "/*/*.tar"])
+def test_shards_behind_a_link_to_a_folder_elsewhere(pattern: str, tmp_path: Path) -> None:
+    (tmp_path / "data" / "validation").mkdir(parents=True)
+    (tmp_path / "elsewhere").mkdir()
+    for part in ("data/validation", "elsewhere"):
+        shard(tmp_path / part / "0.tar")
+    (tmp_path / "data" / "train").symlink_to(tmp_path / "elsewhere")
+    path = f"{tmp_path / 'data'}{pattern}"
+    with pytest.raises(DataError, match="train is a link out of the folder"):
+        ShardSource(path=path).rows("train")
+    assert len(ShardSource(path=path, follow_links=True).rows("train")) == 4
+    # what the user names is followed, and so are links within the folder
+    assert len(ShardSource(path=str(tmp_path / "data" / "train")).rows("train")) == 4
+    (tmp_path / "data" / "train").unlink()
+    (tmp_path / "data" / "train").symlink_to("validation")
+    assert len(ShardSource(path=path).rows("train")) == 4
+
+
 def test_links_that_go_in_circles(stackflower, tmp_path: Path) -> None:
     data = folder(tmp_path / "data", '{"file_name": "2.jpg", "text": "b"}')
     (data / "around").symlink_to(data)
@@ -308,3 +331,56 @@ def test_links_that_go_in_circles(stackflower, tmp_path: Path) -> None:
     (data / "up").symlink_to(tmp_path)
     stackflower("data", "check", data)
     stackflower("data", "check", data, "--set", "data.follow_links=true")
+
+
+# ---- images of a run
+
+
+def test_grids_of_a_run_that_would_do_harm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def run_ghostscript(*_: object, **__: object) -> None:
+        raise AssertionError("Ghostscript would run")
+
+    monkeypatch.setattr("PIL.EpsImagePlugin.Ghostscript", run_ghostscript)
+    run = Run(tmp_path)
+    run.samples.mkdir()
+    for number, side in ((1, 10), (2, 40)):
+        Image.new("RGB", (side, side)).save(run.samples / f"images-{number:09d}.png")
+    Image.new("RGB", (10, 10)).save(run.samples / "images-000000003.png", format="EPS")
+    assert [picture.text for picture in grids(run)] == ["1 images", "2 images"]
+    monkeypatch.setattr(images, "LARGEST", 1000)
+    assert [picture.text for picture in grids(run)] == ["1 images"]
+    with (
+        pytest.raises(DataError, match="40×40 pixels are more than 1,000"),
+        open_image(run.samples / "images-000000002.png"),
+    ):
+        pass
+
+
+# ---- weights
+
+
+def safetensors_and_pickle(payload: bytes) -> bytes:
+    """A safetensors file with one tensor, which is a pickle too: strings of the pickle take up the header.
+
+    The length of the header begins a string of 40 bytes (``T``), in the header are strings of up to 126 (``U~``), and the
+    tensor is the rest of the pickle.
+    """
+    start = '{"__metadata__":{"x":"'.ljust(37, "a")
+    end = f'"}},"t":{{"dtype":"U8","shape":[{len(payload)}],"data_offsets":[0,{len(payload)}]}}}}'
+    header = start + ("U~" + "a" * 126) * 79 + "U0" + "a" * 48 + "U{" + end.rjust(123, "a")
+    length = b"T" + (40).to_bytes(7, "little")
+    assert len(header) == int.from_bytes(length, "little")
+    return length + header.encode() + payload
+
+
+@pytest.mark.extras
+@pytest.mark.parametrize("name", ["x.pth", "x.safetensors"])
+def test_weights_of_inception_that_would_do_harm(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("torch_fidelity")
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / name
+    path.write_bytes(safetensors_and_pickle(b"cposix\nsystem\n(S'touch owned'\ntR."))
+    assert list(load_file(path)) == ["t"]
+    with pytest.raises(DataError, match="The 2015 Inception network can't be loaded"):
+        OriginalInception(weights=str(path))
+    assert not Path("owned").exists()

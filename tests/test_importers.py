@@ -167,6 +167,54 @@ def test_a_hugging_face_data_set(tmp_path: Path, stackflower) -> None:
         open_source(str(tmp_path / "hub"), {"text_column": "caption"})
 
 
+@pytest.mark.extras
+def test_cells_of_a_hugging_face_data_set_name_no_files_elsewhere(tmp_path: Path) -> None:
+    pytest.importorskip("datasets")
+    import pyarrow
+    from pyarrow import parquet
+
+    root = tmp_path / "hub"
+    images(root / "pictures", "a.jpg")
+    images(tmp_path, "secret.jpg")
+    (root / "link.jpg").symlink_to(tmp_path / "secret.jpg")
+    names = [
+        "pictures/a.jpg",
+        str(root / "pictures" / "a.jpg"),
+        "../secret.jpg",
+        str(tmp_path / "secret.jpg"),
+        "link.jpg",
+    ]
+    cells = [{"bytes": None, "path": name} for name in names]
+    table = pyarrow.table({"image": cells, "text": [f"flower {number}" for number in range(len(names))]})
+    parquet.write_table(table, root / "train-00000-of-00001.parquet")
+    files = open_source(str(root), layout="huggingface").listing("train").files
+    assert [files.read(name)[:2] for name in files.names[:2]] == [b"\xff\xd8"] * 2
+    for name in files.names[2:]:
+        with pytest.raises(DataError, match="which is not in the data set"):
+            files.read(name)
+
+
+@pytest.mark.extras
+def test_scripts_of_hugging_face_data_sets_are_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    datasets = pytest.importorskip("datasets")
+    asked: list[object] = []
+
+    def version_3(path: str, name: object, revision: object = None, trust_remote_code: bool | None = None) -> None:
+        asked.append(trust_remote_code)
+        raise ValueError("the repository contains custom code.")
+
+    monkeypatch.setattr(datasets, "load_dataset", version_3)
+    with pytest.raises(DataError, match="can't be loaded: the repository contains custom code"):
+        open_source("hf://owner/name")
+    assert asked == [False]
+    monkeypatch.undo()
+    (tmp_path / "hub").mkdir()
+    (tmp_path / "hub" / "hub.py").write_text(f"open({str(tmp_path / 'owned')!r}, 'w')\n")
+    with pytest.raises(DataError, match="can't be loaded"):
+        open_source(str(tmp_path / "hub"), layout="huggingface")
+    assert not (tmp_path / "owned").exists()
+
+
 # ---- pickles
 
 
@@ -278,6 +326,15 @@ def test_pickled_tables() -> None:
     assert found == {"index": [0, 1], "a": [1, "x"], "b": [[2], None]}
     with pytest.raises(DataError, match=r"x\.pkl is no table of pandas"):
         columns_of({"a": 1}, "x.pkl")
+
+
+@pytest.mark.parametrize("start", [-(10**9), -(10**30)])
+def test_pickled_tables_that_claim_too_much(start: int) -> None:
+    frame = load_pickle(data_frame({"a": [1, 2]}), "x.pkl")
+    (block,) = frame.state["_mgr"].arguments[0]
+    block.arguments = (block.arguments[0], slice(start, 2, 1), *block.arguments[2:])
+    with pytest.raises(DataError, match=r"x\.pkl is no table of pandas that is known \("):
+        columns_of(frame, "x.pkl")
 
 
 @pytest.mark.parametrize("protocol", range(6))
@@ -425,7 +482,7 @@ def test_training_on_precomputed_embeddings(tmp_path: Path, stackflower) -> None
     assert "has no embedding of 'a tree'; it has those of 8 captions" in said
     np.save(tmp_path / "e.npy", np.zeros((7, 20)))
     said = stackflower("train", "--data", "data", "--images", 8, "--out", "other", *TINY_NETWORKS, *text, code=2).output
-    assert "has 7 embeddings, and there are 8 captions" in said
+    assert "has 7 embeddings, and data/metadata.jsonl has 8 captions" in said
     said = stackflower(
         "train",
         "--data",
@@ -439,7 +496,7 @@ def test_training_on_precomputed_embeddings(tmp_path: Path, stackflower) -> None
         *settings("text.path=none.npy"),
         code=2,
     ).output
-    assert "There is no none.npy" in said or "There is no " in said
+    assert "none.npy does not exist" in said
 
 
 def test_tags_as_a_multi_hot_condition(tmp_path: Path, stackflower) -> None:
@@ -505,7 +562,7 @@ def test_classes_of_a_table_are_numbers_or_names(tmp_path: Path, stackflower) ->
 
 def test_images_that_a_source_crops_are_not_copied_whole(tmp_path: Path, stackflower) -> None:
     root = birds(tmp_path / "CUB_200_2011")
-    assert "--size 76 says" in stackflower("data", "shard", root, "shards", code=2).output
+    assert "as in --size 76" in stackflower("data", "shard", root, "shards", code=2).output
     stackflower("data", "shard", root, "shards", "--size", 32)
     one, other = (prepare(open_source(str(path)), "train", 32).images for path in (root, tmp_path / "shards"))
     assert torch.equal(torch.as_tensor(one), torch.as_tensor(other))

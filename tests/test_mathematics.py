@@ -253,7 +253,9 @@ def test_objectives_weigh_the_contrast_where_the_discriminator_gives_one() -> No
 
     goal = Hinge(contrast=0.5, generator_contrast=0.25)
     found = goal.discriminator_terms(judge, Pairs(REAL, FAKE, RIGHT, WRONG, RIGHT))["contrast"].item()
-    assert found == pytest.approx(0.5 * compute_contrastive_loss(alike[1.0], OWN[:2], None, alike[-1.0].diagonal()).item())
+    assert found == pytest.approx(
+        0.5 * compute_contrastive_loss(alike[1.0], OWN[:2], None, alike[-1.0].diagonal()).item()
+    )
     found = goal.generator_terms(judge, Pairs(REAL, FAKE, RIGHT, None, RIGHT))["contrast"].item()
     assert found == pytest.approx(0.25 * compute_contrastive_loss(alike[1.0], OWN[:2]).item())
 

@@ -17,17 +17,19 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import TINY_NETWORKS, settings
+from safetensors import SafetensorError
 from safetensors.numpy import save_file
 from test_hostile_data import jpeg
 from test_layouts import picture
 
 from stackflower.data import prepared
 from stackflower.data.opening import open_source, source_part
-from stackflower.data.sources.shards import expand_braces
+from stackflower.data.shard_locations import expand_braces
 from stackflower.data.sources.stream import ShardStream
 from stackflower.errors import ConfigError, DataError
 from stackflower.text.encoders.multi_hot import MultiHotEncoder
 from stackflower.text.encoders.precomputed import PrecomputedEncoder
+from stackflower.utils.atomic import RESUMES, reporting_write_errors
 
 
 def sidecar(root: Path, count: int = 6) -> Path:
@@ -84,7 +86,7 @@ def test_a_full_disk_is_told(tmp_path: Path, stackflower, monkeypatch: pytest.Mo
     with monkeypatch.context() as patch:
         patch.setattr("os.posix_fallocate", full)
         said = stackflower("data", "prepare", "data", "out", "--size", 16, code=2).output
-    assert "No space left on device" in said and "type the command again" in said
+    assert "No space left on device" in said and "Free some disk space and rerun" in said
     stackflower("data", "prepare", "data", "out", "--size", 16)
 
 
@@ -327,7 +329,7 @@ def test_an_index_that_tells_nonsense(tmp_path: Path, told: str) -> None:
     (tmp_path / "index.json").write_text(told)
     source = open_source(f"file://{tmp_path}/train-0.tar")
     assert isinstance(source, ShardStream)
-    with pytest.raises(DataError, match="does not tell the samples"):
+    with pytest.raises(DataError, match="does not give the samples"):
         source.count("train")
 
 
@@ -365,7 +367,7 @@ def test_embeddings_that_are_no_such_thing(tmp_path: Path, stackflower) -> None:
         PrecomputedEncoder(path=str(tmp_path / "x.npy"), captions=str(tmp_path / "c.jsonl")).encode(["a"])
     (tmp_path / "filenames.pickle").write_bytes(pickle.dumps([""]))
     (tmp_path / "text").mkdir()
-    with pytest.raises(DataError, match="which is no file"):
+    with pytest.raises(DataError, match="has no captions of"):
         PrecomputedEncoder(path=str(tmp_path / "x.npy"), captions=str(tmp_path / "text")).encode(["a"])
     with pytest.raises(ConfigError, match=r"text\.separator is empty"):
         MultiHotEncoder(separator="")
@@ -398,3 +400,17 @@ def test_two_preparations_into_one_folder(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(prepared, "FileLock", waits)
     with pytest.raises(DataError, match="holds other data"):
         prepared.prepare_into(other, "train", 16, tmp_path / "out")
+
+
+# ---- files that can't be written
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [(OSError(28, "No space left on device", "x"), "No space left on device"), (SafetensorError("torn."), "torn")],
+)
+def test_what_cannot_be_written_is_one_sentence(error: Exception, reason: str) -> None:
+    with pytest.raises(DataError) as caught, reporting_write_errors("a/b.json", DataError, RESUMES):
+        raise error
+    advice = "Free some disk space and rerun; it resumes where it stopped."
+    assert str(caught.value) == f"a/b.json can't be written: {reason}. {advice}"

@@ -25,7 +25,7 @@ from test_training import gloo
 
 from stackflower.data import remote
 from stackflower.data.opening import open_source, source_part
-from stackflower.data.sources.shards import expand_braces
+from stackflower.data.shard_locations import expand_braces
 from stackflower.data.sources.stream import ShardReader, ShardStream
 from stackflower.errors import DataError
 from stackflower.runs import checkpoint
@@ -425,7 +425,8 @@ def test_data_shard_writes_what_it_reads(tmp_path: Path, stackflower) -> None:
     assert json.loads((tmp_path / "shards" / "index.json").read_text())["train-000002.tar"]["samples"] == 1
     before = {path.name: path.read_bytes() for path in (tmp_path / "shards").iterdir()}
     assert (
-        "is there and not empty" in stackflower("data", "shard", "flowers", "shards", "--per-shard", 3, code=2).output
+        "already exists and is not empty"
+        in stackflower("data", "shard", "flowers", "shards", "--per-shard", 3, code=2).output
     )
     stackflower("data", "shard", "flowers", "again", "--per-shard", 3)
     assert {path.name: path.read_bytes() for path in (tmp_path / "again").iterdir()} == before

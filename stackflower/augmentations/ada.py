@@ -116,7 +116,12 @@ class AdaptiveAugmentation(Augmentation):
             turn = self._apply_randomly(take(), (take() * 4).floor() * (math.pi / 2), 0.0)
             gate = take()
             shift = [self._apply_randomly(gate, ((2 * take() - 1) * (0.125 * size)).round(), 0.0) for _ in range(2)]
-            matrix = matrix @ _build_scaling(mirror, torch.ones_like(mirror)) @ _build_rotation(turn, True) @ _build_translation(*shift)
+            matrix = (
+                matrix
+                @ _build_scaling(mirror, torch.ones_like(mirror))
+                @ _build_rotation(turn, True)
+                @ _build_translation(*shift)
+            )
         if "geometric" in self.transforms:
             scale = self._apply_randomly(take(), torch.exp2(0.2 * _to_normal(take())), 1.0)
             either = 1 - (1 - self.strength).sqrt()  # for each of two rotations: together they come with probability p
@@ -125,7 +130,9 @@ class AdaptiveAugmentation(Augmentation):
             gate = take()
             shift = [self._apply_randomly(gate, 0.125 * size * _to_normal(take()), 0.0) for _ in range(2)]
             matrix = matrix @ _build_scaling(1 / scale, 1 / scale) @ _build_rotation(-before)
-            matrix = matrix @ _build_scaling(1 / stretch, stretch) @ _build_rotation(-after) @ _build_translation(*shift)
+            matrix = (
+                matrix @ _build_scaling(1 / stretch, stretch) @ _build_rotation(-after) @ _build_translation(*shift)
+            )
         return matrix[:, :2]
 
     def _draw_colours(self, draws: Tensor) -> Tensor:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import io
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import torch
@@ -26,15 +28,7 @@ from stackflower.errors import ConfigError, DataError
 from stackflower.utils.atomic import replacing
 
 EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm"})
-FORMATS = (
-    "JPEG",
-    "PNG",
-    "WEBP",
-    "GIF",
-    "BMP",
-    "TIFF",
-    "PPM",
-)  # Pillow knows more, of which EPS would run Ghostscript
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM")  # of Pillow's, of which EPS would run Ghostscript
 LARGEST = 200_000_000  # pixels; more is treated as a decompression bomb
 
 
@@ -53,6 +47,26 @@ def to_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
+@contextmanager
+def open_image(file: Path | BinaryIO) -> Iterator[Image.Image]:
+    """Open an image from anywhere: of one of `FORMATS`, as others would run programs, and of at most `LARGEST` pixels.
+
+    Raises:
+        DataError: the image has more pixels.
+        OSError: the file can't be read, or is of another format.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        try:
+            with Image.open(file, formats=FORMATS) as image:
+                if image.width * image.height > LARGEST:
+                    size = f"{image.width:,}×{image.height:,}"
+                    raise DataError(f"{size} pixels are more than {LARGEST:,}; make it smaller.")
+                yield image
+        except Image.DecompressionBombError as error:
+            raise DataError(f"{error}; make it smaller.") from error
+
+
 def load_square(
     path: Path,
     size: int,
@@ -60,33 +74,30 @@ def load_square(
     content: bytes | None = None,
     box: tuple[float, float, float, float] | None = None,
 ) -> np.ndarray:
-    """The central square of an image file, resampled (Lanczos, antialiased) to uint8 (size, size, 3).
+    """Load the central square of an image file, resampled (Lanczos, antialiased) to uint8 (size, size, 3).
 
-    With `trim`, a border of one colour is cut off first (`without_border`). `content` is the file's bytes, where they are part
-    of another file and `path` only names them. Of `box`, left, top, right and bottom in pixels, what lies in the image is kept.
+    Args:
+        path: the file.
+        size: height and width of the square.
+        trim: cut off a border of one colour first (`without_border`).
+        content: the file's bytes, if it is part of another file and `path` only names it.
+        box: left, top, right and bottom in pixels; the part in the image is kept.
 
-    DataError, with the file's name, for a file that is not an image, is truncated, or has more than `LARGEST` pixels.
+    Raises:
+        DataError: the file is not an image, is truncated, or has more than `LARGEST` pixels; the message names it.
     """
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            with Image.open(path if content is None else io.BytesIO(content), formats=FORMATS) as image:
-                if image.width * image.height > LARGEST:
-                    raise DataError(
-                        f"{path}: {image.width:,}×{image.height:,} pixels are more than {LARGEST:,}; make it smaller."
-                    )
-                # JPEG: decode at a fraction of the size where that is enough
-                if box is None:
-                    image.draft("RGB", (size * 2, size * 2))
-                upright = ImageOps.exif_transpose(image)
-                upright = upright if box is None else _cropped(upright, box)
-                upright = without_border(upright) if trim else upright
-                square = ImageOps.fit(to_rgb(upright), (size, size), Image.Resampling.LANCZOS)
+        with open_image(path if content is None else io.BytesIO(content)) as image:
+            # JPEG: decode at a fraction of the size where that is enough
+            if box is None:
+                image.draft("RGB", (size * 2, size * 2))
+            upright = ImageOps.exif_transpose(image)
+            upright = upright if box is None else _crop(upright, box)
+            upright = without_border(upright) if trim else upright
+            square = ImageOps.fit(to_rgb(upright), (size, size), Image.Resampling.LANCZOS)
         return np.asarray(square)
     except DataError as error:
         raise DataError(str(error) if str(path) in str(error) else f"{path}: {error}") from error
-    except Image.DecompressionBombError as error:
-        raise DataError(f"{path}: {error}; make it smaller.") from error
     except UnidentifiedImageError as error:
         empty = not content if content is not None else not path.stat().st_size
         reason = "it is empty" if empty else f"it is none of {', '.join(FORMATS)}"
@@ -96,8 +107,8 @@ def load_square(
         raise DataError(f"{path} can't be read as an image: {reason}.") from error
 
 
-def _cropped(image: Image.Image, box: tuple[float, float, float, float]) -> Image.Image:
-    """What a box and an image have in common. DataError where that is nothing."""
+def _crop(image: Image.Image, box: tuple[float, float, float, float]) -> Image.Image:
+    """Crop an image to the part of a box that lies in it. DataError if there is none."""
     left, top = (max(0, round(edge)) for edge in box[:2])
     right, bottom = min(image.width, round(box[2])), min(image.height, round(box[3]))
     if right <= left or bottom <= top:
@@ -106,7 +117,10 @@ def _cropped(image: Image.Image, box: tuple[float, float, float, float]) -> Imag
 
 
 def sharpened(image: np.ndarray, factor: float) -> np.ndarray:
-    """uint8 (H, W, 3) through Pillow's sharpness filter: 1 leaves the image unchanged, more sharpens it, less blurs it."""
+    """Pass uint8 (H, W, 3) through Pillow's sharpness filter.
+
+    A `factor` of 1 leaves the image unchanged, more sharpens it, less blurs it.
+    """
     return np.asarray(ImageEnhance.Sharpness(Image.fromarray(image)).enhance(factor))
 
 
@@ -190,7 +204,9 @@ def _wrapped(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, widt
 
 
 def captioned(images: np.ndarray, captions: Sequence[str], scale: int = 2) -> np.ndarray:
-    """A row of images for each caption, the caption above it: uint8 (N, R, R, 3), N a multiple of the captions, to uint8 (H, W, 3)."""
+    """A row of images for each caption, the caption above it: uint8 (N, R, R, 3), N a multiple of the captions, to
+    uint8 (H, W, 3).
+    """
     columns = len(images) // len(captions)
     rows = []
     for number, caption in enumerate(captions):

@@ -14,9 +14,11 @@ from typing import IO, Any, overload
 import numpy as np
 
 from stackflower.errors import DataError
+from stackflower.utils.atomic import reporting_write_errors
 
 IN_MEMORY = 16 << 20  # bytes of a temporary file that are held in memory
 AT_ONCE = 1 << 20  # bytes that are read at a time
+ADVICE = "Free some disk space, or set the environment variable TMPDIR to a folder elsewhere."
 
 
 class Lazy(Sequence[Any]):
@@ -51,7 +53,8 @@ class JsonLines(Lazy):
     """JSON values, one a line.
 
     Args:
-        path: a file of them, which is not changed; None: a temporary file, empty at first, for `append`. ValueError where it ends within a line.
+        path: a file of them, which is not changed; None: a temporary file, empty at first, for `append`. ValueError
+            where it ends within a line.
     """
 
     def __init__(self, path: Path | None = None):
@@ -70,15 +73,9 @@ class JsonLines(Lazy):
     def append(self, value: Any) -> None:
         """One more, at the end of a temporary file. DataError where there is no room."""
         line = _line(value)
-        try:
-            with self._lock:
-                self._file.seek(self._ends[-1])
-                self._file.write(line)
-        except OSError as error:
-            raise DataError(
-                f"A temporary file in {tempfile.gettempdir()} can't be written: {error}. Free some space, or set the environment variable TMPDIR to "
-                "a folder elsewhere."
-            ) from error
+        with reporting_write_errors(f"A temporary file in {tempfile.gettempdir()}", DataError, ADVICE), self._lock:
+            self._file.seek(self._ends[-1])
+            self._file.write(line)
         self._ends.append(self._ends[-1] + len(line))
 
     def extend(self, values: Iterable[Any]) -> None:

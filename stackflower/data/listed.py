@@ -21,6 +21,7 @@ from stackflower.data.json_lines import JsonLines
 from stackflower.data.rows import checked, several, together
 from stackflower.data.source import Rows, Source
 from stackflower.errors import DataError
+from stackflower.formats.lines import lines_of
 from stackflower.options import Below1, Seed
 from stackflower.utils.cache import key_of
 from stackflower.utils.progress import Progress
@@ -31,7 +32,9 @@ AHEAD = 16  # images for each thread that are read before they are decoded
 
 @dataclass
 class Listing:
-    """The rows of one split, checked, with ``file_name``, a name in `files`, and a sentence for each that can't be used."""
+    """The rows of one split, checked, with ``file_name``, a name in `files`, and a sentence for each that can't be
+    used.
+    """
 
     files: Files
     rows: JsonLines = field(default_factory=JsonLines)
@@ -53,16 +56,24 @@ class Listing:
         else:
             self.rows.append(row)
 
+    def read_captions(self, files: Files, name: str, where: str) -> list[str] | None:
+        """Read the lines of a text file; None, with a problem of the image at `where`, if they can't be read."""
+        try:
+            return lines_of(files.text(name))
+        except DataError as error:
+            self.problems.append(f"{where} has no captions that can be read: {error}")
+            return None
+
 
 class ListedSource(Source):
-    """Images that are files. A subclass lists them.
+    """Images that are files. A subclass lists them, and documents only the options that it adds.
 
     Args:
         path: the folder, or a zip or tar archive of it.
-        held_out: share of the training images that are the validation split, where the data have none.
-        seed: by which these are drawn.
+        held_out: share of the training images that become the validation split, if the data have none.
+        seed: seed of that choice.
         skip_bad: leave out rows and images that can't be used, with a warning, instead of raising DataError.
-        follow_links: read images that are links to files out of the folder.
+        follow_links: read images and shards that are links out of the folder.
     """
 
     layout: ClassVar[str]
@@ -89,19 +100,22 @@ class ListedSource(Source):
         """The rows of a split. DataError where it can't be read at all."""
 
     def square(self, content: bytes, where: Path, row: dict[str, Any], size: int) -> np.ndarray:
-        """The image of a row as uint8 (size, size, 3), from its file's content; `where` names it. DataError for what is no image."""
+        """The image of a row as uint8 (size, size, 3), from its file's content; `where` names it.
+
+        DataError for what is no image.
+        """
         return load_square(where, size, content=content)
 
     def title(self) -> str:
         return self.path.resolve().name
 
     def splits(self) -> list[str]:
-        own = self.own_splits()
+        splits = self.own_splits()
         if not self.share:
-            return own
-        if "validation" in own:
+            return splits
+        if "validation" in splits:
             raise DataError(f"{self.path} has a validation split of its own: leave out data.held_out.")
-        return [own[0], "validation", *own[1:]]
+        return [splits[0], "validation", *splits[1:]]
 
     def images_of(self, split: str) -> int:
         return len(self.listing(split).rows)
@@ -115,8 +129,8 @@ class ListedSource(Source):
             nested = [name for name in listing.files.names if is_archive(name)]
             if nested:
                 listing.notes.append(f"{listing.files.path} holds archives, which are not opened, such as {nested[0]}.")
-            told = "\n".join(listing.problems)
-            unread = [name for name in listing.files.refused if name not in told]
+            reported = "\n".join(listing.problems)
+            unread = [name for name in listing.files.refused if name not in reported]
             if unread:
                 why = listing.files.refused[unread[0]]
                 listing.notes.append(f"{len(unread):,} files in {listing.files.path} are not read: {unread[0]} {why}.")
@@ -199,7 +213,10 @@ class ListedSource(Source):
     def _decoded(
         self, split: str, wanted: np.ndarray, size: int, jobs: int | None = None
     ) -> Iterator[tuple[int, np.ndarray | str]]:
-        """Images of the `wanted` rows, bool (N,), by position, as they are decoded, or what is wrong with them. Files are read in their order, a few ahead."""
+        """Images of the `wanted` rows, bool (N,), by position, as they are decoded, or what is wrong with them.
+
+        Files are read in their order, a few ahead.
+        """
         listing = self.listing(split)
         position_of = {row["file_name"]: place for place, row in enumerate(listing.rows) if wanted[place]}
 
@@ -225,8 +242,8 @@ class ListedSource(Source):
         labelled = sum("label" in row for row in listing.rows)
         if 0 < labelled < len(listing.rows):
             notes.append(
-                f"{labelled:,} of {len(listing.rows):,} rows of {listing.files.path} have a label: none is used, and a negative caption may be of "
-                "the same class."
+                f"{labelled:,} of {len(listing.rows):,} rows of {listing.files.path} have a label: none is used, and a "
+                "negative caption may be of the same class."
             )
         names: dict[int, str] = {}
         for row in listing.rows:
@@ -237,7 +254,8 @@ class ListedSource(Source):
             ):
                 first, other = names[row["label"]], row["class_name"]
                 notes.append(
-                    f"{listing.files.path} names the class {row['label']} {first!r} and {other!r}; it is called {other!r}."
+                    f"{listing.files.path} names the class {row['label']} {first!r} and {other!r}; it is called "
+                    f"{other!r}."
                 )
                 break
         if listing.problems and self.skip_bad:

@@ -1,7 +1,7 @@
 """The prepared form of a split: images decoded once to square uint8, memory-mapped, with their captions.
 
-It is kept in a cache folder (STACKFLOWER_CACHE, by default ~/.cache/stackflower) under a key of the data's content and the
-settings, is written atomically, and can be deleted at any time.
+It is kept in a cache folder (STACKFLOWER_CACHE, by default ~/.cache/stackflower) under a key of the data's content and
+the settings, is written atomically, and can be deleted at any time.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from stackflower.data.json_lines import JsonLines, write_json_lines
 from stackflower.data.rows import checked, together
 from stackflower.data.source import Rows, Source
 from stackflower.errors import DataError
-from stackflower.utils.atomic import replacing, write_text
-from stackflower.utils.cache import cache_folder, key_of, not_writable
+from stackflower.utils.atomic import RESUMES, replacing, reporting_write_errors, write_text
+from stackflower.utils.cache import cache_folder, key_of, reporting_cache_errors
 from stackflower.utils.progress import Progress, progress_bar
 
 IMAGES, ROWS, LEFT_OUT, KEY = "images.npy", "rows.jsonl", "left-out.json", "key.json"
@@ -56,12 +56,13 @@ class Prepared:
         return None if self.rows.labels is None else torch.tensor(self.rows.labels)
 
     def classes(self) -> Tensor:
-        """(N,) int64: the labels; without them, images with the same set of captions (such as tags) are of one class, as none of
-        these captions is a negative for another of them."""
+        """(N,) int64: the labels; without them, images with the same set of captions (such as tags) are of one class,
+        as none of these captions is a negative for another of them.
+        """
         if self.labels is not None:
             return self.labels
-        known: dict[frozenset[str], int] = {}
-        return torch.tensor([known.setdefault(frozenset(captions), len(known)) for captions in self.captions])
+        numbers: dict[frozenset[str], int] = {}
+        return torch.tensor([numbers.setdefault(frozenset(captions), len(numbers)) for captions in self.captions])
 
     def flat_captions(self) -> list[str]:
         """Every caption, image by image: the order of the rows of an embedding table."""
@@ -74,7 +75,8 @@ class Prepared:
 
 
 def prepare(source: Source, split: str, size: int, jobs: int | None = None) -> Prepared:
-    """Open the prepared form of a split at `size` pixels, making it if it is not in the cache. One that was interrupted goes on.
+    """Open the prepared form of a split at `size` pixels, making it if it is not in the cache. One that was interrupted
+    goes on.
 
     Args:
         jobs: threads or processes that make it; None: one for each core.
@@ -88,23 +90,20 @@ def prepare(source: Source, split: str, size: int, jobs: int | None = None) -> P
     folder = cache_folder("prepared") / key
     if (prepared := _from_cache(folder, key)) is not None:
         return prepared
-    try:
+    with reporting_cache_errors(folder.parent):
         return _make(source, split, size, folder, key, jobs)
-    except OSError as error:
-        raise not_writable(folder.parent, error) from error
 
 
 def prepare_into(source: Source, split: str, size: int, folder: Path, jobs: int | None = None) -> Prepared:
-    """As `prepare`, into a folder of the user's. DataError where it holds the prepared form of something else, or can't be written."""
+    """As `prepare`, into a folder of the user's.
+
+    DataError where it holds the prepared form of something else, or can't be written.
+    """
     key = _key(source, split, size)
     if _holds(folder, key):
         return open_prepared(folder, key)
-    try:
+    with reporting_write_errors(folder, DataError, RESUMES):
         return _make(source, split, size, folder, key, jobs)
-    except OSError as error:
-        raise DataError(
-            f"{folder} can't be written: {error}. Make room and type the command again; it goes on."
-        ) from error
 
 
 def _holds(folder: Path, key: str) -> bool:
@@ -150,7 +149,7 @@ def _from_cache(folder: Path, key: str) -> Prepared | None:
 
 
 def _make(source: Source, split: str, size: int, folder: Path, key: str, jobs: int | None) -> Prepared:
-    """Decode a split into a folder, aside first, from where it was left if it was interrupted; one process at a time."""
+    """Decode a split into a folder, aside first, resuming what was interrupted; one process at a time."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(cache_folder("prepared") / f".{key_of(str(folder.resolve()))}.lock"):
         prepared = _from_cache(folder, key) if _holds(folder, key) else None  # another process may have made it
@@ -213,14 +212,17 @@ def is_partial(path: Path, split: str) -> bool:
 def _array(path: Path, dtype: type, shape: tuple[int, ...]) -> np.memmap[Any, Any] | None:
     """An array in a file, with what an earlier process wrote into it; None where it is not there."""
     with suppress(OSError, ValueError, EOFError):
-        found = np.lib.format.open_memmap(path, mode="r+")
-        if found.dtype == dtype and found.shape == shape:
-            return found
+        array = np.lib.format.open_memmap(path, mode="r+")
+        if array.dtype == dtype and array.shape == shape:
+            return array
     return None
 
 
 def _new_array(path: Path, dtype: type, shape: tuple[int, ...]) -> np.memmap[Any, Any]:
-    """An array of zeros in a file that has its room on the disk: writing to one without ends the process. OSError where there is no room."""
+    """An array of zeros in a file that has its room on the disk: writing to one without ends the process.
+
+    OSError where there is no room.
+    """
     with replacing(path) as temporary:
         np.lib.format.open_memmap(temporary, mode="w+", dtype=dtype, shape=shape)
         if hasattr(os, "posix_fallocate"):

@@ -12,7 +12,7 @@ from typing import Any
 
 from PIL import Image
 
-from stackflower.data.images import FORMATS
+from stackflower.data.images import open_image
 from stackflower.data.listed import ListedSource
 from stackflower.data.opening import open_source
 from stackflower.data.prepared import prepare
@@ -20,7 +20,7 @@ from stackflower.data.rows import several
 from stackflower.data.source import Rows, Source
 from stackflower.data.sources.stream import INDEX
 from stackflower.errors import DataError
-from stackflower.utils.atomic import left_behind, replacing, write_text
+from stackflower.utils.atomic import RESUMES, left_behind, replacing, reporting_write_errors, write_text
 from stackflower.utils.cache import key_of
 from stackflower.utils.progress import progress_bar
 
@@ -59,22 +59,18 @@ def shard_data(
     _begin(folder, key)
     index: dict[str, Any] = {}
     counts: dict[str, int] = {}
-    try:
+    with reporting_write_errors(folder, DataError, RESUMES):
         for split in source.splits():
             for warning in source.warnings(split):
                 logger.warning(warning)
             if isinstance(source, ListedSource) and size is None:
-                samples = _copied(source, split)
+                samples = _copy(source, split)
             else:
-                samples = _drawn(source, split, size or 0)
+                samples = _draw(source, split, size or 0)
             counts[split] = len(samples)
             index |= _write_split(folder, split, samples, per_shard)
         write_text(folder / INDEX, json.dumps(index, indent=1) + "\n")
         (folder / PROGRESS).unlink()
-    except OSError as error:
-        raise DataError(
-            f"{folder} can't be written: {error}. Free some disk space and rerun; it resumes where it stopped."
-        ) from error
     lines = [f"{split}: {count:,} images in {-(-count // per_shard):,} shards" for split, count in counts.items()]
     last = -(-counts["train"] // per_shard) - 1
     lines.append(
@@ -100,18 +96,19 @@ def _write_split(folder: Path, split: str, samples: _Samples, per_shard: int) ->
 
 
 def _begin(folder: Path, key: str) -> None:
-    """Note what is being written. DataError where the folder holds anything but what the same command has written."""
-    try:
+    """Note what is being written.
+
+    Raises:
+        DataError: the folder can't be written, or holds anything but what the same command has written.
+    """
+    note = folder / PROGRESS
+    with reporting_write_errors(folder, DataError):
         folder.mkdir(parents=True, exist_ok=True)
         if any(path.name != PROGRESS for path in folder.iterdir()):
-            known = (
-                json.loads((folder / PROGRESS).read_text(encoding="utf-8")) if (folder / PROGRESS).exists() else None
-            )
-            if known != key:
-                raise DataError(f"{folder} is there and not empty; name a new folder.")
-        write_text(folder / PROGRESS, json.dumps(key))
-    except (OSError, ValueError) as error:
-        raise DataError(f"{folder} can't be written: {error}. Name another folder.") from error
+            written = note.read_text(encoding="utf-8", errors="replace") if note.exists() else None
+            if written != json.dumps(key):
+                raise DataError(f"{folder} already exists and is not empty; choose another `out`.")
+        write_text(note, json.dumps(key))
 
 
 class _Samples:
@@ -136,7 +133,7 @@ class _Samples:
         return row
 
 
-def _drawn(source: Source, split: str, size: int) -> _Samples:
+def _draw(source: Source, split: str, size: int) -> _Samples:
     """Central squares of `size` pixels, as PNG."""
     data = prepare(source, split, size)
 
@@ -148,21 +145,22 @@ def _drawn(source: Source, split: str, size: int) -> _Samples:
     return _Samples(data.rows, content, range(len(data.rows)))
 
 
-def _copied(source: ListedSource, split: str) -> _Samples:
+def _copy(source: ListedSource, split: str) -> _Samples:
     """The files as they are. What can't be read is refused, or left out with `skip_bad`, first."""
     rows, files = source.rows(split), source.listing(split).files
     assert rows.files is not None
     bad = source.unreadable(split)
     if bad and not source.skip_bad:
         raise DataError(
-            f"{len(bad):,} images of {split} can't be read:\n{several(list(bad.values()))}\nMend them, or leave them out with `on_error=skip`."
+            f"{len(bad):,} images of {split} can't be read:\n{several(list(bad.values()))}\n"
+            "Mend them, or leave them out with `on_error=skip`."
         )
     names = rows.files
 
     def content(number: int) -> tuple[bytes, str]:
-        found = files.read(names[number])
-        with Image.open(io.BytesIO(found), formats=FORMATS) as image:
-            return found, SUFFIX[str(image.format)]
+        image_file = files.read(names[number])
+        with open_image(io.BytesIO(image_file)) as image:
+            return image_file, SUFFIX[str(image.format)]
 
     return _Samples(rows, content, [number for number in range(len(rows)) if number not in bad])
 
@@ -171,9 +169,9 @@ def _write(path: Path, part: range, samples: _Samples) -> None:
     """One shard, aside first; the same bytes for the same samples."""
     with replacing(path) as temporary, tarfile.open(temporary, "w", format=tarfile.USTAR_FORMAT) as shard:
         for number in part:
-            own = samples.kept[number]
-            image, suffix = samples.content(own)
-            row = json.dumps(samples.row(own), ensure_ascii=False).encode()
+            place = samples.kept[number]
+            image, suffix = samples.content(place)
+            row = json.dumps(samples.row(place), ensure_ascii=False).encode()
             for ending, content in ((suffix, image), ("json", row)):
                 member = tarfile.TarInfo(f"{number:09d}.{ending}")
                 member.size = len(content)

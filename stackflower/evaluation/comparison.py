@@ -11,7 +11,7 @@ from typing import Any
 
 from stackflower.errors import ConfigError, DataError
 from stackflower.evaluation.scoring import numbers
-from stackflower.utils.atomic import write_text
+from stackflower.utils.atomic import reporting_write_errors, write_text
 
 NAMES = ("data", "trained_on", "held_out", "shuffle")  # what checksums and seeds say already
 MAKING = (
@@ -25,10 +25,8 @@ MAKING = (
 
 def save_scores(scores: Mapping[str, Any], path: Path) -> None:
     """Write scores with their protocol as JSON. DataError where that can't be."""
-    try:
+    with reporting_write_errors(path, DataError):
         write_text(path, json.dumps(scores, indent=2, ensure_ascii=False) + "\n")
-    except OSError as error:
-        raise DataError(f"The scores can't be written to {path}: {error}. Choose another `out`.") from error
 
 
 def file_name(scores: Mapping[str, Any]) -> str:

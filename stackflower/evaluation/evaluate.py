@@ -22,7 +22,7 @@ from stackflower.evaluation.request import EvaluationRequest
 from stackflower.evaluation.scoring import score
 from stackflower.evaluation.subjects import Function, ScoredFunction, ScoredRun, Subject
 from stackflower.runs.folder import Run
-from stackflower.utils.atomic import try_writing
+from stackflower.utils.atomic import reporting_write_errors, try_writing
 from stackflower.utils.devices import process_state
 from stackflower.utils.progress import progress_bars
 
@@ -117,10 +117,8 @@ def evaluate_request(request: EvaluationRequest) -> list[dict[str, Any]] | None:
     request.check()
     state = process_state()
     if request.out is not None:
-        try:
+        with reporting_write_errors(request.out, ConfigError):
             try_writing(Path(request.out).expanduser())
-        except OSError as error:
-            raise ConfigError(f"`out={request.out}` can't be written: {error}. Choose another file.") from error
     other = None if request.compare is None else read_scores(Path(request.compare).expanduser())
     found = []
     with progress_bars(state.is_main_process):

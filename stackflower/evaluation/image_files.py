@@ -9,11 +9,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from stackflower.data.archives import open_files
-from stackflower.data.images import EXTENSIONS, load_square
+from stackflower.data.caption_files import read_text
+from stackflower.data.images import EXTENSIONS, load_square, open_image
 from stackflower.data.rows import several
 from stackflower.data.sources.folder import METADATA, read_metadata
 from stackflower.errors import DataError
@@ -30,8 +30,8 @@ class ImageFiles:
     """The images of a folder and of the folders in it, in random order.
 
     Args:
-        folder: of them.
-        files: of them.
+        folder: directory to scan.
+        files: image paths, shuffled.
         resolution: height and width of their central squares.
         trim: cut borders of one colour off first.
     """
@@ -45,7 +45,7 @@ class ImageFiles:
 
     @classmethod
     def of(cls, folder: Path, resolution: int, trim: bool = False, seed: int = 0) -> ImageFiles:
-        """Those of a folder. DataError where there are none."""
+        """Scan a folder. DataError if it has no images."""
         files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in EXTENSIONS and path.is_file())
         if not files:
             raise DataError(f"{folder} has no images; wanted are files that end in {', '.join(sorted(EXTENSIONS))}.")
@@ -53,25 +53,26 @@ class ImageFiles:
         return cls(folder, [files[place] for place in order], resolution, trim)
 
     def batches(self, part: tuple[int, int] = (0, 1)) -> Iterator[tuple[Tensor, Tensor]]:
-        """uint8 (n, 3, R, R) of the k-th of n equal shares, as they are decoded, each batch after the places (n,) of its images; what can't
-        be read is named in `bad`, and its place stays empty."""
+        """uint8 (n, 3, R, R) of the k-th of n equal shares, as they are decoded, each batch after the places (n,) of
+        its images; what can't be read is named in `bad`, and its place stays empty.
+        """
         mine = share(len(self.files), part)
         with ThreadPoolExecutor() as pool:
             for first in range(mine.start, mine.stop, BATCH):
                 numbers = range(first, min(first + BATCH, mine.stop))
                 read = zip(numbers, pool.map(self._read, numbers), strict=True)
-                found = {number: image for number, image in read if image is not None}
-                if found:
+                decoded = {number: image for number, image in read if image is not None}
+                if decoded:
                     yield (
-                        torch.tensor(list(found)),
-                        torch.from_numpy(np.stack(list(found.values()))).permute(0, 3, 1, 2),
+                        torch.tensor(list(decoded)),
+                        torch.from_numpy(np.stack(list(decoded.values()))).permute(0, 3, 1, 2),
                     )
 
     def _read(self, number: int) -> np.ndarray | None:
         path = self.files[number]
         try:
             image = load_square(path, self.resolution, self.trim)
-            with Image.open(path) as header:
+            with open_image(path) as header:
                 self.sizes.add(header.size)
         except (DataError, OSError) as error:
             self.bad[number] = str(error)
@@ -79,33 +80,30 @@ class ImageFiles:
         return image
 
     def captions(self) -> list[str | None]:
-        """The caption of each file, the first where it has several: of metadata.jsonl or metadata.csv in the folder and those in it, or of a text file beside
-        the image; None where there is none. DataError for metadata that can't be read."""
-        known: dict[Path, str] = {}
+        """The caption of each file, the first where it has several: of metadata.jsonl or metadata.csv in the folder and
+        those in it, or of a text file beside the image; None where there is none. DataError for metadata that can't be
+        read.
+        """
+        captions: dict[Path, str] = {}
         for folder in sorted({path.parent for name in METADATA for path in self.folder.rglob(name)}):
             listing = read_metadata(open_files(folder))
             if listing.problems:
                 raise DataError(f"{folder} can't be used as it is:\n{several(listing.problems)}")
-            known |= {folder / row["file_name"]: row["text"][0] for row in listing.rows}
-        return [known.get(path) if known else _beside(path.with_suffix(".txt")) for path in self.files]
+            captions |= {folder / row["file_name"]: row["text"][0] for row in listing.rows}
+        return [captions.get(path) if captions else _beside(path.with_suffix(".txt")) for path in self.files]
 
 
 def _beside(path: Path) -> str | None:
-    """The first line of a text file that is not empty."""
-    try:
-        lines = lines_of(path.read_text(encoding="utf-8-sig"))
-    except FileNotFoundError:
-        return None
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path} is not a text file in UTF-8 ({error}); save it as UTF-8.") from error
-    return lines[0] if lines else None
+    """Return the first line of a text file that is not empty; None without such a file or line."""
+    return next(iter(lines_of(read_text(path))), None) if path.is_file() else None
 
 
 def refusal(bad: list[str], total: int, folder: Path) -> str:
     """The sentence about images that can't be read."""
     more = f"\n  and {len(bad) - NAMED} more" if len(bad) > NAMED else ""
     listed = "".join(f"\n  {sentence}" for sentence in sorted(bad)[:NAMED])
-    return f"{len(bad)} of {total:,} images in {folder} can't be read:{listed}{more}\nRepair or delete them, or leave them out with `skip_bad=true`."
+    advice = "Repair or delete them, or leave them out with `skip_bad=true`."
+    return f"{len(bad)} of {total:,} images in {folder} can't be read:{listed}{more}\n{advice}"
 
 
 def described(sizes: set[tuple[int, int]]) -> str:

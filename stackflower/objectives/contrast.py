@@ -15,7 +15,9 @@ from stackflower.stages.base import Text, Verdict
 from stackflower.utils.distributed import gathered, world
 
 
-def compute_contrastive_loss(similarity: Tensor, own: Tensor, label: Tensor | None = None, negative: Tensor | None = None) -> Tensor:
+def compute_contrastive_loss(
+    similarity: Tensor, own: Tensor, label: Tensor | None = None, negative: Tensor | None = None
+) -> Tensor:
     """Cross-entropy of finding each image's own text among the batch's and others (Zhang et al. 2021, XMC-GAN, equation
     4).
 

@@ -64,7 +64,9 @@ class Relativistic(Contrastive):
             terms["negative"] = share * self._compute_pairing_loss(mismatched[0].match, real.match)
         terms |= self.compute_contrast_term(self.contrast, real, pairs.text, *mismatched)
         if real.real is not None and fake.real is not None:
-            terms["pairing_unconditional"] = self._compute_pairing_loss(fake.real, self._select_paired(pairs, real.real))
+            terms["pairing_unconditional"] = self._compute_pairing_loss(
+                fake.real, self._select_paired(pairs, real.real)
+            )
         return terms
 
     def generator_terms(self, critic: Critic, pairs: Pairs) -> dict[str, Tensor]:
@@ -74,5 +76,7 @@ class Relativistic(Contrastive):
         terms = {"adversarial": self._compute_pairing_loss(self._select_paired(pairs, real.match), fake.match)}
         terms |= self.compute_contrast_term(self.generator_contrast, fake, pairs.fake_text)
         if real.real is not None and fake.real is not None:
-            terms["adversarial_unconditional"] = self._compute_pairing_loss(self._select_paired(pairs, real.real), fake.real)
+            terms["adversarial_unconditional"] = self._compute_pairing_loss(
+                self._select_paired(pairs, real.real), fake.real
+            )
         return terms

@@ -6,7 +6,15 @@ import torch
 from torch import Tensor
 
 from stackflower.options import Count, Positive, Weight
-from stackflower.penalties.base import BOUNDED_GRADIENT, INDEPENDENT_SCORES, LOGIT_SCORES, Penalty, PenaltyInputs, compute_gradient_norm, sum_scores
+from stackflower.penalties.base import (
+    BOUNDED_GRADIENT,
+    INDEPENDENT_SCORES,
+    LOGIT_SCORES,
+    Penalty,
+    PenaltyInputs,
+    compute_gradient_norm,
+    sum_scores,
+)
 from stackflower.registry import register
 from stackflower.stages.base import Text
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,9 +16,9 @@ from PIL import Image
 from torch import Tensor
 
 from stackflower import build
-from stackflower.data.images import tile
+from stackflower.data.images import open_image, tile
 from stackflower.data.prepared import prepare
-from stackflower.errors import RunError, StackflowerError
+from stackflower.errors import DataError, RunError, StackflowerError
 from stackflower.evaluation.nearest import describer, nearest
 from stackflower.pipeline import Pipeline
 from stackflower.runs.folder import Run
@@ -49,18 +50,15 @@ def strip(images: Iterable[Tensor], columns: int) -> str:
 
 
 def grids(run: Run) -> list[Picture]:
-    """The grids of the training, in order of time; those that can't be read are left out."""
+    """Read the grids of the training, in order of time; those that can't be read are left out."""
     files = sorted(run.samples.glob("images-*.png"))
     if len(files) > MOST_GRIDS:
         files = [files[round(number * (len(files) - 1) / (MOST_GRIDS - 1))] for number in range(MOST_GRIDS)]
-    found = []
+    pictures = []
     for path in files:
-        try:
-            with Image.open(path) as image:
-                found.append(Picture(data_uri(image.convert("RGB"), "JPEG"), f"{_images(path):,} images"))
-        except (OSError, ValueError, SyntaxError):
-            continue
-    return found
+        with suppress(DataError, OSError, ValueError, SyntaxError), open_image(path) as image:
+            pictures.append(Picture(data_uri(image.convert("RGB"), "JPEG"), f"{_images(path):,} images"))
+    return pictures
 
 
 def _images(path: Path) -> int:
@@ -69,7 +67,10 @@ def _images(path: Path) -> int:
 
 
 def captions_of(run: Run) -> list[str]:
-    """Captions of evenly spaced images of the split that scores are reported on. StackflowerError where the data are gone."""
+    """Captions of evenly spaced images of the split that scores are reported on.
+
+    StackflowerError where the data are gone.
+    """
     source = build.build_source(run.config())
     rows = source.rows(source.reported())
     count = min(CAPTIONS, len(rows))
@@ -86,7 +87,10 @@ class Generated:
 
 
 def generated(run: Run, captions: Sequence[str], seed: int = 0) -> Generated:
-    """Five captions × five noises, and what lies between two captions and between two noises. StackflowerError where it can't be generated."""
+    """Five captions × five noises, and what lies between two captions and between two noises.
+
+    StackflowerError where it can't be generated.
+    """
     pipeline = Pipeline.from_run(run.path)
     rows = [
         Picture(strip(pipeline.generate([caption], per_caption=NOISES, seed=seed), NOISES), caption)
@@ -113,10 +117,11 @@ def attempt(run: Run, captions: Sequence[str]) -> Generated | str:
 
 
 def nearest_training(run: Run, count: int, seed: int = 0) -> dict[str, Any]:
-    """`count` images, of captions of evenly spaced training images, and the training image nearest to each, or to its mirror image.
+    """`count` images, of captions of evenly spaced training images, and the training image nearest to each, or to its
+    mirror image.
 
-    Returns ``images``, a PNG as a data URI with a column for each: generated, nearest; ``captions``; ``distances``; ``limit`` and
-    ``copies`` as of `Nearest`.
+    Returns ``images``, a PNG as a data URI with a column for each: generated, nearest; ``captions``; ``distances``;
+    ``limit`` and ``copies`` as of `Nearest`.
     """
     record = run.record()
     features = build.build_features(record.config)

@@ -18,7 +18,7 @@ from stackflower.data.caption_files import captions_of
 from stackflower.data.images import captioned, save_png, sharpened
 from stackflower.errors import ConfigError, DataError
 from stackflower.pipeline import Pipeline
-from stackflower.utils.atomic import replacing
+from stackflower.utils.atomic import replacing, reporting_write_errors
 from stackflower.utils.devices import process_state
 
 logger = logging.getLogger(__name__)
@@ -30,7 +30,9 @@ NAME = re.compile(r"(\d{5,})-(\d{2,})\.png")
 
 @dataclass(frozen=True)
 class SampleRequest:
-    """What is generated, and where it is written; the parameters are those of `Pipeline.generate` and of ``stackflower sample``."""
+    """What is generated, and where it is written; the parameters are those of `Pipeline.generate` and of ``stackflower
+    sample``.
+    """
 
     run: str
     captions: list[str]
@@ -103,8 +105,8 @@ def write_samples(request: SampleRequest) -> Written | None:
     )
     if request.side_by_side and len(pipeline.stage.all_resolutions) == 1:
         raise ConfigError(
-            f"`side_by_side=true`: {request.run} generates {pipeline.resolution} px only; a later stage (`stage=2`) and a tree "
-            "generate several resolutions."
+            f"`side_by_side=true`: {request.run} generates {pipeline.resolution} px only; a later stage (`stage=2`) "
+            "and a tree generate several resolutions."
         )
     _name_unknown(pipeline, captions, state)
     batches = pipeline.generate(
@@ -118,13 +120,11 @@ def write_samples(request: SampleRequest) -> Written | None:
         part=(state.process_index, state.num_processes),
     )
     images = (sharpened(image, request.sharpen) for batch in batches for image in batch.numpy())
-    try:
+    with reporting_write_errors(base, DataError):
         if request.grid:
             path = base if one_file else base / f"grid-{uuid.uuid4().hex[:6]}.png"
             return _write_grid(images, captions, path, state)
         return _write_files(images, captions, request.per_caption, base, one_file, state)
-    except OSError as error:
-        raise DataError(f"The images can't be written to {base}: {error}. Choose another `out`.") from error
 
 
 def _name_unknown(pipeline: Pipeline, captions: list[str], state: PartialState) -> None:
@@ -136,7 +136,7 @@ def _name_unknown(pipeline: Pipeline, captions: list[str], state: PartialState) 
 
 
 def _interpolate(request: SampleRequest, captions: list[str], state: PartialState) -> Written | None:
-    """One grid with a row for each noise, from the first caption to the last, or, of one caption, from noise to noise."""
+    """Write one grid with a row per noise, from the first caption to the last, or, of one caption, between noises."""
     flags = {
         "`best_of`": request.best_of > 1,
         "`side_by_side`": request.side_by_side,
@@ -162,10 +162,8 @@ def _interpolate(request: SampleRequest, captions: list[str], state: PartialStat
         truncation=request.truncation,
     )
     images = np.concatenate([batch.numpy() for batch in batches])
-    try:
+    with reporting_write_errors(path, DataError):
         save_png(captioned(images, [" → ".join(captions), *[""] * (rows - 1)]), path)
-    except OSError as error:
-        raise DataError(f"The images can't be written to {path}: {error}. Choose another `out`.") from error
     return Written(str(path.parent), captions, 1, str(path))
 
 

@@ -16,7 +16,7 @@ from stackflower.data.sources.prepared import ABOUT
 from stackflower.data.survey import shared_images, survey
 from stackflower.errors import DataError
 from stackflower.reports.data_page import data_page
-from stackflower.utils.atomic import try_writing, write_text
+from stackflower.utils.atomic import RESUMES, reporting_write_errors, try_writing, write_text
 
 logger = logging.getLogger(__name__)
 
@@ -55,7 +55,8 @@ def prepare_data(
     notes = [f"{split}: {sentence}" for split, (_, found) in splits.items() for sentence in found.sentences]
     if shared:
         notes.append(
-            f"{shared:,} images are in more than one split, pixel by pixel: scores on a held-out split that holds training images are too good."
+            f"{shared:,} images are in more than one split, pixel by pixel: scores on a held-out split that holds "
+            "training images are too good."
         )
     if folder is not None:
         _write(folder, source.title(), source.layout or "built-in data", size, splits)
@@ -80,16 +81,14 @@ def _refuse_taken(folder: Path) -> None:
                 )
             if not ours:
                 raise DataError(f"{folder} is there and holds {path.relative_to(folder)}; name a new folder.")
-    try:
+    with reporting_write_errors(folder, DataError):
         try_writing(folder / ABOUT)
-    except OSError as error:
-        raise DataError(f"{folder} can't be written: {error}. Name another folder.") from error
 
 
 def _write(folder: Path, title: str, layout: str, size: int, splits: dict[str, tuple[Prepared, Any]]) -> None:
     """What makes the folder a data set, last."""
     left_out = [f"{split}: {sentence}" for split, (_, found) in splits.items() for sentence in found.left_out]
-    try:
+    with reporting_write_errors(folder, DataError, RESUMES):
         for stale in SPLITS:
             if stale not in splits:
                 shutil.rmtree(folder / stale, ignore_errors=True)
@@ -99,7 +98,3 @@ def _write(folder: Path, title: str, layout: str, size: int, splits: dict[str, t
             write_text(folder / LEFT_OUT, "\n".join(left_out) + "\n")
         about = {"title": title, "size": size, "keys": {split: data.key for split, (data, _) in splits.items()}}
         write_text(folder / ABOUT, json.dumps(about, indent=2) + "\n")
-    except OSError as error:
-        raise DataError(
-            f"{folder} can't be written: {error}. Free some disk space and rerun; it resumes where it stopped."
-        ) from error

@@ -17,7 +17,7 @@ from stackflower.evaluation.scoring import interval_of, numbers
 from stackflower.reports import gallery
 from stackflower.reports.charts import curves_of, plot
 from stackflower.runs.folder import Run
-from stackflower.utils.atomic import write_text
+from stackflower.utils.atomic import reporting_write_errors, write_text
 
 MOST_RUNS = 8
 
@@ -85,7 +85,8 @@ def report(runs: Sequence[str | Path], nearest: int = 0, out: str | Path | None 
 
     Args:
         runs: folders, the first of which says which captions all generate.
-        nearest: images of each run to show beside the training images that they are nearest to; the page then holds training images.
+        nearest: images of each run to show beside the training images that they are nearest to; the page then holds
+            training images.
         out: the file; None: ``report.html`` in the folder of a single run, or here for several.
     """
     named = _named(runs)
@@ -109,10 +110,8 @@ def report(runs: Sequence[str | Path], nearest: int = 0, out: str | Path | None 
         pairs=pairs,
     )
     path = Path(out).expanduser() if out else (named.popitem()[1].path if len(named) == 1 else Path()) / "report.html"
-    try:
+    with reporting_write_errors(path, RunError):
         write_text(path, html + "\n")
-    except OSError as error:
-        raise RunError(f"The report can't be written to {path}: {error}. Choose another `out`.") from error
     last = {name: _last(rows) for name, rows in measured.items()}
     found = {name: {key: value for key, value in own.items() if key != "images"} for name, own in pairs.items()}
     return {"report": str(path), "last": last, **({"nearest": found} if found else {})}

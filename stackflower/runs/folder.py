@@ -1,6 +1,7 @@
 """A run is a folder: its files, who may write to it, and which checkpoints are complete.
 
-config.json  metrics.jsonl  generator.safetensors  generator-stage1.safetensors …  text/  samples/*.png  checkpoints/images-*/
+config.json  metrics.jsonl  generator.safetensors  generator-stage1.safetensors …  text/  samples/*.png
+checkpoints/images-*/
 generator-best.safetensors, where a training is scored: the model with the best score so far
 """
 
@@ -21,7 +22,7 @@ from safetensors import SafetensorError, safe_open
 from stackflower.config.schema import RunConfig
 from stackflower.errors import ConfigError, RunError
 from stackflower.runs.record import RunRecord
-from stackflower.utils.atomic import write_text
+from stackflower.utils.atomic import RESUMES, reporting_write_errors, write_text
 
 STATE = "state.json"  # the last file written into a checkpoint
 
@@ -84,7 +85,9 @@ class Run:
         return self.path / f"text-best-{images:09d}"
 
     def best(self) -> dict[str, Any] | None:
-        """``images``, ``value``, ``scores`` and ``protocol`` of the best model; None where there is none, or its file is damaged."""
+        """``images``, ``value``, ``scores`` and ``protocol`` of the best model; None where there is none, or its file
+        is damaged.
+        """
         try:
             with safe_open(self.best_weights, "pt") as handle:
                 found = json.loads((handle.metadata() or {})["best"])
@@ -154,18 +157,15 @@ class Run:
 
     def update(self, record: RunRecord) -> None:
         """Replace ``config.json``. RunError where it can't be written; the one before stays."""
-        try:
+        with reporting_write_errors(self.config_file, RunError, RESUMES):
             write_text(self.config_file, json.dumps(dataclasses.asdict(record), indent=2, ensure_ascii=False) + "\n")
-        except OSError as error:
-            raise RunError(
-                f"{self.config_file} can't be written: {error}. Make room and type the command again."
-            ) from error
 
     # ---- metrics.jsonl
 
     def metrics(self) -> list[dict[str, Any]]:
-        """The lines of ``metrics.jsonl`` with a number of images; half a line, as a killed run may leave, and bytes that are no
-        UTF-8 are left out."""
+        """The lines of ``metrics.jsonl`` with a number of images; half a line, as a killed run may leave, and bytes
+        that are no UTF-8 are left out.
+        """
         if not self.metrics_file.is_file():
             return []
         rows = []
@@ -197,26 +197,23 @@ class Run:
     def create(self, record: RunRecord) -> None:
         """Make the folder with its configuration. RunError if something is there already."""
         self.refuse_taken()
-        try:
+        with reporting_write_errors(self.path, RunError):
             self.samples.mkdir(parents=True, exist_ok=True)
             self.checkpoints.mkdir(exist_ok=True)
-        except OSError as error:
-            raise RunError(f"The run folder {self.path} can't be made: {error}. Choose another `out`.") from error
         self.update(record)  # last: with it, the folder is a run
 
     @contextmanager
     def lock(self) -> Iterator[None]:
         """Hold the folder against other writers. RunError if another process writes to it."""
         lock = FileLock(self.path / ".lock")  # the system's: it is released with the process, however that ends
-        try:
+        with reporting_write_errors(self.path, RunError):
             self.path.mkdir(parents=True, exist_ok=True)
-            lock.acquire(timeout=0)
-        except Timeout:
-            raise RunError(
-                f"Another process is writing to {self.path}. Wait until it ends, stop it, or choose another `out`."
-            ) from None
-        except OSError as error:
-            raise RunError(f"The run folder {self.path} can't be written: {error}. Choose another `out`.") from error
+            try:
+                lock.acquire(timeout=0)
+            except Timeout:
+                raise RunError(
+                    f"Another process is writing to {self.path}. Wait until it ends, stop it, or choose another `out`."
+                ) from None
         try:
             yield
         finally:

@@ -1,4 +1,6 @@
-"""What a later stage takes from the run of the previous one: the description of its networks, its text encoder, its data."""
+"""What a later stage takes from the run of the previous one: the description of its networks, its text encoder, its
+data.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,7 @@ from stackflower.config.schema import PreviousStage, RunConfig
 from stackflower.errors import ConfigError, RunError
 from stackflower.runs.folder import Run
 from stackflower.text.learned import LearnedEncoder
-from stackflower.utils.atomic import replacing
+from stackflower.utils.atomic import replacing, reporting_write_errors
 
 
 def flags_over(path: str, flags: Mapping[str, Any]) -> dict[str, Any]:
@@ -43,14 +45,15 @@ def flags_over(path: str, flags: Mapping[str, Any]) -> dict[str, Any]:
 
 def _unlike(run: str, theirs: str, given: str) -> str:
     return (
-        f"`text={given}`: {run} encodes captions with {theirs}, and a later stage must do the same; leave out `text`, or "
-        "train the previous stage with the other encoder."
+        f"`text={given}`: {run} encodes captions with {theirs}, and a later stage must do the same; leave out `text`, "
+        "or train the previous stage with the other encoder."
     )
 
 
 def keep_weights(config: RunConfig, run: Run) -> None:
-    """Copy the models of the earlier stages into a later stage's run, which then needs nothing else; what is there already stays.
-    RunError where one is missing or can't be written."""
+    """Copy the models of the earlier stages into a later stage's run, which then needs nothing else; what is there
+    already stays. RunError where one is missing or can't be written.
+    """
     if config.below is None:
         return
     below = Run(config.below.run)
@@ -58,17 +61,10 @@ def keep_weights(config: RunConfig, run: Run) -> None:
     for source, target in zip(theirs, run.previous_weights(config.stage), strict=True):
         if target.exists():
             continue
-        try:
-            with replacing(target) as temporary:
-                shutil.copyfile(source, temporary)
-        except FileNotFoundError:
-            raise RunError(
-                f"{source} is missing: {run} refines the images of that model. Put it back, or train anew."
-            ) from None
-        except OSError as error:
-            raise RunError(
-                f"{target} can't be written: {error}. Free some disk space, or choose another `out`."
-            ) from error
+        if not source.exists():
+            raise RunError(f"{source} is missing: {run} refines the images of that model. Put it back, or train again.")
+        with reporting_write_errors(target, RunError), replacing(target) as temporary:
+            shutil.copyfile(source, temporary)
 
 
 def check_text(config: RunConfig, flags: Mapping[str, Any]) -> None:

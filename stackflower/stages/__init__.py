@@ -1,4 +1,4 @@
-"""Networks: conditionings, generators and discriminators. Parts and base classes can be imported from here."""
+"""Conditionings, generators and discriminators. All parts and base classes can be imported from this package."""
 
 from stackflower.utils.lazy import export_classes
 

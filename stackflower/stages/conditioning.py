@@ -1,4 +1,4 @@
-"""From a sentence embedding to the condition of a generator."""
+"""Conditionings, which map text embeddings to the condition of a generator."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from stackflower.stages.base import Condition, Conditioning
 
 
 def compute_kl_to_standard_normal(mean: Tensor, log_variance: Tensor) -> Tensor:
-    """KL(N(mean, exp(log_variance)) ‖ N(0, 1)), averaged over images and dimensions, as a float32 scalar."""
+    """Compute KL(N(mean, exp(log_variance)) ‖ N(0, 1)) as a float32 scalar, averaged over images and dimensions."""
     mean, log_variance = mean.float(), log_variance.float()
     return 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).mean()
 
@@ -20,13 +20,13 @@ def compute_kl_to_standard_normal(mean: Tensor, log_variance: Tensor) -> Tensor:
 class ConditioningAugmentation(Conditioning):
     """Conditioning augmentation (Zhang et al. 2016, section 3.1): c = μ(φ) + σ(φ)·ε, with KL(N(μ, σ²) ‖ N(0, I)).
 
-    A linear layer and a gated linear unit (`gated`, as in the authors' PyTorch release) or a leaky ReLU (as in the Stage-I of
-    their first release) give μ and log σ².
+    μ and log σ² are the output of a linear layer, followed by a leaky ReLU (as in Stage-I of the authors' first
+    release) or, with `gated`, by a gated linear unit (as in their PyTorch release).
 
     Args:
         dim: size C of the condition.
-        kl_weight: weight of the KL term (2 in the authors' configuration).
-        gated: gated linear unit instead of a leaky ReLU.
+        kl_weight: weight of the KL term; 2 in the authors' configuration.
+        gated: use a gated linear unit instead of a leaky ReLU.
     """
 
     def __init__(self, *, text_dim: int, dim: Count = 128, kl_weight: Weight = 2.0, gated: bool = False):
@@ -46,12 +46,12 @@ class ConditioningAugmentation(Conditioning):
 
 @register("conditioning", "projection")
 class ProjectionConditioning(Conditioning):
-    """The deterministic condition of GAN-CLS (Reed et al. 2016): a linear layer and a leaky ReLU.
+    """Deterministic conditioning of GAN-CLS (Reed et al. 2016): a linear layer and a leaky ReLU.
 
     Args:
         dim: size C of the condition.
-        noise: standard deviation of normal noise added to the condition, so that no condition identifies a single image (the
-            remedy for mode collapse proposed in the anime-face report).
+        noise: standard deviation of normal noise added to the condition. It keeps a condition from identifying a single
+            image, which the anime-face report proposes against mode collapse.
     """
 
     def __init__(self, *, text_dim: int, dim: Count = 128, noise: Weight = 0.0):

@@ -1,4 +1,4 @@
-"""Similarities of images and texts, which discriminators contrast."""
+"""Similarities of images and texts, the input of the contrastive loss."""
 
 from __future__ import annotations
 
@@ -13,17 +13,22 @@ TEMPERATURE = 0.1
 
 
 def compute_similarities(image_key: Tensor, text_key: nn.Module, text: Text) -> Tensor:
-    """Logits (N, M) of image i and text j: cosines over a temperature (Zhang et al. 2021, XMC-GAN, equation 3).
+    """Compute the similarity of each image and each text of the batch (Zhang et al. 2021, XMC-GAN, eq. 3).
 
-    Only in training: texts are gathered over processes, which at inference make different numbers of calls and would wait forever.
+    Call this in training only: it gathers the texts over processes, and would deadlock at inference, where processes
+    make different numbers of calls.
 
     Args:
-        image_key: (N, K).
-        text_key: from embeddings (…, T) to keys (…, K).
-        text: of the images, one each; those of the whole batch are compared, then `text.others`.
+        image_key: keys of the images, `(N, K)`.
+        text_key: module from text embeddings `(…, T)` to keys `(…, K)`.
+        text: the texts of the images.
+
+    Returns:
+        Logits `(N, M)`, cosines divided by the temperature. The M texts are those of the batch on all processes,
+        followed by `text.others`.
     """
-    words = gathered(text_key(text.embedding.to(image_key.dtype)).float())
+    text_keys = gathered(text_key(text.embedding.to(image_key.dtype)).float())
     if text.others is not None:
-        words = torch.cat([words, text_key(text.others.embedding.to(image_key.dtype)).float()])
-    # written as a sum, which autocast leaves in float32: the logits differ by less than bf16 resolves
-    return (F.normalize(image_key.float(), dim=1)[:, None] * F.normalize(words, dim=1)).sum(2) / TEMPERATURE
+        text_keys = torch.cat([text_keys, text_key(text.others.embedding.to(image_key.dtype)).float()])
+    # a sum of products, because autocast would run a matmul in bf16, too coarse for the differences between logits
+    return (F.normalize(image_key.float(), dim=1)[:, None] * F.normalize(text_keys, dim=1)).sum(2) / TEMPERATURE

@@ -1,4 +1,4 @@
-"""Networks that are used as they are: never trained, averaged or saved with what contains them."""
+"""Frozen networks, which are neither trained, averaged nor saved with the module that contains them."""
 
 from __future__ import annotations
 
@@ -11,15 +11,19 @@ Network = TypeVar("Network", bound=nn.Module)
 
 
 class FrozenNetwork(nn.Module, Generic[Network]):
-    """A network as a constant of the module that contains it.
+    """Network that is a constant of the module that contains it.
 
-    It stays in evaluation mode, moves with that module between devices, and is shared by its copies; its parameters and buffers are
-    not among that module's, so optimizers, averages and files do not know of them.
+    It stays in evaluation mode, moves between devices with the containing module, and is shared by that module's
+    copies. Its parameters and buffers are hidden from the containing module, so optimizers, weight averages and
+    checkpoints skip them.
+
+    Args:
+        network: network to freeze.
     """
 
     def __init__(self, network: Network):
         super().__init__()
-        # not as a submodule, which would make its parameters the module's
+        # bypass nn.Module, which would register the network as a submodule
         object.__setattr__(self, "network", network.eval().requires_grad_(False))
         self.network: Network
 
@@ -32,4 +36,5 @@ class FrozenNetwork(nn.Module, Generic[Network]):
         return FrozenNetwork(self.network)
 
     def forward(self, *inputs: Any) -> Any:
+        """Call the network."""
         return self.network(*inputs)

@@ -1,4 +1,4 @@
-"""Layers shared by several networks."""
+"""Layers shared by generators and discriminators."""
 
 from __future__ import annotations
 
@@ -18,20 +18,22 @@ REFERENCE_BATCH_SIZE = 16  # images in the reference batch of virtual batch norm
 
 
 class BatchNorm2d(nn.BatchNorm2d):
-    """Batch normalisation whose statistics, with `synchronised`, are those of the whole batch over all processes.
+    """Batch normalisation that can compute its statistics over the batch of all processes.
 
-    torch.nn.SyncBatchNorm does the same on CUDA alone; this one reduces over any backend, differentiably.
+    torch.nn.SyncBatchNorm supports CUDA only; this layer reduces differentiably over any backend. Set by
+    `synchronise_batch_norm`.
     """
 
     synchronised = False
 
     def forward(self, input: Tensor) -> Tensor:
+        """Normalise `(N, C, H, W)`."""
         size = world()[1] if self.synchronised else 1
         if not self.training or size == 1:
             return super().forward(input)
         values = input.float()
-        count = values.numel() // values.shape[1] * size  # processes hold equal shares of a batch
-        # two passes: E[x²] − E[x]² would cancel in float32
+        count = values.numel() // values.shape[1] * size  # every process has the same number of images
+        # two passes, because E[x²] − E[x]² suffers from cancellation in float32
         mean = dist_functional.all_reduce(values.sum((0, 2, 3))) / count
         centred = values - mean[:, None, None]
         variance = dist_functional.all_reduce(centred.square().sum((0, 2, 3))) / count
@@ -46,24 +48,37 @@ class BatchNorm2d(nn.BatchNorm2d):
 
 
 def count_doublings(resolution: int) -> int | None:
-    """How often 4 is doubled to give `resolution`; None unless that is a power of two from 16 up."""
+    """Return how often 4 must be doubled to reach `resolution`; None unless it is a power of two from 16 up."""
     depth = resolution.bit_length() - 3
     return depth if resolution >= 16 and 4 * 2**depth == resolution else None
 
 
 def require_doublings(resolution: int, name: str) -> int:
-    """The same; ComponentError, a sentence about `name`, for another resolution."""
+    """Return how often 4 must be doubled to reach `resolution`.
+
+    Args:
+        resolution: height and width of the images.
+        name: subject of the error message, such as "`generator.resolution`".
+
+    Raises:
+        ComponentError: the resolution is not a power of two from 16 up.
+    """
     depth = count_doublings(resolution)
     if depth is None:
-        raise ComponentError(f"{name} = {resolution}: allowed are 16, 32, 64, 128, 256, …")
+        raise ComponentError(f"{name} is {resolution}, but must be a power of two from 16 up (16, 32, 64, 128, …).")
     return depth
 
 
 class VirtualBatchNorm2d(nn.Module):
-    """Virtual batch normalisation (Salimans et al. 2016, section 3.4) of inputs whose first `REFERENCE` rows are a fixed batch.
+    """Virtual batch normalisation (Salimans et al. 2016, section 3.4).
 
-    Those are normalised by their own statistics, every other image by the statistics of the fixed batch and itself, so that no
-    image depends on the rest of its batch.
+    The first `REFERENCE_BATCH_SIZE` rows of the input are the reference batch, which is normalised by its own
+    statistics. Every other image is normalised by the statistics of the reference batch and itself, so it does not
+    depend on the rest of its batch.
+
+    Args:
+        channels: channels of the input.
+        eps: added to the variance.
     """
 
     def __init__(self, channels: int, eps: float = 1e-5):
@@ -73,12 +88,13 @@ class VirtualBatchNorm2d(nn.Module):
         self.eps = eps
 
     def forward(self, x: Tensor) -> Tensor:
+        """Normalise `(R + N, C, H, W)`, R being the size of the reference batch."""
         values, rows = x.float(), REFERENCE_BATCH_SIZE
-        each_mean = values.mean((2, 3))  # (R + N, C)
-        each_variance = (values - each_mean[..., None, None]).square().mean((2, 3))
-        mean = each_mean[:rows].mean(0)
-        variance = (each_variance[:rows] + (each_mean[:rows] - mean).square()).mean(0)
-        own_mean, own_variance = each_mean[rows:], each_variance[rows:]
+        image_means = values.mean((2, 3))  # (R + N, C)
+        image_variances = (values - image_means[..., None, None]).square().mean((2, 3))
+        mean = image_means[:rows].mean(0)
+        variance = (image_variances[:rows] + (image_means[:rows] - mean).square()).mean(0)
+        own_mean, own_variance = image_means[rows:], image_variances[rows:]
         joint_mean = (rows * mean + own_mean) / (rows + 1)
         joint_variance = (
             rows * (variance + (mean - joint_mean).square()) + own_variance + (own_mean - joint_mean).square()
@@ -90,9 +106,13 @@ class VirtualBatchNorm2d(nn.Module):
 
 
 class ReferenceBatch(nn.Module):
-    """The fixed batch of virtual batch normalisation: the conditions and noises of `REFERENCE` images, saved with the network.
+    """Reference batch of virtual batch normalisation: conditions and noise of images, saved with the network.
 
-    They are random until `set` is called with a training batch.
+    Random until `set` is called with a training batch.
+
+    Args:
+        condition_dim: size C of the condition.
+        noise_dim: size Z of the noise.
     """
 
     inputs: Tensor
@@ -103,12 +123,12 @@ class ReferenceBatch(nn.Module):
         self.register_buffer("inputs", torch.randn(REFERENCE_BATCH_SIZE, condition_dim + noise_dim))
 
     def set(self, condition: Tensor, noise: Tensor) -> None:
-        """Keep the first rows of `condition` (N, C) and `noise` (N, Z), repeated where there are fewer than `REFERENCE`."""
+        """Store the first rows of `condition` `(N, C)` and `noise` `(N, Z)`, repeated if the batch is too small."""
         rows = torch.arange(REFERENCE_BATCH_SIZE, device=condition.device) % len(condition)
         self.inputs.copy_(torch.cat([condition, noise], 1).detach()[rows])
 
     def prepend(self, condition: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
-        """(REFERENCE + N, C) and (REFERENCE + N, Z): the fixed batch, then the given one."""
+        """Prepend the reference batch to `condition` `(N, C)` and `noise` `(N, Z)`."""
         reference_condition, reference_noise = self.inputs.split(self.dims, dim=1)
         return (
             torch.cat([reference_condition.to(condition.dtype), condition]),
@@ -117,7 +137,7 @@ class ReferenceBatch(nn.Module):
 
 
 def build_norm2d(kind: GeneratorNorm, channels: int) -> nn.Module:
-    """A normalisation of (N, channels, H, W) by name."""
+    """Build a normalisation layer for `(N, channels, H, W)`."""
     if kind == "virtual":
         return VirtualBatchNorm2d(channels)
     if kind == "batch":
@@ -130,18 +150,27 @@ def build_norm2d(kind: GeneratorNorm, channels: int) -> nn.Module:
 
 
 def synchronise_batch_norm(module: nn.Module, on: bool = True) -> None:
-    """Compute every batch statistic in `module` over all processes (or, with `on` false, over its own share of the batch)."""
+    """Set whether batch statistics in a network are computed over the batch of all processes.
+
+    Args:
+        module: network whose batch normalisation and minibatch deviation are set.
+        on: compute statistics over all processes rather than over the batch of this process.
+    """
     for layer in module.modules():
         if isinstance(layer, (BatchNorm2d, MinibatchDeviation)):
             layer.synchronised = on
 
 
 class UpsampleConv(nn.Module):
-    """Nearest-neighbour upsampling by two, then a 3×3 convolution without bias, as one transposed convolution.
+    """Nearest-neighbour upsampling by two and a 3×3 convolution without bias, fused into one transposed convolution.
 
-    Every 2×2 block of the upsampled input holds one value, so the two together are a stride-2 transposed convolution with the
-    4×4 kernel ``K = W ∗ ones(2, 2)``: the same function with 16 instead of 36 multiplications for each input pixel and pair of
-    channels. The weight keeps the 3×3 form, as in the paper.
+    Every 2×2 block of the upsampled input holds a single value. The two layers therefore equal a transposed convolution
+    of stride 2 with the 4×4 kernel ``K = W ∗ ones(2, 2)``, which needs 16 instead of 36 multiplications per input pixel
+    and pair of channels. The weight stays 3×3, as in the paper.
+
+    Args:
+        in_channels: channels of the input.
+        out_channels: channels of the output.
     """
 
     def __init__(self, in_channels: int, out_channels: int):
@@ -150,7 +179,8 @@ class UpsampleConv(nn.Module):
         nn.init.normal_(self.weight, 0.0, 0.02)
 
     def forward(self, x: Tensor) -> Tensor:
-        if x.shape[-1] < 8:  # too few pixels: folding the weight costs more than it saves
+        """Map `(N, in_channels, H, W)` to `(N, out_channels, 2H, 2W)`."""
+        if x.shape[-1] < 8:  # for few pixels, computing the kernel costs more than it saves
             return F.conv2d(F.interpolate(x, scale_factor=2.0, mode="nearest"), self.weight, padding=1)
         kernel = F.pad(self.weight.flip(2, 3).transpose(0, 1), (1, 1, 1, 1))
         kernel = kernel[..., :-1, :] + kernel[..., 1:, :]
@@ -159,10 +189,14 @@ class UpsampleConv(nn.Module):
 
 
 class MinibatchDeviation(nn.Module):
-    """Appends one map: the standard deviation within groups of images, averaged (Karras et al. 2018, section 3).
+    """Minibatch standard deviation, appended to the features as one map (Karras et al. 2018, section 3).
 
-    It shows the discriminator how much the images of a batch differ, so that mode collapse is penalised. With `synchronised`,
-    the batch is that of all processes.
+    The map holds the standard deviation within groups of images, averaged over channels and positions. It shows the
+    discriminator how much the images of a batch differ, which penalises mode collapse. `synchronise_batch_norm` sets
+    whether groups span the batch of all processes.
+
+    Args:
+        group: largest size of a group.
     """
 
     synchronised = False
@@ -172,12 +206,13 @@ class MinibatchDeviation(nn.Module):
         self.group = group
 
     def forward(self, x: Tensor) -> Tensor:
+        """Map `(N, C, H, W)` to `(N, C + 1, H, W)`."""
         share, _c, h, w = x.shape
         rank, size = world() if self.synchronised else (0, 1)
         batch = gathered(x.float()) if size > 1 else x.float()
         n = len(batch)
         group = max(number for number in range(1, min(self.group, n) + 1) if n % number == 0)
         members = batch.unflatten(0, (group, n // group))
-        variance = (members - members.mean(0)).square().mean(0)  # torch.var does the same at a fifth of the speed
+        variance = (members - members.mean(0)).square().mean(0)  # five times as fast as torch.var
         value = variance.add(1e-8).sqrt().mean((1, 2, 3)).to(x.dtype).repeat(group)[rank * share : (rank + 1) * share]
         return torch.cat([x, value[:, None, None, None].expand(share, 1, h, w)], 1)

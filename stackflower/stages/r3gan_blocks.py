@@ -1,4 +1,4 @@
-"""The residual blocks of R3GAN (Huang et al. 2024, section 4), which its generator and discriminator share."""
+"""Residual blocks shared by R3GAN's generator and discriminator (Huang et al. 2024, section 4)."""
 
 from __future__ import annotations
 
@@ -8,13 +8,21 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-LEAKY_RELU_SLOPE = 0.2  # of the leaky ReLUs
-LEAKY_RELU_GAIN = math.sqrt(2 / (1 + LEAKY_RELU_SLOPE**2))  # that keeps the variance over one
-EXPANSION_FACTOR = 2  # width within a block over that between blocks
+LEAKY_RELU_SLOPE = 0.2
+LEAKY_RELU_GAIN = math.sqrt(2 / (1 + LEAKY_RELU_SLOPE**2))  # preserves the variance through a leaky ReLU
+EXPANSION_FACTOR = 2  # width inside a block relative to its input
 
 
 def build_convolution(in_channels: int, out_channels: int, size: int, gain: float, groups: int = 1) -> nn.Conv2d:
-    """A convolution without bias whose weights have unit variance times `gain` over the fan-in (He et al. 2015)."""
+    """Build a convolution without bias, initialised from N(0, gain² / fan-in) (He et al. 2015).
+
+    Args:
+        in_channels: channels of the input.
+        out_channels: channels of the output.
+        size: kernel size; the padding preserves height and width.
+        gain: gain of the initial weights; 0 initialises them to zero.
+        groups: groups of the convolution.
+    """
     layer = nn.Conv2d(in_channels, out_channels, size, padding=size // 2, groups=groups, bias=False)
     if gain:
         nn.init.normal_(layer.weight, 0.0, gain / math.sqrt(layer.weight[0].numel()))
@@ -24,7 +32,7 @@ def build_convolution(in_channels: int, out_channels: int, size: int, gain: floa
 
 
 class BiasedActivation(nn.Module):
-    """Leaky ReLU of the input and a bias for each channel."""
+    """Leaky ReLU of the input plus a bias per channel."""
 
     def __init__(self, channels: int):
         super().__init__()
@@ -35,12 +43,13 @@ class BiasedActivation(nn.Module):
 
 
 class ResidualBlock(nn.Module):
-    """1×1, grouped 3×3 and 1×1 convolutions added to their input, without normalisation; the last begins at zero.
+    """Residual block of 1×1, grouped 3×3 and 1×1 convolutions, without normalisation; the last is initialised to zero.
 
     Args:
-        channels: width between blocks.
-        group_width: channels of a group of the 3×3 convolution.
-        blocks: of the whole network: weights begin at L^(-1/4), so that its depth does not raise the variance (Zhang et al. 2019, Fixup).
+        channels: channels of the input and the output.
+        group_width: channels per group of the 3×3 convolution.
+        blocks: number L of residual blocks in the whole network. Initial weights are scaled by L^(-1/4), which keeps
+            the variance independent of the depth (Zhang et al. 2019, Fixup).
     """
 
     def __init__(self, channels: int, group_width: int, blocks: int):
@@ -62,12 +71,25 @@ class ResidualBlock(nn.Module):
 
 
 def build_residual_blocks(channels: int, group_width: int, count: int, levels: int) -> list[nn.Module]:
-    """The `count` blocks of one of the `levels` resolutions of a network."""
+    """Build the residual blocks of one resolution.
+
+    Args:
+        channels: channels of the blocks.
+        group_width: channels per group of the 3×3 convolutions.
+        count: blocks per resolution.
+        levels: number of resolutions of the network.
+    """
     return [ResidualBlock(channels, group_width, count * levels) for _ in range(count)]
 
 
 class Resampling(nn.Module):
-    """Bilinear resampling by two with the filter [1, 2, 1], and a 1×1 convolution where the width changes."""
+    """Bilinear resampling by two with the filter [1, 2, 1], and a 1×1 convolution if the channels change.
+
+    Args:
+        in_channels: channels of the input.
+        out_channels: channels of the output.
+        up: upsample rather than downsample.
+    """
 
     kernel: Tensor
 
@@ -76,7 +98,9 @@ class Resampling(nn.Module):
         self.up = up
         taps = torch.tensor([1.0, 2.0, 1.0]) / 4
         self.register_buffer("kernel", taps[:, None] * taps, persistent=False)
-        self.width = build_convolution(in_channels, out_channels, 1, 1.0) if in_channels != out_channels else nn.Identity()
+        self.width = (
+            build_convolution(in_channels, out_channels, 1, 1.0) if in_channels != out_channels else nn.Identity()
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         if self.up:
@@ -86,5 +110,5 @@ class Resampling(nn.Module):
 
 
 def list_widths(resolution_doublings: int, channels: int) -> list[int]:
-    """Widths from 4×4 to the full resolution: `channels` there, twice as many below."""
+    """Return the widths from 4×4 to the full resolution: `channels` at full resolution, twice as many below."""
     return [2 * channels] * resolution_doublings + [channels]

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from stackflower.text.base import TextEncoder
 from stackflower.utils.atomic import replacing
-from stackflower.utils.cache import cache_folder, key_of, not_writable
+from stackflower.utils.cache import cache_folder, key_of, reporting_cache_errors
 from stackflower.utils.progress import progress_bar
 
 
@@ -32,9 +32,6 @@ def embed(captions: Sequence[str], encoder: TextEncoder, chunk: int = 1024) -> T
             parts.append(encoder(unique[first : first + chunk]))
             progress(len(parts[-1]))
     table = torch.cat(parts)[torch.tensor([position[caption] for caption in captions])].contiguous()
-    try:
-        with replacing(path) as temporary:
-            save_file({"embeddings": table}, temporary)
-    except (OSError, SafetensorError) as error:
-        raise not_writable(path.parent, error) from error
+    with reporting_cache_errors(path.parent), replacing(path) as temporary:
+        save_file({"embeddings": table}, temporary)
     return table

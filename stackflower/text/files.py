@@ -8,13 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
 from stackflower import registry
 from stackflower.errors import ConfigError, DataError
 from stackflower.text.base import TextEncoder
-from stackflower.utils.atomic import replacing
+from stackflower.utils.atomic import replacing, reporting_write_errors
 
 
 def embed_captions(captions: Sequence[str], text: Mapping[str, Any]) -> np.ndarray:
@@ -41,11 +40,8 @@ def save_embeddings(table: np.ndarray, captions: Sequence[str], out: str) -> Non
             f"`out={out}`: embeddings are written as .npy, or as .safetensors with their captions; name a file such as "
             "embeddings.safetensors."
         )
-    try:
-        with replacing(path) as temporary:
-            if path.suffix == ".npy":
-                np.save(temporary, table)
-            else:
-                save_file({"embeddings": table}, temporary, {"captions": json.dumps(list(captions))})
-    except (OSError, SafetensorError) as error:
-        raise DataError(f"{path} can't be written: {error}. Choose another `out`.") from error
+    with reporting_write_errors(path, DataError), replacing(path) as temporary:
+        if path.suffix == ".npy":
+            np.save(temporary, table)
+        else:
+            save_file({"embeddings": table}, temporary, {"captions": json.dumps(list(captions))})

@@ -7,6 +7,10 @@ from pathlib import Path
 
 
 def sha256_of(path: Path) -> str:
-    """A file's SHA-256, 64 hexadecimal digits. OSError where it can't be read."""
+    """Compute the SHA-256 of a file, as 64 hexadecimal digits.
+
+    Raises:
+        OSError: the file can't be read.
+    """
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,4 +1,4 @@
-"""The devices of this machine and the precision they compute in."""
+"""Devices of this machine, and the precision they compute in."""
 
 from __future__ import annotations
 
@@ -9,30 +9,34 @@ from stackflower.errors import ConfigError
 
 
 def has_accelerator() -> bool:
-    """Whether a GPU (CUDA, ROCm, Apple, XPU) is available."""
+    """Return whether a GPU (CUDA, ROCm, Apple, XPU) is available."""
     return torch.accelerator.is_available()
 
 
 def cpu_has_bf16() -> bool:
-    """Whether this CPU multiplies bfloat16 natively (AVX512-BF16 or AMX)."""
+    """Return whether this CPU multiplies bfloat16 natively (AVX512-BF16 or AMX)."""
     probes = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
     return any(getattr(torch.cpu, probe, lambda: False)() for probe in probes)
 
 
 def resolve_precision(precision: str) -> str:
-    """The precision to train in: for `auto`, bf16 where the device supports it natively, else "no". ConfigError for fp16 without a GPU."""
+    """Resolve "auto" to "bf16" where the device supports it natively, else to "no"; keep any other precision.
+
+    Raises:
+        ConfigError: the precision is "fp16" and no GPU is available.
+    """
     cuda = torch.cuda.is_available()
     if precision == "auto":
         if has_accelerator():
             return "bf16" if cuda and torch.cuda.is_bf16_supported(including_emulation=False) else "no"
         return "bf16" if cpu_has_bf16() else "no"
     if precision == "fp16" and not has_accelerator():
-        raise ConfigError("`mixed_precision=fp16` needs a GPU; on this machine use auto, bf16 or no.")
+        raise ConfigError("`mixed_precision=fp16` needs a GPU. On this machine, use auto, bf16 or no.")
     return precision
 
 
 def describe_device(precision: str) -> str:
-    """The device in words: ``CPU, 2 threads, bf16``."""
+    """Describe the device and the precision: ``CPU, 2 threads, bf16``."""
     name = (
         torch.cuda.get_device_name()
         if torch.cuda.is_available()
@@ -46,5 +50,5 @@ def describe_device(precision: str) -> str:
 
 
 def process_state() -> PartialState:
-    """Accelerate's state of this process: its device, rank and number of processes."""
+    """Return Accelerate's state of this process: its device, its rank and the number of processes."""
     return PartialState(cpu=not has_accelerator())

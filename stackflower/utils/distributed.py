@@ -1,4 +1,4 @@
-"""Processes that train together."""
+"""Communication between the processes of a training."""
 
 from __future__ import annotations
 
@@ -10,15 +10,16 @@ from torch import Tensor
 
 
 def world() -> tuple[int, int]:
-    """This process's rank and how many processes train together."""
+    """Return the rank of this process and the number of processes, (0, 1) outside distributed training."""
     together = dist.is_available() and dist.is_initialized()
     return (dist.get_rank(), dist.get_world_size()) if together else (0, 1)
 
 
 def gathered(x: Tensor) -> Tensor:
-    """The whole batch (world·N, …) from each process's share (N, …), in the order of ranks, differentiable any number of times.
+    """Gather the whole batch (processes · N, …) from the shares (N, …), in the order of ranks, with gradients.
 
-    A sum of shares padded with zeros, for backends that gather no gradients; meant for small tensors.
+    The result is differentiable any number of times. Shares are padded with zeros and summed, because some backends
+    can't gather with gradients; meant for small tensors.
     """
     rank, size = world()
     if size == 1:
@@ -28,7 +29,7 @@ def gathered(x: Tensor) -> Tensor:
 
 
 def collected(x: Tensor) -> Tensor:
-    """The whole batch (world·N, …) from each process's equal share (N, …), in the order of ranks, without gradients."""
+    """Gather the whole batch (processes · N, …) from equal shares (N, …), in the order of ranks, without gradients."""
     _, size = world()
     if size == 1:
         return x
@@ -38,5 +39,5 @@ def collected(x: Tensor) -> Tensor:
 
 
 def share(total: int, part: tuple[int, int]) -> range:
-    """Of `total` places, the k-th of n equal shares, `part` being (k, n)."""
+    """Return the k-th of n nearly equal shares of ``range(total)``, where `part` is (k, n)."""
     return range(total * part[0] // part[1], total * (part[0] + 1) // part[1])

@@ -1,4 +1,4 @@
-"""Re-export the parts and base classes of a package's modules, imported when they are used."""
+"""Lazy re-export of a package's parts and base classes: a module is imported when one of its classes is used."""
 
 from __future__ import annotations
 
@@ -9,26 +9,26 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-BASES = ("base", "source")
+BASE_MODULES = ("base", "source")
 
 
 def export_classes(package: str, file: str) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
     """Build the ``__getattr__`` and ``__dir__`` of a package that re-exports its registered parts and base classes.
 
-    A new file in the package needs no edit, and importing the package imports none of its modules. Base classes are those of the
-    modules ``base.py`` and ``source.py``.
+    A new module is exported without an edit, and importing the package imports none of its modules. Base classes are
+    the classes of the modules ``base.py`` and ``source.py``.
 
     Args:
         package: ``__name__`` of the package.
         file: ``__file__`` of the package.
 
     Returns:
-        The two functions, to be assigned to ``__getattr__`` and ``__dir__``.
+        Two functions, to assign to ``__getattr__`` and ``__dir__``.
     """
 
     @cache
     def find_classes() -> dict[str, str]:
-        """Map each public class to its module, from the source."""
+        """Map each public class to its module, which is parsed, not imported."""
         root = Path(file).parent
         modules: dict[str, str] = {}
         for path in sorted(root.rglob("*.py")):
@@ -36,8 +36,8 @@ def export_classes(package: str, file: str) -> tuple[Callable[[str], Any], Calla
                 continue
             module = ".".join((package, *path.relative_to(root).with_suffix("").parts))
             source = path.read_text(encoding="utf-8")
-            for node in ast.parse(source).body if path.stem in BASES or "@register(" in source else ():
-                if isinstance(node, ast.ClassDef) and (path.stem in BASES or _is_part(node)):
+            for node in ast.parse(source).body if path.stem in BASE_MODULES or "@register(" in source else ():
+                if isinstance(node, ast.ClassDef) and (path.stem in BASE_MODULES or _is_part(node)):
                     modules.setdefault(node.name, module)
         return modules
 

@@ -1,4 +1,4 @@
-"""Progress bars on stderr, for whatever takes long and knows how far it is."""
+"""Progress bars on stderr, for work of a known length."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _shown: ContextVar[bool] = ContextVar("progress bars are shown", default=True)
 
 @contextmanager
 def progress_bars(shown: bool) -> Iterator[None]:
-    """Show or hide the progress bars of the block; a hidden bar stays hidden in blocks within it."""
+    """Show or hide the progress bars of the block; an inner block can't show what an outer block hides."""
     token = _shown.set(shown and _shown.get())
     try:
         yield

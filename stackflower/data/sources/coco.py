@@ -15,16 +15,14 @@ from stackflower.registry import register
 
 @register("data", "coco")
 class CocoCaptions(ListedSource):
-    """COCO's captions (Chen et al. 2015): ``annotations/captions_train2017.json`` beside ``train2017/``, and the same of ``val2017``, or of another year.
+    """COCO's captions (Chen et al. 2015): ``annotations/captions_train2017.json`` beside ``train2017/``, and the same
+    of ``val2017``, or of another year.
 
-    ``val`` is the split ``validation``. Images without captions are not used. COCO has no classes of whole images, so that there are no labels.
+    ``val`` is the split ``validation``. Images without captions are not used. COCO has no classes of whole images, so
+    that there are no labels.
 
     Args:
         path: the folder that holds ``annotations``, or an archive of it.
-        held_out: share of the training images that are the validation split, where the data have none.
-        seed: by which these are drawn.
-        skip_bad: leave out images that can't be used, with a warning, instead of raising DataError.
-        follow_links: read images that are links to files out of the folder.
     """
 
     layout = "COCO's captions"
@@ -40,11 +38,11 @@ class CocoCaptions(ListedSource):
         file, *others = _annotations(self.files, "val" if split == "validation" else split)
         files = self.files.within(PurePosixPath(file).stem.removeprefix("captions_"))
         try:
-            found = json.loads(self.files.text(file))
-            names = {one["id"]: str(one["file_name"]) for one in found["images"]}
-            again = [number for number, times in Counter(one["id"] for one in found["images"]).items() if times > 1]
+            content = json.loads(self.files.text(file))
+            names = {one["id"]: str(one["file_name"]) for one in content["images"]}
+            again = [number for number, times in Counter(one["id"] for one in content["images"]).items() if times > 1]
             captions: dict[Any, list[Any]] = {}
-            for one in found["annotations"]:
+            for one in content["annotations"]:
                 captions.setdefault(one["image_id"], []).append(one["caption"])
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise DataError(
@@ -54,11 +52,11 @@ class CocoCaptions(ListedSource):
         for number in again:
             listing.problems.append(f"{short} lists the image {number} several times.")
             captions.pop(number, None)
-        for number, own in captions.items():
+        for number, texts in captions.items():
             if number not in names:
                 listing.problems.append(f"{short} has a caption of the image {number}, which it does not list.")
             else:
-                listing.add({"file_name": names[number], "text": own}, f"{short}, image {number}")
+                listing.add({"file_name": names[number], "text": texts}, f"{short}, image {number}")
         if others:
             listing.notes.append(f"{', '.join(others)} is beside {short} and is not read.")
         silent = len(set(names) - set(captions) - set(again))

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from functools import cached_property
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
 
 from stackflower.data.archives import open_files
+from stackflower.data.caption_files import name_text_file
 from stackflower.data.files import Files
 from stackflower.data.images import load_square
 from stackflower.data.listed import ListedSource, Listing
@@ -25,18 +26,16 @@ UNSEEN = 50  # classes of the test split of StackGAN
 
 @register("data", "cub-200")
 class Cub200(ListedSource):
-    """CUB-200-2011 (Wah et al. 2011) with the captions of Reed et al. (2016): the folder ``CUB_200_2011`` with ``images/``, ``images.txt``,
-    ``image_class_labels.txt``, ``classes.txt``, ``bounding_boxes.txt`` and ``train_test_split.txt``, and ``text_c10/`` in it or beside it.
+    """CUB-200-2011 (Wah et al. 2011) with the captions of Reed et al. (2016): the folder ``CUB_200_2011`` with
+    ``images/``, ``images.txt``, ``image_class_labels.txt``, ``classes.txt``, ``bounding_boxes.txt`` and
+    ``train_test_split.txt``, and ``text_c10/`` in it or beside it.
 
     Args:
-        path: the folder, or a zip or tar archive of it.
-        split: "official", that of train_test_split.txt; or "classes", 50 classes drawn by `seed` for ``test``, the other 150 for ``train``, as
-            many as in StackGAN.
+        split: "official", that of train_test_split.txt; or "classes", 50 classes drawn by `seed` for ``test``, the
+            other 150 for ``train``, as many as in StackGAN.
         seed: of the classes.
-        box: images are cropped to a square of so many times the longer side of the bird's bounding box, around its centre: 1.5 in
-            StackGAN. 0: not at all.
-        skip_bad: leave out images that can't be used, with a warning, instead of raising DataError.
-        follow_links: read images that are links to files out of the folder.
+        box: images are cropped to a square of so many times the longer side of the bird's bounding box, around its
+            centre: 1.5 in StackGAN. 0: not at all.
     """
 
     layout = "CUB-200-2011 with Reed's captions"
@@ -105,12 +104,12 @@ class Cub200(ListedSource):
         for number, file in files.items():
             missing = [
                 name
-                for name, known in (
+                for name, present in (
                     ("train_test_split.txt", number in parts),
                     ("image_class_labels.txt", number in labels),
                     ("bounding_boxes.txt", not self.box or f"{self.root}images/{file}" in self.boxes),
                 )
-                if not known
+                if not present
             ]
             if missing:
                 if split == "train":
@@ -121,12 +120,8 @@ class Cub200(ListedSource):
             row: dict[str, Any] = {"file_name": f"{self.root}images/{file}"}
             name = classes.get(labels[number], str(labels[number]))
             row |= {"label": labels[number], "class_name": name.partition(".")[2].replace("_", " ") or name}
-            try:
-                row["text"] = lines_of(texts.text(PurePosixPath(file).with_suffix(".txt").as_posix()))
-            except (DataError, ValueError) as error:
-                listing.problems.append(f"images/{file} has no captions that can be read: {error}")
-                continue
-            listing.add(row, f"images/{file}")
+            if (captions := listing.read_captions(texts, name_text_file(file), f"images/{file}")) is not None:
+                listing.add({**row, "text": captions}, f"images/{file}")
         return listing
 
     def square(self, content: bytes, where: Path, row: dict[str, Any], size: int) -> np.ndarray:
@@ -134,7 +129,9 @@ class Cub200(ListedSource):
 
 
 def load_boxed(content: bytes, where: Path, box: Box | None, times: float, size: int) -> np.ndarray:
-    """A square around the centre of a box, of so many times its longer side, as uint8 (size, size, 3); without a box, the central square."""
+    """A square around the centre of a box, of so many times its longer side, as uint8 (size, size, 3); without a box,
+    the central square.
+    """
     if box is None:
         return load_square(where, size, content=content)
     left, top, width, height = box
@@ -144,7 +141,10 @@ def load_boxed(content: bytes, where: Path, box: Box | None, times: float, size:
 
 
 def read_table(files: Files, name: str) -> dict[int, str]:
-    """The lines of one of CUB's text files: the number that each begins with, and the rest. DataError where it is missing or another."""
+    """The lines of one of CUB's text files: the number that each begins with, and the rest.
+
+    DataError where it is missing or another.
+    """
     if name not in files:
         raise DataError(f"{files.path} has no {name}, which comes with CUB-200-2011.")
     try:
@@ -158,15 +158,15 @@ def read_table(files: Files, name: str) -> dict[int, str]:
 
 def read_boxes(files: Files, root: str) -> dict[str, Box]:
     """Left, top, width and height of the bird, by image file."""
-    names, found = read_table(files, f"{root}images.txt"), {}
+    names, boxes = read_table(files, f"{root}images.txt"), {}
     for number, text in read_table(files, f"{root}bounding_boxes.txt").items():
         try:
             left, top, width, height = (float(part) for part in text.split())
         except ValueError as error:
             raise DataError(f"{files.path / 'bounding_boxes.txt'}: image {number} has the box {text!r}.") from error
         if number in names:
-            found[f"{root}images/{names[number]}"] = left, top, width, height
-    return found
+            boxes[f"{root}images/{names[number]}"] = left, top, width, height
+    return boxes
 
 
 def _root(files: Files) -> str:

@@ -1,9 +1,9 @@
 """Images and captions in a folder, by the Hugging Face ImageFolder convention.
 
-``metadata.jsonl``, ``metadata.csv`` or ``metadata.parquet`` in the folder of the images, a row for each: ``file_name``, ``text`` (a string or a list of
-strings), and optionally ``label`` (an integer), ``class_name``, ``attributes`` (an object of names to values) and
-``mentioned_attributes`` (for each caption, the attributes it mentions). Split folders ``train``, ``validation`` and ``test``, or none; the
-metadata are in each, or those of all are beside them.
+``metadata.jsonl``, ``metadata.csv`` or ``metadata.parquet`` in the folder of the images, a row for each: ``file_name``,
+``text`` (a string or a list of strings), and optionally ``label`` (an integer), ``class_name``, ``attributes`` (an
+object of names to values) and ``mentioned_attributes`` (for each caption, the attributes it mentions). Split folders
+``train``, ``validation`` and ``test``, or none; the metadata are in each, or those of all are beside them.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import contextlib
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import Any
 
 from stackflower.data.files import Files
@@ -31,44 +31,44 @@ OBJECTS = ("text", "attributes", "mentioned_attributes")  # a cell of a table ma
 
 
 def split_named(word: str) -> str | None:
-    """The split that a word names, in small letters or capitals, or None."""
+    """Return the split that a word names, in small letters or capitals, or None."""
     return next((split for split, words in FOLDERS.items() if word.lower() in words), None)
 
 
 def is_image(name: str) -> bool:
-    """Whether a file is an image, by its name."""
+    """Return whether a file is an image, by its name."""
     return PurePosixPath(name).suffix.lower() in EXTENSIONS
 
 
 def splits_of(files: Files) -> list[str]:
-    """The splits that have a folder among these files; without a folder for training, it is all training."""
-    found = [split for split in FOLDERS if folders_of(files, split)]
-    return found if "train" in found else ["train"]
+    """List the splits that have a folder among these files; without a folder for training, only "train"."""
+    splits = [split for split in FOLDERS if folders_of(files, split)]
+    return splits if "train" in splits else ["train"]
 
 
 def files_of(files: Files, split: str) -> Files:
-    """The files of a split: of its folder, or all."""
+    """Return the files of a split: those of its folder, or all."""
     return files.within(next(iter(folders_of(files, split)), ""))
 
 
 def folders_of(files: Files, split: str) -> list[str]:
-    """Names of the folders of a split."""
-    found = [name for name in files.folders if "/" not in name and split_named(name) == split]
-    return sorted(found, key=lambda name: (FOLDERS[split].index(name.lower()), name))
+    """List the folders of a split."""
+    folders = [name for name in files.folders if "/" not in name and split_named(name) == split]
+    return sorted(folders, key=lambda name: (FOLDERS[split].index(name.lower()), name))
 
 
 def outside_splits(files: Files) -> list[str]:
-    """A sentence about images that are in no folder of a split, or in one without one for training; or none."""
+    """Report images that are in no folder of a split, or splits without a folder for training."""
     if not folders_of(files, "train"):
         others = [folder for split in FOLDERS for folder in folders_of(files, split)]
         within = tuple(f"{folder}/" for folder in others)
         if not any(is_image(name) and name.startswith(within) for name in files.names):
             return []
-        unread = [f"{folder}/{found}" for folder in others if (found := metadata_in(files, folder))]
+        unread = [f"{folder}/{name}" for folder in others if (name := metadata_in(files, folder))]
         ignored = f" Not used: {', '.join(unread)}." if unread else ""
         return [
-            f"{files.path} has no folder train, so {', '.join(others)} are no splits but part of the training data; put the other images into a folder "
-            f"train.{ignored}"
+            f"{files.path} has no folder train, so {', '.join(others)} are no splits but part of the training data; "
+            f"put the other images into a folder train.{ignored}"
         ]
     used = tuple(f"{folders_of(files, split)[0]}/" for split in splits_of(files))
     outside = [name for name in files.names if is_image(name) and not name.startswith(used)]
@@ -80,7 +80,7 @@ def outside_splits(files: Files) -> list[str]:
 
 
 def metadata_in(files: Files, folder: str = "") -> str | None:
-    """The name of the metadata among these files, or in a folder of them; or None."""
+    """Return the name of the metadata at the top of these files, or of a folder of them; None for none."""
     return next((name for name in METADATA if (f"{folder}/{name}" if folder else name) in files), None)
 
 
@@ -91,7 +91,7 @@ def _jsonl(text: str) -> Iterator[tuple[int, dict[str, Any] | str]]:
 
 
 def _table(rows: Iterator[tuple[int, dict[str, Any] | str]]) -> Iterator[tuple[int, dict[str, Any] | str]]:
-    """Rows of a table with what its cells stand for."""
+    """Convert labels, lists and objects in the cells of a table."""
     for number, row in rows:
         if isinstance(row, dict):
             label = row.get("label")
@@ -108,7 +108,7 @@ def _table(rows: Iterator[tuple[int, dict[str, Any] | str]]) -> Iterator[tuple[i
 
 
 def _rows(files: Files, name: str) -> Iterator[tuple[int, dict[str, Any] | str]]:
-    """Line and row of metadata, or what is wrong with it."""
+    """Yield the line and row of each row of metadata, or what is wrong with it."""
     if name.endswith(".jsonl"):
         return _jsonl(files.text(name))
     if name.endswith(".csv"):
@@ -117,38 +117,33 @@ def _rows(files: Files, name: str) -> Iterator[tuple[int, dict[str, Any] | str]]
 
 
 def read_metadata(files: Files, folder: str = "", folders: Sequence[str] = (), others: Sequence[str] = ()) -> Listing:
-    """The rows of the metadata among these files. DataError where there are none.
+    """Read the rows of the metadata among these files.
 
     Args:
-        folder: of the split whose images they are; without one, of all images.
-        folders: of the splits that share these metadata. What is in none of them is reported with the first.
+        files: the images and their metadata.
+        folder: folder of the split whose images are read; "" for all images.
+        folders: folders of the splits that share these metadata. Rows of none of them are reported with the first.
         others: folders of splits with metadata of their own.
+
+    Raises:
+        DataError: `files` have no metadata.
     """
     name = metadata_in(files)
     if name is None:
-        near = [name for name in files.names if "/" not in name and name.endswith((".jsonl", ".json", ".csv", ".txt"))]
-        hint = f" There is {', '.join(near[:3])}: rename it if it is the metadata." if near else ""
-        nested = next((name for name in files.names if PurePosixPath(name).name in METADATA), None)
-        hint += f" There is {nested}; the folder for training is named train." if nested else ""
-        hint += next((f" {name} {why}." for name, why in files.refused.items()), "")
-        raise DataError(
-            f"{files.path} has no metadata.jsonl, metadata.csv or metadata.parquet.{hint} Each of its rows names an image and its "
-            'caption, as in {"file_name": "0001.jpg", "text": "a red flower"}.'
-        )
-    listing, reports, unused = Listing(files), not folders or folder == folders[0], 0
+        raise _no_metadata(files)
+    listing, reports, elsewhere = Listing(files), not folders or folder == folders[0], 0
     for number, row in _rows(files, name):
         where = f"{name}, line {number}"
         if isinstance(row, str):
             listing.problems += [f"{where} {row}."] if reports else []
             continue
         file, problem = _file(row.get("file_name"), files, listing.named)
-        if folders:
-            home = file.partition("/")[0]
-            unused += home in others
-            if home in others or folder != (home if home in folders else folders[0]):
-                continue
-            if file in files and home != folder:
-                problem = f"names {file}, which is in no folder of a split ({', '.join([*folders, *others])})"
+        home = _home(file, folders, others)
+        elsewhere += home is None
+        if home != folder:
+            continue
+        if folders and file in files and file.partition("/")[0] != folder:
+            problem = f"names {file}, which is in no folder of a split ({', '.join([*folders, *others])})"
         row, wrong = checked({**row, "file_name": file})
         if problem or wrong:
             listing.problems.append(f"{where} {problem or wrong}.")
@@ -156,27 +151,63 @@ def read_metadata(files: Files, folder: str = "", folders: Sequence[str] = (), o
             listing.rows.append(row)
     if not listing.rows and not listing.problems:
         listing.problems.append(f"{files.path / name} has no rows{f' of images in {folder}' if folder else ''}.")
-    if unused and reports:
-        listing.notes.append(
-            f"{unused:,} rows of {files.path / name} are not used, as of folders with metadata of their own ({', '.join(others)})."
-        )
-    if reports and (more := [other for other in METADATA if other in files and other != name]):
-        listing.notes.append(f"{files.path / more[0]} is not used: {name} is beside it.")
-    images = {file for file in files.names if is_image(file) and file.startswith(f"{folder}/" if folder else "")}
-    listing.notes += _without_row(sorted(images - listing.named), files.path / name)
+    listing.notes += _unused_metadata(files, name, elsewhere, others) if reports else []
+    listing.notes += _images_without_row(files, folder, name, listing.named)
     return listing
 
 
-def _without_row(images: Sequence[str], metadata: Path) -> list[str]:
-    """A sentence about images that metadata do not name, or none."""
+def _no_metadata(files: Files) -> DataError:
+    """Build the error for files without metadata; it names files that may be meant as such."""
+    near = [name for name in files.names if "/" not in name and name.endswith((".jsonl", ".json", ".csv", ".txt"))]
+    hint = f" There is {', '.join(near[:3])}: rename it if it is the metadata." if near else ""
+    nested = next((name for name in files.names if PurePosixPath(name).name in METADATA), None)
+    hint += f" There is {nested}; the folder for training is named train." if nested else ""
+    hint += next((f" {name} {why}." for name, why in files.refused.items()), "")
+    return DataError(
+        f"{files.path} has no metadata.jsonl, metadata.csv or metadata.parquet.{hint} Each of its rows names an image "
+        'and its caption, as in {"file_name": "0001.jpg", "text": "a red flower"}.'
+    )
+
+
+def _home(file: str, folders: Sequence[str], others: Sequence[str]) -> str | None:
+    """Return the folder of the split that a row is read with; None for one that has metadata of its own.
+
+    Args:
+        file: the file that the row names.
+        folders: folders of the splits that share the metadata; the first takes what is in none. () for all images.
+        others: folders of splits with metadata of their own.
+    """
+    top = file.partition("/")[0]
+    if top in others:
+        return None
+    return top if top in folders else next(iter(folders), "")
+
+
+def _unused_metadata(files: Files, name: str, elsewhere: int, others: Sequence[str]) -> list[str]:
+    """Report rows that are not used, as their folders have metadata of their own, and metadata beside these."""
+    notes = []
+    if elsewhere:
+        notes.append(
+            f"{elsewhere:,} rows of {files.path / name} are not used, as of folders with metadata of their own "
+            f"({', '.join(others)})."
+        )
+    if more := [other for other in METADATA if other in files and other != name]:
+        notes.append(f"{files.path / more[0]} is not used: {name} is beside it.")
+    return notes
+
+
+def _images_without_row(files: Files, folder: str, metadata: str, named: set[str]) -> list[str]:
+    """Report images of a folder, or of all, that metadata do not name."""
+    prefix = f"{folder}/" if folder else ""
+    images = [name for name in files.names if is_image(name) and name.startswith(prefix) and name not in named]
     if not images:
         return []
-    named = f"{', '.join(images[:3])}{', …' if len(images) > 3 else ''}"
-    return [f"{len(images):,} images in {metadata.parent} have no row in {metadata.name} and are not used ({named})."]
+    listed = f"{', '.join(images[:3])}{', …' if len(images) > 3 else ''}"
+    return [f"{len(images):,} images in {files.path} have no row in {metadata} and are not used ({listed})."]
 
 
 def _file(given: Any, files: Files, seen: set[str]) -> tuple[str, str | None]:
-    """The file that a row names, and what is wrong with it or None."""
+    """Return the file that a row names, and what is wrong with it or None."""
     if not isinstance(given, str) or not given:
         return "", 'has no "file_name"'
     name = files.named(given)
@@ -192,14 +223,8 @@ def _file(given: Any, files: Files, seen: set[str]) -> tuple[str, str | None]:
 
 @register("data", "folder")
 class FolderSource(ListedSource):
-    """A folder by the Hugging Face ImageFolder convention: images and their ``metadata.jsonl``, ``metadata.csv`` or ``metadata.parquet``.
-
-    Args:
-        path: the folder, or a zip or tar archive of it.
-        held_out: share of the training images that are the validation split, where the data have none.
-        seed: by which these are drawn.
-        skip_bad: leave out rows and images that can't be used, with a warning, instead of raising DataError.
-        follow_links: read images that are links to files out of the folder.
+    """A folder by the Hugging Face ImageFolder convention: images and their ``metadata.jsonl``, ``metadata.csv`` or
+    ``metadata.parquet``.
     """
 
     layout = "an image folder with metadata"
@@ -215,26 +240,27 @@ class FolderSource(ListedSource):
 
     def read_split(self, split: str) -> Listing:
         folders, beside = self._folders(), metadata_in(self.files)
-        own = self._with_metadata()
-        shared = [folder for folder in folders.values() if folder not in own]
+        separate = self._with_metadata()
+        shared = [folder for folder in folders.values() if folder not in separate]
         if beside and folders.get(split) in shared:
-            listing = read_metadata(self.files, folders[split], shared, own)
+            listing = read_metadata(self.files, folders[split], shared, separate)
         else:
             listing = read_metadata(files_of(self.files, split))
         if split == "train":
             listing.notes += outside_splits(self.files)
-            if beside and own and not shared:
+            if beside and separate and not shared:
                 listing.notes.append(
-                    f"{self.path / beside} is not used: every folder of a split ({', '.join(own)}) has metadata."
+                    f"{self.path / beside} is not used: every folder of a split ({', '.join(separate)}) has metadata."
                 )
         return listing
 
     def _folders(self) -> dict[str, str]:
-        """The folder of each split; none where all is training."""
-        return {split: found[0] for split in self.own_splits() if (found := folders_of(self.files, split))}
+        """Return the folder of each split; {} where all is training."""
+        named = {split: folders_of(self.files, split) for split in self.own_splits()}
+        return {split: folders[0] for split, folders in named.items() if folders}
 
     def _with_metadata(self) -> list[str]:
-        """Folders of splits that have metadata of their own."""
+        """List the folders of splits that have metadata of their own."""
         return [folder for folder in self._folders().values() if metadata_in(self.files, folder)]
 
     def fingerprint(self, split: str) -> str:

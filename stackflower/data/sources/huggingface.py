@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +19,19 @@ PREFIXES = ("hf://datasets/", "hf://")
 
 
 class HubImages(Files):
-    """The images of a data set by split and number."""
+    """The images of a data set by split and number.
 
-    def __init__(self, path: Path, parts: dict[str, Any], column: str):
+    Args:
+        path: folder or id of the data set.
+        parts: the data of each split.
+        column: column of the images.
+        folders: folders of the data set's files; cells may name images in these only.
+    """
+
+    def __init__(self, path: Path, parts: dict[str, Any], column: str, folders: Sequence[Path]):
         super().__init__(path)
         self.parts, self.column = parts, column
+        self.roots = [folder.resolve() for folder in folders]
 
     def listed(self) -> Iterator[tuple[str, Any]]:
         for split, part in self.parts.items():
@@ -38,15 +47,35 @@ class HubImages(Files):
         if isinstance(cell, dict) and isinstance(cell.get("bytes"), bytes):
             return bytes(cell["bytes"])
         try:
-            return Path(cell["path"]).read_bytes()
-        except (OSError, TypeError, KeyError) as error:
+            path = (self.path / cell["path"]).resolve()
+            if not any(path.is_relative_to(folder) for folder in self.roots):
+                raise DataError(f"{self.path / name} names the file {cell['path']}, which is not in the data set.")
+            return path.read_bytes()
+        except (OSError, ValueError, TypeError, KeyError) as error:
             raise DataError(f"{self.path / name} holds no image ({error}).") from error
+
+
+def _load(path: str, config: str | None, revision: str | None) -> Any:
+    """Load a data set without running a script of its own, which `datasets` up to version 3 may ask to run."""
+    import datasets
+
+    refusal = {"trust_remote_code": False} if "trust_remote_code" in signature(datasets.load_dataset).parameters else {}
+    return datasets.load_dataset(path, config, revision=revision, **refusal)
+
+
+def _folders_of(path: str) -> list[Path]:
+    """List the folders in which files of a data set are: its own, or the caches of what is downloaded and unpacked."""
+    import datasets
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    unpacked = Path(datasets.config.HF_DATASETS_CACHE)
+    return [Path(path) if Path(path).is_dir() else Path(HF_HUB_CACHE), unpacked]
 
 
 @register("data", "huggingface")
 class HuggingFaceDataset(ListedSource):
-    """A data set of the Hugging Face hub by its id, ``hf://owner/name``, or a folder of its Parquet files. Needs the extra ``datasets``; code of a
-    data set's own is never run.
+    """A data set of the Hugging Face hub by its id, ``hf://owner/name``, or a folder of its Parquet files. Needs the
+    extra ``datasets``; code of a data set's own is never run.
 
     Args:
         path: the id, with or without hf://, or the folder.
@@ -55,9 +84,6 @@ class HuggingFaceDataset(ListedSource):
         image_column: column of the images; None: the one with a usual name.
         text_column: column of the captions, strings or lists of strings; None: the one with a usual name.
         label_column: column of classes; None: the one with a usual name, if there is one.
-        held_out: share of the training images that are the validation split, where the data have none.
-        seed: by which these are drawn.
-        skip_bad: leave out rows and images that can't be used, with a warning, instead of raising DataError.
     """
 
     layout = "a Hugging Face data set"
@@ -91,31 +117,30 @@ class HuggingFaceDataset(ListedSource):
         except ImportError:
             raise MissingDependency("datasets", "datasets", f"The data set {self.id}") from None
         try:
-            found = datasets.load_dataset(self.id, self.config, revision=self.revision)
-            self.parts = {split: found[name] for split, names in NAMES.items() for name in names if name in found} or {
-                "train": next(iter(found.values()))
-            }
+            loaded = _load(self.id, self.config, self.revision)
+            self.parts = {split: loaded[name] for split, names in NAMES.items() for name in names if name in loaded}
+            self.parts = self.parts or {"train": next(iter(loaded.values()))}
             first = next(iter(self.parts.values()))
-            self.found = {what: self._column(what, first) for what in self.columns}
+            self.column = {what: self._column(what, first) for what in self.columns}
             images = datasets.Image(decode=False)
-            self.parts = {split: part.cast_column(self.found["image"], images) for split, part in self.parts.items()}
+            self.parts = {split: part.cast_column(self.column["image"], images) for split, part in self.parts.items()}
         except DataError:
             raise
         except Exception as error:  # hub, files, formats: whatever fails, the data can't be loaded
             reason = (str(error) or type(error).__name__).splitlines()[0]
             raise DataError(
-                f"The data set {self.id!r} can't be loaded: {reason} Give the id of a data set on the Hugging Face hub (and a network), "
-                "as in `data=hf://owner/name`, or a folder of its Parquet files."
+                f"The data set {self.id!r} can't be loaded: {reason} Give the id of a data set on the Hugging Face hub "
+                "(and a network), as in `data=hf://owner/name`, or a folder of its Parquet files."
             ) from error
-        return HubImages(Path(self.id), self.parts, self.found["image"])
+        return HubImages(Path(self.id), self.parts, self.column["image"], _folders_of(self.id))
 
     def _column(self, what: str, part: Any) -> str:
-        """The column that holds the image, the text or the label; "" for a label where there is none."""
+        """Return the column that holds the image, the text or the label; "" for data without labels."""
         names, where = list(part.column_names), f"The data set {self.id!r}"
-        found = column_of(what, self.columns[what], names, where)
-        if not found and what != "label":
+        column = column_of(what, self.columns[what], names, where)
+        if not column and what != "label":
             raise not_told(what, names, where)
-        return found
+        return column
 
     def own_splits(self) -> list[str]:
         return [split for split in NAMES if split in self.parts]
@@ -125,9 +150,9 @@ class HuggingFaceDataset(ListedSource):
 
     def read_split(self, split: str) -> Listing:
         part, listing = self.parts[split], Listing(self.files)
-        texts = part[self.found["text"]]
-        labels = part[self.found["label"]] if self.found["label"] else None
-        names = getattr(part.features.get(self.found["label"]), "names", None)
+        texts = part[self.column["text"]]
+        labels = part[self.column["label"]] if self.column["label"] else None
+        names = getattr(part.features.get(self.column["label"]), "names", None)
         for number, text in enumerate(texts):
             row: dict[str, Any] = {"file_name": f"{split}/{number:08d}", "text": text}
             if labels is not None and labels[number] is not None:

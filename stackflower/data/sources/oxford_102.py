@@ -13,7 +13,6 @@ import torch
 from stackflower.data.files import Files
 from stackflower.data.listed import ListedSource, Listing
 from stackflower.errors import DataError
-from stackflower.formats.lines import lines_of
 from stackflower.options import Seed
 from stackflower.registry import register
 from stackflower.utils.rng import seeded
@@ -29,15 +28,13 @@ class Oxford102(ListedSource):
     """Oxford-102 (Nilsback & Zisserman 2008) with the captions of Reed et al. (2016): ``jpg/image_NNNNN.jpg``,
     ``text_c10/class_NNNNN/image_NNNNN.txt`` with a caption a line, ``imagelabels.mat`` and ``setid.mat``.
 
-    Classes are numbered from 1, as in ``imagelabels.mat``; their names are those of ``cat_to_name.json``, where it is there.
+    Classes are numbered from 1, as in ``imagelabels.mat``; their names are those of ``cat_to_name.json``, where it is
+    there.
 
     Args:
-        path: the folder, or a zip or tar archive of it.
-        split: "official", that of setid.mat; "classes", 20 classes drawn by `seed` for ``test``, the other 82 for ``train``, as many as in
-            StackGAN; or "random", 80, 10 and 10% of the images by `seed`.
+        split: "official", that of setid.mat; "classes", 20 classes drawn by `seed` for ``test``, the other 82 for
+            ``train``, as many as in StackGAN; or "random", 80, 10 and 10% of the images by `seed`.
         seed: of the split.
-        skip_bad: leave out images that can't be used, with a warning, instead of raising DataError.
-        follow_links: read images that are links to files out of the folder.
     """
 
     layout = "Oxford-102 with Reed's captions"
@@ -69,10 +66,10 @@ class Oxford102(ListedSource):
     @cached_property
     def images(self) -> dict[int, str]:
         """The file of each image that is there."""
-        found = {int(match[1]): name for name in self.files.names if (match := NAME.fullmatch(name))}
-        if not found:
+        images = {int(match[1]): name for name in self.files.names if (match := NAME.fullmatch(name))}
+        if not images:
             raise DataError(f"{self.path / 'jpg'} has no images; their names are image_00001.jpg and so on.")
-        return dict(sorted(found.items()))
+        return dict(sorted(images.items()))
 
     def _matrix(self, name: str, key: str) -> Any:
         from scipy.io import loadmat  # only where it is needed: every source is looked at to recognise a folder
@@ -109,15 +106,12 @@ class Oxford102(ListedSource):
                 label = self.labels[number - 1]
                 row |= {"label": label} | ({"class_name": names[label]} if label in names else {})
             file = f"text_c10/class_{row.get('label', 0):05d}/image_{number:05d}.txt"
-            try:
-                row["text"] = lines_of(self.files.text(file))
-            except DataError as error:
-                listing.problems.append(f"{image} has no captions that can be read: {error}")
-                continue
-            listing.add(row, image)
+            if (captions := listing.read_captions(self.files, file, image)) is not None:
+                listing.add({**row, "text": captions}, image)
         if len(here) < len(members):
             listing.notes.append(
-                f"{len(members) - len(here):,} of the {len(members):,} images of this split are not in {self.files.path / 'jpg'}."
+                f"{len(members) - len(here):,} of the {len(members):,} images of this split are not in "
+                f"{self.files.path / 'jpg'}."
             )
         return listing
 
@@ -125,8 +119,8 @@ class Oxford102(ListedSource):
         if "cat_to_name.json" not in self.files:
             return {}
         try:
-            found = json.loads(self.files.text("cat_to_name.json"))
-            return {int(number): str(name) for number, name in found.items()}
+            names = json.loads(self.files.text("cat_to_name.json"))
+            return {int(number): str(name) for number, name in names.items()}
         except (ValueError, AttributeError, RecursionError) as error:
             raise DataError(
                 f"{self.files.path / 'cat_to_name.json'} is not an object of class numbers to names ({error})."

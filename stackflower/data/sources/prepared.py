@@ -20,7 +20,8 @@ ABOUT = "prepared.json"
 
 @register("data", "prepared")
 class PreparedSource(Source):
-    """A folder that `stackflower data prepare SRC OUT` wrote. At the size that it was prepared at, and at smaller ones, it is a data set like any other.
+    """A folder that `stackflower data prepare SRC OUT` wrote. At the size that it was prepared at, and at smaller ones,
+    it is a data set like any other.
 
     Args:
         path: the folder.

@@ -1,4 +1,6 @@
-"""The data of the competition Reverse Image Caption: a pickled table of images and captions in numbers, and a dictionary."""
+"""The data of the competition Reverse Image Caption: a pickled table of images and captions in numbers, and a
+dictionary.
+"""
 
 from __future__ import annotations
 
@@ -19,17 +21,11 @@ PADDING = frozenset({"<PAD>", "<RARE>"})
 
 @register("data", "reverse-image-caption")
 class ReverseImageCaption(ListedSource):
-    """The competition's data set: ``text2ImgData.pkl``, a table with ``Captions`` (lists of numbers of words) and ``ImagePath``; ``dictionary/id2Word.npy`` or
-    ``word2Id.npy``; and the images. ``testData.pkl`` has captions without images and is not used: ``stackflower sample`` takes captions as text.
+    """The competition's data set: ``text2ImgData.pkl``, a table with ``Captions`` (lists of numbers of words) and
+    ``ImagePath``; ``dictionary/id2Word.npy`` or ``word2Id.npy``; and the images. ``testData.pkl`` has captions without
+    images and is not used: ``stackflower sample`` takes captions as text.
 
     Pickles are read without running what they hold, and without pandas.
-
-    Args:
-        path: the folder, or a zip or tar archive of it.
-        held_out: share of the images that are the validation split.
-        seed: by which these are drawn.
-        skip_bad: leave out rows and images that can't be used, with a warning, instead of raising DataError.
-        follow_links: read images that are links to files out of the folder.
     """
 
     layout = "the competition's table and dictionary"
@@ -66,10 +62,10 @@ class ReverseImageCaption(ListedSource):
             raise DataError(f"{self.files.path / name} has no columns Captions and ImagePath.")
         images = {PurePosixPath(each).name: each for each in self.files.names}
         captions: dict[str, list[Any]] = {}
-        for place, (path, own) in enumerate(zip(table["ImagePath"], table["Captions"], strict=True)):
+        for place, (path, numbers) in enumerate(zip(table["ImagePath"], table["Captions"], strict=True)):
             where, file = f"{name}, row {place + 1}", images.get(PurePosixPath(str(path)).name)
             try:
-                texts = [_sentence(caption, words) for caption in own]
+                texts = [_sentence(caption, words) for caption in numbers]
             except (KeyError, TypeError) as error:
                 listing.problems.append(f"{where} has a word {error} that is not in the dictionary.")
                 continue
@@ -83,6 +79,6 @@ class ReverseImageCaption(ListedSource):
 
 
 def _sentence(caption: Any, words: dict[str, str]) -> str:
-    """A caption of numbers as text, without padding."""
-    found = [words[str(number)] for number in caption]
-    return " ".join(word for word in found if word not in PADDING)
+    """Join the words of a caption of numbers, without padding."""
+    chosen = [words[str(number)] for number in caption]
+    return " ".join(word for word in chosen if word not in PADDING)

@@ -1,14 +1,11 @@
 """Images and captions in WebDataset shards: tar files of ``key.jpg`` with ``key.json`` or ``key.txt``.
 
-The shards are read in place, not unpacked; images are decoded into the prepared form, which is memory-mapped, so on a CPU a data
-set need not fit into memory (on a GPU the training split is held in its memory).
+The shards are read in place, not unpacked; images are decoded into the prepared form, which is memory-mapped, so on a
+CPU a data set need not fit into memory (on a GPU the training split is held in its memory).
 """
 
 from __future__ import annotations
 
-import glob
-import os
-import re
 from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -17,11 +14,12 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from stackflower.data.archives import PartReader, tar_entries
-from stackflower.data.files import LINK_OUT, Files
+from stackflower.data.files import Files
 from stackflower.data.images import EXTENSIONS
 from stackflower.data.listed import ListedSource, Listing
-from stackflower.data.remote import held, is_remote, present
+from stackflower.data.remote import held, is_remote
 from stackflower.data.rows import checked, parsed
+from stackflower.data.shard_locations import file_name, find_shards
 from stackflower.data.sources.folder import FOLDERS, split_named
 from stackflower.errors import DataError
 from stackflower.formats.lines import lines_of
@@ -29,8 +27,6 @@ from stackflower.options import Below1, Seed
 from stackflower.registry import register
 
 LARGEST_TEXT = 10_000_000  # bytes of a caption file
-MOST_SHARDS = 1_000_000
-BRACES = re.compile(r"\{(?:(\d+)\.\.(\d+)|([^{}]*,[^{}]*))\}")
 Place = tuple[int, int]  # offset and size in bytes
 
 
@@ -126,7 +122,7 @@ class ShardFiles(Files):
 
     def __init__(self, path: Path, shards: list[str]):
         super().__init__(path)
-        names = list(map(name_of, shards))
+        names = list(map(file_name, shards))
         self.shards = dict(zip(shards, names if len(set(names)) == len(names) else shards, strict=True))
         self.read_part = PartReader()
         self._places: dict[str, tuple[str, int, int]] = {}
@@ -161,86 +157,15 @@ class ShardFiles(Files):
         return sorted(names, key=lambda name: self.entries[name])
 
 
-def find_shards(location: str, follow_links: bool = False) -> dict[str, list[str]]:
-    """Locations of the shards of each split in a folder, of a pattern or of one file; {} where there are none. The split is told by the name of the file, or of its
-    folder. DataError where a pattern names what is not there, and for links out of their folder."""
-    matching = _matching(location)
-    files = list(dict.fromkeys(file for found in matching.values() for file in found))
-    missing = [name_of(name) for name, found in matching.items() if not found]
-    if files and missing:
-        raise DataError(
-            f"{location!r} names {len(missing)} files that are not there, the first {missing[0]}; correct the pattern or add the files."
-        )
-    if not is_remote(location) and not follow_links:
-        for shard in map(Path, files):
-            if shard.is_symlink() and not shard.resolve().is_relative_to(shard.parent.resolve()):
-                raise DataError(f"{shard} {LINK_OUT}.")
-    found: dict[str, list[str]] = {}
-    for file in files:
-        words = re.split(r"[-_.\d]", name_of(file), maxsplit=1)[0], name_of(file[: -len(name_of(file)) - 1])
-        found.setdefault(next(filter(None, map(split_named, words)), "train"), []).append(file)
-    if found and "train" not in found:  # a single split is the training split, whatever its name
-        return {"train": next(iter(found.values()))}
-    return found
-
-
-def _matching(location: str) -> dict[str, list[str]]:
-    """The files that each name or pattern matches, of those that a location stands for."""
-    matching: dict[str, list[str]] = {}
-    if is_remote(location):
-        folders: dict[str, list[str]] = {}
-        for one in expand_braces(location):
-            folder, _, name = one.rpartition("/")
-            folders.setdefault(folder, []).append(name)
-        for folder, names in folders.items():
-            matching |= {f"{folder}/{name}": found for name, found in present(folder, names).items()}
-    else:
-        path = Path(location).expanduser()
-        if path.is_dir():
-            parts = [folder for folder in sorted(path.iterdir()) if folder.is_dir() and split_named(folder.name)]
-            matching = {"*.tar": sorted(str(file) for folder in (path, *parts) for file in folder.glob("*.tar"))}
-        else:
-            named = expand_braces(str(path))
-            matching = {one: [one] if os.path.exists(one) else sorted(glob.glob(one)) for one in named}
-        matching = {name: [file for file in found if _is_shard(file)] for name, found in matching.items()}
-    return matching
-
-
-def _is_shard(file: str) -> bool:
-    """Whether a file is there and not hidden, as those are that are being written."""
-    return os.path.isfile(file) and not os.path.basename(file).startswith(".")
-
-
-def name_of(location: str) -> str:
-    """The file name at the end of a location."""
-    return location.rpartition("/")[2] if is_remote(location) else Path(location).name
-
-
-def expand_braces(pattern: str) -> list[str]:
-    """What a pattern with ``{000..006}`` and ``{train,validation}`` expands to, as in a shell. DataError for more than a million."""
-    found = BRACES.search(pattern)
-    if found is None:
-        return [pattern]
-    first, last, words = found.groups()
-    rest = expand_braces(pattern[found.end() :])
-    many = words.count(",") + 1 if words is not None else int(last[:20]) - int(first[:20]) + 1
-    if many * len(rest) > MOST_SHARDS:
-        raise DataError(f"{pattern[:200]!r} names more than {MOST_SHARDS:,} files; correct what is in braces.")
-    choices = words.split(",") if words is not None else [f"{int(first) + more:0{len(first)}d}" for more in range(many)]
-    return [f"{pattern[: found.start()]}{choice}{end}" for choice in choices for end in rest]
-
-
 @register("data", "shards")
 class ShardSource(ListedSource):
-    """WebDataset shards: a folder of ``train-*.tar`` and ``validation-*.tar``, or a pattern such as ``train-{000..006}.tar``.
+    """WebDataset shards: a folder of ``train-*.tar`` and ``validation-*.tar``, or a pattern such as
+    ``train-{000..006}.tar``.
 
     Args:
-        path: the folder, one tar file, or a pattern with ``*``, ``{000..006}`` or ``{train,test}``, also at a URL that fsspec reads. Files whose names begin with
-            validation, val or valid, or whose folder has such a name, hold the validation split, with test the test split, all others the training split.
-        held_out: share of the training images that are the validation split, where the data have none.
-        seed: by which these are drawn.
-        skip_bad: leave out samples that can't be used, with a warning, instead of raising DataError.
-        follow_links: read shards that are links out of their folder.
+        path: the folder, one tar file, or a pattern with ``*``, ``{000..006}`` or ``{train,test}``, also at a URL that
+            fsspec reads. Files whose names begin with validation, val or valid, or whose folder has such a name, hold
+            the validation split, with test the test split, all others the training split.
     """
 
     layout = "WebDataset shards"
@@ -254,10 +179,10 @@ class ShardSource(ListedSource):
     def open(self, follow_links: bool) -> Files:
         if not self.shards:
             raise DataError(
-                f"There are no shards at {self.location!r}. `data` takes a folder of images with metadata, a folder of .tar shards, or a "
-                'pattern such as "shards/train-{000..006}.tar".'
+                f"There are no shards at {self.location!r}. `data` takes a folder of images with metadata, a folder of "
+                '.tar shards, or a pattern such as "shards/train-{000..006}.tar".'
             )
-        return ShardFiles(self.path, [location for found in self.shards.values() for location in found])
+        return ShardFiles(self.path, [shard for shards in self.shards.values() for shard in shards])
 
     @classmethod
     def recognises(cls, files: Files) -> bool:
@@ -280,15 +205,16 @@ class ShardSource(ListedSource):
 
     def read_split(self, split: str) -> Listing:
         files = ShardFiles(self.path, self.shards[split])
-        found = Listing(files)
+        listing = Listing(files)
         for name, shard in files.each():
-            found.problems += shard.faults
-            found.rows.extend({**one.row, "file_name": f"{name}/{one.key}"} for one in shard.samples if not one.problem)
+            listing.problems += shard.faults
+            usable = [sample for sample in shard.samples if not sample.problem]
+            listing.rows.extend({**sample.row, "file_name": f"{name}/{sample.key}"} for sample in usable)
         if split == "train" and self.path.is_dir():
-            read = {Path(one).resolve() for own in self.shards.values() for one in own}
+            read = {Path(shard).resolve() for shards in self.shards.values() for shard in shards}
             others = [file for file in sorted(self.path.rglob("*.tar")) if file.resolve() not in read]
             if others:
-                found.notes.append(f"{len(others):,} tar files in {self.path} are not read, such as {others[0]}.")
-        if not found.rows and not found.problems:
-            found.problems.append(f"The shards of {self.location} ({split}) hold no images.")
-        return found
+                listing.notes.append(f"{len(others):,} tar files in {self.path} are not read, such as {others[0]}.")
+        if not listing.rows and not listing.problems:
+            listing.problems.append(f"The shards of {self.location} ({split}) hold no images.")
+        return listing

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from pathlib import PurePosixPath
 
+from stackflower.data.caption_files import name_text_file
 from stackflower.data.files import Files
 from stackflower.data.listed import ListedSource, Listing
 from stackflower.data.sources.folder import files_of, is_image, outside_splits, splits_of
-from stackflower.errors import DataError
-from stackflower.formats.lines import lines_of
 from stackflower.options import Below1, Seed
 from stackflower.registry import register
 
@@ -17,16 +16,11 @@ FIRST = 200  # images that are looked at to recognise the layout
 
 @register("data", "sidecar")
 class SidecarSource(ListedSource):
-    """Images, each with a text file of the same name beside it: ``1.png`` and ``1.txt``, a caption a line. Split folders ``train``,
-    ``validation`` and ``test``, or none.
+    """Images, each with a text file of the same name beside it: ``1.png`` and ``1.txt``, a caption a line. Split
+    folders ``train``, ``validation`` and ``test``, or none.
 
     Args:
-        path: the folder, or a zip or tar archive of it.
         separator: of tags, such as a comma; each text is then one caption of the tags in its file, joined by commas.
-        held_out: share of the training images that are the validation split, where the data have none.
-        seed: by which these are drawn.
-        skip_bad: leave out images that can't be used, with a warning, instead of raising DataError.
-        follow_links: read images that are links to files out of the folder.
     """
 
     layout = "images with a text file beside each"
@@ -48,7 +42,7 @@ class SidecarSource(ListedSource):
     @classmethod
     def recognises(cls, files: Files) -> bool:
         images = [name for name in files.names if is_image(name)][:FIRST]
-        return any(_text_of(name) in files for name in images)
+        return any(name_text_file(name) in files for name in images)
 
     def own_splits(self) -> list[str]:
         return splits_of(self.files)
@@ -59,7 +53,7 @@ class SidecarSource(ListedSource):
         for name in files.names:
             if not is_image(name):
                 continue
-            text = _text_of(name)
+            text = name_text_file(name)
             if text in used:
                 listing.problems.append(f"{name} has the same {text} as another image.")
                 continue
@@ -67,25 +61,16 @@ class SidecarSource(ListedSource):
             if text not in files:
                 listing.problems.append(f"{name} has no {PurePosixPath(text).name} beside it.")
                 continue
-            try:
-                lines = lines_of(files.text(text))
-            except DataError as error:
-                listing.problems.append(str(error))
-                continue
-            listing.add({"file_name": name, "text": self._captions(lines)}, name)
+            if (lines := listing.read_captions(files, text, name)) is not None:
+                listing.add({"file_name": name, "text": self._join_tags(lines)}, name)
         listing.problems += [f"{name} {why}." for name, why in files.refused.items()]
         listing.notes += outside_splits(self.files) if split == "train" else []
         alone = [name for name in files.names if name.lower().endswith(".txt") and name not in used]
         listing.problems += [f"{name} has no image beside it." for name in alone]
         return listing
 
-    def _captions(self, lines: list[str]) -> list[str]:
-        """The captions in the lines of a text file."""
+    def _join_tags(self, lines: list[str]) -> list[str]:
+        """Join the tags in the lines of a text file to one caption; without a separator, each line is a caption."""
         if not self.separator:
             return lines
         return [", ".join(tag.strip() for line in lines for tag in line.split(self.separator) if tag.strip())]
-
-
-def _text_of(name: str) -> str:
-    """The text file of an image."""
-    return PurePosixPath(name).with_suffix(".txt").as_posix()

@@ -18,7 +18,8 @@ import numpy as np
 from stackflower.data.images import load_square
 from stackflower.data.remote import held, is_remote, listing, local
 from stackflower.data.rows import several
-from stackflower.data.sources.shards import Sample, ShardSource, name_of, read_row, read_shard
+from stackflower.data.shard_locations import file_name
+from stackflower.data.sources.shards import Sample, ShardSource, read_row, read_shard
 from stackflower.errors import DataError
 from stackflower.options import Count, Natural
 from stackflower.registry import register
@@ -33,21 +34,26 @@ NONE = -1  # offset of what a sample does not have
 
 @dataclass(frozen=True)
 class ShardIndex:
-    """Where the samples of a shard lie: (n, 6) offset and size in bytes of the image, the JSON file and the text file of each."""
+    """Where the samples of a shard lie: (n, 6) offset and size in bytes of the image, the JSON file and the text file
+    of each.
+    """
 
     places: np.ndarray
     faults: list[str]
 
 
 def index_of(location: str) -> ShardIndex:
-    """The samples of a shard that can be used, from the cache if it is there. DataError for a file that is not a tar file."""
+    """The samples of a shard that can be used, from the cache if it is there.
+
+    DataError for a file that is not a tar file.
+    """
     with held(location) as path:
         try:
-            found = path.stat()
+            status = path.stat()
         except OSError as error:
             raise DataError(f"{location} can't be read: {error.strerror}.") from error
-        stamp = path.name if is_remote(location) else (str(path.resolve()), found.st_mtime_ns)
-        cached = cache_folder("shard-index") / f"{key_of(stamp, found.st_size)}.npy"
+        stamp = path.name if is_remote(location) else (str(path.resolve()), status.st_mtime_ns)
+        cached = cache_folder("shard-index") / f"{key_of(stamp, status.st_size)}.npy"
         with suppress(OSError, ValueError):
             places = np.load(cached, mmap_mode="r")
             return ShardIndex(places, json.loads(cached.with_suffix(".json").read_text(encoding="utf-8")))
@@ -88,16 +94,16 @@ class ShardReader:
             self._open.move_to_end(number)
             return self._open[number]
         location = self.locations[number]
-        found = index_of(location)
-        if len(found.places) != self.counts[number]:
-            fault = f" {found.faults[0]}" if found.faults else ""
+        index = index_of(location)
+        if len(index.places) != self.counts[number]:
+            fault = f" {index.faults[0]}" if index.faults else ""
             raise DataError(
-                f"{location} has {len(found.places):,} samples that can be used, and {self.counts[number]:,} were counted, by {INDEX} or when the "
-                f"training began.{fault} Mend it, or delete {INDEX}."
+                f"{location} has {len(index.places):,} samples that can be used, and {self.counts[number]:,} were "
+                f"counted, by {INDEX} or when the training began.{fault} Mend it, or delete {INDEX}."
             )
         try:
             with held(location) as path:
-                self._open[number] = path.open("rb"), found.places
+                self._open[number] = path.open("rb"), index.places
         except OSError as error:
             raise DataError(f"{location} can't be read: {error.strerror}.") from error
         if len(self._open) > OPEN:
@@ -122,21 +128,23 @@ class ShardReader:
         file, places = self._shard(shard)
         offset, length = places[sample, :2].tolist()
         file.seek(offset)
-        where = Path(name_of(self.locations[shard])) / f"sample {sample}"
+        where = Path(file_name(self.locations[shard])) / f"sample {sample}"
         return load_square(where, size, content=file.read(length))
 
 
 @register("data", "stream")
 class ShardStream(ShardSource):
-    """WebDataset shards that are streamed: decoded in worker processes while the run trains, shuffled in windows, each sample once a pass, whatever the number of
-    processes. ``data`` with a pattern or a URL streams, and with a folder of shards prepares; text encoders that are trained on the captions need the latter.
+    """WebDataset shards that are streamed: decoded in worker processes while the run trains, shuffled in windows, each
+    sample once a pass, whatever the number of processes. ``data`` with a pattern or a URL streams, and with a folder of
+    shards prepares; text encoders that are trained on the captions need the latter.
 
     Args:
-        path: a folder, or a pattern such as ``shards/train-{000000..000999}.tar``, on disk or at a URL that fsspec reads.
-        window: samples that are shuffled together, in each of up to eight parts of a batch; the order of the shards is shuffled too.
-        workers: processes that decode; None: one less than there are cores for each training process, at least 1 and at most 8. 0: none but the training's.
-        skip_bad: leave out samples whose captions can't be used, with a warning, instead of raising DataError.
-        follow_links: read shards that are links out of their folder.
+        path: a folder, or a pattern such as ``shards/train-{000000..000999}.tar``, on disk or at a URL that fsspec
+            reads.
+        window: samples that are shuffled together, in each of up to eight parts of a batch; the order of the shards is
+            shuffled too.
+        workers: processes that decode; None: one less than there are cores for each training process, at least 1 and at
+            most 8. 0: none but the training's.
     """
 
     layout = "a stream of WebDataset shards"
@@ -166,48 +174,53 @@ class ShardStream(ShardSource):
         return ShardReader(self.shards[split], self.count(split))
 
     def count(self, split: str) -> list[int]:
-        """Samples of each shard that can be used. Shards on disk are looked through once, on all cores; at a URL, ``index.json`` beside them tells, or else each is
-        fetched. DataError lists what can't be used, unless `skip_bad`."""
+        """Samples of each shard that can be used. Shards on disk are looked through once, on all cores; at a URL,
+        ``index.json`` beside them tells, or else each is fetched. DataError lists what can't be used, unless
+        `skip_bad`.
+        """
         if split not in self._counts:
             locations = self.shards[split]
-            known = self._told(locations)
-            self._counts[split] = known if known is not None else self._looked_at(split, locations)
+            counts = self._read_counts(locations)
+            self._counts[split] = counts if counts is not None else self._count_samples(split, locations)
             if not sum(self._counts[split]):
                 raise DataError(f"The shards of {self.location} ({split}) hold no images that can be used.")
         return self._counts[split]
 
-    def _told(self, locations: list[str]) -> list[int] | None:
-        """What the index beside remote shards says; None without one."""
+    def _read_counts(self, locations: list[str]) -> list[int] | None:
+        """Read the samples of each shard from the index beside remote shards; None without one."""
         if not is_remote(locations[0]):
             return None
-        told: dict[str, Any] = {}
+        counts: dict[str, Any] = {}
         for folder in {location.rpartition("/")[0] for location in locations}:
             beside = f"{folder}/{INDEX}"
             if not listing(beside):
                 return None
             try:
                 about = json.loads(local(beside).read_text(encoding="utf-8"))
-                own = [location for location in locations if location.rpartition("/")[0] == folder]
-                told |= {location: _count(about[name_of(location)]["samples"]) for location in own}
+                shards = [location for location in locations if location.rpartition("/")[0] == folder]
+                counts |= {shard: _count(about[file_name(shard)]["samples"]) for shard in shards}
             except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
                 raise DataError(
-                    f"{beside} does not tell the samples of every shard ({error!r}); write it by `stackflower data shard`."
+                    f"{beside} does not give the samples of every shard ({error!r}); write it by "
+                    "`stackflower data shard`."
                 ) from error
-        return [told[location] for location in locations]
+        return [counts[location] for location in locations]
 
-    def _looked_at(self, split: str, locations: list[str]) -> list[int]:
+    def _count_samples(self, split: str, locations: list[str]) -> list[int]:
+        """Index every shard, and count its samples."""
         counts, faults = [], []
         with progress_bar(f"indexing {len(locations):,} shards of {split}", len(locations)) as progress:
-            for found in _indexed(locations):
-                counts.append(len(found.places))
-                self._digest.update(found.places.tobytes())
-                faults += found.faults
+            for index in _index_all(locations):
+                counts.append(len(index.places))
+                self._digest.update(index.places.tobytes())
+                faults += index.faults
                 progress(1)
         self._faults = faults
         if faults and not self.skip_bad:
             raise DataError(
                 f"{self.location} can't be used as it is:\n{several(faults)}\n"
-                f"`stackflower data check {self.location}` lists everything; `data.skip_bad=true` leaves such samples out."
+                f"`stackflower data check {self.location}` lists everything; `data.skip_bad=true` leaves such samples "
+                "out."
             )
         return counts
 
@@ -216,8 +229,10 @@ class ShardStream(ShardSource):
         return [f"{len(self._faults):,} samples are left out, the first: {self._faults[0]}"] if self._faults else []
 
     def stream_key(self, split: str) -> str:
-        """What the stream depends on: the shards and where their samples lie, as far as they were looked at, and the window."""
-        names = [name_of(one) for one in self.shards[split]]
+        """What the stream depends on: the shards and where their samples lie, as far as they were looked at, and the
+        window.
+        """
+        names = [file_name(one) for one in self.shards[split]]
         return key_of(names, self._counts[split], self._digest.hexdigest(), self.window)
 
     def describe(self) -> str:
@@ -231,8 +246,8 @@ def _count(value: object) -> int:
     return value
 
 
-def _indexed(locations: list[str]) -> Any:
-    """The index of each shard, in order."""
+def _index_all(locations: list[str]) -> Any:
+    """Yield the index of each shard, in order."""
     processes = min(os.cpu_count() or 1, len(locations) // 4)
     if processes < 2:
         yield from map(index_of, locations)

@@ -24,20 +24,20 @@ LOOKED_AT = 50  # rows, to find out which column is which
 
 @register("data", "table")
 class TableSource(ListedSource):
-    """A table beside images: ``captions.csv``, ``.tsv`` or ``.parquet``, a row for each image, or for each caption of one.
+    """A table beside images: ``captions.csv``, ``.tsv`` or ``.parquet``, a row for each image, or for each caption of
+    one.
 
     Args:
         path: the table, whose images are named relative to its folder; or the folder, or an archive, that holds it.
         table: name of the table in the folder; None: the only one.
-        image_column: column of the image files; None: the one with a usual name, or whose cells end in .jpg and the like.
+        image_column: column of the image files; None: the one with a usual name, or whose cells end in .jpg and the
+            like.
         text_column: column of the captions; None: the one with a usual name.
         label_column: column of classes, numbers or names; None: the one with a usual name, if there is one.
-        split_column: column that says train, validation or test; None: the one named split, if there is one. Tables may also be named train.csv and test.csv.
-        delimiter: between cells; None: a tab in .tsv, else the one of comma, tab, semicolon and bar that the first line has most of.
-        held_out: share of the training images that are the validation split, where the data have none.
-        seed: by which these are drawn.
-        skip_bad: leave out rows and images that can't be used, with a warning, instead of raising DataError.
-        follow_links: read images that are links to files out of the folder.
+        split_column: column that says train, validation or test; None: the one named split, if there is one. Tables may
+            also be named train.csv and test.csv.
+        delimiter: between cells; None: a tab in .tsv, else the one of comma, tab, semicolon and bar that the first line
+            has most of.
     """
 
     layout = "a table of images and captions"
@@ -86,9 +86,9 @@ class TableSource(ListedSource):
             named = [split for split in FOLDERS if self._table_of(split)]
             return named if "train" in named else splits_of(self.files)
         rows = [row for _, row in self._rows(self.files, str(self.table)) if isinstance(row, dict)]
-        column = self._found(self.files.path / str(self.table), rows[:LOOKED_AT])["split"]
-        found = [split for split in FOLDERS if column and any(self._of(row, column, split) for row in rows)]
-        return found if "train" in found else ["train"]
+        column = self._find_columns(self.files.path / str(self.table), rows[:LOOKED_AT])["split"]
+        splits = [split for split in FOLDERS if column and any(self._of(row, column, split) for row in rows)]
+        return splits if "train" in splits else ["train"]
 
     def _table_of(self, split: str) -> str | None:
         """The table of a split by its name, ``train.csv``."""
@@ -100,7 +100,9 @@ class TableSource(ListedSource):
         return split == (split_named(value) or "train")
 
     def _labels(self, cells: list[Any]) -> Callable[[Any], dict[str, Any]]:
-        """Reads cells of the column of classes: numbers, where all are, else names, numbered as they come, in the training split first."""
+        """Reads cells of the column of classes: numbers, where all are, else names, numbered as they come, in the
+        training split first.
+        """
         if self._numeric is None:  # as in the training split, which is read first
             self._numeric = all(cell in (None, "") or whole_number(cell) is not None for cell in cells)
 
@@ -122,22 +124,25 @@ class TableSource(ListedSource):
         name = self.table or self._table_of(split) or next(iter(_tables(files)), None)
         if name is None or name not in files:
             raise DataError(
-                f"{files.path} has no table {name or 'that ends in ' + ', '.join(SUFFIXES)}; name one with `data.table=NAME`."
+                f"{files.path} has no table {name or 'that ends in ' + ', '.join(SUFFIXES)}; name one with "
+                "`data.table=NAME`."
             )
         rows = self._rows(files, name)
-        found = self._found(files.path / name, [row for _, row in rows[:LOOKED_AT] if isinstance(row, dict)])
+        columns = self._find_columns(files.path / name, [row for _, row in rows[:LOOKED_AT] if isinstance(row, dict)])
         listing = Listing(files)
         rows = [
             (number, row)
             for number, row in rows
-            if isinstance(row, str) or not found["split"] or self._of(row, found["split"], split)
+            if isinstance(row, str) or not columns["split"] or self._of(row, columns["split"], split)
         ]
-        captions, labels, lines = self._by_image(rows, found, name, listing)
-        for image, own in captions.items():
+        captions, labels, lines = self._by_image(rows, columns, name, listing)
+        for image, texts in captions.items():
             if image and image in files and not is_image(image):
                 listing.problems.append(f"{name}, line {lines[image]} names {image}, which is no image by its name.")
             else:
-                listing.add({"file_name": image, "text": own, **labels.get(image, {})}, f"{name}, line {lines[image]}")
+                listing.add(
+                    {"file_name": image, "text": texts, **labels.get(image, {})}, f"{name}, line {lines[image]}"
+                )
         if not rows:
             listing.problems.append(f"{files.path / name} has no rows.")
         unnamed = [each for each in files.names if is_image(each) and each not in captions]
@@ -148,10 +153,10 @@ class TableSource(ListedSource):
         return listing
 
     def _by_image(
-        self, rows: list[tuple[int, Row]], found: dict[str, str], name: str, listing: Listing
+        self, rows: list[tuple[int, Row]], columns: dict[str, str], name: str, listing: Listing
     ) -> tuple[dict[str, list[str]], dict[str, dict[str, Any]], dict[str, int]]:
         """Captions, class and first line of each image; what is wrong is noted in the listing."""
-        read = self._labels([row.get(found["label"]) for _, row in rows if isinstance(row, dict)])
+        read = self._labels([row.get(columns["label"]) for _, row in rows if isinstance(row, dict)])
         captions: dict[str, list[str]] = {}
         labels: dict[str, dict[str, Any]] = {}
         lines: dict[str, int] = {}
@@ -160,16 +165,16 @@ class TableSource(ListedSource):
             if isinstance(row, str):
                 listing.problems.append(f"{name}, line {number} {row}.")
                 continue
-            image = _file(str(row.get(found["image"]) or ""), listing.files)
-            text, label = row.get(found["text"]), read(row.get(found["label"]))
+            image = _file(str(row.get(columns["image"]) or ""), listing.files)
+            text, label = row.get(columns["text"]), read(row.get(columns["label"]))
             if labels.setdefault(image, label) != label:
                 listing.problems.append(f"{name}, line {number} gives {image} another class than line {lines[image]}.")
                 continue
             lines.setdefault(image, number)
             if not text:
                 silent.append((number, image))
-            own = [text] if isinstance(text, str) else text if isinstance(text, list) else []
-            captions.setdefault(image, []).extend(own)
+            texts = [text] if isinstance(text, str) else text if isinstance(text, list) else []
+            captions.setdefault(image, []).extend(texts)
         silent = [(number, image) for number, image in silent if any(captions[image])]
         if silent:
             listing.notes.append(f"{len(silent):,} lines of {name} have no caption, the first: line {silent[0][0]}.")
@@ -189,17 +194,17 @@ class TableSource(ListedSource):
         guessed = "\t" if name.lower().endswith(".tsv") else max(DELIMITERS, key=first.count)
         return read_csv(text, files.path / name, self.delimiter or guessed)
 
-    def _found(self, where: Path, rows: list[dict[str, Any]]) -> dict[str, str]:
-        """Which column is which. DataError where that can't be told."""
+    def _find_columns(self, where: Path, rows: list[dict[str, Any]]) -> dict[str, str]:
+        """Find out which column is which. DataError if that is not clear."""
         names = list(dict.fromkeys(key for row in rows for key in row))
-        found = {what: column_of(what, given, names, where) for what, given in self.columns.items()}
-        if not found["image"]:
+        columns = {what: column_of(what, given, names, where) for what, given in self.columns.items()}
+        if not columns["image"]:
             of_images = (name for name in names if rows and all(is_image(str(row.get(name, ""))) for row in rows))
-            found["image"] = next(of_images, "")
+            columns["image"] = next(of_images, "")
         for what in ("image", "text"):
-            if not found[what]:
+            if not columns[what]:
                 raise not_told(what, names, where)
-        return found
+        return columns
 
 
 def _tables(files: Files) -> list[str]:

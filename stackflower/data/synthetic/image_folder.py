@@ -11,7 +11,7 @@ import numpy as np
 from stackflower.data.images import save_png
 from stackflower.data.synthetic.source import SyntheticFlowers
 from stackflower.errors import ConfigError, DataError
-from stackflower.utils.atomic import write_text
+from stackflower.utils.atomic import reporting_write_errors, write_text
 from stackflower.utils.progress import progress_bar
 
 
@@ -42,7 +42,7 @@ def write_image_folder(
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise DataError(f"{folder} already exists and is not empty; choose another `out`.")
     source = SyntheticFlowers(count=count, validation=validation, test=test, seed=seed)
-    try:
+    with reporting_write_errors(folder, DataError):
         for split in source.splits():
             rows = source.rows(split)
             images = np.empty((len(rows), resolution, resolution, 3), dtype=np.uint8)
@@ -53,7 +53,5 @@ def write_image_folder(
                 list(pool.map(save_png, images, [folder / split / name for name in names]))
             lines = [json.dumps({"file_name": name, **rows.row(number)}) for number, name in enumerate(names)]
             write_text(folder / split / "metadata.jsonl", "\n".join(lines) + "\n")
-    except OSError as error:
-        raise DataError(f"{folder} can't be written: {error}. Choose another `out`.") from error
     counts = ", ".join(f"{number:,} in {split}" for split, number in source.counts.items())
     return f"{folder}: {counts} images of {resolution} px"

@@ -22,7 +22,7 @@ from stackflower.evaluation.classifier.measuring import measure_classifier
 from stackflower.evaluation.classifier.network import DomainClassifier
 from stackflower.evaluation.classifier.targets import find_heads, label_images
 from stackflower.text.base import TextEncoder
-from stackflower.utils.atomic import try_writing
+from stackflower.utils.atomic import reporting_write_errors, try_writing
 from stackflower.utils.cache import cache_folder, key_of
 from stackflower.utils.devices import process_state, resolve_precision
 from stackflower.utils.progress import progress_bar
@@ -120,10 +120,8 @@ def train_classifier(source: Source, out: Path, request: ClassifierRequest) -> D
         DataError: if `out` can't be written, or the data has neither two classes nor a requested caption encoder.
         ConfigError: if the text encoder would have to be trained first.
     """
-    try:
+    with reporting_write_errors(out, DataError):
         try_writing(out)
-    except OSError as error:
-        raise DataError(f"`out={out}` can't be written: {error}. Choose another file.") from error
     size, encoder = clamped(round(request.resolution * LOAD_RATIO), source), create_caption_encoder(request.text)
     split = prepare(source, request.split, size)
     heads, classes = find_heads(split, request.heads), sorted(set(split.rows.labels or ()))

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from stackflower.errors import MissingDependency
 from stackflower.evaluation.extractors.base import Extracted, Extractor, checksum
-from stackflower.features.loading import report_loading_errors, read_weights
+from stackflower.features.loading import report_loading_errors
 from stackflower.registry import register
 
 FILE = "weights-inception-2015-12-05-6726825d.pth"
@@ -19,8 +19,9 @@ FEATURES = ("2048", "logits_unbiased")
 
 @register("extractor", "inception-2015")
 class OriginalInception(Extractor):
-    """Inception with the 2015 TensorFlow weights, with which the Fréchet distance is called FID and the kernel distance KID: 1008 classes,
-    2048 features, on 299×299 pixels resized as TensorFlow 1 does, as in torch-fidelity. Needs the extra `fidelity`.
+    """Inception with the 2015 TensorFlow weights, with which the Fréchet distance is called FID and the kernel distance
+    KID: 1008 classes, 2048 features, on 299×299 pixels resized as TensorFlow 1 does, as in torch-fidelity. Needs the
+    extra `fidelity`.
 
     Args:
         weights: path of the weights file; None: PyTorch's cache or torch-fidelity's download.
@@ -41,9 +42,8 @@ class OriginalInception(Extractor):
             if weights is None and not self.path.exists():
                 self.path.parent.mkdir(parents=True, exist_ok=True)
                 torch.hub.download_url_to_file(fidelity.URL_INCEPTION_V3, str(self.path), hash_prefix=DIGEST)
-            read_weights(
-                self.path
-            )  # torch-fidelity would unpickle whatever is there: nothing but weights gets that far
+            # torch-fidelity loads the file with weights_only=False: what the same function refuses gets no further
+            torch.load(self.path, map_location="cpu", weights_only=True)
             self.model: nn.Module = fidelity.FeatureExtractorInceptionV3(
                 "inception-2015", list(FEATURES), feature_extractor_weights_path=str(self.path)
             )

@@ -12,7 +12,13 @@ from torch import Tensor, nn
 from stackflower.options import Count
 from stackflower.registry import register
 from stackflower.stages.base import Discriminator, Text, Verdict
-from stackflower.stages.generators.began import BASE_SIZE, Decoder, count_doublings_from_8, initialise_elu, build_convolution_pair
+from stackflower.stages.generators.began import (
+    BASE_SIZE,
+    Decoder,
+    build_convolution_pair,
+    count_doublings_from_8,
+    initialise_elu,
+)
 
 
 class EncoderOutput(NamedTuple):
@@ -57,7 +63,10 @@ class AutoencoderDiscriminator(Discriminator):
         layers: list[nn.Module] = [nn.Conv2d(3, channels, 3, padding=1), nn.ELU(inplace=True)]
         width, depth = channels, count_doublings_from_8(resolution)
         for level in range(depth + 1):
-            layers += [*build_convolution_pair(width, channels * (level + 1)), *([nn.AvgPool2d(2)] if level < depth else [])]
+            layers += [
+                *build_convolution_pair(width, channels * (level + 1)),
+                *([nn.AvgPool2d(2)] if level < depth else []),
+            ]
             width = channels * (level + 1)
         self.encoder = nn.Sequential(*layers)
         self.to_code = nn.Linear(width * BASE_SIZE * BASE_SIZE, code_dim)

@@ -14,7 +14,7 @@ from stackflower.options import Count
 from stackflower.registry import register
 from stackflower.stages.base import Discriminator, Text, Verdict, initialise
 from stackflower.stages.contrast import compute_similarities
-from stackflower.stages.layers import MinibatchDeviation, Norm, require_doublings, build_norm2d
+from stackflower.stages.layers import MinibatchDeviation, Norm, build_norm2d, require_doublings
 
 
 def build_strided_block(in_channels: int, out_channels: int, norm: Norm) -> list[nn.Module]:
@@ -115,4 +115,6 @@ class MatchingDiscriminator(Discriminator):
     def _similarity(self, features: Tensor, text: Text) -> Tensor | None:
         if self.image_key is None or self.text_key is None or not self.training:
             return None
-        return compute_similarities(self.image_key(features[:, : self.image_key.in_features].mean((2, 3))), self.text_key, text)
+        return compute_similarities(
+            self.image_key(features[:, : self.image_key.in_features].mean((2, 3))), self.text_key, text
+        )

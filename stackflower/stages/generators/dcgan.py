@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from stackflower.options import Below1, Count
 from stackflower.registry import register
 from stackflower.stages.base import Generator, initialise
-from stackflower.stages.layers import GeneratorNorm, ReferenceBatch, require_doublings, build_norm2d
+from stackflower.stages.layers import GeneratorNorm, ReferenceBatch, build_norm2d, require_doublings
 
 
 @register("generator", "dcgan")

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from stackflower.options import Count
 from stackflower.registry import register
 from stackflower.stages.base import Generator, initialise
-from stackflower.stages.layers import Norm, UpsampleConv, require_doublings, build_norm2d
+from stackflower.stages.layers import Norm, UpsampleConv, build_norm2d, require_doublings
 
 WIDTH_FACTORS = {
     4: 16,

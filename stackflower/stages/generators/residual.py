@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from stackflower.options import Below1, Count
 from stackflower.registry import register
 from stackflower.stages.base import Generator, initialise
-from stackflower.stages.layers import GeneratorNorm, ReferenceBatch, UpsampleConv, require_doublings, build_norm2d
+from stackflower.stages.layers import GeneratorNorm, ReferenceBatch, UpsampleConv, build_norm2d, require_doublings
 
 
 class HighwayBlock(nn.Module):

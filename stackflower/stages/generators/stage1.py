@@ -11,7 +11,7 @@ from stackflower.errors import ComponentError
 from stackflower.options import Below1, Count, Natural
 from stackflower.registry import register
 from stackflower.stages.base import Generator, initialise
-from stackflower.stages.layers import GeneratorNorm, ReferenceBatch, UpsampleConv, require_doublings, build_norm2d
+from stackflower.stages.layers import GeneratorNorm, ReferenceBatch, UpsampleConv, build_norm2d, require_doublings
 
 
 class UpBlock(nn.Module):

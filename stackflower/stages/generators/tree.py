@@ -13,7 +13,7 @@ from stackflower.errors import ComponentError
 from stackflower.options import Count, Natural, Weight
 from stackflower.registry import register
 from stackflower.stages.base import Generator, initialise
-from stackflower.stages.layers import Norm, UpsampleConv, count_doublings, build_norm2d
+from stackflower.stages.layers import Norm, UpsampleConv, build_norm2d, count_doublings
 
 
 def compute_colour_consistency(
@@ -128,7 +128,10 @@ class TreeGenerator(Generator):
         self.dense = nn.Sequential(nn.Linear(condition_dim + noise_dim, self.wide * 16 * 2, bias=False))
         self.norm = build_norm2d(norm, self.wide * 2)
         self.trunk = nn.Sequential(
-            *(_build_gated_upsampling(self.wide // 2**level, self.wide // 2 ** (level + 1), norm) for level in range(depth))
+            *(
+                _build_gated_upsampling(self.wide // 2**level, self.wide // 2 ** (level + 1), norm)
+                for level in range(depth)
+            )
         )
         widths = [max(channels // 2**scale, 4) for scale in range(scales)]
         self.branches = nn.ModuleList(

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import difflib
 import json
-from collections.abc import Iterator, Sequence
-from pathlib import Path, PurePosixPath
+from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -14,6 +14,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from stackflower.data.caption_files import find_by_ending, index_by_ending, name_text_file, read_captions
+from stackflower.data.files import Folder
 from stackflower.errors import DataError, RunError
 from stackflower.formats.lines import lines_of
 from stackflower.formats.pickles import load_npy, load_pickle
@@ -28,15 +30,17 @@ KEPT, VECTORS = "captions.json", "embeddings.safetensors"
 
 @register("text", "precomputed")
 class PrecomputedEncoder(TextEncoder):
-    """Embeddings from a file, such as those of char-CNN-RNN (Reed et al. 2016) that StackGAN trained on. It encodes the captions that it has, and says which one
-    it lacks; a run keeps its embeddings.
+    """Embeddings from a file, such as those of char-CNN-RNN (Reed et al. 2016) that StackGAN trained on. It encodes the
+    captions that it has, and names one that it lacks; a run keeps its embeddings.
 
     Args:
-        path: the embeddings: ``.npy`` (N, T) or (images, captions, T); ``.safetensors`` with one such tensor; a ``.pickle`` of one array, or of one for each
-            image (captions, T), as in StackGAN's ``char-CNN-RNN-embeddings.pickle``; a ``.t7`` of Torch7, or a folder of them, (images, T, captions).
-        captions: what they are of: a text file, a caption a line, or a metadata.jsonl, in the order of the embeddings; or a folder of text files with a caption a
-            line, as ``text_c10``, for the images that ``filenames.pickle`` beside the embeddings names, or whose names the ``.t7`` files have. None: the
-            file beside ``path`` with the ending ``.txt``, or the captions in the metadata of a ``.safetensors`` file, as `stackflower embed` writes them.
+        path: the embeddings: ``.npy`` (N, T) or (images, captions, T); ``.safetensors`` with one such tensor; a
+            ``.pickle`` of one array, or of one for each image (captions, T), as in StackGAN's
+            ``char-CNN-RNN-embeddings.pickle``; a ``.t7`` of Torch7, or a folder of them, (images, T, captions).
+        captions: the captions: a text file, one a line, or a metadata.jsonl, in the order of the embeddings; or a
+            folder of text files with a caption a line, as ``text_c10``, for the images that ``filenames.pickle`` beside
+            the embeddings names, or whose names the ``.t7`` files have. None: the file beside ``path`` with the ending
+            ``.txt``, or the captions in the metadata of a ``.safetensors`` file, as `stackflower embed` writes them.
     """
 
     on_host = True
@@ -56,17 +60,18 @@ class PrecomputedEncoder(TextEncoder):
     def fit(self, captions: Sequence[str]) -> None:
         if self.places:
             return
-        own, vectors = self._read()
-        if len(own) != len(vectors):
+        texts, vectors = self._read()
+        if len(texts) != len(vectors):
             raise DataError(
-                f"{self.path} has {len(vectors):,} embeddings, and there are {len(own):,} captions in {self.source or 'the file beside it'}: "
-                "they must be of the same, in the same order. name the captions with `text.captions=FILE`."
+                f"{self.path} has {len(vectors):,} embeddings, and {self.source or 'the file beside it'} has "
+                f"{len(texts):,} captions; it must have one per embedding, in the same order. Name the captions with "
+                "`text.captions=FILE`."
             )
         with np.errstate(over="ignore"):
             vectors = vectors.astype(np.float32, copy=False)
-        if not own or not np.isfinite(vectors).all():
-            raise DataError(f"{self.path} has {'no embeddings' if not own else 'embeddings that are not finite'}.")
-        unique = {" ".join(caption.split()): place for place, caption in enumerate(own)}
+        if not texts or not np.isfinite(vectors).all():
+            raise DataError(f"{self.path} has {'no embeddings' if not texts else 'embeddings that are not finite'}.")
+        unique = {" ".join(caption.split()): place for place, caption in enumerate(texts)}
         self.places = {caption: row for row, caption in enumerate(unique)}
         # in float16, as the run keeps them, so that they are the same after `restore`
         chosen = torch.from_numpy(np.ascontiguousarray(vectors[list(unique.values())], dtype=np.float32))
@@ -90,25 +95,24 @@ class PrecomputedEncoder(TextEncoder):
         except OSError as error:
             raise DataError(f"{self.path} can't be read: {error}.") from error
         if suffix == ".npy":
-            found = load_npy(content, self.path)
+            values: object = load_npy(content, self.path)
         elif suffix in (".pickle", ".pkl", ".p"):
-            found = load_pickle(content, self.path)
+            values = load_pickle(content, self.path)
         elif suffix == ".t7":
-            found = load_t7(content, self.path)
-            found = _captions_first(found.get("txt") if isinstance(found, dict) else found, self.path)
+            values = _read_t7(content, self.path)
         else:
             raise DataError(f"{self.path} is no file of embeddings: they end in .npy, .safetensors, .pickle or .t7.")
-        groups = _grouped(found, self.path)
+        groups = _group(values, self.path)
         return self._captions(groups), np.concatenate(groups)
 
     def _safetensors(self) -> tuple[list[str], np.ndarray]:
         try:
             with safe_open(self.path, "np") as file:
                 (name,) = file.keys()
-                groups = _grouped(file.get_tensor(name), self.path)
-                known = (file.metadata() or {}).get("captions")
-            if known is not None and self.source is None:
-                captions = json.loads(known)
+                groups = _group(file.get_tensor(name), self.path)
+                stored = (file.metadata() or {}).get("captions")
+            if stored is not None and self.source is None:
+                captions = json.loads(stored)
                 if not isinstance(captions, list) or not all(isinstance(caption, str) for caption in captions):
                     raise ValueError("its captions are no list of strings")
                 return captions, np.concatenate(groups)
@@ -118,47 +122,48 @@ class PrecomputedEncoder(TextEncoder):
 
     def _folder(self) -> tuple[list[str], np.ndarray]:
         """A folder of .t7 files, each with the embeddings of an image's captions."""
-        captions, groups = [], []
         if self.source is None or not self.source.is_dir():
             raise DataError(
-                f"{self.path} is a folder of embeddings; name the folder of their captions, text_c10, with `text.captions=FOLDER`."
+                f"{self.path} is a folder of embeddings; name the folder of their captions, text_c10, with "
+                "`text.captions=FOLDER`."
             )
+        captions, groups, texts = [], [], Folder(self.source, follow_links=True)
         for file in sorted(self.path.rglob("*.t7")):
-            found = load_t7(file.read_bytes(), file)
-            (group,) = _grouped(
-                _captions_first(found.get("txt") if isinstance(found, dict) else found, file)[None], file
-            )
-            own = _lines(self.source / file.relative_to(self.path).with_suffix(".txt"))
-            captions += _first(own, len(group), file)
+            (group,) = _group(_read_t7(file.read_bytes(), file)[None], file)
+            text = name_text_file(file.relative_to(self.path).as_posix())
+            captions += _first(lines_of(texts.text(text)), len(group), file)
             groups.append(group)
         if not groups:
             raise DataError(f"{self.path} has no .t7 files.")
         return captions, np.concatenate(groups)
 
     def _captions(self, groups: list[np.ndarray]) -> list[str]:
-        """The captions of embeddings in groups, one for each image, or one for all."""
+        """Read the captions of embeddings in groups, one for each image, or one for all."""
         source = self.source or self.path.with_suffix(".txt")
         if source.is_dir():
-            names = (
-                load_pickle((self.path.parent / NAMES).read_bytes(), NAMES)
-                if (self.path.parent / NAMES).is_file()
-                else None
-            )
-            if not isinstance(names, list) or len(names) != len(groups):
-                raise DataError(
-                    f"{self.path} has the embeddings of {len(groups):,} images, and {self.path.parent / NAMES} does not name as many: it says which texts "
-                    f"of {source} they are of."
-                )
-            return [
-                text
-                for name, group in zip(names, groups, strict=True)
-                for text in _first(_lines(_text_file(source, str(name))), len(group), name)
-            ]
+            return self._captions_in(source, groups)
         if not source.is_file():
             raise DataError(f"{source} does not exist; name the captions of {self.path} with `text.captions=FILE`.")
-        if source.suffix == ".jsonl":
-            return list(_jsonl(source))
-        return _lines(source)
+        return read_captions(source, every=True)
+
+    def _captions_in(self, folder: Path, groups: list[np.ndarray]) -> list[str]:
+        """Read the captions of groups, one for each image, from the text files that ``filenames.pickle`` names."""
+        listed = self.path.parent / NAMES
+        names = load_pickle(listed.read_bytes(), NAMES) if listed.is_file() else None
+        if not isinstance(names, list) or len(names) != len(groups):
+            raise DataError(
+                f"{self.path} has the embeddings of {len(groups):,} images, and {listed} does not name as many: it "
+                f"says which texts of {folder} they are of."
+            )
+        files = Folder(folder, follow_links=True)
+        texts = index_by_ending(name for name in files.names if name.endswith(".txt"))
+        captions: list[str] = []
+        for name, group in zip(names, groups, strict=True):
+            text = find_by_ending(texts, str(name))
+            if text is None:
+                raise DataError(f"{folder} has no captions of {name}, which {listed} names.")
+            captions += _first(lines_of(files.text(text)), len(group), name)
+        return captions
 
     # ---- encoding
 
@@ -171,8 +176,8 @@ class PrecomputedEncoder(TextEncoder):
                 near = difflib.get_close_matches(caption, list(self.places)[:20_000], n=1)
                 hint = f" The nearest that it has: {near[0]!r}." if near else ""
                 raise DataError(
-                    f"{self.path} has no embedding of {caption!r}; it has those of {len(self.places):,} captions.{hint} Another encoder, such as "
-                    "`text=ngram`, encodes any."
+                    f"{self.path} has no embedding of {caption!r}; it has those of {len(self.places):,} captions."
+                    f"{hint} Another encoder, such as `text=ngram`, encodes any."
                 )
             rows.append(row)
         return F.normalize(self.vectors[rows].float(), dim=1)
@@ -197,17 +202,17 @@ class PrecomputedEncoder(TextEncoder):
         self.places = {caption: row for row, caption in enumerate(captions)}
 
 
-def _grouped(found: object, where: Path) -> list[np.ndarray]:
-    """Embeddings (n, T) of each image's captions, or one group (N, T)."""
+def _group(values: object, where: Path) -> list[np.ndarray]:
+    """Split embeddings into those of each image's captions, each (n, T), or return one group (N, T)."""
     wrong = f"{where} holds no embeddings: wanted are numbers of the shape (captions, T), or (images, captions, T)."
-    if isinstance(found, (list, tuple)):
+    if isinstance(values, (list, tuple)):
         # lists of numbers would be as large as a pickle claims, by lists that are in it many times
-        if not found or not all(isinstance(each, np.ndarray) for each in found):
+        if not values or not all(isinstance(each, np.ndarray) for each in values):
             raise DataError(wrong)
-        flat = all(each.ndim == 1 for each in found) and len({each.shape for each in found}) == 1
-        groups = [np.stack(found)] if flat else list(found)
+        flat = all(each.ndim == 1 for each in values) and len({each.shape for each in values}) == 1
+        groups = [np.stack(values)] if flat else list(values)
     else:
-        array = np.asarray(found) if isinstance(found, np.ndarray) else np.empty(0)
+        array = np.asarray(values) if isinstance(values, np.ndarray) else np.empty(0)
         groups = list(array) if array.ndim == 3 else [array]
     shapes = {group.shape[1:] for group in groups}
     if not groups or len(shapes) != 1 or any(group.ndim != 2 or group.dtype.kind != "f" for group in groups):
@@ -215,46 +220,13 @@ def _grouped(found: object, where: Path) -> list[np.ndarray]:
     return groups
 
 
-def _captions_first(found: object, where: Path) -> np.ndarray:
-    """Torch7's (…, T, captions) as (…, captions, T): the longer of the two is T."""
-    if not isinstance(found, np.ndarray) or found.ndim < 2:
+def _read_t7(content: bytes, where: Path) -> np.ndarray:
+    """Read Torch7's embeddings (…, T, captions) as (…, captions, T); the longer of the two is T."""
+    value = load_t7(content, where)
+    tensor = value.get("txt") if isinstance(value, dict) else value
+    if not isinstance(tensor, np.ndarray) or tensor.ndim < 2:
         raise DataError(f"{where} holds no tensor of embeddings.")
-    return found.swapaxes(-1, -2) if found.shape[-2] > found.shape[-1] else found
-
-
-def _text_file(folder: Path, name: str) -> Path:
-    """The text file of an image, by as much of its name as there is."""
-    parts = PurePosixPath(name).parts
-    if not parts or ".." in parts or PurePosixPath(name).is_absolute():
-        raise DataError(f"{NAMES} names {name}, which is no file in {folder}.")
-    for first in range(len(parts)):
-        path = folder.joinpath(*parts[first:-1], f"{parts[-1]}.txt")
-        if path.is_file():
-            return path
-    found = sorted(folder.glob(f"*/{parts[-1]}.txt"))
-    if not found:
-        raise DataError(f"{folder} has no captions of {name}.")
-    return found[0]
-
-
-def _lines(path: Path) -> list[str]:
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"The captions in {path} can't be read ({error}).") from error
-    return lines_of(text)
-
-
-def _jsonl(path: Path) -> Iterator[str]:
-    for number, line in enumerate(_lines(path), 1):
-        try:
-            text = json.loads(line)["text"]
-        except (ValueError, KeyError, TypeError, RecursionError) as error:
-            raise DataError(f'{path}: row {number} is no object with "text".') from error
-        texts = [text] if isinstance(text, str) else text
-        if not isinstance(texts, list) or not all(isinstance(each, str) for each in texts):
-            raise DataError(f'{path}: row {number} has a "text" that is neither a string nor a list of strings.')
-        yield from texts
+    return tensor.swapaxes(-1, -2) if tensor.shape[-2] > tensor.shape[-1] else tensor
 
 
 def _first(captions: list[str], count: int, name: object) -> list[str]:

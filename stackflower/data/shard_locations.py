@@ -1,0 +1,132 @@
+"""Where WebDataset shards are: a folder, a pattern or a URL, and the split that each belongs to."""
+
+from __future__ import annotations
+
+import glob
+import os
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from itertools import takewhile
+from pathlib import Path
+
+from stackflower.data.files import LINK_OUT
+from stackflower.data.remote import is_remote, present
+from stackflower.data.sources.folder import split_named
+from stackflower.errors import DataError
+
+MOST_SHARDS = 1_000_000
+BRACES = re.compile(r"\{(?:(\d+)\.\.(\d+)|([^{}]*,[^{}]*))\}")
+
+
+@dataclass(frozen=True)
+class _Match:
+    """The shards that a name or pattern matches, below a folder that the user named; None at a URL."""
+
+    name: str
+    shards: list[str]
+    root: Path | None = None
+
+
+def find_shards(location: str, follow_links: bool = False) -> dict[str, list[str]]:
+    """Find the shards of each split. The name of the file, or of its folder, gives the split.
+
+    Args:
+        location: a folder, a pattern or one file, also at a URL.
+        follow_links: read shards behind links out of the folder, or out of the part of a pattern before its wildcards.
+
+    Returns:
+        Locations of the shards by split; {} without any.
+
+    Raises:
+        DataError: a pattern names files that do not exist, or a shard is behind a link.
+    """
+    matches = _match_remote(location) if is_remote(location) else _match_local(Path(location).expanduser())
+    shards = list(dict.fromkeys(shard for match in matches for shard in match.shards))
+    missing = [file_name(match.name) for match in matches if not match.shards]
+    if shards and missing:
+        raise DataError(
+            f"{location!r} names {len(missing)} files that are not there, the first {missing[0]}; correct the pattern "
+            "or add the files."
+        )
+    for match in matches:
+        if match.root is not None and not follow_links:
+            _refuse_links(match.root, map(Path, match.shards))
+    splits: dict[str, list[str]] = {}
+    for shard in shards:
+        name = file_name(shard)
+        words = re.split(r"[-_.\d]", name, maxsplit=1)[0], file_name(shard[: -len(name) - 1])
+        splits.setdefault(next(filter(None, map(split_named, words)), "train"), []).append(shard)
+    if splits and "train" not in splits:  # a single split is the training split, whatever its name
+        return {"train": next(iter(splits.values()))}
+    return splits
+
+
+def _match_remote(location: str) -> list[_Match]:
+    """Match the names that a URL expands to, asking once for each folder."""
+    folders: dict[str, list[str]] = {}
+    for expanded in expand_braces(location):
+        folder, _, name = expanded.rpartition("/")
+        folders.setdefault(folder, []).append(name)
+    matching = {
+        f"{folder}/{name}": shards
+        for folder, names in folders.items()
+        for name, shards in present(folder, names).items()
+    }
+    return [_Match(name, shards) for name, shards in matching.items()]
+
+
+def _match_local(path: Path) -> list[_Match]:
+    """Match the shards in a folder and its folders of splits, or the names that a pattern expands to."""
+    if path.is_dir():
+        splits = [folder for folder in sorted(path.iterdir()) if folder.is_dir() and split_named(folder.name)]
+        files = sorted(str(file) for folder in (path, *splits) for file in folder.glob("*.tar"))
+        return [_Match("*.tar", list(filter(_is_shard, files)), path)]
+    matches = []
+    for name in expand_braces(str(path)):
+        if os.path.exists(name):
+            files, root = [name], Path(name).parent
+        else:
+            files = sorted(glob.glob(name))
+            root = Path(*takewhile(lambda part: not glob.has_magic(part), Path(name).parent.parts))
+        matches.append(_Match(name, list(filter(_is_shard, files)), root))
+    return matches
+
+
+def _refuse_links(root: Path, shards: Iterable[Path]) -> None:
+    """Raise DataError for a shard that is not below a folder, as it or its folder is a link."""
+    root, inside = root.resolve(), set[Path]()
+    for shard in shards:
+        path = shard if shard.is_symlink() else shard.parent
+        if path not in inside:
+            if not path.resolve().is_relative_to(root):
+                raise DataError(f"{path} {LINK_OUT}.")
+            inside.add(path)
+
+
+def _is_shard(file: str) -> bool:
+    """Return whether a file exists and is not hidden, as files are that are being written."""
+    return os.path.isfile(file) and not os.path.basename(file).startswith(".")
+
+
+def file_name(location: str) -> str:
+    """Return the file name at the end of a location."""
+    return location.rpartition("/")[2] if is_remote(location) else Path(location).name
+
+
+def expand_braces(pattern: str) -> list[str]:
+    """Expand ``{000..006}`` and ``{train,validation}`` in a pattern, as a shell does.
+
+    Raises:
+        DataError: the pattern names more than a million files.
+    """
+    braces = BRACES.search(pattern)
+    if braces is None:
+        return [pattern]
+    first, last, words = braces.groups()
+    rest = expand_braces(pattern[braces.end() :])
+    many = words.count(",") + 1 if words is not None else int(last[:20]) - int(first[:20]) + 1
+    if many * len(rest) > MOST_SHARDS:
+        raise DataError(f"{pattern[:200]!r} names more than {MOST_SHARDS:,} files; correct what is in braces.")
+    choices = words.split(",") if words is not None else [f"{int(first) + more:0{len(first)}d}" for more in range(many)]
+    return [f"{pattern[: braces.start()]}{choice}{end}" for choice in choices for end in rest]
