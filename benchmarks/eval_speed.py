@@ -33,7 +33,7 @@ def main() -> None:
     args = parser.parse_args()
     pipeline, source = Pipeline.from_run(args.run), open_source(args.data)
     extractor = choose_extractor(args.extractor, {}, source, pipeline.resolution)
-    captions = source.rows(source.reported()).captions
+    captions = source.rows(source.get_reported_split()).captions
 
     def measure_bare(count: int) -> float:
         texts = [captions[number % len(captions)][0] for number in range(count)]

@@ -56,7 +56,7 @@ def start_training(folder: Path, *arguments: str) -> subprocess.Popen[bytes]:
 def measure_start_up(process: subprocess.Popen[bytes], run: Path) -> float:
     """Measure the seconds until a process has written the checkpoint that precedes its first step."""
     began = time.monotonic()
-    while process.poll() is None and not ((run / "config.json").exists() and Run(run).complete_checkpoints()):
+    while process.poll() is None and not ((run / "config.json").exists() and Run(run).list_checkpoints()):
         time.sleep(0.05)
     return time.monotonic() - began
 
@@ -89,12 +89,12 @@ def main() -> None:
             process.wait()
             killed += 1
             has_started = (folder / "run" / "config.json").exists()
-            checkpoints = Run(folder / "run").complete_checkpoints() if has_started else []
+            checkpoints = Run(folder / "run").list_checkpoints() if has_started else []
             print(f"killed {killed} times; complete checkpoints: {[path.name for path in checkpoints]}", flush=True)
             process = start_training(folder, *(["--resume", "run"] if has_started else ["--out", "run", *RUN]))
         assert process.wait() == 0, (folder / "log.txt").read_text()[-3000:]
         expected_checkpoint, resumed_checkpoint = (
-            Run(folder / run).complete_checkpoints()[-1] for run in ("uninterrupted", "run")
+            Run(folder / run).list_checkpoints()[-1] for run in ("uninterrupted", "run")
         )
         models = [load_file(folder / run / "generator.safetensors") for run in ("uninterrupted", "run")]
         assert all(torch.equal(models[0][key], models[1][key]) for key in models[0])

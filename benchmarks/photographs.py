@@ -34,7 +34,7 @@ from stackflower import registry
 from stackflower.data.opening import open_source
 from stackflower.data.prepared import prepare
 from stackflower.pipeline import Pipeline
-from stackflower.runs.trained_text import encoder_part
+from stackflower.runs.trained_text import find_text_encoder
 from stackflower.text.cache import embed
 
 RECIPES = ("quickstart", "photographs", "projected-gan-mini", "r3gan-mini", "df-gan-mini")
@@ -74,9 +74,9 @@ def read_splits(path: Path, held_out: str, text: str | None, edge: int = EDGE) -
 def read_split(path: Path, name: str, text: str | None, edge: int) -> Split:
     """Read a split with images of `edge` px and the embeddings of their captions."""
     data = prepare(open_source(str(path)), name, edge)
-    part = encoder_part(text) or {"name": "ngram"}
+    part = find_text_encoder(text) or {"name": "ngram"}
     encoder = registry.create("text", part["name"], **{key: value for key, value in part.items() if key != "name"})
-    captions = data.flat_captions()
+    captions = data.flatten_captions()
     encoder.fit(captions)
     embeddings, first, rows = embed(captions, encoder), 0, []
     for image_captions in data.captions:

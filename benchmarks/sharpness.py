@@ -51,7 +51,7 @@ def main() -> None:
     parser.add_argument("--weights")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
-    config = Run(args.run).config()
+    config = Run(args.run).read_config()
     pipeline = Pipeline.from_run(args.run)
     if pipeline.stage.previous is None:
         raise SystemExit(f"{args.run} has no previous stage. Give a run trained with --stage 2.")
@@ -60,7 +60,7 @@ def main() -> None:
     reference = Reference.open(source, args.split, size, build.load_size(config, pipeline.stage, source))
     indices, caption_numbers = reference.choose(args.samples, args.seed)
     captions = [reference.data.captions[index][number] for index, number in zip(indices, caption_numbers, strict=True)]
-    real_images = reference.data.centre(size, torch.tensor(indices))
+    real_images = reference.data.crop_centre(size, torch.tensor(indices))
     embedding = pipeline.encoder(captions).to(pipeline.device)
     noise = NoiseTable(pipeline.stage, args.seed, None).get_rows(0, len(captions)).to(pipeline.device)
     stage_images, previous_images = [], []

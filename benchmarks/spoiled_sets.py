@@ -27,7 +27,7 @@ from torchvision.transforms.functional import gaussian_blur
 from stackflower import evaluate
 from stackflower.data.opening import open_source
 from stackflower.data.prepared import prepare
-from stackflower.utils.rng import seeded
+from stackflower.utils.rng import create_rng
 
 SIZE = 64
 COLUMNS = {
@@ -59,7 +59,7 @@ def make_degraded_sets(
     Returns:
         The name of each set, with a function that makes its images, uint8 (count, 3, R, R).
     """
-    generator = seeded(0, 20)
+    generator = create_rng(0, 20)
     first_image = {label: place for place, label in reversed(list(enumerate(labels.tolist())))}
     one_per_class = torch.tensor([first_image[label] for label in labels[class_images].tolist()])
     permutation = torch.randperm(count, generator=generator)
@@ -100,7 +100,7 @@ def main() -> None:
     assert train.labels is not None and held_out.labels is not None, (
         "the sets are made by class, so the data need labels"
     )
-    generator, class_images = seeded(0, 21), []
+    generator, class_images = create_rng(0, 21), []
     for label in held_out.labels.tolist():
         members = (train.labels == label).nonzero().flatten()
         class_images.append(int(members[torch.randint(len(members), (1,), generator=generator)]))
@@ -114,7 +114,7 @@ def main() -> None:
         "metrics": ("is", "fid", "kid", "prdc", "cosine", "r-precision", "similarity", "nearest"),
     }
     for name, make in make_degraded_sets(
-        train.centre(SIZE), torch.tensor(class_images), train.labels, len(class_images)
+        train.crop_centre(SIZE), torch.tensor(class_images), train.labels, len(class_images)
     ).items():
         folder = args.out / name.split(" (")[0].replace(" ", "-")
         write_set(make(), captions, folder)

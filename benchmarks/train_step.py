@@ -37,7 +37,7 @@ from stackflower.training.logger import RunLogger
 from stackflower.training.networks import Networks
 from stackflower.training.schedules import Length
 from stackflower.training.trainer import Trainer
-from stackflower.utils.devices import describe_device, process_state, resolve_precision
+from stackflower.utils.devices import describe_device, get_process_state, resolve_precision
 
 TEXT = 1024
 
@@ -184,7 +184,7 @@ def main() -> None:
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         # time the plain step before Stackflower changes the settings of malloc (`keep_memory`)
-        device = process_state().device
+        device = get_process_state().device
         plain_seconds = time_median(make_plain_step(device, args.batch_size), args.steps, args.rounds, device)
         trainer = build_trainer(str(Path(folder) / "run"), args.batch_size)
         our_seconds = time_median(trainer.train_step, args.steps, args.rounds, device)

@@ -136,7 +136,7 @@ def load_run(
         with_discriminator: load the newest checkpoint's discriminator too.
         checkpoint: "best", the images after which a checkpoint was written, or None for the last model.
     """
-    record = folder.record()
+    record = folder.read_record()
     weights, text = _weights(folder, checkpoint)
     encoder = build_encoder(record.config, text)
     if weights.parent.parent == folder.checkpoints and isinstance(encoder, LearnedEncoder) and encoder.learns:
@@ -144,10 +144,10 @@ def load_run(
     _check_encoder(folder, record, encoder)
     stage = build_stage(record.config, record.text_dim)
     load_weights(stage, weights)
-    load_previous(stage, folder.previous_weights(record.config.stage))
+    load_previous(stage, folder.previous_weights_files(record.config.stage))
     adversary: Adversary | None = None
     if with_discriminator:
-        complete = folder.complete_checkpoints()
+        complete = folder.list_checkpoints()
         if not complete:
             raise RunError(
                 f"{folder} has no checkpoint left, which would hold the discriminator that chooses; leave out `best_of`."
@@ -163,13 +163,13 @@ def _weights(folder: Run, checkpoint: str | None) -> tuple[Path, Path]:
     if checkpoint is None:
         return folder.weights_file, folder.text_folder
     if checkpoint != "best":
-        return folder.checkpoint_at(checkpoint) / "generator-ema.safetensors", folder.text_folder
-    best = folder.best()
+        return folder.find_checkpoint(checkpoint) / "generator-ema.safetensors", folder.text_folder
+    best = folder.read_best()
     if best is None:
         raise RunError(
             f"{folder} has no best model: train with `output.eval_every=IMAGES`, or leave out `checkpoint=best`."
         )
-    text = folder.best_text(best["images"])
+    text = folder.best_text_folder(best["images"])
     return folder.best_weights, text if text.is_dir() else folder.text_folder
 
 

@@ -1,4 +1,4 @@
-"""Shared by all tests: a cache of their own, a fresh Accelerate, tiny runs."""
+"""Helpers and fixtures of all tests: a cache folder of their own, a fresh state of Accelerate, tiny runs."""
 
 from __future__ import annotations
 
@@ -17,9 +17,14 @@ from stackflower.evaluation.classifier.files import save_classifier
 from stackflower.evaluation.classifier.network import DomainClassifier
 from stackflower.features.base import Features
 
+ROOT = Path(__file__).resolve().parent.parent  # of the repository
+
+# Marks tests that send signals to processes, or set their limits.
+posix = pytest.mark.skipif(os.name != "posix", reason="needs POSIX signals and limits")
+
 
 def settings(*pairs: str) -> list[str]:
-    """``--set`` before each."""
+    """Return command-line arguments that set each ``name=value``."""
     return [part for pair in pairs for part in ("--set", pair)]
 
 
@@ -32,7 +37,7 @@ TINY = [*TINY_NETWORKS, *settings("data.count=48", "data.validation=16", "data.t
 
 
 class Pyramid(torch.nn.Module):
-    """Three maps at strides 4, 8 and 16, of a network that pip need not install."""
+    """Network of three feature maps, at strides 4, 8 and 16, that needs no extra packages."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -40,6 +45,7 @@ class Pyramid(torch.nn.Module):
         self.layers = torch.nn.ModuleList(torch.nn.Conv2d(a, b, 2 * s - 1, s, s - 1) for a, b, s in widths)
 
     def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
+        """Return the maps, from fine to coarse."""
         maps = []
         for layer in self.layers:
             x = torch.nn.functional.leaky_relu(layer(x), 0.1)
@@ -48,7 +54,7 @@ class Pyramid(torch.nn.Module):
 
 
 def tiny_features() -> Features:
-    """Features of random weights."""
+    """Build features with random weights."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         return Features(Pyramid(), (0.5,) * 3, (0.5,) * 3, "tiny", 32)
@@ -56,7 +62,7 @@ def tiny_features() -> Features:
 
 @pytest.fixture(scope="session", autouse=True)
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """The prepared cache of this session; without hub or accelerator."""
+    """Keep the cache of this session in a folder of its own, and the Hugging Face hub offline."""
     folder = tmp_path_factory.mktemp("cache")
     before = dict(os.environ)
     os.environ |= {"STACKFLOWER_CACHE": str(folder), "HF_HUB_OFFLINE": "1"}
@@ -68,22 +74,22 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 @pytest.fixture(scope="session")
-def projected(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    """The flags of a tiny projected discriminator, over a network that needs no extra: torchvision's, with random weights."""
+def projected_flags(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """Return the flags of a tiny projected discriminator on a torchvision network with random weights."""
     from torchvision.models import shufflenet_v2_x0_5
 
     path = tmp_path_factory.mktemp("features") / "weights.pt"
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         torch.save(shufflenet_v2_x0_5(weights=None).state_dict(), path)
-    named = ("features.name=torchvision", "features.model=shufflenet_v2_x0_5", f"features.weights={path}")
-    tiny = ("features.size=64", "discriminator.size=64", "discriminator.mixing=8", "discriminator.pixels=4")
-    return ["--discriminator", "projected", *settings(*named, *tiny)]
+    network = ("features.name=torchvision", "features.model=shufflenet_v2_x0_5", f"features.weights={path}")
+    sizes = ("features.size=64", "discriminator.size=64", "discriminator.mixing=8", "discriminator.pixels=4")
+    return ["--discriminator", "projected", *settings(*network, *sizes)]
 
 
 @pytest.fixture(autouse=True)
 def fresh_accelerate() -> Iterator[None]:
-    """Accelerate keeps its state in the process; every test gets a new one."""
+    """Reset the state that Accelerate keeps in the process, after every test."""
     yield
     AcceleratorState._reset_state()
     PartialState._reset_state()
@@ -91,7 +97,7 @@ def fresh_accelerate() -> Iterator[None]:
 
 @pytest.fixture
 def stackflower(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
-    """Run a command in this process, in an empty folder."""
+    """Return a function that runs a command in this process, in an empty folder."""
     from stackflower.cli import main
 
     monkeypatch.chdir(tmp_path)
@@ -114,7 +120,7 @@ def stackflower(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[...
 
 @pytest.fixture
 def shell(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
-    """Run a Python module in a process of its own."""
+    """Return a function that runs a Python module in a process of its own."""
 
     def run(*arguments: object, timeout: float = 300, **options: object) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
@@ -131,7 +137,7 @@ def shell(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
 
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny finished run, shared by the tests that only read it."""
+    """Train a tiny run, shared by the tests that only read it."""
     from stackflower.cli import main
 
     folder = tmp_path_factory.mktemp("trained") / "run"
@@ -143,14 +149,15 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def real_data() -> Path:
-    """The folder of real pictures that STACKFLOWER_REAL_DATA names; skips where there is none."""
+    """Return the folder that the environment variable ``STACKFLOWER_REAL_DATA`` names, or skip the test."""
     folder = os.environ.get("STACKFLOWER_REAL_DATA")
     if not folder or not Path(folder).is_dir():
-        pytest.skip("STACKFLOWER_REAL_DATA names no folder of real pictures")
+        pytest.skip("the environment variable STACKFLOWER_REAL_DATA does not name a folder of photographs")
     return Path(folder)
 
 
-def drawn(folder: Path, count: int, size: tuple[int, int] = (20, 20)) -> None:
+def write_random_images(folder: Path, count: int, size: tuple[int, int] = (20, 20)) -> None:
+    """Fill a folder with images of random pixels, `size` (width, height)."""
     from PIL import Image
 
     folder.mkdir(exist_ok=True)
@@ -160,14 +167,17 @@ def drawn(folder: Path, count: int, size: tuple[int, int] = (20, 20)) -> None:
 
 
 @pytest.fixture
-def judge(stackflower, tmp_path: Path) -> list[str]:
-    """A data set of 120 validation images, and the flags of a classifier of random weights that compares images with captions."""
+def domain_flags(stackflower, tmp_path: Path) -> list[str]:
+    """Make a data set, and return the flags that score images with a classifier of random weights on it.
+
+    The data set has 120 validation images; the classifier also compares images with captions.
+    """
     torch.manual_seed(0)
     heads = {"label": ("a", "b", "c"), "colour": ("red", "blue")}
     model = DomainClassifier(heads=heads, resolution=16, width=4, text={"name": "ngram", "dim": 32}, text_dim=32)
     for layer in model.modules():
         if isinstance(layer, torch.nn.BatchNorm2d):
-            torch.nn.init.constant_(layer.weight, 4)  # so that scores are no rounding errors
+            torch.nn.init.constant_(layer.weight, 4)  # so that differences of scores exceed rounding errors
     save_classifier(model, tmp_path / "j.safetensors")
     counts = ("--count", 40, "--validation", 120, "--test", 30, "--resolution", 64)
     stackflower("data", "make", "synthetic-flowers", "--out", "data", *counts)

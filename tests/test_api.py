@@ -126,7 +126,7 @@ def test_parts_are_named_or_given_with_their_options(tmp_path: Path, monkeypatch
         settings={key: value for key, value in TINY.items() if not key.startswith(("data", "discriminator"))},
         progress_bar=False,
     )
-    config = run.config()
+    config = run.read_config()
     assert config.discriminator.name == "projection" and config.discriminator.options["channels"] == 4
     assert {part.name: part.options["weight"] for part in config.penalties}["r1"] == 0.5
 
@@ -168,7 +168,20 @@ def test_kinds_re_export_their_parts_lazily(package: str) -> None:
         getattr(importlib.import_module(f"stackflower.{package}"), "Nothing")  # noqa: B009
 
 
-@pytest.mark.parametrize("module", ["stackflower", "stackflower.registry", "stackflower.data.images"])
+@pytest.mark.parametrize(
+    "module",
+    [
+        "stackflower",
+        "stackflower.registry",
+        "stackflower.data.images",
+        "stackflower.stages.base",
+        "stackflower.objectives.base",
+        "stackflower.penalties.base",
+        "stackflower.text.base",
+        "stackflower.data.source",
+        "stackflower.runs.folder",
+    ],
+)
 def test_examples_of_docstrings_run(module: str) -> None:
     results = doctest.testmod(importlib.import_module(module), optionflags=doctest.NORMALIZE_WHITESPACE)
     assert results.attempted and not results.failed

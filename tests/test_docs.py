@@ -105,7 +105,7 @@ def test_the_page_on_parts_works_as_written(tmp_path: Path) -> None:
             run(*command[1:], *tiny, "--set", "data.count=40")
         else:
             out = run(*command[1:])
-            assert command[1] != "ls" or re.search(r"pooled +my-parts +Averages features", out)
+            assert command[1] != "ls" or re.search(r"pooled +my-parts +Average-pooled features", out)
     assert (tmp_path / "red.png").exists()
     assert "my-parts" in run("ls", "discriminator") and "my-parts" not in run("ls", "objective")
 

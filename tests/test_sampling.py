@@ -10,14 +10,14 @@ import pytest
 import torch
 from PIL import Image
 
-from stackflower.data.images import load_square, sharpened, without_border
+from stackflower.data.images import crop_border, load_square, sharpen
 from stackflower.errors import ConfigError
 from stackflower.pipeline import Pipeline
 
 
 @pytest.mark.parametrize("count", ["per_caption", "batch_size", "best_of"])
 def test_a_pipeline_refuses_counts_of_none(trained: Path, count: str) -> None:
-    with pytest.raises(ConfigError, match=f"{count} = 0: it should be 1 or more"):
+    with pytest.raises(ConfigError, match=f"`{count}` must be at least 1, got 0"):
         Pipeline.from_run(trained, with_discriminator=True)("a red flower", **{count: 0})
 
 
@@ -50,27 +50,27 @@ def test_choosing_needs_a_checkpoint(stackflower, trained: Path, tmp_path: Path)
     shutil.copytree(trained, tmp_path / "bare", ignore=shutil.ignore_patterns("checkpoints"))
     stackflower("sample", "bare", "a red flower", "--out", "one.png")
     assert "no checkpoint left" in stackflower("sample", "bare", "a red flower", "--best-of", 3, code=2).output
-    assert "16 px alone" in stackflower("sample", "bare", "a red flower", "--side-by-side", code=2).output
+    assert "16 px only" in stackflower("sample", "bare", "a red flower", "--side-by-side", code=2).output
 
 
 def test_sharpening_and_borders(stackflower, trained: Path, tmp_path: Path) -> None:
     stackflower("sample", trained, "a red flower", "--out", "plain.png")
     stackflower("sample", trained, "a red flower", "--sharpen", 3, "--out", "sharp.png")
     plain, sharp = (np.asarray(Image.open(tmp_path / f"{name}.png")) for name in ("plain", "sharp"))
-    assert np.array_equal(sharp, sharpened(plain, 3.0)) and not np.array_equal(sharp, plain)
-    assert np.array_equal(sharpened(plain, 1.0), plain)
+    assert np.array_equal(sharp, sharpen(plain, 3.0)) and not np.array_equal(sharp, plain)
+    assert np.array_equal(sharpen(plain, 1.0), plain)
     picture = np.zeros((40, 50, 3), np.uint8)
     picture[10:30, 5:45] = np.random.default_rng(0).integers(60, 255, (20, 40, 3))
     framed = Image.fromarray(picture)
-    assert np.array_equal(np.asarray(without_border(framed)), picture[10:30, 5:45])
+    assert np.array_equal(np.asarray(crop_border(framed)), picture[10:30, 5:45])
     framed.save(tmp_path / "framed.png")
     Image.fromarray(picture[10:30, 5:45]).save(tmp_path / "bare.png")
     assert np.array_equal(load_square(tmp_path / "framed.png", 16, trim=True), load_square(tmp_path / "bare.png", 16))
     assert not np.array_equal(load_square(tmp_path / "framed.png", 16), load_square(tmp_path / "bare.png", 16))
-    assert "--trim-border is for a folder" in stackflower("eval", trained, "--trim-border", code=2).output
+    assert "--trim-border applies to the images of a folder" in stackflower("eval", trained, "--trim-border", code=2).output
     assert (
         "--resolution is for images that are not a run's"
         in stackflower("eval", trained, "--resolution", 32, code=2).output
     )
     white = Image.new("RGB", (9, 7), "white")
-    assert without_border(white).size == (9, 7)
+    assert crop_border(white).size == (9, 7)

@@ -1,4 +1,7 @@
-"""Augmentations of what the discriminator sees, one file each. Parts and base classes can be imported from here."""
+"""Augmentations of the discriminator's input, one per file.
+
+All parts and base classes can be imported from this package.
+"""
 
 from stackflower.utils.lazy import export_classes
 

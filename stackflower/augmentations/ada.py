@@ -15,34 +15,36 @@ from stackflower.declarations import Not, Requirement
 from stackflower.options import Count, Share
 from stackflower.registry import register
 
-LUMA_COMPONENT = 3**-0.5  # the grey axis of RGB, normalised
-UPDATE_INTERVAL = 4  # steps between changes of the strength
+LUMA_COMPONENT = 3**-0.5  # each component of the unit vector along the grey axis of RGB
+UPDATE_INTERVAL = 4  # steps between updates of p
 
 Transforms = Literal["blit", "geometric", "colour"]
 
 
 @register("augmentation", "ada")
 class AdaptiveAugmentation(Augmentation):
-    """Random transformations whose probability p follows the scores of real images (Karras et al. 2020, section 3).
+    """Adaptive discriminator augmentation (Karras et al. 2020, section 3), following the scores of real images.
 
-    Every four steps p is moved up where E[sign D(x)] is above `target`, else down. With a relativistic objective,
-    sign(D(x) − D(G(z))) takes its place. The transformations are the paper's "bgc": pixel blitting (mirroring, rotation
-    by 90°, whole-pixel translation), geometric (scaling, rotation, anisotropic scaling, translation) and colour
-    (brightness, contrast, luma flip, hue, saturation), with its distributions; pixels between others are interpolated
-    linearly, without the paper's band-limiting filter, and edges are mirrored.
+    Every transformation is applied with probability p. Every four steps, p is increased if E[sign D(x)] exceeds
+    `target`, and decreased otherwise. With a relativistic objective, sign(D(x) − D(G(z))) replaces sign D(x).
+
+    The transformations are the paper's "bgc" with its distributions: pixel blitting (mirroring, rotation by 90°,
+    whole-pixel translation), geometric (scaling, rotation, anisotropic scaling, translation) and colour (brightness,
+    contrast, luma flip, hue, saturation). Resampling is bilinear, without the paper's band-limiting filter; edges are
+    mirrored.
 
     Args:
-        transforms: which groups.
-        target: E[sign D(x)] to keep; 0.6 in the paper. 0 keeps p as it is.
-        strength: p at the start.
-        ramp: images in which p can go from 0 to 1; 500,000 in the paper.
+        transforms: groups of transformations to apply.
+        target: value at which E[sign D(x)] is held; 0.6 in the paper. 0 keeps p fixed.
+        strength: initial value of p.
+        ramp: number of images in which p can rise from 0 to 1; 500,000 in the paper.
     """
 
     requires = (
         Requirement(
             "signed scores",
             of="objective",
-            why="follows the sign of the scores of real images, which means nothing with {other}",
+            why="follows the sign of the scores of real images, which is meaningless with {other}",
             when={"target": Not(0)},
         ),
     )
@@ -63,12 +65,12 @@ class AdaptiveAugmentation(Augmentation):
         self.transforms, self.target, self.ramp = transforms, target, ramp
         self.adaptive = target > 0
         self.register_buffer("strength", torch.tensor(float(strength)))
-        self.register_buffer("sign", torch.zeros(3))  # since the last change: sum of E[sign], steps, images
+        self.register_buffer("sign", torch.zeros(3))  # since the last update: sum of E[sign], steps, images
         self._observed: list[Tensor] = []
 
     def forward(self, images: Tensor, draws: Tensor) -> Tensor:
         x = images.to(torch.promote_types(images.dtype, torch.float32))
-        # small, and a position must not be rounded, as it would be in TF32
+        # positions need more precision than TF32 has; the matrices are small, so double precision is cheap
         draws = draws.to(x.dtype if x.device.type == "mps" else torch.float64)
         if "blit" in self.transforms or "geometric" in self.transforms:
             x = _warp(x, self._draw_geometry(draws[:, :18], x.shape[-1]))
@@ -78,15 +80,13 @@ class AdaptiveAugmentation(Augmentation):
             x = torch.einsum("nij,njhw->nihw", matrix[:, :3, :3], x) + matrix[:, :3, 3, None, None]
         return x.to(images.dtype)
 
-    # ---- p
-
     def observe(self, real: Tensor, fake: Tensor, relativistic: bool) -> None:
         if self.adaptive:
             self._observed.append((real - fake if relativistic else real).detach().float().sign().mean())
 
     def measures(self) -> dict[str, Tensor]:
-        found, self._observed = self._observed, []
-        return {"real_sign": torch.stack(found).mean()} if found else {}
+        observed, self._observed = self._observed, []
+        return {"real_sign": torch.stack(observed).mean()} if observed else {}
 
     def after_step(self, measured: Mapping[str, Tensor], images: int) -> dict[str, Tensor]:
         if "real_sign" not in measured:
@@ -94,21 +94,19 @@ class AdaptiveAugmentation(Augmentation):
         sign = measured["real_sign"]
         self.sign += torch.stack([sign, torch.ones_like(sign), torch.full_like(sign, images)])
         total, steps, seen = self.sign.clone()
-        due = steps >= UPDATE_INTERVAL  # on the device: nothing waits for it
+        due = steps >= UPDATE_INTERVAL  # a tensor, which avoids synchronising with the device
         moved = (self.strength + (total / steps - self.target).sign() * seen / self.ramp).clamp(0, 1)
         self.strength.copy_(torch.where(due, moved, self.strength))
         self.sign.mul_(~due)
         return {"real_sign": measured["real_sign"], "augmentation": self.strength.clone()}
 
-    # ---- the transformations
-
     def _apply_randomly(self, draw: Tensor, value: Tensor, neutral: float, chance: Tensor | None = None) -> Tensor:
-        """`value` with probability p, where `draw` lies below it, else `neutral`."""
+        """Return `value` where `draw` is below the probability (by default p), and `neutral` elsewhere."""
         chance = self.strength if chance is None else chance
         return torch.where(draw < chance, value, torch.full_like(value, neutral))
 
     def _draw_geometry(self, draws: Tensor, size: int) -> Tensor:
-        """(N, 2, 3): from positions in the result to positions in the image, in pixels from the centre; 18 draws."""
+        """Return matrices `(N, 2, 3)` from output to input positions, in pixels from the centre; uses 18 draws."""
         take = iter(draws.unbind(1)).__next__
         matrix = torch.eye(3, device=draws.device, dtype=draws.dtype).expand(len(draws), 3, 3)
         if "blit" in self.transforms:
@@ -124,8 +122,8 @@ class AdaptiveAugmentation(Augmentation):
             )
         if "geometric" in self.transforms:
             scale = self._apply_randomly(take(), torch.exp2(0.2 * _to_normal(take())), 1.0)
-            either = 1 - (1 - self.strength).sqrt()  # for each of two rotations: together they come with probability p
-            before, after = (self._apply_randomly(take(), (2 * take() - 1) * math.pi, 0.0, either) for _ in range(2))
+            single = 1 - (1 - self.strength).sqrt()  # of each rotation, so that at least one applies with probability p
+            before, after = (self._apply_randomly(take(), (2 * take() - 1) * math.pi, 0.0, single) for _ in range(2))
             stretch = self._apply_randomly(take(), torch.exp2(0.2 * _to_normal(take())), 1.0)
             gate = take()
             shift = [self._apply_randomly(gate, 0.125 * size * _to_normal(take()), 0.0) for _ in range(2)]
@@ -136,7 +134,7 @@ class AdaptiveAugmentation(Augmentation):
         return matrix[:, :2]
 
     def _draw_colours(self, draws: Tensor) -> Tensor:
-        """(N, 4, 4): of colours in homogeneous coordinates; 10 draws."""
+        """Return matrices `(N, 4, 4)` of colours in homogeneous coordinates; uses 10 draws."""
         take = iter(draws.unbind(1)).__next__
         identity = torch.eye(4, device=draws.device, dtype=draws.dtype)
         axis = LUMA_COMPONENT * identity[:3].sum(0)
@@ -154,7 +152,7 @@ class AdaptiveAugmentation(Augmentation):
 
 
 def _to_normal(draw: Tensor) -> Tensor:
-    """A standard normal number from a uniform one, within ±5."""
+    """Convert uniform to standard normal numbers, limited to ±5."""
     return math.sqrt(2) * torch.erfinv((2 * draw - 1).clamp(-1 + 1e-6, 1 - 1e-6))
 
 
@@ -173,7 +171,7 @@ def _build_translation(x: Tensor, y: Tensor) -> Tensor:
 
 
 def _build_rotation(angle: Tensor, exact: bool = False) -> Tensor:
-    """By an angle; `exact` for multiples of 90°, so that pixels stay pixels."""
+    """Build rotations by `angle`; with `exact`, multiples of 90° map pixels to pixels exactly."""
     cos, sin = angle.cos(), angle.sin()
     if exact:
         cos, sin = cos.round(), sin.round()
@@ -182,7 +180,7 @@ def _build_rotation(angle: Tensor, exact: bool = False) -> Tensor:
 
 
 def _build_hue_rotation(angle: Tensor) -> Tensor:
-    """Rotation about the grey axis (Rodrigues' formula)."""
+    """Build rotations of colours about the grey axis (Rodrigues' formula)."""
     cos, sin = angle.cos(), angle.sin()
     same = cos + (1 - cos) / 3
     less, more = (1 - cos) / 3 - LUMA_COMPONENT * sin, (1 - cos) / 3 + LUMA_COMPONENT * sin
@@ -193,16 +191,16 @@ def _build_hue_rotation(angle: Tensor) -> Tensor:
 
 
 def _mirror_index(index: Tensor, size: int) -> Tensor:
-    """Positions folded back into 0 … size − 1."""
+    """Fold positions into 0 … size − 1 by mirroring at the edges."""
     period = 2 * (size - 1)
     index = index.remainder(period)
     return torch.minimum(index, period - index)
 
 
 def _warp(x: Tensor, matrix: Tensor) -> Tensor:
-    """The image at the positions that `matrix` (N, 2, 3) gives, between pixels bilinearly.
+    """Sample images bilinearly at the positions given by `matrix` `(N, 2, 3)`.
 
-    By gathers, whose gradient can be differentiated again, as penalties do; that of `grid_sample` can't.
+    Implemented with `gather`, which is twice differentiable, as penalties require; `grid_sample` is not.
     """
     n, c, height, width = x.shape
     down, across = torch.meshgrid(

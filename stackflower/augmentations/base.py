@@ -1,8 +1,8 @@
-"""The base class of augmentations: random transformations of the images that a discriminator sees.
+"""Base class of augmentations, random transformations of the images that the discriminator sees.
 
-Real and generated images are augmented alike, in the discriminator's step, in the generator's and under penalties, and
-the gradient passes through to the image, so that a generator learns the distribution of images that are not augmented
-(Zhao et al. 2020; Karras et al. 2020).
+Real and generated images are augmented alike, in the steps of both networks and in penalties, and gradients pass
+through the augmentation. The generator therefore learns the distribution of unaugmented images (Zhao et al. 2020;
+Karras et al. 2020).
 """
 
 from __future__ import annotations
@@ -16,28 +16,51 @@ from stackflower.declarations import Declared
 
 
 class Augmentation(Declared, nn.Module, ABC):
-    """Base of all augmentations; a Module so that state of its own (buffers) is saved with it.
+    """Base class of augmentations.
 
-    All randomness is in `draws`, which come with the batch: a resumed run and a run on several processes see the same
-    ones. Row i of the real and of the generated images shares them, in both steps.
+    Subclasses set `dim` and implement `forward`. All randomness comes from `draws`, random numbers that belong to the
+    batch, so resumed runs and runs on several processes are reproducible. The real and the generated image of a row
+    share their draws, in the steps of both networks. An augmentation is a module so that its state, kept in buffers, is
+    saved with the run.
     """
 
-    dim: int = 0  # uniform numbers in [0, 1) that it uses for an image
-    adaptive: bool = False  # whether it wants `observe` and `after_step`
+    dim: int = 0  # uniform random numbers in [0, 1) used per image
+    adaptive: bool = False  # whether `observe` and `after_step` are called
 
     @abstractmethod
     def forward(self, images: Tensor, draws: Tensor) -> Tensor:
-        """Images (N, 3, R, R) in [-1, 1] and draws (N, `dim`) to images of the same shape, or to smaller squares, twice
-        differentiable."""
+        """Augment images; must be twice differentiable.
+
+        Args:
+            images: images `(N, 3, R, R)` in `[-1, 1]`.
+            draws: uniform random numbers in `[0, 1)`, `(N, dim)`.
+
+        Returns:
+            Images of the same shape, or smaller squares.
+        """
 
     def observe(self, real: Tensor, fake: Tensor, relativistic: bool) -> None:
-        """Scores (N,) of a part of the discriminator's step, of real and of generated images; where the objective is
-        relativistic, only their difference means anything."""
+        """Receive the scores of real and generated images in the discriminator's step; called for each part of a batch.
+
+        Args:
+            real: scores of real images, `(N,)`.
+            fake: scores of generated images, `(N,)`.
+            relativistic: whether the objective is relativistic, in which case only differences of scores are
+                meaningful.
+        """
 
     def measures(self) -> dict[str, Tensor]:
-        """Scalars of this process's share of the step, to be averaged over processes for `after_step`."""
+        """Return scalars of this process; their averages over processes are passed to `after_step`."""
         return {}
 
     def after_step(self, measured: Mapping[str, Tensor], images: int) -> dict[str, Tensor]:
-        """Update its state from the averaged `measures` of a step of `images` images; return measures for the log."""
+        """Update the state of the augmentation after a training step.
+
+        Args:
+            measured: output of `measures`, averaged over processes.
+            images: number of images of the step.
+
+        Returns:
+            Scalars to log, by name.
+        """
         return {}

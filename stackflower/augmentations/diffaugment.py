@@ -18,29 +18,28 @@ Transform = Literal["colour", "translation", "cutout"]
 
 @register("augmentation", "diffaugment")
 class DiffAugment(Augmentation):
-    """Colour, translation and cutout of every image (Zhao et al. 2020, DiffAugment, section 3.2).
+    """DiffAugment (Zhao et al. 2020, section 3.2): colour, translation and cutout, applied to every image.
 
-    - colour: brightness by ±0.5, saturation by 0 to 2 times, contrast by 0.5 to 1.5 times;
-    - translation: by up to `translation` of the size, zeros outside;
-    - cutout: a square of `cutout` of the size is set to zero.
+    - colour: brightness shifted by ±0.5, saturation scaled by 0 to 2, contrast scaled by 0.5 to 1.5;
+    - translation: shifted by up to `translation` of the image size, padded with zeros;
+    - cutout: a square of `cutout` of the image size is set to zero.
 
-    With `crop`, a random part of larger images takes the place of the whole before all of them, so that a later stage
-    is judged by its details at their own size, at the cost of smaller images, as by the patches of a PatchGAN (Isola et
-    al. 2017).
+    With `crop`, images are first cropped at random, so that a later stage is trained on details at full resolution for
+    the cost of smaller images, similar to a PatchGAN (Isola et al. 2017).
 
     Args:
-        policy: which of them. With colour, what noise changes in brightness or saturation can't be seen by the
-            discriminator.
-        translation: largest shift, a share of the size; 1/8 in the paper.
-        cutout: side of the square, a share of the size; 1/2 in the paper.
-        crop: side of the part in pixels; None: no cropping.
+        policy: transformations to apply. With "colour", the discriminator can't see how noise changes brightness or
+            saturation.
+        translation: largest shift as a share of the image size; 1/8 in the paper.
+        cutout: side of the square as a share of the image size; 1/2 in the paper.
+        crop: side of the crop in pixels; None: no cropping.
     """
 
     requires = (
         Requirement(
             "any image size",
             of="discriminator",
-            why="shows the discriminator parts of images, and {other} takes whole ones only",
+            why="shows the discriminator crops of images, but {other} accepts whole images only",
             when={"crop": Not(None)},
         ),
     )
@@ -71,7 +70,7 @@ class DiffAugment(Augmentation):
 
 
 def _crop(x: Tensor, draws: Tensor, side: int) -> Tensor:
-    """A part of `side` × `side` pixels of each image, which is square."""
+    """Crop `side` × `side` pixels of each image, which must be square."""
     n, c, height, _ = x.shape
     corner = (draws * (height + 1 - side)).floor().long()  # (N, 2)
     rows, columns = (corner[:, :, None] + torch.arange(side, device=x.device)).unbind(1)
@@ -80,6 +79,7 @@ def _crop(x: Tensor, draws: Tensor, side: int) -> Tensor:
 
 
 def _change_colours(x: Tensor, draws: Tensor) -> Tensor:
+    """Change brightness, saturation and contrast."""
     brightness, saturation, contrast = draws.to(x.dtype)[:, :, None, None, None].unbind(1)
     x = x + (brightness - 0.5)
     grey = x.mean(1, keepdim=True)
@@ -89,7 +89,7 @@ def _change_colours(x: Tensor, draws: Tensor) -> Tensor:
 
 
 def _translate(x: Tensor, draws: Tensor, most: int) -> Tensor:
-    """Shifted by −most to most pixels each way."""
+    """Shift by −most to most pixels along each axis."""
     n, c, height, width = x.shape
     shift = (draws * (2 * most + 1)).floor().long() - most  # (N, 2)
     down = torch.arange(height, device=x.device) + shift[:, :1]
@@ -105,7 +105,7 @@ def _is_within(index: Tensor, size: int) -> Tensor:
 
 
 def _cut_out(x: Tensor, draws: Tensor, side: int) -> Tensor:
-    """A square of `side` pixels set to zero; its centre may be anywhere, so part of it may lie outside."""
+    """Set a square of `side` pixels to zero; its centre is anywhere in the image, so part of it may lie outside."""
     height, width = x.shape[2:]
     top = (draws[:, :1] * (height + 1 - side % 2)).floor().long() - side // 2
     left = (draws[:, 1:] * (width + 1 - side % 2)).floor().long() - side // 2

@@ -10,7 +10,7 @@ from stackflower.registry import register
 
 @register("augmentation", "none")
 class NoAugmentation(Augmentation):
-    """The images as they are."""
+    """No augmentation; images are passed through."""
 
     def forward(self, images: Tensor, draws: Tensor) -> Tensor:
         return images

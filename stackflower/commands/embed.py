@@ -31,12 +31,12 @@ from stackflower.commands.options import examples, json_option
 @json_option
 def embed(captions: tuple[str, ...], file: str | None, text: str, out: str | None, as_json: bool) -> None:
     """Compute sentence embeddings of unit length."""
-    from stackflower.data.caption_files import captions_of
-    from stackflower.runs.trained_text import encoder_part
+    from stackflower.data.caption_files import collect_captions
+    from stackflower.runs.trained_text import find_text_encoder
     from stackflower.text.files import embed_captions, save_embeddings
 
-    sentences = captions_of(captions, file, every=True)
-    table = embed_captions(sentences, encoder_part(text) or {})
+    sentences = collect_captions(captions, file, every=True)
+    table = embed_captions(sentences, find_text_encoder(text) or {})
     if out is not None:
         save_embeddings(table, sentences, out)
         values = {"file": out, "captions": len(sentences), "dimensions": table.shape[1]}

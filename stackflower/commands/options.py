@@ -97,13 +97,21 @@ def layout_options(command: F) -> F:
     )
 
 
-def parse_settings(texts: Sequence[str]) -> dict[str, Any]:
-    """Read ``--set PART.OPTION=VALUE``: values by dotted name, as TOML where they are TOML, otherwise as text."""
+def parse_settings(
+    texts: Sequence[str], allowed: str = "PART.OPTION=VALUE", example: str = "generator.channels=96"
+) -> dict[str, Any]:
+    """Read the values of ``--set`` by dotted name, as TOML where they are TOML, otherwise as text.
+
+    Args:
+        texts: values of ``--set``.
+        allowed: form that the values should have, for the error message.
+        example: value of that form, for the error message.
+    """
     settings = {}
     for text in texts:
         key, equals, value = text.partition("=")
         if not equals:
-            raise ConfigError(f"--set {text}: it should be PART.OPTION=VALUE, as in --set generator.channels=96.")
+            raise ConfigError(f"--set {text}: it should be {allowed}, as in --set {example}.")
         try:
             settings[key.strip()] = tomllib.loads(f"value = {value.strip()}")["value"]
         except tomllib.TOMLDecodeError:
@@ -112,18 +120,21 @@ def parse_settings(texts: Sequence[str]) -> dict[str, Any]:
 
 
 def part_options(texts: Sequence[str], kinds: Sequence[str], example: str) -> dict[str, dict[str, Any]]:
-    """Read ``--set KIND.OPTION=VALUE`` of commands that configure some kinds of part: options by kind.
+    """Read the values of ``--set`` in commands that configure only some kinds of part.
 
     Args:
         texts: values of ``--set``.
         kinds: kinds that may be set.
-        example: shown where another is.
+        example: value for the error message.
+
+    Returns:
+        Options by name, for each kind.
     """
     options: dict[str, dict[str, Any]] = {kind: {} for kind in kinds}
-    for key, value in parse_settings(texts).items():
+    allowed = " or ".join(f"{kind}.OPTION=VALUE" for kind in kinds)
+    for key, value in parse_settings(texts, allowed, example).items():
         kind, dot, option = key.partition(".")
         if not (dot and option and kind in options and "." not in option):
-            allowed = " or ".join(f"{kind}.OPTION=VALUE" for kind in kinds)
             raise ConfigError(f"--set {key}={value}: it should be {allowed}, as in --set {example}.")
         options[kind][option] = value
     return options

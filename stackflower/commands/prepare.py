@@ -34,4 +34,7 @@ def prepare(source: str, out: str | None, settings: tuple[str, ...], as_json: bo
     from stackflower.reports.prepared_folder import prepare_data
 
     summary = prepare_data(source, out, options=data_options(settings), **options)
-    show({"data": source, "out": out, "size": options["size"], **summary}, as_json, lambda: spell(summary["text"]))
+    text = (
+        summary["text"] if out is None else f"{summary['text']}\nTrain on it: stackflower train --stage 1 --data {out}"
+    )
+    show({"data": source, "out": out, "size": options["size"], **summary}, as_json, lambda: spell(text))

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from stackflower.commands.console import Command, show, spell
+from stackflower.commands.console import Command, show
 from stackflower.commands.data import data_options
 from stackflower.commands.options import examples, json_option, layout_options, on_error_option
 
@@ -33,4 +33,7 @@ def shard(source: str, out: str, settings: tuple[str, ...], as_json: bool, **opt
     from stackflower.data.sharding import shard_data
 
     summary = shard_data(source, out, options=data_options(settings), **options)
-    show({"data": source, "out": out, **summary}, as_json, lambda: spell(summary["text"]))
+    stream = f'Stream them: stackflower train --stage 1 --data "{summary["pattern"]}"'
+    prepare = f"Prepare them: stackflower train --stage 1 --data {out}"
+    text = "\n".join([summary["text"], stream, prepare])
+    show({"data": source, "out": out, **summary}, as_json, lambda: text)

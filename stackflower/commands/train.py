@@ -121,12 +121,12 @@ def train(dry_run: bool, as_json: bool, **flags: Any) -> None:
 def read_request(flags: dict[str, Any], began: float) -> TrainingRequest:
     """Return what the flags ask for."""
     from stackflower.data.opening import source_part
-    from stackflower.runs.trained_text import encoder_part
+    from stackflower.runs.trained_text import find_text_encoder
     from stackflower.training.request import TrainingRequest
 
     parts: dict[str, Any] = {
         "data": source_part(flags["data"]),
-        "text": encoder_part(flags["text"]),
+        "text": find_text_encoder(flags["text"]),
         "penalties": penalty_parts(flags["penalty"]),
         "optimizer.generator.lr": flags["lr"],
         "optimizer.discriminator.lr": flags["lr"],

@@ -80,7 +80,7 @@ def train_classifier(
     from stackflower.data.opening import open_source
     from stackflower.evaluation.classifier.training import ClassifierRequest
     from stackflower.evaluation.classifier.training import train_classifier as train
-    from stackflower.runs.trained_text import encoder_part
+    from stackflower.runs.trained_text import find_text_encoder
 
     given = part_options(settings, ("data", "features"), "data.skip_bad=true")
     if (given["features"] or options["fine_tune"]) and features is None:
@@ -88,7 +88,7 @@ def train_classifier(
         raise ConfigError(f"{flag} needs --features NAME.")
     part = None if features is None else {"name": features, **given["features"]}
     source = open_source(data, given["data"])
-    request = ClassifierRequest(data, features=part, text=encoder_part(text), **options)
+    request = ClassifierRequest(data, features=part, text=find_text_encoder(text), **options)
     model = train(source, Path(out), request)
     show(
         {"out": out, **model.held_out},

@@ -1,4 +1,4 @@
-"""Captions in files: one a line in a text file, or in the rows of a metadata.jsonl."""
+"""Captions in files: one per line of a text file, or in the rows of a metadata.jsonl."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 
 from stackflower.errors import ConfigError, DataError
-from stackflower.formats.lines import lines_of, lines_with_numbers
+from stackflower.formats.lines import number_lines, split_lines
 
 
 def name_text_file(image: str) -> str:
@@ -17,7 +17,7 @@ def name_text_file(image: str) -> str:
 
 
 def index_by_ending(names: Iterable[str]) -> dict[str, str]:
-    """Map what each file name ends in, without its suffix, to the name: its last part, and its last two and three."""
+    """Index file names by their endings: the last one, two and three parts of each path, without the suffix."""
     index: dict[str, str] = {}
     for name in names:
         parts = PurePosixPath(name).with_suffix("").parts
@@ -26,11 +26,11 @@ def index_by_ending(names: Iterable[str]) -> dict[str, str]:
 
 
 def find_by_ending(index: dict[str, str], name: str) -> str | None:
-    """Return the file whose name shares the most parts with `name`, which has no suffix; None if none shares the last.
+    """Return the file whose path ends like `name`, with as many equal parts as possible; None for no such file.
 
     Args:
-        index: names by what they end in, as of `index_by_ending`.
-        name: a name in a list such as StackGAN's ``filenames.pickle``.
+        index: file names by their endings (see `index_by_ending`).
+        name: name without a suffix, as in StackGAN's ``filenames.pickle``.
     """
     parts = PurePosixPath(name).parts
     endings = ["/".join(parts[-count:]) for count in (3, 2, 1) if count <= len(parts)]
@@ -41,7 +41,7 @@ def read_text(path: Path) -> str:
     """Read a text file in UTF-8.
 
     Raises:
-        DataError: the file can't be read, or is not UTF-8.
+        DataError: the file can't be read or is not UTF-8.
     """
     try:
         return path.read_text(encoding="utf-8-sig")
@@ -52,20 +52,20 @@ def read_text(path: Path) -> str:
 
 
 def read_captions(path: Path, every: bool = False) -> list[str]:
-    """Read the captions of a text file, one a line, or of a metadata.jsonl.
+    """Read captions from a text file, one per line, or from a metadata.jsonl.
 
     Args:
-        path: the file; one that ends in .jsonl has an object with "text" in each line.
-        every: take all captions of each row of a metadata.jsonl, not only the first.
+        path: text file, or a file that ends in ``.jsonl``, with an object that has the key "text" on each line.
+        every: return all captions of each row of a metadata.jsonl instead of the first.
 
     Raises:
-        DataError: the file can't be read, or has no captions.
+        DataError: the file can't be read or has no captions.
     """
     text = read_text(path)
     if path.suffix == ".jsonl":
         captions = [caption for row in _parse_rows(text, path) for caption in (row if every else row[:1])]
     else:
-        captions = lines_of(text)
+        captions = split_lines(text)
     if not captions:
         raise DataError(f"{path} has no captions.")
     return captions
@@ -73,7 +73,7 @@ def read_captions(path: Path, every: bool = False) -> list[str]:
 
 def _parse_rows(text: str, path: Path) -> Iterator[list[str]]:
     """Yield the captions of each row of a metadata.jsonl."""
-    for number, line in lines_with_numbers(text):
+    for number, line in number_lines(text):
         try:
             value = json.loads(line)["text"]
         except (ValueError, KeyError, TypeError, RecursionError) as error:
@@ -85,18 +85,23 @@ def _parse_rows(text: str, path: Path) -> Iterator[list[str]]:
         yield captions
 
 
-def captions_of(given: Sequence[str], file: str | None, every: bool = False) -> list[str]:
-    """Return the captions given on a command line, or those in a file (see `read_captions`)."""
+def collect_captions(given: Sequence[str], file: str | None, every: bool = False) -> list[str]:
+    """Return the captions given on the command line, or those in a file (see `read_captions`).
+
+    Raises:
+        ConfigError: captions are given in both ways, or in none.
+        DataError: the file does not exist or can't be read.
+    """
     if file is not None and given:
         raise ConfigError("Give captions on the command line or in a file (`file=FILE`), not both.")
     if file is None:
         if not given:
             raise ConfigError(
-                'There is no caption: give one or more sentences, as in "a red flower", or a file (`file=FILE`).'
+                'No caption given: give one or more sentences, as in "a red flower", or a file (`file=FILE`).'
             )
         return list(given)
     path = Path(file).expanduser()
     if not path.is_file():
-        expected = "`file` takes a text file with one caption a line, or a metadata.jsonl"
+        expected = "`file` takes a text file with one caption per line, or a metadata.jsonl"
         raise DataError(f"{path} does not exist; {expected}.")
     return read_captions(path, every)

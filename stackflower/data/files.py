@@ -1,4 +1,4 @@
-"""The files of a data set, in a folder or in an archive, which is read in place."""
+"""Files of a data set, in a folder or in an archive, which is read in place."""
 
 from __future__ import annotations
 
@@ -12,30 +12,30 @@ from typing import Any
 
 from stackflower.errors import DataError
 
-LINK_OUT = "is a link out of the folder; `data.follow_links=true` reads such files"
+LINK_REASON = "is a link out of the folder; `data.follow_links=true` reads such files"
 
 
 class Files(ABC):
-    """Files by name: relative, with forward slashes. Hidden files are left out.
+    """Files by their names, which are relative paths with forward slashes. Hidden files are left out.
 
     Args:
-        path: of the folder or the archive.
+        path: folder or archive.
     """
 
     def __init__(self, path: Path):
         self.path = path
-        self.problems: list[str] = []  # of the archive as a whole, a sentence each
-        self.refused: dict[str, str] = {}  # names of files that are not read, and why: the end of a sentence
+        self.problems: list[str] = []  # sentences about the folder or archive as a whole
+        self.refused: dict[str, str] = {}  # reason for each file that is not read, by name: the end of a sentence
 
     @cached_property
     def entries(self) -> dict[str, Any]:
-        """What is known of each file, by name, in alphabetical order."""
-        found = {name: entry for name, entry in self.listed() if not _hidden(name)}
-        for name in [name for name in found if not name.isprintable() and _undecodable(name)]:
-            del found[name]
+        """How to find each file, by name, in alphabetical order."""
+        entries = {name: entry for name, entry in self.list_entries() if not _is_hidden(name)}
+        for name in [name for name in entries if not name.isprintable() and _is_undecodable(name)]:
+            del entries[name]
             shown = name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
             self.refused[shown] = "has a name that is not UTF-8; rename it"
-        return dict(sorted(found.items()))
+        return dict(sorted(entries.items()))
 
     @property
     def names(self) -> list[str]:
@@ -46,23 +46,31 @@ class Files(ABC):
         return name in self.entries
 
     @abstractmethod
-    def listed(self) -> Iterator[tuple[str, Any]]:
-        """Name and entry of each file; what must not be read is noted in `refused`."""
+    def list_entries(self) -> Iterator[tuple[str, Any]]:
+        """Yield the name and entry of each file that may be read; note the others in `refused`."""
 
     @abstractmethod
     def stamp(self, name: str) -> object:
-        """What changes with a file's content, without reading it."""
+        """Return a value that changes when the file changes, without reading the whole file."""
 
     @abstractmethod
     def read(self, name: str) -> bytes:
-        """A file's content. DataError where it can't be read."""
+        """Read a file.
 
-    def in_order(self, names: Iterable[str]) -> list[str]:
-        """These names in the order in which they are read fastest."""
+        Raises:
+            DataError: the file can't be read.
+        """
+
+    def order_for_reading(self, names: Iterable[str]) -> list[str]:
+        """Sort names into the order in which reading is fastest."""
         return list(names)
 
     def text(self, name: str) -> str:
-        """A text file in UTF-8, or in UTF-16 with its mark. DataError for any other, or where there is none."""
+        """Read a text file in UTF-8, or in UTF-16 with a byte order mark.
+
+        Raises:
+            DataError: the file does not exist, can't be read, or is encoded otherwise.
+        """
         if name not in self.entries:
             raise DataError(f"{self.path} has no {name}.")
         content = self.read(name)
@@ -71,34 +79,34 @@ class Files(ABC):
         except UnicodeDecodeError as error:
             raise DataError(f"{self.path / name} is not a text file in UTF-8 ({error}); save it as UTF-8.") from error
 
-    def why_not(self, name: str) -> str:
-        """Why a file can't be read: the end of a sentence that begins with what names it."""
+    def explain_missing(self, name: str) -> str:
+        """Explain why a file can't be read: the end of a sentence that begins with the row that names it."""
         if name in self.refused:
             return f"names {name}, which {self.refused[name]}"
-        return f"names {name}, and there is no such image"
+        return f"names {name}, which does not exist"
 
-    def named(self, given: str) -> str:
-        """The file that metadata name: exactly so, or as other systems write it."""
-        return given if given in self.entries else PurePosixPath(given.replace("\\", "/")).as_posix()
+    def normalise(self, name: str) -> str:
+        """Return the name of the file that `name` means, which metadata may write with backslashes or ``./``."""
+        return name if name in self.entries else PurePosixPath(name.replace("\\", "/")).as_posix()
 
     @cached_property
     def folders(self) -> set[str]:
-        """Names of the folders with files in them."""
-        found = set[str]()
+        """Names of all folders that hold files."""
+        folders = set[str]()
         for name in self.entries:
             folder = name.rpartition("/")[0]
-            while folder and folder not in found:
-                found.add(folder)
+            while folder and folder not in folders:
+                folders.add(folder)
                 folder = folder.rpartition("/")[0]
-        return found
+        return folders
 
-    def folder(self, name: str) -> bool:
-        """Whether there is a folder with files in it."""
+    def has_folder(self, name: str) -> bool:
+        """Return whether a folder of this name holds files."""
         return name in self.folders
 
     def within(self, folder: str) -> Files:
-        """The files of a folder."""
-        return _Within(self, folder) if folder else self
+        """Return the files of a folder, with names relative to it; for "", all files."""
+        return _Subfolder(self, folder) if folder else self
 
 
 class Folder(Files):
@@ -106,14 +114,14 @@ class Folder(Files):
 
     Args:
         path: the folder.
-        follow_links: read links to files and folders elsewhere.
+        follow_links: follow links that lead out of the folder.
     """
 
     def __init__(self, path: Path, follow_links: bool = False):
         super().__init__(path)
         self.follow_links = follow_links
 
-    def listed(self) -> Iterator[tuple[str, Any]]:
+    def list_entries(self) -> Iterator[tuple[str, Any]]:
         root = os.path.realpath(self.path)
         pending, visited = [("", str(self.path))], {root}
         while pending:
@@ -125,26 +133,26 @@ class Folder(Files):
                 continue
             for entry in entries:
                 name, link = prefix + entry.name, entry.is_symlink()
-                if link and not self.follow_links and not _inside(entry.path, root):
-                    self.refused[name] = LINK_OUT
+                if link and not self.follow_links and not _is_inside(entry.path, root):
+                    self.refused[name] = LINK_REASON
                     continue
                 try:
-                    folder_there, file_there = entry.is_dir(), entry.is_file()
-                except OSError:  # a link in a circle
-                    folder_there = file_there = False
-                if link and not folder_there and not file_there:
+                    is_folder, is_file = entry.is_dir(), entry.is_file()
+                except OSError:  # the link is part of a circle
+                    is_folder = is_file = False
+                if link and not is_folder and not is_file:
                     self.refused[name] = "is a link that leads nowhere"
-                if file_there:
+                if is_file:
                     yield name, entry.path
-                elif folder_there:
+                elif is_folder:
                     real = os.path.realpath(entry.path)
-                    if not link or real not in visited:  # a link may lead to a folder above it
+                    if not link or real not in visited:  # a link may lead to one of its parent folders
                         visited |= {real} if link else set()
                         pending.append((f"{name}/", entry.path))
 
     def stamp(self, name: str) -> object:
-        found = os.stat(self.entries[name])
-        return found.st_size, found.st_mtime_ns
+        status = os.stat(self.entries[name])
+        return status.st_size, status.st_mtime_ns
 
     def read(self, name: str) -> bytes:
         try:
@@ -154,8 +162,8 @@ class Folder(Files):
             raise DataError(f"{self.path / name} can't be read: {error.strerror}.") from error
 
 
-class _Within(Files):
-    """The files of a folder of other files."""
+class _Subfolder(Files):
+    """The files of a folder among other files."""
 
     def __init__(self, whole: Files, folder: str):
         super().__init__(whole.path / folder)
@@ -165,7 +173,7 @@ class _Within(Files):
             name[len(self.prefix) :]: why for name, why in whole.refused.items() if name.startswith(self.prefix)
         }
 
-    def listed(self) -> Iterator[tuple[str, Any]]:
+    def list_entries(self) -> Iterator[tuple[str, Any]]:
         return (
             (name[len(self.prefix) :], entry)
             for name, entry in self.whole.entries.items()
@@ -178,18 +186,18 @@ class _Within(Files):
     def read(self, name: str) -> bytes:
         return self.whole.read(self.prefix + name)
 
-    def in_order(self, names: Iterable[str]) -> list[str]:
-        whole = self.whole.in_order(self.prefix + name for name in names)
-        return [name[len(self.prefix) :] for name in whole]
+    def order_for_reading(self, names: Iterable[str]) -> list[str]:
+        ordered = self.whole.order_for_reading(self.prefix + name for name in names)
+        return [name[len(self.prefix) :] for name in ordered]
 
 
-def _inside(path: str, root: str) -> bool:
+def _is_inside(path: str, root: str) -> bool:
     return os.path.realpath(path).startswith(root.rstrip(os.sep) + os.sep)
 
 
-def _hidden(name: str) -> bool:
+def _is_hidden(name: str) -> bool:
     return name.startswith((".", "__MACOSX/")) or "/." in name
 
 
-def _undecodable(name: str) -> bool:
+def _is_undecodable(name: str) -> bool:
     return any("\ud800" <= character <= "\udfff" for character in name)

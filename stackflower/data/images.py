@@ -1,4 +1,4 @@
-"""Images from files to arrays and back."""
+"""Conversion of images from files to arrays and back."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from PIL import (
     ImageEnhance,
     ImageFont,
     ImageOps,
-    TiffImagePlugin,  # noqa: F401 - Pillow finds formats that are imported
+    TiffImagePlugin,  # noqa: F401 - Pillow reads the formats that are imported
     UnidentifiedImageError,
     WebPImagePlugin,  # noqa: F401
 )
@@ -28,12 +28,12 @@ from stackflower.errors import ConfigError, DataError
 from stackflower.utils.atomic import replacing
 
 EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm"})
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM")  # of Pillow's, of which EPS would run Ghostscript
-LARGEST = 200_000_000  # pixels; more is treated as a decompression bomb
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM")  # other formats run programs: EPS runs Ghostscript
+MAX_PIXELS = 200_000_000  # larger images are treated as decompression bombs
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """Any mode to 8-bit RGB: 16-bit is scaled down, transparency composited over white, CMYK and palettes converted."""
+    """Convert an image of any mode to 8-bit RGB; 16 bits are scaled down, transparent pixels are laid over white."""
     if image.mode.startswith(("I", "F")):
         values = np.asarray(image)
         if values.dtype == np.int32 or values.dtype == np.float32:
@@ -49,19 +49,22 @@ def to_rgb(image: Image.Image) -> Image.Image:
 
 @contextmanager
 def open_image(file: Path | BinaryIO) -> Iterator[Image.Image]:
-    """Open an image from anywhere: of one of `FORMATS`, as others would run programs, and of at most `LARGEST` pixels.
+    """Open an untrusted image, in one of `FORMATS` and of at most `MAX_PIXELS` pixels.
+
+    Args:
+        file: path or binary file.
 
     Raises:
         DataError: the image has more pixels.
-        OSError: the file can't be read, or is of another format.
+        OSError: the file can't be read or is in another format.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
         try:
             with Image.open(file, formats=FORMATS) as image:
-                if image.width * image.height > LARGEST:
+                if image.width * image.height > MAX_PIXELS:
                     size = f"{image.width:,}×{image.height:,}"
-                    raise DataError(f"{size} pixels are more than {LARGEST:,}; make it smaller.")
+                    raise DataError(f"it has {size} pixels, and the limit is {MAX_PIXELS:,}; make it smaller.")
                 yield image
         except Image.DecompressionBombError as error:
             raise DataError(f"{error}; make it smaller.") from error
@@ -74,33 +77,36 @@ def load_square(
     content: bytes | None = None,
     box: tuple[float, float, float, float] | None = None,
 ) -> np.ndarray:
-    """Load the central square of an image file, resampled (Lanczos, antialiased) to uint8 (size, size, 3).
+    """Load the central square of an image file, resampled with an antialiased Lanczos filter.
 
     Args:
-        path: the file.
-        size: height and width of the square.
-        trim: cut off a border of one colour first (`without_border`).
-        content: the file's bytes, if it is part of another file and `path` only names it.
-        box: left, top, right and bottom in pixels; the part in the image is kept.
+        path: the image file.
+        size: height and width of the result.
+        trim: crop borders of one colour first (see `crop_border`).
+        content: bytes of the file, if it is part of another file; `path` is then only its name in messages.
+        box: left, top, right and bottom, in pixels, of the part to use; what lies outside the image is ignored.
+
+    Returns:
+        RGB pixels, uint8 (size, size, 3).
 
     Raises:
-        DataError: the file is not an image, is truncated, or has more than `LARGEST` pixels; the message names it.
+        DataError: the file is not an image, is truncated, or has more than `MAX_PIXELS` pixels; the message names it.
     """
     try:
         with open_image(path if content is None else io.BytesIO(content)) as image:
-            # JPEG: decode at a fraction of the size where that is enough
+            # A large JPEG file is decoded at a fraction of its size, which is faster.
             if box is None:
                 image.draft("RGB", (size * 2, size * 2))
             upright = ImageOps.exif_transpose(image)
             upright = upright if box is None else _crop(upright, box)
-            upright = without_border(upright) if trim else upright
+            upright = crop_border(upright) if trim else upright
             square = ImageOps.fit(to_rgb(upright), (size, size), Image.Resampling.LANCZOS)
         return np.asarray(square)
     except DataError as error:
         raise DataError(str(error) if str(path) in str(error) else f"{path}: {error}") from error
     except UnidentifiedImageError as error:
         empty = not content if content is not None else not path.stat().st_size
-        reason = "it is empty" if empty else f"it is none of {', '.join(FORMATS)}"
+        reason = "it is empty" if empty else f"its format is not one of {', '.join(FORMATS)}"
         raise DataError(f"{path} can't be read as an image: {reason}.") from error
     except Exception as error:  # decoders raise any exception for a damaged file: EOFError, struct.error, KeyError …
         reason = str(error).replace(str(path), "it")
@@ -108,41 +114,47 @@ def load_square(
 
 
 def _crop(image: Image.Image, box: tuple[float, float, float, float]) -> Image.Image:
-    """Crop an image to the part of a box that lies in it. DataError if there is none."""
+    """Crop an image to the part of a box that lies inside it.
+
+    Raises:
+        DataError: the box lies outside the image.
+    """
     left, top = (max(0, round(edge)) for edge in box[:2])
     right, bottom = min(image.width, round(box[2])), min(image.height, round(box[3]))
     if right <= left or bottom <= top:
-        raise DataError(f"its box {', '.join(f'{edge:g}' for edge in box)} lies outside of it.")
+        raise DataError(f"its box {', '.join(f'{edge:g}' for edge in box)} lies outside the image.")
     return image.crop((left, top, right, bottom))
 
 
-def sharpened(image: np.ndarray, factor: float) -> np.ndarray:
-    """Pass uint8 (H, W, 3) through Pillow's sharpness filter.
+def sharpen(image: np.ndarray, factor: float) -> np.ndarray:
+    """Sharpen or blur an image, uint8 (H, W, 3), with Pillow's sharpness filter.
 
-    A `factor` of 1 leaves the image unchanged, more sharpens it, less blurs it.
+    A `factor` of 1 leaves the image unchanged, a larger one sharpens it, a smaller one blurs it.
     """
     return np.asarray(ImageEnhance.Sharpness(Image.fromarray(image)).enhance(factor))
 
 
-def without_border(image: Image.Image, tolerance: int = 12) -> Image.Image:
-    """An image without the rows and columns at its edges that are all of one colour, within `tolerance` of 255 levels.
+def crop_border(image: Image.Image, tolerance: int = 12) -> Image.Image:
+    """Crop rows and columns of one colour off the edges of an image.
 
-    The colour is that of the adjacent corner; an image of one colour is returned unchanged.
+    Args:
+        image: the image. If it has only one colour, it is returned unchanged.
+        tolerance: largest difference, of 255 levels, from the colour of the adjacent corner.
     """
     pixels = np.asarray(to_rgb(image)).astype(np.int16)
     top, bottom, left, right = 0, pixels.shape[0], 0, pixels.shape[1]
     first, last = pixels[0, 0], pixels[-1, -1]
 
-    def plain(strip: np.ndarray, colour: np.ndarray) -> bool:
+    def is_plain(strip: np.ndarray, colour: np.ndarray) -> bool:
         return bool((np.abs(strip - colour) <= tolerance).all())
 
-    while top < bottom and plain(pixels[top, left:right], first):
+    while top < bottom and is_plain(pixels[top, left:right], first):
         top += 1
-    while bottom > top and plain(pixels[bottom - 1, left:right], last):
+    while bottom > top and is_plain(pixels[bottom - 1, left:right], last):
         bottom -= 1
-    while left < right and plain(pixels[top:bottom, left], first):
+    while left < right and is_plain(pixels[top:bottom, left], first):
         left += 1
-    while right > left and plain(pixels[top:bottom, right - 1], last):
+    while right > left and is_plain(pixels[top:bottom, right - 1], last):
         right -= 1
     return image.crop((left, top, right, bottom)) if top < bottom and left < right else image
 
@@ -150,49 +162,49 @@ def without_border(image: Image.Image, tolerance: int = 12) -> Image.Image:
 def crop_and_flip(
     images: Tensor, index: Tensor, corner: Tensor, mirror: Tensor, upside_down: Tensor | None, resolution: int
 ) -> Tensor:
-    """Crop and flip images of a batch, each in its own way, in one gather.
+    """Crop and flip the images of a batch, each in its own way, in a single indexing operation.
 
     Args:
-        images: contiguous uint8 (N, S, S, 3).
-        index: (n,) numbers of the images to take.
-        corner: (2, n) top and left of each crop.
-        mirror: (n,) bool, whether to flip left to right.
-        upside_down: (n,) bool, whether to flip top to bottom; None: no image.
-        resolution: R, the side of the crops.
+        images: all images, contiguous uint8 (N, S, S, 3).
+        index: indices (n,) of the images to use.
+        corner: top and left (2, n) of each crop.
+        mirror: whether to flip each image left to right, bool (n,).
+        upside_down: whether to flip each image top to bottom, bool (n,). Default: none is.
+        resolution: height and width R of the crops.
 
     Returns:
-        uint8 (n, 3, R, R), channels-last.
+        The crops, uint8 (n, 3, R, R), in channels-last memory format.
     """
-    side, place = images.shape[1], torch.arange(resolution, device=images.device)
-    across = torch.where(mirror[:, None], place.flip(0), place)
-    down = place if upside_down is None else torch.where(upside_down[:, None], place.flip(0), place)
+    side, line = images.shape[1], torch.arange(resolution, device=images.device)
+    across = torch.where(mirror[:, None], line.flip(0), line)
+    down = line if upside_down is None else torch.where(upside_down[:, None], line.flip(0), line)
     top, left = corner
     row = index[:, None] * side + top[:, None] + down
     pixel = row[:, :, None] * side + (left[:, None] + across)[:, None]
-    # one index instead of three halves the time
+    # One flat index takes half the time of three.
     pixels = images.view(-1, 3).index_select(0, pixel.flatten()).unflatten(0, pixel.shape)
     return pixels.permute(0, 3, 1, 2)
 
 
 def to_uint8(images: Tensor) -> Tensor:
-    """(N, 3, H, W) in [-1, 1] to uint8 (N, H, W, 3) on the CPU."""
+    """Convert images (N, 3, H, W) in `[-1, 1]` to uint8 (N, H, W, 3) on the CPU."""
     return images.float().clamp(-1, 1).add(1).mul(127.5).round().to(torch.uint8).permute(0, 2, 3, 1).cpu()
 
 
 def save_png(image: np.ndarray, path: Path) -> None:
-    """Write uint8 (H, W, 3) as PNG, atomically."""
+    """Write an image, uint8 (H, W, 3), as a PNG file, atomically."""
     with replacing(path) as temporary:
         Image.fromarray(image).save(temporary, format="PNG")
 
 
 def tile(images: np.ndarray, columns: int, padding: int = 2) -> np.ndarray:
-    """Tile images uint8 (N, H, W, 3) on white, `columns` per row."""
+    """Tile images, uint8 (N, H, W, 3), on a white background, `columns` per row."""
     rows = -(-len(images) // columns)
     return montage(images, grid_shape=(rows, columns), padding_width=padding, fill=(255, 255, 255), channel_axis=-1)
 
 
-def _wrapped(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int, most: int = 4) -> list[str]:
-    """A text wrapped to at most `most` lines of `width` pixels."""
+def _wrap(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int, most: int = 4) -> list[str]:
+    """Wrap a text to at most `most` lines of `width` pixels."""
     lines = [""]
     for word in text.split():
         longer = f"{lines[-1]} {word}".strip()
@@ -203,9 +215,16 @@ def _wrapped(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, widt
     return lines[:most]
 
 
-def captioned(images: np.ndarray, captions: Sequence[str], scale: int = 2) -> np.ndarray:
-    """A row of images for each caption, the caption above it: uint8 (N, R, R, 3), N a multiple of the captions, to
-    uint8 (H, W, 3).
+def draw_captioned_grid(images: np.ndarray, captions: Sequence[str], scale: int = 2) -> np.ndarray:
+    """Draw a row of images below each caption.
+
+    Args:
+        images: images of all captions in order, uint8 (N, R, R, 3), the same number for each.
+        captions: the captions.
+        scale: factor by which the images are enlarged.
+
+    Returns:
+        One image, uint8 (H, W, 3).
     """
     columns = len(images) // len(captions)
     rows = []
@@ -213,7 +232,7 @@ def captioned(images: np.ndarray, captions: Sequence[str], scale: int = 2) -> np
         row = Image.fromarray(tile(images[number * columns : (number + 1) * columns], columns))
         row = row.resize((row.width * scale, row.height * scale), Image.Resampling.LANCZOS)
         font = ImageFont.load_default(size=14)
-        lines = _wrapped(caption, font, row.width - 12)
+        lines = _wrap(caption, font, row.width - 12)
         sheet = Image.new("RGB", (row.width, row.height + 18 * len(lines) + 8), "white")
         ImageDraw.Draw(sheet).multiline_text((6, 4), "\n".join(lines), fill="black", font=font, spacing=3)
         sheet.paste(row, (0, sheet.height - row.height))
@@ -234,10 +253,10 @@ def grid(images: Sequence[Image.Image], columns: int = 8) -> Image.Image:
         columns: images per row.
 
     Returns:
-        One image; places of the last row that are left over are white.
+        One image; the rest of an incomplete last row is white.
 
     Raises:
-        ConfigError: no images, images of different sizes, or fewer than one column.
+        ConfigError: `images` is empty, sizes differ, or `columns` is less than 1.
 
     Example:
         >>> tiles = [Image.new("RGB", (64, 64), colour) for colour in ("red", "blue", "white")]

@@ -1,4 +1,4 @@
-"""Sequences of JSON values in a file: read when asked for, so that there may be more of them than fit into memory."""
+"""Sequences of JSON values in a file, read on access, which may be larger than the memory."""
 
 from __future__ import annotations
 
@@ -16,82 +16,89 @@ import numpy as np
 from stackflower.errors import DataError
 from stackflower.utils.atomic import reporting_write_errors
 
-IN_MEMORY = 16 << 20  # bytes of a temporary file that are held in memory
-AT_ONCE = 1 << 20  # bytes that are read at a time
-ADVICE = "Free some disk space, or set the environment variable TMPDIR to a folder elsewhere."
+MAX_IN_MEMORY = 16 << 20  # bytes up to which a temporary file is held in memory
+BLOCK_SIZE = 1 << 20  # bytes read at a time
+ADVICE = "Free some disk space, or set the environment variable TMPDIR to another folder."
 
 
-class Lazy(Sequence[Any]):
-    """A sequence whose values are made when they are asked for. It equals every sequence of the same values."""
+class LazySequence(Sequence[Any]):
+    """Sequence whose values are loaded on access. It equals every sequence of the same values."""
 
     __hash__ = None  # type: ignore[assignment]
 
     @overload
-    def __getitem__(self, place: int) -> Any: ...
+    def __getitem__(self, index: int) -> Any: ...
     @overload
-    def __getitem__(self, place: slice) -> list[Any]: ...
-    def __getitem__(self, place: int | slice) -> Any:
-        if isinstance(place, slice):
-            return [self.value(number) for number in range(*place.indices(len(self)))]
-        if not -len(self) <= place < len(self):
-            raise IndexError(place)
-        return self.value(place % len(self))
+    def __getitem__(self, index: slice) -> list[Any]: ...
+    def __getitem__(self, index: int | slice) -> Any:
+        if isinstance(index, slice):
+            return [self.load(number) for number in range(*index.indices(len(self)))]
+        if not -len(self) <= index < len(self):
+            raise IndexError(index)
+        return self.load(index % len(self))
 
-    def value(self, number: int) -> Any:
-        """That of a number from 0."""
+    def load(self, number: int) -> Any:
+        """Load the value at an index that is not negative."""
         raise NotImplementedError
 
     def __eq__(self, other: object) -> bool:
         same = isinstance(other, Sequence) and not isinstance(other, str) and len(self) == len(other)
-        return same and all(mine == theirs for mine, theirs in zip(self, other, strict=True))  # type: ignore[call-overload]
+        return same and all(one == another for one, another in zip(self, other, strict=True))  # type: ignore[call-overload]
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} of {len(self):,}>"
 
 
-class JsonLines(Lazy):
-    """JSON values, one a line.
+class JsonLines(LazySequence):
+    """JSON values in a file, one per line.
 
     Args:
-        path: a file of them, which is not changed; None: a temporary file, empty at first, for `append`. ValueError
-            where it ends within a line.
+        path: file to read, which is not changed. Default: an empty temporary file, for `append`.
+
+    Raises:
+        ValueError: the file ends in the middle of a line.
     """
 
     def __init__(self, path: Path | None = None):
-        self._file: IO[bytes] = tempfile.SpooledTemporaryFile(IN_MEMORY) if path is None else path.open("rb")  # noqa: SIM115
-        self._ends = array("Q", [0])  # offsets
-        self._lock = threading.Lock()  # two threads would move each other's place
+        self._file: IO[bytes] = tempfile.SpooledTemporaryFile(MAX_IN_MEMORY) if path is None else path.open("rb")  # noqa: SIM115
+        self._ends = array("Q", [0])  # offsets of the ends of lines
+        self._lock = threading.Lock()  # threads share the position in the file
         if path is not None:
             size = 0
-            for block in iter(lambda: self._file.read(AT_ONCE), b""):
+            for block in iter(lambda: self._file.read(BLOCK_SIZE), b""):
                 ends = np.flatnonzero(np.frombuffer(block, np.uint8) == ord("\n")) + size + 1
                 self._ends.frombytes(ends.astype(np.uint64).tobytes())
                 size += len(block)
             if self._ends[-1] != size:
-                raise ValueError(f"{path.name} ends within a line")
+                raise ValueError(f"{path.name} ends in the middle of a line")
 
     def append(self, value: Any) -> None:
-        """One more, at the end of a temporary file. DataError where there is no room."""
-        line = _line(value)
+        """Append a value to a temporary file.
+
+        Raises:
+            DataError: the disk is full.
+        """
+        line = _to_line(value)
         with reporting_write_errors(f"A temporary file in {tempfile.gettempdir()}", DataError, ADVICE), self._lock:
             self._file.seek(self._ends[-1])
             self._file.write(line)
         self._ends.append(self._ends[-1] + len(line))
 
     def extend(self, values: Iterable[Any]) -> None:
+        """Append values to a temporary file (see `append`)."""
         for value in values:
             self.append(value)
 
     def __len__(self) -> int:
         return len(self._ends) - 1
 
-    def value(self, number: int) -> Any:
+    def load(self, number: int) -> Any:
         return json.loads(self._read(self._ends[number], self._ends[number + 1]))
 
     def __iter__(self) -> Iterator[Any]:
         first = 0
         while first < len(self):
-            last = max(first + 1, bisect_right(self._ends, self._ends[first] + AT_ONCE) - 1)
+            last = max(first + 1, bisect_right(self._ends, self._ends[first] + BLOCK_SIZE) - 1)
             yield from map(json.loads, self._read(self._ends[first], self._ends[last]).removesuffix(b"\n").split(b"\n"))
             first = last
 
@@ -101,8 +108,13 @@ class JsonLines(Lazy):
             return self._file.read(end - start)
 
 
-class Column(Lazy):
-    """What the values of a sequence, which are objects, have under a name."""
+class Column(LazySequence):
+    """One key of the objects in a sequence.
+
+    Args:
+        rows: objects.
+        name: the key.
+    """
 
     def __init__(self, rows: Sequence[Any], name: str):
         self.rows, self.name = rows, name
@@ -110,7 +122,7 @@ class Column(Lazy):
     def __len__(self) -> int:
         return len(self.rows)
 
-    def value(self, number: int) -> Any:
+    def load(self, number: int) -> Any:
         return self.rows[number][self.name]
 
     def __iter__(self) -> Iterator[Any]:
@@ -118,10 +130,10 @@ class Column(Lazy):
 
 
 def write_json_lines(path: Path, values: Iterable[Any]) -> None:
-    """Write values, one a line."""
+    """Write values as JSON, one per line."""
     with path.open("wb") as file:
-        file.writelines(map(_line, values))
+        file.writelines(map(_to_line, values))
 
 
-def _line(value: Any) -> bytes:
+def _to_line(value: Any) -> bytes:
     return json.dumps(value, ensure_ascii=False).encode("utf-8", "surrogatepass") + b"\n"

@@ -1,4 +1,4 @@
-"""The base class of data sets whose images are files."""
+"""Base class of data sets whose images are files."""
 
 from __future__ import annotations
 
@@ -18,36 +18,47 @@ from stackflower.data.archives import is_archive, open_files
 from stackflower.data.files import Files
 from stackflower.data.images import load_square
 from stackflower.data.json_lines import JsonLines
-from stackflower.data.rows import checked, several, together
+from stackflower.data.rows import build_rows, check_row, join_problems
 from stackflower.data.source import Rows, Source
 from stackflower.errors import DataError
-from stackflower.formats.lines import lines_of
+from stackflower.formats.lines import split_lines
 from stackflower.options import Below1, Seed
-from stackflower.utils.cache import key_of
+from stackflower.utils.cache import compute_key
 from stackflower.utils.progress import Progress
-from stackflower.utils.rng import seeded
+from stackflower.utils.rng import create_rng
 
-AHEAD = 16  # images for each thread that are read before they are decoded
+READ_AHEAD = 16  # files per thread that are read before they are decoded
 
 
 @dataclass
 class Listing:
-    """The rows of one split, checked, with ``file_name``, a name in `files`, and a sentence for each that can't be
-    used.
+    """Checked rows of one split, and what is wrong with the others.
+
+    Attributes:
+        files: the files of the split.
+        rows: rows that can be used. Their "file_name" is a name in `files`.
+        problems: a sentence for each row that can't be used.
+        notes: other remarks for the user.
+        named: names of the files that rows refer to.
     """
 
     files: Files
     rows: JsonLines = field(default_factory=JsonLines)
     problems: list[str] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)  # what is worth knowing
-    named: set[str] = field(default_factory=set)  # files that rows have named
+    notes: list[str] = field(default_factory=list)
+    named: set[str] = field(default_factory=set)
 
     def add(self, row: dict[str, Any], where: str) -> None:
-        """A row with ``file_name``, or the problem of it at `where`."""
-        row, problem = checked(row)
+        """Add a row with the key "file_name", or what is wrong with it.
+
+        Args:
+            row: a row of metadata.
+            where: position of the row, such as "metadata.jsonl, line 3", for messages.
+        """
+        row, problem = check_row(row)
         name = str(row["file_name"])
         if name not in self.files:
-            problem = self.files.why_not(name)
+            problem = self.files.explain_missing(name)
         elif name in self.named:
             problem = f"names {name} a second time"
         self.named.add(name)
@@ -57,27 +68,27 @@ class Listing:
             self.rows.append(row)
 
     def read_captions(self, files: Files, name: str, where: str) -> list[str] | None:
-        """Read the lines of a text file; None, with a problem of the image at `where`, if they can't be read."""
+        """Read the lines of a text file; if that fails, add a problem of the image at `where` and return None."""
         try:
-            return lines_of(files.text(name))
+            return split_lines(files.text(name))
         except DataError as error:
-            self.problems.append(f"{where} has no captions that can be read: {error}")
+            self.problems.append(f"{where}: the captions can't be read: {error}")
             return None
 
 
 class ListedSource(Source):
-    """Images that are files. A subclass lists them, and documents only the options that it adds.
+    """Data set whose images are files. A subclass lists the images, and documents only the options that it adds.
 
     Args:
-        path: the folder, or a zip or tar archive of it.
-        held_out: share of the training images that become the validation split, if the data have none.
-        seed: seed of that choice.
+        path: folder, or a zip or tar archive of it.
+        held_out: share of the training images to use as the validation split, if the data have none.
+        seed: random seed of that choice.
         skip_bad: leave out rows and images that can't be used, with a warning, instead of raising DataError.
-        follow_links: read images and shards that are links out of the folder.
+        follow_links: read images and shards behind links that lead out of the folder.
     """
 
     layout: ClassVar[str]
-    as_files: bool = True  # whether images are used as their files are, but for size
+    as_files: bool = True  # whether images are used as they are in their files, apart from their size
 
     def __init__(
         self, *, path: str, held_out: Below1 = 0.0, seed: Seed = 0, skip_bad: bool = False, follow_links: bool = False
@@ -88,21 +99,35 @@ class ListedSource(Source):
         self._listings: dict[str, Listing] = {}
 
     def open(self, follow_links: bool) -> Files:
-        """The files of `path`."""
+        """Open the files at `path`."""
         return open_files(self.path, follow_links)
 
     @abstractmethod
-    def own_splits(self) -> list[str]:
-        """Names of the splits that the files have."""
+    def find_splits(self) -> list[str]:
+        """Return the names of the splits that the files define."""
 
     @abstractmethod
     def read_split(self, split: str) -> Listing:
-        """The rows of a split. DataError where it can't be read at all."""
+        """Read the rows of a split.
+
+        Raises:
+            DataError: the split can't be read at all.
+        """
 
     def square(self, content: bytes, where: Path, row: dict[str, Any], size: int) -> np.ndarray:
-        """The image of a row as uint8 (size, size, 3), from its file's content; `where` names it.
+        """Decode the image of a row.
 
-        DataError for what is no image.
+        Args:
+            content: bytes of the image file.
+            where: name of the file, for messages.
+            row: row of the image.
+            size: height and width of the result.
+
+        Returns:
+            RGB pixels, uint8 (size, size, 3).
+
+        Raises:
+            DataError: the file is not an image.
         """
         return load_square(where, size, content=content)
 
@@ -110,18 +135,18 @@ class ListedSource(Source):
         return self.path.resolve().name
 
     def splits(self) -> list[str]:
-        splits = self.own_splits()
+        splits = self.find_splits()
         if not self.share:
             return splits
         if "validation" in splits:
-            raise DataError(f"{self.path} has a validation split of its own: leave out data.held_out.")
+            raise DataError(f"{self.path} has its own validation split: leave out `data.held_out`.")
         return [splits[0], "validation", *splits[1:]]
 
-    def images_of(self, split: str) -> int:
-        return len(self.listing(split).rows)
+    def count_images(self, split: str) -> int:
+        return len(self.get_listing(split).rows)
 
-    def listing(self, split: str) -> Listing:
-        """The rows of a split, read once."""
+    def get_listing(self, split: str) -> Listing:
+        """Return the rows of a split, which are read once."""
         if split not in self._listings:
             drawn = self.share > 0 and split in ("train", "validation")
             listing = self.read_split("train" if drawn else split)
@@ -129,54 +154,56 @@ class ListedSource(Source):
             nested = [name for name in listing.files.names if is_archive(name)]
             if nested:
                 listing.notes.append(f"{listing.files.path} holds archives, which are not opened, such as {nested[0]}.")
-            reported = "\n".join(listing.problems)
-            unread = [name for name in listing.files.refused if name not in reported]
+            problems = "\n".join(listing.problems)
+            unread = [name for name in listing.files.refused if name not in problems]
             if unread:
-                why = listing.files.refused[unread[0]]
-                listing.notes.append(f"{len(unread):,} files in {listing.files.path} are not read: {unread[0]} {why}.")
+                reason = listing.files.refused[unread[0]]
+                listing.notes.append(
+                    f"{len(unread):,} files in {listing.files.path} are not read, such as {unread[0]}, which {reason}."
+                )
             if drawn:
-                self._draw(listing)
+                self._draw_validation(listing)
             else:
                 self._listings[split] = listing
         return self._listings[split]
 
-    def _draw(self, whole: Listing) -> None:
-        """The training and the validation split of images that are one."""
+    def _draw_validation(self, whole: Listing) -> None:
+        """Draw the validation split from the training images, and list both."""
         names = [row["file_name"] for row in whole.rows]
         by_name = sorted(range(len(names)), key=names.__getitem__)
-        order = torch.randperm(len(names), generator=seeded(self.seed, 32)).tolist()
+        order = torch.randperm(len(names), generator=create_rng(self.seed, 32)).tolist()
         first = max(1, round(len(names) * self.share))
-        for split, places in (("validation", order[:first]), ("train", order[first:])):
-            part = Listing(whole.files)
-            part.rows.extend(whole.rows[by_name[place]] for place in sorted(places))
+        for split, positions in (("validation", order[:first]), ("train", order[first:])):
+            listing = Listing(whole.files)
+            listing.rows.extend(whole.rows[by_name[position]] for position in sorted(positions))
             if split == "train":
-                part.problems, part.notes = whole.problems, whole.notes
-            self._listings[split] = part
+                listing.problems, listing.notes = whole.problems, whole.notes
+            self._listings[split] = listing
 
     def fingerprint(self, split: str) -> str:
-        listing, digest = self.listing(split), hashlib.blake2b(digest_size=16)
+        listing, digest = self.get_listing(split), hashlib.blake2b(digest_size=16)
         for row in listing.rows:
             stamp = listing.files.stamp(row["file_name"])
             digest.update(repr((sorted(row.items(), key=repr), stamp)).encode("utf-8", "replace"))
-        return key_of(digest.hexdigest(), listing.problems, self.skip_bad, self.share, self.seed)
+        return compute_key(digest.hexdigest(), listing.problems, self.skip_bad, self.share, self.seed)
 
-    def _usable(self, split: str) -> Sequence[dict[str, Any]]:
-        listing = self.listing(split)
+    def _get_usable_rows(self, split: str) -> Sequence[dict[str, Any]]:
+        listing = self.get_listing(split)
         if listing.problems and not self.skip_bad:
             raise DataError(
-                f"{listing.files.path} can't be used as it is:\n{several(listing.problems)}\n"
+                f"{listing.files.path} can't be used as it is:\n{join_problems(listing.problems)}\n"
                 f"`stackflower data check {self.path}` lists everything; `data.skip_bad=true` leaves such rows out."
             )
         if not listing.rows:
             first = f": {listing.problems[0]}" if listing.problems else "."
-            raise DataError(f"{listing.files.path} has no row that can be used{first}")
+            raise DataError(f"{listing.files.path} has no usable row{first}")
         return listing.rows
 
     def rows(self, split: str) -> Rows:
-        return together(self._usable(split))
+        return build_rows(self._get_usable_rows(split))
 
     def left_out(self, split: str) -> list[str]:
-        return list(self.listing(split).problems) if self.skip_bad else []
+        return list(self.get_listing(split).problems) if self.skip_bad else []
 
     def fill(
         self,
@@ -186,11 +213,11 @@ class ListedSource(Source):
         done: np.ndarray | None = None,
         jobs: int | None = None,
     ) -> dict[int, str]:
-        rows = self._usable(split)
+        rows = self._get_usable_rows(split)
         ready = np.zeros(len(rows), dtype=bool) if done is None else done
         problems: dict[int, str] = {}
         progress(int(ready.sum()))
-        for position, image in self._decoded(split, ~ready, images.shape[1], jobs):
+        for position, image in self._decode(split, ~ready, images.shape[1], jobs):
             if isinstance(image, str):
                 problems[position] = image
             else:
@@ -198,52 +225,60 @@ class ListedSource(Source):
                 ready[position] = True
             progress(1)
         if problems and (not self.skip_bad or len(problems) == len(rows)):
-            listed = [problems[position] for position in sorted(problems)]
+            sentences = [problems[position] for position in sorted(problems)]
             raise DataError(
-                f"{len(problems):,} images in {self.listing(split).files.path} can't be read:\n{several(listed)}\n"
-                "Repair them, or remove them with their rows; `data.skip_bad=true` leaves such rows out."
+                f"{len(problems):,} images in {self.get_listing(split).files.path} can't be read:\n"
+                f"{join_problems(sentences)}\n"
+                "Repair them, or remove them and their rows; `data.skip_bad=true` leaves such rows out."
             )
         return problems
 
-    def unreadable(self, split: str) -> dict[int, str]:
-        """What is wrong with each image that can't be read, by the position of its row."""
-        every = self._decoded(split, np.ones(len(self.listing(split).rows), dtype=bool), 64)
-        return dict(sorted((position, image) for position, image in every if isinstance(image, str)))
+    def find_unreadable(self, split: str) -> dict[int, str]:
+        """Decode all images of a split; return what is wrong with those that can't be read, by position."""
+        decoded = self._decode(split, np.ones(len(self.get_listing(split).rows), dtype=bool), 64)
+        return dict(sorted((position, image) for position, image in decoded if isinstance(image, str)))
 
-    def _decoded(
+    def _decode(
         self, split: str, wanted: np.ndarray, size: int, jobs: int | None = None
     ) -> Iterator[tuple[int, np.ndarray | str]]:
-        """Images of the `wanted` rows, bool (N,), by position, as they are decoded, or what is wrong with them.
+        """Decode images in threads; files are read in the fastest order, a few ahead.
 
-        Files are read in their order, a few ahead.
+        Args:
+            split: name of the split.
+            wanted: which rows to decode, bool (N,).
+            size: height and width of the result.
+            jobs: number of threads. Default: one per core.
+
+        Yields:
+            The position of a row, and its image or what is wrong with it, as images are finished.
         """
-        listing = self.listing(split)
-        position_of = {row["file_name"]: place for place, row in enumerate(listing.rows) if wanted[place]}
+        listing = self.get_listing(split)
+        position_of = {row["file_name"]: position for position, row in enumerate(listing.rows) if wanted[position]}
 
         def decode(name: str, content: bytes) -> np.ndarray:
             return self.square(content, listing.files.path / name, listing.rows[position_of[name]], size)
 
         threads = jobs or os.cpu_count() or 1
-        with ThreadPoolExecutor(threads) as pool:  # Pillow releases the GIL while it decodes
+        with ThreadPoolExecutor(threads) as pool:  # Pillow releases the GIL while decoding
             pending: dict[Future[np.ndarray], int] = {}
-            for name in listing.files.in_order(position_of):
+            for name in listing.files.order_for_reading(position_of):
                 try:
                     content = listing.files.read(name)
                 except DataError as error:
                     yield position_of[name], str(error)
                     continue
                 pending[pool.submit(decode, name, content)] = position_of[name]
-                if len(pending) >= threads * AHEAD:
-                    yield from _finished(pending, wait(pending, return_when=FIRST_COMPLETED).done)
-            yield from _finished(pending, wait(pending).done)
+                if len(pending) >= threads * READ_AHEAD:
+                    yield from _collect_finished(pending, wait(pending, return_when=FIRST_COMPLETED).done)
+            yield from _collect_finished(pending, wait(pending).done)
 
     def warnings(self, split: str) -> list[str]:
-        listing, notes = self.listing(split), list[str]()
+        listing, notes = self.get_listing(split), list[str]()
         labelled = sum("label" in row for row in listing.rows)
         if 0 < labelled < len(listing.rows):
             notes.append(
-                f"{labelled:,} of {len(listing.rows):,} rows of {listing.files.path} have a label: none is used, and a "
-                "negative caption may be of the same class."
+                f"Only {labelled:,} of {len(listing.rows):,} rows of {listing.files.path} have a label. No labels are "
+                "used, so a negative caption may be of the same class."
             )
         names: dict[int, str] = {}
         for row in listing.rows:
@@ -254,13 +289,13 @@ class ListedSource(Source):
             ):
                 first, other = names[row["label"]], row["class_name"]
                 notes.append(
-                    f"{listing.files.path} names the class {row['label']} {first!r} and {other!r}; it is called "
-                    f"{other!r}."
+                    f"{listing.files.path} names the class {row['label']} both {first!r} and {other!r}; {other!r} is "
+                    "used."
                 )
                 break
         if listing.problems and self.skip_bad:
             notes.append(
-                f"{len(listing.problems):,} rows of {listing.files.path} are left out, the first: {listing.problems[0]}"
+                f"{len(listing.problems):,} rows of {listing.files.path} are left out. The first: {listing.problems[0]}"
             )
         return [*notes, *listing.notes]
 
@@ -269,22 +304,22 @@ class ListedSource(Source):
         notes: list[str] = []
         for split in self.splits():
             try:
-                listing = self.listing(split)
+                listing = self.get_listing(split)
             except DataError as error:
                 problems.append(str(error))
                 continue
             problems += [f"{split}: {problem}" for problem in listing.problems]
             notes += [f"{split}: {warning}" for warning in self.warnings(split)]
-            problems += [f"{split}: {problem}" for problem in self.unreadable(split).values()]
+            problems += [f"{split}: {problem}" for problem in self.find_unreadable(split).values()]
             captions = sum(len(row["text"]) for row in listing.rows)
             notes.append(f"{split}: {len(listing.rows):,} images, {captions:,} captions.")
         return problems, notes
 
 
-def _finished(
+def _collect_finished(
     pending: dict[Future[np.ndarray], int], done: Iterable[Future[np.ndarray]]
 ) -> Iterator[tuple[int, np.ndarray | str]]:
-    """What these have decoded, taken out of `pending`."""
+    """Remove finished futures from `pending`, and yield positions with images or with what is wrong."""
     for future in done:
         position, error = pending.pop(future), future.exception()
         if isinstance(error, DataError):

@@ -1,4 +1,4 @@
-"""Open the data set that a name, path or URL refers to."""
+"""Opening of the data set that a name, path or URL refers to."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 from stackflower import registry
 from stackflower.data.archives import is_archive, open_files
-from stackflower.data.files import LINK_OUT, Files
+from stackflower.data.files import LINK_REASON, Files
 from stackflower.data.remote import is_remote
 from stackflower.data.source import Source
 from stackflower.data.sources.table import FLICKR, SUFFIXES
@@ -18,10 +18,19 @@ from stackflower.options import suggest
 
 
 def source_part(value: str | None, layout: str | None = None) -> dict[str, Any] | None:
-    """Resolve what `data` names: a registered source by name, a folder, an archive or shards by path, or a Hugging Face data set by hf://owner/name.
+    """Resolve `data` to the name and the path of a source.
 
     Args:
-        layout: name of the source that reads the path; None: the one that recognises it.
+        value: name of a registered source, path of a folder, archive or shards, or ``hf://owner/name`` of a Hugging
+            Face data set.
+        layout: name of the source that reads the path. Default: the one that recognises it.
+
+    Returns:
+        The part as a dict, with "name" and, if it has one, "path"; None for None.
+
+    Raises:
+        ConfigError: no source is called `layout`.
+        DataError: the path can't be opened.
     """
     if value is None:
         return None
@@ -29,37 +38,41 @@ def source_part(value: str | None, layout: str | None = None) -> dict[str, Any] 
         return {"name": "huggingface", "path": value}
     if is_remote(value) and not value.endswith(".tar"):
         raise DataError(
-            f"{value}: at a URL, only shards can be read, as in s3://bucket/train-{{000..006}}.tar; fetch anything else first."
+            f"{value}: only shards can be read from a URL, as in s3://bucket/train-{{000..006}}.tar; download other "
+            "data first."
         )
-    path, layouts = Path(value).expanduser(), _found_at_a_path()
+    path, layouts = Path(value).expanduser(), _list_layouts()
     try:
-        there = is_remote(value) or path.exists()
-    except OSError as error:  # such as a name that is too long
+        exists = is_remote(value) or path.exists()
+    except OSError as error:  # for example, the name is too long
         raise DataError(f"{value[:200]} can't be opened: {error.strerror}.") from error
     where = value if is_remote(value) else str(path.absolute())
     if layout is not None:
         if layout not in layouts:
-            raise ConfigError(f"There is no format {layout!r}.{suggest(layout, layouts)}")
+            raise ConfigError(f"Unknown format {layout!r}.{suggest(layout, layouts)}")
         return {"name": layout, "path": where}
-    if path.name.endswith(".tar") and (is_remote(value) or (not there and set(value) & set("{*?["))):
+    if path.name.endswith(".tar") and (is_remote(value) or (not exists and set(value) & set("{*?["))):
         return {"name": "stream", "path": where}
     if value in set(registry.list_parts("data")) - set(layouts) and not path.is_dir():
         return {"name": value}
-    return {"name": _layout(path, layouts), "path": where}
+    return {"name": _detect_layout(path, layouts), "path": where}
 
 
-def _found_at_a_path() -> dict[str, type[Source]]:
-    """The sources of data at a path; one of another distribution that can't be loaded is left out."""
-    found: dict[str, type[Source]] = {}
+def _list_layouts() -> dict[str, type[Source]]:
+    """Return the sources that read a path, by name, except plugins that can't be loaded."""
+    layouts: dict[str, type[Source]] = {}
     for name in registry.list_parts("data"):
         with suppress(ComponentError):
             source: Any = registry.get("data", name)
-            found |= {name: source} if source.layout is not None else {}
-    return found
+            layouts |= {name: source} if source.layout is not None else {}
+    return layouts
 
 
-def _layout(path: Path, layouts: Mapping[str, type[Source]]) -> str:
-    """The source that reads a path: the first that recognises its files; an image folder, where none does, says what is wrong."""
+def _detect_layout(path: Path, layouts: Mapping[str, type[Source]]) -> str:
+    """Return the name of the source that recognises the files at a path.
+
+    If none does, it is the image folder, whose errors say what is missing.
+    """
     if not path.exists():
         return "shards" if path.suffix == ".tar" else "folder"
     if (path.suffix.lower() in SUFFIXES or path.name == FLICKR) and path.is_file():
@@ -67,22 +80,28 @@ def _layout(path: Path, layouts: Mapping[str, type[Source]]) -> str:
     if path.is_file() and not is_archive(path):
         return "folder"
     files = open_files(path)
-    found = _recognised(files, layouts)
-    if found is None and LINK_OUT in files.refused.values():  # the source says how links are followed
-        found = _recognised(open_files(path, follow_links=True), layouts)
-    if found is None and path.suffix == ".tar":
+    layout = _find_layout(files, layouts)
+    if layout is None and LINK_REASON in files.refused.values():  # the source's error says how to follow links
+        layout = _find_layout(open_files(path, follow_links=True), layouts)
+    if layout is None and path.suffix == ".tar":
         return "shards"
-    return found or "folder"
+    return layout or "folder"
 
 
-def _recognised(files: Files, layouts: Mapping[str, type[Source]]) -> str | None:
-    """The source of the highest precedence that recognises files, or None."""
+def _find_layout(files: Files, layouts: Mapping[str, type[Source]]) -> str | None:
+    """Return the source of the highest precedence that recognises the files, or None."""
     ordered = sorted(layouts, key=lambda name: -layouts[name].precedence)
     return next((name for name in ordered if layouts[name].recognises(files)), None)
 
 
 def open_source(value: str, options: Mapping[str, Any] | None = None, layout: str | None = None) -> Source:
-    """Open the source that `value` names, with its `options`; `layout` names it instead of detecting it."""
+    """Open a data set.
+
+    Args:
+        value: name, path or URL of the data set (see `source_part`).
+        options: options of the source.
+        layout: name of the source. Default: detect it.
+    """
     part = {**(source_part(value, layout) or {}), **(options or {})}
     source: Source = registry.create("data", part.pop("name"), **part)
     return source

@@ -1,4 +1,4 @@
-"""Files elsewhere, fetched whole into the cache when they are needed (fsspec: s3, gs, https, …)."""
+"""Remote files (s3, gs, https and others that fsspec reads), fetched whole into the cache when they are needed."""
 
 from __future__ import annotations
 
@@ -14,31 +14,46 @@ from filelock import FileLock
 
 from stackflower.errors import DataError, MissingDependency
 from stackflower.utils.atomic import replacing
-from stackflower.utils.cache import cache_folder, key_of, not_writable
+from stackflower.utils.cache import build_cache_error, compute_key, make_cache_folder
 
-LIMIT = "STACKFLOWER_CACHE_GIB"  # environment variable
-GIB = 20.0  # of fetched files that are kept
-BLOCK = 2**22
+LIMIT_VARIABLE = "STACKFLOWER_CACHE_GIB"  # environment variable for the size of the cache
+DEFAULT_LIMIT_GIB = 20.0  # of fetched files
+BLOCK_SIZE = 2**22  # bytes
 
 
 def is_remote(location: str) -> bool:
-    """Whether a location is a URL."""
+    """Return whether a location is a URL."""
     return "://" in location
 
 
-def local(location: str) -> Path:
-    """The file at a location: itself, or a copy in the cache. DataError where it can't be had. A copy may go when others come: `held` keeps it."""
-    with held(location) as path:
+def fetch_file(location: str) -> Path:
+    """Return the path of a local file, or of the cached copy of a remote one.
+
+    A later fetch may delete the copy from the cache; use `local_copy` to keep it while it is read.
+
+    Raises:
+        DataError: the file can't be fetched.
+    """
+    with local_copy(location) as path:
         return path
 
 
 @contextmanager
-def held(location: str) -> Iterator[Path]:
-    """The file at a location, which stays while the block runs; of copies, those that were not used for longest go."""
+def local_copy(location: str) -> Iterator[Path]:
+    """Provide a file as a local path for the duration of the block.
+
+    When the cache is full, the copies that were unused for longest are deleted.
+
+    Yields:
+        The path of a local file, or of the cached copy of a remote one.
+
+    Raises:
+        DataError: the file can't be fetched.
+    """
     if not is_remote(location):
         yield Path(location).expanduser()
         return
-    copy = _copy(location)
+    copy = _locate_copy(location)
     while True:
         with FileLock(copy.parent / ".lock"):
             if copy.exists():
@@ -54,44 +69,52 @@ def held(location: str) -> Iterator[Path]:
 
 
 @cache
-def _copy(location: str) -> Path:
-    """Where the copy of a file lies, by what tells this version of it; asked once in a process."""
-    system, path = _opened(location)
+def _locate_copy(location: str) -> Path:
+    """Return the path of a file's copy, named by the file's version, which is queried once per process."""
+    system, path = _open_file_system(location)
     try:
-        known = system.info(path)
-    except Exception as error:  # every kind of file system has its own
-        raise _unreachable(location, error) from error
+        info = system.info(path)
+    except Exception as error:  # every file system raises its own exceptions
+        raise _build_access_error(location, error) from error
     version = [
-        str(known.get(key)) for key in ("size", "mtime", "LastModified", "last_modified", "updated", "ETag", "etag")
+        str(info.get(key)) for key in ("size", "mtime", "LastModified", "last_modified", "updated", "ETag", "etag")
     ]
-    return cache_folder("fetched") / f"{key_of(location, version)}-{location.rpartition('/')[2]}"
+    return make_cache_folder("fetched") / f"{compute_key(location, version)}-{location.rpartition('/')[2]}"
 
 
-def listing(location: str) -> list[str]:
-    """The locations that a pattern matches, in alphabetical order."""
-    system, path = _opened(location)
+def list_matches(location: str) -> list[str]:
+    """List the locations that a pattern matches, in alphabetical order.
+
+    Raises:
+        DataError: the file system can't be reached.
+    """
+    system, path = _open_file_system(location)
     protocol = location.partition("://")[0]
     try:
-        found = system.glob(path) if any(c in path for c in "*?[") else [path] if system.exists(path) else []
-    except Exception as error:  # every kind of file system has its own
-        raise _unreachable(location, error) from error
+        paths = system.glob(path) if any(c in path for c in "*?[") else [path] if system.exists(path) else []
+    except Exception as error:  # every file system raises its own exceptions
+        raise _build_access_error(location, error) from error
     return sorted(
-        one if is_remote(one) else f"{protocol}://{one.lstrip('/') if protocol != 'file' else one}" for one in found
+        match if is_remote(match) else f"{protocol}://{match.lstrip('/') if protocol != 'file' else match}"
+        for match in paths
     )
 
 
-def present(folder: str, names: Sequence[str]) -> dict[str, list[str]]:
-    """Of a folder at a URL, the locations that each name or pattern matches. One request lists the folder, where it can be listed."""
+def find_matches(folder: str, names: Sequence[str]) -> dict[str, list[str]]:
+    """Find the locations in a folder at a URL that each name or pattern matches.
+
+    If the folder can be listed, one request is enough for all names.
+    """
     if len(names) > 1:
-        with suppress(Exception):  # every kind of file system has its own
-            system, path = _opened(f"{folder}/")
-            there = {str(one).rstrip("/").rpartition("/")[2] for one in system.ls(path, detail=False)}
-            matching = {name: [name] if name in there else sorted(fnmatch.filter(there, name)) for name in names}
-            return {name: [f"{folder}/{one}" for one in found] for name, found in matching.items()}
-    return {name: listing(f"{folder}/{name}") for name in names}
+        with suppress(Exception):  # every file system raises its own exceptions
+            system, path = _open_file_system(f"{folder}/")
+            files = {str(file).rstrip("/").rpartition("/")[2] for file in system.ls(path, detail=False)}
+            matching = {name: [name] if name in files else sorted(fnmatch.filter(files, name)) for name in names}
+            return {name: [f"{folder}/{file}" for file in matches] for name, matches in matching.items()}
+    return {name: list_matches(f"{folder}/{name}") for name in names}
 
 
-def _opened(location: str) -> tuple[Any, str]:
+def _open_file_system(location: str) -> tuple[Any, str]:
     import fsspec
 
     try:
@@ -113,39 +136,41 @@ def _opened(location: str) -> tuple[Any, str]:
 
 
 def _fetch(location: str, copy: Path) -> None:
-    system, path = _opened(location)
+    system, path = _open_file_system(location)
     try:
         with system.open(path, "rb") as source, replacing(copy) as temporary, temporary.open("wb") as out:
-            while part := source.read(BLOCK):
-                out.write(part)
+            while block := source.read(BLOCK_SIZE):
+                out.write(block)
     except OSError as error:
         if error.errno is not None and not isinstance(error, FileNotFoundError):
-            raise not_writable(copy.parent, error) from error
-        raise _unreachable(location, error) from error
+            raise build_cache_error(copy.parent, error) from error
+        raise _build_access_error(location, error) from error
     except Exception as error:
-        raise _unreachable(location, error) from error
+        raise _build_access_error(location, error) from error
 
 
-def _make_room(folder: Path, but: Path) -> None:
-    """Delete the copies that were not used for longest, until the rest is small enough."""
+def _make_room(folder: Path, kept: Path) -> None:
+    """Delete the copies that were unused for longest, except `kept`, until the rest is within the limit."""
     try:
-        most = float(os.environ.get(LIMIT) or GIB) * 2**30
+        limit = float(os.environ.get(LIMIT_VARIABLE) or DEFAULT_LIMIT_GIB) * 2**30
     except ValueError:
-        raise DataError(f"{LIMIT}={os.environ[LIMIT]!r}: it should be a number of GiB, such as 20.") from None
-    known = {}
+        raise DataError(
+            f"{LIMIT_VARIABLE}={os.environ[LIMIT_VARIABLE]!r} is not a number of GiB, such as 20."
+        ) from None
+    copies = {}
     for path in folder.iterdir():
         if not path.name.startswith("."):
             with suppress(OSError):
-                known[path] = path.stat()
-    total = sum(found.st_size for found in known.values())
-    for path in sorted(known, key=lambda path: known[path].st_mtime):
-        if total <= most:
+                copies[path] = path.stat()
+    total = sum(status.st_size for status in copies.values())
+    for path in sorted(copies, key=lambda path: copies[path].st_mtime):
+        if total <= limit:
             break
-        if path != but:
-            total -= known[path].st_size
+        if path != kept:
+            total -= copies[path].st_size
             path.unlink(missing_ok=True)
 
 
-def _unreachable(location: str, error: Exception) -> DataError:
+def _build_access_error(location: str, error: Exception) -> DataError:
     reason = (str(error) or type(error).__name__).splitlines()[0]
     return DataError(f"{location} can't be read: {reason}. Check the address, the network and your credentials.")

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from itertools import takewhile
 from pathlib import Path
 
-from stackflower.data.files import LINK_OUT
-from stackflower.data.remote import is_remote, present
-from stackflower.data.sources.folder import split_named
+from stackflower.data.files import LINK_REASON
+from stackflower.data.remote import find_matches, is_remote
+from stackflower.data.sources.folder import find_split
 from stackflower.errors import DataError
 
 MOST_SHARDS = 1_000_000
@@ -43,7 +43,7 @@ def find_shards(location: str, follow_links: bool = False) -> dict[str, list[str
     """
     matches = _match_remote(location) if is_remote(location) else _match_local(Path(location).expanduser())
     shards = list(dict.fromkeys(shard for match in matches for shard in match.shards))
-    missing = [file_name(match.name) for match in matches if not match.shards]
+    missing = [get_file_name(match.name) for match in matches if not match.shards]
     if shards and missing:
         raise DataError(
             f"{location!r} names {len(missing)} files that are not there, the first {missing[0]}; correct the pattern "
@@ -54,9 +54,9 @@ def find_shards(location: str, follow_links: bool = False) -> dict[str, list[str
             _refuse_links(match.root, map(Path, match.shards))
     splits: dict[str, list[str]] = {}
     for shard in shards:
-        name = file_name(shard)
-        words = re.split(r"[-_.\d]", name, maxsplit=1)[0], file_name(shard[: -len(name) - 1])
-        splits.setdefault(next(filter(None, map(split_named, words)), "train"), []).append(shard)
+        name = get_file_name(shard)
+        words = re.split(r"[-_.\d]", name, maxsplit=1)[0], get_file_name(shard[: -len(name) - 1])
+        splits.setdefault(next(filter(None, map(find_split, words)), "train"), []).append(shard)
     if splits and "train" not in splits:  # a single split is the training split, whatever its name
         return {"train": next(iter(splits.values()))}
     return splits
@@ -71,7 +71,7 @@ def _match_remote(location: str) -> list[_Match]:
     matching = {
         f"{folder}/{name}": shards
         for folder, names in folders.items()
-        for name, shards in present(folder, names).items()
+        for name, shards in find_matches(folder, names).items()
     }
     return [_Match(name, shards) for name, shards in matching.items()]
 
@@ -79,7 +79,7 @@ def _match_remote(location: str) -> list[_Match]:
 def _match_local(path: Path) -> list[_Match]:
     """Match the shards in a folder and its folders of splits, or the names that a pattern expands to."""
     if path.is_dir():
-        splits = [folder for folder in sorted(path.iterdir()) if folder.is_dir() and split_named(folder.name)]
+        splits = [folder for folder in sorted(path.iterdir()) if folder.is_dir() and find_split(folder.name)]
         files = sorted(str(file) for folder in (path, *splits) for file in folder.glob("*.tar"))
         return [_Match("*.tar", list(filter(_is_shard, files)), path)]
     matches = []
@@ -100,7 +100,7 @@ def _refuse_links(root: Path, shards: Iterable[Path]) -> None:
         path = shard if shard.is_symlink() else shard.parent
         if path not in inside:
             if not path.resolve().is_relative_to(root):
-                raise DataError(f"{path} {LINK_OUT}.")
+                raise DataError(f"{path} {LINK_REASON}.")
             inside.add(path)
 
 
@@ -109,7 +109,7 @@ def _is_shard(file: str) -> bool:
     return os.path.isfile(file) and not os.path.basename(file).startswith(".")
 
 
-def file_name(location: str) -> str:
+def get_file_name(location: str) -> str:
     """Return the file name at the end of a location."""
     return location.rpartition("/")[2] if is_remote(location) else Path(location).name
 

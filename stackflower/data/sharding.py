@@ -16,17 +16,17 @@ from stackflower.data.images import open_image
 from stackflower.data.listed import ListedSource
 from stackflower.data.opening import open_source
 from stackflower.data.prepared import prepare
-from stackflower.data.rows import several
+from stackflower.data.rows import join_problems
 from stackflower.data.source import Rows, Source
 from stackflower.data.sources.stream import INDEX
 from stackflower.errors import DataError
-from stackflower.utils.atomic import RESUMES, left_behind, replacing, reporting_write_errors, write_text
-from stackflower.utils.cache import key_of
+from stackflower.utils.atomic import RESUME_ADVICE, list_leftovers, replacing, reporting_write_errors, write_text
+from stackflower.utils.cache import compute_key
 from stackflower.utils.progress import progress_bar
 
 logger = logging.getLogger(__name__)
 
-PROGRESS = ".shards.json"  # what an interrupted command was writing
+PROGRESS_FILE = ".shards.json"  # what an interrupted command was writing
 SUFFIX = {
     "JPEG": "jpg",
     "MPO": "jpg",
@@ -55,28 +55,26 @@ def shard_data(
     logger.info(source.describe())
     if size is None and not (isinstance(source, ListedSource) and source.as_files):
         raise DataError(f"{value} has no image files to copy; give the pixels to write, as in `size=76`.")
-    key = key_of(*(source.fingerprint(split) for split in source.splits()), per_shard, size)
-    _begin(folder, key)
+    key = compute_key(*(source.fingerprint(split) for split in source.splits()), per_shard, size)
+    _start(folder, key)
     index: dict[str, Any] = {}
     counts: dict[str, int] = {}
-    with reporting_write_errors(folder, DataError, RESUMES):
+    with reporting_write_errors(folder, DataError, RESUME_ADVICE):
         for split in source.splits():
             for warning in source.warnings(split):
                 logger.warning(warning)
             if isinstance(source, ListedSource) and size is None:
-                samples = _copy(source, split)
+                samples = _copy_files(source, split)
             else:
-                samples = _draw(source, split, size or 0)
+                samples = _encode_squares(source, split, size or 0)
             counts[split] = len(samples)
             index |= _write_split(folder, split, samples, per_shard)
         write_text(folder / INDEX, json.dumps(index, indent=1) + "\n")
-        (folder / PROGRESS).unlink()
+        (folder / PROGRESS_FILE).unlink()
     lines = [f"{split}: {count:,} images in {-(-count // per_shard):,} shards" for split, count in counts.items()]
     last = -(-counts["train"] // per_shard) - 1
-    lines.append(
-        f'To stream them: `data="{folder}/train-{{000000..{last:06d}}}.tar"`; to prepare them: `data={folder}`'
-    )
-    return {"splits": counts, "text": "\n".join(lines)}
+    pattern = f"{folder}/train-{{000000..{last:06d}}}.tar"
+    return {"splits": counts, "pattern": pattern, "text": "\n".join(lines)}
 
 
 def _write_split(folder: Path, split: str, samples: _Samples, per_shard: int) -> dict[str, Any]:
@@ -87,24 +85,24 @@ def _write_split(folder: Path, split: str, samples: _Samples, per_shard: int) ->
             part = range(number * per_shard, min((number + 1) * per_shard, len(samples)))
             path = folder / f"{split}-{number:06d}.tar"
             if not path.exists():
-                for half in left_behind(path):
+                for half in list_leftovers(path):
                     half.unlink()
-                _write(path, part, samples)
+                _write_shard(path, part, samples)
             index[path.name] = {"samples": len(part), "bytes": path.stat().st_size}
             progress(len(part))
     return index
 
 
-def _begin(folder: Path, key: str) -> None:
+def _start(folder: Path, key: str) -> None:
     """Note what is being written.
 
     Raises:
         DataError: the folder can't be written, or holds anything but what the same command has written.
     """
-    note = folder / PROGRESS
+    note = folder / PROGRESS_FILE
     with reporting_write_errors(folder, DataError):
         folder.mkdir(parents=True, exist_ok=True)
-        if any(path.name != PROGRESS for path in folder.iterdir()):
+        if any(path.name != PROGRESS_FILE for path in folder.iterdir()):
             written = note.read_text(encoding="utf-8", errors="replace") if note.exists() else None
             if written != json.dumps(key):
                 raise DataError(f"{folder} already exists and is not empty; choose another `out`.")
@@ -133,7 +131,7 @@ class _Samples:
         return row
 
 
-def _draw(source: Source, split: str, size: int) -> _Samples:
+def _encode_squares(source: Source, split: str, size: int) -> _Samples:
     """Central squares of `size` pixels, as PNG."""
     data = prepare(source, split, size)
 
@@ -145,14 +143,14 @@ def _draw(source: Source, split: str, size: int) -> _Samples:
     return _Samples(data.rows, content, range(len(data.rows)))
 
 
-def _copy(source: ListedSource, split: str) -> _Samples:
+def _copy_files(source: ListedSource, split: str) -> _Samples:
     """The files as they are. What can't be read is refused, or left out with `skip_bad`, first."""
-    rows, files = source.rows(split), source.listing(split).files
+    rows, files = source.rows(split), source.get_listing(split).files
     assert rows.files is not None
-    bad = source.unreadable(split)
+    bad = source.find_unreadable(split)
     if bad and not source.skip_bad:
         raise DataError(
-            f"{len(bad):,} images of {split} can't be read:\n{several(list(bad.values()))}\n"
+            f"{len(bad):,} images of {split} can't be read:\n{join_problems(list(bad.values()))}\n"
             "Mend them, or leave them out with `on_error=skip`."
         )
     names = rows.files
@@ -165,7 +163,7 @@ def _copy(source: ListedSource, split: str) -> _Samples:
     return _Samples(rows, content, [number for number in range(len(rows)) if number not in bad])
 
 
-def _write(path: Path, part: range, samples: _Samples) -> None:
+def _write_shard(path: Path, part: range, samples: _Samples) -> None:
     """One shard, aside first; the same bytes for the same samples."""
     with replacing(path) as temporary, tarfile.open(temporary, "w", format=tarfile.USTAR_FORMAT) as shard:
         for number in part:

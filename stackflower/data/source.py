@@ -61,28 +61,82 @@ class ClassifierData(NamedTuple):
 
 
 class Source(Declared, ABC):
-    """A data set: images with captions, in splits."""
+    """Base class of data sources: images with captions, in splits.
 
-    sizes: tuple[int, int] = (1, 65_536)  # pixels at which images can be prepared
-    layout: ClassVar[str | None] = None  # in a few words, of data that are found at a path; None: named alone
-    precedence: ClassVar[int] = 0  # of two sources that recognise the same files, the one with more reads them
+    A subclass defines `splits`, `fingerprint`, `rows` and `fill`. For files in a folder or an archive, derive from
+    `ListedSource` instead, which adds checks, resuming and reports of unusable rows.
+
+    Attributes:
+        sizes: smallest and largest size in pixels at which images can be prepared.
+        layout: the layout in a few words, for data detected at a path; None for data that are selected by name only.
+        precedence: if several sources recognise the same files, the one with the highest precedence reads them.
+
+    Example:
+        >>> import numpy as np
+        >>> from stackflower.data import Source
+        >>> from stackflower.data.source import Rows
+        >>> class Greys(Source):
+        ...     def splits(self):
+        ...         return ["train"]
+        ...
+        ...     def fingerprint(self, split):
+        ...         return "greys-1"
+        ...
+        ...     def rows(self, split):
+        ...         return Rows(captions=[["a black image"], ["a white image"]])
+        ...
+        ...     def fill(self, split, images, progress, done=None, jobs=None):
+        ...         images[0], images[1] = 0, 255
+        ...         progress(2)
+        ...         return {}
+        >>> source = Greys()
+        >>> source.rows("train").captions[1]
+        ['a white image']
+        >>> images = np.empty((source.count_images("train"), 8, 8, 3), np.uint8)
+        >>> source.fill("train", images, progress=lambda finished: None)
+        {}
+        >>> images.mean((1, 2, 3)).tolist()
+        [0.0, 255.0]
+    """
+
+    sizes: tuple[int, int] = (1, 65_536)
+    layout: ClassVar[str | None] = None
+    precedence: ClassVar[int] = 0
 
     @classmethod
     def recognises(cls, files: Files) -> bool:
-        """Whether files have this layout, at a glance."""
+        """Return whether files have the layout of this source, judging by their names and a few small files.
+
+        Args:
+            files: files of a folder or an archive.
+        """
         return False
 
     @abstractmethod
     def splits(self) -> list[str]:
-        """Names of the splits, of "train", "validation" and "test"; "train" is always there."""
+        """Return the names of the splits: "train", and "validation" or "test" or both if the data have them."""
 
     @abstractmethod
     def fingerprint(self, split: str) -> str:
-        """What the split's images and captions depend on, cheaply; the prepared cache is keyed by it."""
+        """Return a string that changes whenever the images or captions of a split do.
+
+        It is the key of the prepared data in the cache and is computed at every start, so it must be cheap: use sizes
+        and modification times of files rather than their contents.
+
+        Args:
+            split: name of the split.
+        """
 
     @abstractmethod
     def rows(self, split: str) -> Rows:
-        """The captions, labels and attributes. DataError lists everything that is wrong with them."""
+        """Return the captions, labels and attributes of a split.
+
+        Args:
+            split: name of the split.
+
+        Raises:
+            DataError: a list of everything that is wrong with them.
+        """
 
     @abstractmethod
     def fill(
@@ -93,68 +147,108 @@ class Source(Declared, ABC):
         done: np.ndarray | None = None,
         jobs: int | None = None,
     ) -> dict[int, str]:
-        """Write the images into `images`, uint8 (N, S, S, 3), in the order of the rows.
+        """Write the images of a split into an array, in the order of the rows.
 
         Args:
-            done: (N,) bool, which images are there already; set as others are. None: none is.
-            jobs: threads or processes; None: one for each core.
+            split: name of the split.
+            images: array to fill, uint8 ``(N, S, S, 3)``.
+            progress: called with the number of images just finished.
+            done: which images are already written, bool ``(N,)``; set it for each further image. None if none is.
+            jobs: number of threads or processes. Default: one per core.
 
         Returns:
-            Positions of images to leave out, and why; a source that leaves none out returns none.
+            The reason for each image to leave out, by position; empty if all images are used.
+
+        Raises:
+            DataError: images can't be read, and the source does not leave them out.
         """
 
     def left_out(self, split: str) -> list[str]:
-        """A sentence for every row that was left out before images were read."""
+        """Return a sentence for each row that was left out before reading images.
+
+        Args:
+            split: name of the split.
+        """
         return []
 
     def prepared_folder(self, split: str, size: int) -> Path | None:
-        """The folder that holds the split in the prepared form at this size; None where it has to be prepared."""
+        """Return the folder that already holds a split in prepared form; None if it has to be prepared.
+
+        Args:
+            split: name of the split.
+            size: height and width of the images in pixels.
+        """
         return None
 
     def title(self) -> str:
-        """The data set in a word or two, for protocols."""
+        """Return a short name of the data set, for protocols of scores."""
         return type(self).__name__
 
-    def images_of(self, split: str) -> int:
-        """Rows of a split that can be used. DataError where it can't be read at all."""
+    def count_images(self, split: str) -> int:
+        """Return the number of usable images of a split.
+
+        Args:
+            split: name of the split.
+
+        Raises:
+            DataError: the split can't be read at all.
+        """
         return len(self.rows(split))
 
     def describe(self) -> str:
-        """The data set in a sentence, for a person."""
+        """Return a sentence about the data set: its name, layout and number of images."""
         if self.layout is None:
             return f"Data: {self.title()}."
         counts = []
         for split in self.splits():
             try:
-                counts.append(f"{split} {self.images_of(split):,}")
+                counts.append(f"{split} {self.count_images(split):,}")
             except DataError:  # of a split that may not be wanted; who reads it is told why
                 counts.append(f"{split} can't be read")
         return f"Data: {self.title()} is {self.layout}: {', '.join(counts)} images."
 
     def warnings(self, split: str) -> list[str]:
-        """What a user should know of the split, a sentence each."""
+        """Return warnings about a split, one sentence each.
+
+        Args:
+            split: name of the split.
+        """
         return []
 
     def check(self) -> tuple[list[str], list[str]] | None:
-        """Everything that is wrong with the data, and what is worth knowing, opening every image: (problems, notes);
-        None for data that are generated, not read."""
+        """Check the data, opening every image.
+
+        Returns:
+            Everything that is wrong, and remarks, one sentence each; None for data that are generated.
+        """
         return None
 
-    def held_out(self) -> str | None:
-        """The split for choices made during development: "validation", else "test"; None where there is neither."""
+    def get_held_out_split(self) -> str | None:
+        """Return the split for choices during development: "validation", else "test"; None without either."""
         return next((split for split in ("validation", "test") if split in self.splits()), None)
 
-    def reported(self) -> str:
-        """The split that scores are reported on: "test", on which nothing was chosen, else "validation", else
-        "train"."""
+    def get_reported_split(self) -> str:
+        """Return the split that scores are reported on: "test", else "validation", else "train"."""
         return next(split for split in reversed(SPLITS) if split in self.splits())
 
     def classifier_data(self) -> ClassifierData | None:
-        """Other images of the same kind, for the classifier that scores this data; None where the user has to train
-        one."""
+        """Return other images of the same kind, to train the classifier that scores this data set automatically.
+
+        Returns:
+            The images and how to train on them; None if the user has to train a classifier.
+        """
         return None
 
     def similar(self, attributes: dict[str, str], count: int, size: int, seed: int) -> np.ndarray | None:
-        """Other real images with these attributes, all else random, uint8 (count, size, size, 3); None where there are
-        no more than those of the splits."""
+        """Return further real images with given attributes, random in all other respects.
+
+        Args:
+            attributes: value of each given attribute.
+            count: number of images.
+            size: height and width in pixels.
+            seed: random seed.
+
+        Returns:
+            Images, uint8 ``(count, size, size, 3)``; None if the source has no images outside its splits.
+        """
         return None

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from stackflower.data.prepared import Prepared
 
-FEWEST_LETTERS = 3  # of a caption; with fewer it is near-empty
+MIN_LETTERS = 3  # of a caption; with fewer it is near-empty
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ def survey(data: Prepared) -> Survey:
             parts = caption.lower().split()
             words.update(parts)
             lengths[len(parts)] += 1
-            if _says_nothing(caption):
+            if _is_near_empty(caption):
                 near_empty.append(f"{name} has the caption {caption!r}.")
     first: dict[bytes, str] = {}
     duplicates = []
@@ -72,11 +72,11 @@ def survey(data: Prepared) -> Survey:
     )
 
 
-def shared_images(splits: Sequence[Survey]) -> int:
+def count_shared_images(splits: Sequence[Survey]) -> int:
     """How many images are in more than one split, pixel by pixel."""
     return sum(len(one.digests) for one in splits) - len(frozenset[bytes]().union(*(one.digests for one in splits)))
 
 
-def _says_nothing(caption: str) -> bool:
+def _is_near_empty(caption: str) -> bool:
     """Whether a caption has hardly a letter; one of another script says more with fewer."""
-    return sum(map(str.isalnum, caption)) < (FEWEST_LETTERS if caption.isascii() else 1)
+    return sum(map(str.isalnum, caption)) < (MIN_LETTERS if caption.isascii() else 1)

@@ -77,14 +77,14 @@ def read_parquet(content: bytes, where: Path) -> Iterator[tuple[int, dict[str, A
         raise DataError(f"{where} can't be read as a Parquet file ({error}).") from error
 
 
-def whole_number(cell: Any) -> int | None:
+def parse_whole_number(cell: Any) -> int | None:
     """A cell as a whole number, or None."""
     if isinstance(cell, int) and not isinstance(cell, bool):
         return cell
     return int(cell) if isinstance(cell, str) and re.fullmatch(r"-?\d{1,19}", cell) else None
 
 
-def column_of(what: str, given: str | None, names: Sequence[str], where: object) -> str:
+def find_column(what: str, given: str | None, names: Sequence[str], where: object) -> str:
     """The column of a table that holds the image, the text, the label or the split: the given one, or one of a usual name; "" for none. DataError, with `where`, for a given
     one that there is not."""
     if given is not None and given not in names:
@@ -93,7 +93,7 @@ def column_of(what: str, given: str | None, names: Sequence[str], where: object)
     return given or next((lower[name] for name in COLUMNS[what] if name in lower), "")
 
 
-def not_told(what: str, names: Sequence[str], where: object) -> DataError:
+def build_column_error(what: str, names: Sequence[str], where: object) -> DataError:
     """The sentence about a column that has to be named."""
     return DataError(
         f"{where} has the columns {', '.join(names) or 'none'}, and which holds the {what} is not told by its name: "

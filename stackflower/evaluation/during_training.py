@@ -23,7 +23,7 @@ from stackflower.evaluation.statistics import Statistics
 from stackflower.pipeline import Pipeline
 from stackflower.stages.base import Stage
 from stackflower.text.base import TextEncoder
-from stackflower.utils.devices import process_state
+from stackflower.utils.devices import get_process_state
 
 
 class TrainingScorer:
@@ -38,7 +38,7 @@ class TrainingScorer:
     """
 
     def __init__(self, config: RunConfig, source: Source, resolution: int, size: int, encoder: TextEncoder):
-        output, split = config.output, source.held_out()
+        output, split = config.output, source.get_held_out_split()
         if split is None:
             raise ConfigError(
                 "`output.eval_every` scores images that training does not see, and this data has no split validation "
@@ -46,7 +46,7 @@ class TrainingScorer:
             )
         metric: Any = registry.get("metric", output.best)
         self.measure, self.lower_is_better = str(metric.measure), bool(metric.lower_is_better)
-        self.state = process_state()
+        self.state = get_process_state()
         protocol = Protocol(metrics=output.eval_metrics, split=split, samples=output.eval_samples)
         options = {} if output.eval_weights is None else {"weights": output.eval_weights}
         self.extractor, reference = open_split(
@@ -74,7 +74,7 @@ class TrainingScorer:
             return rows.rows(torch.arange(len(captions) * each) % len(rows.features))
 
         def images(captions: Sequence[str], each: int, seed: int) -> Iterator[Tensor]:
-            yield picked.reference.data.centre(
+            yield picked.reference.data.crop_centre(
                 picked.reference.resolution, torch.zeros(len(captions) * each, dtype=torch.int64)
             )
 

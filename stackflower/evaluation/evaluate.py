@@ -23,7 +23,7 @@ from stackflower.evaluation.scoring import score
 from stackflower.evaluation.subjects import Function, ScoredFunction, ScoredRun, Subject
 from stackflower.runs.folder import Run
 from stackflower.utils.atomic import reporting_write_errors, try_writing
-from stackflower.utils.devices import process_state
+from stackflower.utils.devices import get_process_state
 from stackflower.utils.progress import progress_bars
 
 FOLDER_RESOLUTION = 64
@@ -115,7 +115,7 @@ def evaluate(
 def evaluate_request(request: EvaluationRequest) -> list[dict[str, Any]] | None:
     """The scores of each subject, with their protocol; None on processes other than the first."""
     request.check()
-    state = process_state()
+    state = get_process_state()
     if request.out is not None:
         with reporting_write_errors(request.out, ConfigError):
             try_writing(Path(request.out).expanduser())
@@ -159,7 +159,7 @@ def _checkpoints(request: EvaluationRequest) -> list[tuple[str, str | None]]:
     if request.checkpoint != "all":
         return [(run, request.checkpoint) for run in request.runs]
     every: list[tuple[str, str | None]] = [
-        (run, str(images)) for run in request.runs for images in Run(run).checkpoint_images() if images
+        (run, str(images)) for run in request.runs for images in Run(run).list_checkpoint_images() if images
     ]
     if not every:
         raise ConfigError(f"`checkpoint=all`: {' and '.join(request.runs)} has no complete checkpoint.")

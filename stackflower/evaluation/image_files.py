@@ -14,12 +14,12 @@ from torch import Tensor
 from stackflower.data.archives import open_files
 from stackflower.data.caption_files import read_text
 from stackflower.data.images import EXTENSIONS, load_square, open_image
-from stackflower.data.rows import several
+from stackflower.data.rows import join_problems
 from stackflower.data.sources.folder import METADATA, read_metadata
 from stackflower.errors import DataError
-from stackflower.formats.lines import lines_of
+from stackflower.formats.lines import split_lines
 from stackflower.utils.distributed import share
-from stackflower.utils.rng import seeded
+from stackflower.utils.rng import create_rng
 
 BATCH = 200
 NAMED = 5  # files that an error names
@@ -49,7 +49,7 @@ class ImageFiles:
         files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in EXTENSIONS and path.is_file())
         if not files:
             raise DataError(f"{folder} has no images; wanted are files that end in {', '.join(sorted(EXTENSIONS))}.")
-        order = torch.randperm(len(files), generator=seeded(seed, 4)).tolist()
+        order = torch.randperm(len(files), generator=create_rng(seed, 4)).tolist()
         return cls(folder, [files[place] for place in order], resolution, trim)
 
     def batches(self, part: tuple[int, int] = (0, 1)) -> Iterator[tuple[Tensor, Tensor]]:
@@ -88,14 +88,14 @@ class ImageFiles:
         for folder in sorted({path.parent for name in METADATA for path in self.folder.rglob(name)}):
             listing = read_metadata(open_files(folder))
             if listing.problems:
-                raise DataError(f"{folder} can't be used as it is:\n{several(listing.problems)}")
+                raise DataError(f"{folder} can't be used as it is:\n{join_problems(listing.problems)}")
             captions |= {folder / row["file_name"]: row["text"][0] for row in listing.rows}
         return [captions.get(path) if captions else _beside(path.with_suffix(".txt")) for path in self.files]
 
 
 def _beside(path: Path) -> str | None:
     """Return the first line of a text file that is not empty; None without such a file or line."""
-    return next(iter(lines_of(read_text(path))), None) if path.is_file() else None
+    return next(iter(split_lines(read_text(path))), None) if path.is_file() else None
 
 
 def refusal(bad: list[str], total: int, folder: Path) -> str:

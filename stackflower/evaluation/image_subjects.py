@@ -18,7 +18,7 @@ from stackflower.evaluation.real_statistics import compute_of_split, load_or_com
 from stackflower.evaluation.reference import Reference
 from stackflower.evaluation.sampling import build_sample
 from stackflower.evaluation.subjects import Scored, Subject, open_data
-from stackflower.utils.rng import seeded
+from stackflower.utils.rng import create_rng
 
 
 class ScoredFolder(Subject):
@@ -52,7 +52,8 @@ class ScoredFolder(Subject):
         captions, pairs, missing, warnings = self._captions(left, reference, protocol)
         if bad:
             warnings.append(f"{len(bad)} of {len(files.files):,} images can't be read and were left out.")
-        order = torch.randperm(len(reference.data.rows), generator=seeded(protocol.seed, 4))  # may lie class by class
+        # Images may be ordered by class.
+        order = torch.randperm(len(reference.data.rows), generator=create_rng(protocol.seed, 4))
         sample = build_sample(
             extractor,
             reference,
@@ -163,10 +164,12 @@ class ScoredSplit(Subject):
         with extractor.processes.main_first():
             size = reference.data.images.shape[1]
             shown = reference if same else Reference.open(reference.source, self.split, self.resolution, size)
-        order = torch.randperm(len(shown.data.rows), generator=seeded(protocol.seed, 4))
+        order = torch.randperm(len(shown.data.rows), generator=create_rng(protocol.seed, 4))
         half = len(order) // 2
         mine = (order[half:] if same else order)[: protocol.samples]
-        real = order[:half] if same else torch.randperm(len(reference.data.rows), generator=seeded(protocol.seed, 5))
+        real = (
+            order[:half] if same else torch.randperm(len(reference.data.rows), generator=create_rng(protocol.seed, 5))
+        )
         if min(len(mine), len(real)) < 2:
             raise DataError(f"{self.split} has {len(order)} images; too few to be compared with others.")
         captions = [shown.data.captions[image][0] for image in mine.tolist()]

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from stackflower.utils.rng import seeded
+from stackflower.utils.rng import create_rng
 
 LEVEL = 0.95
 RESAMPLES = 1000
@@ -26,7 +26,7 @@ def offsets(values: Tensor, count: int, seed: int = 0) -> tuple[float, float]:
     values = values.double()
     if len(values) < 2:
         return float("nan"), float("nan")
-    generator, means = seeded(seed, 9), []
+    generator, means = create_rng(seed, 9), []
     each = max(1, CHUNK // len(values))
     for first in range(0, RESAMPLES, each):
         drawn = torch.randint(len(values), (min(each, RESAMPLES - first), len(values)), generator=generator)

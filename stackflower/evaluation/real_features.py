@@ -13,7 +13,7 @@ from stackflower.evaluation.protocol import Protocol
 from stackflower.evaluation.reference import Reference
 from stackflower.evaluation.statistics import Statistics
 from stackflower.utils.atomic import replacing
-from stackflower.utils.cache import cache_folder, key_of, reporting_cache_errors
+from stackflower.utils.cache import compute_key, make_cache_folder, reporting_cache_errors
 
 
 def file_of(extractor: Extractor, reference: Reference, rows: Tensor, protocol: Protocol) -> Path:
@@ -22,8 +22,8 @@ def file_of(extractor: Extractor, reference: Reference, rows: Tensor, protocol: 
     """
     described = sorted((key, str(value)) for key, value in extractor.describe().items())
     settings = reference.data.key, reference.resolution, protocol.splits, protocol.kept
-    key = key_of("real", described, settings, extractor.device.type, rows.tolist())
-    return cache_folder("features") / f"{key}.safetensors"
+    key = compute_key("real", described, settings, extractor.device.type, rows.tolist())
+    return make_cache_folder("features") / f"{key}.safetensors"
 
 
 def load(path: Path) -> Statistics | None:

@@ -12,7 +12,7 @@ from stackflower.evaluation.extraction import BATCH, DistributedExtractor, numbe
 from stackflower.evaluation.protocol import Protocol
 from stackflower.evaluation.reference import Reference
 from stackflower.evaluation.statistics import Statistics
-from stackflower.utils.rng import seeded
+from stackflower.utils.rng import create_rng
 
 
 def load_or_compute(
@@ -36,7 +36,7 @@ def compute_of_split(
     """Compute the statistics of images `rows` (n,) of a split."""
     mine = extractor.processes.share(len(rows))
     parts = rows[mine.start : mine.stop].split(BATCH) if mine else ()
-    batches = (reference.data.centre(reference.resolution, part) for part in parts)
+    batches = (reference.data.crop_centre(reference.resolution, part) for part in parts)
     return extractor.compute_statistics(number_images(batches, mine.start), len(rows), protocol)
 
 
@@ -47,5 +47,5 @@ def compute_of_training(extractor: DistributedExtractor, reference: Reference, p
     with extractor.processes.main_first():
         size = reference.data.images.shape[1]
         training = Reference.open(reference.source, "train", reference.resolution, size)
-    order = torch.randperm(len(training.data.rows), generator=seeded(protocol.seed, 10))[: protocol.kept]
+    order = torch.randperm(len(training.data.rows), generator=create_rng(protocol.seed, 10))[: protocol.kept]
     return load_or_compute(extractor, training, order, replace(protocol, splits=1))

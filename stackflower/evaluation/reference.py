@@ -13,7 +13,7 @@ from torch import Tensor
 from stackflower.data.prepared import Prepared, prepare
 from stackflower.data.source import Source
 from stackflower.errors import DataError
-from stackflower.utils.rng import seeded
+from stackflower.utils.rng import create_rng
 
 MOST_SAMPLES = 5000  # unless more are asked for
 
@@ -30,7 +30,7 @@ class Reference:
     @classmethod
     def open(cls, source: Source, split: str | None, resolution: int, size: int) -> Reference:
         """A split by name, or the one that scores are reported on. DataError where there is none of that name."""
-        split = split or source.reported()
+        split = split or source.get_reported_split()
         return cls(source, split, prepare(source, split, size), resolution)
 
     def describe(self) -> dict[str, object]:
@@ -54,7 +54,7 @@ class Reference:
         """`count` images of the split at random (repeated, where there are fewer) and the number of a caption of each."""
         available = len(self.data.rows)
         wanted = min(available, MOST_SAMPLES) if count is None else count
-        generator = seeded(seed, 4)
+        generator = create_rng(seed, 4)
         permutations = [torch.randperm(available, generator=generator) for _ in range(-(-wanted // available))]
         images = torch.cat(permutations)[:wanted].tolist()
         draws = torch.rand(wanted, generator=generator, dtype=torch.float64).tolist()
@@ -91,4 +91,4 @@ class Reference:
             raise DataError("Diversity compares with real images of the same class; this data has no labels.")
         wanted = labels[[image for image, _ in picked]].unique()
         members = torch.isin(labels, wanted).nonzero().flatten()
-        return self.data.centre(self.resolution, members), labels[members], "real images of the same class"
+        return self.data.crop_centre(self.resolution, members), labels[members], "real images of the same class"

@@ -18,7 +18,7 @@ from stackflower.evaluation.real_statistics import compute_of_training
 from stackflower.evaluation.reference import Reference
 from stackflower.evaluation.statistics import Statistics
 from stackflower.pipeline import Pipeline
-from stackflower.utils.rng import seeded
+from stackflower.utils.rng import create_rng
 
 
 class Generate(Interface):
@@ -55,7 +55,7 @@ class Picked:
         With several images per caption, all captions come once before any comes again.
         """
         drawn = list(zip(*reference.choose(protocol.samples, protocol.seed), strict=True))
-        generator = seeded(protocol.seed, 11)
+        generator = create_rng(protocol.seed, 11)
         again = [torch.randperm(len(drawn), generator=generator).tolist() for _ in range(protocol.per_caption - 1)]
         return cls(reference, protocol, drawn + [drawn[place] for order in again for place in order])
 

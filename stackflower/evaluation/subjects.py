@@ -25,7 +25,7 @@ from stackflower.evaluation.sampling import Generate, Picked, generate_by_pipeli
 from stackflower.pipeline import Pipeline
 from stackflower.runs.folder import Run
 from stackflower.utils.distributed import share
-from stackflower.utils.rng import seeded
+from stackflower.utils.rng import create_rng
 
 Function = Callable[[Sequence[str], int], Tensor]  # captions, seed → uint8 (N, 3, R, R)
 
@@ -112,7 +112,7 @@ class ScoredRun(Generated):
         self.run, self.checkpoint = Run(run), checkpoint
         self.name = run if checkpoint is None else f"{run} ({checkpoint})"
         self.pipeline = Pipeline.from_run(self.run.path, state.device, checkpoint=checkpoint)
-        self.config = self.run.config()
+        self.config = self.run.read_config()
         self.resolution = self.pipeline.resolution
         self.generate = generate_by_pipeline(self.pipeline, protocol.truncation)
 
@@ -123,9 +123,9 @@ class ScoredRun(Generated):
         return build.load_size(self.config, self.pipeline.stage, source)
 
     def describe(self) -> dict[str, Any]:
-        best = self.run.best() if self.checkpoint == "best" else None
+        best = self.run.read_best() if self.checkpoint == "best" else None
         weights = "averaged (EMA)" if self.config.train.ema_half_life else "current"
-        seen = max((row["images"] for row in self.run.metrics()), default=None)
+        seen = max((row["images"] for row in self.run.read_metrics()), default=None)
         if best is not None:
             seen = best["images"]
             weights += f", best {best['protocol'].get('metric')} in training, after {seen:,} images"
@@ -135,7 +135,7 @@ class ScoredRun(Generated):
         return {"run": str(self.run), "weights": weights, "images_seen": seen, "generated_at": self.resolution}
 
     def warnings(self, extractor: Extractor) -> list[str]:
-        features = self.run.record().features
+        features = self.run.read_record().features
         if features is None or not extractor.family or extractor.family != features.get("family"):
             return []
         return [
@@ -174,7 +174,7 @@ class ScoredFunction(Generated):
         mine = share(len(captions) * per_caption, part)
         for number in range(mine.start // BATCH, -(-mine.stop // BATCH)):
             rows = range(number * BATCH, min((number + 1) * BATCH, len(captions) * per_caption))
-            block = seeded(seed, 12, number).initial_seed() % 2**31
+            block = create_rng(seed, 12, number).initial_seed() % 2**31
             found = self.function([captions[row // per_caption] for row in rows], block)
             wanted = (len(rows), 3, self.resolution, self.resolution)
             if not isinstance(found, Tensor) or found.dtype != torch.uint8 or tuple(found.shape) != wanted:

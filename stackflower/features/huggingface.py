@@ -1,4 +1,4 @@
-"""Vision transformers of Hugging Face as features: the image towers of CLIP, and DINOv2."""
+"""Vision transformers from Hugging Face as features: CLIP's image encoder and DINOv2."""
 
 from __future__ import annotations
 
@@ -18,7 +18,14 @@ CLIP_STATISTICS = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 
 
 
 class _HiddenStates(nn.Module):
-    """Hidden states of evenly spaced layers, as maps of the patches."""
+    """Hidden states of evenly spaced layers, as maps over patches.
+
+    Args:
+        tower: vision transformer.
+        depth: number of its layers.
+        maps: number of layers whose hidden states are returned.
+        patch: height and width of a patch in pixels.
+    """
 
     def __init__(self, tower: nn.Module, depth: int, maps: int, patch: int):
         super().__init__()
@@ -31,19 +38,21 @@ class _HiddenStates(nn.Module):
             arguments["interpolate_pos_encoding"] = True
         states = self.tower(**arguments).hidden_states
         rows = images.shape[-1] // self.patch
-        # the patches come last, after the class token and registers
+        # patch tokens come last, after the class token and registers
         return [states[n][:, -rows * rows :].transpose(1, 2).unflatten(2, (rows, rows)) for n in self.layers]
 
 
 @register("features", "huggingface")
 class HuggingFaceFeatures(Features):
-    """The image tower of a CLIP or DINOv2 model, several of its layers as maps.
+    """Image encoder of a CLIP or DINOv2 model from Hugging Face, with hidden states of its layers as maps.
 
-    Hidden states of evenly spaced layers, all at the stride of a patch. Needs the extra `text`, which brings transformers.
+    The layers are evenly spaced, and all maps have the stride of a patch. Requires the extra ``text``, which includes
+    transformers.
 
     Args:
-        model: id on the Hugging Face hub, such as openai/clip-vit-base-patch32 or facebook/dinov2-small, or a local folder.
-        maps: how many layers.
+        model: model id on the Hugging Face hub, such as openai/clip-vit-base-patch32 or facebook/dinov2-small, or a
+            local folder.
+        maps: number of layers to use.
     """
 
     def __init__(self, *, model: str, maps: Count = 4):
@@ -57,17 +66,17 @@ class HuggingFaceFeatures(Features):
         name = str(local.resolve()) if local.is_dir() else model
         with report_loading_errors(
             f"{model}",
-            "Give the id of a CLIP or DINOv2 model on the Hugging Face hub (and a network), or its local folder.",
+            "Pass the id of a CLIP or DINOv2 model on the Hugging Face hub (needs network access), or a local folder.",
         ):
             kind = AutoConfig.from_pretrained(name).model_type
             if kind not in ("clip", "clip_vision_model", "dinov2"):
-                raise DataError(f"it is a {kind} model.")
+                raise DataError(f"the model type is {kind}, not CLIP or DINOv2.")
             tower: Any = Dinov2Model if kind == "dinov2" else CLIPVisionModel
             # safetensors only: a pickled checkpoint could run code
             network = tower.from_pretrained(name, use_safetensors=True, dtype=torch.float32)
             config = network.config
             if not 1 <= maps <= config.num_hidden_layers:
-                raise DataError(f"features.maps = {maps}: it has {config.num_hidden_layers} layers.")
+                raise DataError(f"`features.maps` is {maps}, but the model has {config.num_hidden_layers} layers.")
             self.family = "dinov2" if kind == "dinov2" else "clip"
             layers = _HiddenStates(network, config.num_hidden_layers, maps, config.patch_size)
             mean, std = IMAGENET_STATISTICS if kind == "dinov2" else CLIP_STATISTICS

@@ -1,4 +1,4 @@
-"""Reading the weights of pretrained networks from local files, and the errors of what can't be loaded."""
+"""Load the weights of pretrained networks and report errors."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from stackflower.errors import DataError, StackflowerError
 
 
 def read_weights(path: str | Path) -> dict[str, Tensor]:
-    """A state dict from safetensors, or from PyTorch's format without running code."""
+    """Read a state dict from a safetensors file, or from a PyTorch file without executing code in it."""
     path = Path(path).expanduser()
     if path.suffix == ".safetensors":
         return load_file(path)
@@ -24,25 +24,33 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
 
 
 @contextmanager
-def report_loading_errors(what: str, otherwise: str) -> Iterator[None]:
-    """DataError where a network can't be loaded, whatever fails: hub, file or contents. `otherwise` says what to do."""
+def report_loading_errors(network: str, advice: str) -> Iterator[None]:
+    """Raise a DataError if a network can't be loaded inside the block.
+
+    Args:
+        network: name of the network, the subject of the message.
+        advice: sentence that says what to do about it.
+
+    Raises:
+        DataError: anything failed, be it the hub, the file or its contents.
+    """
     try:
-        with torch.device("cpu"):  # also where networks are only counted, on meta tensors
+        with torch.device("cpu"):  # overrides the meta device, on which parameters are counted
             yield
     except StackflowerError as error:
-        raise DataError(f"{what} can't be used: {error} {otherwise}") from error
+        raise DataError(f"{network} can't be used: {error} {advice}") from error
     except FileNotFoundError as error:
-        raise DataError(f"{what} can't be loaded: there is no file {error.filename}. {otherwise}") from error
+        raise DataError(f"{network} can't be loaded: {error.filename} does not exist. {advice}") from error
     except (SafetensorError, EOFError, IndexError) as error:
         raise DataError(
-            f"{what} can't be loaded: the file holds no weights, or more than weights. {otherwise}"
+            f"{network} can't be loaded: the file contains no weights, or objects other than weights. {advice}"
         ) from error
     except Exception as error:
-        if type(error).__name__ == "UnpicklingError":  # PyTorch's advice would be to run the code in the file
+        if type(error).__name__ == "UnpicklingError":  # PyTorch's message advises to run the code in the file
             raise DataError(
-                f"{what} can't be loaded: the file holds no weights, or more than weights. {otherwise}"
+                f"{network} can't be loaded: the file contains no weights, or objects other than weights. {advice}"
             ) from None
         lines = (str(error) or type(error).__name__).splitlines()
         raise DataError(
-            f"{what} can't be loaded: {' '.join(lines[:2]).strip()[:300].rstrip('.:')}. {otherwise}"
+            f"{network} can't be loaded: {' '.join(lines[:2]).strip()[:300].rstrip('.:')}. {advice}"
         ) from error

@@ -1,4 +1,4 @@
-"""Any network of timm as features."""
+"""Any timm network as features."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from stackflower.features.loading import read_weights, report_loading_errors
 from stackflower.options import Count
 from stackflower.registry import register
 
-STRIDE_RANGE = (4, 32)  # of the maps that are used
+STRIDE_RANGE = (4, 32)  # smallest and largest stride of the maps that are used
 
 
 class _ChannelsFirst(nn.Module):
-    """A network that gives maps (N, H, W, C), with maps (N, C, H, W)."""
+    """Wrapper that permutes a network's maps from `(N, H, W, C)` to `(N, C, H, W)`."""
 
     def __init__(self, network: nn.Module):
         super().__init__()
@@ -27,7 +27,7 @@ class _ChannelsFirst(nn.Module):
 
 
 def _find_original_name(name: str, state: dict[str, Tensor]) -> str:
-    """The name in a network's own state of a weight of its feature extractor."""
+    """Return the name that a weight of the feature extractor has in the state dict of the whole network."""
     first, dot, rest = name.partition(".")
     candidates = (name, name.removeprefix("model."), f"{first.replace('_', '.')}{dot}{rest}")
     return next((candidate for candidate in candidates if candidate in state), name)
@@ -35,12 +35,13 @@ def _find_original_name(name: str, state: dict[str, Tensor]) -> str:
 
 @register("features", "timm")
 class TimmFeatures(Features):
-    """A network of timm by name: the last map at each stride from 4 to 32, or, of a transformer, the maps that timm gives.
+    """Any timm network: the last map at each stride from 4 to 32, or, for transformers, the maps that timm returns.
 
     Args:
-        model: its name, such as resnet50 or convnext_tiny.
-        weights: local file of weights; None: timm's own, from its cache or the Hugging Face hub.
-        size: height and width of images to measure the maps with; only networks of a fixed size need it.
+        model: name of the network, such as resnet50 or convnext_tiny.
+        weights: local file with the weights; None: timm's, from its cache or the Hugging Face hub.
+        size: height and width of the images with which the maps are measured; needed for networks of a fixed input
+            size only. None: 224.
     """
 
     def __init__(self, *, model: str, weights: str | None = None, size: Count | None = None):
@@ -50,27 +51,26 @@ class TimmFeatures(Features):
             raise MissingDependency("timm", "features", f"timm's {model}") from None
         if not timm.is_model(model):
             near = timm.list_models(f"*{model}*")[:5] or timm.list_models("*resnet*")[:5]
-            raise DataError(f"timm has no model {model!r}; some that it has: {', '.join(near)}.")
+            raise DataError(f"timm has no model {model!r}; available models include {', '.join(near)}.")
         first = "".join(letter for letter in model.removeprefix("tf_").split("_")[0] if letter.isalpha())
         self.family = "efficientnet" if "efficientnet" in model else first
-        with report_loading_errors(f"timm's {model}", "Name a local file: `features.weights=FILE`."):
+        with report_loading_errors(f"timm's {model}", "Pass a local file with `features.weights=FILE`."):
             info: Any = timm.create_model(model, pretrained=False, features_only=True).feature_info
             low, high = STRIDE_RANGE
-            wanted = [i for i, stride in enumerate(info.reduction()) if low <= stride <= high]
-            sized: dict[str, Any] = (
-                {"dynamic_img_size": True} if "vit" in model else {}
-            )  # other sizes than it was trained at
+            indices = [i for i, stride in enumerate(info.reduction()) if low <= stride <= high]
+            # allow other image sizes than in training
+            options: dict[str, Any] = {"dynamic_img_size": True} if "vit" in model else {}
             network = timm.create_model(
-                model, pretrained=weights is None, features_only=True, out_indices=wanted, **sized
+                model, pretrained=weights is None, features_only=True, out_indices=indices, **options
             )
             if weights is not None:
                 state = read_weights(weights)
-                # of transformers, wrapped; of others, with children by a path of names
+                # the feature extractor wraps transformers, and flattens the module names of other networks
                 names = {name: _find_original_name(name, state) for name in network.state_dict()}
-                missing = [given for given in names.values() if given not in state]
+                missing = [original for original in names.values() if original not in state]
                 if missing:
                     raise ValueError(f"{weights} lacks {', '.join(missing[:3])} and {max(len(missing) - 3, 0)} more.")
-                network.load_state_dict({name: state[given] for name, given in names.items()})
+                network.load_state_dict({name: state[original] for name, original in names.items()})
             if str(getattr(network, "output_fmt", "")).endswith("NHWC"):
                 network = _ChannelsFirst(network)
             settings = timm.get_pretrained_cfg(model)

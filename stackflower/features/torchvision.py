@@ -1,4 +1,4 @@
-"""Any classifier of torchvision as features."""
+"""Any torchvision classifier as features."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from stackflower.features.loading import read_weights, report_loading_errors
 from stackflower.options import Count
 from stackflower.registry import register
 
-MAP_STRIDES = (4, 8, 16, 32)  # of the maps that are used
+MAP_STRIDES = (4, 8, 16, 32)  # strides of the maps that are used
 
 
 class _Pyramid(nn.Module):
-    """Return the maps of a feature extractor as a list, each with its channels first.
+    """Wrapper that returns the maps of a feature extractor as a list of `(N, C, H, W)`.
 
     Args:
-        extractor: images to a mapping of maps.
-        channels_last: for each map, whether the extractor gives it as (N, H, W, C).
+        extractor: maps images to a mapping of maps.
+        channels_last: for each map, whether the extractor returns it as `(N, H, W, C)`.
     """
 
     def __init__(self, extractor: nn.Module, channels_last: list[bool]):
@@ -33,12 +33,12 @@ class _Pyramid(nn.Module):
 
 @register("features", "torchvision")
 class TorchvisionFeatures(Features):
-    """A classifier of torchvision by name: the last map at each stride from 4 to 32.
+    """Any torchvision classifier: the last map at each stride from 4 to 32.
 
     Args:
-        model: its name, such as resnet50 or vgg16.
-        weights: local file of weights; None: torchvision's own, from its cache or a download.
-        size: height and width of images to measure the maps with.
+        model: name of the network, such as resnet50 or vgg16.
+        weights: local file with the weights; None: torchvision's, from its cache or a download.
+        size: height and width of the images with which the maps are measured.
     """
 
     def __init__(self, *, model: str, weights: str | None = None, size: Count = 224):
@@ -48,15 +48,15 @@ class TorchvisionFeatures(Features):
         classifiers = models.list_models(module=models)
         if model not in classifiers:
             similar = [name for name in classifiers if model[:4] in name][:6] or classifiers[:6]
-            raise DataError(f"torchvision has no model {model!r}; some of its models: {', '.join(similar)}.")
+            raise DataError(f"torchvision has no model {model!r}; available models include {', '.join(similar)}.")
         self.family = "".join(letter for letter in model.split("_")[0] if letter.isalpha())
-        with report_loading_errors(f"torchvision's {model}", "Name a local file: `features.weights=FILE`."):
+        with report_loading_errors(f"torchvision's {model}", "Pass a local file with `features.weights=FILE`."):
             network = models.get_model(model, weights="DEFAULT" if weights is None else None)
             if weights is not None:
                 network.load_state_dict(read_weights(weights))
             channels_last = find_last_maps(network.eval(), size)
             if not channels_last:
-                raise ValueError("it gives no maps at strides 4 to 32.")
+                raise ValueError("it has no maps at strides 4 to 32.")
             extractor = create_feature_extractor(network, list(channels_last)).eval()
             preprocessing = models.get_model_weights(model).DEFAULT.transforms()
             pyramid = _Pyramid(extractor, list(channels_last.values()))
@@ -64,10 +64,14 @@ class TorchvisionFeatures(Features):
 
 
 def find_last_maps(network: nn.Module, size: int) -> dict[str, bool]:
-    """Find the last node whose output is a map, in the order of execution, at each of `STRIDES`.
+    """Find the last node in the order of execution whose output is a map, for each of `MAP_STRIDES`.
+
+    Args:
+        network: classifier in evaluation mode.
+        size: height and width of the images with which the maps are measured.
 
     Returns:
-        Names of nodes, fine to coarse, each with whether the channels of its map come last.
+        For each node's name, fine to coarse, whether the channels of its map come last.
     """
     from torchvision.models.feature_extraction import create_feature_extractor, get_graph_node_names
 

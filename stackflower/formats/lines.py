@@ -6,8 +6,8 @@ import io
 from collections.abc import Iterator
 
 
-def lines_with_numbers(text: str) -> Iterator[tuple[int, str]]:
-    """The lines of a text that are not empty, with their numbers from 1.
+def number_lines(text: str) -> Iterator[tuple[int, str]]:
+    """Yield the number, from 1, and the text of each line that is not empty.
 
     Only line feeds and carriage returns end a line.
     """
@@ -16,6 +16,6 @@ def lines_with_numbers(text: str) -> Iterator[tuple[int, str]]:
             yield number, line.strip()
 
 
-def lines_of(text: str) -> list[str]:
+def split_lines(text: str) -> list[str]:
     """Return the lines that are not empty of a text, such as a file of captions."""
-    return [line for _, line in lines_with_numbers(text)]
+    return [line for _, line in number_lines(text)]

@@ -1,7 +1,7 @@
-"""Torch7's serialised files (``.t7``), in which the char-CNN-RNN of Reed et al. (2016) wrote its embeddings.
+"""Reader of Torch7's serialised files (``.t7``), which hold the embeddings of the char-CNN-RNN of Reed et al. (2016).
 
-Binary, little-endian: each object begins with a type code; tables and tensors have a number, by which they may come
-again. Functions are refused.
+The format is binary and little-endian. Each object begins with a type code; tables and tensors have a number, by which
+later objects refer to them. Functions are refused.
 """
 
 from __future__ import annotations
@@ -118,9 +118,17 @@ class _Reader:
 
 
 def load_t7(content: bytes, name: object) -> Any:
-    """What a ``.t7`` file holds: arrays, numbers, strings, booleans and dictionaries of them.
+    """Load a ``.t7`` file.
 
-    DataError, with `name`, for anything else.
+    Args:
+        content: bytes of the file.
+        name: name of the file, for messages.
+
+    Returns:
+        The object in the file: None, an array, number, string or boolean, or a dict of such objects.
+
+    Raises:
+        DataError: the file is damaged or holds anything else.
     """
     try:
         return _Reader(content).read()

@@ -1,4 +1,4 @@
-"""Adversarial losses, one file each. Parts and base classes can be imported from here."""
+"""Adversarial losses, one per file. All parts and base classes can be imported from this package."""
 
 from stackflower.utils.lazy import export_classes
 

@@ -1,4 +1,4 @@
-"""Binary cross-entropy."""
+"""Binary cross-entropy loss."""
 
 from __future__ import annotations
 
@@ -13,12 +13,13 @@ from stackflower.registry import register
 
 @register("objective", "bce")
 class BinaryCrossEntropy(MatchingAware):
-    """The minimax game with the non-saturating generator loss (Goodfellow et al. 2014), on logits.
+    """Binary cross-entropy on logits, with the non-saturating generator loss (Goodfellow et al. 2014).
 
     Args:
-        real_label: target of real pairs; 0.9 is one-sided smoothing (Salimans et al. 2016).
+        real_label: target of real pairs; 0.9 gives one-sided label smoothing (Salimans et al. 2016).
         fake_label: target of fake and mismatched pairs; 0.1 smooths those labels too.
-        contrast, generator_contrast: weights of the contrast term, where the discriminator gives one.
+        contrast: weight of the contrastive term in the discriminator's loss (see `Contrastive`).
+        generator_contrast: weight of the contrastive term in the generator's loss.
     """
 
     offers = ("contrast", "signed scores")

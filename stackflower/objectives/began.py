@@ -1,5 +1,4 @@
-"""BEGAN's objective (Berthelot et al. 2017): an autoencoder and a generator kept in balance, with mismatched
-captions."""
+"""BEGAN's objective (Berthelot et al. 2017), extended to mismatched captions."""
 
 from __future__ import annotations
 
@@ -13,16 +12,16 @@ from stackflower.objectives.base import Objective, Pairs
 from stackflower.options import Positive, Share, Weight
 from stackflower.registry import register
 from stackflower.stages.base import Critic
-from stackflower.utils.distributed import gathered, world
+from stackflower.utils.distributed import gather, get_rank_and_size
 
 
 class OutlierRejection(nn.Module):
-    """Leaves out real images whose error is far above the mean of the epoch before (the anime-face report).
+    """Rejection of real images whose error is far above the mean of the previous epoch (the anime-face report).
 
-    Errors of rejected images count in the statistics all the same, so an image can come back.
+    Errors of rejected images still enter the statistics, so an image can be accepted again.
 
     Args:
-        threshold: standard deviations above the mean at which an image is left out.
+        threshold: number of standard deviations above the mean from which an image is rejected.
     """
 
     limit: Tensor
@@ -32,23 +31,32 @@ class OutlierRejection(nn.Module):
     def __init__(self, threshold: float):
         super().__init__()
         self.threshold = threshold
-        self.register_buffer("limit", torch.full((), torch.inf))  # this epoch's: above it, an image is left out
-        self.register_buffer("statistics", torch.zeros(3))  # of this epoch's errors: count, mean, squared deviations
-        self.register_buffer("dropped", torch.zeros(()))  # images left out in this epoch
+        self.register_buffer("limit", torch.full((), torch.inf))  # error above which an image is rejected in this epoch
+        self.register_buffer("statistics", torch.zeros(3))  # count, mean and squared deviations of this epoch's errors
+        self.register_buffer("dropped", torch.zeros(()))  # images rejected in this epoch
 
     def weigh(self, errors: Tensor) -> Tensor:
-        """The weight of each image in the mean, from this process's errors (N,): 0 for outliers. Where most of a batch
-        lies above the limit, the discriminator got worse, not the images, and none is left out."""
-        every = gathered(errors)  # of all processes, whose losses are averaged
-        kept = (every <= self.limit).sum()
-        reject = 2 * kept >= len(every)
-        self.dropped += torch.where(reject, len(every) - kept, 0)
-        self._update(every)
+        """Return the weight of each image in the mean over the batch, 0 for rejected images.
+
+        If most of the batch exceeds the limit, the discriminator rather than the images got worse, and no image is
+        rejected.
+
+        Args:
+            errors: errors of the real images of this process, `(N,)`.
+
+        Returns:
+            Weights `(N,)`.
+        """
+        all_errors = gather(errors)  # of all processes, because their losses are averaged
+        kept = (all_errors <= self.limit).sum()
+        reject = 2 * kept >= len(all_errors)
+        self.dropped += torch.where(reject, len(all_errors) - kept, 0)
+        self._update(all_errors)
         equal = torch.full_like(errors, 1 / len(errors))
-        return torch.where(reject, (errors <= self.limit) / kept * world()[1], equal)
+        return torch.where(reject, (errors <= self.limit) / kept * get_rank_and_size()[1], equal)
 
     def _update(self, errors: Tensor) -> None:
-        """Merge a batch's errors into the epoch's mean and deviation (Chan et al. 1979)."""
+        """Merge the errors of a batch into the statistics of the epoch (Chan et al. 1979)."""
         n = float(len(errors))
         count, mean, squares = self.statistics
         delta, total = errors.mean() - mean, count + n
@@ -56,7 +64,7 @@ class OutlierRejection(nn.Module):
         self.statistics.copy_(torch.stack([total, mean + delta * n / total, squares]))
 
     def after_epoch(self) -> dict[str, Tensor]:
-        """Set the next epoch's limit; the images dropped and the limit, for the log."""
+        """Set the limit for the next epoch; return the number of rejected images and the new limit for the log."""
         count, mean, squares = self.statistics.clone()
         self.limit.copy_(mean + self.threshold * (squares / count.clamp_min(1)).sqrt())
         measured = {"dropped": self.dropped.clone(), "limit": self.limit.clone()}
@@ -67,25 +75,27 @@ class OutlierRejection(nn.Module):
 
 @register("objective", "began")
 class BoundaryEquilibrium(Objective):
-    """Boundary equilibrium (sections 3.3 and 3.4), for discriminators whose score is an error: low means real.
+    """Boundary equilibrium (Berthelot et al. 2017, sections 3.3 and 3.4), for scores that are errors: low means real.
 
-    The discriminator minimises L(x) − k·L(G(z)), the generator L(G(z)), and after each step k ← k + λ(γL(x) − L(G(z))),
-    clipped to [0, 1]. The convergence measure is L(x) + |γL(x) − L(G(z))|. From the conditional BEGAN of the anime-face
-    report: real images with a mismatched text raise the loss, up to `negative_cap` times the error with their own text;
-    and `OutlierRejection`. With gradient accumulation, each part of a batch has the same weight, however many of its
-    images are kept.
+    The discriminator minimises L(x) − k·L(G(z)), the generator L(G(z)). After each step, k ← k + λ(γL(x) − L(G(z))),
+    clipped to [0, 1]. The convergence measure is L(x) + |γL(x) − L(G(z))|.
+
+    Two terms come from the conditional BEGAN of the anime-face report: the discriminator also maximises the error of
+    real images with a mismatched text, up to `negative_cap` times the error with their own text; and `OutlierRejection`
+    rejects real images. With gradient accumulation, all parts of a batch have the same weight, however many images are
+    rejected in each.
 
     Args:
-        gamma: γ, the target of L(G(z)) / L(x): lower is sharper and less diverse; 0.4 in the report.
+        gamma: γ, the target of L(G(z)) / L(x): lower values give sharper and less diverse images; 0.4 in the report.
         rate: λ, the learning rate of k.
-        negative_weight: weight of the mismatched pairs, ½ as in GAN-CLS; at 1 both errors can grow together without
-            bound; 0 uses none.
-        negative_cap: beyond this many times the matching error, a mismatched error is not raised further.
-        threshold: standard deviations above the mean at which a real image is left out; 0 leaves out none.
+        negative_weight: weight of the mismatched pairs: ½ as in GAN-CLS; with 1, both errors can grow together without
+            bound; with 0, no mismatched pairs are used.
+        negative_cap: multiple of the matching error above which a mismatched error is not increased further.
+        threshold: number of standard deviations above the mean from which a real image is rejected; 0 rejects none.
     """
 
     requires = (
-        Requirement("energy scores", of="discriminator", why="works on energy scores, and {other} gives {offered}"),
+        Requirement("energy scores", of="discriminator", why="requires energy scores, but {other} outputs {offered}"),
     )
     offers = ("convergence measure",)
 

@@ -1,4 +1,4 @@
-"""The contrast of an image with all texts of its batch, a term that several objectives add."""
+"""Contrastive loss between each image and all texts of the batch, a term that several objectives add."""
 
 from __future__ import annotations
 
@@ -12,20 +12,22 @@ from stackflower.declarations import Offers
 from stackflower.objectives.base import Objective
 from stackflower.options import Weight
 from stackflower.stages.base import Text, Verdict
-from stackflower.utils.distributed import gathered, world
+from stackflower.utils.distributed import gather, get_rank_and_size
 
 
 def compute_contrastive_loss(
     similarity: Tensor, own: Tensor, label: Tensor | None = None, negative: Tensor | None = None
 ) -> Tensor:
-    """Cross-entropy of finding each image's own text among the batch's and others (Zhang et al. 2021, XMC-GAN, equation
-    4).
+    """Compute the cross-entropy of identifying each image's own text (Zhang et al. 2021, XMC-GAN, eq. 4).
 
     Args:
-        similarity: (N, M) logits of image i and text j.
-        own: (N,) the column of each image's own text.
-        label: (M,) class of each text; other texts of the image's class are left out, as they may match it.
-        negative: (N,) logits of image i and a text that is known not to match it, as one more column.
+        similarity: logits of image i and text j, `(N, M)`.
+        own: column of each image's own text, `(N,)`.
+        label: class of each text, `(M,)`. Other texts of the image's class are excluded, because they may match it.
+        negative: logits of each image and a text known not to match it, `(N,)`; added as one more column.
+
+    Returns:
+        The mean over images, a scalar.
     """
     if label is not None:
         same = label[own][:, None] == label
@@ -36,17 +38,19 @@ def compute_contrastive_loss(
 
 
 def select_own_similarity(similarity: Tensor, own: Tensor) -> Tensor:
-    """Of logits (N, M), those of each image and the text of its own row (N,)."""
+    """Select the logit of each image and its own text, `(N,)`, from logits `(N, M)`."""
     return similarity.gather(1, own[:, None])[:, 0]
 
 
 class Contrastive(Objective):
-    """Base of objectives that add the contrast where the discriminator compares each image with every text of the
-    batch: of real images for the discriminator and of generated ones for the generator.
+    """Base class of objectives that add a contrastive term if the discriminator outputs `Verdict.similarity`.
+
+    The term uses real images in the discriminator's step, and generated ones in the generator's.
 
     Args:
-        contrast: weight of that term for the discriminator.
-        generator_contrast: the same for the generator; the less, the more images of different latents differ.
+        contrast: weight of the term in the discriminator's loss.
+        generator_contrast: weight of the term in the generator's loss; with lower weights, images of one caption
+            differ more.
     """
 
     offers: ClassVar[Offers] = ("contrast",)
@@ -57,13 +61,23 @@ class Contrastive(Objective):
 
     @staticmethod
     def compute_contrast_term(weight: float, verdict: Verdict, text: Text, *mismatched: Verdict) -> dict[str, Tensor]:
-        """The weighted term "contrast" of a verdict against `text`; none where the verdict has no similarities."""
+        """Compute the weighted term "contrast".
+
+        Args:
+            weight: weight of the term.
+            verdict: scores of images against their own texts.
+            text: texts of the images.
+            mismatched: scores of the same images against texts that do not match them.
+
+        Returns:
+            The term by its name; empty if the verdict contains no similarities.
+        """
         if verdict.similarity is None:
             return {}
         rows = len(verdict.similarity)
-        own = torch.arange(rows, device=verdict.similarity.device) + world()[0] * rows
-        label = None if text.label is None else gathered(text.label)
+        own = torch.arange(rows, device=verdict.similarity.device) + get_rank_and_size()[0] * rows
+        label = None if text.label is None else gather(text.label)
         if label is not None and text.others is not None:
             label = torch.cat([label, text.others.label])
-        negatives = [select_own_similarity(one.similarity, own) for one in mismatched if one.similarity is not None]
+        negatives = [select_own_similarity(each.similarity, own) for each in mismatched if each.similarity is not None]
         return {"contrast": weight * compute_contrastive_loss(verdict.similarity, own, label, *negatives)}

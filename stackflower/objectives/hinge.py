@@ -1,4 +1,4 @@
-"""The hinge loss."""
+"""Hinge loss."""
 
 from __future__ import annotations
 
@@ -12,10 +12,13 @@ from stackflower.registry import register
 
 @register("objective", "hinge")
 class Hinge(MatchingAware):
-    """Hinge loss (Lim & Ye 2017; Miyato et al. 2018): real pairs above 1, others below −1; the generator maximises.
+    """Hinge loss (Lim & Ye 2017; Miyato et al. 2018), with margins at 1 for real pairs and −1 for all others.
+
+    The generator maximises the score of its images.
 
     Args:
-        contrast, generator_contrast: weights of the contrast term, where the discriminator gives one.
+        contrast: weight of the contrastive term in the discriminator's loss (see `Contrastive`).
+        generator_contrast: weight of the contrastive term in the generator's loss.
     """
 
     offers = ("contrast", "signed scores")

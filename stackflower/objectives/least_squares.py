@@ -1,4 +1,4 @@
-"""The least-squares loss."""
+"""Least-squares loss."""
 
 from __future__ import annotations
 
@@ -11,12 +11,13 @@ from stackflower.registry import register
 
 @register("objective", "least-squares")
 class LeastSquares(MatchingAware):
-    """Least-squares GAN (Mao et al. 2017, equation 9): half the squared distance of a logit from its label.
+    """Least-squares loss (Mao et al. 2017, eq. 9): half the squared distance of a logit from its label.
 
     Args:
-        real_label: b, and what the generator wants (c).
-        fake_label: a, for fake and mismatched pairs.
-        contrast, generator_contrast: weights of the contrast term, where the discriminator gives one.
+        real_label: label b of real pairs, and label c that the generator aims for.
+        fake_label: label a of fake and mismatched pairs.
+        contrast: weight of the contrastive term in the discriminator's loss (see `Contrastive`).
+        generator_contrast: weight of the contrastive term in the generator's loss.
     """
 
     def __init__(

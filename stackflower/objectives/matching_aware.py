@@ -1,4 +1,4 @@
-"""The loss of GAN-CLS (Reed et al. 2016) over real, mismatched and fake pairs, for any loss of a logit."""
+"""GAN-CLS's loss over real, mismatched and fake pairs (Reed et al. 2016), for any loss of a logit."""
 
 from __future__ import annotations
 
@@ -12,26 +12,28 @@ from stackflower.stages.base import Critic
 
 
 class MatchingAware(Contrastive):
-    """GAN-CLS's loss (Reed et al. 2016, algorithm 1): real − ½(mismatched + fake).
+    """Base class of GAN-CLS's loss (Reed et al. 2016, algorithm 1): real + ½(mismatched + fake).
 
-    A subclass defines the loss of logits for real pairs, for fake pairs, and for the generator. A discriminator that also judges
-    images without text gets the same terms for those scores.
+    Subclasses implement the loss of a logit for real pairs (`real`), for fake and mismatched pairs (`fake`), and for
+    the generator (`generator_loss`). If the discriminator also scores images without text, the same terms are added
+    for these scores.
 
     Args:
-        contrast, generator_contrast: weights of the contrast term (see `Contrastive`).
+        contrast: weight of the contrastive term in the discriminator's loss (see `Contrastive`).
+        generator_contrast: weight of the contrastive term in the generator's loss.
     """
 
     @abstractmethod
     def real(self, logits: Tensor) -> Tensor:
-        """The discriminator's loss of logits (N,) or (N, K) of real, matching pairs."""
+        """Compute the discriminator's loss of logits `(N,)` or `(N, K)` of real, matching pairs."""
 
     @abstractmethod
     def fake(self, logits: Tensor) -> Tensor:
-        """The discriminator's loss of logits (N,) or (N, K) of fake or mismatched pairs."""
+        """Compute the discriminator's loss of logits `(N,)` or `(N, K)` of fake or mismatched pairs."""
 
     @abstractmethod
     def generator_loss(self, logits: Tensor) -> Tensor:
-        """The generator's loss of logits (N,) or (N, K) of its pairs."""
+        """Compute the generator's loss of logits `(N,)` or `(N, K)` of fake pairs."""
 
     def discriminator_terms(self, critic: Critic, pairs: Pairs) -> dict[str, Tensor]:
         share = 1.0 if pairs.negative_text is None else 0.5

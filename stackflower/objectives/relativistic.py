@@ -1,4 +1,4 @@
-"""The relativistic pairing loss."""
+"""Relativistic pairing loss."""
 
 from __future__ import annotations
 
@@ -16,16 +16,17 @@ from stackflower.stages.base import Critic, Scores, split_heads
 
 @register("objective", "relativistic")
 class Relativistic(Contrastive):
-    """Relativistic pairing loss (Jolicoeur-Martineau 2019, RpGAN; R3GAN, Huang et al. 2024, equation 2).
+    """Relativistic pairing loss (Jolicoeur-Martineau 2019, RpGAN; Huang et al. 2024, R3GAN, eq. 2).
 
-    The discriminator minimises E softplus(D(G(z), e) − D(x, e)), the generator E softplus(D(x, e) − D(G(z), e)): a
-    generated image need only be told from a real one of the same text. With mismatched pairs, the discriminator
-    minimises half of that and half of E softplus(D(x, ê) − D(x, e)). Scores without text, where the discriminator gives
-    them, are compared in the same way. The papers regularise it by the penalties ``r1`` and ``r2``.
+    The discriminator minimises E softplus(D(G(z), e) − D(x, e)), the generator E softplus(D(x, e) − D(G(z), e)): only
+    the difference between a generated and a real image of the same text counts. With mismatched pairs, the
+    discriminator minimises half of that plus half of E softplus(D(x, ê) − D(x, e)). Scores without text are compared
+    in the same way. R3GAN regularises it with the penalties ``r1`` and ``r2``.
 
     Args:
-        mismatched: compare each real image with its own and a mismatched text too.
-        contrast, generator_contrast: weights of the contrast term, where the discriminator gives one.
+        mismatched: also compare the scores of each real image with its own and with a mismatched text.
+        contrast: weight of the contrastive term in the discriminator's loss (see `Contrastive`).
+        generator_contrast: weight of the contrastive term in the generator's loss.
     """
 
     requires = (
@@ -33,10 +34,10 @@ class Relativistic(Contrastive):
         SettingRequirement(
             "train.interpolated",
             0,
-            why="compares each generated image with a real one of the same text, which an interpolated text lacks",
+            why="compares each generated image with a real one of the same text, which interpolated texts lack",
         ),
     )
-    offers = ("contrast", "signed scores")  # the sign of differences
+    offers = ("contrast", "signed scores")  # signs of score differences
     relativistic = True
 
     def __init__(self, *, mismatched: bool = True, contrast: Weight = 1.0, generator_contrast: Weight = 1.0):
@@ -45,13 +46,13 @@ class Relativistic(Contrastive):
 
     @staticmethod
     def _compute_pairing_loss(lower: Scores, upper: Scores) -> Tensor:
-        """E softplus(lower − upper), small where `lower` scores lie below `upper` ones."""
+        """Compute E softplus(lower − upper), which is small if `lower` scores lie below `upper` ones."""
         differences = tuple(low - up for low, up in zip(split_heads(lower), split_heads(upper), strict=True))
         return average_over_heads(lambda difference: F.softplus(difference).mean(), differences)
 
     @staticmethod
     def _select_paired(pairs: Pairs, scores: Scores) -> Scores:
-        """The scores of the real image that each generated one is compared with."""
+        """Return the scores of the real image with which each generated image is compared."""
         return tuple(pairs.align_with_fake(head) for head in split_heads(scores))
 
     def discriminator_terms(self, critic: Critic, pairs: Pairs) -> dict[str, Tensor]:

@@ -1,4 +1,4 @@
-"""The Wasserstein loss."""
+"""Wasserstein loss."""
 
 from __future__ import annotations
 
@@ -12,18 +12,20 @@ from stackflower.registry import register
 
 @register("objective", "wasserstein")
 class Wasserstein(MatchingAware):
-    """Wasserstein loss (Arjovsky et al. 2017, equation 2): the mean score of fake pairs minus that of real pairs.
+    """Wasserstein loss (Arjovsky et al. 2017, eq. 2): mean score of fake pairs minus mean score of real pairs.
 
-    The critic must be kept from growing without bound: add a penalty such as ``gradient``.
+    It is unbounded unless a penalty, such as ``gradient``, bounds the gradient of the critic.
 
     Args:
-        mismatched: also push mismatched pairs down, at half the weight, as GAN-CLS does.
-        contrast, generator_contrast: weights of the contrast term, where the discriminator gives one.
+        mismatched: also lower the scores of mismatched pairs; these and fake pairs each have half the weight, as in
+            GAN-CLS.
+        contrast: weight of the contrastive term in the discriminator's loss (see `Contrastive`).
+        generator_contrast: weight of the contrastive term in the generator's loss.
     """
 
     requires = (
         *MatchingAware.requires,
-        Requirement("bounded gradient", of="penalty", why="lets the discriminator grow without bound"),
+        Requirement("bounded gradient", of="penalty", why="lets the discriminator's scores grow without bound"),
     )
     brings = {"penalty": "gradient"}
 

@@ -1,4 +1,7 @@
-"""Regularisers of the discriminator or the generator, one file each. Parts and base classes can be imported from here."""
+"""Regularisers of discriminator or generator, one per file.
+
+All parts and base classes can be imported from this package.
+"""
 
 from stackflower.utils.lazy import export_classes
 

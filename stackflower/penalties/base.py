@@ -1,4 +1,4 @@
-"""The base class of regularisers that go with any objective. They are computed in float32, outside autocast."""
+"""Base class of regularisers, which combine with any objective and are computed in float32, outside autocast."""
 
 from __future__ import annotations
 
@@ -14,31 +14,53 @@ from stackflower.stages.base import Critic, Text, Verdict, average_per_image
 
 
 class PenaltyInputs(NamedTuple):
-    """What a penalty may use."""
+    """Inputs of a penalty."""
 
-    critic: Critic
+    critic: Critic  # scores images against texts
     real: Tensor  # (N, 3, R, R)
     fake: Tensor  # (N, 3, R, R)
-    text: Text  # of `real`
-    fake_text: Text
+    text: Text  # texts of `real`
+    fake_text: Text  # texts of `fake`
     noise: Tensor  # (N, Z), from which `fake` was generated
-    maps: Callable[[Tensor], tuple[Tensor, ...]]  # of images, those of a pretrained network that the discriminator sees
+    maps: Callable[[Tensor], tuple[Tensor, ...]]  # images to the pretrained network's maps that the discriminator uses
 
 
-LOGIT_SCORES = Requirement("logit scores", of="discriminator", why="works on logit scores, and {other} gives {offered}")
+LOGIT_SCORES = Requirement(
+    "logit scores", of="discriminator", why="requires logit scores, but {other} outputs {offered}"
+)
 INDEPENDENT_SCORES = Requirement(
     "independent scores",
     of="discriminator",
-    why="measures the gradient at each image, and {other} scores an image by the whole batch",
+    why="measures the gradient at each image, but {other} scores an image by the whole batch",
 )
 BOUNDED_GRADIENT = Offer("bounded gradient", when={"weight": Not(0)})
 
 
 class Penalty(Declared, nn.Module, ABC):
-    """A regulariser of one network, computed every `every` steps and then weighted `every`-fold (lazy regularisation,
-    Karras et al. 2020)."""
+    """Base class of penalties, regularisers that are added to the loss of one network.
 
-    network: ClassVar[Literal["discriminator", "generator"]] = "discriminator"  # whose loss it joins
+    Subclasses implement `forward`, which returns the unweighted penalty, and set `network`. Callers compute a penalty
+    every `every` steps and multiply it by `weight` and `every` (lazy regularisation, Karras et al. 2020).
+
+    Args:
+        weight: weight in the loss.
+        every: interval in steps.
+
+    Example:
+        >>> import torch
+        >>> import stackflower as sf
+        >>> from stackflower.penalties import PenaltyInputs
+        >>> from stackflower.stages import Text, Verdict
+        >>> def critic(images, texts):
+        ...     return [Verdict(images.sum((1, 2, 3))) for text in texts]
+        >>> text = Text(embedding=torch.zeros(2, 8), condition=torch.zeros(2, 4))
+        >>> real, fake, noise = torch.ones(2, 3, 4, 4), torch.zeros(2, 3, 4, 4), torch.zeros(2, 5)
+        >>> inputs = PenaltyInputs(critic, real, fake, text, text, noise, maps=lambda images: ())
+        >>> sf.create("penalty", "r1")(inputs).item()  # half the squared gradient norm: ½·3·4·4
+        24.0
+    """
+
+    network: ClassVar[Literal["discriminator", "generator"]] = "discriminator"  # to whose loss the penalty is added
 
     def __init__(self, *, weight: Weight, every: Count = 1):
         super().__init__()
@@ -46,15 +68,22 @@ class Penalty(Declared, nn.Module, ABC):
 
     @abstractmethod
     def forward(self, inputs: PenaltyInputs) -> Tensor:
-        """The unweighted scalar."""
+        """Compute the penalty.
+
+        Args:
+            inputs: critic, images, texts and noise of the step.
+
+        Returns:
+            The unweighted scalar.
+        """
 
 
 def sum_scores(verdict: Verdict) -> Tensor:
-    """The sum of the scores: with text and, where the discriminator gives them too, without."""
+    """Sum the scores of all images: those with text and, if the discriminator outputs them, those without."""
     score = verdict.score.sum()
     return score if verdict.real is None else score + average_per_image(verdict.real).sum()
 
 
 def compute_gradient_norm(gradient: Tensor) -> Tensor:
-    """The Euclidean norm of each row of (N, …); its own gradient stays finite at zero."""
+    """Compute the Euclidean norm of each row of `(N, …)`, with a gradient that stays finite at zero."""
     return gradient.float().flatten(1).square().sum(1).add(1e-12).sqrt()

@@ -1,4 +1,4 @@
-"""Feature matching: moments of a pretrained network's maps."""
+"""Feature matching on the maps of a pretrained network."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from stackflower.declarations import Requirement
 from stackflower.options import Count, Weight
 from stackflower.penalties.base import Penalty, PenaltyInputs
 from stackflower.registry import register
-from stackflower.utils.distributed import gathered
+from stackflower.utils.distributed import gather
 
 
 @register("penalty", "feature-matching")
 class FeatureMatching(Penalty):
-    """Draws the moments of generated images' features towards those of real ones (Salimans et al. 2016, section 3.1).
+    """Feature matching (Salimans et al. 2016, section 3.1): the squared distance between moments of image features.
 
-    The second moments and the pretrained network are those of GFMN (dos Santos et al. 2019).
+    The use of second moments and of a pretrained network follows GFMN (dos Santos et al. 2019).
 
-    Of each channel of the maps that the discriminator sees, the mean and standard deviation over positions describe an
-    image. Over the batch, each of these numbers has a mean μ and a standard deviation σ, and the penalty is the mean of
-    ((μ′ − μ) / σ)² + (σ′/σ − 1)² over all of them, primes marking generated images.
+    The features of an image are the mean and the standard deviation over positions of each channel of the maps that the
+    discriminator sees. Over the batch, each feature has a mean μ and a standard deviation σ. The penalty is
+    ((μ′ − μ) / σ)² + (σ′/σ − 1)², averaged over features; primes mark generated images.
 
     Args:
-        weight: its weight in the generator's loss.
+        weight: weight in the generator's loss.
         every: interval in steps.
     """
 
@@ -34,7 +34,7 @@ class FeatureMatching(Penalty):
         Requirement(
             "feature maps",
             of="discriminator",
-            why="compares the maps of a pretrained network that the discriminator sees, and {other} sees none",
+            why="compares the maps of a pretrained network that the discriminator sees, but {other} sees none",
             dispensable=True,
         ),
     )
@@ -44,8 +44,8 @@ class FeatureMatching(Penalty):
 
     def forward(self, inputs: PenaltyInputs) -> Tensor:
         with torch.no_grad():
-            real = gathered(describe_maps(inputs.maps(inputs.real)))
-        fake = gathered(describe_maps(inputs.maps(inputs.fake)))
+            real = gather(describe_maps(inputs.maps(inputs.real)))
+        fake = gather(describe_maps(inputs.maps(inputs.fake)))
         deviation, mean = torch.std_mean(real, 0)
         deviation = deviation.clamp_min(1e-4)
         variance, centre = torch.var_mean((fake - mean) / deviation, 0)
@@ -53,9 +53,9 @@ class FeatureMatching(Penalty):
 
 
 def describe_maps(maps: Sequence[Tensor]) -> Tensor:
-    """Maps (N, C, H, W) as (N, F): of each channel, the mean over positions and the standard deviation."""
-    found = []
-    for each in maps:
-        variance, mean = torch.var_mean(each.float(), (2, 3), correction=0)
-        found += [mean, (variance + 1e-4).sqrt()]
-    return torch.cat(found, 1)
+    """Describe maps `(N, C, H, W)` by the mean and standard deviation over positions of each channel, `(N, F)`."""
+    moments = []
+    for feature_map in maps:
+        variance, mean = torch.var_mean(feature_map.float(), (2, 3), correction=0)
+        moments += [mean, (variance + 1e-4).sqrt()]
+    return torch.cat(moments, 1)

@@ -20,10 +20,10 @@ from stackflower.registry import register
 
 @register("penalty", "gradient")
 class GradientPenalty(Penalty):
-    """Gradient norm of one between real and generated images (Gulrajani et al. 2017, eq. 3): E[ (‖∇D(x̂)‖ − 1)² ].
+    """WGAN-GP's gradient penalty (Gulrajani et al. 2017, eq. 3): E[(‖∇D(x̂)‖ − 1)²].
 
-    x̂ is a random interpolation between a real and a generated image, judged with the real one's text. The critic must
-    not use batch norm.
+    x̂ is a random interpolation between a real and a generated image, scored with the text of the real one. The critic
+    must not use batch normalisation.
 
     Args:
         weight: λ; 10 in the paper.
@@ -38,8 +38,8 @@ class GradientPenalty(Penalty):
 
     def forward(self, inputs: PenaltyInputs) -> Tensor:
         real, fake = inputs.real.detach().float(), inputs.fake.detach().float()
-        place = torch.rand(len(real), 1, 1, 1, device=real.device)
-        between = torch.lerp(fake, real, place).requires_grad_()
+        share = torch.rand(len(real), 1, 1, 1, device=real.device)
+        between = torch.lerp(fake, real, share).requires_grad_()
         (verdict,) = inputs.critic(between, [inputs.text])
         (gradient,) = torch.autograd.grad(sum_scores(verdict), between, create_graph=True)
         return (compute_gradient_norm(gradient) - 1).square().mean()

@@ -1,4 +1,4 @@
-"""The competition report's structure loss."""
+"""Structure loss of the competition report."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from stackflower.registry import register
 
 @register("penalty", "greyscale-structure")
 class GreyscaleStructure(Penalty):
-    """Structure loss of the competition report, a failed experiment: real images in grey are real, generated ones not.
+    """Structure loss of the competition report, a failed experiment: the discriminator loss on greyscale images.
 
-    Cross-entropy of D(grey(x), e) against 1 and of D(grey(G(z)), e) against 0. It was meant to improve shapes; the
+    Cross-entropy of D(grey(x), e) against 1 and of D(grey(G(z)), e) against 0. It was meant to improve shapes, but the
     generator, which is trained only to look real, learns to generate grey images.
 
     Args:
-        weight: its weight in the discriminator's loss.
+        weight: weight in the discriminator's loss.
         every: interval in steps.
     """
 

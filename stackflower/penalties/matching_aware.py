@@ -21,13 +21,13 @@ from stackflower.stages.base import Text
 
 @register("penalty", "matching-aware")
 class MatchingAwareGradient(Penalty):
-    """Matching-aware gradient penalty on real, matching pairs (Tao et al. 2022, DF-GAN, equation 2).
+    """Matching-aware gradient penalty on real, matching pairs (Tao et al. 2022, DF-GAN, eq. 2).
 
-    E[ (‖∇ₓ D(x, e)‖ + ‖∇ₑ D(x, e)‖)^p ], where e is the text as the discriminator reads it.
+    E[(‖∇ₓ D(x, e)‖ + ‖∇ₑ D(x, e)‖)^p], where e is the text input of the discriminator.
 
     Args:
-        weight: k; 2 in the paper.
-        power: p; 6 in the paper.
+        weight: weight k; 2 in the paper.
+        power: exponent p; 6 in the paper.
         every: interval in steps.
     """
 

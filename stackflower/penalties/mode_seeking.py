@@ -1,4 +1,4 @@
-"""The mode-seeking regulariser."""
+"""Mode-seeking regulariser."""
 
 from __future__ import annotations
 
@@ -16,17 +16,19 @@ from stackflower.registry import register
 
 @register("penalty", "mode-seeking")
 class ModeSeeking(Penalty):
-    """Rewards different images for different latents (Mao et al. 2019): E[ ‖z₁ − z₂‖ / ‖G(z₁) − G(z₂)‖ ].
+    """Mode-seeking regulariser (Mao et al. 2019): E[‖z₁ − z₂‖ / ‖G(z₁) − G(z₂)‖].
 
-    It compares neighbours in the batch, so it needs `train.latents_per_caption = 2`; images and latents are compared by
-    their mean absolute difference, as in the authors' release. Over features, images are compared by the positions'
-    means of a pretrained network's maps, each normalised to unit length, so that noise must change what is shown and
-    not only its colour or place.
+    It rewards different images for different latents. Distances are mean absolute differences, as in the authors'
+    release. Neighbours in the batch are compared, which requires `train.latents_per_caption=2`.
+
+    In feature space, an image is represented by the means of a pretrained network's maps over positions, each
+    normalised to unit length. The noise must then change the content of the image, not only its colours or positions.
 
     Args:
-        weight: its weight in the generator's loss.
-        space: what is compared, pixels or features.
-        size: height and width at which features look at the images.
+        features: pretrained network, for the space "features".
+        weight: weight in the generator's loss.
+        space: space in which images are compared, "pixels" or "features".
+        size: height and width to which images are resized for the pretrained network.
         every: interval in steps.
     """
 
@@ -36,7 +38,7 @@ class ModeSeeking(Penalty):
         Requirement(
             "pretrained network",
             of="features",
-            why="looks through a pretrained network, and none is chosen",
+            why="needs a pretrained network, and none is chosen",
             when={"space": "features"},
         ),
     )
@@ -56,13 +58,13 @@ class ModeSeeking(Penalty):
         self.features, self.size = features if space == "features" else None, size
 
     def _represent(self, images: Tensor) -> Tensor:
-        """(N, …): what the distance of images is measured in."""
+        """Map images to the representation in which they are compared, `(N, …)`."""
         if self.features is None:
             return images.float()
         return compute_mean_vectors(self.features(resize_images(images, self.size)))
 
     def forward(self, inputs: PenaltyInputs) -> Tensor:
-        compared = self._represent(inputs.fake)
-        images = (compared[0::2] - compared[1::2]).abs().mean(tuple(range(1, compared.ndim)))
-        noises = (inputs.noise[0::2] - inputs.noise[1::2]).abs().mean(1)
-        return (noises / (images + 1e-5)).mean()
+        images = self._represent(inputs.fake)
+        image_distance = (images[0::2] - images[1::2]).abs().mean(tuple(range(1, images.ndim)))
+        noise_distance = (inputs.noise[0::2] - inputs.noise[1::2]).abs().mean(1)
+        return (noise_distance / (image_distance + 1e-5)).mean()

@@ -1,4 +1,4 @@
-"""A penalty on values outside [-1, 1]."""
+"""Penalty on pixel values outside [-1, 1]."""
 
 from __future__ import annotations
 
@@ -11,10 +11,12 @@ from stackflower.registry import register
 
 @register("penalty", "out-of-range")
 class OutOfRange(Penalty):
-    """Keeps unbounded images within [-1, 1]: E[ max(|x| − 1, 0)² ], the anime-face report's cure for specks.
+    """Penalty on pixel values outside [-1, 1], for generators with unbounded images: E[max(|x| − 1, 0)²].
+
+    The anime-face report uses it to remove specks.
 
     Args:
-        weight: its weight in the generator's loss.
+        weight: weight in the generator's loss.
         every: interval in steps.
     """
 

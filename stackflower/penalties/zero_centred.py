@@ -1,4 +1,4 @@
-"""R1 and R2: zero-centred gradient penalties (Mescheder et al. 2018)."""
+"""R1 and R2, zero-centred gradient penalties (Mescheder et al. 2018)."""
 
 from __future__ import annotations
 
@@ -12,7 +12,13 @@ from stackflower.stages.base import Critic, Text
 
 
 def compute_zero_centred_penalty(critic: Critic, images: Tensor, text: Text) -> Tensor:
-    """½·E‖∇ₓ D(x)‖² at `images` (N, 3, R, R), each with its text."""
+    """Compute ½·E‖∇ₓ D(x)‖².
+
+    Args:
+        critic: scores images against texts.
+        images: images x, `(N, 3, R, R)`.
+        text: their texts.
+    """
     images = images.detach().float().requires_grad_()
     (verdict,) = critic(images, [text])
     (gradient,) = torch.autograd.grad(sum_scores(verdict), images, create_graph=True)
@@ -24,8 +30,8 @@ class R1(Penalty):
     """Zero-centred gradient penalty on real images (Mescheder et al. 2018): ½·E‖∇ₓ D(x)‖².
 
     Args:
-        weight: γ; 10 in the paper.
-        every: interval in steps (16 in StyleGAN2).
+        weight: weight γ; 10 in the paper.
+        every: interval in steps; 16 in StyleGAN2.
     """
 
     offers = (BOUNDED_GRADIENT,)
@@ -41,11 +47,11 @@ class R1(Penalty):
 class R2(Penalty):
     """Zero-centred gradient penalty on generated images (Mescheder et al. 2018): ½·E‖∇ₓ D(G(z))‖².
 
-    Together with `r1` it bounds the gradient at the generator's images too, which stabilises training with a loss that
-    has no lower bound (R3GAN, Huang et al. 2024, uses both).
+    Combined with ``r1``, it bounds the gradient at generated images too, which stabilises training with a loss that has
+    no lower bound. R3GAN (Huang et al. 2024) uses both.
 
     Args:
-        weight: γ; the same as R1's in both papers.
+        weight: weight γ; the same as that of ``r1`` in both papers.
         every: interval in steps.
     """
 

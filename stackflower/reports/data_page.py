@@ -10,7 +10,7 @@ from jinja2 import Environment, PackageLoader
 from PIL import Image
 
 from stackflower.data.prepared import Prepared
-from stackflower.data.survey import Survey, shared_images
+from stackflower.data.survey import Survey, count_shared_images
 from stackflower.reports.gallery import Picture, data_uri
 
 PICTURES = 12  # of each split
@@ -21,7 +21,7 @@ BARS = 24  # of the lengths of captions
 def data_page(title: str, layout: str, size: int, splits: Mapping[str, tuple[Prepared, Survey]]) -> str:
     """One HTML file that needs nothing else."""
     environment = Environment(loader=PackageLoader("stackflower", "reports/templates"), autoescape=True)
-    shared = shared_images([found for _, found in splits.values()])
+    shared = count_shared_images([found for _, found in splits.values()])
     shown = {
         split: {**vars(found), **_lengths(found), "pictures": _pictures(data)}
         for split, (data, found) in splits.items()

@@ -71,8 +71,8 @@ def captions_of(run: Run) -> list[str]:
 
     StackflowerError where the data are gone.
     """
-    source = build.build_source(run.config())
-    rows = source.rows(source.reported())
+    source = build.build_source(run.read_config())
+    rows = source.rows(source.get_reported_split())
     count = min(CAPTIONS, len(rows))
     return [rows.captions[number * len(rows) // count][0] for number in range(count)]
 
@@ -123,14 +123,14 @@ def nearest_training(run: Run, count: int, seed: int = 0) -> dict[str, Any]:
     Returns ``images``, a PNG as a data URI with a column for each: generated, nearest; ``captions``; ``distances``;
     ``limit`` and ``copies`` as of `Nearest`.
     """
-    record = run.record()
+    record = run.read_record()
     features = build.build_features(record.config)
     record.check_features(run, features)
     pipeline = Pipeline.from_run(run.path)
     data = prepare(build.build_source(record.config), "train", record.load_size)
     if len(data.rows) < 2:
         raise RunError(f"{run} was trained on {len(data.rows)} image; the nearest of at least 2 can be shown.")
-    training = data.centre(pipeline.resolution)
+    training = data.crop_centre(pipeline.resolution)
     rows = [number * len(data.rows) // count for number in range(count)]
     captions = [data.captions[row][0] for row in rows]
     made = torch.cat(list(pipeline.generate(captions, seed=seed))).permute(0, 3, 1, 2).cpu()

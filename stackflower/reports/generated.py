@@ -14,12 +14,12 @@ from typing import Any
 import numpy as np
 from accelerate import PartialState
 
-from stackflower.data.caption_files import captions_of
-from stackflower.data.images import captioned, save_png, sharpened
+from stackflower.data.caption_files import collect_captions
+from stackflower.data.images import draw_captioned_grid, save_png, sharpen
 from stackflower.errors import ConfigError, DataError
 from stackflower.pipeline import Pipeline
 from stackflower.utils.atomic import replacing, reporting_write_errors
-from stackflower.utils.devices import process_state
+from stackflower.utils.devices import get_process_state
 
 logger = logging.getLogger(__name__)
 
@@ -85,8 +85,8 @@ def names(captions: list[str], per_caption: int) -> Iterator[tuple[str, str]]:
 
 def write_samples(request: SampleRequest) -> Written | None:
     """Generate images and write them. Returns None on processes other than the first, which write their share."""
-    captions = captions_of(request.captions, request.file)
-    state = process_state()
+    captions = collect_captions(request.captions, request.file)
+    state = get_process_state()
     if request.interpolate is not None:
         return _interpolate(request, captions, state)
     total, out = len(captions) * request.per_caption, request.out
@@ -119,7 +119,7 @@ def write_samples(request: SampleRequest) -> Written | None:
         side_by_side=request.side_by_side,
         part=(state.process_index, state.num_processes),
     )
-    images = (sharpened(image, request.sharpen) for batch in batches for image in batch.numpy())
+    images = (sharpen(image, request.sharpen) for batch in batches for image in batch.numpy())
     with reporting_write_errors(base, DataError):
         if request.grid:
             path = base if one_file else base / f"grid-{uuid.uuid4().hex[:6]}.png"
@@ -163,7 +163,7 @@ def _interpolate(request: SampleRequest, captions: list[str], state: PartialStat
     )
     images = np.concatenate([batch.numpy() for batch in batches])
     with reporting_write_errors(path, DataError):
-        save_png(captioned(images, [" → ".join(captions), *[""] * (rows - 1)]), path)
+        save_png(draw_captioned_grid(images, [" → ".join(captions), *[""] * (rows - 1)]), path)
     return Written(str(path.parent), captions, 1, str(path))
 
 
@@ -175,7 +175,7 @@ def _write_grid(images: Iterator[np.ndarray], captions: list[str], path: Path, s
         every = gather_object(every)
     if not state.is_main_process:
         return None
-    save_png(captioned(np.stack(every), captions), path)
+    save_png(draw_captioned_grid(np.stack(every), captions), path)
     return Written(str(path.parent), captions, 1, str(path))
 
 

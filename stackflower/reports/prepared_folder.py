@@ -12,11 +12,11 @@ from stackflower.data.opening import open_source
 from stackflower.data.prepared import IMAGES, KEY, ROWS, Prepared, is_partial, prepare, prepare_into
 from stackflower.data.prepared import LEFT_OUT as LEFT_OUT_ROWS
 from stackflower.data.source import SPLITS
-from stackflower.data.sources.prepared import ABOUT
-from stackflower.data.survey import shared_images, survey
+from stackflower.data.sources.prepared import DESCRIPTION_FILE
+from stackflower.data.survey import count_shared_images, survey
 from stackflower.errors import DataError
 from stackflower.reports.data_page import data_page
-from stackflower.utils.atomic import RESUMES, reporting_write_errors, try_writing, write_text
+from stackflower.utils.atomic import RESUME_ADVICE, reporting_write_errors, try_writing, write_text
 
 logger = logging.getLogger(__name__)
 
@@ -51,7 +51,7 @@ def prepare_data(
             data = prepare_into(source, split, size, folder / split, jobs)
         splits[split] = data, survey(data)
     lines = [f"{split}: {found.images:,} images at {size} px" for split, (_, found) in splits.items()]
-    shared = shared_images([found for _, found in splits.values()])
+    shared = count_shared_images([found for _, found in splits.values()])
     notes = [f"{split}: {sentence}" for split, (_, found) in splits.items() for sentence in found.sentences]
     if shared:
         notes.append(
@@ -60,7 +60,7 @@ def prepare_data(
         )
     if folder is not None:
         _write(folder, source.title(), source.layout or "built-in data", size, splits)
-        lines.append(f"{folder / PAGE} shows them. To train on it: `data={folder}`")
+        lines.append(f"{folder / PAGE} shows them")
     counts = {
         split: {"images": found.images, "captions": found.captions, "left_out": len(found.left_out)}
         for split, (_, found) in splits.items()
@@ -74,7 +74,7 @@ def _refuse_taken(folder: Path) -> None:
         if not folder.is_dir():
             raise DataError(f"{folder} is a file; name a new folder.")
         for path in sorted(folder.iterdir()):
-            ours = path.name in (ABOUT, PAGE, LEFT_OUT) or any(is_partial(path, split) for split in SPLITS)
+            ours = path.name in (DESCRIPTION_FILE, PAGE, LEFT_OUT) or any(is_partial(path, split) for split in SPLITS)
             if path.name in SPLITS and path.is_dir() and (path / KEY).is_file():
                 path, ours = next(
                     ((one, False) for one in sorted(path.iterdir()) if one.name not in WRITTEN), (path, True)
@@ -82,13 +82,13 @@ def _refuse_taken(folder: Path) -> None:
             if not ours:
                 raise DataError(f"{folder} is there and holds {path.relative_to(folder)}; name a new folder.")
     with reporting_write_errors(folder, DataError):
-        try_writing(folder / ABOUT)
+        try_writing(folder / DESCRIPTION_FILE)
 
 
 def _write(folder: Path, title: str, layout: str, size: int, splits: dict[str, tuple[Prepared, Any]]) -> None:
     """What makes the folder a data set, last."""
     left_out = [f"{split}: {sentence}" for split, (_, found) in splits.items() for sentence in found.left_out]
-    with reporting_write_errors(folder, DataError, RESUMES):
+    with reporting_write_errors(folder, DataError, RESUME_ADVICE):
         for stale in SPLITS:
             if stale not in splits:
                 shutil.rmtree(folder / stale, ignore_errors=True)
@@ -97,4 +97,4 @@ def _write(folder: Path, title: str, layout: str, size: int, splits: dict[str, t
         if left_out:
             write_text(folder / LEFT_OUT, "\n".join(left_out) + "\n")
         about = {"title": title, "size": size, "keys": {split: data.key for split, (data, _) in splits.items()}}
-        write_text(folder / ABOUT, json.dumps(about, indent=2) + "\n")
+        write_text(folder / DESCRIPTION_FILE, json.dumps(about, indent=2) + "\n")

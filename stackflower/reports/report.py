@@ -119,8 +119,8 @@ def report(runs: Sequence[str | Path], nearest: int = 0, out: str | Path | None 
 
 def _measures(run: Run) -> list[dict[str, Any]]:
     """The lines of metrics.jsonl that are no events. RunError where there are none."""
-    run.record()
-    rows = [row for row in run.metrics() if "event" not in row]
+    run.read_record()
+    rows = [row for row in run.read_metrics() if "event" not in row]
     if not rows:
         raise RunError(f"{run} has no measures yet: {run.metrics_file.name} is empty. Train it: `resume={run}`.")
     return rows
@@ -135,7 +135,7 @@ def _last(rows: list[dict[str, Any]]) -> dict[str, Any]:
 
 def _about(name: str, run: Run, rows: list[dict[str, Any]]) -> dict[str, Any]:
     """What a run was asked for, and how far it is."""
-    config, events = run.config(), [row for row in run.metrics() if "event" in row]
+    config, events = run.read_config(), [row for row in run.read_metrics() if "event" in row]
     share = max((row.get("share", 0.0) for row in rows), default=0.0)
     return {
         "name": name,
@@ -146,5 +146,5 @@ def _about(name: str, run: Run, rows: list[dict[str, Any]]) -> dict[str, Any]:
         "json": config.json(),
         "events": [json.dumps({k: v for k, v in row.items() if k != "text"}, ensure_ascii=False) for row in events],
         "grids": gallery.grids(run),
-        "best": run.best(),
+        "best": run.read_best(),
     }

@@ -1,4 +1,4 @@
-"""What ``config.json`` of a run holds."""
+"""The record of a run, stored in ``config.json``."""
 
 from __future__ import annotations
 
@@ -16,30 +16,46 @@ from stackflower.options import Count, Natural, Share, read_section
 
 @dataclass(frozen=True)
 class RunRecord:
-    """What ``config.json`` of a run holds: the configuration, what was measured to resolve it, and what else is needed to rebuild
-    the networks and to notice that data or encoder have changed. Everything that reads a run reads this."""
+    """The contents of a run's ``config.json``.
 
-    stackflower: str  # the version that trained it
-    text_dim: Count  # T of the text embeddings
-    resolution: Count  # pixels of the largest generated images
-    load_size: Count  # pixels of the prepared images
-    data_key: str  # of the prepared training split
-    encoder: str  # fingerprint of the text encoder
-    features: dict[str, str] | None  # the pretrained network of the training, as `Features.describe` gives it
-    precision: str  # of the training
-    length: list[
-        tuple[Natural, Share, Natural]
-    ]  # images, share and total of each estimate of a time-limited training's length
-    run: dict[str, Any]  # the configuration, as `RunConfig.to_dict` gives it
+    It holds what is needed to rebuild the networks, and to detect that the data or the text encoder have changed.
+
+    Args:
+        stackflower: version that trained the run.
+        text_dim: size T of the text embeddings.
+        resolution: height and width of the largest generated images, in pixels.
+        load_size: height and width of the prepared images, in pixels.
+        data_key: key of the prepared training split.
+        encoder: fingerprint of the text encoder.
+        features: `Features.describe` of the discriminator's pretrained network; None without one.
+        precision: precision of the training.
+        length: images, share and total of each estimate of the length of a time-limited training.
+        run: `RunConfig.to_dict` of the configuration.
+    """
+
+    stackflower: str
+    text_dim: Count
+    resolution: Count
+    load_size: Count
+    data_key: str
+    encoder: str
+    features: dict[str, str] | None
+    precision: str
+    length: list[tuple[Natural, Share, Natural]]
+    run: dict[str, Any]
 
     @cached_property
     def config(self) -> RunConfig:
-        """The configuration. ConfigError lists what is wrong with it."""
+        """The configuration; ConfigError lists everything that is wrong with it."""
         return resolve(self.run)
 
     @classmethod
     def from_dict(cls, values: Any) -> RunRecord:
-        """From what JSON holds. ConfigError lists everything that is wrong."""
+        """Build a record from parsed JSON.
+
+        Raises:
+            ConfigError: a list of everything that is wrong.
+        """
         problems: list[str] = []
         record = read_section(cls, values, "config", problems)
         if record is None:
@@ -48,19 +64,35 @@ class RunRecord:
         return record
 
     def check_features(self, run: object, features: Features | None) -> None:
-        """RunError if a pretrained network is not the one that the run was trained against."""
-        found = None if features is None else features.describe()
-        if found != self.features:
+        """Check that a pretrained network is the one that the run was trained against.
+
+        Args:
+            run: name of the run, for the message.
+            features: the installed network; None without one.
+
+        Raises:
+            RunError: the network or its weights differ.
+        """
+        installed = None if features is None else features.describe()
+        if installed != self.features:
             raise RunError(
-                f"{run} was trained against {_described(self.features)}, and here is {_described(found)}. Put back the weights, or the "
-                "version of the package that they come from."
+                f"{run} was trained against {_describe(self.features)}, but {_describe(installed)} is installed. "
+                "Restore the weights, or the version of the package that provides them."
             )
 
     def check_unchanged(self, run: object, now: RunRecord) -> None:
-        """RunError if the run would go on, as of `now`, with other images, captions or embeddings than it has seen."""
+        """Check that a run would resume with the images, captions and embeddings it was trained on.
+
+        Args:
+            run: name of the run, for the message.
+            now: record of the run with the present data and weights.
+
+        Raises:
+            RunError: the data, the text encoder or the features' weights have changed.
+        """
         changed = [
-            what
-            for what, same in (
+            name
+            for name, same in (
                 ("the images or captions", self.data_key == now.data_key),
                 ("the text encoder", self.encoder == now.encoder),
                 ("the features' weights", self.features == now.features),
@@ -69,10 +101,10 @@ class RunRecord:
         ]
         if changed:
             raise RunError(
-                f"Since {run} was trained, {' and '.join(changed)} changed, so it can't go on as it was. Put back what it was "
-                "trained with, or train a new run with another `out`."
+                f"{run} can't be resumed: {' and '.join(changed)} changed since it was trained. Restore the original, "
+                "or train a new run with another `out`."
             )
 
 
-def _described(features: Mapping[str, str] | None) -> str:
+def _describe(features: Mapping[str, str] | None) -> str:
     return "no pretrained network" if features is None else f"{features['name']} ({features['weights_sha256']})"

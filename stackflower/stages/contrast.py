@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from stackflower.stages.base import Text
-from stackflower.utils.distributed import gathered
+from stackflower.utils.distributed import gather
 
 TEMPERATURE = 0.1
 
@@ -27,7 +27,7 @@ def compute_similarities(image_key: Tensor, text_key: nn.Module, text: Text) -> 
         Logits `(N, M)`, cosines divided by the temperature. The M texts are those of the batch on all processes,
         followed by `text.others`.
     """
-    text_keys = gathered(text_key(text.embedding.to(image_key.dtype)).float())
+    text_keys = gather(text_key(text.embedding.to(image_key.dtype)).float())
     if text.others is not None:
         text_keys = torch.cat([text_keys, text_key(text.others.embedding.to(image_key.dtype)).float()])
     # a sum of products, because autocast would run a matmul in bf16, too coarse for the differences between logits

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from stackflower.errors import ComponentError
-from stackflower.utils.distributed import gathered, world
+from stackflower.utils.distributed import gather, get_rank_and_size
 
 Norm = Literal["batch", "layer", "instance", "none"]
 GeneratorNorm = Literal["batch", "layer", "instance", "virtual", "none"]
@@ -28,7 +28,7 @@ class BatchNorm2d(nn.BatchNorm2d):
 
     def forward(self, input: Tensor) -> Tensor:
         """Normalise `(N, C, H, W)`."""
-        size = world()[1] if self.synchronised else 1
+        size = get_rank_and_size()[1] if self.synchronised else 1
         if not self.training or size == 1:
             return super().forward(input)
         values = input.float()
@@ -208,8 +208,8 @@ class MinibatchDeviation(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map `(N, C, H, W)` to `(N, C + 1, H, W)`."""
         share, _c, h, w = x.shape
-        rank, size = world() if self.synchronised else (0, 1)
-        batch = gathered(x.float()) if size > 1 else x.float()
+        rank, size = get_rank_and_size() if self.synchronised else (0, 1)
+        batch = gather(x.float()) if size > 1 else x.float()
         n = len(batch)
         group = max(number for number in range(1, min(self.group, n) + 1) if n % number == 0)
         members = batch.unflatten(0, (group, n // group))

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from stackflower.stages.base import Stage
-from stackflower.utils.rng import seeded
+from stackflower.utils.rng import create_rng
 
 ROWS_PER_BLOCK = 64  # rows that are drawn from one seed
 
@@ -36,7 +36,7 @@ class NoiseTable:
         return table[first - start : last - start]
 
     def _draw_block(self, number: int) -> Tensor:
-        generator = seeded(self.seed, 3, number)
+        generator = create_rng(self.seed, 3, number)
         noise = self.stage.draw_noise(ROWS_PER_BLOCK, generator)
         while self.truncation is not None and bool((outside := noise.abs() > self.truncation).any()):
             noise = torch.where(outside, self.stage.draw_noise(ROWS_PER_BLOCK, generator), noise)

@@ -110,5 +110,5 @@ class Resampling(nn.Module):
 
 
 def list_widths(resolution_doublings: int, channels: int) -> list[int]:
-    """Return the widths from 4×4 to the full resolution: `channels` at full resolution, twice as many below."""
+    """Return the widths from 4×4 to the full resolution: `channels` at the latter, twice as many below."""
     return [2 * channels] * resolution_doublings + [channels]

@@ -1,4 +1,4 @@
-"""Text encoders, and how they are trained. Parts and base classes can be imported from here."""
+"""Text encoders and their training. Encoders and base classes can be imported from this package."""
 
 from stackflower.utils.lazy import export_classes
 

@@ -1,4 +1,4 @@
-"""The base class of text encoders, and the splitting of captions into words."""
+"""Base class of text encoders, and splitting captions into words."""
 
 from __future__ import annotations
 
@@ -19,19 +19,26 @@ from stackflower.declarations import Declared
 WORD = re.compile(r"[^\W_]+|[^\w\s]", re.UNICODE)
 
 
-def words_of(caption: str) -> list[str]:
-    """A caption's words and punctuation marks, of any script, normalised by NFKC and case folding."""
+def split_words(caption: str) -> list[str]:
+    """Split a caption into words and punctuation marks, normalised by NFKC and case folding.
+
+    Words are runs of letters and digits of any script.
+
+    Example:
+        >>> split_words("Yellow Flowers, no stem")
+        ['yellow', 'flowers', ',', 'no', 'stem']
+    """
     return WORD.findall(unicodedata.normalize("NFKC", caption).casefold())
 
 
-def words_without(captions: Sequence[str], known: Container[str]) -> list[str]:
-    """The words of captions, without punctuation marks, that are not known, each once, in order."""
-    words = dict.fromkeys(word for caption in captions for word in words_of(caption))
-    return [word for word in words if word not in known and re.search(r"\w", word)]
+def find_unknown_words(captions: Sequence[str], vocabulary: Container[str]) -> list[str]:
+    """Return the words that are not in the vocabulary, without punctuation marks, in order of first use."""
+    words = dict.fromkeys(word for caption in captions for word in split_words(caption))
+    return [word for word in words if word not in vocabulary and re.search(r"\w", word)]
 
 
-def digest_of(*tensors: Tensor) -> str:
-    """A hash of the values of tensors, 16 hexadecimal digits."""
+def compute_digest(*tensors: Tensor) -> str:
+    """Return a hash of the values of tensors: 16 hexadecimal digits."""
     digest = hashlib.blake2b(digest_size=8)
     for tensor in tensors:
         digest.update(tensor.detach().cpu().contiguous().float().numpy().tobytes())
@@ -39,47 +46,123 @@ def digest_of(*tensors: Tensor) -> str:
 
 
 class TextEncoder(Declared, ABC):
-    """Captions to sentence embeddings (N, `dim`)."""
+    """Base class of text encoders, which turn captions into sentence embeddings ``(N, T)``.
+
+    A subclass sets `dim` and defines `encode` and `fingerprint`. The other methods have defaults that suit an encoder
+    without a vocabulary or files.
+
+    Attributes:
+        dim: size T of an embedding.
+        on_host: whether the encoder runs on the CPU and is cheap to copy to another process.
+
+    Example:
+        >>> import torch
+        >>> from stackflower.text import TextEncoder
+        >>> class LengthEncoder(TextEncoder):
+        ...     dim = 2
+        ...
+        ...     def encode(self, captions):
+        ...         lengths = torch.tensor([[len(caption), 1.0] for caption in captions])
+        ...         return torch.nn.functional.normalize(lengths, dim=1)
+        ...
+        ...     def fingerprint(self):
+        ...         return "length-1"
+        >>> encoder = LengthEncoder()
+        >>> encoder.encode(["a red flower", "a bird"]).shape
+        torch.Size([2, 2])
+        >>> encoder(["a bird"]).square().mean().sqrt().round(decimals=3)
+        tensor(1.)
+    """
 
     dim: int
-    on_host: ClassVar[bool] = False  # whether it needs no accelerator, and is cheap to copy to another process
+    on_host: ClassVar[bool] = False
 
     @property
     def learns(self) -> bool:
-        """Whether it is trained together with the GAN (see `LearnedEncoder`); otherwise captions are encoded once."""
+        """Whether the encoder is trained with the GAN (see `LearnedEncoder`); otherwise captions are encoded once."""
         return False
 
     @property
     def reads_all(self) -> bool:
-        """Whether it is made from all training captions, as a vocabulary is, so that they can't be streamed."""
+        """Whether `fit` needs all training captions, for instance to build a vocabulary.
+
+        Such an encoder can't be used with a stream of shards.
+        """
         return self.learns
 
     @abstractmethod
     def encode(self, captions: Sequence[str]) -> Tensor:
-        """Embeddings (N, dim), float32, each of unit length."""
+        """Encode captions.
+
+        Args:
+            captions: N captions.
+
+        Returns:
+            Embeddings ``(N, dim)``, float32, each of unit length.
+
+        Raises:
+            DataError: a caption can't be encoded, by an encoder that does not accept every caption.
+        """
 
     @abstractmethod
     def fingerprint(self) -> str:
-        """What the embeddings depend on; the cache of embeddings is keyed by it."""
+        """Return a string that changes whenever the embeddings of a caption do.
+
+        It is the key of the embedding cache, and shows on resume whether the encoder has changed. Include the options,
+        a version number of the code, and a digest of vocabulary and weights.
+        """
 
     def fit(self, captions: Sequence[str]) -> None:  # most encoders need nothing
-        """Fit to the training captions, such as by building a vocabulary; called once, before anything is encoded."""
+        """Prepare the encoder, for instance by building a vocabulary. Training calls it once, before `encode`.
+
+        Args:
+            captions: training captions; may be empty if `reads_all` is False.
+
+        Raises:
+            DataError: the captions or the encoder's files can't be used.
+        """
 
     def unknown(self, captions: Sequence[str]) -> list[str]:
-        """Words or tags of these captions that are to it as any other that it doesn't know, each once, in order."""
+        """Return the words or tags that are out of vocabulary, in order of first use.
+
+        Args:
+            captions: captions to search.
+        """
         return []
 
     def to(self, device: torch.device | str) -> None:
-        """Move to a device."""
+        """Move the encoder to a device.
+
+        Args:
+            device: where `encode` computes.
+        """
 
     def save(self, folder: Path) -> None:
-        """Write to a run's folder what encoding needs besides the options: a vocabulary, weights, vectors."""
+        """Save what encoding needs in addition to the options: a vocabulary, weights or vectors.
+
+        Args:
+            folder: folder to write to; it exists.
+        """
 
     def restore(self, folder: Path) -> None:
-        """Read what `save` wrote. RunError names what is missing or damaged."""
+        """Load what `save` wrote.
+
+        Args:
+            folder: folder to read from.
+
+        Raises:
+            RunError: a file is missing or damaged.
+        """
 
     def __call__(self, captions: Sequence[str]) -> Tensor:
-        """Embeddings (N, dim) as the networks take them: scaled to unit root mean square, whatever `dim` is, so that a
-        learning rate suits every encoder."""
+        """Encode captions as the networks expect them.
+
+        Args:
+            captions: N captions.
+
+        Returns:
+            Embeddings ``(N, dim)``, float32, scaled to a root mean square of 1, so that one learning rate suits every
+            encoder and `dim`.
+        """
         with torch.no_grad():
             return self.encode(captions) * math.sqrt(self.dim)

@@ -1,4 +1,4 @@
-"""The cache of caption embeddings."""
+"""Embeddings of captions, computed once and cached."""
 
 from __future__ import annotations
 
@@ -13,16 +13,25 @@ from torch import Tensor
 
 from stackflower.text.base import TextEncoder
 from stackflower.utils.atomic import replacing
-from stackflower.utils.cache import cache_folder, key_of, reporting_cache_errors
+from stackflower.utils.cache import compute_key, make_cache_folder, reporting_cache_errors
 from stackflower.utils.progress import progress_bar
 
 
 def embed(captions: Sequence[str], encoder: TextEncoder, chunk: int = 1024) -> Tensor:
-    """Embeddings (N, T) of captions as the networks take them, from the cache if they are there."""
+    """Return embeddings of captions as the networks expect them, from the cache if possible.
+
+    Args:
+        captions: N captions; repeated ones are encoded once.
+        encoder: frozen text encoder.
+        chunk: number of captions per call of the encoder.
+
+    Returns:
+        Embeddings ``(N, T)``, float32, with a root mean square of 1.
+    """
     digest = hashlib.blake2b("\0".join(captions).encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
-    path = cache_folder("embeddings") / f"{key_of(encoder.fingerprint(), len(captions), digest)}.safetensors"
+    path = make_cache_folder("embeddings") / f"{compute_key(encoder.fingerprint(), len(captions), digest)}.safetensors"
     if path.exists():
-        with suppress(OSError, SafetensorError, KeyError):  # damaged: they are made again
+        with suppress(OSError, SafetensorError, KeyError):  # a damaged file is written again
             return load_file(path)["embeddings"]
     unique = list(dict.fromkeys(captions))
     position = {caption: row for row, caption in enumerate(unique)}

@@ -1,4 +1,4 @@
-"""Text encoders that are trained: together with the GAN, or before it by `stackflower train-text`."""
+"""Text encoders that are trained, either with the GAN or before it with `stackflower train-text`."""
 
 from __future__ import annotations
 
@@ -16,24 +16,28 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from stackflower.errors import RunError
-from stackflower.text.base import TextEncoder, digest_of
+from stackflower.text.base import TextEncoder, compute_digest
 from stackflower.text.ranking import ImageEncoder
 from stackflower.utils.atomic import replacing, write_text
-from stackflower.utils.distributed import gathered
+from stackflower.utils.distributed import gather
 
-WEIGHTS, ABOUT = "encoder.safetensors", "encoder.json"
+WEIGHTS_FILE, VOCABULARY_FILE = "encoder.safetensors", "encoder.json"
 
 
 class LearnedEncoder(TextEncoder):
-    """A network over tokens, its vocabulary and its training loss.
+    """Base class of trained text encoders: a network over tokens, a vocabulary and a training loss.
 
     Args:
         dim: size T of the embedding.
-        weights: folder that `stackflower train-text` wrote, for a frozen encoder; None: it is trained together with the GAN.
+        weights: output folder of `stackflower train-text`, for a frozen encoder. None trains the encoder with the GAN.
+
+    Attributes:
+        network: maps tokens ``(N, L)``, int64, to vectors ``(N, dim)``.
+        ranks_negatives: whether `rank` uses negative captions. If not, it receives none: ``(0, D)``.
     """
 
-    network: nn.Module  # tokens (n, L) int64 → vectors (n, dim)
-    ranks_negatives: ClassVar[bool] = True  # whether `rank` uses negative captions; otherwise it is given none (0, D)
+    network: nn.Module
+    ranks_negatives: ClassVar[bool] = True
 
     def __init__(self, *, dim: int, weights: str | None):
         self.dim, self.weights = dim, weights
@@ -50,23 +54,33 @@ class LearnedEncoder(TextEncoder):
 
     @abstractmethod
     def tokenise(self, captions: Sequence[str]) -> Tensor:
-        """Tokens (n, L) int64; 0 is padding."""
+        """Convert captions to tokens ``(N, L)``, int64; 0 is padding."""
 
     @abstractmethod
     def rank(self, image: Tensor, text: Tensor, negative: Tensor, label: Tensor) -> Tensor:
-        """The loss, a scalar, of vectors (N, D) of images, of their captions and of negative captions, and the images' classes (N,)."""
+        """Compute the training loss.
+
+        Args:
+            image: vectors of images ``(N, D)``.
+            text: vectors of their captions ``(N, D)``.
+            negative: vectors of captions of other classes ``(N, D)``.
+            label: classes of the images ``(N,)``.
+
+        Returns:
+            The loss, a scalar.
+        """
 
     @abstractmethod
     def vocabulary(self) -> dict[str, Any]:
-        """The vocabulary, as plain values."""
+        """Return the vocabulary as JSON values."""
 
     @abstractmethod
     def build(self, vocabulary: dict[str, Any]) -> None:
-        """Build the network for a vocabulary."""
+        """Build the network for a vocabulary returned by `vocabulary` or `vocabulary_of`."""
 
     @abstractmethod
     def vocabulary_of(self, captions: Sequence[str]) -> dict[str, Any]:
-        """The vocabulary of a data set's captions."""
+        """Return the vocabulary of training captions, as JSON values."""
 
     def fit(self, captions: Sequence[str]) -> None:
         if self.ready:
@@ -77,7 +91,7 @@ class LearnedEncoder(TextEncoder):
             self.build(self.vocabulary_of(captions))
 
     def embed(self, tokens: Tensor) -> Tensor:
-        """Embeddings (…, dim) of tokens (…, L), as the GAN takes them: of unit root mean square."""
+        """Return embeddings ``(…, dim)`` of tokens ``(…, L)`` as the networks expect them: with root mean square 1."""
         vectors = self.network(tokens.flatten(0, -2)).float()
         return F.normalize(vectors, dim=1).mul(math.sqrt(self.dim)).unflatten(0, tokens.shape[:-1])
 
@@ -97,33 +111,33 @@ class LearnedEncoder(TextEncoder):
 
     def fingerprint(self) -> str:
         vocabulary = json.dumps(self.vocabulary(), sort_keys=True) if self.ready else ""
-        code = digest_of(torch.tensor(list(vocabulary.encode()), dtype=torch.float32))
-        weights = digest_of(*self.network.state_dict().values()) if self.frozen and self.ready else "with the run"
+        code = compute_digest(torch.tensor(list(vocabulary.encode()), dtype=torch.float32))
+        weights = compute_digest(*self.network.state_dict().values()) if self.frozen and self.ready else "with the run"
         return f"{type(self).__name__}-1 dim={self.dim} vocabulary={code} weights={weights}"
 
     def save(self, folder: Path) -> None:
-        write_text(folder / ABOUT, json.dumps(self.vocabulary(), ensure_ascii=False))
-        with replacing(folder / WEIGHTS) as temporary:
+        write_text(folder / VOCABULARY_FILE, json.dumps(self.vocabulary(), ensure_ascii=False))
+        with replacing(folder / WEIGHTS_FILE) as temporary:
             save_file({name: value.contiguous() for name, value in self.network.state_dict().items()}, temporary)
 
     def restore(self, folder: Path) -> None:
         try:
-            vocabulary = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
-            state = load_file(folder / WEIGHTS)
+            vocabulary = json.loads((folder / VOCABULARY_FILE).read_text(encoding="utf-8"))
+            state = load_file(folder / WEIGHTS_FILE)
             self.build(vocabulary)
             self.network.load_state_dict(state)
         except (OSError, SafetensorError, ValueError, KeyError, TypeError, RuntimeError) as error:
             raise RunError(
-                f"The text encoder in {folder} is missing or damaged ({str(error).splitlines()[0]}). It needs {ABOUT} and "
-                f"{WEIGHTS}, as `stackflower train-text` and training write them; put them back or train it again."
+                f"The text encoder in {folder} is missing or damaged ({str(error).splitlines()[0]}). Restore "
+                f"{VOCABULARY_FILE} and {WEIGHTS_FILE}, or train it again with `stackflower train-text`."
             ) from error
 
 
 class TextRanking(nn.Module):
-    """A learned encoder's network and the image encoder it is trained with, by an optimizer of their own.
+    """The network of a learned text encoder and the image encoder it is trained with.
 
     Args:
-        encoder: its network is shared with this module.
+        encoder: text encoder; its network is shared with this module.
         resolution: height and width of the images.
     """
 
@@ -134,9 +148,16 @@ class TextRanking(nn.Module):
         self._rank, self.ranks_negatives = encoder.rank, encoder.ranks_negatives
 
     def forward(self, images: Tensor, tokens: Tensor, negative: Tensor, label: Tensor) -> dict[str, Tensor]:
-        """`images` (N, 3, R, R), `tokens` of their captions and of `negative` ones (N, L), `label` (N,) → loss terms."""
+        """Compute the terms of the loss.
+
+        Args:
+            images: ``(N, 3, R, R)`` in ``[-1, 1]``.
+            tokens: tokens of their captions ``(N, L)``.
+            negative: tokens of captions of other classes ``(N, L)``.
+            label: classes of the images ``(N,)``.
+        """
         vectors = self.network(torch.cat([tokens, negative]) if self.ranks_negatives else tokens).float()
         text, negatives = vectors[: len(tokens)], vectors[len(tokens) :]
-        # over the batch of all processes, so that the loss does not depend on their number
-        image = gathered(self.image_encoder(images).float())
-        return {"ranking": self._rank(image, gathered(text), gathered(negatives), gathered(label))}
+        # gathered from all processes, so that the loss does not depend on their number
+        image = gather(self.image_encoder(images).float())
+        return {"ranking": self._rank(image, gather(text), gather(negatives), gather(label))}

@@ -1,4 +1,4 @@
-"""Ranking losses between images and captions, and the image encoder that text encoders are trained with."""
+"""Ranking losses between images and captions, and the image encoder for training text encoders."""
 
 from __future__ import annotations
 
@@ -6,18 +6,23 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 
-def cosine_ranking(image: Tensor, text: Tensor, negative: Tensor, label: Tensor, margin: float = 0.2) -> Tensor:
-    """Hinge loss of cosines (Kiros et al. 2014, as in the competition report), with a negative caption and a negative image.
+def cosine_ranking_loss(image: Tensor, text: Tensor, negative: Tensor, label: Tensor, margin: float = 0.2) -> Tensor:
+    """Compute the hinge loss of cosines (Kiros et al. 2014) in the form of the competition report.
 
-    mean max(0, α − cos(x, v) + cos(x, v')) + mean max(0, α − cos(x, v) + cos(x', v)), where x' is the image of the previous
-    row; a row whose neighbour is of its own class has no negative image.
+    mean max(0, α − cos(x, v) + cos(x, v')) + mean max(0, α − cos(x, v) + cos(x', v))
+
+    The negative image x' is the image of the previous row. Rows whose previous row has the same class are left out of
+    the second mean.
 
     Args:
-        image: (N, D) vectors x of images.
-        text: (N, D) vectors v of captions of these images.
-        negative: (N, D) vectors v' of captions of images of other classes.
-        label: (N,) classes of the images.
-        margin: α.
+        image: vectors x of images ``(N, D)``.
+        text: vectors v of captions of these images ``(N, D)``.
+        negative: vectors v' of captions of images of other classes ``(N, D)``.
+        label: classes of the images ``(N,)``.
+        margin: margin α.
+
+    Returns:
+        The loss, a scalar.
     """
     match = F.cosine_similarity(image, text)
     caption_loss = (margin - match + F.cosine_similarity(image, negative)).relu().mean()
@@ -26,16 +31,20 @@ def cosine_ranking(image: Tensor, text: Tensor, negative: Tensor, label: Tensor,
     return caption_loss + image_losses.sum() / other.sum().clamp_min(1)
 
 
-def joint_embedding(image: Tensor, text: Tensor, label: Tensor, margin: float = 1.0) -> Tensor:
-    """The symmetric structured joint embedding loss (Reed et al. 2016, Learning Deep Representations, equation 3).
+def joint_embedding_loss(image: Tensor, text: Tensor, label: Tensor, margin: float = 1.0) -> Tensor:
+    """Compute the symmetric structured joint embedding loss (Reed et al. 2016, Learning Deep Representations, eq. 3).
 
-    With F(x, v) = xᵀv: the mean over rows n and over rows m of other classes of max(0, Δ + F(xₙ, vₘ) − F(xₙ, vₙ)) and of
-    max(0, Δ + F(xₘ, vₙ) − F(xₙ, vₙ)).
+    With F(x, v) = xᵀv, it is the sum of the means of max(0, Δ + F(xₙ, vₘ) − F(xₙ, vₙ)) and
+    max(0, Δ + F(xₘ, vₙ) − F(xₙ, vₙ)) over rows n and rows m of other classes.
 
     Args:
-        image, text: (N, D) vectors of images and of a caption of each.
-        label: (N,) classes.
-        margin: Δ for another class.
+        image: vectors x of images ``(N, D)``.
+        text: vectors v of a caption of each image ``(N, D)``.
+        label: classes of the images ``(N,)``.
+        margin: margin Δ between classes.
+
+    Returns:
+        The loss, a scalar.
     """
     score = image @ text.T
     match = score.diagonal()
@@ -47,7 +56,15 @@ def joint_embedding(image: Tensor, text: Tensor, label: Tensor, margin: float = 
 
 
 class ImageEncoder(nn.Module):
-    """Images (N, 3, R, R) to vectors (N, `dim`): strided convolutions to 4×4 with layer norm, average pooling, a linear layer."""
+    """A convolutional network from images ``(N, 3, R, R)`` to vectors ``(N, dim)``.
+
+    Strided convolutions with layer norm down to 4×4 positions, average pooling, a linear layer.
+
+    Args:
+        resolution: height and width R of the images.
+        dim: size of the vectors.
+        channels: width of the first convolution.
+    """
 
     def __init__(self, resolution: int, dim: int, channels: int = 32):
         super().__init__()

@@ -111,7 +111,7 @@ def make_accelerator(config: RunConfig, report_to: Sequence[str] = (), project: 
     precision = devices.resolve_precision(config.mixed_precision)
     check_trackers(report_to)
     check_host(precision)
-    check_batch_size(config.train, devices.process_state().num_processes)
+    check_batch_size(config.train, devices.get_process_state().num_processes)
     accelerator = Accelerator(
         cpu=not devices.has_accelerator(),  # so that processes on CPUs use gloo
         mixed_precision=precision,

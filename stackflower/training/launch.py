@@ -16,7 +16,7 @@ from stackflower.config.schema import RunConfig
 from stackflower.data.opening import source_part
 from stackflower.data.sources.stream import ShardStream
 from stackflower.runs.folder import Run
-from stackflower.runs.trained_text import encoder_part
+from stackflower.runs.trained_text import find_text_encoder
 from stackflower.training.accelerator import check_trackers
 from stackflower.training.callbacks import Callback, CallbackList
 from stackflower.training.cost import plan
@@ -115,7 +115,7 @@ def train(
     """
     named: dict[str, Any] = {
         "data": data if data is None or isinstance(data, Mapping) else source_part(os.fspath(data)),
-        "text": text if text is None or isinstance(text, Mapping) else encoder_part(text),
+        "text": text if text is None or isinstance(text, Mapping) else find_text_encoder(text),
         "conditioning": conditioning,
         "generator": generator,
         "discriminator": discriminator,
@@ -157,7 +157,7 @@ def launch(
     """Train or resume what `request` asks for; the other parameters are those of `train`."""
     config, run, reason = request.resolve()
     precision = devices.resolve_precision(config.mixed_precision)
-    main = devices.process_state().is_main_process
+    main = devices.get_process_state().is_main_process
     if main:
         logger.info("%s %s.", reason, devices.describe_device(precision))
     stop = Stop(handle_signals)

@@ -15,7 +15,7 @@ from accelerate import Accelerator
 from torch import Tensor
 from tqdm import tqdm
 
-from stackflower.data.images import captioned, save_png, to_uint8
+from stackflower.data.images import draw_captioned_grid, save_png, to_uint8
 from stackflower.runs.folder import Run
 from stackflower.stages.base import Stage
 from stackflower.text.base import TextEncoder
@@ -107,7 +107,7 @@ class RunLogger:
         self.last = (self.began, images)
         if not self.accelerator.is_main_process or not self.run.metrics_file.is_file():
             return
-        kept = [row for row in self.run.metrics() if row["images"] <= images or row.get("event") in KEPT_EVENTS]
+        kept = [row for row in self.run.read_metrics() if row["images"] <= images or row.get("event") in KEPT_EVENTS]
         try:
             write_text(self.run.metrics_file, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in kept))
         except OSError as error:
@@ -212,6 +212,6 @@ class RunLogger:
         generated = stage(embeddings.repeat_interleave(columns, 0), noise).images[-1]
         try:
             path = self.run.samples / f"images-{images:09d}.png"
-            save_png(captioned(to_uint8(generated).numpy(), self.captions), path)
+            save_png(draw_captioned_grid(to_uint8(generated).numpy(), self.captions), path)
         except OSError as error:
             self.message(f"The sample grid could not be written: {error}")

@@ -1,7 +1,4 @@
-"""All that is trained in a run: stage, adversaries and text encoder.
-
-With their optimizers, averages and Accelerate's wrappers.
-"""
+"""The networks of a training (stage, adversaries and text encoder) with their optimizers, averages and wrappers."""
 
 from __future__ import annotations
 
@@ -26,27 +23,38 @@ from stackflower.training.ema import EMA
 
 
 class LearnedText(NamedTuple):
-    """A text encoder that is trained with the GAN, and the training captions as its tokens."""
+    """A text encoder that is trained with the GAN, and the tokens of the training captions.
+
+    Args:
+        encoder: text encoder.
+        tokens: tokens of the captions ``(captions, L)``, int64.
+    """
 
     encoder: LearnedEncoder
-    tokens: Tensor  # (captions, L) int64
+    tokens: Tensor
 
     @torch.no_grad()
     def embed(self, captions: Tensor) -> Tensor:
-        """Embeddings (…, T) of captions by number (…,), with the encoder's current weights."""
+        """Return embeddings ``(…, T)`` of the captions with the numbers ``(…)``, using the current weights."""
         return self.encoder.embed(self.tokens[captions])
 
 
 class Learner(NamedTuple):
-    """A network and its optimizer."""
+    """A network and its optimizer.
 
-    module: nn.Module  # bare: checkpoints hold it without wrappers
+    Args:
+        module: the network without wrappers, as checkpoints hold it.
+        optimizer: its optimizer.
+        prepared: the optimizer wrapped by Accelerate.
+    """
+
+    module: nn.Module
     optimizer: torch.optim.Optimizer
-    prepared: Any  # the optimizer as Accelerate steps it
+    prepared: Any
 
 
-def make_optimizer(settings: Optimizer, module: nn.Module) -> torch.optim.Optimizer:
-    """The optimizer of a network's trainable parameters."""
+def build_optimizer(settings: Optimizer, module: nn.Module) -> torch.optim.Optimizer:
+    """Build the optimizer of a network's trainable parameters."""
     parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
     if settings.name == "rmsprop":
         return torch.optim.RMSprop(parameters, lr=settings.lr, alpha=settings.beta2, momentum=settings.beta1)
@@ -56,15 +64,15 @@ def make_optimizer(settings: Optimizer, module: nn.Module) -> torch.optim.Optimi
 
 
 class Networks:
-    """Built from the configuration, on the accelerator's device.
+    """The networks of a training, built from the configuration on the accelerator's device.
 
     Args:
         config: the run's configuration.
         accelerator: device, precision and processes.
-        make_batches: from how batches are drawn to the training batches on the device.
-        text_dim: T of the embeddings.
-        text: the encoder that is trained too, or None where captions were encoded once.
-        previous_weights: of the earlier stages, the latest first.
+        make_batches: builds the training batches, given how they are drawn.
+        text_dim: size T of the embeddings.
+        text: text encoder to train with the GAN; None if captions were encoded once.
+        previous_weights: weights of the earlier stages, the latest first.
     """
 
     def __init__(
@@ -77,59 +85,64 @@ class Networks:
         previous_weights: Sequence[Path] = (),
     ):
         self.config, self.accelerator, self.text = config, accelerator, text
-        torch.manual_seed(config.seed + accelerator.process_index)  # dropout: other numbers on every process
+        torch.manual_seed(config.seed + accelerator.process_index)  # dropout must differ between processes
         stage, adversaries = build_networks(config, text_dim)
         load_previous(stage, previous_weights)
         for network in (stage, *adversaries.values()):
             network.to(accelerator.device).to(memory_format=torch.channels_last)
             synchronise_batch_norm(network, config.train.sync_batch_norm)
         self.stage, self.adversaries = stage, adversaries
-        draws = max(one.augmentation.dim for one in adversaries.values())
+        draws = max(adversary.augmentation.dim for adversary in adversaries.values())
         self.batches = make_batches(build_drawing(config, max(stage.resolutions), stage.draw_noise, draws))
         if stage.generator.reference_batch is not None:
             first = self.batches(0, config.train.batch_size)
             stage.set_reference_batch(first.fake_text, first.noise)
         self.ema = EMA(stage, config.train.ema_half_life)
-        if config.train.compile:  # after the average was copied, which is not trained
+        if config.train.compile:  # after copying the average, which is not compiled
             stage.compile()
             for adversary in adversaries.values():
                 adversary.compile_networks()
-        # wrapping comes last: checkpoints hold the bare networks
+        # last, because checkpoints hold the networks without wrappers
         self.wrapped = accelerator.prepare(stage)
         self.wrapped_adversaries: dict[str, Adversary] = {
             name: accelerator.prepare(adversary) for name, adversary in adversaries.items()
         }
         self.learners: dict[str, Learner] = {}
-        self._learn("generator", stage)
-        self._learn("discriminator", nn.ModuleDict(adversaries))
+        self._add_learner("generator", stage)
+        self._add_learner("discriminator", nn.ModuleDict(adversaries))
         if text is not None:
-            self._learn_text(text)
+            self._add_text_learner(text)
 
-    def _learn_text(self, text: LearnedText) -> None:
+    def _add_text_learner(self, text: LearnedText) -> None:
         trainer = build_text_ranking(self.config, text.encoder, max(self.stage.resolutions))
         trainer.to(self.accelerator.device)
         self.wrapped_text = self.accelerator.prepare(trainer)
         self.text_ema = EMA(text.encoder.network, self.config.train.ema_half_life)
-        self.averaged_encoder = copy.copy(text.encoder)  # the same tokens, the averaged weights
+        self.averaged_encoder = copy.copy(text.encoder)  # shares the vocabulary, has the averaged weights
         self.averaged_encoder.network = self.text_ema.module
-        self._learn("text", trainer)
+        self._add_learner("text", trainer)
 
-    def _learn(self, name: str, module: nn.Module) -> None:
-        optimizer = make_optimizer(self.config.optimizer[name], module)
+    def _add_learner(self, name: str, module: nn.Module) -> None:
+        optimizer = build_optimizer(self.config.optimizer[name], module)
         self.learners[name] = Learner(module, optimizer, self.accelerator.prepare(optimizer))
 
     def modules(self) -> dict[str, nn.Module]:
-        """Every network of a checkpoint, by its file name."""
+        """Return the networks of a checkpoint by file name, without suffix."""
         text = {} if self.text is None else {"text": self.learners["text"].module, "text-ema": self.text_ema.module}
         return {"generator": self.stage, "generator-ema": self.ema.module, **self.adversaries, **text}
 
     def update_averages(self, images: int, new: int) -> None:
-        """Move the averages towards the weights after `images` images, of which `new` came since the last update."""
+        """Update the averages of the weights.
+
+        Args:
+            images: number of training images so far.
+            new: number of images since the last update.
+        """
         self.ema.update(self.stage, images, new)
         if self.text is not None:
             self.text_ema.update(self.text.encoder.network, images, new)
 
-    def not_finite(self) -> list[str]:
-        """Networks whose weights are not finite; waits for the device."""
-        norms = {name: torch._foreach_norm(list(one.module.parameters())) for name, one in self.learners.items()}
+    def find_non_finite(self) -> list[str]:
+        """Return the networks with non-finite weights, as in "generator's weights". Waits for the device."""
+        norms = {name: torch._foreach_norm(list(learner.module.parameters())) for name, learner in self.learners.items()}
         return [f"{name}'s weights" for name, norm in norms.items() if not torch.stack(norm).isfinite().all()]

@@ -15,8 +15,8 @@ from stackflower.config.schema import LENGTHS, RunConfig
 from stackflower.errors import ConfigError, RunError
 from stackflower.features import efficientnet_lite0
 from stackflower.recipes.load import has_later_stage, load_recipe
-from stackflower.runs.folder import Run, free_name, newest_run
-from stackflower.runs.previous_stage import check_text, flags_over
+from stackflower.runs.folder import Run, find_free_name, find_newest_run
+from stackflower.runs.previous_stage import check_text, inherit_parts
 from stackflower.utils import devices
 
 logger = logging.getLogger(__name__)
@@ -67,10 +67,10 @@ class TrainingRequest:
         """Return the checked configuration, the run's folder, and a sentence that says what is trained."""
         if self.resume:
             run = _run_to_resume(self)
-            return resume_config(self, run), run, f"Resuming {run} (recipe {run.config().recipe})."
+            return resume_config(self, run), run, f"Resuming {run} (recipe {run.read_config().recipe})."
         recipe, reason = choose_recipe(self)
         config = resolve_request(self, recipe)
-        return config, Run(self.out or free_name(config.recipe)), reason
+        return config, Run(self.out or find_free_name(config.recipe)), reason
 
 
 def choose_recipe(request: TrainingRequest) -> tuple[str, str]:
@@ -78,7 +78,7 @@ def choose_recipe(request: TrainingRequest) -> tuple[str, str]:
     if request.recipe:
         return request.recipe, f"Recipe {request.recipe}."
     if request.below is not None:
-        below = Run(request.below).config().recipe
+        below = Run(request.below).read_config().recipe
         if has_later_stage(below):
             return below, f"Recipe {below}, as in {request.below}."
         return "quickstart", f"Recipe quickstart: {below}, the recipe of {request.below}, has no later stage."
@@ -102,7 +102,7 @@ def resolve_request(request: TrainingRequest, recipe: str) -> RunConfig:
     stage = 1 if request.stage is None else request.stage
     parts = {"stage": stage, **request.parts}
     if request.below is not None:
-        parts = flags_over(request.below, parts)
+        parts = inherit_parts(request.below, parts)
     given = {*parts, *request.settings}
     if request.time_limit is not None and not given & {f"train.{name}" for name in LENGTHS}:
         parts["train.time_limit"] = request.time_limit  # alone, it sets the length
@@ -120,7 +120,7 @@ def _run_to_resume(request: TrainingRequest) -> Run:
     assert named is not None
     if request.out and Path(request.out) != Path(named):
         raise ConfigError(f"`resume={named}` continues in {named}; leave out `out={request.out}`.")
-    return newest_run() if named == "latest" else Run(named)
+    return find_newest_run() if named == "latest" else Run(named)
 
 
 def _differences(old: Any, new: Any, path: str = "") -> list[tuple[str, Any, Any]]:
@@ -134,7 +134,7 @@ def _differences(old: Any, new: Any, path: str = "") -> list[tuple[str, Any, Any
 
 def resume_config(request: TrainingRequest, run: Run) -> RunConfig:
     """Return the configuration to resume with: the run's own, except for length and outputs. RunError for any other change."""
-    old = run.config()
+    old = run.read_config()
     if request.stage not in (None, old.stage):
         raise RunError(f"{run} is of stage {old.stage}, not {request.stage}; leave out `stage` to resume it.")
     below = None if old.below is None else old.below.run

@@ -103,7 +103,7 @@ def run_training(
             run.update(record)
         stopped = trainer.train(stop)
         setup.accelerator.end_training()
-        return Outcome(run, trainer.images, stopped, stop.signal, inputs.grid(1)[0][0], setup.is_main)
+        return Outcome(run, trainer.images, stopped, stop.signal, inputs.select_grid_captions(1)[0][0], setup.is_main)
 
 
 def _build_setup(config: RunConfig, run: Run, request: TrainingRequest) -> _Setup:
@@ -152,7 +152,7 @@ def _make_record(config: RunConfig, run: Run, setup: _Setup, inputs: Inputs) -> 
 def _open_run(config: RunConfig, run: Run, record: RunRecord, setup: _Setup, stack: ExitStack) -> None:
     """Create and lock the folder of a new run, or check that a resumed one is of the same record."""
     if setup.resume:
-        run.record().check_unchanged(run, record)
+        run.read_record().check_unchanged(run, record)
     elif setup.is_main:
         stack.enter_context(run.lock())
         run.create(record)
@@ -171,7 +171,7 @@ def _start_process(setup: _Setup, request: TrainingRequest, tune_malloc: bool) -
 
 def _known_length(config: RunConfig, run: Run) -> list[tuple[int, float, int]]:
     """Return the estimates of a time-limited run's length, which a resumed run repeats."""
-    return run.record().length if config.train.time_limit is not None else []
+    return run.read_record().length if config.train.time_limit is not None else []
 
 
 def find_kept_text(config: RunConfig, run: Run, resume: bool) -> Path | None:
@@ -192,7 +192,7 @@ def _save_encoder(encoder: TextEncoder, run: Run) -> None:
 
 def _restore(trainer: Trainer, run: Run) -> None:
     """Restore the last complete checkpoint. RunError where the run has a model and no checkpoint."""
-    complete = run.complete_checkpoints()
+    complete = run.list_checkpoints()
     if complete:
         trainer.state.restore(complete[-1])
         sentence = f"Resuming at {trainer.images:,} images."

@@ -1,4 +1,4 @@
-"""Make a trainer from a configuration and a run's folder."""
+"""Build a trainer from a configuration and the folder of a run."""
 
 from __future__ import annotations
 
@@ -38,49 +38,78 @@ logger = logging.getLogger(__name__)
 
 
 class Inputs(ABC):
-    """What a training reads."""
+    """Training data: images with embeddings of their captions.
 
-    key: str  # of the training split
-    epoch: int  # images of a pass
-    text: LearnedText | None = None  # the encoder that is trained too
+    Attributes:
+        key: key of the training split.
+        epoch: number of images per pass.
+        text: text encoder that is trained with the GAN, if any.
+    """
+
+    key: str
+    epoch: int
+    text: LearnedText | None = None
 
     @abstractmethod
-    def batches(self, drawing: Drawing) -> Batches:
-        """Make the training batches."""
+    def build_batches(self, drawing: Drawing) -> Batches:
+        """Build the training batches.
+
+        Args:
+            drawing: how images, captions and noise are drawn.
+        """
 
     @abstractmethod
-    def grid(self, rows: int = 8) -> tuple[list[str], Tensor]:
-        """Return the captions of the sample grid, and their embeddings (rows, T)."""
+    def select_grid_captions(self, rows: int = 8) -> tuple[list[str], Tensor]:
+        """Return the captions of the sample grid and their embeddings ``(rows, T)``.
+
+        Args:
+            rows: number of captions; small data sets have fewer.
+        """
 
 
 @dataclass
 class PreparedInputs(Inputs):
-    """A prepared split, and its captions' embeddings or, where the encoder is trained too, tokens."""
+    """A prepared split with the embeddings of its captions, or their tokens if the text encoder is trained.
+
+    Args:
+        data: prepared split.
+        table: embeddings ``(captions, T)``, float32, or tokens ``(captions, L)``, int64.
+        device: device of the batches.
+        text: text encoder that is trained with the GAN, if any.
+    """
 
     data: Prepared
-    table: Tensor  # (captions, T) float32, or (captions, L) int64
+    table: Tensor
     device: torch.device
     text: LearnedText | None = None
 
     def __post_init__(self) -> None:
         self.key, self.epoch = self.data.key, len(self.data.rows)
 
-    def batches(self, drawing: Drawing) -> PreparedBatches:
+    def build_batches(self, drawing: Drawing) -> PreparedBatches:
         embed = self.table.__getitem__ if self.text is None else self.text.embed
         return PreparedBatches(self.data, embed, drawing, self.device)
 
-    def grid(self, rows: int = 8) -> tuple[list[str], Tensor]:
-        """Return the first captions of evenly spaced images, and their embeddings."""
+    def select_grid_captions(self, rows: int = 8) -> tuple[list[str], Tensor]:
+        """Return the first caption of each of evenly spaced images, and their embeddings."""
         counts = torch.tensor([len(captions) for captions in self.data.captions])
         offsets = counts.cumsum(0) - counts
         chosen = offsets[torch.linspace(0, len(counts) - 1, min(rows, len(counts))).long()].tolist()
-        captions = self.data.flat_captions()
+        captions = self.data.flatten_captions()
         return [captions[row] for row in chosen], self.table[chosen]
 
 
 @dataclass
 class StreamedInputs(Inputs):
-    """Shards that are read as the training goes."""
+    """Shards that are streamed during training.
+
+    Args:
+        source: shards.
+        encoder: frozen text encoder.
+        size: height and width of the images, in pixels.
+        batch_size: total batch size over all processes.
+        accelerator: device and processes.
+    """
 
     source: ShardStream
     encoder: TextEncoder
@@ -93,7 +122,7 @@ class StreamedInputs(Inputs):
         self.key, self.epoch = self.source.stream_key("train"), sum(self.counts)
         self.embed = EmbeddingCache(self.encoder, self.accelerator.device)
 
-    def batches(self, drawing: Drawing) -> StreamedBatches:
+    def build_batches(self, drawing: Drawing) -> StreamedBatches:
         order = StreamOrder(self.counts, drawing.seed, self.batch_size, self.source.window)
         decoder = Decoder(
             self.source.reader("train"),
@@ -109,12 +138,12 @@ class StreamedInputs(Inputs):
         def notify(sentence: str) -> None:
             if sentence not in reported:
                 reported.add(sentence)
-                logger.warning("%s The next image of the shard replaces it.", sentence)
+                logger.warning("%s It is replaced by the next image of the shard.", sentence)
 
         return StreamedBatches(decoder, self.embed, drawing, self.accelerator.device, notify)
 
-    def grid(self, rows: int = 8) -> tuple[list[str], Tensor]:
-        """Return the first captions of evenly spaced samples of a shard, and their embeddings."""
+    def select_grid_captions(self, rows: int = 8) -> tuple[list[str], Tensor]:
+        """Return the first caption of each of evenly spaced images of the first shard, and their embeddings."""
         reader, shard = self.source.reader("train"), next(number for number, count in enumerate(self.counts) if count)
         places = dict.fromkeys(row * self.counts[shard] // rows for row in range(rows))
         captions = [reader.row(shard, place)["text"][0] for place in places]
@@ -122,7 +151,15 @@ class StreamedInputs(Inputs):
 
 
 def read_inputs(config: RunConfig, source: Source, encoder: TextEncoder, size: int, accelerator: Accelerator) -> Inputs:
-    """Prepare or index the data in the main process; the others then find it in the cache."""
+    """Prepare or index the training data: in the main process first, whose results the others read from the cache.
+
+    Args:
+        config: the run's configuration.
+        source: data set.
+        encoder: text encoder.
+        size: height and width of the images, in pixels.
+        accelerator: device and processes.
+    """
     main = accelerator.is_main_process
     with accelerator.main_process_first():
         if isinstance(source, ShardStream):
@@ -132,7 +169,7 @@ def read_inputs(config: RunConfig, source: Source, encoder: TextEncoder, size: i
             for warning in source.warnings("train"):
                 logger.warning(warning)
         data = prepare(source, "train", size)
-        captions = data.flat_captions()
+        captions = data.flatten_captions()
         build.fit_encoder(config, encoder, captions)
         if not (isinstance(encoder, LearnedEncoder) and encoder.learns):
             return PreparedInputs(data, embed(captions, encoder).to(accelerator.device), accelerator.device)
@@ -150,8 +187,8 @@ def _read_stream(
 ) -> StreamedInputs:
     if encoder.reads_all:
         raise ConfigError(
-            f"The text encoder {config.text.name} is made from all captions of the data, which a stream does not have "
-            "at the start: prepare the shards first with `data.name=shards`, or use `text=ngram`."
+            f"The text encoder {config.text.name} needs all captions of the data before training, and a stream does "
+            "not provide them. Prepare the shards with `data.name=shards`, or use `text=ngram`."
         )
     source.count("train")
     if accelerator.is_main_process:
@@ -173,34 +210,34 @@ def make_trainer(
     scorer: Scorer | None = None,
     callbacks: Callback | None = None,
 ) -> Trainer:
-    """Make the trainer of a run.
+    """Build the trainer of a run.
 
     Args:
         config: the run's configuration.
-        run: its folder.
-        record: what its ``config.json`` holds.
-        inputs: what it reads.
+        run: the run.
+        record: contents of its ``config.json``.
+        inputs: training data.
         accelerator: device, precision and processes.
-        began: when its time limit started, by `time.monotonic`.
-        scorer: scores its networks; None: no scores.
-        callbacks: run while it trains.
+        began: start of the time limit, by `time.monotonic`.
+        scorer: scores the networks during training; None for no scores.
+        callbacks: callbacks of the training.
     """
     networks = Networks(
         config,
         accelerator,
-        inputs.batches,
+        inputs.build_batches,
         record.text_dim,
         inputs.text,
-        run.previous_weights(config.stage),
+        run.previous_weights_files(config.stage),
     )
-    captions, embeddings = inputs.grid()
+    captions, embeddings = inputs.select_grid_captions()
     run_logger = RunLogger(run, accelerator, captions, embeddings, config.seed)
     limit, train, pace = config.train.time_limit, config.train, None
     length = Length(record.length)
     if limit is None:
         length = Length.fixed(train.images or max(1, int((train.epochs or 0) * inputs.epoch)))
     elif not record.length:
-        rarest = max((p.every for one in networks.adversaries.values() for p in one.all_penalties()), default=1)
+        rarest = max((p.every for adversary in networks.adversaries.values() for p in adversary.all_penalties()), default=1)
         output = config.output
         sparing = not (output.checkpoint_every or output.sample_every or output.eval_every)
         pace = Pace(began + limit, limit, train.batch_size * train.critic_steps, rarest, sparing)

@@ -17,13 +17,13 @@ from stackflower.runs.checkpoint import (
     CheckpointState,
     CheckpointWriter,
     check_files,
+    get_optimizer_state,
+    get_rng_state,
     load_weights,
-    optimizer_state,
     read_state,
     read_tensors,
     restore_optimizer,
     restore_rng,
-    rng_state,
     save_weights,
     write_state,
 )
@@ -68,11 +68,11 @@ class TrainingState:
         if self.accelerator.is_main_process:
             self.checkpoints += 1
             for name, module in self.networks.modules().items():
-                writer.tensors(name, module.state_dict())
+                writer.write_tensors(name, module.state_dict())
             for name, learner in self.networks.learners.items():
-                writer.tensors(f"optimizer-{name}", optimizer_state(learner.optimizer, learner.module))
+                writer.write_tensors(f"optimizer-{name}", get_optimizer_state(learner.optimizer, learner.module))
         self.accelerator.wait_for_everyone()
-        writer.tensors(f"rng-{self.accelerator.process_index}", rng_state(self.accelerator.device))
+        writer.write_tensors(f"rng-{self.accelerator.process_index}", get_rng_state(self.accelerator.device))
         self.accelerator.wait_for_everyone()
         if self.accelerator.is_main_process:
             writer.publish(self.numbers())
@@ -97,7 +97,7 @@ class TrainingState:
         best = json.dumps({"images": self.images, "value": value, "scores": dict(scores), "protocol": dict(protocol)})
         try:
             if self.networks.text is not None:
-                self.networks.averaged_encoder.save(self.run.best_text(self.images))
+                self.networks.averaged_encoder.save(self.run.best_text_folder(self.images))
             save_weights(self.networks.ema.module, self.run.best_weights, {"best": best})
         except (OSError, SafetensorError) as error:
             raise TrainingFailed(
@@ -106,7 +106,7 @@ class TrainingState:
             ) from error
         for path in self.run.path.glob("text-best-*"):
             aside = self.run.path / f"{path.name.replace('text', 'generator')}.safetensors"
-            if path != self.run.best_text(self.images) and not aside.exists():
+            if path != self.run.best_text_folder(self.images) and not aside.exists():
                 shutil.rmtree(path, ignore_errors=True)
 
     def set_best_aside(self, images: int) -> Path:

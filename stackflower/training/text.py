@@ -18,12 +18,12 @@ from stackflower.config.schema import Part
 from stackflower.data.prepared import Prepared, prepare
 from stackflower.data.source import Source
 from stackflower.errors import ConfigError, DataError
-from stackflower.runs.trained_text import ABOUT
+from stackflower.runs.trained_text import ENCODER_FILE
 from stackflower.text.learned import LearnedEncoder, TextRanking
 from stackflower.training.batches.batch import Drawing
 from stackflower.training.batches.prepared import PreparedBatches
 from stackflower.utils.atomic import write_text
-from stackflower.utils.devices import process_state
+from stackflower.utils.devices import get_process_state
 from stackflower.utils.progress import progress_bar
 
 RESOLUTION = 64
@@ -65,16 +65,16 @@ def train_text(
     source: Source = Part.from_dict(data).create("data")
     size = clamped(round(RESOLUTION * LOAD_RATIO), source)
     train = prepare(source, "train", size)
-    device = process_state().device
+    device = get_process_state().device
     torch.manual_seed(schedule.seed)
-    encoder.fit(train.flat_captions())
+    encoder.fit(train.flatten_captions())
     ranking = TextRanking(encoder, RESOLUTION).to(device)
     _fit(ranking, encoder, train, device, schedule)
-    split = source.held_out()
+    split = source.get_held_out_split()
     held_out = prepare(source, split or "train", size)
     first = [captions[0] for captions in held_out.captions]
     candidates = min(CANDIDATES, len(first))
-    tokens, images = encoder.tokenise(first).to(device), held_out.centre(RESOLUTION).to(device)
+    tokens, images = encoder.tokenise(first).to(device), held_out.crop_centre(RESOLUTION).to(device)
     accuracy = retrieval_accuracy(ranking, tokens, images, candidates)
     found = {
         "text": dict(text),
@@ -96,7 +96,7 @@ def train_text(
 def _save(encoder: LearnedEncoder, out: Path, about: dict[str, Any]) -> None:
     try:
         encoder.save(out)
-        write_text(out / ABOUT, json.dumps(about, indent=2, ensure_ascii=False) + "\n")
+        write_text(out / ENCODER_FILE, json.dumps(about, indent=2, ensure_ascii=False) + "\n")
     except (OSError, SafetensorError) as error:
         raise DataError(f"{out} can't be written: {error}. Choose another `out`.") from error
 
@@ -138,7 +138,7 @@ def _fit(
     device: torch.device,
     schedule: Schedule,
 ) -> None:
-    tokens = encoder.tokenise(data.flat_captions()).to(device)
+    tokens = encoder.tokenise(data.flatten_captions()).to(device)
     batch_size = min(schedule.batch_size, len(data.rows))
     drawing = Drawing(RESOLUTION, schedule.seed, lambda count, generator: torch.zeros(count, 0, device=device))
     batches = PreparedBatches(data, lambda captions: torch.zeros(*captions.shape, 1, device=device), drawing, device)

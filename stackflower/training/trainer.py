@@ -140,7 +140,7 @@ class Trainer:
     def train(self, stop: Stop) -> str | None:
         """Train to the end or until asked to stop; why it stopped, or None. TrainingFailed if it can't go on."""
         output = self.config.output
-        if not self.run.complete_checkpoints():
+        if not self.run.list_checkpoints():
             self._save()
         self.logger.start(self.images)
         stopped: str | None = None
@@ -164,7 +164,7 @@ class Trainer:
                 self._paused("score", self._score)
             if save:
                 self._paused("checkpoint", self._save)
-                self.callbacks.on_checkpoint(self.progress(stop), self.run.complete_checkpoints()[-1])
+                self.callbacks.on_checkpoint(self.progress(stop), self.run.list_checkpoints()[-1])
             if scored and stopping:
                 self._score()
             if stopping and not done:
@@ -234,7 +234,7 @@ class Trainer:
         measures = self.logger.measures()
         bad = [name for name, value in measures.items() if not math.isfinite(value)]
         if saving:  # the losses of the last step may be finite and the weights after it not
-            bad += self.networks.not_finite()
+            bad += self.networks.find_non_finite()
         if not bad:
             rates = {f"lr/{name}": one.prepared.param_groups[0]["lr"] for name, one in self.networks.learners.items()}
             share, total = self.length.share(self.images), self.length.total(self.images)
@@ -248,7 +248,7 @@ class Trainer:
 
     def _roll_back(self, bad: list[str]) -> None:
         """Back to the last complete checkpoint with half the learning rate, at most three times."""
-        images, complete = self.images, self.run.complete_checkpoints()
+        images, complete = self.images, self.run.list_checkpoints()
         if self.state.rollbacks >= ROLLBACKS or not complete:
             self.logger.event(images, "failed", terms=bad)
             raise TrainingFailed(
@@ -288,7 +288,7 @@ class Trainer:
         if not self.accelerator.is_main_process:
             return
         self.logger.scores(self.images, scores)
-        value, best = scores[self.scorer.measure], self.run.best()
+        value, best = scores[self.scorer.measure], self.run.read_best()
         if best is not None and best["protocol"] != self.scorer.protocol:
             aside = self.state.set_best_aside(best["images"])
             text = f"The best model so far was scored by another protocol; it is kept as {aside.name}."

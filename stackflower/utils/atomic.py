@@ -1,4 +1,4 @@
-"""Files are written beside their place and renamed into it, so that nothing ever reads half a file."""
+"""Atomic writing: files are written under a temporary name and renamed, so nothing ever reads half a file."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ from safetensors import SafetensorError
 
 from stackflower.errors import StackflowerError
 
-RESUMES = "Free some disk space and rerun; it resumes where it stopped."
-OTHER_OUT = "Choose another `out`."
+RESUME_ADVICE = "Free some disk space and rerun; it resumes where it stopped."
+OUT_ADVICE = "Choose another `out`."
 
 
 @contextmanager
 def reporting_write_errors(
-    path: object, error_class: type[StackflowerError], advice: str = OTHER_OUT
+    path: object, error_class: type[StackflowerError], advice: str = OUT_ADVICE
 ) -> Iterator[None]:
-    """Report a failure to write in the block as one sentence about `path`.
+    """Turn a failure to write in the block into an error that names `path`.
 
     Args:
-        path: what can't be written then.
-        error_class: class of the error that is raised.
-        advice: what to do, as a sentence.
+        path: what the block writes, for the message.
+        error_class: class of the error to raise.
+        advice: what the user can do, as a sentence.
 
     Raises:
-        StackflowerError: of `error_class`, for an OSError or SafetensorError in the block.
+        StackflowerError: the block raised an OSError or SafetensorError; the error is an `error_class`.
     """
     try:
         yield
@@ -45,9 +45,13 @@ def describe_write_error(path: object, error: Exception, advice: str) -> str:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Yield a path in the same folder, which is made, with the same suffix.
+    """Replace a file by the one that the block writes.
 
-    It is renamed to `path` when the block ends, and removed when the block fails.
+    The folder of `path` is created if it does not exist.
+
+    Yields:
+        A temporary path with the same folder and suffix. The file there is renamed to `path` when the block ends, and
+        removed if the block raises an exception.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.stem}-{uuid.uuid4().hex[:8]}{path.suffix}")
@@ -58,23 +62,27 @@ def replacing(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
-def left_behind(path: Path) -> list[Path]:
-    """List what `replacing` left of a file when its process was killed."""
+def list_leftovers(path: Path) -> list[Path]:
+    """List the temporary files that `replacing` left behind when its process was killed."""
     name = re.compile(rf"\.{re.escape(path.stem)}-[0-9a-f]{{8}}{re.escape(path.suffix)}")
-    return [each for each in path.parent.iterdir() if name.fullmatch(each.name)]
+    return [file for file in path.parent.iterdir() if name.fullmatch(file.name)]
 
 
 def try_writing(path: Path) -> None:
-    """Raise OSError if a file can't be written: before hours of work, not after."""
+    """Check that a file can be written, before hours of work rather than after.
+
+    Raises:
+        OSError: it can't.
+    """
     if path.is_dir():
         raise IsADirectoryError(f"it is a folder; name a file in it, as in {path / 'FILE'}")
     path.parent.mkdir(parents=True, exist_ok=True)
     trial = path.with_name(f".{path.name}.try")
     trial.touch()
-    trial.unlink(missing_ok=True)  # other processes try too
+    trial.unlink(missing_ok=True)  # another process may have removed it
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file in UTF-8; names of files that are not UTF-8 appear in it with escapes."""
+    """Write a text file in UTF-8, with escapes for what can't be encoded, such as file names that are not UTF-8."""
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8", errors="backslashreplace")

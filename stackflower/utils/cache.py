@@ -11,15 +11,18 @@ from stackflower.errors import DataError
 from stackflower.utils.atomic import describe_write_error, reporting_write_errors
 
 VERSION = 2  # part of every key
-ADVICE = "Free some disk space, or set the environment variable STACKFLOWER_CACHE to a folder elsewhere."
+ADVICE = "Free some disk space, or set the environment variable STACKFLOWER_CACHE to another folder."
 
 
-def cache_folder(kind: str) -> Path:
-    """Return the folder of a kind of thing ("prepared", "embeddings", "classifiers") below STACKFLOWER_CACHE, by
-    default ~/.cache/stackflower; it is made if it does not exist.
+def make_cache_folder(kind: str) -> Path:
+    """Create the cache folder for one kind of file, unless it exists, and return it.
+
+    Args:
+        kind: name of a folder in the cache, such as "prepared" or "embeddings". The cache is the folder that the
+            environment variable ``STACKFLOWER_CACHE`` names, by default ``~/.cache/stackflower``.
 
     Raises:
-        DataError: the folder can't be made.
+        DataError: the folder can't be created.
     """
     folder = Path(os.environ.get("STACKFLOWER_CACHE") or Path.home() / ".cache" / "stackflower").expanduser() / kind
     with reporting_cache_errors(folder):
@@ -28,15 +31,15 @@ def cache_folder(kind: str) -> Path:
 
 
 def reporting_cache_errors(folder: Path) -> AbstractContextManager[None]:
-    """Report a failure to write to the cache in the block, as of `reporting_write_errors`."""
+    """Raise a DataError for a failure to write to the cache in the block (see `reporting_write_errors`)."""
     return reporting_write_errors(f"The cache {folder}", DataError, ADVICE)
 
 
-def not_writable(folder: Path, error: Exception) -> DataError:
+def build_cache_error(folder: Path, error: Exception) -> DataError:
     """Build the error for a cache that can't be written."""
     return DataError(describe_write_error(f"The cache {folder}", error, ADVICE))
 
 
-def key_of(*parts: object) -> str:
-    """Return a short name for a combination of settings."""
+def compute_key(*parts: object) -> str:
+    """Hash a combination of values, whose `repr` must be stable, to a key of 24 hexadecimal digits."""
     return hashlib.blake2b(repr((VERSION, *parts)).encode(), digest_size=12).hexdigest()

@@ -6,7 +6,7 @@ import hashlib
 from pathlib import Path
 
 
-def sha256_of(path: Path) -> str:
+def compute_sha256(path: Path) -> str:
     """Compute the SHA-256 of a file, as 64 hexadecimal digits.
 
     Raises:

@@ -49,6 +49,6 @@ def describe_device(precision: str) -> str:
     return f"{name}, {'float32' if precision == 'no' else precision}"
 
 
-def process_state() -> PartialState:
+def get_process_state() -> PartialState:
     """Return Accelerate's state of this process: its device, its rank and the number of processes."""
     return PartialState(cpu=not has_accelerator())

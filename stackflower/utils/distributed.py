@@ -9,28 +9,28 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def world() -> tuple[int, int]:
+def get_rank_and_size() -> tuple[int, int]:
     """Return the rank of this process and the number of processes, (0, 1) outside distributed training."""
     together = dist.is_available() and dist.is_initialized()
     return (dist.get_rank(), dist.get_world_size()) if together else (0, 1)
 
 
-def gathered(x: Tensor) -> Tensor:
+def gather(x: Tensor) -> Tensor:
     """Gather the whole batch (processes · N, …) from the shares (N, …), in the order of ranks, with gradients.
 
     The result is differentiable any number of times. Shares are padded with zeros and summed, because some backends
     can't gather with gradients; meant for small tensors.
     """
-    rank, size = world()
+    rank, size = get_rank_and_size()
     if size == 1:
         return x
     padded = F.pad(x, [0, 0] * (x.ndim - 1) + [rank * len(x), (size - 1 - rank) * len(x)])
     return dist_functional.all_reduce(padded)
 
 
-def collected(x: Tensor) -> Tensor:
+def gather_detached(x: Tensor) -> Tensor:
     """Gather the whole batch (processes · N, …) from equal shares (N, …), in the order of ranks, without gradients."""
-    _, size = world()
+    _, size = get_rank_and_size()
     if size == 1:
         return x
     parts = [torch.empty_like(x, memory_format=torch.contiguous_format) for _ in range(size)]

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 
-def seeded(seed: int, *path: int, device: torch.device | str = "cpu") -> torch.Generator:
+def create_rng(seed: int, *path: int, device: torch.device | str = "cpu") -> torch.Generator:
     """Create a random number generator for one purpose.
 
     Args:
@@ -22,7 +22,7 @@ def seeded(seed: int, *path: int, device: torch.device | str = "cpu") -> torch.G
     return generator
 
 
-def below(count: Tensor, generator: torch.Generator) -> Tensor:
+def draw_below(count: Tensor, generator: torch.Generator) -> Tensor:
     """Draw, for each entry of `count` (N,), a uniform whole number from 0 to `count` − 1."""
     # Apple's GPUs don't support float64.
     precise = torch.float32 if generator.device.type == "mps" else torch.float64

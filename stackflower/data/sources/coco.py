@@ -29,13 +29,13 @@ class CocoCaptions(ListedSource):
 
     @classmethod
     def recognises(cls, files: Files) -> bool:
-        return bool(_annotations(files, "train"))
+        return bool(_find_annotations(files, "train"))
 
-    def own_splits(self) -> list[str]:
-        return [split for split, word in (("train", "train"), ("validation", "val")) if _annotations(self.files, word)]
+    def find_splits(self) -> list[str]:
+        return [split for split, word in (("train", "train"), ("validation", "val")) if _find_annotations(self.files, word)]
 
     def read_split(self, split: str) -> Listing:
-        file, *others = _annotations(self.files, "val" if split == "validation" else split)
+        file, *others = _find_annotations(self.files, "val" if split == "validation" else split)
         files = self.files.within(PurePosixPath(file).stem.removeprefix("captions_"))
         try:
             content = json.loads(self.files.text(file))
@@ -65,7 +65,7 @@ class CocoCaptions(ListedSource):
         return listing
 
 
-def _annotations(files: Files, word: str) -> list[str]:
+def _find_annotations(files: Files, word: str) -> list[str]:
     """The files of captions of one part."""
     start = f"annotations/captions_{word}"
     return [name for name in files.names if name.startswith(start) and name.endswith(".json")]

@@ -15,13 +15,13 @@ from stackflower.data.files import Files
 from stackflower.data.images import load_square
 from stackflower.data.listed import ListedSource, Listing
 from stackflower.errors import DataError
-from stackflower.formats.lines import lines_of
+from stackflower.formats.lines import split_lines
 from stackflower.options import Positive, Seed
 from stackflower.registry import register
-from stackflower.utils.rng import seeded
+from stackflower.utils.rng import create_rng
 
 Box = tuple[float, float, float, float]
-UNSEEN = 50  # classes of the test split of StackGAN
+UNSEEN_CLASSES = 50  # classes of the test split of StackGAN
 
 
 @register("data", "cub-200")
@@ -51,20 +51,20 @@ class Cub200(ListedSource):
         follow_links: bool = False,
     ):
         super().__init__(path=path, seed=seed, skip_bad=skip_bad, follow_links=follow_links)
-        self.by, self.box, self.root = split, box, _root(self.files)
+        self.by, self.box, self.root = split, box, _find_root(self.files)
         self.as_files = not box
 
     @classmethod
     def recognises(cls, files: Files) -> bool:
-        return files.folder(_root(files) + "images") and _root(files) + "bounding_boxes.txt" in files
+        return files.has_folder(_find_root(files) + "images") and _find_root(files) + "bounding_boxes.txt" in files
 
-    def own_splits(self) -> list[str]:
+    def find_splits(self) -> list[str]:
         return ["train", "test"]
 
     def fingerprint(self, split: str) -> str:
         return f"{super().fingerprint(split)}-{self.box:g}"
 
-    def _table(self, name: str) -> dict[int, str]:
+    def _read_table(self, name: str) -> dict[int, str]:
         return read_table(self.files, self.root + name)
 
     @cached_property
@@ -76,7 +76,7 @@ class Cub200(ListedSource):
     def texts(self) -> Files:
         """The files of Reed's captions."""
         for folder in (f"{self.root}text_c10", "text_c10"):
-            if self.files.folder(folder):
+            if self.files.has_folder(folder):
                 return self.files.within(folder)
         beside = self.path.parent / "text_c10"
         if beside.is_dir():
@@ -84,20 +84,20 @@ class Cub200(ListedSource):
         raise DataError(f"{self.path} has no captions: unpack text_c10 of Reed et al. into it, or beside it.")
 
     def read_split(self, split: str) -> Listing:
-        files, classes = self._table("images.txt"), self._table("classes.txt")
+        files, classes = self._read_table("images.txt"), self._read_table("classes.txt")
         try:
-            labels = {number: int(label) for number, label in self._table("image_class_labels.txt").items()}
+            labels = {number: int(label) for number, label in self._read_table("image_class_labels.txt").items()}
         except ValueError as error:
             raise DataError(
                 f"{self.files.path / self.root}/image_class_labels.txt has a class that is no number ({error})."
             ) from error
         if self.by == "official":
-            parts = self._table("train_test_split.txt")
+            parts = self._read_table("train_test_split.txt")
             training = {number for number, part in parts.items() if part == "1"}
         else:
             parts = files
             every = sorted(classes)
-            drawn = torch.randperm(len(every), generator=seeded(self.seed, 31))[:UNSEEN].tolist()
+            drawn = torch.randperm(len(every), generator=create_rng(self.seed, 31))[:UNSEEN_CLASSES].tolist()
             unseen = {every[place] for place in drawn}
             training = {number for number in files if labels.get(number) not in unseen}
         texts, listing = self.texts, Listing(self.files)
@@ -150,7 +150,7 @@ def read_table(files: Files, name: str) -> dict[int, str]:
     try:
         return {
             int(number): rest.strip()
-            for number, _, rest in (line.partition(" ") for line in lines_of(files.text(name)))
+            for number, _, rest in (line.partition(" ") for line in split_lines(files.text(name)))
         }
     except ValueError as error:
         raise DataError(f"{files.path / name} is not CUB's file of that name ({error}).") from error
@@ -169,6 +169,6 @@ def read_boxes(files: Files, root: str) -> dict[str, Box]:
     return boxes
 
 
-def _root(files: Files) -> str:
+def _find_root(files: Files) -> str:
     """What the names of its files begin with: the download holds CUB_200_2011 beside attributes.txt."""
-    return "CUB_200_2011/" if files.folder("CUB_200_2011") else ""
+    return "CUB_200_2011/" if files.has_folder("CUB_200_2011") else ""

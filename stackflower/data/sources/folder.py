@@ -18,21 +18,21 @@ from typing import Any
 from stackflower.data.files import Files
 from stackflower.data.images import EXTENSIONS
 from stackflower.data.listed import ListedSource, Listing
-from stackflower.data.rows import checked, parsed
-from stackflower.data.tables import read_csv, read_parquet, whole_number
+from stackflower.data.rows import check_row, parse_row
+from stackflower.data.tables import parse_whole_number, read_csv, read_parquet
 from stackflower.errors import DataError
-from stackflower.formats.lines import lines_with_numbers
+from stackflower.formats.lines import number_lines
 from stackflower.registry import register
-from stackflower.utils.cache import key_of
+from stackflower.utils.cache import compute_key
 
 METADATA = ("metadata.jsonl", "metadata.csv", "metadata.parquet")
-FOLDERS = {"train": ("train",), "validation": ("validation", "val", "valid"), "test": ("test",)}
-OBJECTS = ("text", "attributes", "mentioned_attributes")  # a cell of a table may hold a list or an object as JSON
+SPLIT_FOLDERS = {"train": ("train",), "validation": ("validation", "val", "valid"), "test": ("test",)}
+JSON_COLUMNS = ("text", "attributes", "mentioned_attributes")  # a cell of a table may hold a list or an object as JSON
 
 
-def split_named(word: str) -> str | None:
+def find_split(word: str) -> str | None:
     """Return the split that a word names, in small letters or capitals, or None."""
-    return next((split for split, words in FOLDERS.items() if word.lower() in words), None)
+    return next((split for split, words in SPLIT_FOLDERS.items() if word.lower() in words), None)
 
 
 def is_image(name: str) -> bool:
@@ -40,37 +40,37 @@ def is_image(name: str) -> bool:
     return PurePosixPath(name).suffix.lower() in EXTENSIONS
 
 
-def splits_of(files: Files) -> list[str]:
+def list_splits(files: Files) -> list[str]:
     """List the splits that have a folder among these files; without a folder for training, only "train"."""
-    splits = [split for split in FOLDERS if folders_of(files, split)]
+    splits = [split for split in SPLIT_FOLDERS if list_split_folders(files, split)]
     return splits if "train" in splits else ["train"]
 
 
-def files_of(files: Files, split: str) -> Files:
+def select_split(files: Files, split: str) -> Files:
     """Return the files of a split: those of its folder, or all."""
-    return files.within(next(iter(folders_of(files, split)), ""))
+    return files.within(next(iter(list_split_folders(files, split)), ""))
 
 
-def folders_of(files: Files, split: str) -> list[str]:
+def list_split_folders(files: Files, split: str) -> list[str]:
     """List the folders of a split."""
-    folders = [name for name in files.folders if "/" not in name and split_named(name) == split]
-    return sorted(folders, key=lambda name: (FOLDERS[split].index(name.lower()), name))
+    folders = [name for name in files.folders if "/" not in name and find_split(name) == split]
+    return sorted(folders, key=lambda name: (SPLIT_FOLDERS[split].index(name.lower()), name))
 
 
-def outside_splits(files: Files) -> list[str]:
+def list_unused_images(files: Files) -> list[str]:
     """Report images that are in no folder of a split, or splits without a folder for training."""
-    if not folders_of(files, "train"):
-        others = [folder for split in FOLDERS for folder in folders_of(files, split)]
+    if not list_split_folders(files, "train"):
+        others = [folder for split in SPLIT_FOLDERS for folder in list_split_folders(files, split)]
         within = tuple(f"{folder}/" for folder in others)
         if not any(is_image(name) and name.startswith(within) for name in files.names):
             return []
-        unread = [f"{folder}/{name}" for folder in others if (name := metadata_in(files, folder))]
+        unread = [f"{folder}/{name}" for folder in others if (name := find_metadata(files, folder))]
         ignored = f" Not used: {', '.join(unread)}." if unread else ""
         return [
             f"{files.path} has no folder train, so {', '.join(others)} are no splits but part of the training data; "
             f"put the other images into a folder train.{ignored}"
         ]
-    used = tuple(f"{folders_of(files, split)[0]}/" for split in splits_of(files))
+    used = tuple(f"{list_split_folders(files, split)[0]}/" for split in list_splits(files))
     outside = [name for name in files.names if is_image(name) and not name.startswith(used)]
     if not outside:
         return []
@@ -79,27 +79,27 @@ def outside_splits(files: Files) -> list[str]:
     ]
 
 
-def metadata_in(files: Files, folder: str = "") -> str | None:
+def find_metadata(files: Files, folder: str = "") -> str | None:
     """Return the name of the metadata at the top of these files, or of a folder of them; None for none."""
     return next((name for name in METADATA if (f"{folder}/{name}" if folder else name) in files), None)
 
 
-def _jsonl(text: str) -> Iterator[tuple[int, dict[str, Any] | str]]:
-    for number, line in lines_with_numbers(text):
-        row, problem = parsed(line)
+def _read_jsonl(text: str) -> Iterator[tuple[int, dict[str, Any] | str]]:
+    for number, line in number_lines(text):
+        row, problem = parse_row(line)
         yield number, problem or row
 
 
-def _table(rows: Iterator[tuple[int, dict[str, Any] | str]]) -> Iterator[tuple[int, dict[str, Any] | str]]:
+def _convert_cells(rows: Iterator[tuple[int, dict[str, Any] | str]]) -> Iterator[tuple[int, dict[str, Any] | str]]:
     """Convert labels, lists and objects in the cells of a table."""
     for number, row in rows:
         if isinstance(row, dict):
             label = row.get("label")
             if label in (None, ""):
                 row.pop("label", None)
-            elif (whole := whole_number(label)) is not None:
+            elif (whole := parse_whole_number(label)) is not None:
                 row["label"] = whole
-            for key in OBJECTS:
+            for key in JSON_COLUMNS:
                 cell = row.get(key)
                 if isinstance(cell, str) and cell[:1] in ("[", "{"):
                     with contextlib.suppress(ValueError, RecursionError):
@@ -107,13 +107,13 @@ def _table(rows: Iterator[tuple[int, dict[str, Any] | str]]) -> Iterator[tuple[i
         yield number, row
 
 
-def _rows(files: Files, name: str) -> Iterator[tuple[int, dict[str, Any] | str]]:
+def _read_rows(files: Files, name: str) -> Iterator[tuple[int, dict[str, Any] | str]]:
     """Yield the line and row of each row of metadata, or what is wrong with it."""
     if name.endswith(".jsonl"):
-        return _jsonl(files.text(name))
+        return _read_jsonl(files.text(name))
     if name.endswith(".csv"):
-        return _table(read_csv(files.text(name), files.path / name))
-    return _table(read_parquet(files.read(name), files.path / name))
+        return _convert_cells(read_csv(files.text(name), files.path / name))
+    return _convert_cells(read_parquet(files.read(name), files.path / name))
 
 
 def read_metadata(files: Files, folder: str = "", folders: Sequence[str] = (), others: Sequence[str] = ()) -> Listing:
@@ -128,35 +128,35 @@ def read_metadata(files: Files, folder: str = "", folders: Sequence[str] = (), o
     Raises:
         DataError: `files` have no metadata.
     """
-    name = metadata_in(files)
+    name = find_metadata(files)
     if name is None:
-        raise _no_metadata(files)
+        raise _build_metadata_error(files)
     listing, reports, elsewhere = Listing(files), not folders or folder == folders[0], 0
-    for number, row in _rows(files, name):
+    for number, row in _read_rows(files, name):
         where = f"{name}, line {number}"
         if isinstance(row, str):
             listing.problems += [f"{where} {row}."] if reports else []
             continue
-        file, problem = _file(row.get("file_name"), files, listing.named)
-        home = _home(file, folders, others)
+        file, problem = _resolve_file(row.get("file_name"), files, listing.named)
+        home = _find_home(file, folders, others)
         elsewhere += home is None
         if home != folder:
             continue
         if folders and file in files and file.partition("/")[0] != folder:
             problem = f"names {file}, which is in no folder of a split ({', '.join([*folders, *others])})"
-        row, wrong = checked({**row, "file_name": file})
+        row, wrong = check_row({**row, "file_name": file})
         if problem or wrong:
             listing.problems.append(f"{where} {problem or wrong}.")
         else:
             listing.rows.append(row)
     if not listing.rows and not listing.problems:
         listing.problems.append(f"{files.path / name} has no rows{f' of images in {folder}' if folder else ''}.")
-    listing.notes += _unused_metadata(files, name, elsewhere, others) if reports else []
-    listing.notes += _images_without_row(files, folder, name, listing.named)
+    listing.notes += _list_unused_metadata(files, name, elsewhere, others) if reports else []
+    listing.notes += _list_images_without_row(files, folder, name, listing.named)
     return listing
 
 
-def _no_metadata(files: Files) -> DataError:
+def _build_metadata_error(files: Files) -> DataError:
     """Build the error for files without metadata; it names files that may be meant as such."""
     near = [name for name in files.names if "/" not in name and name.endswith((".jsonl", ".json", ".csv", ".txt"))]
     hint = f" There is {', '.join(near[:3])}: rename it if it is the metadata." if near else ""
@@ -169,7 +169,7 @@ def _no_metadata(files: Files) -> DataError:
     )
 
 
-def _home(file: str, folders: Sequence[str], others: Sequence[str]) -> str | None:
+def _find_home(file: str, folders: Sequence[str], others: Sequence[str]) -> str | None:
     """Return the folder of the split that a row is read with; None for one that has metadata of its own.
 
     Args:
@@ -183,7 +183,7 @@ def _home(file: str, folders: Sequence[str], others: Sequence[str]) -> str | Non
     return top if top in folders else next(iter(folders), "")
 
 
-def _unused_metadata(files: Files, name: str, elsewhere: int, others: Sequence[str]) -> list[str]:
+def _list_unused_metadata(files: Files, name: str, elsewhere: int, others: Sequence[str]) -> list[str]:
     """Report rows that are not used, as their folders have metadata of their own, and metadata beside these."""
     notes = []
     if elsewhere:
@@ -196,7 +196,7 @@ def _unused_metadata(files: Files, name: str, elsewhere: int, others: Sequence[s
     return notes
 
 
-def _images_without_row(files: Files, folder: str, metadata: str, named: set[str]) -> list[str]:
+def _list_images_without_row(files: Files, folder: str, metadata: str, named: set[str]) -> list[str]:
     """Report images of a folder, or of all, that metadata do not name."""
     prefix = f"{folder}/" if folder else ""
     images = [name for name in files.names if is_image(name) and name.startswith(prefix) and name not in named]
@@ -206,11 +206,11 @@ def _images_without_row(files: Files, folder: str, metadata: str, named: set[str
     return [f"{len(images):,} images in {files.path} have no row in {metadata} and are not used ({listed})."]
 
 
-def _file(given: Any, files: Files, seen: set[str]) -> tuple[str, str | None]:
+def _resolve_file(given: Any, files: Files, seen: set[str]) -> tuple[str, str | None]:
     """Return the file that a row names, and what is wrong with it or None."""
     if not isinstance(given, str) or not given:
         return "", 'has no "file_name"'
-    name = files.named(given)
+    name = files.normalise(given)
     if name in seen:
         return name, f"names {name} a second time"
     seen.add(name)
@@ -218,7 +218,7 @@ def _file(given: Any, files: Files, seen: set[str]) -> tuple[str, str | None]:
         return name, None
     if name in files:
         return name, f"names {name}, which is no image by its name; images end in {', '.join(sorted(EXTENSIONS))}"
-    return name, files.why_not(name)
+    return name, files.explain_missing(name)
 
 
 @register("data", "folder")
@@ -232,53 +232,53 @@ class FolderSource(ListedSource):
 
     @classmethod
     def recognises(cls, files: Files) -> bool:
-        folders = ("", *(folder for words in FOLDERS.values() for folder in words))
-        return any(metadata_in(files, folder) for folder in folders)
+        folders = ("", *(folder for words in SPLIT_FOLDERS.values() for folder in words))
+        return any(find_metadata(files, folder) for folder in folders)
 
-    def own_splits(self) -> list[str]:
-        return splits_of(self.files)
+    def find_splits(self) -> list[str]:
+        return list_splits(self.files)
 
     def read_split(self, split: str) -> Listing:
-        folders, beside = self._folders(), metadata_in(self.files)
-        separate = self._with_metadata()
+        folders, beside = self._map_folders(), find_metadata(self.files)
+        separate = self._list_folders_with_metadata()
         shared = [folder for folder in folders.values() if folder not in separate]
         if beside and folders.get(split) in shared:
             listing = read_metadata(self.files, folders[split], shared, separate)
         else:
-            listing = read_metadata(files_of(self.files, split))
+            listing = read_metadata(select_split(self.files, split))
         if split == "train":
-            listing.notes += outside_splits(self.files)
+            listing.notes += list_unused_images(self.files)
             if beside and separate and not shared:
                 listing.notes.append(
                     f"{self.path / beside} is not used: every folder of a split ({', '.join(separate)}) has metadata."
                 )
         return listing
 
-    def _folders(self) -> dict[str, str]:
+    def _map_folders(self) -> dict[str, str]:
         """Return the folder of each split; {} where all is training."""
-        named = {split: folders_of(self.files, split) for split in self.own_splits()}
+        named = {split: list_split_folders(self.files, split) for split in self.find_splits()}
         return {split: folders[0] for split, folders in named.items() if folders}
 
-    def _with_metadata(self) -> list[str]:
+    def _list_folders_with_metadata(self) -> list[str]:
         """List the folders of splits that have metadata of their own."""
-        return [folder for folder in self._folders().values() if metadata_in(self.files, folder)]
+        return [folder for folder in self._map_folders().values() if find_metadata(self.files, folder)]
 
     def fingerprint(self, split: str) -> str:
         if self.share and split == "validation":  # drawn from the images for training
             split = "train"
-        files, digest = files_of(self.files, split), hashlib.blake2b(digest_size=16)
-        of_metadata = files if metadata_in(files) else self.files
-        name = metadata_in(of_metadata)
+        files, digest = select_split(self.files, split), hashlib.blake2b(digest_size=16)
+        of_metadata = files if find_metadata(files) else self.files
+        name = find_metadata(of_metadata)
         if name is None:
             return super().fingerprint(split)
         digest.update(of_metadata.read(name))  # which is faster than to read its rows
         for each in files.names:
             if is_image(each):
                 digest.update(repr((each, files.stamp(each))).encode("utf-8", "replace"))
-        return key_of(
+        return compute_key(
             digest.hexdigest(),
-            self._folders(),
-            self._with_metadata(),
+            self._map_folders(),
+            self._list_folders_with_metadata(),
             files.refused,
             files.problems,
             self.skip_bad,

@@ -9,7 +9,7 @@ from typing import Any
 
 from stackflower.data.files import Files
 from stackflower.data.listed import ListedSource, Listing
-from stackflower.data.tables import column_of, not_told
+from stackflower.data.tables import build_column_error, find_column
 from stackflower.errors import DataError, MissingDependency
 from stackflower.options import Below1, Seed
 from stackflower.registry import register
@@ -33,7 +33,7 @@ class HubImages(Files):
         self.parts, self.column = parts, column
         self.roots = [folder.resolve() for folder in folders]
 
-    def listed(self) -> Iterator[tuple[str, Any]]:
+    def list_entries(self) -> Iterator[tuple[str, Any]]:
         for split, part in self.parts.items():
             for number in range(len(part)):
                 yield f"{split}/{number:08d}", (split, number)
@@ -137,12 +137,12 @@ class HuggingFaceDataset(ListedSource):
     def _column(self, what: str, part: Any) -> str:
         """Return the column that holds the image, the text or the label; "" for data without labels."""
         names, where = list(part.column_names), f"The data set {self.id!r}"
-        column = column_of(what, self.columns[what], names, where)
+        column = find_column(what, self.columns[what], names, where)
         if not column and what != "label":
-            raise not_told(what, names, where)
+            raise build_column_error(what, names, where)
         return column
 
-    def own_splits(self) -> list[str]:
+    def find_splits(self) -> list[str]:
         return [split for split in NAMES if split in self.parts]
 
     def title(self) -> str:

@@ -15,12 +15,12 @@ from stackflower.data.listed import ListedSource, Listing
 from stackflower.errors import DataError
 from stackflower.options import Seed
 from stackflower.registry import register
-from stackflower.utils.rng import seeded
+from stackflower.utils.rng import create_rng
 
-NAME = re.compile(r"jpg/image_(\d+)\.(?:jpg|jpeg|png)", re.IGNORECASE)
-SETS = {"train": "trnid", "validation": "valid", "test": "tstid"}  # of setid.mat
-UNSEEN = 20  # classes of the test split of StackGAN
-PARTS = {"train": 0.8, "validation": 0.1, "test": 0.1}  # of a split at random
+IMAGE_NAME = re.compile(r"jpg/image_(\d+)\.(?:jpg|jpeg|png)", re.IGNORECASE)
+SPLIT_KEYS = {"train": "trnid", "validation": "valid", "test": "tstid"}  # of setid.mat
+UNSEEN_CLASSES = 20  # classes of the test split of StackGAN
+SHARES = {"train": 0.8, "validation": 0.1, "test": 0.1}  # of a split at random
 
 
 @register("data", "oxford-102")
@@ -53,25 +53,25 @@ class Oxford102(ListedSource):
 
     @classmethod
     def recognises(cls, files: Files) -> bool:
-        return files.folder("jpg") and files.folder("text_c10") and "imagelabels.mat" in files
+        return files.has_folder("jpg") and files.has_folder("text_c10") and "imagelabels.mat" in files
 
-    def own_splits(self) -> list[str]:
-        return ["train", "test"] if self.by == "classes" else list(SETS)
+    def find_splits(self) -> list[str]:
+        return ["train", "test"] if self.by == "classes" else list(SPLIT_KEYS)
 
     @cached_property
     def labels(self) -> list[int]:
         """The class of each image, from image 1."""
-        return [int(label) for label in self._matrix("imagelabels.mat", "labels")]
+        return [int(label) for label in self._read_matrix("imagelabels.mat", "labels")]
 
     @cached_property
     def images(self) -> dict[int, str]:
         """The file of each image that is there."""
-        images = {int(match[1]): name for name in self.files.names if (match := NAME.fullmatch(name))}
+        images = {int(match[1]): name for name in self.files.names if (match := IMAGE_NAME.fullmatch(name))}
         if not images:
             raise DataError(f"{self.path / 'jpg'} has no images; their names are image_00001.jpg and so on.")
         return dict(sorted(images.items()))
 
-    def _matrix(self, name: str, key: str) -> Any:
+    def _read_matrix(self, name: str, key: str) -> Any:
         from scipy.io import loadmat  # only where it is needed: every source is looked at to recognise a folder
 
         if name not in self.files:
@@ -81,23 +81,23 @@ class Oxford102(ListedSource):
         except Exception as error:  # a damaged file raises whatever it likes
             raise DataError(f"{self.path / name} is not Oxford-102's file of that name ({error}).") from error
 
-    def _members(self, split: str) -> list[int]:
+    def _list_members(self, split: str) -> list[int]:
         """Numbers of the images of a split, of those that Oxford-102 has."""
         if self.by == "official":
-            return sorted(int(number) for number in self._matrix("setid.mat", SETS[split]))
-        generator = seeded(self.seed, 30)
+            return sorted(int(number) for number in self._read_matrix("setid.mat", SPLIT_KEYS[split]))
+        generator = create_rng(self.seed, 30)
         if self.by == "classes":
             every = sorted(set(self.labels))
-            drawn = {every[place] for place in torch.randperm(len(every), generator=generator)[:UNSEEN].tolist()}
+            drawn = {every[place] for place in torch.randperm(len(every), generator=generator)[:UNSEEN_CLASSES].tolist()}
             return [n for n, label in enumerate(self.labels, 1) if (label in drawn) == (split == "test")]
         order = (torch.randperm(len(self.labels), generator=generator) + 1).tolist()
-        first = sum(round(PARTS[name] * len(order)) for name in list(PARTS)[: list(PARTS).index(split)])
-        last = len(order) if split == "test" else first + round(PARTS[split] * len(order))
+        first = sum(round(SHARES[name] * len(order)) for name in list(SHARES)[: list(SHARES).index(split)])
+        last = len(order) if split == "test" else first + round(SHARES[split] * len(order))
         return sorted(order[first:last])
 
     def read_split(self, split: str) -> Listing:
-        names, listing = self._class_names(), Listing(self.files)
-        members = self._members(split)
+        names, listing = self._read_class_names(), Listing(self.files)
+        members = self._list_members(split)
         here = [number for number in members if number in self.images]
         for number in here:
             image = self.images[number]
@@ -115,7 +115,7 @@ class Oxford102(ListedSource):
             )
         return listing
 
-    def _class_names(self) -> dict[int, str]:
+    def _read_class_names(self) -> dict[int, str]:
         if "cat_to_name.json" not in self.files:
             return {}
         try:

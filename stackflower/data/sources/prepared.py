@@ -9,13 +9,13 @@ import numpy as np
 from PIL import Image
 
 from stackflower.data.files import Files
-from stackflower.data.prepared import IMAGES, ROWS, Prepared, damaged, open_prepared
+from stackflower.data.prepared import IMAGES, ROWS, Prepared, build_damage_error, open_prepared
 from stackflower.data.source import SPLITS, Rows, Source
 from stackflower.errors import DataError
 from stackflower.registry import register
 from stackflower.utils.progress import Progress
 
-ABOUT = "prepared.json"
+DESCRIPTION_FILE = "prepared.json"
 
 
 @register("data", "prepared")
@@ -34,7 +34,7 @@ class PreparedSource(Source):
         self.path = Path(path).expanduser()
         self._opened: dict[str, Prepared] = {}
         try:
-            about = json.loads((self.path / ABOUT).read_text(encoding="utf-8"))
+            about = json.loads((self.path / DESCRIPTION_FILE).read_text(encoding="utf-8"))
             self.name, self.size, self.keys = str(about["title"]), int(about["size"]), dict(about["keys"])
             self.keys = {split: str(self.keys[split]) for split in SPLITS if split in self.keys}
         except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
@@ -45,7 +45,7 @@ class PreparedSource(Source):
 
     @classmethod
     def recognises(cls, files: Files) -> bool:
-        return ABOUT in files
+        return DESCRIPTION_FILE in files
 
     def splits(self) -> list[str]:
         return list(self.keys)
@@ -57,7 +57,7 @@ class PreparedSource(Source):
         try:  # not times: a folder may be moved
             sizes = [(self.path / split / name).stat().st_size for name in (IMAGES, ROWS)]
         except OSError as error:
-            raise damaged(self.path / split, error) from error
+            raise build_damage_error(self.path / split, error) from error
         return f"{self.keys[split]} {sizes}"
 
     def prepared_folder(self, split: str, size: int) -> Path | None:

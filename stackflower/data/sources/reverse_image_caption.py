@@ -10,12 +10,12 @@ from typing import Any
 from stackflower.data.files import Files
 from stackflower.data.listed import ListedSource, Listing
 from stackflower.errors import DataError
-from stackflower.formats.pickled_tables import columns_of
+from stackflower.formats.pickled_tables import extract_columns
 from stackflower.formats.pickles import load_npy, load_pickle
 from stackflower.registry import register
 
-TABLE, TEST = "text2ImgData.pkl", "testData.pkl"
-WORDS = ("id2Word.npy", "word2Id.npy")
+TABLE_FILE, TEST = "text2ImgData.pkl", "testData.pkl"
+WORD_FILES = ("id2Word.npy", "word2Id.npy")
 PADDING = frozenset({"<PAD>", "<RARE>"})
 
 
@@ -33,12 +33,12 @@ class ReverseImageCaption(ListedSource):
 
     @classmethod
     def recognises(cls, files: Files) -> bool:
-        return any(PurePosixPath(name).name == TABLE for name in files.names)
+        return any(PurePosixPath(name).name == TABLE_FILE for name in files.names)
 
-    def own_splits(self) -> list[str]:
+    def find_splits(self) -> list[str]:
         return ["train"]
 
-    def _named(self, *names: str) -> str:
+    def _find_file(self, *names: str) -> str:
         """The first file of one of these names, in any folder."""
         for name in names:
             for each in self.files.names:
@@ -46,18 +46,18 @@ class ReverseImageCaption(ListedSource):
                     return each
         raise DataError(f"{self.files.path} has no {' or '.join(names)}, which comes with the competition's data.")
 
-    def _dictionary(self) -> dict[str, str]:
+    def _read_dictionary(self) -> dict[str, str]:
         """Words by number, as text."""
-        name = self._named(*WORDS)
+        name = self._find_file(*WORD_FILES)
         pairs = load_npy(self.files.read(name), self.files.path / name)
         if pairs.ndim != 2 or pairs.shape[1] != 2:
             raise DataError(f"{self.files.path / name} is no list of pairs of words and numbers.")
-        first, second = (0, 1) if name.endswith(WORDS[0]) else (1, 0)
+        first, second = (0, 1) if name.endswith(WORD_FILES[0]) else (1, 0)
         return {str(pair[first]): str(pair[second]) for pair in pairs.tolist()}
 
     def read_split(self, split: str) -> Listing:
-        listing, words, name = Listing(self.files), self._dictionary(), self._named(TABLE)
-        table = columns_of(load_pickle(self.files.read(name), name), name)
+        listing, words, name = Listing(self.files), self._read_dictionary(), self._find_file(TABLE_FILE)
+        table = extract_columns(load_pickle(self.files.read(name), name), name)
         if not {"Captions", "ImagePath"} <= set(table):
             raise DataError(f"{self.files.path / name} has no columns Captions and ImagePath.")
         images = {PurePosixPath(each).name: each for each in self.files.names}
@@ -65,7 +65,7 @@ class ReverseImageCaption(ListedSource):
         for place, (path, numbers) in enumerate(zip(table["ImagePath"], table["Captions"], strict=True)):
             where, file = f"{name}, row {place + 1}", images.get(PurePosixPath(str(path)).name)
             try:
-                texts = [_sentence(caption, words) for caption in numbers]
+                texts = [_join_words(caption, words) for caption in numbers]
             except (KeyError, TypeError) as error:
                 listing.problems.append(f"{where} has a word {error} that is not in the dictionary.")
                 continue
@@ -78,7 +78,7 @@ class ReverseImageCaption(ListedSource):
         return listing
 
 
-def _sentence(caption: Any, words: dict[str, str]) -> str:
+def _join_words(caption: Any, words: dict[str, str]) -> str:
     """Join the words of a caption of numbers, without padding."""
     chosen = [words[str(number)] for number in caption]
     return " ".join(word for word in chosen if word not in PADDING)

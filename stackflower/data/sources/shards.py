@@ -13,20 +13,20 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from stackflower.data.archives import PartReader, tar_entries
+from stackflower.data.archives import PartReader, read_tar_entries
 from stackflower.data.files import Files
 from stackflower.data.images import EXTENSIONS
 from stackflower.data.listed import ListedSource, Listing
-from stackflower.data.remote import held, is_remote
-from stackflower.data.rows import checked, parsed
-from stackflower.data.shard_locations import file_name, find_shards
-from stackflower.data.sources.folder import FOLDERS, split_named
+from stackflower.data.remote import is_remote, local_copy
+from stackflower.data.rows import check_row, parse_row
+from stackflower.data.shard_locations import find_shards, get_file_name
+from stackflower.data.sources.folder import SPLIT_FOLDERS, find_split
 from stackflower.errors import DataError
-from stackflower.formats.lines import lines_of
+from stackflower.formats.lines import split_lines
 from stackflower.options import Below1, Seed
 from stackflower.registry import register
 
-LARGEST_TEXT = 10_000_000  # bytes of a caption file
+MAX_TEXT_SIZE = 10_000_000  # bytes of a caption file
 Place = tuple[int, int]  # offset and size in bytes
 
 
@@ -61,7 +61,7 @@ def read_shard(path: Path) -> Shard:
     samples: dict[str, Sample] = {}
     problems: list[str] = []
     refused: dict[str, str] = {}
-    for name, place in tar_entries(path, path, problems, refused):
+    for name, place in read_tar_entries(path, path, problems, refused):
         folder, slash, base = name.rpartition("/")
         if base.startswith("."):
             continue
@@ -85,31 +85,31 @@ def read_shard(path: Path) -> Shard:
 def read_row(sample: Sample, handle: BinaryIO) -> None:
     """Read and check the captions of a sample."""
     for suffix, (offset, size) in sorted(sample.texts.items()):  # what a JSON file has comes before a text file's
-        if size > LARGEST_TEXT:
-            sample.problem = f"has a caption file of {size:,} bytes; at most {LARGEST_TEXT:,} are read"
+        if size > MAX_TEXT_SIZE:
+            sample.problem = f"has a caption file of {size:,} bytes; at most {MAX_TEXT_SIZE:,} are read"
             continue
         handle.seek(offset)
-        row, problem = _row(suffix, handle.read(size))
+        row, problem = _parse_texts(suffix, handle.read(size))
         sample.row = {**row, **sample.row}
         sample.problem = sample.problem or problem
     if sample.problem is None and "text" not in sample.row and "caption" in sample.row:
         sample.row["text"] = sample.row["caption"]  # as img2dataset writes it
-    sample.row, problem = checked(sample.row)
+    sample.row, problem = check_row(sample.row)
     sample.problem = sample.problem or problem
     if sample.image is None:
         sample.problem = "has captions and no image" if sample.texts else "has no image"
 
 
-def _row(suffix: str, content: bytes) -> tuple[dict[str, Any], str | None]:
+def _parse_texts(suffix: str, content: bytes) -> tuple[dict[str, Any], str | None]:
     """The row in a sample's text or JSON file, and what is wrong with it or None."""
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         return {}, f"has a caption file that is not UTF-8 ({error})"
     if suffix == ".json":
-        row, problem = parsed(text)
+        row, problem = parse_row(text)
         return row, problem and f"has a JSON file that {problem}"
-    return {"text": lines_of(text)}, None
+    return {"text": split_lines(text)}, None
 
 
 class ShardFiles(Files):
@@ -122,38 +122,38 @@ class ShardFiles(Files):
 
     def __init__(self, path: Path, shards: list[str]):
         super().__init__(path)
-        names = list(map(file_name, shards))
+        names = list(map(get_file_name, shards))
         self.shards = dict(zip(shards, names if len(set(names)) == len(names) else shards, strict=True))
         self.read_part = PartReader()
         self._places: dict[str, tuple[str, int, int]] = {}
 
-    def each(self) -> Iterator[tuple[str, Shard]]:
+    def read_shards(self) -> Iterator[tuple[str, Shard]]:
         """The shards by name, read one at a time; then the images are known."""
         for location, name in self.shards.items():
-            with held(location) as path:
+            with local_copy(location) as path:
                 shard = read_shard(path)
             for sample in shard.samples:
                 if sample.image is not None:
                     self._places[f"{name}/{sample.key}"] = (location, *sample.image)
             yield name, shard
 
-    def listed(self) -> Iterator[tuple[str, Any]]:
+    def list_entries(self) -> Iterator[tuple[str, Any]]:
         if not self._places:
-            deque(self.each(), maxlen=0)
+            deque(self.read_shards(), maxlen=0)
         yield from self._places.items()
 
     def stamp(self, name: str) -> object:
         # a few bytes of every image, so that a copied shard has the same fingerprint
         location, offset, size = self.entries[name]
-        with held(location) as path:
+        with local_copy(location) as path:
             return offset, size, [self.read_part(path, offset + size * share // 4, 64) for share in (1, 2, 3)]
 
     def read(self, name: str) -> bytes:
         location, offset, size = self.entries[name]
-        with held(location) as path:
+        with local_copy(location) as path:
             return self.read_part(path, offset, size)
 
-    def in_order(self, names: Iterable[str]) -> list[str]:
+    def order_for_reading(self, names: Iterable[str]) -> list[str]:
         return sorted(names, key=lambda name: self.entries[name])
 
 
@@ -187,7 +187,7 @@ class ShardSource(ListedSource):
     @classmethod
     def recognises(cls, files: Files) -> bool:
         shards = [name.rpartition("/")[0] for name in files.names if name.endswith(".tar")]
-        return any(not folder or split_named(folder) for folder in shards)
+        return any(not folder or find_split(folder) for folder in shards)
 
     @cached_property
     def shards(self) -> dict[str, list[str]]:
@@ -200,13 +200,13 @@ class ShardSource(ListedSource):
         path = Path(self.location).expanduser()
         return path.resolve().name if path.is_dir() else path.parent.resolve().name
 
-    def own_splits(self) -> list[str]:
-        return [name for name in FOLDERS if name in self.shards]
+    def find_splits(self) -> list[str]:
+        return [name for name in SPLIT_FOLDERS if name in self.shards]
 
     def read_split(self, split: str) -> Listing:
         files = ShardFiles(self.path, self.shards[split])
         listing = Listing(files)
-        for name, shard in files.each():
+        for name, shard in files.read_shards():
             listing.problems += shard.faults
             usable = [sample for sample in shard.samples if not sample.problem]
             listing.rows.extend({**sample.row, "file_name": f"{name}/{sample.key}"} for sample in usable)

@@ -7,11 +7,11 @@ from pathlib import PurePosixPath
 from stackflower.data.caption_files import name_text_file
 from stackflower.data.files import Files
 from stackflower.data.listed import ListedSource, Listing
-from stackflower.data.sources.folder import files_of, is_image, outside_splits, splits_of
+from stackflower.data.sources.folder import is_image, list_splits, list_unused_images, select_split
 from stackflower.options import Below1, Seed
 from stackflower.registry import register
 
-FIRST = 200  # images that are looked at to recognise the layout
+INSPECTED_IMAGES = 200  # images that are looked at to recognise the layout
 
 
 @register("data", "sidecar")
@@ -41,14 +41,14 @@ class SidecarSource(ListedSource):
 
     @classmethod
     def recognises(cls, files: Files) -> bool:
-        images = [name for name in files.names if is_image(name)][:FIRST]
+        images = [name for name in files.names if is_image(name)][:INSPECTED_IMAGES]
         return any(name_text_file(name) in files for name in images)
 
-    def own_splits(self) -> list[str]:
-        return splits_of(self.files)
+    def find_splits(self) -> list[str]:
+        return list_splits(self.files)
 
     def read_split(self, split: str) -> Listing:
-        files = files_of(self.files, split)
+        files = select_split(self.files, split)
         listing, used = Listing(files), set[str]()
         for name in files.names:
             if not is_image(name):
@@ -64,7 +64,7 @@ class SidecarSource(ListedSource):
             if (lines := listing.read_captions(files, text, name)) is not None:
                 listing.add({"file_name": name, "text": self._join_tags(lines)}, name)
         listing.problems += [f"{name} {why}." for name, why in files.refused.items()]
-        listing.notes += outside_splits(self.files) if split == "train" else []
+        listing.notes += list_unused_images(self.files) if split == "train" else []
         alone = [name for name in files.names if name.lower().endswith(".txt") and name not in used]
         listing.problems += [f"{name} has no image beside it." for name in alone]
         return listing

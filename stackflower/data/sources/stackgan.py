@@ -18,7 +18,7 @@ from stackflower.formats.pickles import load_pickle
 from stackflower.options import Positive
 from stackflower.registry import register
 
-LIST, CLASSES, CAPTIONS = "filenames.pickle", "class_info.pickle", "captions.pickle"
+NAMES_FILE, CLASSES_FILE, CAPTIONS_FILE = "filenames.pickle", "class_info.pickle", "captions.pickle"
 
 
 @register("data", "stackgan")
@@ -45,12 +45,12 @@ class StackGanFolder(ListedSource):
 
     @classmethod
     def recognises(cls, files: Files) -> bool:
-        return f"train/{LIST}" in files
+        return f"train/{NAMES_FILE}" in files
 
-    def own_splits(self) -> list[str]:
-        return [split for split in ("train", "test") if f"{split}/{LIST}" in self.files]
+    def find_splits(self) -> list[str]:
+        return [split for split in ("train", "test") if f"{split}/{NAMES_FILE}" in self.files]
 
-    def _pickle(self, name: str) -> Any:
+    def _load_pickle(self, name: str) -> Any:
         return load_pickle(self.files.read(name), self.files.path / name)
 
     @cached_property
@@ -69,49 +69,49 @@ class StackGanFolder(ListedSource):
         """Text files by what their names end in."""
         return index_by_ending(name for name in self.files.names if name.endswith(".txt"))
 
-    def _names(self, split: str) -> list[str]:
+    def _read_names(self, split: str) -> list[str]:
         """Read the list of the images of a split."""
-        names = self._pickle(f"{split}/{LIST}")
+        names = self._load_pickle(f"{split}/{NAMES_FILE}")
         if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-            raise DataError(f"{self.files.path / split / LIST} holds no list of names.")
+            raise DataError(f"{self.files.path / split / NAMES_FILE} holds no list of names.")
         return names
 
-    def _classes(self, split: str, count: int) -> list[int] | None:
+    def _read_classes(self, split: str, count: int) -> list[int] | None:
         """Read the class of each of `count` images of a split; None where the split has no file of classes."""
-        if f"{split}/{CLASSES}" not in self.files:
+        if f"{split}/{CLASSES_FILE}" not in self.files:
             return None
         try:
-            classes = [int(number) for number in self._pickle(f"{split}/{CLASSES}")]
+            classes = [int(number) for number in self._load_pickle(f"{split}/{CLASSES_FILE}")]
         except (TypeError, ValueError) as error:
-            raise DataError(f"{self.files.path / split / CLASSES} holds no list of class numbers.") from error
+            raise DataError(f"{self.files.path / split / CLASSES_FILE} holds no list of class numbers.") from error
         if len(classes) != count:
-            raise DataError(f"{self.files.path / split}: {CLASSES} has {len(classes):,} entries, and {LIST} {count:,}.")
+            raise DataError(f"{self.files.path / split}: {CLASSES_FILE} has {len(classes):,} entries, and {NAMES_FILE} {count:,}.")
         return classes
 
     def _join_words(self, split: str, count: int) -> list[list[str]] | None:
         """Join AttnGAN's numbers of words to the captions of each of `count` images; None without such a file."""
-        if CAPTIONS not in self.files:
+        if CAPTIONS_FILE not in self.files:
             return None
-        content = self._pickle(CAPTIONS)
+        content = self._load_pickle(CAPTIONS_FILE)
         try:
-            captions, words = content[self.own_splits().index(split)], content[2]
+            captions, words = content[self.find_splits().index(split)], content[2]
             texts = [" ".join(words[int(number)] for number in caption) for caption in captions]
         except (KeyError, IndexError, TypeError, ValueError) as error:
-            raise DataError(f"{self.files.path / CAPTIONS} is not AttnGAN's file of that name ({error!r}).") from error
+            raise DataError(f"{self.files.path / CAPTIONS_FILE} is not AttnGAN's file of that name ({error!r}).") from error
         each = len(texts) // max(1, count)
         if each * count != len(texts):
             raise DataError(
-                f"{self.files.path / CAPTIONS} has {len(texts):,} captions for {count:,} images of {split}."
+                f"{self.files.path / CAPTIONS_FILE} has {len(texts):,} captions for {count:,} images of {split}."
             )
         return [texts[place * each : (place + 1) * each] for place in range(count)]
 
     def read_split(self, split: str) -> Listing:
-        listing, names = Listing(self.files), self._names(split)
-        classes = self._classes(split, len(names))
+        listing, names = Listing(self.files), self._read_names(split)
+        classes = self._read_classes(split, len(names))
         in_text_files = any(find_by_ending(self.texts, name) for name in names[:100])
         joined = None if in_text_files else self._join_words(split, len(names))
         for place, name in enumerate(names):
-            where = f"{split}/{LIST}, entry {place + 1}"
+            where = f"{split}/{NAMES_FILE}, entry {place + 1}"
             image, text = find_by_ending(self.images, name), find_by_ending(self.texts, name)
             if image is None or (text is None and joined is None):
                 missing = "image" if image is None else "text"

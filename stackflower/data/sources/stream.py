@@ -16,20 +16,20 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from stackflower.data.images import load_square
-from stackflower.data.remote import held, is_remote, listing, local
-from stackflower.data.rows import several
-from stackflower.data.shard_locations import file_name
+from stackflower.data.remote import fetch_file, is_remote, list_matches, local_copy
+from stackflower.data.rows import join_problems
+from stackflower.data.shard_locations import get_file_name
 from stackflower.data.sources.shards import Sample, ShardSource, read_row, read_shard
 from stackflower.errors import DataError
 from stackflower.options import Count, Natural
 from stackflower.registry import register
 from stackflower.utils.atomic import replacing, write_text
-from stackflower.utils.cache import cache_folder, key_of
+from stackflower.utils.cache import compute_key, make_cache_folder
 from stackflower.utils.progress import progress_bar
 
 INDEX = "index.json"  # beside shards: how many samples each has, so that none need be fetched to be counted
-OPEN = 64  # shards that are kept open
-NONE = -1  # offset of what a sample does not have
+MAX_OPEN = 64  # shards that are kept open
+ABSENT = -1  # offset of what a sample does not have
 
 
 @dataclass(frozen=True)
@@ -42,27 +42,27 @@ class ShardIndex:
     faults: list[str]
 
 
-def index_of(location: str) -> ShardIndex:
+def load_index(location: str) -> ShardIndex:
     """The samples of a shard that can be used, from the cache if it is there.
 
     DataError for a file that is not a tar file.
     """
-    with held(location) as path:
+    with local_copy(location) as path:
         try:
             status = path.stat()
         except OSError as error:
             raise DataError(f"{location} can't be read: {error.strerror}.") from error
         stamp = path.name if is_remote(location) else (str(path.resolve()), status.st_mtime_ns)
-        cached = cache_folder("shard-index") / f"{key_of(stamp, status.st_size)}.npy"
+        cached = make_cache_folder("shard-index") / f"{compute_key(stamp, status.st_size)}.npy"
         with suppress(OSError, ValueError):
             places = np.load(cached, mmap_mode="r")
             return ShardIndex(places, json.loads(cached.with_suffix(".json").read_text(encoding="utf-8")))
         shard = read_shard(path)
     rows = [
         [
-            *(one.image or (NONE, 0)),
-            *one.texts.get(".json", (NONE, 0)),
-            *one.texts.get(".txt", (NONE, 0)),
+            *(one.image or (ABSENT, 0)),
+            *one.texts.get(".json", (ABSENT, 0)),
+            *one.texts.get(".txt", (ABSENT, 0)),
         ]
         for one in shard.samples
         if not one.problem
@@ -94,7 +94,7 @@ class ShardReader:
             self._open.move_to_end(number)
             return self._open[number]
         location = self.locations[number]
-        index = index_of(location)
+        index = load_index(location)
         if len(index.places) != self.counts[number]:
             fault = f" {index.faults[0]}" if index.faults else ""
             raise DataError(
@@ -102,11 +102,11 @@ class ShardReader:
                 f"counted, by {INDEX} or when the training began.{fault} Mend it, or delete {INDEX}."
             )
         try:
-            with held(location) as path:
+            with local_copy(location) as path:
                 self._open[number] = path.open("rb"), index.places
         except OSError as error:
             raise DataError(f"{location} can't be read: {error.strerror}.") from error
-        if len(self._open) > OPEN:
+        if len(self._open) > MAX_OPEN:
             self._open.popitem(last=False)[1][0].close()
         return self._open[number]
 
@@ -115,7 +115,7 @@ class ShardReader:
         file, places = self._shard(shard)
         _, _, json_at, json_size, text_at, text_size = places[sample].tolist()
         texts = {".json": (json_at, json_size), ".txt": (text_at, text_size)}
-        one = Sample("", (0, 0), {suffix: place for suffix, place in texts.items() if place[0] != NONE})
+        one = Sample("", (0, 0), {suffix: place for suffix, place in texts.items() if place[0] != ABSENT})
         read_row(one, file)
         if one.problem:
             raise DataError(
@@ -128,7 +128,7 @@ class ShardReader:
         file, places = self._shard(shard)
         offset, length = places[sample, :2].tolist()
         file.seek(offset)
-        where = Path(file_name(self.locations[shard])) / f"sample {sample}"
+        where = Path(get_file_name(self.locations[shard])) / f"sample {sample}"
         return load_square(where, size, content=file.read(length))
 
 
@@ -193,12 +193,12 @@ class ShardStream(ShardSource):
         counts: dict[str, Any] = {}
         for folder in {location.rpartition("/")[0] for location in locations}:
             beside = f"{folder}/{INDEX}"
-            if not listing(beside):
+            if not list_matches(beside):
                 return None
             try:
-                about = json.loads(local(beside).read_text(encoding="utf-8"))
+                about = json.loads(fetch_file(beside).read_text(encoding="utf-8"))
                 shards = [location for location in locations if location.rpartition("/")[0] == folder]
-                counts |= {shard: _count(about[file_name(shard)]["samples"]) for shard in shards}
+                counts |= {shard: _parse_count(about[get_file_name(shard)]["samples"]) for shard in shards}
             except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
                 raise DataError(
                     f"{beside} does not give the samples of every shard ({error!r}); write it by "
@@ -210,7 +210,7 @@ class ShardStream(ShardSource):
         """Index every shard, and count its samples."""
         counts, faults = [], []
         with progress_bar(f"indexing {len(locations):,} shards of {split}", len(locations)) as progress:
-            for index in _index_all(locations):
+            for index in _load_indexes(locations):
                 counts.append(len(index.places))
                 self._digest.update(index.places.tobytes())
                 faults += index.faults
@@ -218,7 +218,7 @@ class ShardStream(ShardSource):
         self._faults = faults
         if faults and not self.skip_bad:
             raise DataError(
-                f"{self.location} can't be used as it is:\n{several(faults)}\n"
+                f"{self.location} can't be used as it is:\n{join_problems(faults)}\n"
                 f"`stackflower data check {self.location}` lists everything; `data.skip_bad=true` leaves such samples "
                 "out."
             )
@@ -232,25 +232,25 @@ class ShardStream(ShardSource):
         """What the stream depends on: the shards and where their samples lie, as far as they were looked at, and the
         window.
         """
-        names = [file_name(one) for one in self.shards[split]]
-        return key_of(names, self._counts[split], self._digest.hexdigest(), self.window)
+        names = [get_file_name(one) for one in self.shards[split]]
+        return compute_key(names, self._counts[split], self._digest.hexdigest(), self.window)
 
     def describe(self) -> str:
         return f"Data: {self.title()} is {self.layout}, {len(self.shards['train']):,} for training."
 
 
-def _count(value: object) -> int:
+def _parse_count(value: object) -> int:
     """A number of samples. ValueError for anything else."""
     if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 2**40:
         raise ValueError(f"samples {value!r}")
     return value
 
 
-def _index_all(locations: list[str]) -> Any:
+def _load_indexes(locations: list[str]) -> Any:
     """Yield the index of each shard, in order."""
     processes = min(os.cpu_count() or 1, len(locations) // 4)
     if processes < 2:
-        yield from map(index_of, locations)
+        yield from map(load_index, locations)
         return
     with ProcessPoolExecutor(processes) as pool:
-        yield from pool.map(index_of, locations, chunksize=2)
+        yield from pool.map(load_index, locations, chunksize=2)

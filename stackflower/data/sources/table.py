@@ -9,8 +9,8 @@ from typing import Any
 from stackflower.data.archives import open_files
 from stackflower.data.files import Files, Folder
 from stackflower.data.listed import ListedSource, Listing
-from stackflower.data.sources.folder import FOLDERS, METADATA, files_of, is_image, split_named, splits_of
-from stackflower.data.tables import column_of, not_told, read_csv, read_parquet, whole_number
+from stackflower.data.sources.folder import METADATA, SPLIT_FOLDERS, find_split, is_image, list_splits, select_split
+from stackflower.data.tables import build_column_error, find_column, parse_whole_number, read_csv, read_parquet
 from stackflower.errors import DataError
 from stackflower.options import Below1, Seed
 from stackflower.registry import register
@@ -19,7 +19,7 @@ SUFFIXES = (".csv", ".tsv", ".parquet")
 DELIMITERS = ",\t;|"
 Row = dict[str, Any] | str  # or what is wrong with it
 FLICKR = "captions.txt"  # the table of Flickr8k
-LOOKED_AT = 50  # rows, to find out which column is which
+INSPECTED_ROWS = 50  # rows, to find out which column is which
 
 
 @register("data", "table")
@@ -65,8 +65,8 @@ class TableSource(ListedSource):
         self._classes: dict[str, int] = {}
         self._read: dict[Path, list[tuple[int, Row]]] = {}
         self._numeric: bool | None = None
-        here = [name for name in _tables(self.files) if name in self.files]
-        if self.table is None and len(here) == 1 and self._table_of("train") is None:
+        here = [name for name in _list_tables(self.files) if name in self.files]
+        if self.table is None and len(here) == 1 and self._find_table("train") is None:
             self.table = here[0]
 
     def open(self, follow_links: bool) -> Files:
@@ -77,40 +77,40 @@ class TableSource(ListedSource):
 
     @classmethod
     def recognises(cls, files: Files) -> bool:
-        return (len(_tables(files)) == 1 or any(name.lower().startswith("train.") for name in _tables(files))) and any(
+        return (len(_list_tables(files)) == 1 or any(name.lower().startswith("train.") for name in _list_tables(files))) and any(
             is_image(name) for name in files.names
         )
 
-    def own_splits(self) -> list[str]:
+    def find_splits(self) -> list[str]:
         if self.table not in self.files:
-            named = [split for split in FOLDERS if self._table_of(split)]
-            return named if "train" in named else splits_of(self.files)
-        rows = [row for _, row in self._rows(self.files, str(self.table)) if isinstance(row, dict)]
-        column = self._find_columns(self.files.path / str(self.table), rows[:LOOKED_AT])["split"]
-        splits = [split for split in FOLDERS if column and any(self._of(row, column, split) for row in rows)]
+            named = [split for split in SPLIT_FOLDERS if self._find_table(split)]
+            return named if "train" in named else list_splits(self.files)
+        rows = [row for _, row in self._read_rows(self.files, str(self.table)) if isinstance(row, dict)]
+        column = self._find_columns(self.files.path / str(self.table), rows[:INSPECTED_ROWS])["split"]
+        splits = [split for split in SPLIT_FOLDERS if column and any(self._is_in_split(row, column, split) for row in rows)]
         return splits if "train" in splits else ["train"]
 
-    def _table_of(self, split: str) -> str | None:
+    def _find_table(self, split: str) -> str | None:
         """The table of a split by its name, ``train.csv``."""
-        return next((name for name in _tables(self.files) if split_named(name.rpartition(".")[0]) == split), None)
+        return next((name for name in _list_tables(self.files) if find_split(name.rpartition(".")[0]) == split), None)
 
-    def _of(self, row: dict[str, Any], column: str, split: str) -> bool:
+    def _is_in_split(self, row: dict[str, Any], column: str, split: str) -> bool:
         """Whether a row is of a split, by its column: one of no known split is for training."""
         value = str(row.get(column) or "").strip().lower()
-        return split == (split_named(value) or "train")
+        return split == (find_split(value) or "train")
 
-    def _labels(self, cells: list[Any]) -> Callable[[Any], dict[str, Any]]:
+    def _build_label_reader(self, cells: list[Any]) -> Callable[[Any], dict[str, Any]]:
         """Reads cells of the column of classes: numbers, where all are, else names, numbered as they come, in the
         training split first.
         """
         if self._numeric is None:  # as in the training split, which is read first
-            self._numeric = all(cell in (None, "") or whole_number(cell) is not None for cell in cells)
+            self._numeric = all(cell in (None, "") or parse_whole_number(cell) is not None for cell in cells)
 
         def read(cell: Any) -> dict[str, Any]:
             if cell in (None, ""):
                 return {}
             if self._numeric:
-                whole = whole_number(cell)
+                whole = parse_whole_number(cell)
                 return {"label": cell if whole is None else whole}
             return {"label": self._classes.setdefault(str(cell), len(self._classes)), "class_name": str(cell)}
 
@@ -118,24 +118,24 @@ class TableSource(ListedSource):
 
     def read_split(self, split: str) -> Listing:
         if split != "train":
-            self.listing("train")  # whose classes are numbered first
-        beside = self.table in self.files or self._table_of("train") is not None
-        files = self.files if beside else files_of(self.files, split)
-        name = self.table or self._table_of(split) or next(iter(_tables(files)), None)
+            self.get_listing("train")  # whose classes are numbered first
+        beside = self.table in self.files or self._find_table("train") is not None
+        files = self.files if beside else select_split(self.files, split)
+        name = self.table or self._find_table(split) or next(iter(_list_tables(files)), None)
         if name is None or name not in files:
             raise DataError(
                 f"{files.path} has no table {name or 'that ends in ' + ', '.join(SUFFIXES)}; name one with "
                 "`data.table=NAME`."
             )
-        rows = self._rows(files, name)
-        columns = self._find_columns(files.path / name, [row for _, row in rows[:LOOKED_AT] if isinstance(row, dict)])
+        rows = self._read_rows(files, name)
+        columns = self._find_columns(files.path / name, [row for _, row in rows[:INSPECTED_ROWS] if isinstance(row, dict)])
         listing = Listing(files)
         rows = [
             (number, row)
             for number, row in rows
-            if isinstance(row, str) or not columns["split"] or self._of(row, columns["split"], split)
+            if isinstance(row, str) or not columns["split"] or self._is_in_split(row, columns["split"], split)
         ]
-        captions, labels, lines = self._by_image(rows, columns, name, listing)
+        captions, labels, lines = self._group_by_image(rows, columns, name, listing)
         for image, texts in captions.items():
             if image and image in files and not is_image(image):
                 listing.problems.append(f"{name}, line {lines[image]} names {image}, which is no image by its name.")
@@ -152,11 +152,11 @@ class TableSource(ListedSource):
             )
         return listing
 
-    def _by_image(
+    def _group_by_image(
         self, rows: list[tuple[int, Row]], columns: dict[str, str], name: str, listing: Listing
     ) -> tuple[dict[str, list[str]], dict[str, dict[str, Any]], dict[str, int]]:
         """Captions, class and first line of each image; what is wrong is noted in the listing."""
-        read = self._labels([row.get(columns["label"]) for _, row in rows if isinstance(row, dict)])
+        read = self._build_label_reader([row.get(columns["label"]) for _, row in rows if isinstance(row, dict)])
         captions: dict[str, list[str]] = {}
         labels: dict[str, dict[str, Any]] = {}
         lines: dict[str, int] = {}
@@ -165,7 +165,7 @@ class TableSource(ListedSource):
             if isinstance(row, str):
                 listing.problems.append(f"{name}, line {number} {row}.")
                 continue
-            image = _file(str(row.get(columns["image"]) or ""), listing.files)
+            image = _find_image(str(row.get(columns["image"]) or ""), listing.files)
             text, label = row.get(columns["text"]), read(row.get(columns["label"]))
             if labels.setdefault(image, label) != label:
                 listing.problems.append(f"{name}, line {number} gives {image} another class than line {lines[image]}.")
@@ -180,13 +180,13 @@ class TableSource(ListedSource):
             listing.notes.append(f"{len(silent):,} lines of {name} have no caption, the first: line {silent[0][0]}.")
         return captions, labels, lines
 
-    def _rows(self, files: Files, name: str) -> list[tuple[int, Row]]:
+    def _read_rows(self, files: Files, name: str) -> list[tuple[int, Row]]:
         """The rows of a table, read once."""
         if files.path / name not in self._read:
-            self._read[files.path / name] = list(self._parsed(files, name))
+            self._read[files.path / name] = list(self._parse(files, name))
         return self._read[files.path / name]
 
-    def _parsed(self, files: Files, name: str) -> Iterator[tuple[int, Row]]:
+    def _parse(self, files: Files, name: str) -> Iterator[tuple[int, Row]]:
         if name.lower().endswith(".parquet"):
             return read_parquet(files.read(name), files.path / name)
         text = files.text(name)
@@ -197,19 +197,19 @@ class TableSource(ListedSource):
     def _find_columns(self, where: Path, rows: list[dict[str, Any]]) -> dict[str, str]:
         """Find out which column is which. DataError if that is not clear."""
         names = list(dict.fromkeys(key for row in rows for key in row))
-        columns = {what: column_of(what, given, names, where) for what, given in self.columns.items()}
+        columns = {what: find_column(what, given, names, where) for what, given in self.columns.items()}
         if not columns["image"]:
             of_images = (name for name in names if rows and all(is_image(str(row.get(name, ""))) for row in rows))
             columns["image"] = next(of_images, "")
         for what in ("image", "text"):
             if not columns[what]:
-                raise not_told(what, names, where)
+                raise build_column_error(what, names, where)
         return columns
 
 
-def _tables(files: Files) -> list[str]:
+def _list_tables(files: Files) -> list[str]:
     """Names of the tables at the top of a folder, or of its folder for training."""
-    here = files_of(files, "train")
+    here = select_split(files, "train")
     return [
         name
         for name in here.names
@@ -217,9 +217,9 @@ def _tables(files: Files) -> list[str]:
     ]
 
 
-def _file(given: str, files: Files) -> str:
+def _find_image(given: str, files: Files) -> str:
     """The file that a cell names: relative to the table, or in a folder of images beside it of a usual name."""
-    name = files.named(given)
+    name = files.normalise(given)
     if name in files or not given:
         return name
     for folder in ("images", "Images", "imgs", "flickr30k_images"):

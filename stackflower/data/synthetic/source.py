@@ -19,7 +19,7 @@ from stackflower.data.synthetic.grammar import captions as write_captions
 from stackflower.errors import ConfigError, DataError
 from stackflower.options import Count, Seed
 from stackflower.registry import register
-from stackflower.utils.cache import key_of
+from stackflower.utils.cache import compute_key
 from stackflower.utils.progress import Progress
 
 MOST_CAPTIONS = 16  # per image
@@ -171,7 +171,7 @@ class SyntheticFlowers(Source):
         return TEST_SEEDS + self.seed if split == "test" else 2 * self.seed + (split != "train")
 
     def fingerprint(self, split: str) -> str:
-        return key_of(VERSION, self.counts[split], self.captions_per_image, self._seed(split))
+        return compute_key(VERSION, self.counts[split], self.captions_per_image, self._seed(split))
 
     def rows(self, split: str) -> Rows:
         if split not in self._rows:

@@ -81,7 +81,7 @@ def build_targets(data: Prepared, heads: Mapping[str, tuple[str, ...]], classes:
 def build_caption_table(data: Prepared, encoder: TextEncoder) -> CaptionTable:
     """Embed the captions of a split."""
     count = torch.tensor([len(captions) for captions in data.captions])
-    return CaptionTable(embed(data.flat_captions(), encoder), count.cumsum(0) - count, count)
+    return CaptionTable(embed(data.flatten_captions(), encoder), count.cumsum(0) - count, count)
 
 
 def label_images(

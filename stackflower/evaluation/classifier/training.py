@@ -23,8 +23,8 @@ from stackflower.evaluation.classifier.network import DomainClassifier
 from stackflower.evaluation.classifier.targets import find_heads, label_images
 from stackflower.text.base import TextEncoder
 from stackflower.utils.atomic import reporting_write_errors, try_writing
-from stackflower.utils.cache import cache_folder, key_of
-from stackflower.utils.devices import process_state, resolve_precision
+from stackflower.utils.cache import compute_key, make_cache_folder
+from stackflower.utils.devices import get_process_state, resolve_precision
 from stackflower.utils.progress import progress_bar
 
 SHIPPED_FOLDER = Path(evaluation.__file__).parent / "weights"  # made by benchmarks/shipped_classifier.py
@@ -130,7 +130,7 @@ def train_classifier(source: Source, out: Path, request: ClassifierRequest) -> D
             'This data has fewer than two classes, and a classifier needs two: "label" in every row of metadata.jsonl. '
             "Or compare images with captions: `text=ngram`."
         )
-    device, plan = process_state().device, request.resolve_plan()
+    device, plan = get_process_state().device, request.resolve_plan()
     if encoder is not None:
         encoder.to(device)
     model = request.create_model(heads, 0 if encoder is None else encoder.dim)
@@ -138,7 +138,7 @@ def train_classifier(source: Source, out: Path, request: ClassifierRequest) -> D
     precision = torch.bfloat16 if resolve_precision("auto") == "bf16" else None
     with progress_bar(f"training a classifier ({plan.epochs} epochs)", plan.epochs * len(split.rows)) as progress:
         fit(model, data, plan, precision=precision, device=device, progress=progress)
-    held_out = source.held_out()
+    held_out = source.get_held_out_split()
     if held_out is not None and held_out != request.split:
         data = label_images(prepare(source, held_out, size), heads, classes, encoder)
         model.held_out = measure_classifier(model, data, device)
@@ -158,10 +158,10 @@ def get_source_classifier(data: ClassifierData, resolution: int) -> Path:
         "epochs": data.epochs,
         "width": SOURCE_CLASSIFIER_WIDTH,
     }
-    name = f"{type(data.source).__name__}-{key_of('classifier', data.key, data.heads, settings)}.safetensors"
+    name = f"{type(data.source).__name__}-{compute_key('classifier', data.key, data.heads, settings)}.safetensors"
     if (SHIPPED_FOLDER / name).exists():
         return SHIPPED_FOLDER / name
-    path = cache_folder("classifiers") / name
+    path = make_cache_folder("classifiers") / name
     if not path.exists():
         train_classifier(data.source, path, ClassifierRequest(data.description, heads=data.heads, **settings))
     return path

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from stackflower.declarations import Declared
-from stackflower.utils.checksum import sha256_of
+from stackflower.utils.checksum import compute_sha256
 
 
 class Extracted(NamedTuple):
@@ -96,4 +96,4 @@ class Extractor(Declared, ABC):
 
 def checksum(path: Path) -> str:
     """First 16 hexadecimal digits of a file's SHA-256."""
-    return sha256_of(path)[:16]
+    return compute_sha256(path)[:16]

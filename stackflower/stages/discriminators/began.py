@@ -1,4 +1,4 @@
-"""BEGAN's discriminator (Berthelot et al. 2017, figure 1), an autoencoder, conditioned on text."""
+"""BEGAN's discriminator, a text-conditioned autoencoder (Berthelot et al. 2017, figure 1)."""
 
 from __future__ import annotations
 
@@ -22,25 +22,28 @@ from stackflower.stages.generators.began import (
 
 
 class EncoderOutput(NamedTuple):
-    """The output of the autoencoder's encoder."""
+    """Output of the encoder."""
 
     code: Tensor  # (N, code_dim)
-    images: Tensor  # (N, 3, R, R), to compare with the reconstruction
+    images: Tensor  # (N, 3, R, R), compared with the reconstruction
 
 
 @register("discriminator", "began")
 class AutoencoderDiscriminator(Discriminator):
-    """Autoencoder whose score is its reconstruction error, low for real: L(x, e) = mean |D(x, e) − x|^η (section 3.1).
+    """BEGAN's autoencoder (Berthelot et al. 2017, section 3.1), scoring by its reconstruction error: low means real.
 
-    Code and text are concatenated and joined by a linear layer, as in the conditional BEGAN of the anime-face report.
+    The error is L(x, e) = mean |D(x, e) − x|^η. A linear layer joins code and text, as in the conditional BEGAN of the
+    anime-face report.
 
     Args:
-        channels: width n of the decoder and of the encoder's first layers, which grow by n with every halving.
+        channels: width n of the decoder and of the encoder's first layers; the encoder's width grows by n with every
+            halving of the resolution.
         code_dim: size of the code; 64 in the report.
-        text: its text input: the text embedding through a linear layer of its own, or the conditioning's detached mean.
+        text: text input: the text embedding after a linear layer ("embedding"), or the detached mean of the
+            conditioning ("condition").
         projection_dim: output size of that linear layer; 16 in the report.
-        power: η of the error, 1 or 2: an ambiguous pixel is reconstructed as its median or as its mean. Squared errors
-            are smaller, and so is the balance that updates k, so `objective.rate` should be larger.
+        power: exponent η of the error. An ambiguous pixel is reconstructed as its median with 1, as its mean with 2.
+            Squared errors are smaller and move k less, so increase `objective.rate` with 2.
     """
 
     brings = {"objective": "began"}
@@ -80,7 +83,7 @@ class AutoencoderDiscriminator(Discriminator):
         return EncoderOutput(self.to_code(self.encoder(perceived).flatten(1)), perceived)
 
     def reconstruct(self, features: EncoderOutput, text: Text) -> Tensor:
-        """The reconstruction (N, 3, R, R) of the images, given the text."""
+        """Reconstruct images, given their texts: `(N, 3, R, R)`."""
         dtype = features.code.dtype
         text_features = text.condition if self.project is None else F.elu(self.project(text.embedding.to(dtype)))
         return self.decoder(F.elu(self.join(torch.cat([features.code, text_features.to(dtype)], 1))))
@@ -90,9 +93,11 @@ class AutoencoderDiscriminator(Discriminator):
         return Verdict((error.abs() if self.power == 1 else error.square()).mean((1, 2, 3)))
 
     def verdicts(self, perceived: Tensor, texts: Sequence[Text]) -> list[Verdict]:
-        """A verdict for each of `texts`: the encoder runs once, the decoder once over all texts together."""
+        """Score images against each of `texts`, running the encoder once, and the decoder once for all texts."""
         code, images = self.trunk(perceived)
         count = len(texts)
-        all_texts = Text(torch.cat([text.embedding for text in texts]), torch.cat([text.condition for text in texts]))
-        verdict = self.judge(EncoderOutput(code.repeat(count, 1), images.repeat(count, 1, 1, 1)), all_texts)
+        joined_texts = Text(
+            torch.cat([text.embedding for text in texts]), torch.cat([text.condition for text in texts])
+        )
+        verdict = self.judge(EncoderOutput(code.repeat(count, 1), images.repeat(count, 1, 1, 1)), joined_texts)
         return [Verdict(score) for score in verdict.score.chunk(count)]

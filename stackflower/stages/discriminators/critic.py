@@ -1,4 +1,4 @@
-"""The critic of a Wasserstein GAN: the matching discriminator without batch normalisation."""
+"""Critic of a Wasserstein GAN: the matching discriminator without batch normalisation."""
 
 from __future__ import annotations
 
@@ -12,15 +12,16 @@ from stackflower.stages.discriminators.matching import MatchingDiscriminator
 
 @register("discriminator", "critic")
 class CriticDiscriminator(MatchingDiscriminator):
-    """The matching discriminator with layer norm or none (Gulrajani et al. 2017, section 4: no batch normalisation).
+    """Matching discriminator with layer normalisation or none (Gulrajani et al. 2017, section 4).
 
-    A penalty on the gradient of an image's score needs a score that does not depend on the rest of the batch.
+    Batch normalisation is excluded because a penalty on the gradient of an image's score requires scores that do not
+    depend on the rest of the batch.
 
     Args:
-        channels: width of the first layer, doubled by every halving of the resolution up to 8-fold.
-        text: its text input, as in `matching`.
+        channels: width of the first layer; doubles with every halving of the resolution, up to 8-fold.
+        text: text input, as in `matching`.
         projection_dim: output size of the linear layer of the text embedding.
-        norm: layer normalisation, or none.
+        norm: normalisation of all layers except the first.
     """
 
     brings = {"objective": "wasserstein"}

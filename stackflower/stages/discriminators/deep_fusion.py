@@ -1,4 +1,4 @@
-"""DF-GAN's discriminator (Tao et al. 2022), with one-way output."""
+"""DF-GAN's one-way discriminator (Tao et al. 2022)."""
 
 from __future__ import annotations
 
@@ -16,7 +16,12 @@ from stackflower.stages.layers import require_doublings
 
 
 class DownBlock(nn.Module):
-    """A 4×4 convolution of stride 2 and a 3×3 one, with leaky ReLUs, added to the average-pooled input."""
+    """Residual block that halves the resolution: a 4×4 convolution of stride 2 and a 3×3 convolution.
+
+    Args:
+        in_channels: channels of the input.
+        out_channels: channels of the output.
+    """
 
     def __init__(self, in_channels: int, out_channels: int):
         super().__init__()
@@ -30,19 +35,23 @@ class DownBlock(nn.Module):
         self.shortcut = nn.Conv2d(in_channels, out_channels, 1) if in_channels != out_channels else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
+        """Map `(N, in_channels, H, W)` to `(N, out_channels, H/2, W/2)`."""
         return F.avg_pool2d(self.shortcut(x), 2) + self.gain.to(x.dtype) * self.layers(x)
 
 
 @register("discriminator", "deep-fusion")
 class OneWayDiscriminator(Discriminator):
-    """Residual blocks to 4×4, the text repeated over the positions, two convolutions to one score (section 3.3).
+    """DF-GAN's one-way discriminator (Tao et al. 2022, section 3.3): residual blocks, then one text-conditioned score.
 
-    There is no unconditional score and no norm. The paper regularises it by the penalty ``matching-aware``.
+    Residual blocks reduce the image to 4×4. The text is repeated over all positions, and two convolutions give the
+    score. It has neither an unconditional score nor normalisation. The paper regularises it with the penalty
+    ``matching-aware``.
 
     Args:
-        channels: width nf of the first layer, doubled by every halving of the resolution up to 8-fold; 32 in the
+        channels: width nf of the first layer; doubles with every halving of the resolution, up to 8-fold; 32 in the
             release.
-        text: its text input: the text embedding itself (as in the paper), or the conditioning's detached mean.
+        text: text input: the text embedding ("embedding", as in the paper), or the detached mean of the
+            conditioning ("condition").
     """
 
     brings = {"objective": "hinge"}

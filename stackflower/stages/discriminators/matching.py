@@ -1,4 +1,4 @@
-"""The matching-aware discriminator of GAN-CLS and StackGAN."""
+"""Matching-aware discriminator of GAN-CLS and StackGAN."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from stackflower.stages.layers import MinibatchDeviation, Norm, build_norm2d, re
 
 
 def build_strided_block(in_channels: int, out_channels: int, norm: Norm) -> list[nn.Module]:
-    """A 4×4 convolution of stride 2, a norm and a leaky ReLU."""
+    """Build a 4×4 convolution of stride 2, followed by normalisation and a leaky ReLU."""
     return [
         nn.Conv2d(in_channels, out_channels, 4, 2, 1, bias=norm == "none"),
         build_norm2d(norm, out_channels),
@@ -30,20 +30,20 @@ def build_strided_block(in_channels: int, out_channels: int, norm: Norm) -> list
 class MatchingDiscriminator(Discriminator):
     """Matching-aware discriminator (Reed et al. 2016, section 4.2; Zhang et al. 2016, section 3.2).
 
-    Strided convolutions down to 4×4; the text, repeated over the 4×4 positions, is joined to the features by a 3×3
-    convolution, and a 4×4 convolution gives the logit. The defaults are StackGAN's Stage-I discriminator.
+    Strided convolutions reduce the image to 4×4. The text is repeated over all positions and joined to the features by
+    a 3×3 convolution; a 4×4 convolution gives the logit. The defaults are those of StackGAN's Stage-I discriminator.
 
     Args:
-        channels: width of the first layer, doubled by every halving of the resolution up to 8-fold.
-        text: its text input: the conditioning's detached mean ("condition", StackGAN as released) or the text embedding
-            through a linear layer of its own ("embedding", as in GAN-CLS).
+        channels: width of the first layer; doubles with every halving of the resolution, up to 8-fold.
+        text: text input: the detached mean of the conditioning ("condition", as in StackGAN's release), or the text
+            embedding after a linear layer ("embedding", as in GAN-CLS).
         projection_dim: output size of that linear layer.
-        norm: normalisation of all but the first layer.
+        norm: normalisation of all layers except the first.
         minibatch_deviation: append the standard deviation over the batch to the features.
-        unconditional: also score images without text (`Verdict.real`), as StackGAN's Stage-II does.
-        contrastive: also score each image against each text of the batch (`Verdict.similarity`): the cosine of the
-            features' mean and the embedding, each through a linear layer of its own to `projection_dim`, over a
-            temperature of 0.1 (Zhang et al. 2021, XMC-GAN, equation 3).
+        unconditional: also score images without text (`Verdict.real`), as in StackGAN's Stage-II.
+        contrastive: also compare each image with each text of the batch (`Verdict.similarity`): the cosine of averaged
+            features and text embedding, each projected to `projection_dim`, divided by a temperature of 0.1
+            (Zhang et al. 2021, XMC-GAN, eq. 3).
     """
 
     offers: ClassVar[Offers] = (
@@ -97,7 +97,7 @@ class MatchingDiscriminator(Discriminator):
         return self._verdict(features, self._join_image(features), text)
 
     def verdicts(self, perceived: Tensor, texts: Sequence[Text]) -> list[Verdict]:
-        # the joining convolution of (features, text) is the sum of one over each: that of the features is computed once
+        # the convolution over features and text is a sum of two convolutions, so the features' part is computed once
         features = self.trunk(perceived)
         image_part = self._join_image(features)
         return [self._verdict(features, image_part, text) for text in texts]

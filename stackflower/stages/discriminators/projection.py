@@ -1,4 +1,4 @@
-"""The projection discriminator (Miyato & Koyama 2018) with spectral normalisation (Miyato et al. 2018)."""
+"""Projection discriminator (Miyato & Koyama 2018) with spectral normalisation (Miyato et al. 2018)."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from stackflower.stages.layers import require_doublings
 
 @register("discriminator", "projection")
 class ProjectionDiscriminator(Discriminator):
-    """Features summed over the image, scored by a linear layer and by an inner product with the text (equation 3).
+    """Projection discriminator (Miyato & Koyama 2018, eq. 3): a linear score plus an inner product with the text.
 
-    ``match = ψ(h) + eᵀ V h``, with h the sum of a strided trunk's features over its 4×4 positions and e the text
-    embedding.
+    ``match = ψ(h) + eᵀ V h``, where h is the sum of a convolutional trunk's features over 4×4 positions and e is the
+    text embedding.
 
     Args:
-        channels: width of the first layer, doubled by every halving of the resolution up to 8-fold.
-        spectral: spectral normalisation: every weight is divided by its largest singular value.
+        channels: width of the first layer; doubles with every halving of the resolution, up to 8-fold.
+        spectral: apply spectral normalisation, which divides every weight by its largest singular value.
     """
 
     brings = {"objective": "hinge"}

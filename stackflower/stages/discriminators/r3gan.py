@@ -16,16 +16,16 @@ from stackflower.stages.r3gan_blocks import Resampling, build_convolution, build
 
 @register("discriminator", "r3gan")
 class R3Discriminator(Discriminator):
-    """R3GAN's residual discriminator without normalisation (Huang et al. 2024, section 4), the mirror of its generator.
+    """R3GAN's residual discriminator without normalisation (Huang et al. 2024, section 4).
 
-    Residual blocks and bilinear downsampling, a depthwise 4×4 convolution, and an inner product with the text. R1 and
-    R2 regularise it.
+    It mirrors the generator: residual blocks and bilinear downsampling, a depthwise 4×4 convolution, and an inner
+    product with the text. The paper regularises it with the penalties ``r1`` and ``r2``.
 
     Args:
-        channels: width at the full resolution, twice as much below; 384 in the release for 64 px.
-        blocks: residual blocks at each resolution.
-        group_width: channels of a group of the 3×3 convolutions; 16 in the release.
-        projection_dim: size in which image and text are compared.
+        channels: width at the full resolution, twice as much at lower resolutions; 384 in the release for 64 px.
+        blocks: residual blocks per resolution.
+        group_width: channels per group of the 3×3 convolutions; 16 in the release.
+        projection_dim: size of the space in which image and text are compared.
     """
 
     brings = {"objective": "relativistic"}
@@ -51,7 +51,7 @@ class R3Discriminator(Discriminator):
         nn.init.normal_(self.basis.weight, 0.0, 1 / 4)
         self.key = nn.Linear(widths[-1], projection_dim, bias=False)
         nn.init.normal_(self.key.weight, 0.0, widths[-1] ** -0.5)
-        # its bias is the text-free part of the score's weights
+        # the bias weights the part of the score that is independent of the text
         self.text = nn.Linear(text_dim, projection_dim)
         nn.init.normal_(self.text.weight, 0.0, text_dim**-0.5)
         nn.init.normal_(self.text.bias)
@@ -60,5 +60,5 @@ class R3Discriminator(Discriminator):
         return self.key(self.basis(self.layers(perceived)).flatten(1))
 
     def judge(self, features: Tensor, text: Text) -> Verdict:
-        words = self.text(text.embedding.to(features.dtype))
-        return Verdict((features * words).sum(1).float() / features.shape[1] ** 0.5)
+        query = self.text(text.embedding.to(features.dtype))
+        return Verdict((features * query).sum(1).float() / features.shape[1] ** 0.5)

@@ -14,11 +14,11 @@ from stackflower.registry import register
 from stackflower.stages.base import Generator
 from stackflower.stages.layers import require_doublings
 
-BASE_SIZE = 8  # pixels at which the decoder starts and the encoder ends
+BASE_SIZE = 8  # height and width where the decoder starts and the encoder ends
 
 
 def initialise_elu(module: nn.Module) -> None:
-    """Normal weights that preserve the variance through exponential linear units; zero biases."""
+    """Initialise weights from a normal distribution that preserves the variance through ELUs; biases to zero."""
     for layer in module.modules():
         if isinstance(layer, (nn.Conv2d, nn.Linear)):
             fan_in = layer.weight[0].numel()
@@ -28,12 +28,16 @@ def initialise_elu(module: nn.Module) -> None:
 
 
 def count_doublings_from_8(resolution: int) -> int:
-    """How often 8 is doubled to give `resolution`. ComponentError unless that is a power of two from 16 up."""
+    """Return how often 8 must be doubled to reach `resolution`.
+
+    Raises:
+        ComponentError: the resolution is not a power of two from 16 up.
+    """
     return require_doublings(resolution, "The resolution of BEGAN's networks") - 1
 
 
 def build_convolution_pair(in_channels: int, out_channels: int) -> list[nn.Module]:
-    """Two 3×3 convolutions with exponential linear units."""
+    """Build two 3×3 convolutions, each followed by an ELU."""
     return [
         nn.Conv2d(in_channels, out_channels, 3, padding=1),
         nn.ELU(inplace=True),
@@ -43,7 +47,13 @@ def build_convolution_pair(in_channels: int, out_channels: int) -> list[nn.Modul
 
 
 class Decoder(nn.Module):
-    """Code (N, `code_dim`) to images (N, 3, `resolution`, `resolution`), not bounded to [-1, 1]."""
+    """Decoder of the autoencoder, from codes to images that are not bounded to [-1, 1].
+
+    Args:
+        code_dim: size of the code.
+        resolution: height and width of the images.
+        channels: width of every layer.
+    """
 
     def __init__(self, code_dim: int, resolution: int, channels: int):
         super().__init__()
@@ -56,22 +66,24 @@ class Decoder(nn.Module):
         initialise_elu(self)
 
     def forward(self, code: Tensor) -> Tensor:
+        """Decode codes `(N, code_dim)` to images `(N, 3, R, R)`."""
         x = self.dense(code).reshape(len(code), self.channels, BASE_SIZE, BASE_SIZE)
         return self.layers(x.contiguous(memory_format=torch.channels_last))
 
 
 @register("generator", "began")
 class DecoderGenerator(Generator):
-    """BEGAN's generator: condition and noise through a linear layer to a code, then the autoencoder's decoder (section 3.5).
+    """BEGAN's generator (Berthelot et al. 2017, section 3.5): a linear layer to a code, then the autoencoder's decoder.
 
-    Its images are not bounded by a tanh; the penalty ``out-of-range`` keeps them within [-1, 1].
+    The linear layer takes condition and noise. The images are not bounded by a tanh; the penalty ``out-of-range`` keeps
+    them within [-1, 1].
 
     Args:
         resolution: height and width of the image, a power of two from 16 up.
         channels: width n of every layer; 128 in the anime-face report.
         noise_dim: size of z; 64 in the report.
-        noise: distribution of z, uniform on [-1, 1] (the paper's) or standard normal.
-        code_dim: size of the code that condition and noise are projected to.
+        noise: distribution of z: uniform on [-1, 1], as in the paper, or standard normal.
+        code_dim: size of the code.
     """
 
     def __init__(

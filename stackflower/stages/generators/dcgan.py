@@ -1,4 +1,4 @@
-"""DCGAN's generator, conditioned on text as in GAN-CLS (Radford et al. 2016; Reed et al. 2016)."""
+"""DCGAN's generator (Radford et al. 2016), conditioned on text as in GAN-CLS (Reed et al. 2016)."""
 
 from __future__ import annotations
 
@@ -16,14 +16,16 @@ from stackflower.stages.layers import GeneratorNorm, ReferenceBatch, build_norm2
 
 @register("generator", "dcgan")
 class DCGANGenerator(Generator):
-    """Condition and noise to 4×4, then transposed convolutions of stride 2 to `resolution` (Radford et al. 2016, figure 1).
+    """DCGAN's generator (Radford et al. 2016, figure 1): transposed convolutions of stride 2 from 4×4 to `resolution`.
+
+    Condition and noise are concatenated and projected to 4×4.
 
     Args:
         resolution: height and width of the image, a power of two from 16 up.
-        channels: width before the last layer, doubled towards 4×4 up to 8-fold.
+        channels: width before the last layer; doubles with every halving of the resolution, up to 8-fold.
         noise_dim: size of z.
-        noise: distribution of z, standard normal or uniform on [-1, 1].
-        norm: normalisation after each layer but the last.
+        noise: distribution of z: standard normal, or uniform on [-1, 1].
+        norm: normalisation after every layer except the last.
         dropout: probability that a channel is zeroed at 4×4 and 8×8 during training.
     """
 
@@ -39,7 +41,7 @@ class DCGANGenerator(Generator):
         dropout: Below1 = 0.0,
     ):
         super().__init__()
-        depth = require_doublings(resolution, "generator.resolution")
+        depth = require_doublings(resolution, "`generator.resolution`")
         self.resolutions = (resolution,)
         self.noise_dim, self.noise = noise_dim, noise
         widths = [channels * min(2 ** (depth - 1 - level), 8) for level in range(depth)]

@@ -16,9 +16,12 @@ from stackflower.stages.layers import require_doublings
 
 
 class Affine(nn.Module):
-    """Scales and shifts channels by the outputs of two small networks on text and noise (section 3.4, equation 3).
+    """Channel-wise scale and shift, predicted from text and noise (section 3.4, eq. 3); initialised to the identity.
 
-    It is initialised as the identity.
+    Args:
+        channels: channels of the features.
+        inputs: size of text and noise together.
+        hidden: width of the two predicting networks.
     """
 
     def __init__(self, channels: int, inputs: int, hidden: int):
@@ -30,12 +33,19 @@ class Affine(nn.Module):
             nn.init.constant_(layer.bias, value)
 
     def forward(self, x: Tensor, text: Tensor) -> Tensor:
+        """Scale and shift features `(N, C, H, W)`, given text and noise `(N, inputs)`."""
         for_scale, for_shift = self.hidden(text).chunk(2, dim=1)
         return x * self.scale(for_scale)[..., None, None] + self.shift(for_shift)[..., None, None]
 
 
 class FusionBlock(nn.Module):
-    """Two 3×3 convolutions, each after two affine transformations with leaky ReLUs, added to their input (figure 4)."""
+    """Residual block of two 3×3 convolutions, each preceded by two affine layers with leaky ReLUs (figure 4).
+
+    Args:
+        in_channels: channels of the input.
+        out_channels: channels of the output.
+        inputs: size of text and noise together.
+    """
 
     def __init__(self, in_channels: int, out_channels: int, inputs: int):
         super().__init__()
@@ -49,6 +59,7 @@ class FusionBlock(nn.Module):
         self.shortcut = nn.Conv2d(in_channels, out_channels, 1) if in_channels != out_channels else nn.Identity()
 
     def forward(self, x: Tensor, text: Tensor) -> Tensor:
+        """Map features `(N, in_channels, H, W)` to `(N, out_channels, H, W)`, given text and noise `(N, inputs)`."""
         h = x
         for position, affine in enumerate(self.affine):
             h = F.leaky_relu(affine(h, text), 0.2)
@@ -59,13 +70,16 @@ class FusionBlock(nn.Module):
 
 @register("generator", "deep-fusion")
 class DeepFusionGenerator(Generator):
-    """Noise to 4×4, then upsampling by two and a fusion block for each doubling, every block conditioned on text and noise.
+    """DF-GAN's generator (Tao et al. 2022): upsampling and a fusion block per doubling, conditioned on text and noise.
+
+    The noise alone is projected to 4×4; text and noise condition every block.
 
     Args:
         resolution: height and width of the image, a power of two from 16 up; 256 in the paper.
-        channels: width nf of the last block, doubled towards 4×4 up to 8-fold; 32 in the authors' release.
+        channels: width nf of the last block; doubles with every halving of the resolution, up to 8-fold; 32 in the
+            authors' release.
         noise_dim: size of z.
-        noise: distribution of z, standard normal or uniform on [-1, 1].
+        noise: distribution of z: standard normal, or uniform on [-1, 1].
     """
 
     def __init__(
@@ -78,7 +92,7 @@ class DeepFusionGenerator(Generator):
         noise: Literal["normal", "uniform"] = "normal",
     ):
         super().__init__()
-        depth = require_doublings(resolution, "generator.resolution")
+        depth = require_doublings(resolution, "`generator.resolution`")
         self.resolutions = (resolution,)
         self.noise_dim, self.noise = noise_dim, noise
         widths = [channels * min(2 ** (depth - level), 8) for level in range(depth + 1)]

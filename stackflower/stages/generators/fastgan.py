@@ -14,21 +14,22 @@ from stackflower.registry import register
 from stackflower.stages.base import Generator, initialise
 from stackflower.stages.layers import Norm, UpsampleConv, build_norm2d, require_doublings
 
-WIDTH_FACTORS = {
-    4: 16,
-    8: 8,
-    16: 4,
-    32: 2,
-    64: 2,
-    128: 1,
-}  # of the release, relative to `channels`; beyond 128 px a half, a quarter …
-TWO_CONVOLUTION_SIZES = (8, 32, 128)  # px at which a second convolution follows
-EXCITATION_RATIO = 16  # times the side of the map that excites
+# width relative to `channels` by height of the map, as in the release; from 256 px on it halves with every doubling
+WIDTH_FACTORS = {4: 16, 8: 8, 16: 4, 32: 2, 64: 2, 128: 1}
+TWO_CONVOLUTION_SIZES = (8, 32, 128)  # heights at which a block has a second convolution
+EXCITATION_RATIO = 16  # height of an excited map relative to the map that excites it
 
 
 class GatedUpBlock(nn.Module):
-    """Upsampling by two and a 3×3 convolution with a gated linear unit, at every other size followed by another (the release's UpBlockComp);
-    scaled and shifted by the style where there is one."""
+    """Upsampling by two and a gated 3×3 convolution, optionally followed by a second one (the release's UpBlockComp).
+
+    Args:
+        in_channels: channels of the input.
+        out_channels: channels of the output.
+        again: add the second convolution.
+        norm: normalisation after each convolution.
+        style_dim: size of the style that scales and shifts the channels; 0: no style.
+    """
 
     def __init__(self, in_channels: int, out_channels: int, again: bool, norm: Norm, style_dim: int):
         super().__init__()
@@ -45,6 +46,7 @@ class GatedUpBlock(nn.Module):
         )
 
     def forward(self, x: Tensor, style: Tensor) -> Tensor:
+        """Map `(N, in_channels, H, W)` to `(N, out_channels, 2H, 2W)`, given the style `(N, style_dim)`."""
         x = self.up(x)
         if self.style is not None:
             scale, shift = self.style(style)[:, :, None, None].chunk(2, 1)
@@ -53,7 +55,12 @@ class GatedUpBlock(nn.Module):
 
 
 class Excitation(nn.Module):
-    """Skip-layer excitation (equation 1): channels of a fine map scaled by a gate computed from a coarse one."""
+    """Skip-layer excitation (eq. 1): channels of a fine map, scaled by a gate computed from a coarse map.
+
+    Args:
+        coarse: channels of the coarse map.
+        fine: channels of the fine map.
+    """
 
     def __init__(self, coarse: int, fine: int):
         super().__init__()
@@ -62,24 +69,26 @@ class Excitation(nn.Module):
         )
 
     def forward(self, coarse: Tensor, fine: Tensor) -> Tensor:
+        """Scale the channels of `fine` `(N, C, H, W)` by the gate."""
         return fine * self.gate(coarse)
 
 
 @register("generator", "fastgan")
 class FastGenerator(Generator):
-    """FastGAN's generator with gates from coarse to fine maps (Liu et al. 2021, section 3.1).
+    """FastGAN's generator with skip-layer excitation (Liu et al. 2021, section 3.1).
 
-    Gated upsampling, and skip-layer excitation from 4×4 to 64×64, 8×8 to 128×128 and 16×16 to 256×256, by which what the coarse maps decided,
-    such as a style, reaches the fine ones. Condition and noise are its input. The release's noise added to every pixel and its spectral
-    norm are left out, so that an image depends on text and noise alone.
+    Gated upsampling blocks, with skip-layer excitation from 4×4 to 64×64, 8×8 to 128×128 and 16×16 to 256×256, which
+    carries decisions of the coarse maps, such as the style, to the fine ones. The noise that the release adds to every
+    pixel is left out, so that an image depends on condition and noise alone; so is its spectral normalisation.
 
     Args:
         resolution: height and width of the image, a power of two from 16 up.
-        channels: width at 128 px; 16 times as much at 4×4; 64 in the release.
+        channels: width at 128 px, 16 times as much at 4×4; 64 in the release.
         noise_dim: size of z; 256 in the release.
-        noise: distribution of z, standard normal or uniform on [-1, 1].
+        noise: distribution of z: standard normal, or uniform on [-1, 1].
         norm: normalisation after each convolution.
-        style: condition and noise also scale and shift the channels of every block, as in `stage1`; not in the paper.
+        style: let condition and noise also scale and shift the channels of every block, as in `stage1`; not in the
+            paper.
     """
 
     def __init__(
@@ -94,7 +103,7 @@ class FastGenerator(Generator):
         style: bool = False,
     ):
         super().__init__()
-        depth = require_doublings(resolution, "generator.resolution")
+        depth = require_doublings(resolution, "`generator.resolution`")
         self.resolutions = (resolution,)
         self.noise_dim, self.noise = noise_dim, noise
         sides = [4 * 2**level for level in range(depth + 1)]

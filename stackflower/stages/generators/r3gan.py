@@ -20,15 +20,15 @@ from stackflower.stages.r3gan_blocks import Resampling, build_convolution, build
 class R3Generator(Generator):
     """R3GAN's residual generator without normalisation (Huang et al. 2024, section 4).
 
-    A learned 4×4 basis, its channels weighed by condition and noise, then residual blocks and bilinear upsampling.
+    Condition and noise weight the channels of a learned 4×4 basis; residual blocks and bilinear upsampling follow.
 
     Args:
         resolution: height and width of the image, a power of two from 16 up.
-        channels: width at `resolution`, twice as much below; 384 in the release for 64 px.
-        blocks: residual blocks at each resolution.
-        group_width: channels of a group of the 3×3 convolutions; 16 in the release.
+        channels: width at `resolution`, twice as much at lower resolutions; 384 in the release for 64 px.
+        blocks: residual blocks per resolution.
+        group_width: channels per group of the 3×3 convolutions; 16 in the release.
         noise_dim: size of z; 64 in the release.
-        noise: distribution of z, standard normal or uniform on [-1, 1].
+        noise: distribution of z: standard normal, or uniform on [-1, 1].
     """
 
     def __init__(
@@ -43,7 +43,7 @@ class R3Generator(Generator):
         noise: Literal["normal", "uniform"] = "normal",
     ):
         super().__init__()
-        widths = list_widths(require_doublings(resolution, "generator.resolution"), channels)
+        widths = list_widths(require_doublings(resolution, "`generator.resolution`"), channels)
         self.resolutions = (resolution,)
         self.noise_dim, self.noise = noise_dim, noise
         self.basis = nn.Parameter(torch.randn(widths[0], 4, 4))

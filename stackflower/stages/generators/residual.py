@@ -1,4 +1,4 @@
-"""The residual ("highway") generator of the competition report's large GAN-CLS."""
+"""Residual ("highway") generator of the competition report's large GAN-CLS."""
 
 from __future__ import annotations
 
@@ -14,7 +14,12 @@ from stackflower.stages.layers import GeneratorNorm, ReferenceBatch, UpsampleCon
 
 
 class HighwayBlock(nn.Module):
-    """1×1, 3×3 and 3×3 convolutions with a bottleneck of a quarter of the width, added to their input."""
+    """Residual block of 1×1, 3×3 and 3×3 convolutions, with a bottleneck of a quarter of the width.
+
+    Args:
+        channels: channels of the input and the output.
+        norm: normalisation after each convolution.
+    """
 
     def __init__(self, channels: int, norm: GeneratorNorm):
         super().__init__()
@@ -37,14 +42,18 @@ class HighwayBlock(nn.Module):
 
 @register("generator", "residual")
 class ResidualGenerator(Generator):
-    """Condition and noise to 4×4, residual blocks at 4×4 and 8×8, then nearest-neighbour upsampling and 3×3 convolutions.
+    """Residual generator of the competition report: residual blocks at 4×4 and 8×8, then upsampling and convolutions.
+
+    Condition and noise are projected to 4×4. Upsampling is nearest-neighbour, followed by a 3×3 convolution.
 
     Args:
         resolution: height and width of the image, a power of two from 16 up.
-        channels: width at `resolution` / 2, doubled towards 4×4 up to 8-fold; 128 in the report.
+        channels: width at `resolution` / 2; doubles with every halving of the resolution, up to 8-fold; 128 in the
+            report.
         noise_dim: size of z; 512 in the report.
-        noise: distribution of z, standard normal or uniform on [-1, 1].
-        norm: normalisation after each convolution; "virtual" where batch norm gives all images of a batch one colour.
+        noise: distribution of z: standard normal, or uniform on [-1, 1].
+        norm: normalisation after each convolution; choose "virtual" if batch normalisation gives all images of a batch
+            the same colour.
         dropout: probability that a channel is zeroed at 4×4 during training; 0.5 in the report.
     """
 
@@ -60,7 +69,7 @@ class ResidualGenerator(Generator):
         dropout: Below1 = 0.0,
     ):
         super().__init__()
-        depth = require_doublings(resolution, "generator.resolution")
+        depth = require_doublings(resolution, "`generator.resolution`")
         self.resolutions = (resolution,)
         self.noise_dim, self.noise = noise_dim, noise
         widths = [channels * min(2 ** (depth - 1 - level), 8) for level in range(depth)]

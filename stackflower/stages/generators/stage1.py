@@ -1,4 +1,4 @@
-"""The Stage-I generator of StackGAN (Zhang et al. 2016, sections 3.2 and 4)."""
+"""StackGAN's Stage-I generator (Zhang et al. 2016, sections 3.2 and 4)."""
 
 from __future__ import annotations
 
@@ -15,10 +15,14 @@ from stackflower.stages.layers import GeneratorNorm, ReferenceBatch, UpsampleCon
 
 
 class UpBlock(nn.Module):
-    """Doubles height and width, halves the channels: nearest-neighbour upsampling, 3×3 convolution, norm, ReLU.
+    """Nearest-neighbour upsampling by two, 3×3 convolution, normalisation and ReLU.
 
-    With `style_dim`, a linear layer of the style scales and shifts the normalised channels (conditional normalisation, Brock et
-    al. 2019), which conditions this block on text and noise.
+    Args:
+        in_channels: channels of the input.
+        out_channels: channels of the output.
+        norm: normalisation.
+        style_dim: size of the style that scales and shifts the normalised channels (conditional normalisation, Brock
+            et al. 2019); 0: no style.
     """
 
     def __init__(self, in_channels: int, out_channels: int, norm: GeneratorNorm, style_dim: int = 0):
@@ -28,30 +32,31 @@ class UpBlock(nn.Module):
         self.style = nn.Linear(style_dim, 2 * out_channels) if style_dim else None
 
     def forward(self, x: Tensor, style: Tensor) -> Tensor:
+        """Map `(N, in_channels, H, W)` to `(N, out_channels, 2H, 2W)`, given the style `(N, style_dim)`."""
         x = self.norm(self.convolution(x))
         if self.style is not None:
             scale, shift = self.style(style)[:, :, None, None].chunk(2, dim=1)
-            x = x * (1 + scale) + shift  # addcmul is several times slower when broadcasting over few channels
+            x = x * (1 + scale) + shift  # several times as fast as addcmul when broadcasting over few channels
         return nn.functional.relu(x, inplace=True)
 
 
 @register("generator", "stage1")
 class StageOneGenerator(Generator):
-    """Stage-I: condition and noise through a linear layer to 4×4, then upsampling blocks to `resolution`.
+    """StackGAN's Stage-I generator (Zhang et al. 2016, section 3.2): a linear layer to 4×4, then upsampling blocks.
 
-    The width is 8·`channels` at 4×4 and is halved by every doubling of the resolution. The defaults are the paper's 64×64
-    generator.
+    The linear layer takes condition and noise. The width is 8·`channels` at 4×4 and halves with every doubling of the
+    resolution. The defaults are those of the paper's 64×64 generator.
 
     Args:
         resolution: height and width of the image, a power of two from 16 up.
-        channels: width; 128 in the paper, 192 in the authors' PyTorch release.
+        channels: an eighth of the width at 4×4; 128 in the paper, 192 in the authors' PyTorch release.
         noise_dim: size of z.
-        noise: distribution of z, standard normal or uniform on [-1, 1].
+        noise: distribution of z: standard normal, or uniform on [-1, 1].
         norm: normalisation after each convolution.
-        style: condition and noise also scale and shift the channels of every block.
-        mapping_layers: linear layers, twice as wide as condition and noise, applied to both together before all else (the mapping
-            network of Karras et al. 2019). Without them the effects of text and noise only add up, so the noise can't vary
-            only what the text leaves open.
+        style: let condition and noise also scale and shift the channels of every block.
+        mapping_layers: linear layers applied to condition and noise before everything else, twice as wide as these (the
+            mapping network of Karras et al. 2019). Without them, the effects of text and noise are merely added, so the
+            noise can't be limited to what the text leaves open.
         dropout: probability that a channel is zeroed at 4×4 and 8×8 during training.
     """
 
@@ -69,9 +74,11 @@ class StageOneGenerator(Generator):
         dropout: Below1 = 0.0,
     ):
         super().__init__()
-        depth = require_doublings(resolution, "generator.resolution")
+        depth = require_doublings(resolution, "`generator.resolution`")
         if channels * 8 % 2**depth:
-            raise ComponentError(f"generator.channels = {channels}: 8 × channels must be divisible by {2**depth}.")
+            raise ComponentError(
+                f"`generator.channels` is {channels}, but 8 × channels must be divisible by {2**depth}."
+            )
         self.resolutions = (resolution,)
         self.noise_dim, self.noise = noise_dim, noise
         self.dropout = nn.Dropout2d(dropout)

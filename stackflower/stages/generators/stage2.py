@@ -1,4 +1,4 @@
-"""The Stage-II generator of StackGAN (Zhang et al. 2016, section 3.3): it refines and upsamples the image of Stage-I."""
+"""StackGAN's Stage-II generator (Zhang et al. 2016, section 3.3), which refines and upsamples Stage-I images."""
 
 from __future__ import annotations
 
@@ -15,7 +15,12 @@ SHORTCUT_CHANNELS = 16  # width between the two convolutions of the shortcut
 
 
 class ResidualBlock(nn.Module):
-    """Two 3×3 convolutions with norms, added to their input."""
+    """Residual block of two 3×3 convolutions with normalisation.
+
+    Args:
+        channels: channels of the input and the output.
+        norm: normalisation after each convolution.
+    """
 
     def __init__(self, channels: int, norm: Norm):
         super().__init__()
@@ -33,23 +38,24 @@ class ResidualBlock(nn.Module):
 
 @register("generator", "stage2")
 class StageTwoGenerator(Refiner):
-    """Stage-II: encodes the image of the previous stage, joins it with the condition and decodes it at `resolution`.
+    """StackGAN's Stage-II generator (Zhang et al. 2016, section 3.3): refines and upsamples previous-stage images.
 
-    Two strided convolutions (64×64 → 16×16), the condition repeated over all positions and joined by a 3×3 convolution,
-    residual blocks, then nearest-neighbour upsampling and 3×3 convolutions. The ratio of the resolutions is a power of two.
+    Two strided convolutions encode the image (64×64 → 16×16). The condition, repeated over all positions, joins the
+    features in a 3×3 convolution. Residual blocks follow, then nearest-neighbour upsampling and 3×3 convolutions. The
+    ratio of the resolutions must be a power of two.
 
     Args:
-        resolution: height and width of the image; None: `factor` times those of the previous stage.
-        factor: ratio of the two resolutions; 4 in the paper (64 → 256).
-        channels: width at the input's resolution, 4-fold at a quarter of it; 128 in the paper.
+        resolution: height and width of the image; None: `factor` times the resolution of the previous stage.
+        factor: ratio of the resolutions, used if `resolution` is None; 4 in the paper (64 → 256).
+        channels: width at the resolution of the input, four times as much at a quarter of it; 128 in the paper.
         blocks: residual blocks; 4 in the paper's 256×256 model.
         norm: normalisation after each convolution.
-        shortcut: the last two convolutions also take the image of the previous stage, upsampled, and their output is added to it
-            before the tanh, so the stage learns a residual and keeps edges that the encoder loses. Training starts from the
-            upsampled image itself. Not in the paper; short trainings gain much from it.
-        consistency_weight: weight of the term "consistency": mean squared difference between the image of the previous stage and
-            this stage's image, averaged down to its size (low-resolution consistency, as in super-resolution). Not in the
-            paper, where Stage-II may change anything; in short trainings such changes are for the worse.
+        shortcut: feed the upsampled image of the previous stage to the last two convolutions too, and add their output
+            to it before the tanh. The stage then learns a residual, keeps edges that the encoder loses, and starts from
+            the upsampled image. Not in the paper; it improves short trainings considerably.
+        consistency_weight: weight of the term "consistency", the mean squared difference between the image of the
+            previous stage and this stage's image, downsampled to the same size. Not in the paper, whose Stage-II may
+            change anything; in short trainings, such changes make images worse.
     """
 
     def __init__(
@@ -66,13 +72,13 @@ class StageTwoGenerator(Refiner):
         consistency_weight: Weight = 0.0,
     ):
         super().__init__()
-        given = f"generator.resolution = {resolution}" if resolution else f"generator.factor = {factor}"
+        setting = f"`generator.resolution={resolution}`" if resolution else f"`generator.factor={factor}`"
         resolution = resolution or factor * previous_resolution
         factor, rest = divmod(resolution, previous_resolution)
         if rest or factor < 2 or factor & (factor - 1) or previous_resolution % 4:
             raise ComponentError(
-                f"{given} after a stage of {previous_resolution} px: allowed are a factor of 2, 4, 8 …, which is "
-                f"{', '.join(str(previous_resolution * 2**power) for power in (1, 2, 3))} … px."
+                f"{setting} does not fit a previous stage of {previous_resolution} px: the factor must be 2, 4, 8, …; "
+                f"the resolution {', '.join(str(previous_resolution * 2**power) for power in (1, 2, 3))}, … px."
             )
         self.resolutions = (resolution,)
         self.shortcut = shortcut
@@ -118,7 +124,7 @@ class StageTwoGenerator(Refiner):
             return (torch.tanh(self.to_image(x)),)
         upsampled = nn.functional.interpolate(image.float(), size=x.shape[-1], mode="bilinear")
         residual = self.to_image(torch.cat([x, upsampled.to(x.dtype)], 1))
-        # added before the tanh, so that a zero residual leaves the image unchanged
+        # added before the tanh, so a zero residual leaves the image unchanged
         return (torch.tanh(residual + torch.atanh(upsampled.clamp(-0.99, 0.99))),)
 
     def terms(self, images: tuple[Tensor, ...], image: Tensor | None = None) -> dict[str, Tensor]:

@@ -1,4 +1,4 @@
-"""StackGAN-v2's generator (Zhang et al. 2018, StackGAN++, section 4): several resolutions in one tree, trained together."""
+"""StackGAN-v2's generator (Zhang et al. 2018, StackGAN++, section 4): one tree for several resolutions."""
 
 from __future__ import annotations
 
@@ -19,14 +19,18 @@ from stackflower.stages.layers import Norm, UpsampleConv, build_norm2d, count_do
 def compute_colour_consistency(
     small: Tensor, large: Tensor, mean_weight: float = 1.0, covariance_weight: float = 5.0
 ) -> Tensor:
-    """Colour consistency of two resolutions of the same images (equation 6): λ₁‖μ − μ'‖² + λ₂‖Σ − Σ'‖² of the pixels.
+    """Compute the colour consistency of two resolutions of the same images (eq. 6): λ₁‖μ − μ'‖² + λ₂‖Σ − Σ'‖².
+
+    μ and Σ are mean and covariance of an image's pixels.
 
     Args:
-        small, large: (N, 3, r, r) and (N, 3, R, R) in [-1, 1].
-        mean_weight, covariance_weight: λ₁ and λ₂.
+        small: images `(N, 3, r, r)` in `[-1, 1]`.
+        large: images `(N, 3, R, R)` in `[-1, 1]`.
+        mean_weight: λ₁.
+        covariance_weight: λ₂.
 
     Returns:
-        the mean over images, a float32 scalar.
+        The mean over images, a float32 scalar.
     """
 
     def moments(images: Tensor) -> tuple[Tensor, Tensor]:
@@ -43,12 +47,17 @@ def compute_colour_consistency(
 
 
 def _build_gated_upsampling(in_channels: int, out_channels: int, norm: Norm) -> nn.Sequential:
-    """Upsampling by two and a 3×3 convolution with a gated linear unit."""
+    """Build upsampling by two and a 3×3 convolution with a gated linear unit."""
     return nn.Sequential(UpsampleConv(in_channels, 2 * out_channels), build_norm2d(norm, 2 * out_channels), nn.GLU(1))
 
 
 class GatedResidualBlock(nn.Module):
-    """Two 3×3 convolutions, the first gated, added to their input."""
+    """Residual block of two 3×3 convolutions, the first of which is gated.
+
+    Args:
+        channels: channels of the input and the output.
+        norm: normalisation after each convolution.
+    """
 
     def __init__(self, channels: int, norm: Norm):
         super().__init__()
@@ -65,7 +74,15 @@ class GatedResidualBlock(nn.Module):
 
 
 class Branch(nn.Module):
-    """Features of one resolution and the condition to features of twice that resolution (F_i, equation 3)."""
+    """Branch of the tree, from features and condition to features of twice the resolution (F_i, eq. 3).
+
+    Args:
+        channels: channels of the input.
+        out_channels: channels of the output.
+        condition_dim: size C of the condition.
+        blocks: residual blocks.
+        norm: normalisation after each convolution.
+    """
 
     def __init__(self, channels: int, out_channels: int, condition_dim: int, blocks: int, norm: Norm):
         super().__init__()
@@ -78,26 +95,29 @@ class Branch(nn.Module):
         self.up = _build_gated_upsampling(channels, out_channels, norm)
 
     def forward(self, features: Tensor, condition: Tensor) -> Tensor:
+        """Map features `(N, channels, H, W)` to `(N, out_channels, 2H, 2W)`, given the condition `(N, C)`."""
         condition_map = condition.to(features.dtype)[:, :, None, None].expand(-1, -1, *features.shape[2:])
         return self.up(self.residual(self.join(torch.cat([features, condition_map], 1))))
 
 
 @register("generator", "tree")
 class TreeGenerator(Generator):
-    """StackGAN-v2: images of `scales` resolutions, each half of the next, from one trunk of features (equations 2 to 4).
+    """StackGAN-v2's generator (Zhang et al. 2018, eqs. 2 to 4): images of several resolutions from one trunk.
 
-    Condition and noise to 4×4 and up to the smallest resolution; then a branch for each doubling, which takes the condition
-    again. Every resolution has a discriminator of its own, and a loss keeps their colours consistent.
+    Condition and noise are projected to 4×4 and upsampled to the smallest resolution. One branch per doubling follows,
+    which also takes the condition. Every resolution has its own discriminator, and a loss keeps their colours
+    consistent.
 
     Args:
         resolution: height and width of the largest images.
-        scales: number of resolutions; 3 in the paper (64, 128, 256).
-        channels: width at the smallest resolution's features, halved by each branch; 64 in the authors' release.
+        scales: number of resolutions, each half of the next; 3 in the paper (64, 128, 256).
+        channels: width at the smallest resolution, halved by each branch; 64 in the authors' release.
         noise_dim: size of z.
-        noise: distribution of z, standard normal or uniform on [-1, 1].
-        blocks: residual blocks of a branch; 2 in the release.
+        noise: distribution of z: standard normal, or uniform on [-1, 1].
+        blocks: residual blocks per branch; 2 in the release.
         norm: normalisation after each convolution.
-        colour_weight: α of the colour consistency (equation 7); 50 in the paper, which finds it most important without text.
+        colour_weight: weight α of the colour consistency (eq. 7); 50 in the paper, which finds it most important
+            without text.
     """
 
     def __init__(
@@ -118,8 +138,8 @@ class TreeGenerator(Generator):
         depth = count_doublings(smallest) if smallest >= 16 else None
         if scales < 1 or depth is None or smallest * 2 ** (scales - 1) != resolution:
             raise ComponentError(
-                f"generator.resolution = {resolution} with generator.scales = {scales}: the smallest of the resolutions, "
-                f"each half of the next, must be 16, 32, 64, 128 …"
+                f"`generator.resolution={resolution}` does not fit `generator.scales={scales}`: each resolution is "
+                f"half of the next, and the smallest must be a power of two from 16 up."
             )
         self.resolutions = tuple(smallest * 2**scale for scale in range(scales))
         self.noise_dim, self.noise = noise_dim, noise
@@ -152,6 +172,6 @@ class TreeGenerator(Generator):
     def terms(self, images: tuple[Tensor, ...], image: Tensor | None = None) -> dict[str, Tensor]:
         if not self.weights:
             return {}
-        # the smaller image is the target of the larger, as in the release
+        # as in the release, the smaller image is the target of the larger
         losses = [compute_colour_consistency(small.detach(), large) for small, large in itertools.pairwise(images)]
         return {"colour": torch.stack(losses).sum()}

@@ -1,4 +1,7 @@
-"""The char-CNN-RNN text encoder (Reed et al. 2016, Learning Deep Representations of Fine-Grained Visual Descriptions)."""
+"""The char-CNN-RNN text encoder.
+
+Reed et al. (2016), Learning Deep Representations of Fine-Grained Visual Descriptions.
+"""
 
 from __future__ import annotations
 
@@ -14,13 +17,21 @@ from stackflower.errors import ComponentError
 from stackflower.options import Count, Weight
 from stackflower.registry import register
 from stackflower.text.learned import LearnedEncoder
-from stackflower.text.ranking import joint_embedding
+from stackflower.text.ranking import joint_embedding_loss
 
 ALPHABET = "abcdefghijklmnopqrstuvwxyz0123456789-,;.!?:'\"/\\|_@#$%^&*~`+=<>()[]{} "
 
 
 class CharacterNetwork(nn.Module):
-    """Characters (n, L) to vectors (n, dim): temporal convolutions and a recurrent layer whose states are averaged."""
+    """A network from characters ``(N, L)`` to vectors ``(N, dim)``.
+
+    Temporal convolutions, a recurrent layer whose states are averaged, and a linear layer.
+
+    Args:
+        characters: size of the alphabet.
+        channels: width of the first convolution.
+        dim: size of the vectors.
+    """
 
     def __init__(self, characters: int, channels: int, dim: int):
         super().__init__()
@@ -35,7 +46,7 @@ class CharacterNetwork(nn.Module):
         self.dense = nn.Linear(width, dim)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        # 0, padding, becomes a row of zeros
+        # padding (0) becomes a row of zeros
         one_hot = F.one_hot(tokens, self.characters + 1)[..., 1:].to(self.dense.weight.dtype)
         states, _ = self.recurrent(self.layers(one_hot.transpose(1, 2)).transpose(1, 2))
         return self.dense(states.mean(1))
@@ -43,17 +54,17 @@ class CharacterNetwork(nn.Module):
 
 @register("text", "char-cnn-rnn")
 class CharacterEncoder(LearnedEncoder):
-    """Convolutions and a recurrent layer over characters, trained with an image encoder by the symmetric joint embedding loss.
+    """Convolutions and a recurrent layer over characters, trained with the symmetric joint embedding loss.
 
-    The text encoder of GAN-CLS and StackGAN, without the weights of its release: it is trained on your captions. Characters
-    outside its alphabet are treated as padding.
+    The text encoder of GAN-CLS and StackGAN. The released weights are not used: it is trained on your captions and
+    images. Characters outside the alphabet are treated as padding.
 
     Args:
         dim: size T of the embedding; 1024 in the paper.
-        channels: width of the first convolution, doubled by the others; 256 in the paper.
-        length: characters of a caption, longer ones are cut; 201 in the paper.
-        margin: Δ of the loss.
-        weights: folder that `stackflower train-text` wrote; the encoder is then frozen.
+        channels: width of the first convolution, half that of the others; 256 in the paper.
+        length: maximum number of characters, longer captions are cut; 201 in the paper.
+        margin: margin Δ of the loss.
+        weights: output folder of `stackflower train-text`. The encoder is then frozen.
     """
 
     ranks_negatives = False
@@ -69,7 +80,7 @@ class CharacterEncoder(LearnedEncoder):
     ):
         super().__init__(dim=dim, weights=weights)
         if length < 50:
-            raise ComponentError(f"text.length = {length}: at least 50, or nothing is left after three convolutions.")
+            raise ComponentError(f"text.length = {length} is too short for three convolutions; it must be at least 50.")
         self.channels, self.length, self.margin = channels, length, margin
         self.tokens: dict[str, int] = {}
 
@@ -95,4 +106,4 @@ class CharacterEncoder(LearnedEncoder):
         return table
 
     def rank(self, image: Tensor, text: Tensor, negative: Tensor, label: Tensor) -> Tensor:
-        return joint_embedding(image, text, label, self.margin)
+        return joint_embedding_loss(image, text, label, self.margin)

@@ -1,4 +1,4 @@
-"""Hugging Face text models as frozen text encoders."""
+"""Frozen text encoders from Hugging Face."""
 
 from __future__ import annotations
 
@@ -17,15 +17,16 @@ from stackflower.text.base import TextEncoder
 
 @register("text", "huggingface")
 class HuggingFaceEncoder(TextEncoder):
-    """A Hugging Face text model: last hidden states, averaged over the tokens that are not padding, of unit length.
+    """A Hugging Face text model with mean pooling: the last hidden states, averaged over the tokens of a caption.
 
-    As in the mean-pooled models of sentence-transformers (Reimers & Gurevych 2019). ``text`` with a model's id or a local folder
-    is short for this encoder.
+    Padding does not count, and the average is scaled to unit length, as in the mean-pooled models of
+    sentence-transformers (Reimers & Gurevych 2019). Setting ``text`` to the id or the folder of a model selects this
+    encoder.
 
     Args:
         model: id on the Hugging Face hub, such as sentence-transformers/all-MiniLM-L6-v2, or a local folder.
-        max_tokens: longer captions are cut; the model's own limit where it is lower.
-        batch_size: captions in a forward pass.
+        max_tokens: maximum number of tokens, longer captions are cut. The limit of the model applies if it is lower.
+        batch_size: number of captions per forward pass.
     """
 
     def __init__(self, *, model: str, max_tokens: Count = 256, batch_size: Count = 64):
@@ -42,11 +43,11 @@ class HuggingFaceEncoder(TextEncoder):
             self.tokenizer = AutoTokenizer.from_pretrained(self.model_name)
             # safetensors only: a pickled checkpoint could run code
             self.model = AutoModel.from_pretrained(self.model_name, use_safetensors=True, dtype=torch.float32).eval()
-        except Exception as error:  # hub, files, formats: whatever fails, the model can't be loaded
+        except Exception as error:  # network, hub, file and format errors have no common class
             raise DataError(
-                f"The text encoder {model!r} can't be loaded: {(str(error) or type(error).__name__).splitlines()[0]} Give the id of a model on the "
-                "Hugging Face hub (and a network), a local folder with config.json and model.safetensors, or "
-                "`text=ngram`, which needs nothing."
+                f"The text encoder {model!r} can't be loaded: {(str(error) or type(error).__name__).splitlines()[0]} "
+                "Give the id of a model on the Hugging Face hub (needs network access), a local folder with "
+                "config.json and model.safetensors, or `text=ngram`, which needs no download."
             ) from error
         config = self.model.config
         if getattr(config, "is_encoder_decoder", False):
@@ -56,13 +57,14 @@ class HuggingFaceEncoder(TextEncoder):
             self.tokenizer.pad_token = self.tokenizer.eos_token
         if getattr(config, "hidden_size", None) is None:
             raise DataError(
-                f"{model!r} is not a plain text encoder (its configuration has no hidden_size); name another."
+                f"{model!r} is not a text encoder: its configuration has no hidden_size. Choose another model."
             )
         self.dim = int(config.hidden_size)
         limit = getattr(config, "max_position_embeddings", max_tokens)
         self.max_tokens, self.batch_size = min(max_tokens, limit), batch_size
 
-        # of a sample of the weights, so that a changed folder changes it; summed before the weights move to a device
+        # detects changed weights in a folder, by 64 values of each parameter; summed on the CPU, since the sum would
+        # depend on the device
         self.digest = sum(
             float(parameter.flatten()[:: max(1, parameter.numel() // 64)].double().sum())
             for parameter in self.model.parameters()
@@ -76,7 +78,7 @@ class HuggingFaceEncoder(TextEncoder):
 
     @torch.no_grad()
     def encode(self, captions: Sequence[str]) -> Tensor:
-        # captions of similar length together: little padding
+        # batches of captions of similar length need little padding
         order = sorted(range(len(captions)), key=lambda row: len(captions[row]))
         table = torch.empty(len(captions), self.dim)
         for first in range(0, len(order), self.batch_size):

@@ -1,4 +1,4 @@
-"""Tags as a condition: a position for each tag."""
+"""Multi-hot encoding of tags."""
 
 from __future__ import annotations
 
@@ -14,76 +14,79 @@ from torch import Tensor
 from stackflower.errors import ConfigError, DataError, RunError
 from stackflower.options import Count
 from stackflower.registry import register
-from stackflower.text.base import TextEncoder, digest_of
+from stackflower.text.base import TextEncoder, compute_digest
 from stackflower.utils.atomic import write_text
 
-TAGS = "tags.json"
+TAGS_FILE = "tags.json"
 
 
 @register("text", "multi-hot")
 class MultiHotEncoder(TextEncoder):
-    """Captions that are lists of tags, "long hair, blue eyes": 1 for each tag that a caption has, 0 for others, scaled to unit length.
+    """Multi-hot vectors of captions that are lists of tags, such as "long hair, blue eyes".
 
-    The tags are those of the training captions. A caption with none of them is an error that names it.
+    The vector is 1 for each tag of the caption and 0 elsewhere, scaled to unit length. The vocabulary consists of the
+    tags of the training captions. A caption without any known tag raises an error.
 
     Args:
-        separator: between tags, such as a comma or a space.
-        tags: the most frequent so many are used.
+        separator: separator of the tags, such as a comma or a space.
+        tags: size T of the embedding. The most frequent tags are used.
     """
 
     on_host = True
 
     def __init__(self, *, separator: str = ",", tags: Count = 2048):
         if not separator:
-            raise ConfigError("text.separator is empty: it is what is between tags, such as a comma.")
-        self.separator, self.most = separator, tags
+            raise ConfigError("text.separator is empty; it must be the separator of the tags, such as a comma.")
+        self.separator, self.max_tags = separator, tags
         self.places: dict[str, int] = {}
 
     @property
     def dim(self) -> int:  # type: ignore[override]
-        """Number of positions."""
-        return self.most
+        """Size T of an embedding."""
+        return self.max_tags
 
     @property
     def reads_all(self) -> bool:
         return not self.places
 
-    def _tags(self, caption: str) -> list[str]:
+    def _split_tags(self, caption: str) -> list[str]:
         return [tag for part in caption.split(self.separator) if (tag := " ".join(part.split()).casefold())]
 
     def fit(self, captions: Sequence[str]) -> None:
         if not self.places:
-            counts = Counter(tag for caption in captions for tag in self._tags(caption))
-            ranked = sorted(counts, key=lambda tag: (-counts[tag], tag))[: self.most]
+            counts = Counter(tag for caption in captions for tag in self._split_tags(caption))
+            ranked = sorted(counts, key=lambda tag: (-counts[tag], tag))[: self.max_tags]
             self.places = {tag: place for place, tag in enumerate(ranked)}
 
     def encode(self, captions: Sequence[str]) -> Tensor:
         table = torch.zeros(len(captions), self.dim)
         for row, caption in enumerate(captions):
-            places = [self.places[tag] for tag in self._tags(caption) if tag in self.places]
+            places = [self.places[tag] for tag in self._split_tags(caption) if tag in self.places]
             if not places:
-                few = ", ".join(list(self.places)[:10])
+                examples = ", ".join(list(self.places)[:10])
                 raise DataError(
-                    f"The caption {caption!r} has none of the {len(self.places):,} tags of the training data, such as {few}."
+                    f"The caption {caption!r} has none of the {len(self.places):,} tags of the training data, such as "
+                    f"{examples}."
                 )
             table[row, places] = 1
         return F.normalize(table, dim=1)
 
     def unknown(self, captions: Sequence[str]) -> list[str]:
-        tags = dict.fromkeys(tag for caption in captions for tag in self._tags(caption))
+        tags = dict.fromkeys(tag for caption in captions for tag in self._split_tags(caption))
         return [tag for tag in tags if tag not in self.places]
 
     def fingerprint(self) -> str:
         letters = torch.tensor(list("\0".join(self.places).encode()), dtype=torch.float32)
-        return f"multi-hot-1 {self.separator!r} {self.most} {digest_of(letters)}"
+        return f"multi-hot-1 {self.separator!r} {self.max_tags} {compute_digest(letters)}"
 
     def save(self, folder: Path) -> None:
-        write_text(folder / TAGS, json.dumps(list(self.places), ensure_ascii=False))
+        write_text(folder / TAGS_FILE, json.dumps(list(self.places), ensure_ascii=False))
 
     def restore(self, folder: Path) -> None:
         try:
             self.places = {
-                str(tag): place for place, tag in enumerate(json.loads((folder / TAGS).read_text(encoding="utf-8")))
+                str(tag): place
+                for place, tag in enumerate(json.loads((folder / TAGS_FILE).read_text(encoding="utf-8")))
             }
         except (OSError, ValueError, TypeError) as error:
-            raise RunError(f"The tags in {folder} are missing or damaged ({error}); put {TAGS} back.") from error
+            raise RunError(f"The tags in {folder} are missing or damaged ({error}). Restore {TAGS_FILE}.") from error

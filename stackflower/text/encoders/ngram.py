@@ -1,4 +1,4 @@
-"""The default text encoder: hashed n-grams, nothing to download or to train."""
+"""The default text encoder: hashed n-grams, without download or training."""
 
 from __future__ import annotations
 
@@ -12,35 +12,38 @@ from torch import Tensor
 
 from stackflower.options import Count, Weight
 from stackflower.registry import register
-from stackflower.text.base import TextEncoder, words_of
+from stackflower.text.base import TextEncoder, split_words
 
 _ENGLISH_FUNCTION_WORDS = """
 a an the this that these those it its is are was were be been has have having had does do there here which who whose
 of on in at by to from for as into and or with while
 """
 FUNCTION_WORDS = frozenset(_ENGLISH_FUNCTION_WORDS.split()) | frozenset(",.;:!?-'\"()")
-"""English function words and punctuation, which describe nothing in an image; "no", "not" and "without" are not among them."""
+"""English function words and punctuation, which describe nothing in an image.
+
+"no", "not" and "without" change the meaning of a caption and are not included.
+"""
 
 
 @lru_cache(maxsize=200_000)
-def _hashed(feature: str, dim: int) -> tuple[int, float]:
-    """Signed feature hashing (Weinberger et al. 2009): a position and a sign."""
+def _hash_feature(feature: str, dim: int) -> tuple[int, float]:
+    """Return the position and the sign of a feature: signed feature hashing (Weinberger et al. 2009)."""
     code = zlib.crc32(feature.encode("utf-8", "surrogatepass"))
     return code % dim, 1.0 if zlib.adler32(feature.encode("utf-8", "surrogatepass")) % 251 < 125 else -1.0
 
 
 @register("text", "ngram")
 class NgramEncoder(TextEncoder):
-    """Hashed words, word pairs up to `window` apart, and character n-grams, signed and of unit length.
+    """Signed hashes of words, word pairs up to `window` apart and character n-grams, scaled to unit length.
 
-    Pairs encode which words belong together ("yellow center"); character n-grams make related and misspelt words similar.
-    English function words and punctuation have a small weight and form no pairs, so that long sentences are encoded as well as
-    short ones. Any script works: characters are normalised by NFKC and case folding.
+    Pairs encode which words belong together ("yellow center"). Character n-grams make related and misspelt words
+    similar. English function words and punctuation get a small weight and form no pairs, so that long sentences are
+    encoded as well as short ones. Captions may be in any script; they are normalised by NFKC and case folding.
 
     Args:
-        dim: number of hash positions T.
-        window: maximum distance of the two words of a pair.
-        characters: weight of the character n-grams (of 3 to 5 characters), relative to words.
+        dim: size T of the embedding: the number of hash positions.
+        window: maximum distance between the two words of a pair.
+        characters: weight of the character n-grams (3 to 5 characters), relative to words.
         function_words: weight of function words and punctuation, relative to other words.
     """
 
@@ -55,7 +58,7 @@ class NgramEncoder(TextEncoder):
             f"function_words={self.function_words}"
         )
 
-    def _features(self, words: Sequence[str]) -> Iterator[tuple[str, float]]:
+    def _extract_features(self, words: Sequence[str]) -> Iterator[tuple[str, float]]:
         yield from ((word, self.function_words) for word in words if word in FUNCTION_WORDS)
         words = [word for word in words if word not in FUNCTION_WORDS]
         for position, word in enumerate(words):
@@ -71,8 +74,8 @@ class NgramEncoder(TextEncoder):
     def encode(self, captions: Sequence[str]) -> Tensor:
         table = np.zeros((len(captions), self.dim), dtype=np.float32)
         for row, caption in enumerate(captions):
-            words = words_of(caption)
-            hashed = [(*_hashed(feature, self.dim), weight) for feature, weight in self._features(words)]
+            words = split_words(caption)
+            hashed = [(*_hash_feature(feature, self.dim), weight) for feature, weight in self._extract_features(words)]
             if hashed:
                 position, sign, weight = (np.array(column) for column in zip(*hashed, strict=True))
                 np.add.at(table[row], position, sign * weight)

@@ -12,15 +12,21 @@ from torch import Tensor, nn
 from stackflower.errors import ComponentError, DataError
 from stackflower.options import Count, Weight
 from stackflower.registry import register
-from stackflower.text.base import words_of, words_without
+from stackflower.text.base import find_unknown_words, split_words
 from stackflower.text.learned import LearnedEncoder
-from stackflower.text.ranking import cosine_ranking
+from stackflower.text.ranking import cosine_ranking_loss
 
 UNKNOWN = 1  # token of a word that is not in the vocabulary; 0 is padding
 
 
 class BidirectionalGRU(nn.Module):
-    """Tokens (n, L) to the last states of both directions, concatenated (n, dim)."""
+    """A bidirectional GRU from tokens ``(N, L)`` to the last states of both directions, concatenated ``(N, dim)``.
+
+    Args:
+        words: size of the vocabulary, with padding and the unknown word.
+        word_dim: size of a word's vector.
+        dim: size of the output.
+    """
 
     def __init__(self, words: int, word_dim: int, dim: int):
         super().__init__()
@@ -30,8 +36,8 @@ class BidirectionalGRU(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         length = (tokens > 0).sum(1).clamp_min(1)
-        # each direction starts at its first word and its state is gathered at its last; packing would need a device
-        # synchronisation
+        # each direction starts at its first word, and its state is gathered at its last one; packed sequences would
+        # synchronise with the device
         step = torch.arange(tokens.shape[1], device=tokens.device)
         reversed_step = (length[:, None] - 1 - step).clamp_min(0)
         backwards = tokens.gather(1, reversed_step) * (step < length[:, None])
@@ -45,17 +51,19 @@ class BidirectionalGRU(nn.Module):
 
 @register("text", "rnn")
 class RecurrentEncoder(LearnedEncoder):
-    """Bidirectional GRU over words, trained with an image encoder by a cosine ranking loss (the competition report's large model).
+    """A bidirectional GRU over words, trained with a cosine ranking loss: the large model of the competition report.
 
-    Trained together with the GAN by an optimizer of its own (`optimizer.text`), or before it by `stackflower train-text`.
+    It is trained with the GAN, by an optimizer of its own (`optimizer.text`), or before it with
+    `stackflower train-text`.
 
     Args:
         dim: size T of the embedding; 256 in the report.
         word_dim: size of a word's vector.
-        max_words: longer captions are cut.
-        min_count: rarer words become the unknown word, so that it is trained.
-        margin: α of the ranking loss; 0.2 in the report.
-        weights: folder that `stackflower train-text` wrote; the encoder is then frozen.
+        max_words: maximum number of words, longer captions are cut.
+        min_count: minimum number of occurrences; rarer words share the vector of unknown words, which is thereby
+            trained.
+        margin: margin α of the ranking loss; 0.2 in the report.
+        weights: output folder of `stackflower train-text`. The encoder is then frozen.
     """
 
     def __init__(
@@ -70,7 +78,7 @@ class RecurrentEncoder(LearnedEncoder):
     ):
         super().__init__(dim=dim, weights=weights)
         if dim < 2:
-            raise ComponentError(f"text.dim = {dim}: at least 2, one for each direction.")
+            raise ComponentError(f"text.dim = {dim} must be at least 2, one for each direction.")
         self.word_dim, self.max_words, self.min_count, self.margin = word_dim, max_words, min_count, margin
         self.tokens: dict[str, int] = {}
 
@@ -79,12 +87,12 @@ class RecurrentEncoder(LearnedEncoder):
         return bool(self.tokens)
 
     def vocabulary_of(self, captions: Sequence[str]) -> dict[str, Any]:
-        counts = Counter(word for caption in captions for word in words_of(caption))
+        counts = Counter(word for caption in captions for word in split_words(caption))
         words = sorted(word for word, count in counts.items() if count >= self.min_count)
         if not words:
             raise DataError(
-                f"text.min_count = {self.min_count}: no word of the captions comes so often ({len(counts):,} different words, the "
-                f"most frequent {max(counts.values(), default=0):,} times); choose less."
+                f"text.min_count = {self.min_count}: no word of the captions occurs that often ({len(counts):,} "
+                f"different words, the most frequent {max(counts.values(), default=0):,} times). Use a smaller value."
             )
         return {"words": words}
 
@@ -97,7 +105,7 @@ class RecurrentEncoder(LearnedEncoder):
 
     def tokenise(self, captions: Sequence[str]) -> Tensor:
         rows = [
-            [self.tokens.get(word, UNKNOWN) for word in words_of(caption)][: self.max_words] for caption in captions
+            [self.tokens.get(word, UNKNOWN) for word in split_words(caption)][: self.max_words] for caption in captions
         ]
         table = torch.zeros(len(rows), max(map(len, rows), default=1) or 1, dtype=torch.int64)
         for row, tokens in zip(table, rows, strict=True):
@@ -105,7 +113,7 @@ class RecurrentEncoder(LearnedEncoder):
         return table
 
     def unknown(self, captions: Sequence[str]) -> list[str]:
-        return words_without(captions, self.tokens)
+        return find_unknown_words(captions, self.tokens)
 
     def rank(self, image: Tensor, text: Tensor, negative: Tensor, label: Tensor) -> Tensor:
-        return cosine_ranking(image, text, negative, label, self.margin)
+        return cosine_ranking_loss(image, text, negative, label, self.margin)

@@ -17,23 +17,24 @@ from torch import Tensor
 from stackflower.errors import DataError, RunError
 from stackflower.options import Count
 from stackflower.registry import register
-from stackflower.text.base import TextEncoder, digest_of, words_of, words_without
+from stackflower.text.base import TextEncoder, compute_digest, find_unknown_words, split_words
 from stackflower.utils.atomic import replacing, write_text
 
-LARGEST = 65_504  # the largest value of float16, in which a run keeps the vectors
-WORDS, VECTORS = "words.json", "vectors.safetensors"
+FLOAT16_MAX = 65_504  # a run stores the vectors in float16
+WORDS_FILE, VECTORS_FILE = "words.json", "vectors.safetensors"
 
 
 @register("text", "word-vectors")
 class WordVectorEncoder(TextEncoder):
-    """The mean of the vectors of a caption's words, from a text file with a word and its vector a line, as of word2vec and GloVe.
+    """The mean of the word vectors of a caption, from a word2vec or GloVe text file.
 
-    Words that are not in the file are ignored; a caption without any known word gets the mean of all vectors. Words and vectors
-    are saved with the run.
+    Words that are not in the file are ignored; a caption without any known word gets the mean of all vectors. Words
+    and vectors are saved with the run.
 
     Args:
-        path: the file; a first line with the numbers of words and dimensions, as in word2vec's format, is skipped.
-        max_words: number of the file's first (its most frequent) words that are read.
+        path: text file with one word and its vector per line. A first line with the numbers of words and dimensions, as
+            in word2vec's format, is skipped.
+        max_words: number of words to read from the start of the file, which lists frequent words first.
     """
 
     on_host = True
@@ -45,7 +46,7 @@ class WordVectorEncoder(TextEncoder):
 
     @property
     def dim(self) -> int:  # type: ignore[override]
-        """Dimensions of a vector."""
+        """Size T of an embedding."""
         if not self.rows:
             self.fit(())
         return self.vectors.shape[1]
@@ -57,16 +58,17 @@ class WordVectorEncoder(TextEncoder):
             words, vectors = self._read()
         except FileNotFoundError:
             raise DataError(
-                f"{self.path} does not exist; name word vectors in word2vec's or GloVe's text format with `text.path=FILE`."
+                f"{self.path} does not exist. Name word vectors in the text format of word2vec or GloVe with "
+                "`text.path=FILE`."
             ) from None
         except (OSError, UnicodeDecodeError, ValueError) as error:
             raise DataError(
-                f"{self.path} is not a text file of word vectors ({error}); each line must be a word and its vector."
+                f"{self.path} is not a text file of word vectors ({error}). Each line must hold a word and its vector."
             ) from error
         if not words:
-            raise DataError(f"{self.path} has no word vectors.")
+            raise DataError(f"{self.path} contains no word vectors.")
         self.rows = {word: row for row, word in enumerate(words)}
-        # rounded to float16, in which the run keeps them, so that embeddings are the same after `restore`
+        # rounded to float16, as in a run's folder, so that embeddings are the same after `restore`
         self.vectors = torch.from_numpy(np.stack(vectors)).half().float()
 
     def _read(self) -> tuple[list[str], list[np.ndarray]]:
@@ -81,16 +83,18 @@ class WordVectorEncoder(TextEncoder):
                     continue
                 dim = dim or len(parts) - 1
                 if not 0 < dim < len(parts):
-                    wanted = f"the first has {dim}" if dim else "wanted are a word and its vector"
-                    raise ValueError(f"line {number} has {len(parts) - 1} dimensions, {wanted}")
-                # an entry of GloVe's largest files may be several words: the last {dim} columns are the vector
+                    expected = f"expected {dim}" if dim else "expected a word and its vector"
+                    raise ValueError(f"line {number} has {len(parts) - 1} dimensions, {expected}")
+                # entries of GloVe's largest files may have several words: the vector is in the last `dim` columns
                 word = " ".join(parts[:-dim]).casefold()
                 try:
                     vector = np.array(parts[-dim:], dtype=np.float32)
                 except ValueError as error:
                     raise ValueError(f"line {number}: {error}") from error
-                if not (np.abs(vector) <= LARGEST).all():
-                    raise ValueError(f"line {number}, {word!r}, has a value that is not finite or above {LARGEST:,}")
+                if not (np.abs(vector) <= FLOAT16_MAX).all():
+                    raise ValueError(
+                        f"line {number}, {word!r}, has a value that is not finite or exceeds {FLOAT16_MAX:,}"
+                    )
                 if word in words:
                     continue
                 words[word] = None
@@ -104,32 +108,32 @@ class WordVectorEncoder(TextEncoder):
         unknown = self.vectors.mean(0)
         table = torch.empty(len(captions), self.dim)
         for row, caption in enumerate(captions):
-            known = [self.rows[word] for word in words_of(caption) if word in self.rows]
-            table[row] = self.vectors[known].mean(0) if known else unknown
-        # vectors that cancel have no direction: treated as unknown
+            rows = [self.rows[word] for word in split_words(caption) if word in self.rows]
+            table[row] = self.vectors[rows].mean(0) if rows else unknown
+        # vectors that cancel out have no direction: treat the caption as unknown
         zero = table.norm(dim=1) < 1e-12
         table[zero] = unknown if unknown.norm() > 1e-12 else torch.ones(self.dim)
         return F.normalize(table, dim=1)
 
     def unknown(self, captions: Sequence[str]) -> list[str]:
         self.fit(())
-        return words_without(captions, self.rows)
+        return find_unknown_words(captions, self.rows)
 
     def fingerprint(self) -> str:
         self.fit(())
         letters = torch.tensor(list(" ".join(self.rows).encode()), dtype=torch.float32)
-        return f"word-vectors-1 {digest_of(letters, self.vectors)}"
+        return f"word-vectors-1 {compute_digest(letters, self.vectors)}"
 
     def save(self, folder: Path) -> None:
         self.fit(())
-        write_text(folder / WORDS, json.dumps(list(self.rows), ensure_ascii=False))
-        with replacing(folder / VECTORS) as temporary:
+        write_text(folder / WORDS_FILE, json.dumps(list(self.rows), ensure_ascii=False))
+        with replacing(folder / VECTORS_FILE) as temporary:
             save_file({"vectors": self.vectors.half()}, temporary)
 
     def restore(self, folder: Path) -> None:
         try:
-            words = json.loads((folder / WORDS).read_text(encoding="utf-8"))
-            self.vectors = load_file(folder / VECTORS)["vectors"].float()
+            words = json.loads((folder / WORDS_FILE).read_text(encoding="utf-8"))
+            self.vectors = load_file(folder / VECTORS_FILE)["vectors"].float()
         except (OSError, SafetensorError, ValueError, KeyError) as error:
-            raise RunError(f"The word vectors in {folder} are missing or damaged ({error}); put them back.") from error
+            raise RunError(f"The word vectors in {folder} are missing or damaged ({error}). Restore them.") from error
         self.rows = {word: row for row, word in enumerate(words)}

@@ -14,7 +14,7 @@ from torch import Tensor
 from stackflower.data.images import crop_and_flip
 from stackflower.stages.base import OtherTexts
 from stackflower.training.batches.batch import Batch, Drawing
-from stackflower.utils.rng import seeded
+from stackflower.utils.rng import create_rng
 
 
 class Rows(ABC):
@@ -76,7 +76,7 @@ class Batches(ABC):
             total: number of images, over all processes.
             share: this process's part.
         """
-        drawing, generator = self.drawing, seeded(self.drawing.seed, 2, first, device=self.device)
+        drawing, generator = self.drawing, create_rng(self.drawing.seed, 2, first, device=self.device)
         places = self.size - drawing.resolution + 1
         corner = torch.randint(places, (2, total), generator=generator, device=self.device)
         mirror = self._draw_half(total, generator) & drawing.flip

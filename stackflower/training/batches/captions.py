@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from stackflower.data.prepared import Prepared
-from stackflower.utils.rng import below
+from stackflower.utils.rng import draw_below
 
 Embed = Callable[[Tensor], Tensor]
 """Numbers of captions (…,) int64 → embeddings (…, T) float32, by a table or an encoder that is being trained."""
@@ -33,7 +33,7 @@ class Captions:
     def draw(self, index: Tensor, generator: torch.Generator) -> Tensor:
         """Draw numbers (n, `averaged`) of different captions of images `index` (n,); -1 where an image has fewer."""
         if self.averaged == 1:
-            return (self.offsets[index] + below(self.counts[index], generator))[:, None]
+            return (self.offsets[index] + draw_below(self.counts[index], generator))[:, None]
         count = self.counts[index, None]
         keys = torch.rand(len(index), self.most, generator=generator, device=self.device)
         keys.masked_fill_(torch.arange(keys.shape[1], device=self.device) >= count, 2.0)

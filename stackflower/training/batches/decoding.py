@@ -22,7 +22,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from stackflower.data.sources.stream import ShardReader
 from stackflower.errors import DataError
 from stackflower.training.batches.order import StreamOrder
-from stackflower.utils.rng import seeded
+from stackflower.utils.rng import create_rng
 
 AHEAD = 4  # batches that each worker decodes ahead
 MOST_WORKERS = 8
@@ -58,7 +58,7 @@ class CaptionDraws:
 
     def draw(self, first: int, total: int, rows: range, texts: Sequence[Sequence[str]]) -> list[list[str]]:
         """Draw different captions for each of `rows`, all where it has fewer; the same in every process."""
-        draws = torch.rand(total, self.averaged, generator=seeded(self.seed, 5, first)).tolist()
+        draws = torch.rand(total, self.averaged, generator=create_rng(self.seed, 5, first)).tolist()
         return [_draw_captions(captions, draws[place]) for place, captions in zip(rows, texts, strict=True)]
 
 

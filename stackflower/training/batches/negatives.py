@@ -7,7 +7,7 @@ from torch import Tensor
 
 from stackflower.data.prepared import Prepared
 from stackflower.training.batches.captions import Captions
-from stackflower.utils.rng import below
+from stackflower.utils.rng import draw_below
 
 TRIES = 8  # captions drawn to find one that is not among the image's own
 
@@ -37,7 +37,7 @@ class NegativeSampler:
         """Draw (n,) images of other classes than those of images `index` (n,)."""
         start, size = self.start[index], self.size[index]
         others = (len(self.order) - size).clamp_min(1)
-        draw = below(others, generator)
+        draw = draw_below(others, generator)
         return self.order[torch.where(draw >= start, draw + size, draw) % len(self.order)]
 
 
@@ -108,7 +108,7 @@ class SharedTexts:
         if data.labels is not None:
             return None
         number_of: dict[str, int] = {}
-        numbers = torch.tensor([number_of.setdefault(text, len(number_of)) for text in data.flat_captions()])
+        numbers = torch.tensor([number_of.setdefault(text, len(number_of)) for text in data.flatten_captions()])
         counts = torch.tensor([len(captions) for captions in data.captions])
         pairs = torch.stack([numbers, data.classes().repeat_interleave(counts)])
         if pairs.unique(dim=1).shape[1] == len(number_of):

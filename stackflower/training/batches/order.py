@@ -7,7 +7,7 @@ from functools import lru_cache
 import numpy as np
 import torch
 
-from stackflower.utils.rng import seeded
+from stackflower.utils.rng import create_rng
 
 MOST_LANES = 8
 
@@ -45,14 +45,14 @@ class StreamOrder:
 
     def _shuffled_shards(self, epoch: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Return the shards of a pass in order, where each ends, and where each lane starts (and the last ends)."""
-        order = torch.randperm(len(self.counts), generator=seeded(self.seed, 40, epoch)).numpy()
+        order = torch.randperm(len(self.counts), generator=create_rng(self.seed, 40, epoch)).numpy()
         lanes = np.arange(self.lanes)
         bounds = np.array([epoch, epoch + 1]) * self.total
         sizes = self._in_lane(lanes, bounds[1]) - self._in_lane(lanes, bounds[0])
         return order, self.counts[order].cumsum(), np.concatenate([[0], sizes.cumsum()])
 
     def _shuffled_window(self, epoch: int, lane: int, number: int, size: int) -> np.ndarray:
-        return torch.randperm(size, generator=seeded(self.seed, 41, epoch, lane, number)).numpy()
+        return torch.randperm(size, generator=create_rng(self.seed, 41, epoch, lane, number)).numpy()
 
     def __call__(self, first: int, rows: range) -> tuple[np.ndarray, np.ndarray]:
         """Return shard and sample of rows of the batch that starts at image number `first`."""

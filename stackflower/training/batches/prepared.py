@@ -13,7 +13,7 @@ from stackflower.training.batches.assembly import Batches, Rows
 from stackflower.training.batches.batch import Drawing
 from stackflower.training.batches.captions import Captions, Embed
 from stackflower.training.batches.negatives import NegativeCaptions
-from stackflower.utils.rng import seeded
+from stackflower.utils.rng import create_rng
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ class PreparedBatches(Batches):
             epoch, position = divmod(first, len(self))
             if epoch != self._epoch:
                 self._epoch = epoch
-                self._order = torch.randperm(len(self), generator=seeded(self.drawing.seed, 1, epoch))
+                self._order = torch.randperm(len(self), generator=create_rng(self.drawing.seed, 1, epoch))
             part = self._order[position : position + count]
             parts.append(part)
             first, count = first + len(part), count - len(part)

@@ -16,7 +16,7 @@ from stackflower.training.batches.assembly import Batches, Rows
 from stackflower.training.batches.batch import Batch, Drawing
 from stackflower.training.batches.decoding import Decoder, mean_embedding
 from stackflower.training.batches.negatives import TRIES
-from stackflower.utils.distributed import collected
+from stackflower.utils.distributed import gather_detached
 
 POOL = 512  # images whose captions are negatives for the next ones
 CACHED = 2**26  # bytes of embeddings to keep
@@ -193,7 +193,7 @@ class StreamedBatches(Batches):
         mine = mine.to(self.device, non_blocking=True)
         labels = torch.from_numpy(numbers).to(self.device, non_blocking=True)
         if labels.shape[1] < total:
-            mine, labels = collected(mine), collected(labels.T).T
+            mine, labels = gather_detached(mine), gather_detached(labels.T).T
         return StreamTexts(mine, labels[0], labels[1])
 
     def _pool_before(self, first: int, total: int, places: range) -> TextPool:

@@ -60,10 +60,10 @@ def test_resuming_a_stage_over_another_is_exact(stackflower, tmp_path: Path) -> 
     second(stackflower, "--set", "output.checkpoint_every=16")
     run = Run("second")
     shutil.copytree("second", "again")
-    shutil.rmtree(Run("again").complete_checkpoints()[-1])
+    shutil.rmtree(Run("again").list_checkpoints()[-1])
     stackflower("train", "--resume", "again")
     same(tmp_path / "second", tmp_path / "again")
-    assert run.config().below is not None
+    assert run.read_config().below is not None
 
 
 @pytest.mark.parametrize(
@@ -75,7 +75,7 @@ def test_resuming_a_stage_over_another_is_exact(stackflower, tmp_path: Path) -> 
         (["--generator", "stage2"], "refines a previous stage"),
         (["--stage", "2", "--below", "first", "--generator", "dcgan"], "use --generator stage2"),
         (["--stage", "2", "--below", "first", "--text", "rnn"], "encodes captions with ngram"),
-        (["--stage", "2", "--below", "nowhere"], "There is no run folder nowhere"),
+        (["--stage", "2", "--below", "nowhere"], "Run folder nowhere does not exist"),
         (["--stage", "2", "--below", "first", "--recipe", "gan-cls"], "has no later stage"),
         (["--stage", "0"], "stage = 0: allowed are 1, 2"),
         (["--discriminator", "began", "--objective", "hinge"], "energy scores"),
@@ -83,17 +83,17 @@ def test_resuming_a_stage_over_another_is_exact(stackflower, tmp_path: Path) -> 
         (["--recipe", "gan-cls", "--penalty", "gradient"], "scores an image by the whole batch"),
         (["--recipe", "gan-cls", "--penalty", "matching-aware"], "scores an image by the whole batch"),
         (["--set", "optimizer.generator.plateau=2"], "has none: use --objective began"),
-        (["--generator", "tree", "--set", "generator.resolution=32"], "the smallest of the resolutions"),
-        (["--stage", "2", "--below", "first", "--set", "text.window=1"], "must encode captions as that one does"),
-        (["--stage", "2", "--below", "first", "--set", "text.dim=32"], "must encode captions as that one does"),
+        (["--generator", "tree", "--set", "generator.resolution=32"], "the smallest must be a power of two from 16 up"),
+        (["--stage", "2", "--below", "first", "--set", "text.window=1"], "a later stage must encode captions as"),
+        (["--stage", "2", "--below", "first", "--set", "text.dim=32"], "a later stage must encode captions as"),
         (["--discriminator", "matching", "--objective", "wasserstein", "--penalty", "none"], "grow without bound"),
-        (["--discriminator", "began", "--penalty", "greyscale-structure"], "works on logit scores"),
-        (["--discriminator", "began", "--penalty", "gradient"], "works on logit scores"),
-        (["--discriminator", "began", "--penalty", "matching-aware"], "works on logit scores"),
+        (["--discriminator", "began", "--penalty", "greyscale-structure"], "requires logit scores"),
+        (["--discriminator", "began", "--penalty", "gradient"], "requires logit scores"),
+        (["--discriminator", "began", "--penalty", "matching-aware"], "requires logit scores"),
         (["--discriminator", "critic", "--penalty", "none"], "grow without bound"),
-        (["--text", "char-cnn-rnn", "--set", "text.length=10"], "at least 50"),
+        (["--text", "char-cnn-rnn", "--set", "text.length=10"], "must be at least 50"),
         (["--text", "rnn", "--set", "text.dim=1"], "at least 2"),
-        (["--text", "word-vectors", "--set", "text.path=nowhere.txt"], "There is no file nowhere.txt"),
+        (["--text", "word-vectors", "--set", "text.path=nowhere.txt"], "nowhere.txt does not exist"),
         (["--text", "rnn", "--set", "text.weights=nowhere"], "The text encoder in nowhere is missing"),
     ],
 )

@@ -29,7 +29,7 @@ from stackflower.data.sources.stream import ShardStream
 from stackflower.errors import ConfigError, DataError
 from stackflower.text.encoders.multi_hot import MultiHotEncoder
 from stackflower.text.encoders.precomputed import PrecomputedEncoder
-from stackflower.utils.atomic import RESUMES, reporting_write_errors
+from stackflower.utils.atomic import RESUME_ADVICE, reporting_write_errors
 
 
 def sidecar(root: Path, count: int = 6) -> Path:
@@ -109,9 +109,9 @@ def test_a_damaged_prepared_folder_is_refused(tmp_path: Path, stackflower) -> No
     damage = {
         whole.replace('"label": 0', '"label": "0"'): "has the label '0'",
         whole[: whole.rindex("{")]: "images and rows differ in number",
-        whole[:-5]: "ends within a line",
-        whole.replace('"label": 0', f'"label": {10**30}'): "a label is a whole number",
-        whole.replace('"file_name": "0.png"', '"file_name": 5'): "names no file",
+        whole[:-5]: "ends in the middle of a line",
+        whole.replace('"label": 0', f'"label": {10**30}'): "a label must be a whole number",
+        whole.replace('"file_name": "0.png"', '"file_name": 5'): "does not name its file",
         "[]\n" * 4: "is damaged",
         whole.replace('"text": ["a"]', '"text": []'): "has no caption",
     }
@@ -297,7 +297,7 @@ def test_shards_of_two_images_a_key_or_of_two_tar_files(tmp_path: Path, stackflo
     one = shard(tmp_path / "train-0.tar", "1.jpg").read_bytes()
     (tmp_path / "both").mkdir()
     (tmp_path / "both" / "train-0.tar").write_bytes(one + shard(tmp_path / "train-1.tar", "2.jpg").read_bytes())
-    assert "goes on after the mark of its end" in stackflower("data", "check", "both", code=2).output
+    assert "continues after its end mark" in stackflower("data", "check", "both", code=2).output
 
 
 def test_links_to_shards_elsewhere(tmp_path: Path, stackflower) -> None:
@@ -359,7 +359,7 @@ def test_embeddings_that_are_no_such_thing(tmp_path: Path, stackflower) -> None:
         PrecomputedEncoder(path=str(tmp_path / "x.npy")).encode(["a"])
     for captions in ('"ab"', "[" * 100_000):
         save_file({"x": np.ones((2, 3), np.float32)}, tmp_path / "x.safetensors", {"captions": captions})
-        with pytest.raises(DataError, match="is no file with one tensor of embeddings"):
+        with pytest.raises(DataError, match="must hold exactly one tensor of embeddings"):
             PrecomputedEncoder(path=str(tmp_path / "x.safetensors")).encode(["a"])
     (tmp_path / "c.jsonl").write_text('{"text": 5}\n')
     np.save(tmp_path / "x.npy", np.ones((1, 3)))
@@ -410,7 +410,7 @@ def test_two_preparations_into_one_folder(tmp_path: Path, monkeypatch: pytest.Mo
     [(OSError(28, "No space left on device", "x"), "No space left on device"), (SafetensorError("torn."), "torn")],
 )
 def test_what_cannot_be_written_is_one_sentence(error: Exception, reason: str) -> None:
-    with pytest.raises(DataError) as caught, reporting_write_errors("a/b.json", DataError, RESUMES):
+    with pytest.raises(DataError) as caught, reporting_write_errors("a/b.json", DataError, RESUME_ADVICE):
         raise error
     advice = "Free some disk space and rerun; it resumes where it stopped."
     assert str(caught.value) == f"a/b.json can't be written: {reason}. {advice}"

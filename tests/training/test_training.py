@@ -32,7 +32,7 @@ from stackflower.training.stopping import naming_lost_processes
 
 
 def last(run: Path) -> Path:
-    return Run(run).complete_checkpoints()[-1]
+    return Run(run).list_checkpoints()[-1]
 
 
 def same(one: Path, other: Path) -> None:
@@ -66,7 +66,7 @@ def test_a_run_leaves_what_it_promises(trained: Path) -> None:
         "checkpoints",
         "generator.safetensors",
     }
-    assert [path.name for path in Run(trained).complete_checkpoints()][-1] == "images-000000096"
+    assert [path.name for path in Run(trained).list_checkpoints()][-1] == "images-000000096"
     assert (trained / "samples" / "images-000000096.png").exists()
     (entry,) = lines(trained)[-1:]
     assert entry["images"] == 96 and {"discriminator-16/real", "generator/kl", "images_per_second"} <= entry.keys()
@@ -77,7 +77,7 @@ def test_a_run_leaves_what_it_promises(trained: Path) -> None:
     ("kind", "name"), [(kind, name) for kind in ("discriminator", "generator") for name in registry.list_parts(kind)]
 )
 def test_any_part_is_swapped_in_by_its_flag_alone(
-    stackflower, tmp_path: Path, projected: list[str], kind: str, name: str
+    stackflower, tmp_path: Path, projected_flags: list[str], kind: str, name: str
 ) -> None:
     """With nothing else given it trains, is saved, goes on, and is drawn with."""
     over: list[object] = []
@@ -85,7 +85,7 @@ def test_any_part_is_swapped_in_by_its_flag_alone(
         stackflower("train", "--out", "below", "--images", 16, *TINY)
         over = ["--stage", 2, "--below", "below", *settings("generator.resolution=32")]
     tree = settings("generator.resolution=64", "generator.scales=3") if name == "tree" else []
-    features = projected if name == "projected" else []
+    features = projected_flags if name == "projected" else []
     rest = [*over, f"--{kind}", name, *(pair for pair in TINY), *over, *tree, *features]
     stackflower("train", "--out", "run", "--images", 16, *rest)
     stackflower("train", "--resume", "run", "--images", 24)
@@ -100,9 +100,9 @@ RELATIVISTIC_ADA = [
 ]
 
 
-def with_features(arguments: list[str], projected: list[str]) -> list[str]:
+def with_features(arguments: list[str], projected_flags: list[str]) -> list[str]:
     """The arguments with the flags of the tiny projected discriminator in the place of its name."""
-    return [one for given in arguments for one in (projected if given == "PROJECTED" else [given])]
+    return [one for given in arguments for one in (projected_flags if given == "PROJECTED" else [given])]
 
 
 @pytest.mark.parametrize(
@@ -155,13 +155,13 @@ def with_features(arguments: list[str], projected: list[str]) -> list[str]:
         *("projected", "projected-features", "relativistic-ada", "projected-tree"),
     ],
 )
-def test_resuming_is_exact(stackflower, tmp_path: Path, projected: list[str], extra: list[str]) -> None:
-    tiny = with_features([*TINY, *extra], projected)
+def test_resuming_is_exact(stackflower, tmp_path: Path, projected_flags: list[str], extra: list[str]) -> None:
+    tiny = with_features([*TINY, *extra], projected_flags)
     stackflower("train", "--out", "whole", "--images", 96, *tiny, "--set", "output.checkpoint_every=32")
     shutil.copytree("whole", "parts")
     run = Run("parts")
-    while len(run.complete_checkpoints()) > 1:  # back to an earlier one
-        shutil.rmtree(run.complete_checkpoints()[-1])
+    while len(run.list_checkpoints()) > 1:  # back to an earlier one
+        shutil.rmtree(run.list_checkpoints()[-1])
     (tmp_path / "parts" / "generator.safetensors").unlink()
     stackflower("train", "--resume", "parts")
     same(tmp_path / "whole", tmp_path / "parts")
@@ -254,7 +254,7 @@ def test_killed_and_resumed_equals_uninterrupted(tmp_path: Path, stackflower) ->
     stackflower("train", "--out", "whole", *SLOW)
     process = start(tmp_path, "--out", "run", *SLOW)
     for _ in range(2):
-        wait_for(lambda: bool(Run(tmp_path / "run").complete_checkpoints()))
+        wait_for(lambda: bool(Run(tmp_path / "run").list_checkpoints()))
         time.sleep(random.uniform(0.05, 0.5))
         process.send_signal(signal.SIGKILL)
         process.wait()
@@ -316,12 +316,12 @@ def test_a_resumed_run_repeats_the_length_that_was_measured(stackflower, steady,
     quick = settings("output.checkpoint_every=160", "output.keep_every=1", "optimizer.generator.decay_from=0.2")
     stackflower("train", "--out", "run", *TINY, "--time-limit", "4s", *quick)
     shutil.copytree(tmp_path / "run", tmp_path / "again")
-    for path in Run(tmp_path / "again").complete_checkpoints()[1:]:
+    for path in Run(tmp_path / "again").list_checkpoints()[1:]:
         shutil.rmtree(path)
     stackflower("train", "--resume", "again")
     same(tmp_path / "run", tmp_path / "again")
     output = stackflower("train", "--resume", "run", "--set", "train.time_limit=20", code=2).output
-    assert "train.time_limit is 4.0 in the run and 20 in this command" in output
+    assert "train.time_limit is 4.0 in the run and 20 here" in output
 
 
 def test_the_share_of_a_length_is_continuous_and_ends_at_one() -> None:
@@ -440,7 +440,7 @@ def test_cheap_grids_do_not_hide_slow_checkpoints(monkeypatch: pytest.MonkeyPatc
 def test_a_process_that_ended_is_named(raised: str, sentence: str) -> None:
     with pytest.raises(TrainingFailed, match=re.escape(sentence)) as caught, naming_lost_processes(Path("my run")):
         raise RuntimeError(raised)
-    assert "`stackflower train --resume my run` goes on" in str(caught.value)
+    assert "resume with `resume=my run`" in str(caught.value)
     with pytest.raises(RuntimeError, match="a shape"), naming_lost_processes(Path("run")):
         raise RuntimeError("a shape that does not fit")
 
@@ -508,7 +508,7 @@ def test_a_full_disk_leaves_the_last_checkpoint(stackflower, tmp_path: Path, mon
 
     monkeypatch.setattr(checkpoint, "save_file", full)
     result = stackflower("train", "--out", "run", "--images", 96, *TINY, "--set", "output.checkpoint_every=16", code=1)
-    assert "No space left on device" in result.output and "stackflower train --resume run" in result.output
+    assert "No space left on device" in result.output and "--resume run" in result.output
     again = stackflower("train", "--resume", "run", code=1)
     assert "No space left on device" in again.output and "is untouched" in again.output
     monkeypatch.undo()
@@ -531,7 +531,7 @@ def test_old_checkpoints_go_and_every_nth_stays(stackflower, tmp_path: Path) -> 
         "--set",
         "output.keep_every=4",
     )
-    kept = [int(path.name[7:]) for path in Run(tmp_path / "run").complete_checkpoints()]
+    kept = [int(path.name[7:]) for path in Run(tmp_path / "run").list_checkpoints()]
     assert kept == [24, 56, 88, 96]  # numbers 4, 8, 12 and the last two
 
 
@@ -570,9 +570,9 @@ def gloo(tmp_path: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 @pytest.mark.skipif(not (shutil.which("g++") or shutil.which("clang++")), reason="no C++ compiler")
 @pytest.mark.parametrize("discriminator", ["matching", "projected"])
 def test_compiled_networks_train_as_eager_ones(
-    stackflower, tmp_path: Path, projected: list[str], discriminator: str
+    stackflower, tmp_path: Path, projected_flags: list[str], discriminator: str
 ) -> None:
-    arguments = [*TINY, "--images", 16, "--penalty", "r1=1", *(projected if discriminator == "projected" else [])]
+    arguments = [*TINY, "--images", 16, "--penalty", "r1=1", *(projected_flags if discriminator == "projected" else [])]
     stackflower("train", "--out", "eager", *arguments)
     stackflower("train", "--out", "compiled", "--compile", *arguments)
     for name in ("optimizer-generator", "optimizer-discriminator"):
@@ -602,10 +602,10 @@ def test_compiled_networks_train_as_eager_ones(
     ],
     ids=["synchronised", "off", "began", "joint-text", "projected", "relativistic-ada"],
 )
-def test_two_processes_train_as_one(tmp_path: Path, stackflower, projected: list[str], norm: list[str]) -> None:
+def test_two_processes_train_as_one(tmp_path: Path, stackflower, projected_flags: list[str], norm: list[str]) -> None:
     """One step with SGD-like transparency: Adam's first moment after one step is (1 − β₁) times the gradient."""
     arguments = with_features(
-        [*TINY, *norm, "--images", "8"], projected
+        [*TINY, *norm, "--images", "8"], projected_flags
     )  # with quickstart's contrast, deviation and penalties
     stackflower("train", "--out", "one", *arguments)
     result = gloo(tmp_path, "train", "--out", "two", *arguments)

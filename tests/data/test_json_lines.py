@@ -34,7 +34,7 @@ def test_a_temporary_file_is_a_list(values: list[Any]) -> None:
 
 @pytest.mark.parametrize("at_once", (1, 50, 1 << 20))
 def test_a_file_is_read_in_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at_once: int) -> None:
-    monkeypatch.setattr(json_lines, "AT_ONCE", at_once)
+    monkeypatch.setattr(json_lines, "BLOCK_SIZE", at_once)
     values = [{"text": ["a\nb\u2028ü\ud800" * (number % 7)], "number": number} for number in range(100)]
     write_json_lines(tmp_path / "a.jsonl", values)
     lines = JsonLines(tmp_path / "a.jsonl")
@@ -44,12 +44,12 @@ def test_a_file_is_read_in_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 def test_half_a_line_is_refused(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_text('{"a": 1}\n{"a": ')
-    with pytest.raises(ValueError, match="ends within a line"):
+    with pytest.raises(ValueError, match="ends in the middle of a line"):
         JsonLines(tmp_path / "a.jsonl")
 
 
 def test_threads_read_and_write_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(json_lines, "IN_MEMORY", 100)
+    monkeypatch.setattr(json_lines, "MAX_IN_MEMORY", 100)
     lines = JsonLines()
     lines.extend(range(1000))
     with ThreadPoolExecutor(4) as pool:

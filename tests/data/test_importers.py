@@ -22,7 +22,7 @@ from test_layouts import birds, picture
 from stackflower.data.opening import open_source, source_part
 from stackflower.data.prepared import prepare
 from stackflower.errors import ComponentError, DataError
-from stackflower.formats.pickled_tables import columns_of
+from stackflower.formats.pickled_tables import extract_columns
 from stackflower.formats.pickles import load_npy, load_pickle
 from stackflower.formats.t7 import load_t7
 from stackflower.text.encoders.multi_hot import MultiHotEncoder
@@ -90,7 +90,7 @@ def test_columns_are_named_where_they_can_not_be_told(tmp_path: Path, stackflowe
     (root / "x.csv").write_text("image,text\n1.jpg,a,b\n2.jpg,ok\n")
     assert "line 2 has 3 cells in 2 columns" in stackflower("data", "check", root, code=2).output
     assert (
-        "There is no format 'tabel'. Did you mean 'table'?"
+        "Unknown format 'tabel'. Did you mean 'table'?"
         in stackflower("data", "check", root, "--format", "tabel", code=2).output
     )
 
@@ -187,7 +187,7 @@ def test_cells_of_a_hugging_face_data_set_name_no_files_elsewhere(tmp_path: Path
     cells = [{"bytes": None, "path": name} for name in names]
     table = pyarrow.table({"image": cells, "text": [f"flower {number}" for number in range(len(names))]})
     parquet.write_table(table, root / "train-00000-of-00001.parquet")
-    files = open_source(str(root), layout="huggingface").listing("train").files
+    files = open_source(str(root), layout="huggingface").get_listing("train").files
     assert [files.read(name)[:2] for name in files.names[:2]] == [b"\xff\xd8"] * 2
     for name in files.names[2:]:
         with pytest.raises(DataError, match="which is not in the data set"):
@@ -322,10 +322,10 @@ def data_frame(columns: dict[str, list[Any]]) -> bytes:
 
 
 def test_pickled_tables() -> None:
-    found = columns_of(load_pickle(data_frame({"a": [1, "x"], "b": [[2], None]}), "x.pkl"), "x.pkl")
+    found = extract_columns(load_pickle(data_frame({"a": [1, "x"], "b": [[2], None]}), "x.pkl"), "x.pkl")
     assert found == {"index": [0, 1], "a": [1, "x"], "b": [[2], None]}
-    with pytest.raises(DataError, match=r"x\.pkl is no table of pandas"):
-        columns_of({"a": 1}, "x.pkl")
+    with pytest.raises(DataError, match=r"x\.pkl can't be read as a pandas table"):
+        extract_columns({"a": 1}, "x.pkl")
 
 
 @pytest.mark.parametrize("start", [-(10**9), -(10**30)])
@@ -333,8 +333,8 @@ def test_pickled_tables_that_claim_too_much(start: int) -> None:
     frame = load_pickle(data_frame({"a": [1, 2]}), "x.pkl")
     (block,) = frame.state["_mgr"].arguments[0]
     block.arguments = (block.arguments[0], slice(start, 2, 1), *block.arguments[2:])
-    with pytest.raises(DataError, match=r"x\.pkl is no table of pandas that is known \("):
-        columns_of(frame, "x.pkl")
+    with pytest.raises(DataError, match=r"x\.pkl can't be read as a pandas table \("):
+        extract_columns(frame, "x.pkl")
 
 
 @pytest.mark.parametrize("protocol", range(6))
@@ -406,12 +406,12 @@ def test_t7_files() -> None:
     found = load_t7(t7({"txt": array, 1: "one", "n": 2.5}), "x")
     assert np.array_equal(found["txt"], array) and found[1] == "one" and found["n"] == 2.5
     for length in range(len(t7(array))):
-        with pytest.raises(DataError, match="can't be read as a file of Torch7"):
+        with pytest.raises(DataError, match="can't be read as a Torch7 file"):
             load_t7(t7(array)[:length], "x")
     with pytest.raises(DataError, match="such as a function"):
         load_t7(struct.pack("<ii", 8, 1), "x")
     huge = t7(array).replace(struct.pack("<qq", 3, 4), struct.pack("<qq", 2**40, 4), 1)
-    with pytest.raises(DataError, match="larger than its numbers"):
+    with pytest.raises(DataError, match="larger than its storage"):
         load_t7(huge, "x")
 
 
@@ -459,7 +459,7 @@ def test_precomputed_embeddings(tmp_path: Path, stackflower, form: str) -> None:
     found = encoder.encode(["blue petals", " a  red flower "])
     wanted = flat[[3, 0]] / np.linalg.norm(flat[[3, 0]], axis=1, keepdims=True)
     assert np.allclose(found, wanted, atol=1e-3)
-    with pytest.raises(DataError, match=r"no embedding of 'a red flowr'; .* nearest that it has: 'a red flower'"):
+    with pytest.raises(DataError, match=r"no embedding of 'a red flowr', .* nearest caption: 'a red flower'"):
         encoder.encode(["a red flowr"])
     other = PrecomputedEncoder(path="nowhere")
     encoder.save(tmp_path / "kept")
@@ -479,7 +479,7 @@ def test_training_on_precomputed_embeddings(tmp_path: Path, stackflower) -> None
     (tmp_path / "e.npy").unlink()  # a run needs nothing but its folder
     stackflower("sample", "run", "flower 3", "--out", "x.png")
     said = stackflower("sample", "run", "a tree", "--out", "x.png", code=2).output
-    assert "has no embedding of 'a tree'; it has those of 8 captions" in said
+    assert "has no embedding of 'a tree', only those of 8 other captions" in said
     np.save(tmp_path / "e.npy", np.zeros((7, 20)))
     said = stackflower("train", "--data", "data", "--images", 8, "--out", "other", *TINY_NETWORKS, *text, code=2).output
     assert "has 7 embeddings, and data/metadata.jsonl has 8 captions" in said
@@ -534,7 +534,7 @@ def test_a_validation_split_is_drawn_by_seed(tmp_path: Path, stackflower) -> Non
         images(root / part, "x.jpg")
         (root / part / "metadata.jsonl").write_text('{"file_name": "x.jpg", "text": "a"}')
     assert (
-        "has a validation split of its own"
+        "has its own validation split"
         in stackflower("data", "check", root, *settings("data.held_out=0.2"), code=2).output
     )
     with pytest.raises(ComponentError):
@@ -575,7 +575,7 @@ def test_embeddings_that_would_take_all_memory(tmp_path: Path) -> None:
     for name, value in (("bomb", nested), ("ragged", [[1.0], [1.0, 2.0]]), ("arrays", [np.ones(3), np.ones(4)])):
         (tmp_path / f"{name}.pickle").write_bytes(pickle.dumps(value, 2))
         (tmp_path / f"{name}.txt").write_text("a\n")
-        with pytest.raises(DataError, match="holds no embeddings"):
+        with pytest.raises(DataError, match="does not hold embeddings"):
             PrecomputedEncoder(path=str(tmp_path / f"{name}.pickle")).encode(["a"])
     for header in (b"{'descr': '<f8'", b"{[]: 1}\n"):
         with pytest.raises(DataError, match=r"no \.npy file"):

@@ -130,18 +130,21 @@ def test_swapping_a_part_by_flag_drops_the_other_parts_options(stackflower) -> N
         (["--recipe", "stackgam"], "There is no recipe 'stackgam'. Did you mean 'stackgan'?"),
         (["--discriminator", "matchin"], "There is no discriminator called 'matchin'. Did you mean 'matching'?"),
         (["--set", "generator.chanels=3"], "has no option 'chanels'. Did you mean 'channels'?"),
-        (["--set", "generator.channels"], "it should be part.option=value"),
+        (["--set", "generator.channels"], "it should be PART.OPTION=VALUE"),
         (["--set", "train.batch=3"], "There is no setting train.batch."),
         (["--set", "trian.images=3"], "There is no section or key 'trian'."),
         (["--set", "train.images=-3"], "it should be greater than 0"),
-        (["--set", "generator.resolution=48"], "generator.resolution = 48: allowed are 16, 32, 64"),
+        (
+            ["--set", "generator.resolution=48"],
+            "generator.resolution is 48, but must be a power of two from 16 up (16, 32, 64",
+        ),
         (["--penalty", "r1=much"], "the weight must be a number"),
         (["--penalty", "r3"], "There is no penalty called 'r3'"),
-        (["--text", "nagram"], "There is no text encoder 'nagram'. Did you mean 'ngram'?"),
+        (["--text", "nagram"], "Unknown text encoder 'nagram'. Did you mean 'ngram'?"),
         (["--data", "no-such-folder"], "no-such-folder'. --data takes a folder of images with captions"),
         (["--stage", "4"], "--stage 4"),
-        (["--resume", "nowhere"], "There is no run folder nowhere."),
-        (["--resume"], "There is no run in runs/ to resume."),
+        (["--resume", "nowhere"], "Run folder nowhere does not exist."),
+        (["--resume"], "runs/ contains no run to resume."),
         (["--recipe", "stackgan", "--penalty", "mode-seeking"], "use --set train.latents_per_caption=2"),
         (["--set", "penalties.r1.every=0"], "it should be greater than 0"),
         (["--set", "train.interpolated=2"], "train.interpolated = 2: it should be less than or equal to 1"),
@@ -159,7 +162,7 @@ def test_swapping_a_part_by_flag_drops_the_other_parts_options(stackflower) -> N
         (["--set", "train.epochs=nan"], "train.epochs = nan: it should be a finite number"),
         (["--set", "train.load_size=0"], "train.load_size = 0: it should be greater than 0"),
         (["--penalty", "r1=-5"], "penalty.weight = -5.0: it should be greater than or equal to 0 (part 'r1')"),
-        (["--objective", "wasserstein", "--penalty", "r1=0"], "lets the discriminator grow without bound"),
+        (["--objective", "wasserstein", "--penalty", "r1=0"], "lets the discriminator's scores grow without bound"),
         (
             ["--recipe", "began", "--set", "objective.gamma=-1"],
             "objective.gamma = -1: it should be greater than or equal to 0",
@@ -169,7 +172,7 @@ def test_swapping_a_part_by_flag_drops_the_other_parts_options(stackflower) -> N
         (["--resume", "a", "--out", "b"], "leave out --out b"),
         (["--report-to", "paper"], "allowed are tensorboard"),
         (["--mixed-precision", "fp16"], "needs a GPU"),
-        (["--time-limit", "soon"], "is not a time; write it as 90s, 20m or 1h30m"),
+        (["--time-limit", "soon"], "is not a duration; write it as 90s, 20m or 1h30m"),
         (["--batch-size", "7", "--gradient-accumulation", "2"], "must divide"),
     ],
 )
@@ -219,12 +222,12 @@ def test_a_folder_that_holds_something_is_not_overwritten(stackflower, tmp_path:
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "thesis.txt").write_text("precious")
     assert "is not empty" in stackflower("train", "--out", "full", "--images", 8, *TINY, code=2).output
-    assert f"`--resume {trained}`" in stackflower("train", "--out", trained, "--images", 8, *TINY, code=2).output
+    assert f"with --resume {trained}" in stackflower("train", "--out", trained, "--images", 8, *TINY, code=2).output
 
 
 def test_resuming_with_another_configuration_names_what_differs(stackflower, trained: Path) -> None:
     out = stackflower("train", "--resume", trained, "--batch-size", 4, "--objective", "bce", code=2).output
-    assert "train.batch_size is 8 in the run and 4 in this command" in out and "objective" in out
+    assert "train.batch_size is 8 in the run and 4 here" in out and "objective" in out
     assert "keeps its recipe" in stackflower("train", "--resume", trained, "--recipe", "stackgan", code=2).output
 
 
@@ -311,10 +314,10 @@ def test_a_state_of_a_checkpoint_that_is_not_one(stackflower, tmp_path: Path, tr
 @pytest.mark.parametrize("name", ["optimizer-generator", "rng-0", "generator", "discriminator-16"])
 def test_a_file_of_a_checkpoint_that_is_of_another_kind(stackflower, tmp_path: Path, trained: Path, name: str) -> None:
     shutil.copytree(trained, tmp_path / "run")
-    for path in Run(tmp_path / "run").complete_checkpoints():
+    for path in Run(tmp_path / "run").list_checkpoints():
         shutil.copyfile(path / "optimizer-discriminator.safetensors", path / f"{name}.safetensors")
     output = stackflower("train", "--resume", "run", "--images", 200, code=2).output
-    assert f"{name}.safetensors is missing or damaged, or of another checkpoint" in output and "delete" in output
+    assert f"{name}.safetensors is missing or damaged, or belongs to another checkpoint" in output and "delete" in output
 
 
 def test_metrics_that_are_a_folder(stackflower, tmp_path: Path, trained: Path) -> None:
@@ -331,7 +334,7 @@ def test_metrics_that_are_no_text(stackflower, tmp_path: Path, trained: Path) ->
     good = metrics.read_bytes()
     nested = b"[" * 200_000 + b"\n"
     metrics.write_bytes(b"\xff\xfe\n3\n{}\n" + nested + b'{"images": "x"}\n' + good)
-    assert len(Run(tmp_path / "run").metrics()) == len(good.splitlines())
+    assert len(Run(tmp_path / "run").read_metrics()) == len(good.splitlines())
     stackflower("train", "--resume", "run", "--images", 104)
     assert metrics.read_bytes().startswith(good)
 
@@ -416,10 +419,10 @@ def test_sample_from_files_of_captions(stackflower, tmp_path: Path, trained: Pat
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "There is no caption"),
+        ([], "No caption given"),
         (["  "], "Caption 1 is empty"),
         (["a", "b", "--out", "x.png"], "name a folder, or add --grid"),
-        (["--captions", "none.txt"], "There is no file none.txt"),
+        (["--captions", "none.txt"], "none.txt does not exist"),
         (["a", "--captions", "none.txt"], "not both"),
     ],
 )
@@ -524,9 +527,9 @@ def test_scores_carry_their_protocol(stackflower, trained: Path, tmp_path: Path)
             ["eval", "--images", ".", "--data", "synthetic-flowers", "--metrics", "diversity"],
             "--metrics diversity generates",
         ),
-        (["eval", "--images", "nowhere", "--data", "synthetic-flowers"], "there is no such folder"),
+        (["eval", "--images", "nowhere", "--data", "synthetic-flowers"], "this folder does not exist"),
         (["ls", "generators"], "Did you mean 'generator'?"),
-        (["embed"], "There is no caption"),
+        (["embed"], "No caption given"),
         (["embed", "a", "--out", "x.csv"], "written as .npy"),
         (["data", "make", "flowers", "--out", "x"], "Allowed: synthetic-flowers"),
     ],
@@ -561,7 +564,7 @@ def test_a_run_without_checkpoints_keeps_its_model(stackflower, tmp_path: Path, 
     shutil.rmtree(tmp_path / "run" / "checkpoints")
     before = (tmp_path / "run" / "generator.safetensors").read_bytes()
     out = stackflower("train", "--resume", "run", "--images", 128, code=2).output
-    assert "no checkpoint to go on from" in out
+    assert "no checkpoint (run/checkpoints is empty or missing)" in out
     assert (tmp_path / "run" / "generator.safetensors").read_bytes() == before
     assert (tmp_path / "run" / "metrics.jsonl").read_bytes() == (trained / "metrics.jsonl").read_bytes()
 

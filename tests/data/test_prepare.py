@@ -128,7 +128,7 @@ def test_killed_it_goes_on(tmp_path: Path, number: signal.Signals) -> None:
     process.send_signal(number)
     said = process.communicate()[0]
     if number == signal.SIGINT:
-        assert process.returncode == 130 and "Type the command again" in said and "Traceback" not in said
+        assert process.returncode == 130 and "Rerun the command" in said and "Traceback" not in said
     before = int(np.load(done()).sum())
     assert 20 <= before < 60
     code = SLOWLY.replace("time.sleep(0.02)", "print('decoded', flush=True)")
@@ -174,7 +174,7 @@ def test_memory_does_not_grow_with_the_data(tmp_path: Path, monkeypatch: pytest.
     held, most = [0], [0]
     read, load = listed.Files.within, listed.load_square
     source = open_source(str(root))
-    files = source.listing("train").files  # type: ignore[attr-defined]
+    files = source.get_listing("train").files  # type: ignore[attr-defined]
     plain = files.read
 
     def reading(name: str) -> bytes:
@@ -194,7 +194,7 @@ def test_memory_does_not_grow_with_the_data(tmp_path: Path, monkeypatch: pytest.
     images = np.empty((100, 16, 16, 3), np.uint8)
     assert isinstance(source, Source) and read is not None
     assert source.fill("train", images, lambda done: None, jobs=2) == {}
-    assert most[0] <= 2 * listed.AHEAD
+    assert most[0] <= 2 * listed.READ_AHEAD
 
 
 def test_a_drawn_split_is_of_its_share_and_seed(tmp_path: Path) -> None:
@@ -223,10 +223,10 @@ def test_what_was_prepared_is_not_enlarged(tmp_path: Path, stackflower) -> None:
     flowers(tmp_path / "flowers")
     stackflower("data", "prepare", "flowers", "small", "--size", 32)
     assert (
-        "can be prepared at 1 to 32 px, not 64"
+        "can be prepared at 1 to 32 px, not at 64"
         in stackflower("data", "prepare", "small", "x", "--size", 64, code=2).output
     )
-    assert "--size 76 says" in stackflower("data", "shard", "small", "shards", code=2).output
+    assert "as in --size 76" in stackflower("data", "shard", "small", "shards", code=2).output
     stackflower("data", "shard", "small", "shards", "--size", 32)
 
 

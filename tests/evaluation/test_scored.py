@@ -7,18 +7,18 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import TINY_NETWORKS, drawn, settings
+from conftest import TINY_NETWORKS, settings, write_random_images
 
 from stackflower.errors import DataError
 from stackflower.evaluation.classifier.files import save_classifier
 from stackflower.evaluation.classifier.network import DomainClassifier
 
 
-def test_several_runs_and_checkpoints_side_by_side(stackflower, tmp_path: Path, judge: list[str]) -> None:
+def test_several_runs_and_checkpoints_side_by_side(stackflower, tmp_path: Path, domain_flags: list[str]) -> None:
     for name, seed in (("one", 0), ("two", 1)):
         stackflower("train", "--out", name, "--images", 32, "--seed", seed, *TINY_NETWORKS, "--data", "data",
                     *settings("output.checkpoint_every=16", "output.keep_last=5", "text.dim=64"))  # fmt: skip
-    scoring = [*judge, "--metrics", "is,fid", "--splits", 2]
+    scoring = [*domain_flags, "--metrics", "is,fid", "--splits", 2]
     both = json.loads(stackflower("eval", "one", "two", *scoring, "--json").stdout)["scores"]
     alone = json.loads(stackflower("eval", "two", *scoring, "--json").stdout)
     assert [scores["scored"]["run"] for scores in both] == ["one", "two"] and both[1] == alone
@@ -35,8 +35,8 @@ def test_several_runs_and_checkpoints_side_by_side(stackflower, tmp_path: Path, 
     assert len(json.loads((tmp_path / "both.json").read_text())["scores"]) == 2
 
 
-def test_real_images_in_the_place_of_generated_ones(stackflower, tmp_path: Path, judge: list[str]) -> None:
-    scoring = [*judge, "--resolution", 16, "--splits", 2, "--json"]
+def test_real_images_in_the_place_of_generated_ones(stackflower, tmp_path: Path, domain_flags: list[str]) -> None:
+    scoring = [*domain_flags, "--resolution", 16, "--splits", 2, "--json"]
     other = json.loads(stackflower("eval", "--real", "test", *scoring).stdout)
     assert other["scored"] == {"real_images_of": "test"} and other["protocol"]["images"] == 30
     same = json.loads(stackflower("eval", "--real", "validation", *scoring).stdout)
@@ -49,14 +49,14 @@ def test_real_images_in_the_place_of_generated_ones(stackflower, tmp_path: Path,
     assert 0 <= near["copies"] <= 1 and near["training_images"] == 40
     copied = json.loads(stackflower("eval", "--real", "train", *scoring, "--metrics", "nearest").stdout)
     assert copied["copies"] == 1 and copied["real_copies"] < 0.5, "training images are copies of themselves"
-    assert "There is no split 'nowhere'" in stackflower("eval", "--real", "nowhere", *scoring, code=2).output
+    assert "The data have no split 'nowhere'" in stackflower("eval", "--real", "nowhere", *scoring, code=2).output
     assert (
         "the training split"
         in stackflower("eval", "--real", "test", *scoring, "--split", "train", "--metrics", "nearest", code=2).output
     )
 
 
-def test_a_function_is_scored_as_a_run(tmp_path: Path, judge: list[str], stackflower, trained: Path) -> None:
+def test_a_function_is_scored_as_a_run(tmp_path: Path, domain_flags: list[str], stackflower, trained: Path) -> None:
     from stackflower import Pipeline, evaluate
 
     def noise(captions: list[str], seed: int) -> torch.Tensor:
@@ -82,14 +82,14 @@ def test_a_function_is_scored_as_a_run(tmp_path: Path, judge: list[str], stackfl
 
 
 def test_a_folder_with_captions_is_scored_with_them(
-    stackflower, tmp_path: Path, judge: list[str], trained: Path
+    stackflower, tmp_path: Path, domain_flags: list[str], trained: Path
 ) -> None:
     captions = [
         json.loads(line)["text"][0] for line in (tmp_path / "data/validation/metadata.jsonl").read_text().splitlines()
     ]
     (tmp_path / "captions.txt").write_text("\n".join(captions))
     stackflower("sample", trained, "--captions", "captions.txt", "--out", "drawn")
-    scoring = [*judge, "--resolution", 16, "--splits", 2, "--json"]
+    scoring = [*domain_flags, "--resolution", 16, "--splits", 2, "--json"]
     found = json.loads(stackflower("eval", "--images", "drawn", *scoring).stdout)
     assert {"captions", "cosine", "r-precision", "similarity"} <= set(found["metrics"])
     assert "diversity" not in found["metrics"] and found["scored"]["image_sizes"] == "16×16"
@@ -105,10 +105,10 @@ def test_a_folder_with_captions_is_scored_with_them(
     asked = stackflower("eval", "--images", "drawn", *scoring, "--metrics", "r-precision", code=2).output
     assert "119 of 120 images have no caption" in asked
     (tmp_path / "drawn/metadata.jsonl").write_text('{"file_name": "gone.png", "text": "a"}')
-    assert "there is no such image" in stackflower("eval", "--images", "drawn", *scoring, code=2).output
+    assert "which does not exist" in stackflower("eval", "--images", "drawn", *scoring, code=2).output
 
 
-def test_the_competitions_files_in_and_its_table_out(stackflower, tmp_path: Path, judge: list[str]) -> None:
+def test_the_competitions_files_in_and_its_table_out(stackflower, tmp_path: Path, domain_flags: list[str]) -> None:
     from PIL import Image
 
     folder = tmp_path / "inference"
@@ -119,7 +119,7 @@ def test_the_competitions_files_in_and_its_table_out(stackflower, tmp_path: Path
     for name in files[:90]:  # the real images themselves
         number = int("".join(filter(str.isdigit, Path(name).stem)))
         Image.open(tmp_path / "data/validation" / name).save(folder / f"inference_{number:04d}.png")
-    scoring = ["eval", "--images", "inference", *judge, "--resolution", 16, "--protocol", "competition"]
+    scoring = ["eval", "--images", "inference", *domain_flags, "--resolution", 16, "--protocol", "competition"]
     found = json.loads(stackflower(*scoring, "--json", "--out", "score.csv").stdout)
     assert set(found["metrics"]) == {"is", "cosine"} and found["protocol"]["protocol"] == "competition"
     assert found["cosine_distance"] < found["cosine_distance_to_another"], "of themselves but for the crop"
@@ -136,48 +136,70 @@ def test_the_competitions_files_in_and_its_table_out(stackflower, tmp_path: Path
     assert "--protocol competition" in stackflower(*scoring[:-2], "--out", "score.csv", code=2).output
 
 
-def test_a_protocol_of_unseen_classes_wants_them(stackflower, judge: list[str], trained: Path) -> None:
-    flags = [*judge[:2], *judge[4:]]
+def test_a_protocol_of_unseen_classes_wants_them(stackflower, domain_flags: list[str], trained: Path) -> None:
+    flags = [*domain_flags[:2], *domain_flags[4:]]
     said = stackflower("eval", trained, *flags, "--protocol", "stackgan-birds", code=2).output
     assert "150 training classes and 50 other ones" in said and "leave out --protocol" in said
     assert (
-        "says --splits 10"
+        "fixes --splits 10"
         in stackflower("eval", trained, *flags, "--protocol", "stackgan-flowers", "--splits", 5, code=2).output
     )
 
 
-def test_runs_and_folders_side_by_side_compare(stackflower, tmp_path: Path, judge: list[str], trained: Path) -> None:
+def test_runs_and_folders_side_by_side_compare(
+    stackflower, tmp_path: Path, domain_flags: list[str], trained: Path
+) -> None:
     captions = [
         json.loads(line)["text"][0] for line in (tmp_path / "data/validation/metadata.jsonl").read_text().splitlines()
     ]
     (tmp_path / "captions.txt").write_text("\n".join(captions))
     stackflower("sample", trained, "--captions", "captions.txt", "--out", "drawn")
-    scoring = [*judge, "--resolution", 16, "--load-size", 64, "--splits", 2, "--metrics", "is,fid,prdc"]
+    scoring = [*domain_flags, "--resolution", 16, "--load-size", 64, "--splits", 2, "--metrics", "is,fid,prdc"]
     both = json.loads(stackflower("eval", trained, "--images", "drawn", *scoring, "--json").stdout)["scores"]
     assert [next(iter(scores["scored"])) for scores in both] == ["run", "folder"]
     assert both[0]["protocol"]["real_crop"] == both[1]["protocol"]["real_crop"]
     assert both[0]["frechet_distance"] == pytest.approx(both[1]["frechet_distance"], rel=0.5)
     stackflower(
-        "eval", trained, *judge, "--load-size", 64, "--splits", 2, "--metrics", "is,fid,prdc", "--out", "run.json"
+        "eval",
+        trained,
+        *domain_flags,
+        "--load-size",
+        64,
+        "--splits",
+        2,
+        "--metrics",
+        "is,fid,prdc",
+        "--out",
+        "run.json",
     )
     compared = json.loads(stackflower("eval", "--images", "drawn", *scoring, "--compare", "run.json", "--json").stdout)
     assert {"frechet_distance", "recall"} <= set(compared["compared"])
     said = stackflower(
-        "eval", "--images", "drawn", *judge, "--resolution", 16, "--metrics", "fid", "--compare", "run.json", code=2
+        "eval",
+        "--images",
+        "drawn",
+        *domain_flags,
+        "--resolution",
+        16,
+        "--metrics",
+        "fid",
+        "--compare",
+        "run.json",
+        code=2,
     ).output
     assert "real_crop" in said and "splits: 10 here, 2 there" in said and "captions:" not in said
 
 
-def test_captions_in_folders_of_a_folder(stackflower, tmp_path: Path, judge: list[str]) -> None:
+def test_captions_in_folders_of_a_folder(stackflower, tmp_path: Path, domain_flags: list[str]) -> None:
     for part in ("a", "b"):
         (tmp_path / "mine").mkdir(exist_ok=True)
-        drawn(tmp_path / "mine" / part, 60)
+        write_random_images(tmp_path / "mine" / part, 60)
         rows = [
             {"file_name": path.name, "text": f"flower {part} {path.stem}"}
             for path in (tmp_path / "mine" / part).glob("*.png")
         ]
         (tmp_path / "mine" / part / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    scoring = ["eval", "--images", "mine", *judge, "--resolution", 16, "--splits", 2, "--json"]
+    scoring = ["eval", "--images", "mine", *domain_flags, "--resolution", 16, "--splits", 2, "--json"]
     found = json.loads(stackflower(*scoring).stdout)
     assert "r-precision" in found["metrics"] and "of no real images" in found["omitted"]["cosine"]
     (tmp_path / "mine" / "b" / "metadata.jsonl").unlink()
@@ -203,7 +225,7 @@ def test_subjects_do_not_mix(stackflower, trained: Path) -> None:
     for arguments, said in (
         ([trained, "--images", "."], "--images: name the data to compare with"),
         ([trained, "--load-size", 15], "--load-size"),
-        (["--real", "test", "--data", "synthetic-flowers", "--load-size", 60], "it can't be less"),
+        (["--real", "test", "--data", "synthetic-flowers", "--load-size", 60], "real images can't have fewer"),
         (["--real", "test"], "--real: name the data"),
         ([trained, "--resolution", 16], "--resolution is for images that are not a run's"),
         (["--real", "test", "--data", "synthetic-flowers", "--checkpoint", "best"], "--checkpoint is for a run"),
@@ -212,10 +234,10 @@ def test_subjects_do_not_mix(stackflower, trained: Path) -> None:
         assert said in stackflower("eval", *arguments, code=2).output, arguments
 
 
-def test_several_images_a_caption(stackflower, judge: list[str], trained: Path) -> None:
+def test_several_images_a_caption(stackflower, domain_flags: list[str], trained: Path) -> None:
     found = json.loads(
         stackflower(
-            "eval", trained, *judge, "--per-caption", 3, "--samples", 20, "--metrics", "is,fid", "--json"
+            "eval", trained, *domain_flags, "--per-caption", 3, "--samples", 20, "--metrics", "is,fid", "--json"
         ).stdout
     )
     assert found["protocol"]["images"] == 60 and found["protocol"]["real_images"] == 20

@@ -113,7 +113,7 @@ def test_cub_200(tmp_path: Path, stackflower) -> None:
     assert "image 2 has the box 'a b c d'" in stackflower("data", "check", root, code=2).output
     (root / "bounding_boxes.txt").write_text("1 500 500 10 10\n")
     said = stackflower("data", "check", root, code=2).output
-    assert "1.jpg" in said and "lies outside of it" in said
+    assert "1.jpg" in said and "lies outside the image" in said
     (tmp_path / "text_c10").rename(tmp_path / "elsewhere")
     assert "unpack text_c10" in stackflower("data", "check", root, code=2).output
 
@@ -163,7 +163,7 @@ def test_coco_captions(tmp_path: Path, stackflower) -> None:
     assert "1 images of captions_train2017.json have no caption" in stackflower("data", "check", root).output
     (root / "train2017" / "000000000003.jpg").unlink()
     assert (
-        "image 13 names 000000000003.jpg, and there is no such image"
+        "image 13 names 000000000003.jpg, which does not exist"
         in stackflower("data", "check", root, code=2).output
     )
     (root / "annotations" / "captions_val2017.json").write_text('{"images": 3}')

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import TINY_NETWORKS, drawn, settings
+from conftest import TINY_NETWORKS, settings, write_random_images
 
 from stackflower.data.prepared import Prepared
 from stackflower.data.source import Rows
@@ -19,7 +19,7 @@ from stackflower.evaluation.classifier.network import DomainClassifier
 from stackflower.evaluation.image_files import ImageFiles
 from stackflower.evaluation.reference import Reference
 from stackflower.evaluation.scoring import missed
-from stackflower.utils.cache import cache_folder
+from stackflower.utils.cache import make_cache_folder
 
 
 def real(rows: Rows) -> Reference:
@@ -88,13 +88,13 @@ def test_scores_are_of_the_test_split_unless_another_is_named(stackflower, tmp_p
     assert named["split"] == "validation" and named["images"] == 24
     (tmp_path / "d" / "test").rename(tmp_path / "elsewhere")
     output = stackflower("eval", trained, "--data", "d", "--split", "test", *scoring, code=2).output
-    assert "There is no split 'test'; this data has: train, validation" in output
+    assert "The data have no split 'test'; choose one of train, validation" in output
 
 
 def test_the_reported_split_is_the_last_that_there_is() -> None:
     from stackflower.data.synthetic.source import SyntheticFlowers
 
-    assert SyntheticFlowers().reported() == "test" and SyntheticFlowers().held_out() == "validation"
+    assert SyntheticFlowers().get_reported_split() == "test" and SyntheticFlowers().get_held_out_split() == "validation"
 
 
 def test_extractors_and_processes_share_the_work(trained: Path) -> None:
@@ -137,7 +137,7 @@ def test_features_of_real_images_are_kept(trained: Path, judged: list[str], stac
     first = json.loads(stackflower(*command).stdout)
     again = json.loads(stackflower(*command).stdout)
     assert first == again and called == [48, 48, 48], "real and generated ones, then generated ones"
-    for path in cache_folder("features").glob("*.safetensors"):
+    for path in make_cache_folder("features").glob("*.safetensors"):
         path.write_bytes(b"damaged")
     assert json.loads(stackflower(*command).stdout) == first and len(called) == 5
     stackflower(*command, "--seed", 1)
@@ -230,7 +230,7 @@ def judged(stackflower, tmp_path: Path) -> list[str]:
 
 def test_a_folder_of_images_that_cannot_all_be_read(stackflower, tmp_path: Path, judged: list[str]) -> None:
     folder = tmp_path / "mine"
-    drawn(folder, 12)
+    write_random_images(folder, 12)
     (folder / "broken.png").write_bytes((folder / "20-000.png").read_bytes()[:60])
     (folder / "empty.jpg").write_bytes(b"")
     (folder / "notes.txt").write_text("no image")
@@ -239,7 +239,7 @@ def test_a_folder_of_images_that_cannot_all_be_read(stackflower, tmp_path: Path,
     scores = json.loads(stackflower("eval", "--images", "mine", *judged, "--skip-bad").stdout)
     assert scores["protocol"]["images"] == 12 and scores["scored"]["left_out"] == 2
     assert "2 of 14 images can't be read" in scores["warnings"][0]
-    drawn(folder, 3, (48, 31))
+    write_random_images(folder, 3, (48, 31))
     sizes = json.loads(stackflower("eval", "--images", "mine", *judged, "--skip-bad").stdout)["scored"]["image_sizes"]
     assert sizes == "2 sizes from 20×20 to 48×31"
 
@@ -247,7 +247,7 @@ def test_a_folder_of_images_that_cannot_all_be_read(stackflower, tmp_path: Path,
 def test_scores_of_a_folder_do_not_depend_on_batches_and_shares(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    drawn(tmp_path / "mine", 11)
+    write_random_images(tmp_path / "mine", 11)
     files = ImageFiles.of(tmp_path / "mine", 16)
     whole = torch.cat([batch for _, batch in files.batches()])
     monkeypatch.setattr(image_files, "BATCH", 2)
@@ -262,7 +262,7 @@ def test_files_that_cannot_be_read_do_not_move_others(tmp_path: Path, kept: int)
     from stackflower.evaluation.extractors.base import Extracted
     from stackflower.evaluation.statistics import Statistics
 
-    drawn(tmp_path / "mine", 45)
+    write_random_images(tmp_path / "mine", 45)
     for number in (0, 7, 8, 31, 44):
         (tmp_path / "mine" / f"20-{number:03d}.png").write_bytes(b"damaged")
     found = []
@@ -293,12 +293,12 @@ def test_files_that_cannot_be_read_do_not_move_others(tmp_path: Path, kept: int)
 def test_too_few_images_are_named_metric_by_metric(stackflower, tmp_path: Path, judged: list[str]) -> None:
     (tmp_path / "mine").mkdir()
     assert "has no images" in stackflower("eval", "--images", "mine", *judged, code=2).output
-    drawn(tmp_path / "mine", 1)
+    write_random_images(tmp_path / "mine", 1)
     assert (
         "1 image that can be read; scores need at least 2"
         in stackflower("eval", "--images", "mine", *judged, code=2).output
     )
-    drawn(tmp_path / "mine", 3)
+    write_random_images(tmp_path / "mine", 3)
     scores = json.loads(stackflower("eval", "--images", "mine", *judged).stdout)
     assert scores["metrics"] == ["fid"] and "10 splits of 3 images" in scores["omitted"]["is"]
     assert "needs 4 images" in scores["omitted"]["kid"] and "more than 5" in scores["omitted"]["prdc"]
@@ -334,7 +334,7 @@ def test_scores_are_kept_and_compared_only_where_their_protocol_is_the_same(
     listed = said.rpartition("protocols differ:")[2]
     assert "seed: 1 here, 0 there" in listed and "images: 12 here, 48 there" in listed and "extractor" not in listed
     folder = ["eval", "--images", "mine", "--metrics", "fid", *judged]
-    drawn(tmp_path / "mine", 8)
+    write_random_images(tmp_path / "mine", 8)
     assert "don't compare" in stackflower(*folder, "--compare", kept, code=2).output
     for wrong, content in (
         ("none.json", None),

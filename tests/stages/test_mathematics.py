@@ -37,13 +37,13 @@ from stackflower.stages.generators.fastgan import Excitation
 from stackflower.stages.generators.stage2 import StageTwoGenerator
 from stackflower.stages.generators.tree import compute_colour_consistency
 from stackflower.stages.layers import REFERENCE_BATCH_SIZE, MinibatchDeviation, UpsampleConv, VirtualBatchNorm2d
-from stackflower.stages.r3gan_blocks import Resample, ResidualBlock
+from stackflower.stages.r3gan_blocks import Resampling, ResidualBlock
 from stackflower.text.encoders.rnn import BidirectionalGRU
-from stackflower.text.ranking import cosine_ranking, joint_embedding
+from stackflower.text.ranking import cosine_ranking_loss, joint_embedding_loss
 from stackflower.training.batches.negatives import NegativeSampler
 from stackflower.training.ema import EMA
 from stackflower.training.schedules import learning_rate
-from stackflower.utils.rng import seeded
+from stackflower.utils.rng import create_rng
 
 
 def test_kl_term_equals_torch_distributions_in_float64() -> None:
@@ -376,7 +376,7 @@ def test_wrong_pairs_never_share_a_class_and_are_uniform(labels: list[int] | Non
     count = 6
     draw = NegativeSampler(None if labels is None else torch.tensor(labels), count)
     index = torch.arange(count).repeat(20_000)
-    other = draw(index, seeded(0, 1))
+    other = draw(index, create_rng(0, 1))
     classes = torch.arange(count) if labels is None else torch.tensor(labels)
     assert (classes[index] != classes[other]).all()
     for picture in range(count):
@@ -388,14 +388,14 @@ def test_wrong_pairs_never_share_a_class_and_are_uniform(labels: list[int] | Non
 def test_wrong_pairs_are_seeded() -> None:
     draw = NegativeSampler(torch.tensor([0, 1, 2, 3]), 4)
     index = torch.arange(4).repeat(10)
-    assert torch.equal(draw(index, seeded(3)), draw(index, seeded(3)))
-    assert not torch.equal(draw(index, seeded(3)), draw(index, seeded(4)))
+    assert torch.equal(draw(index, create_rng(3)), draw(index, create_rng(3)))
+    assert not torch.equal(draw(index, create_rng(3)), draw(index, create_rng(4)))
 
 
 def test_with_one_class_the_wrong_caption_is_another_pictures() -> None:
     draw = NegativeSampler(torch.zeros(5, dtype=torch.int64), 5)
     index = torch.arange(5).repeat(100)
-    assert (draw(index, seeded(0)) != index).all()
+    assert (draw(index, create_rng(0)) != index).all()
 
 
 # ---- scores
@@ -548,7 +548,7 @@ def test_the_cosine_ranking_loss_is_the_reports() -> None:
     torch.manual_seed(0)
     image, own, wrong = (torch.randn(5, 7, dtype=torch.float64, requires_grad=True) for _ in range(3))
     label = torch.tensor([0, 1, 1, 2, 0])
-    value = cosine_ranking(image, own, wrong, label, 0.2)
+    value = cosine_ranking_loss(image, own, wrong, label, 0.2)
     x, v, w = (tensor.detach().numpy() for tensor in (image, own, wrong))
 
     def cosine(a: np.ndarray, b: np.ndarray) -> float:
@@ -558,7 +558,7 @@ def test_the_cosine_ranking_loss_is_the_reports() -> None:
     # the wrong picture is the row before's, where that is of another class: not for rows 0 (class of row 4) and 2
     pictures = [max(0, 0.2 - cosine(x[n], v[n]) + cosine(x[n - 1], v[n])) for n in (1, 3, 4)]
     assert value.item() == pytest.approx(np.mean(captions) + np.mean(pictures), rel=1e-9)
-    assert torch.autograd.gradcheck(lambda *t: cosine_ranking(*t, label, 5.0), (image, own, wrong))
+    assert torch.autograd.gradcheck(lambda *t: cosine_ranking_loss(*t, label, 5.0), (image, own, wrong))
 
 
 def test_the_joint_embedding_loss_is_symmetric_and_spares_ones_own_class() -> None:
@@ -570,10 +570,10 @@ def test_the_joint_embedding_loss_is_symmetric_and_spares_ones_own_class() -> No
         others = [m for m in range(4) if label[m] != label[n]]
         expected += np.mean([max(0, 1 + score[n, m] - score[n, n]) for m in others]) / 4
         expected += np.mean([max(0, 1 + score[m, n] - score[n, n]) for m in others]) / 4
-    value = joint_embedding(image, text, label, 1.0)
+    value = joint_embedding_loss(image, text, label, 1.0)
     assert value.item() == pytest.approx(expected, rel=1e-9)
-    assert joint_embedding(text, image, label, 1.0).item() == pytest.approx(expected, rel=1e-9)
-    assert torch.autograd.gradcheck(lambda a, b: joint_embedding(a, b, label, 9.0), (image, text))
+    assert joint_embedding_loss(text, image, label, 1.0).item() == pytest.approx(expected, rel=1e-9)
+    assert torch.autograd.gradcheck(lambda a, b: joint_embedding_loss(a, b, label, 9.0), (image, text))
 
 
 def test_colour_consistency_compares_means_and_covariances_of_pixels() -> None:
@@ -633,7 +633,7 @@ def test_r3gans_block_begins_as_the_identity_and_adds_a_bottleneck() -> None:
 
 
 def test_r3gans_resampling_keeps_a_constant_and_is_the_binomial_filter() -> None:
-    down, up = Resample(2, 2, up=False), Resample(2, 2, up=True)
+    down, up = Resampling(2, 2, up=False), Resampling(2, 2, up=True)
     assert (
         torch.allclose(down(torch.ones(1, 2, 8, 8)), torch.ones(1, 2, 4, 4)) and up(torch.ones(1, 2, 4, 4)).eq(1).all()
     )

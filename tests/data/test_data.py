@@ -244,7 +244,7 @@ def test_pictures_that_cannot_be_read(stackflower, good: Path, spoil, message: s
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        ({"file_name": "gone.jpg", "text": "a"}, "names gone.jpg, and there is no such image"),
+        ({"file_name": "gone.jpg", "text": "a"}, "names gone.jpg, which does not exist"),
         ({"file_name": "1.jpg", "text": "a"}, "names 1.jpg a second time"),
         ({"text": "a"}, 'has no "file_name"'),
         ({"file_name": "99.jpg"}, "has no caption"),
@@ -345,7 +345,7 @@ def test_flowers_drawn_by_several_processes_are_the_same(tmp_path: Path, monkeyp
 
 def batches(**options: object) -> Batches:
     data = prepare(SyntheticFlowers(count=48), "train", 76)
-    table = embed(data.flat_captions(), NgramEncoder(dim=32))
+    table = embed(data.flatten_captions(), NgramEncoder(dim=32))
     usual = {"resolution": 64, "seed": 3, "draw_noise": lambda count, g: torch.randn(count, 5, generator=g)}
     return PreparedBatches(data, table.__getitem__, Drawing(**(usual | options)))  # type: ignore[arg-type]
 
@@ -374,7 +374,7 @@ def test_shares_of_a_batch_make_the_whole(options: dict[str, Any]) -> None:
 
 def test_a_batch_has_captions_of_any_images_besides_its_own() -> None:
     data, _ = shared_captions()
-    flat = data.flat_captions()
+    flat = data.flatten_captions()
     batch = telling(data, contrasted=200)(0, 60)
     drawn = [flat[number] for number in batch.others.embedding.argmax(1).tolist()]
     assert set(drawn) == set(flat)
@@ -538,14 +538,14 @@ def shared_captions() -> tuple[Prepared, list[list[str]]]:
 
 def telling(data: Prepared, **options: Any) -> Batches:
     """Batches whose embeddings tell the numbers of the captions."""
-    count = len(data.flat_captions())
+    count = len(data.flatten_captions())
     drawing = Drawing(4, 0, lambda count, generator: torch.zeros(count, 1), **options)
     return PreparedBatches(data, lambda numbers: torch.nn.functional.one_hot(numbers, count).float(), drawing)
 
 
 def test_without_labels_texts_that_read_the_same_are_of_one_class() -> None:
     data, _ = shared_captions()
-    flat = data.flat_captions()
+    flat = data.flatten_captions()
     make = telling(data, latents_per_caption=2)
     batch = make(0, 60)
     texts = [flat[number] for number in batch.caption.tolist()]
@@ -561,7 +561,7 @@ def test_without_labels_averaged_wrong_captions_are_not_the_pictures_own(average
     data.rows.captions[:] = [
         [*texts, "in a garden" if row % 6 < 3 else "in a vase"] for row, texts in enumerate(captions)
     ]
-    flat = data.flat_captions()
+    flat = data.flatten_captions()
     make = telling(data, averaged=averaged)
 
     def shared() -> int:
@@ -579,7 +579,7 @@ def test_without_labels_averaged_wrong_captions_are_not_the_pictures_own(average
 
 def test_without_labels_a_wrong_caption_is_none_of_the_pictures_own() -> None:
     data, captions = shared_captions()
-    flat = data.flat_captions()
+    flat = data.flatten_captions()
     batches = telling(data, hard_negatives=2)
     seen = set()
     for first in range(0, 600, 60):

@@ -20,7 +20,7 @@ from stackflower.features.base import Features, fold_batch_norms
 from stackflower.recipes.load import load_recipe
 from stackflower.reports.gallery import nearest_training
 from stackflower.runs.folder import Run
-from stackflower.stages.discriminators.projected import Mixing, ProjectedDiscriminator
+from stackflower.stages.discriminators.projected import PyramidMixer, ProjectedDiscriminator
 from stackflower.stages.frozen import FrozenNetwork
 
 
@@ -96,7 +96,7 @@ def test_frozen_moves_and_is_not_copied_trained_or_saved() -> None:
 
 
 def test_mixing_is_random_fixed_and_keeps_the_size() -> None:
-    one, two = Mixing((6, 8, 10), 4), Mixing((6, 8, 10), 4)
+    one, two = PyramidMixer((6, 8, 10), 4), PyramidMixer((6, 8, 10), 4)
     assert all(torch.equal(a, b) for a, b in zip(one.state_dict().values(), two.state_dict().values(), strict=True))
     maps = [torch.randn(2, c, side, side) for c, side in ((6, 16), (8, 8), (10, 4))]
     mixed = one(maps)
@@ -126,7 +126,7 @@ def test_what_cannot_be_loaded_gets_a_sentence(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no model 'resnet19'"):
         registry.create("features", "torchvision", model="resnet19")
     (tmp_path / "weights.pt").write_bytes(b"nothing")
-    with pytest.raises(DataError, match="Name a local file"):
+    with pytest.raises(DataError, match="Pass a local file with `features.weights=FILE`"):
         registry.create("features", "torchvision", model="resnet18", weights=str(tmp_path / "weights.pt"))
 
 
@@ -141,7 +141,7 @@ def test_timms_networks(model: str, tmp_path: Path) -> None:
     assert [each.shape[1:] for each in maps] == [
         (width, 224 // stride, 224 // stride) for width, stride in zip(part.channels, part.strides, strict=True)
     ], "channels first"
-    with pytest.raises(DataError, match="some that it has"):
+    with pytest.raises(DataError, match="available models include"):
         registry.create("features", "timm", model="resnet18-of-nobody")
 
 
@@ -158,7 +158,7 @@ def test_image_towers_of_hugging_face(kind: str, tmp_path: Path) -> None:
     part = registry.create("features", "huggingface", model=str(tmp_path), maps=2)
     assert part.family == kind and part.strides == (8, 8)
     assert [tuple(each.shape) for each in part(torch.rand(2, 3, 48, 48))] == [(2, 16, 6, 6)] * 2
-    with pytest.raises(DataError, match="it has 4 layers"):
+    with pytest.raises(DataError, match="the model has 4 layers"):
         registry.create("features", "huggingface", model=str(tmp_path), maps=5)
 
 
@@ -181,9 +181,9 @@ def test_a_run_over_efficientnet_lite0_and_its_images_without_it(stackflower, sh
 
 
 def test_a_run_names_its_features_and_does_not_go_on_with_others(
-    stackflower, tmp_path: Path, projected: list[str]
+    stackflower, tmp_path: Path, projected_flags: list[str]
 ) -> None:
-    stackflower("train", "--out", "run", "--images", 16, *TINY, *projected)
+    stackflower("train", "--out", "run", "--images", 16, *TINY, *projected_flags)
     record = json.loads((tmp_path / "run" / "config.json").read_text())
     assert record["features"]["name"] == "torchvision shufflenet_v2_x0_5"
     path = Path(record["run"]["features"]["weights"])
@@ -210,14 +210,14 @@ def test_a_run_names_its_features_and_does_not_go_on_with_others(
     ("arguments", "said"),
     [
         (["--features", "torchvision"], "needs its option 'model'"),
-        (["--features", "efficientnet-lite0"], "are used by nothing"),
+        (["--features", "efficientnet-lite0"], "are not used by any chosen part"),
         (["--features", "efficientnet"], "Did you mean"),
         (["--augmentation", "diffaugment", "--set", 'augmentation.policy=["colors"]'], "colour"),
         (["--objective", "relativistic", "--set", "train.interpolated=0.5"], "train.interpolated=0"),
         (["--augmentation", "ada", "--objective", "least-squares"], "--set augmentation.target=0"),
         (["--augmentation", "ada", "--discriminator", "began"], "--set augmentation.target=0"),
         (["--augmentation", "diffaugment", "--set", "augmentation.policy=[]"], "at least 1 item"),
-        (["--augmentation", "diffaugment", "--set", "augmentation.crop=32"], "whole ones only"),
+        (["--augmentation", "diffaugment", "--set", "augmentation.crop=32"], "whole images only"),
         (["--penalty", "feature-matching"], "use --discriminator projected"),
         (settings("train.contrasted=8", "discriminator.contrastive=false"), "--set train.contrasted=0"),
     ],
@@ -230,7 +230,7 @@ def test_mixes_that_cannot_work_are_refused(stackflower, arguments: list[str], s
 def test_features_go_with_the_discriminator_that_used_them(stackflower) -> None:
     output = stackflower("train", "--recipe", "photographs", "--discriminator", "matching", "--dry-run").output
     assert (
-        "Left out of the recipe: features 'efficientnet-lite0' are used by nothing." in output
+        "Left out of the recipe: features 'efficientnet-lite0' are not used by any chosen part." in output
         and '"features": null' in output
     )
     assert "Left out of the recipe: penalty 'feature-matching' compares the maps of a pretrained network" in output
@@ -248,11 +248,11 @@ def test_without_the_extra_one_sentence_says_what_to_install(stackflower, monkey
 
 
 def test_a_judge_of_the_family_that_was_trained_against_is_called_flattering(
-    stackflower, tmp_path: Path, projected: list[str], monkeypatch: pytest.MonkeyPatch
+    stackflower, tmp_path: Path, projected_flags: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from stackflower.evaluation.classifier.backbones import PlainBackbone
 
-    stackflower("train", "--out", "run", "--images", 16, *TINY, *projected)
+    stackflower("train", "--out", "run", "--images", 16, *TINY, *projected_flags)
     stackflower("data", "make", "synthetic-flowers", "--out", "d", "--count", 24, "--validation", 8, "--test", 8)
     small = ("--resolution", 16, "--network", "plain", "--epochs", 1)
     stackflower("train-classifier", "--data", "d", "--out", "c.safetensors", *small)
@@ -297,7 +297,7 @@ def test_a_later_stage_takes_the_recipe_of_the_run_below(stackflower) -> None:
     assert '"recipe": "stackgan-mini"' in output
     stackflower("train", "--recipe", "df-gan-mini", "--out", "single", "--images", 16, *TINY)
     output = stackflower("train", "--stage", 2, "--below", "single", "--images", 16, *tiny, "--dry-run").output
-    assert "df-gan-mini of single has no later stage" in output and '"recipe": "quickstart"' in output
+    assert "df-gan-mini, the recipe of single, has no later stage" in output and '"recipe": "quickstart"' in output
 
 
 def test_a_network_of_a_fixed_size_is_refused_in_a_sentence() -> None:
@@ -307,7 +307,7 @@ def test_a_network_of_a_fixed_size_is_refused_in_a_sentence() -> None:
             return [x[:, :, ::4, ::4]]
 
     features = Features(Fixed(), (0.5,) * 3, (0.5,) * 3, "fixed", 32)
-    with pytest.raises(ComponentError, match=r"--set discriminator\.size=224"):
+    with pytest.raises(ComponentError, match=r"discriminator\.size=224"):
         ProjectedDiscriminator(features=features, text_dim=3, resolution=16, size=64)
 
 
@@ -321,10 +321,10 @@ def test_features_first_used_in_inference_can_be_trained_against() -> None:
     assert images.grad is not None
 
 
-def test_weights_are_named_by_their_whole_path(stackflower, tmp_path: Path, projected: list[str]) -> None:
-    weights = next(one for one in projected if one.startswith("features.weights="))
+def test_weights_are_named_by_their_whole_path(stackflower, tmp_path: Path, projected_flags: list[str]) -> None:
+    weights = next(one for one in projected_flags if one.startswith("features.weights="))
     (tmp_path / "own.pt").write_bytes(Path(weights.partition("=")[2]).read_bytes())
-    relative = ["features.weights=own.pt" if one == weights else one for one in projected]
+    relative = ["features.weights=own.pt" if one == weights else one for one in projected_flags]
     stackflower("train", "--out", "run", "--images", 16, *TINY, *relative)
     record = json.loads((tmp_path / "run" / "config.json").read_text())
     assert record["run"]["features"]["weights"] == str(tmp_path / "own.pt")

@@ -75,7 +75,7 @@ def text_of(lines: list[str], bom: bool, ending: str, blank: bool) -> bytes:
 
 def adds_up(source: Any, images: list[str], given: int) -> None:
     """Every row is used or told, and so is every image."""
-    listing = source.listing("train")
+    listing = source.get_listing("train")
     told = [problem for problem in listing.problems if "has no rows" not in problem]
     assert len(listing.rows) + len(told) == given
     used = {row["file_name"] for row in listing.rows}
@@ -147,7 +147,7 @@ def test_texts_beside_images(stems: list[str], data: st.DataObject) -> None:
             )
     with folder(files) as path:
         source = SidecarSource(path=str(path), skip_bad=True)
-        listing = source.listing("train")
+        listing = source.get_listing("train")
         images = {name for name in files if name.endswith(".jpg")}
         alone = {name for name in files if name.endswith(".txt") and f"{name[:-4]}.jpg" not in images}
         assert len(listing.rows) + len(listing.problems) == len(images) + len(alone)
@@ -166,7 +166,7 @@ def test_tables(pairs: list[tuple[str, str]], delimiter: str) -> None:
         source = TableSource(path=str(path), skip_bad=True)
         if not pairs:
             return
-        listing = source.listing("train")
+        listing = source.get_listing("train")
         assert len(listing.rows) + len(listing.problems) == len(images)
         empty = {name for name in images if any(not text.strip() for other, text in pairs if other == name)}
         assert {row["file_name"] for row in listing.rows} == set(images) - empty
@@ -200,7 +200,7 @@ def test_shards(members: list[tuple[str, str, bytes]], cut: int) -> None:
         (path / "train-0.tar").write_bytes(buffer.getvalue()[:cut])
         try:
             source = ShardSource(path=str(path), skip_bad=True)
-            listing = source.listing("train")
+            listing = source.get_listing("train")
         except StackflowerError:
             return
         assert len(listing.rows) == len(good) or listing.problems, "lost in silence"
@@ -218,5 +218,5 @@ def test_a_zip_archive_is_as_its_folder(found: tuple[list[str], list[dict[str, A
         with zipfile.ZipFile(f"{other}/x.zip", "w") as archive:
             for name, content in files.items():
                 archive.writestr(zipfile.ZipInfo(name), content)
-        one, two = (open_source(place, {"skip_bad": True}).listing("train") for place in (str(path), f"{other}/x.zip"))
+        one, two = (open_source(place, {"skip_bad": True}).get_listing("train") for place in (str(path), f"{other}/x.zip"))
         assert one.rows == two.rows and len(one.problems) == len(two.problems)

@@ -30,7 +30,7 @@ def scored(tmp_path: Path) -> list[str]:
 
 
 def rows(run: Path) -> list[dict[str, float]]:
-    return [row for row in Run(run).metrics() if "eval/frechet_distance" in row]
+    return [row for row in Run(run).read_metrics() if "eval/frechet_distance" in row]
 
 
 @pytest.mark.parametrize("text", ["ngram", "rnn"])
@@ -39,12 +39,12 @@ def test_the_best_model_is_kept_and_scores_are_evals(stackflower, tmp_path: Path
     assert "16 images: " in output and "frechet_distance" in output
     found, folder = rows(tmp_path / "run"), Run(tmp_path / "run")
     assert [row["images"] for row in found] == [16, 32, 48, 64]
-    best = folder.best()
+    best = folder.read_best()
     assert best is not None
     lowest = min(found, key=lambda row: row["eval/frechet_distance"])
     assert best["images"] == lowest["images"]
     assert best["value"] == pytest.approx(lowest["eval/frechet_distance"], rel=1e-4)
-    assert folder.best_text(best["images"]).is_dir() == (text == "rnn")
+    assert folder.best_text_folder(best["images"]).is_dir() == (text == "rnn")
 
     scoring = ["--extractor", "domain", "--weights", "c.safetensors", "--metrics", "is,fid", "--samples", 12, "--json"]
     last = json.loads(stackflower("eval", "run", "--split", "validation", *scoring).stdout)
@@ -70,7 +70,7 @@ def test_scores_change_nothing_in_the_training_and_go_on_with_it(
     for other in others:
         assert all(torch.equal(value, other[name]) for name, value in plain.items())
     assert [row for row in rows(tmp_path / "resumed") if row["images"] % 16 == 0] == rows(tmp_path / "scored")
-    best = Run(tmp_path / "resumed").best()
+    best = Run(tmp_path / "resumed").read_best()
     assert best is not None and best["value"] == pytest.approx(
         min(row["eval/frechet_distance"] for row in rows(tmp_path / "resumed")), rel=1e-4
     )
@@ -78,7 +78,7 @@ def test_scores_change_nothing_in_the_training_and_go_on_with_it(
 
 def test_a_higher_score_may_be_the_better_one(stackflower, tmp_path: Path, scored: list[str]) -> None:
     stackflower("train", "--out", "run", "--images", 48, *TINY, *scored, *settings("output.best=is"))
-    best = Run(tmp_path / "run").best()
+    best = Run(tmp_path / "run").read_best()
     highest = max(row["eval/inception_score_mean"] for row in rows(tmp_path / "run"))
     assert best is not None and best["value"] == pytest.approx(highest, rel=1e-4)
 
@@ -86,20 +86,20 @@ def test_a_higher_score_may_be_the_better_one(stackflower, tmp_path: Path, score
 def test_a_worse_model_does_not_replace_the_best(stackflower, tmp_path: Path, scored: list[str]) -> None:
     stackflower("train", "--out", "run", "--images", 32, *TINY, *scored)
     folder = Run(tmp_path / "run")
-    best = folder.best()
+    best = folder.read_best()
     assert best is not None
     better = {**best, "value": -1.0}  # at the same number of images, as after a return to a checkpoint
     save_file(load_file(folder.best_weights), folder.best_weights, {"best": json.dumps(better)})
     stackflower("train", "--resume", "run", "--images", 48)
-    assert folder.best() == better
+    assert folder.read_best() == better
 
 
 def test_scores_of_another_protocol_do_not_compare(stackflower, tmp_path: Path, scored: list[str]) -> None:
     stackflower("train", "--out", "run", "--images", 32, *TINY, *scored)
     folder = Run(tmp_path / "run")
-    first = folder.best()
+    first = folder.read_best()
     stackflower("train", "--resume", "run", "--images", 40, *settings("output.best=is"))
-    second = folder.best()
+    second = folder.read_best()
     assert first is not None and (folder.path / f"generator-best-{first['images']:09d}.safetensors").exists()
     assert first is not None and second is not None
     assert (
@@ -134,7 +134,7 @@ def test_without_a_held_out_split_or_a_best_model_a_sentence_says_so(
     assert "no split validation or test" in stackflower(*arguments, code=2).output
     assert not (tmp_path / "run").exists()
     for command in (("sample", trained, "a flower"), ("eval", trained)):
-        assert "--eval-every IMAGES" in stackflower(*command, "--checkpoint", "best", code=2).output
+        assert "--set output.eval_every=IMAGES" in stackflower(*command, "--checkpoint", "best", code=2).output
     (trained / "generator-best.safetensors").write_bytes(b"damaged")
     try:
         assert "no best model" in stackflower("sample", trained, "a flower", "--checkpoint", "best", code=2).output
@@ -150,4 +150,4 @@ def test_metrics_that_cannot_be_computed_are_refused_before_training(
         (settings('output.eval_metrics=["fid","prdc"]', "output.eval_samples=4"), "more than 5"),
     ):
         output = stackflower("train", "--out", "run", "--images", 16, *TINY, *scored, *flags, code=2).output
-        assert said in output and "--set output.eval_metrics" in output and not (tmp_path / "run").exists()
+        assert said in output and "Change output.eval_metrics" in output and not (tmp_path / "run").exists()

@@ -69,7 +69,7 @@ def test_an_encoder_learns_with_the_gan_by_its_own_optimizer(stackflower, tmp_pa
     tiny = [pair for pair in TINY if "text.dim" not in pair]
     tiny = [*TINY_NETWORKS, *settings("data.count=48", "data.validation=16"), *small]
     stackflower("train", "--text", name, "--out", "run", "--images", 32, *tiny, *settings("output.checkpoint_every=16"))
-    first, last = (path / "text.safetensors" for path in Run("run").complete_checkpoints()[-2:])
+    first, last = (path / "text.safetensors" for path in Run("run").list_checkpoints()[-2:])
     before, after = load_file(first), load_file(last)
     assert any(not torch.equal(before[key], after[key]) for key in before if key.startswith("network."))
     line = json.loads((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()[-1])
@@ -126,4 +126,4 @@ def test_a_run_whose_encoder_did_not_learn_is_no_text_encoder(stackflower, train
 
 def test_an_encoder_without_words_is_refused(stackflower) -> None:
     out = stackflower("train", "--text", "rnn", "--set", "text.min_count=100000", *TINY, "--images", 16, code=2).output
-    assert "no word of the captions comes so often" in out
+    assert "no word of the captions occurs that often" in out

@@ -73,7 +73,7 @@ def test_a_batch_that_is_not_mixed_stays_as_it_is() -> None:
     [{"text": {}}, {"text": {"name": "ngram", "dim": 8}}, {"network": "resnet999"}, {"heads": 3}, {"width": "x"}],
 )
 def test_a_classifier_with_damaged_metadata_is_refused(
-    stackflower, tmp_path: Path, judge: list[str], change: dict
+    stackflower, tmp_path: Path, domain_flags: list[str], change: dict
 ) -> None:
     from safetensors import safe_open
     from safetensors.torch import load_file, save_file
@@ -82,12 +82,12 @@ def test_a_classifier_with_damaged_metadata_is_refused(
     with safe_open(path, "pt") as handle:
         known = json.loads(handle.metadata()["domain_classifier"])
     save_file(load_file(path), path, {"domain_classifier": json.dumps({**known, **change})})
-    scoring = ["eval", "--real", "test", *judge, "--resolution", 16, "--metrics", "r-precision,fid"]
+    scoring = ["eval", "--real", "test", *domain_flags, "--resolution", 16, "--metrics", "r-precision,fid"]
     said = stackflower(*scoring, code=2).output
     assert "is not a classifier written by" in said or "it is damaged" in said
 
 
-def test_a_classifier_of_captions_alone(stackflower, tmp_path: Path, judge: list[str]) -> None:
+def test_a_classifier_of_captions_alone(stackflower, tmp_path: Path, domain_flags: list[str]) -> None:
     """Data without labels: it compares images with captions, and has no classes."""
     for split in ("train", "validation", "test"):
         path = tmp_path / "data" / split / "metadata.jsonl"
@@ -105,7 +105,7 @@ def test_a_classifier_of_captions_alone(stackflower, tmp_path: Path, judge: list
     )
 
 
-def test_a_classifier_over_a_pretrained_network(stackflower, tmp_path: Path, judge: list[str]) -> None:
+def test_a_classifier_over_a_pretrained_network(stackflower, tmp_path: Path, domain_flags: list[str]) -> None:
     from torchvision.models import shufflenet_v2_x0_5
 
     torch.save(shufflenet_v2_x0_5(weights=None).state_dict(), tmp_path / "w.pt")

@@ -237,7 +237,7 @@ def test_a_stream_that_is_killed_goes_on(tmp_path: Path, stackflower) -> None:
         pass
     process.kill()
     process.communicate(timeout=60)  # the workers, which have its pipes too, end with it
-    assert Run(tmp_path / "run").complete_checkpoints()
+    assert Run(tmp_path / "run").list_checkpoints()
     stackflower("train", "--resume", "run", *settings("data.workers=0"))
     same(tmp_path / "whole", tmp_path / "run")
     rows = [json.loads(line) for line in metrics.read_text().splitlines()]
@@ -257,7 +257,7 @@ def test_a_worker_that_is_killed_is_named(tmp_path: Path, stackflower, monkeypat
         patch.setattr(Trainer, "train_step", kill)
         said = stackflower("train", *data, "--out", "run", *TRAIN, *settings("data.workers=1"), code=1).output
     assert "A worker process that decodes the stream was killed by signal: Killed;" in said and "--resume run" in said
-    assert 40 <= checkpoint.read_state(Run(tmp_path / "run").complete_checkpoints()[-1]).images < 160
+    assert 40 <= checkpoint.read_state(Run(tmp_path / "run").list_checkpoints()[-1]).images < 160
     stackflower("train", "--resume", "run", *settings("data.workers=0"))
     stackflower("train", *data, "--out", "whole", *TRAIN)
     same(tmp_path / "whole", tmp_path / "run")
@@ -284,7 +284,7 @@ def test_a_signal_to_all_processes_saves_a_checkpoint(tmp_path: Path, stackflowe
     os.killpg(process.pid, signal.SIGTERM)
     _, said = process.communicate(timeout=60)
     assert process.returncode == 128 + signal.SIGTERM and "Traceback" not in said and "was killed" not in said, said
-    assert checkpoint.read_state(Run(tmp_path / "run").complete_checkpoints()[-1]).images >= 4
+    assert checkpoint.read_state(Run(tmp_path / "run").list_checkpoints()[-1]).images >= 4
 
 
 SLOWLY = """
@@ -315,7 +315,7 @@ def test_two_processes_are_one(tmp_path: Path, stackflower) -> None:
 def test_what_a_stream_refuses(tmp_path: Path, stackflower) -> None:
     pattern = write_shards(tmp_path / "shards")
     said = stackflower("train", "--data", pattern, "--out", "x", *TRAIN, "--text", "multi-hot", code=2).output
-    assert "is made from all captions" in said and "--set data.name=shards" in said
+    assert "needs all captions" in said and "--set data.name=shards" in said
     said = stackflower("train", "--data", pattern.replace("006", "008"), "--out", "x", *TRAIN, code=2).output
     assert "names 2 files that are not there" in said
     whole = (tmp_path / "shards" / "train-003.tar").read_bytes()
@@ -333,7 +333,7 @@ def test_images_of_a_stream_that_can_not_be_read(tmp_path: Path, stackflower) ->
     said = stackflower("train", "--data", pattern, "--out", "x", *TRAIN, code=2).output
     assert "train-002.tar/sample 0 can't be read as an image" in said and "Traceback" not in said
     said = stackflower("train", "--data", pattern, "--out", "y", *TRAIN, *settings("data.skip_bad=true")).output
-    assert said.count("The next image of the shard stands for it.") == 1
+    assert said.count("It is replaced by the next image of the shard.") == 1
 
 
 def test_shards_elsewhere(tmp_path: Path, stackflower, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -361,7 +361,7 @@ def test_shards_elsewhere(tmp_path: Path, stackflower, monkeypatch: pytest.Monke
     with pytest.raises(DataError, match="has 5 samples that can be used, and 6 were counted"):
         ShardReader(source.shards["train"], [6, *COUNTS[1:]]).row(0, 5)
     monkeypatch.setenv("STACKFLOWER_CACHE_GIB", "many")
-    with pytest.raises(DataError, match="it should be a number of GiB"):
+    with pytest.raises(DataError, match="is not a number of GiB"):
         remote.local(f"file://{folder}/../shards/../shards/index.json")
 
 
@@ -377,7 +377,7 @@ def test_patterns_with_braces(tmp_path: Path) -> None:
     for prefix in ("", "file://"):  # shards of the same names in two folders
         source = open_source(f"{prefix}{tmp_path}/{{a,b}}/train-{{000..006}}.tar")
         assert isinstance(source, ShardStream) and source.count("train") == [*COUNTS, *COUNTS]
-        assert len(set(source.listing("train").files.names)) == len(source.rows("train")) == 2 * sum(COUNTS)
+        assert len(set(source.get_listing("train").files.names)) == len(source.rows("train")) == 2 * sum(COUNTS)
     with pytest.raises(DataError, match=r"names 2 files that are not there, the first train-007\.tar"):
         open_source(f"{tmp_path}/{{a,b}}/train-{{000..007}}.tar").splits()
 
@@ -420,8 +420,8 @@ def test_data_shard_writes_what_it_reads(tmp_path: Path, stackflower) -> None:
             b.class_names,
             b.attributes,
         )
-    stored = one.listing("train").files.read("4.jpg")  # type: ignore[attr-defined]
-    assert stored == other.listing("train").files.read("train-000001.tar/000000004")  # type: ignore[attr-defined]
+    stored = one.get_listing("train").files.read("4.jpg")  # type: ignore[attr-defined]
+    assert stored == other.get_listing("train").files.read("train-000001.tar/000000004")  # type: ignore[attr-defined]
     assert json.loads((tmp_path / "shards" / "index.json").read_text())["train-000002.tar"]["samples"] == 1
     before = {path.name: path.read_bytes() for path in (tmp_path / "shards").iterdir()}
     assert (
@@ -433,7 +433,7 @@ def test_data_shard_writes_what_it_reads(tmp_path: Path, stackflower) -> None:
     (source / "train" / "5.jpg").write_bytes(b"no image")
     assert "5.jpg can't be read as an image" in stackflower("data", "shard", "flowers", "bad", code=2).output
     assert "train: 6 images" in stackflower("data", "shard", "flowers", "bad", "--on-error", "skip").output
-    assert "--size 76 says" in stackflower("data", "shard", "synthetic-flowers", "drawn", code=2).output
+    assert "as in --size 76" in stackflower("data", "shard", "synthetic-flowers", "drawn", code=2).output
     small = settings("data.count=5", "data.validation=2", "data.test=2")
     stackflower("data", "shard", "synthetic-flowers", "drawn", "--size", 20, *small)
     drawn = open_source(str(tmp_path / "drawn"))
@@ -450,7 +450,7 @@ def test_data_shard_goes_on(tmp_path: Path, stackflower, monkeypatch: pytest.Mon
     (source / "metadata.jsonl").write_text(
         "\n".join(json.dumps({"file_name": f"{n}.jpg", "text": "a"}) for n in range(6))
     )
-    write, written = shard._write, list[str]()
+    write, written = shard._write_shard, list[str]()
 
     def stops(path: Path, *given: Any) -> None:
         if len(written) == 2:
@@ -458,9 +458,9 @@ def test_data_shard_goes_on(tmp_path: Path, stackflower, monkeypatch: pytest.Mon
         written.append(path.name)
         write(path, *given)
 
-    monkeypatch.setattr(shard, "_write", stops)
-    assert "it goes on" in stackflower("data", "shard", "flowers", "shards", "--per-shard", 2, code=2).output
-    monkeypatch.setattr(shard, "_write", lambda path, *given: (written.append(path.name), write(path, *given)))
+    monkeypatch.setattr(shard, "_write_shard", stops)
+    assert "it resumes where it stopped" in stackflower("data", "shard", "flowers", "shards", "--per-shard", 2, code=2).output
+    monkeypatch.setattr(shard, "_write_shard", lambda path, *given: (written.append(path.name), write(path, *given)))
     stackflower("data", "shard", "flowers", "shards", "--per-shard", 2)
     assert written == ["train-000000.tar", "train-000001.tar", "train-000002.tar"]
     assert "No problems" in stackflower("data", "check", "shards").output

@@ -271,7 +271,7 @@ def test_protocols_by_name() -> None:
     birds = named("stackgan-birds", {"seed": 3})
     assert (birds.splits, birds.per_caption, birds.unseen_classes, birds.seed) == (10, 10, (150, 50), 3)
     assert named("stackgan-flowers", {"splits": 10}).name == "stackgan-flowers"
-    with pytest.raises(ConfigError, match=r"--per-caption: the protocol stackgan-birds says --per-caption 10"):
+    with pytest.raises(ConfigError, match=r"`per_caption`: the protocol stackgan-birds fixes `per_caption=10`"):
         named("stackgan-birds", {"per_caption": 1})
     with pytest.raises(ConfigError, match="Did you mean 'stackgan-birds'"):
         named("stackgan-bird", {})

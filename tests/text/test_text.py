@@ -54,7 +54,7 @@ def test_ngram_is_the_same_everywhere() -> None:
 @pytest.mark.extras
 def test_a_missing_model_names_the_other_ways() -> None:
     pytest.importorskip("transformers")
-    with pytest.raises(DataError, match="--text ngram, which needs nothing"):
+    with pytest.raises(DataError, match="`text=ngram`, which needs nothing"):
         registry.create("text", "huggingface", model="nobody/no-such-model")
 
 

@@ -68,10 +68,10 @@ def folder(path: Path, *lines: str) -> Path:
         ('{"file_name": "2.jpg", "text": "a", "label": ' + "1" + "0" * 30 + "}", "has the label it has; a label is"),
         ('{"file_name": "2.jpg", "text": "a", "label": ' + "9" * 5000 + "}", "is not JSON"),
         ('{"file_name": "2.jpg", "text": "a", "label": -3}', "has the label -3"),
-        ('{"file_name": "2.jpg", "text": "a", "label": true}', "a label is a whole number"),
+        ('{"file_name": "2.jpg", "text": "a", "label": true}', "a label must be a whole number"),
         ('{"file_name": "2.jpg", "text": "a \\ud800 flower"}', "half of a surrogate pair"),
-        ('{"file_name": "../outside.jpg", "text": "a"}', "there is no such image"),
-        ('{"file_name": "/etc/passwd", "text": "a"}', "there is no such image"),
+        ('{"file_name": "../outside.jpg", "text": "a"}', "which does not exist"),
+        ('{"file_name": "/etc/passwd", "text": "a"}', "which does not exist"),
         ('{"file_name": "2.jpg", "text": "a", "mentioned_attributes": [[{"x": 1}]]}', "mentioned_attributes"),
         ('{"file_name": "2.jpg", "text": "a", "attributes": "red"}', "has the attributes 'red'"),
     ],
@@ -347,10 +347,10 @@ def test_grids_of_a_run_that_would_do_harm(tmp_path: Path, monkeypatch: pytest.M
         Image.new("RGB", (side, side)).save(run.samples / f"images-{number:09d}.png")
     Image.new("RGB", (10, 10)).save(run.samples / "images-000000003.png", format="EPS")
     assert [picture.text for picture in grids(run)] == ["1 images", "2 images"]
-    monkeypatch.setattr(images, "LARGEST", 1000)
+    monkeypatch.setattr(images, "MAX_PIXELS", 1000)
     assert [picture.text for picture in grids(run)] == ["1 images"]
     with (
-        pytest.raises(DataError, match="40×40 pixels are more than 1,000"),
+        pytest.raises(DataError, match="it has 40×40 pixels, and the limit is 1,000"),
         open_image(run.samples / "images-000000002.png"),
     ):
         pass
