@@ -151,7 +151,7 @@ class Pipeline:
         """Generate rows of images that lead from one caption or noise to another, as uint8 tensors (n, R, R, 3).
 
         With several captions, a row leads from the first to the last through the others, along straight lines between
-        their embeddings. With one caption, it leads from one noise to another (`Stage.noise_between`).
+        their embeddings. With one caption, it leads from one noise to another (`Stage.interpolate_noise`).
 
         Args:
             captions: one or more sentences.

@@ -12,6 +12,7 @@ import pytest
 import torch
 from accelerate.state import AcceleratorState, PartialState
 from click.testing import CliRunner, Result
+from sample_data import write_folder, write_picture
 
 from stackflower.evaluation.classifier.files import save_classifier
 from stackflower.evaluation.classifier.network import DomainClassifier
@@ -19,8 +20,16 @@ from stackflower.features.base import Features
 
 ROOT = Path(__file__).resolve().parent.parent  # of the repository
 
-# Marks tests that send signals to processes, or set their limits.
+# Marks tests that send signals to processes, or read or set their limits.
 posix = pytest.mark.skipif(os.name != "posix", reason="needs POSIX signals and limits")
+
+
+def symlink(link: Path, target: Path | str) -> None:
+    """Make a symbolic link; skip the test where the system does not allow it, as Windows without privileges."""
+    try:
+        link.symlink_to(target, target_is_directory=(link.parent / target).is_dir())
+    except OSError as error:
+        pytest.skip(f"symbolic links can't be made here: {error}")
 
 
 def settings(*pairs: str) -> list[str]:
@@ -33,7 +42,8 @@ TINY_NETWORKS = [
     *settings("train.load_size=64"),
     *("--batch-size", "8", "--mixed-precision", "no"),
 ]
-TINY = [*TINY_NETWORKS, *settings("data.count=48", "data.validation=16", "data.test=16", "text.dim=64")]
+FEW = settings("data.count=48", "data.validation=16", "data.test=16")
+TINY = [*TINY_NETWORKS, *FEW, *settings("text.dim=64")]
 
 
 class Pyramid(torch.nn.Module):
@@ -182,3 +192,21 @@ def domain_flags(stackflower, tmp_path: Path) -> list[str]:
     counts = ("--count", 40, "--validation", 120, "--test", 30, "--resolution", 64)
     stackflower("data", "make", "synthetic-flowers", "--out", "data", *counts)
     return ["--data", "data", "--split", "validation", "--extractor", "domain", "--weights", "j.safetensors"]
+
+
+@pytest.fixture
+def good(tmp_path: Path) -> Path:
+    """Make an image folder of twelve images with labels and captions in several scripts, and return it."""
+    for number in range(12):
+        write_picture(tmp_path / "good" / f"{number}.jpg")
+    captions = ["a red flower", "une fleur rouge", "红色的花", "گل سرخ", "красный цветок", "🌹 rose"]
+    rows = [
+        {
+            "file_name": f"{n}.jpg",
+            "text": captions if n % 2 else captions[n // 2],
+            "label": n % 3,
+            "class_name": f"class {n % 3}",
+        }
+        for n in range(12)
+    ]
+    return write_folder(tmp_path / "good", rows)

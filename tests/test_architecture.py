@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 import ast
+import importlib
+import inspect
+import pkgutil
 import re
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
-ROOT = Path(__file__).parent.parent / "stackflower"
+from conftest import ROOT as REPOSITORY
+
+import stackflower
+
+ROOT = REPOSITORY / "stackflower"
+TESTS = REPOSITORY / "tests"
 
 
 def imports(path: Path) -> set[str]:
@@ -28,7 +37,8 @@ def test_only_the_trainer_calls_backward() -> None:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "backward"
     }
-    # the classifier and an encoder trained before are no parts of the game, and the cost of a step is counted on meta tensors
+    # The classifier and an encoder trained before are not trained against each other; the cost of a step is counted on
+    # meta tensors.
     assert callers == {
         "training/step.py",
         "training/text.py",
@@ -175,3 +185,35 @@ def test_the_figure_of_the_architecture_shows_the_imports() -> None:
     figure = page.partition("```mermaid")[2].partition("```")[0]
     drawn = {(one, other) for one, other in ARROW.findall(figure)}
     assert drawn == direct, "\n".join(f"    {one} --> {other}" for one, other in sorted(direct))
+
+
+def test_every_public_method_has_a_docstring_or_inherits_one() -> None:
+    missing = []
+    for module_info in pkgutil.walk_packages(stackflower.__path__, "stackflower."):
+        if module_info.name == "stackflower.__main__":
+            continue
+        module = importlib.import_module(module_info.name)
+        for name, cls in inspect.getmembers(module, inspect.isclass):
+            if cls.__module__ != module.__name__ or name.startswith("_"):
+                continue
+            for attribute, value in vars(cls).items():
+                function = value.__func__ if isinstance(value, (classmethod, staticmethod)) else value
+                public = not attribute.startswith("_") and (inspect.isfunction(function) or isinstance(value, property))
+                if public and not inspect.getdoc(getattr(cls, attribute)):
+                    missing.append(f"{module.__name__}.{name}.{attribute}")
+    assert not missing, missing
+
+
+def test_tests_mirror_the_package() -> None:
+    """Every folder of tests/ is a folder of the package; names of files are unique, as pytest imports them by name."""
+    folders = {path.parent.relative_to(TESTS) for path in TESTS.rglob("*.py")}
+    assert {str(folder) for folder in folders if not (ROOT / folder / "__init__.py").exists()} == set()
+    names = Counter(path.name for path in TESTS.rglob("*.py"))
+    assert [name for name, count in names.items() if count > 1] == []
+
+
+def test_files_of_tests_stay_readable() -> None:
+    long = {
+        str(path.relative_to(TESTS)): len(path.read_text(encoding="utf-8").splitlines()) for path in TESTS.rglob("*.py")
+    }
+    assert {name: count for name, count in long.items() if count > 400} == {}

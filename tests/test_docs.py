@@ -12,8 +12,9 @@ from pathlib import Path
 
 import click
 import pytest
-from conftest import TINY
+from conftest import ROOT, TINY
 
+import stackflower
 from stackflower import registry
 from stackflower.cli import main
 from stackflower.config.merge import merge
@@ -21,7 +22,6 @@ from stackflower.config.resolve import resolve
 from stackflower.config.schema import Optimizer, Output, Train
 from stackflower.recipes.load import load_recipe, recipes
 
-ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 
@@ -57,7 +57,13 @@ def test_every_command_in_the_docs_parses(page: str, command: list[str]) -> None
     found.make_context(command[1], list(rest), resilient_parsing=False)
 
 
-def test_the_two_commands_of_the_readme() -> None:
+def test_test_files_named_in_the_docs_exist() -> None:
+    for page in [*PAGES, ROOT / "CONTRIBUTING.md", *(ROOT / ".github").rglob("*.*")]:
+        for name in re.findall(r"\btests/[\w/]*\w\.py\b", page.read_text(encoding="utf-8")):
+            assert (ROOT / name).is_file(), f"{page.name}: {name}"
+
+
+def test_the_readme_has_the_commands_that_ci_runs() -> None:
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     assert "pip install -e . && stackflower train --stage 1\n" in text
     assert 'pip install -e ".[test]" && pytest\n' in text
@@ -126,6 +132,15 @@ def test_every_part_and_option_is_in_the_docs() -> None:
         for option, parameter in registry.options(entry.kind, entry.name).items():
             default = "" if parameter.default is parameter.empty else f" = {parameter.default!r}"
             assert f"`{option}`{default}" in line, f"{entry.kind} {entry.name}: {option}"
+
+
+def test_every_part_and_public_object_has_a_page_in_the_api_reference() -> None:
+    text = "\n".join(page.read_text(encoding="utf-8") for page in (ROOT / "docs" / "api").glob("*.md"))
+    documented = set(re.findall(r"^::: (\S+)$", text, re.MULTILINE))
+    objects = [registry.get(entry.kind, entry.name) for entry in registry.entries()]
+    objects += [getattr(stackflower, name) for name in stackflower.__all__ if name != "__version__"]
+    names = {f"{each.__module__}.{each.__qualname__}" for each in objects}
+    assert {name for name in names if documented.isdisjoint((name, name.rpartition(".")[0]))} == set()
 
 
 def test_every_setting_is_in_the_docs() -> None:

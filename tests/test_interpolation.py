@@ -54,7 +54,7 @@ def test_the_ends_are_the_captions_own_images(trained: Path) -> None:
     assert (again[0].int() - found[0].int()).abs().max() <= 1 and not torch.equal(again[0], again[2])
 
 
-def test_the_command(stackflower, trained: Path, tmp_path: Path) -> None:
+def test_sample_interpolate_draws_between_captions(stackflower, trained: Path, tmp_path: Path) -> None:
     stackflower(
         "sample", trained, "a red flower", "a blue flower", "--interpolate", 4, "--per-caption", 2, "--out", "way.png"
     )

@@ -18,14 +18,18 @@ from stackflower.declarations import Declared
 class Augmentation(Declared, nn.Module, ABC):
     """Base class of augmentations.
 
-    Subclasses set `dim` and implement `forward`. All randomness comes from `draws`, random numbers that belong to the
+    A subclass sets `dim` and defines `forward`. All randomness comes from `draws`, random numbers that belong to the
     batch, so resumed runs and runs on several processes are reproducible. The real and the generated image of a row
     share their draws, in the steps of both networks. An augmentation is a module so that its state, kept in buffers, is
     saved with the run.
+
+    Attributes:
+        dim: uniform random numbers in [0, 1) used per image.
+        adaptive: whether `observe` and `after_step` are called.
     """
 
-    dim: int = 0  # uniform random numbers in [0, 1) used per image
-    adaptive: bool = False  # whether `observe` and `after_step` are called
+    dim: int = 0
+    adaptive: bool = False
 
     @abstractmethod
     def forward(self, images: Tensor, draws: Tensor) -> Tensor:

@@ -29,6 +29,7 @@ class Part:
         return registry.create(kind, self.name, **context, **self.options)
 
     def to_dict(self) -> dict[str, Any]:
+        """Return name and options as one dict."""
         return {"name": self.name, **self.options}
 
     @classmethod
@@ -97,6 +98,7 @@ class PreviousStage:
     below: PreviousStage | None = None
 
     def to_dict(self) -> dict[str, Any]:
+        """Return the fields as JSON holds them."""
         return {
             "run": self.run,
             "load_ratio": self.load_ratio,
@@ -175,6 +177,7 @@ class RunConfig:
         return values
 
     def json(self) -> str:
+        """Return the configuration as indented JSON."""
         return json.dumps(self.to_dict(), indent=2, ensure_ascii=False) + "\n"
 
 

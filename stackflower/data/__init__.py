@@ -1,4 +1,4 @@
-"""Data sets: sources, files, prepared form. Parts and base classes can be imported from here."""
+"""Data sets: sources, files and the prepared form. Parts and base classes can be imported from here."""
 
 from stackflower.utils.lazy import export_classes
 

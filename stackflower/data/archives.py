@@ -35,14 +35,7 @@ TOP_FOLDERS = frozenset({"train", "validation", "val", "valid", "test", "images"
 
 
 class Zip(Files):
-    """Files in a zip archive.
-
-    Args:
-        path: the archive.
-
-    Raises:
-        DataError: the archive can't be read.
-    """
+    """Files in a zip archive."""
 
     def __init__(self, path: Path):
         super().__init__(path)
@@ -98,14 +91,7 @@ class Zip(Files):
 
 
 class Tar(Files):
-    """Files in a tar archive. A compressed archive is decompressed once, into a plain tar file in the cache.
-
-    Args:
-        path: the archive.
-
-    Raises:
-        DataError: the archive can't be decompressed.
-    """
+    """Files in a tar archive. A compressed archive is decompressed once, into a plain tar file in the cache."""
 
     def __init__(self, path: Path):
         super().__init__(path)
@@ -132,12 +118,10 @@ class Tar(Files):
 
 
 def open_files(path: Path, follow_links: bool = False) -> Files:
-    """Open the files of a folder, or of a zip or tar archive.
-
-    An archive that holds nothing but one folder is opened at that folder.
+    """Open the files of a folder or archive; an archive that holds only one folder is opened at that folder.
 
     Args:
-        path: folder or archive.
+        path: folder, or zip or tar archive.
         follow_links: read files behind links that lead out of a folder.
 
     Raises:
@@ -147,7 +131,7 @@ def open_files(path: Path, follow_links: bool = False) -> Files:
         return Folder(path, follow_links)
     if not path.is_file():
         raise DataError(
-            f"There is no folder {str(path)!r}. `data` takes a folder of images with captions, an archive of such a "
+            f"{str(path)!r} does not exist. `data` takes a folder of images with captions, an archive of such a "
             "folder, shards, or synthetic-flowers."
         )
     # The name comes first, because zipfile also accepts a tar file whose last member is a zip archive.
@@ -173,16 +157,13 @@ def is_archive(path: Path | str) -> bool:
 def read_tar_entries(
     path: Path, shown: Path, problems: list[str], refused: dict[str, str]
 ) -> Iterator[tuple[str, tuple[int, int]]]:
-    """List the files in a plain tar file.
+    """Yield the name, and the offset and size in bytes, of each file in a plain tar file, in its order.
 
     Args:
         path: the tar file.
         shown: path to show in messages.
         problems: gets a sentence if the tar file is cut off or continues after its end mark.
         refused: gets the reason for each file that is not read, such as a link, by name.
-
-    Yields:
-        The name, and the offset and size in bytes, of each file, in the order of the tar file.
 
     Raises:
         DataError: the file is not a plain tar file.
@@ -234,11 +215,7 @@ class PartReader:
         self.lock = threading.Lock()  # threads share the position in the file
 
     def __call__(self, path: Path, offset: int, size: int) -> bytes:
-        """Read `size` bytes at `offset`.
-
-        Raises:
-            DataError: the file can't be read.
-        """
+        """Read `size` bytes at `offset`; raise DataError if the file can't be read."""
         try:
             with self.lock:
                 if self.file is None or path != self.path:

@@ -32,29 +32,16 @@ READ_AHEAD = 16  # files per thread that are read before they are decoded
 
 @dataclass
 class Listing:
-    """Checked rows of one split, and what is wrong with the others.
-
-    Attributes:
-        files: the files of the split.
-        rows: rows that can be used. Their "file_name" is a name in `files`.
-        problems: a sentence for each row that can't be used.
-        notes: other remarks for the user.
-        named: names of the files that rows refer to.
-    """
+    """Checked rows of one split, and what is wrong with the others."""
 
     files: Files
-    rows: JsonLines = field(default_factory=JsonLines)
-    problems: list[str] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-    named: set[str] = field(default_factory=set)
+    rows: JsonLines = field(default_factory=JsonLines)  # usable rows; their "file_name" is a name in `files`
+    problems: list[str] = field(default_factory=list)  # a sentence for each row that can't be used
+    notes: list[str] = field(default_factory=list)  # other remarks for the user
+    named: set[str] = field(default_factory=set)  # names of the files that rows refer to
 
     def add(self, row: dict[str, Any], where: str) -> None:
-        """Add a row with the key "file_name", or what is wrong with it.
-
-        Args:
-            row: a row of metadata.
-            where: position of the row, such as "metadata.jsonl, line 3", for messages.
-        """
+        """Add a row with the key "file_name", or what is wrong with the row at `where`."""
         row, problem = check_row(row)
         name = str(row["file_name"])
         if name not in self.files:
@@ -108,23 +95,10 @@ class ListedSource(Source):
 
     @abstractmethod
     def read_split(self, split: str) -> Listing:
-        """Read the rows of a split.
-
-        Raises:
-            DataError: the split can't be read at all.
-        """
+        """Read the rows of a split; raise DataError if it can't be read at all."""
 
     def square(self, content: bytes, where: Path, row: dict[str, Any], size: int) -> np.ndarray:
-        """Decode the image of a row.
-
-        Args:
-            content: bytes of the image file.
-            where: name of the file, for messages.
-            row: row of the image.
-            size: height and width of the result.
-
-        Returns:
-            RGB pixels, uint8 (size, size, 3).
+        """Decode the image of a row from the bytes of its file, called `where`, to uint8 (size, size, 3).
 
         Raises:
             DataError: the file is not an image.
@@ -241,13 +215,7 @@ class ListedSource(Source):
     def _decode(
         self, split: str, wanted: np.ndarray, size: int, jobs: int | None = None
     ) -> Iterator[tuple[int, np.ndarray | str]]:
-        """Decode images in threads; files are read in the fastest order, a few ahead.
-
-        Args:
-            split: name of the split.
-            wanted: which rows to decode, bool (N,).
-            size: height and width of the result.
-            jobs: number of threads. Default: one per core.
+        """Decode the images of the `wanted` rows, bool (N,), in threads; files are read a few ahead.
 
         Yields:
             The position of a row, and its image or what is wrong with it, as images are finished.

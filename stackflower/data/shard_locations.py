@@ -1,4 +1,4 @@
-"""Where WebDataset shards are: a folder, a pattern or a URL, and the split that each belongs to."""
+"""Locations of WebDataset shards, in a folder, by a pattern or at a URL, and the split that each belongs to."""
 
 from __future__ import annotations
 
@@ -21,33 +21,34 @@ BRACES = re.compile(r"\{(?:(\d+)\.\.(\d+)|([^{}]*,[^{}]*))\}")
 
 @dataclass(frozen=True)
 class _Match:
-    """The shards that a name or pattern matches, below a folder that the user named; None at a URL."""
+    """Shards that a name or pattern matches."""
 
     name: str
     shards: list[str]
-    root: Path | None = None
+    root: Path | None = None  # folder that the user named, which links may not leave; None at a URL
 
 
 def find_shards(location: str, follow_links: bool = False) -> dict[str, list[str]]:
-    """Find the shards of each split. The name of the file, or of its folder, gives the split.
+    """Find the shards of each split, which the name of the file or of its folder gives.
 
     Args:
-        location: a folder, a pattern or one file, also at a URL.
-        follow_links: read shards behind links out of the folder, or out of the part of a pattern before its wildcards.
+        location: folder, pattern or file, also at a URL.
+        follow_links: read shards behind links that lead out of the folder, or out of the part of a pattern before its
+            wildcards.
 
     Returns:
-        Locations of the shards by split; {} without any.
+        The locations of the shards by split.
 
     Raises:
-        DataError: a pattern names files that do not exist, or a shard is behind a link.
+        DataError: a pattern names files that don't exist, or a shard is behind a link.
     """
     matches = _match_remote(location) if is_remote(location) else _match_local(Path(location).expanduser())
     shards = list(dict.fromkeys(shard for match in matches for shard in match.shards))
     missing = [get_file_name(match.name) for match in matches if not match.shards]
     if shards and missing:
         raise DataError(
-            f"{location!r} names {len(missing)} files that are not there, the first {missing[0]}; correct the pattern "
-            "or add the files."
+            f"{location!r} names {len(missing)} files that don't exist, such as {missing[0]}; correct the pattern or "
+            "add the files."
         )
     for match in matches:
         if match.root is not None and not follow_links:
@@ -57,13 +58,13 @@ def find_shards(location: str, follow_links: bool = False) -> dict[str, list[str
         name = get_file_name(shard)
         words = re.split(r"[-_.\d]", name, maxsplit=1)[0], get_file_name(shard[: -len(name) - 1])
         splits.setdefault(next(filter(None, map(find_split, words)), "train"), []).append(shard)
-    if splits and "train" not in splits:  # a single split is the training split, whatever its name
+    if splits and "train" not in splits:  # without training shards, the first split is used for training
         return {"train": next(iter(splits.values()))}
     return splits
 
 
 def _match_remote(location: str) -> list[_Match]:
-    """Match the names that a URL expands to, asking once for each folder."""
+    """Match the names that a URL expands to, with one query per folder."""
     folders: dict[str, list[str]] = {}
     for expanded in expand_braces(location):
         folder, _, name = expanded.rpartition("/")
@@ -77,7 +78,7 @@ def _match_remote(location: str) -> list[_Match]:
 
 
 def _match_local(path: Path) -> list[_Match]:
-    """Match the shards in a folder and its folders of splits, or the names that a pattern expands to."""
+    """Match the shards in a folder and in its split folders, or the names that a pattern expands to."""
     if path.is_dir():
         splits = [folder for folder in sorted(path.iterdir()) if folder.is_dir() and find_split(folder.name)]
         files = sorted(str(file) for folder in (path, *splits) for file in folder.glob("*.tar"))
@@ -94,7 +95,11 @@ def _match_local(path: Path) -> list[_Match]:
 
 
 def _refuse_links(root: Path, shards: Iterable[Path]) -> None:
-    """Raise DataError for a shard that is not below a folder, as it or its folder is a link."""
+    """Check that no shard is behind a link that leads out of a folder.
+
+    Raises:
+        DataError: a shard is.
+    """
     root, inside = root.resolve(), set[Path]()
     for shard in shards:
         path = shard if shard.is_symlink() else shard.parent
@@ -105,12 +110,12 @@ def _refuse_links(root: Path, shards: Iterable[Path]) -> None:
 
 
 def _is_shard(file: str) -> bool:
-    """Return whether a file exists and is not hidden, as files are that are being written."""
+    """Return whether a file exists and is not hidden; files that are being written are hidden."""
     return os.path.isfile(file) and not os.path.basename(file).startswith(".")
 
 
 def get_file_name(location: str) -> str:
-    """Return the file name at the end of a location."""
+    """Return the file name of a location."""
     return location.rpartition("/")[2] if is_remote(location) else Path(location).name
 
 
@@ -127,6 +132,6 @@ def expand_braces(pattern: str) -> list[str]:
     rest = expand_braces(pattern[braces.end() :])
     many = words.count(",") + 1 if words is not None else int(last[:20]) - int(first[:20]) + 1
     if many * len(rest) > MOST_SHARDS:
-        raise DataError(f"{pattern[:200]!r} names more than {MOST_SHARDS:,} files; correct what is in braces.")
+        raise DataError(f"{pattern[:200]!r} names more than {MOST_SHARDS:,} files; correct the braces.")
     choices = words.split(",") if words is not None else [f"{int(first) + more:0{len(first)}d}" for more in range(many)]
     return [f"{pattern[: braces.start()]}{choice}{end}" for choice in choices for end in rest]

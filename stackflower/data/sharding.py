@@ -1,4 +1,4 @@
-"""Write any data set as WebDataset shards."""
+"""Export of a data set as WebDataset shards."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from stackflower.utils.progress import progress_bar
 
 logger = logging.getLogger(__name__)
 
-PROGRESS_FILE = ".shards.json"  # what an interrupted command was writing
+PROGRESS_FILE = ".shards.json"  # key of the command that is writing the folder
 SUFFIX = {
     "JPEG": "jpg",
     "MPO": "jpg",
@@ -49,12 +49,28 @@ def shard_data(
     options: Mapping[str, Any],
     on_error: str,
 ) -> dict[str, Any]:
-    """Write every split as shards, ``train-000000.tar`` and so on, with ``index.json``; counts of each split."""
+    """Write a data set as shards, ``train-000000.tar`` and so on; a command that was interrupted resumes.
+
+    Args:
+        value: name, path or URL of the data set.
+        out: folder to write to.
+        per_shard: images per shard.
+        size: height and width of the images. Default: copy the image files as they are.
+        layout: name of the source (default: detect it).
+        options: options of the source.
+        on_error: "skip" leaves out images that can't be read, anything else refuses them.
+
+    Returns:
+        Images per split as "splits", the pattern of the training shards as "pattern", and a summary as "text".
+
+    Raises:
+        DataError: the data can't be read, or the folder can't be written or holds other files.
+    """
     skip = {"skip_bad": True} if on_error == "skip" else {}
     source, folder = open_source(value, {**options, **skip}, layout), Path(out).expanduser()
     logger.info(source.describe())
     if size is None and not (isinstance(source, ListedSource) and source.as_files):
-        raise DataError(f"{value} has no image files to copy; give the pixels to write, as in `size=76`.")
+        raise DataError(f"{value} has no image files to copy; set the size of the images, as in `size=76`.")
     key = compute_key(*(source.fingerprint(split) for split in source.splits()), per_shard, size)
     _start(folder, key)
     index: dict[str, Any] = {}
@@ -78,15 +94,19 @@ def shard_data(
 
 
 def _write_split(folder: Path, split: str, samples: _Samples, per_shard: int) -> dict[str, Any]:
-    """The shards of a split; samples and bytes of each. Those that are there, of an interrupted command, are kept."""
+    """Write the shards of a split that an interrupted command has not finished.
+
+    Returns:
+        The number of samples and the size in bytes of each shard, by its name.
+    """
     index: dict[str, Any] = {}
     with progress_bar(f"writing {split}", len(samples)) as progress:
         for number in range(-(-len(samples) // per_shard)):
             part = range(number * per_shard, min((number + 1) * per_shard, len(samples)))
             path = folder / f"{split}-{number:06d}.tar"
             if not path.exists():
-                for half in list_leftovers(path):
-                    half.unlink()
+                for leftover in list_leftovers(path):
+                    leftover.unlink()
                 _write_shard(path, part, samples)
             index[path.name] = {"samples": len(part), "bytes": path.stat().st_size}
             progress(len(part))
@@ -94,10 +114,10 @@ def _write_split(folder: Path, split: str, samples: _Samples, per_shard: int) ->
 
 
 def _start(folder: Path, key: str) -> None:
-    """Note what is being written.
+    """Create the folder, and note the key of what will be written there.
 
     Raises:
-        DataError: the folder can't be written, or holds anything but what the same command has written.
+        DataError: the folder can't be written, or holds files of anything except the same command.
     """
     note = folder / PROGRESS_FILE
     with reporting_write_errors(folder, DataError):
@@ -110,11 +130,11 @@ def _start(folder: Path, key: str) -> None:
 
 
 class _Samples:
-    """Rows of a split, and the content and ending of the image file of each.
+    """Samples of a split: rows and image files.
 
     Args:
-        rows: of the split.
-        content: from the number of an image to its file.
+        rows: rows of the split.
+        content: function from the number of an image to the bytes and the suffix of its file.
         kept: numbers of the images that can be read.
     """
 
@@ -125,14 +145,14 @@ class _Samples:
         return len(self.kept)
 
     def row(self, number: int) -> dict[str, Any]:
-        """The metadata of an image without its file, which has another name in a shard."""
+        """Return the metadata of an image without its file name, which differs in a shard."""
         row = self.rows.row(number)
         row.pop("file_name", None)
         return row
 
 
 def _encode_squares(source: Source, split: str, size: int) -> _Samples:
-    """Central squares of `size` pixels, as PNG."""
+    """Encode the central squares of the images, `size` pixels wide, as PNG."""
     data = prepare(source, split, size)
 
     def content(number: int) -> tuple[bytes, str]:
@@ -144,14 +164,18 @@ def _encode_squares(source: Source, split: str, size: int) -> _Samples:
 
 
 def _copy_files(source: ListedSource, split: str) -> _Samples:
-    """The files as they are. What can't be read is refused, or left out with `skip_bad`, first."""
+    """Copy the image files as they are, after decoding all images.
+
+    Raises:
+        DataError: an image can't be read, and `skip_bad` is not set.
+    """
     rows, files = source.rows(split), source.get_listing(split).files
     assert rows.files is not None
     bad = source.find_unreadable(split)
     if bad and not source.skip_bad:
         raise DataError(
             f"{len(bad):,} images of {split} can't be read:\n{join_problems(list(bad.values()))}\n"
-            "Mend them, or leave them out with `on_error=skip`."
+            "Repair them, or leave them out with `on_error=skip`."
         )
     names = rows.files
 
@@ -164,13 +188,13 @@ def _copy_files(source: ListedSource, split: str) -> _Samples:
 
 
 def _write_shard(path: Path, part: range, samples: _Samples) -> None:
-    """One shard, aside first; the same bytes for the same samples."""
+    """Write one shard, atomically; the same samples give the same bytes."""
     with replacing(path) as temporary, tarfile.open(temporary, "w", format=tarfile.USTAR_FORMAT) as shard:
         for number in part:
-            place = samples.kept[number]
-            image, suffix = samples.content(place)
-            row = json.dumps(samples.row(place), ensure_ascii=False).encode()
-            for ending, content in ((suffix, image), ("json", row)):
-                member = tarfile.TarInfo(f"{number:09d}.{ending}")
+            position = samples.kept[number]
+            image, image_suffix = samples.content(position)
+            row = json.dumps(samples.row(position), ensure_ascii=False).encode()
+            for suffix, content in ((image_suffix, image), ("json", row)):
+                member = tarfile.TarInfo(f"{number:09d}.{suffix}")
                 member.size = len(content)
                 shard.addfile(member, io.BytesIO(content))

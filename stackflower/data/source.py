@@ -1,4 +1,4 @@
-"""What a data set is before it is prepared."""
+"""Base class of data sets."""
 
 from __future__ import annotations
 
@@ -20,44 +20,61 @@ SPLITS = ("train", "validation", "test")
 
 @dataclass
 class Rows:
-    """One split without its images; every sequence has one entry an image. Captions, names of files and what else is
-    long may be read from a file when they are asked for."""
+    """Captions, labels and attributes of a split. Each sequence has one entry per image.
+
+    Sequences that may be long, such as the captions, may be read from a file on access.
+
+    Attributes:
+        captions: captions of each image.
+        labels: label of each image, if all have one.
+        class_names: names of the classes by label.
+        attributes: for each attribute, its value in each image.
+        mentioned_attributes: for each caption of each image, the names of the attributes that it mentions.
+        files: names of the image files; None if the images are generated.
+    """
 
     captions: Sequence[list[str]]
     labels: list[int] | None = None
     class_names: dict[int, str] = field(default_factory=dict)
-    attributes: dict[str, list[str]] = field(default_factory=dict)  # attribute → its value in each image
-    mentioned_attributes: Sequence[list[list[str]]] | None = None  # for each caption, the attributes it mentions
-    files: Sequence[str] | None = None  # names of the image files; None for images that are drawn
+    attributes: dict[str, list[str]] = field(default_factory=dict)
+    mentioned_attributes: Sequence[list[list[str]]] | None = None
+    files: Sequence[str] | None = None
 
     def __len__(self) -> int:
         return len(self.captions)
 
     def row(self, number: int) -> dict[str, Any]:
-        """The metadata of an image, as JSON holds it."""
-        found: dict[str, Any] = {"text": self.captions[number]}
+        """Return the metadata of an image in JSON types."""
+        row: dict[str, Any] = {"text": self.captions[number]}
         if self.labels is not None:
-            found["label"] = self.labels[number]
+            row["label"] = self.labels[number]
             if self.labels[number] in self.class_names:
-                found["class_name"] = self.class_names[self.labels[number]]
+                row["class_name"] = self.class_names[self.labels[number]]
         if self.attributes:
-            found["attributes"] = {name: values[number] for name, values in self.attributes.items()}
+            row["attributes"] = {name: values[number] for name, values in self.attributes.items()}
         if self.mentioned_attributes is not None:
-            found["mentioned_attributes"] = self.mentioned_attributes[number]
+            row["mentioned_attributes"] = self.mentioned_attributes[number]
         if self.files is not None:
-            found["file_name"] = self.files[number]
-        return found
+            row["file_name"] = self.files[number]
+        return row
 
 
 class ClassifierData(NamedTuple):
-    """Images on which the classifier that scores a data set can be trained automatically: no run ever trains on
-    them."""
+    """Images on which a classifier that scores a data set is trained automatically, and on which no run trains.
+
+    Attributes:
+        source: the images.
+        heads: attributes to classify in addition to the label.
+        epochs: length of the training.
+        description: description for the protocol.
+        key: everything that the images depend on.
+    """
 
     source: Source
-    heads: tuple[str, ...]  # attributes that are classified besides the label
+    heads: tuple[str, ...]
     epochs: int
-    description: str  # for the protocol
-    key: tuple[object, ...]  # what the images depend on
+    description: str
+    key: tuple[object, ...]
 
 
 class Source(Declared, ABC):
@@ -73,8 +90,7 @@ class Source(Declared, ABC):
 
     Example:
         >>> import numpy as np
-        >>> from stackflower.data import Source
-        >>> from stackflower.data.source import Rows
+        >>> from stackflower.data import Rows, Source
         >>> class Greys(Source):
         ...     def splits(self):
         ...         return ["train"]
@@ -203,7 +219,7 @@ class Source(Declared, ABC):
         for split in self.splits():
             try:
                 counts.append(f"{split} {self.count_images(split):,}")
-            except DataError:  # of a split that may not be wanted; who reads it is told why
+            except DataError:  # the split may not be needed; reading it raises this error again
                 counts.append(f"{split} can't be read")
         return f"Data: {self.title()} is {self.layout}: {', '.join(counts)} images."
 

@@ -1,4 +1,4 @@
-"""Tables in files: CSV and its kin, and Parquet."""
+"""Tables in files: CSV, with any delimiter, and Parquet."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 
 from stackflower.errors import DataError, MissingDependency
 
-COLUMNS = {  # usual names
+COLUMNS = {  # usual names of the columns
     "image": (
         "file_name",
         "filename",
@@ -32,7 +32,19 @@ LONGEST_CELL = 10_000_000  # characters
 
 
 def read_csv(text: str, where: Path, delimiter: str = ",") -> Iterator[tuple[int, dict[str, Any] | str]]:
-    """Number of the line and row of each row, or what is wrong with it: the end of a sentence. Empty lines are passed over."""
+    """Read a table of delimited text; empty lines are skipped.
+
+    Args:
+        text: the table.
+        where: name of the file, for messages.
+        delimiter: character between cells.
+
+    Yields:
+        The line number of each row, and the row as a dict or what is wrong with it (the end of a sentence).
+
+    Raises:
+        DataError: two columns have the same name.
+    """
     csv.field_size_limit(LONGEST_CELL)
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     columns: list[str] | None = None
@@ -40,7 +52,7 @@ def read_csv(text: str, where: Path, delimiter: str = ",") -> Iterator[tuple[int
         try:
             cells = next(reader, None)
         except csv.Error as error:
-            yield reader.line_num, f"and what follows can't be read as a table ({error})"
+            yield reader.line_num, f"and all following lines can't be read as a table ({error})"
             return
         if cells is None:
             return
@@ -61,7 +73,19 @@ def read_csv(text: str, where: Path, delimiter: str = ",") -> Iterator[tuple[int
 
 
 def read_parquet(content: bytes, where: Path) -> Iterator[tuple[int, dict[str, Any] | str]]:
-    """The rows of a Parquet file, with their numbers from 1."""
+    """Read a Parquet file.
+
+    Args:
+        content: bytes of the file.
+        where: name of the file, for messages.
+
+    Yields:
+        The number of each row, from 1, and the row.
+
+    Raises:
+        DataError: the file is damaged.
+        MissingDependency: pyarrow is not installed.
+    """
     try:
         from pyarrow import ArrowException
         from pyarrow.parquet import ParquetFile
@@ -78,24 +102,36 @@ def read_parquet(content: bytes, where: Path) -> Iterator[tuple[int, dict[str, A
 
 
 def parse_whole_number(cell: Any) -> int | None:
-    """A cell as a whole number, or None."""
+    """Parse a cell as a whole number; None if it is not one."""
     if isinstance(cell, int) and not isinstance(cell, bool):
         return cell
     return int(cell) if isinstance(cell, str) and re.fullmatch(r"-?\d{1,19}", cell) else None
 
 
-def find_column(what: str, given: str | None, names: Sequence[str], where: object) -> str:
-    """The column of a table that holds the image, the text, the label or the split: the given one, or one of a usual name; "" for none. DataError, with `where`, for a given
-    one that there is not."""
-    if given is not None and given not in names:
-        raise DataError(f"{where} has no column {given!r}; its columns are {', '.join(names) or 'none'}.")
+def find_column(content: str, chosen: str | None, names: Sequence[str], where: object) -> str:
+    """Find a column of a table.
+
+    Args:
+        content: what the column holds: "image", "text", "label" or "split".
+        chosen: name of the column, if the user chose one. Default: find a column with a usual name.
+        names: names of all columns.
+        where: name of the table, for messages.
+
+    Returns:
+        The name of the column, or "" for no such column.
+
+    Raises:
+        DataError: the table does not have the chosen column.
+    """
+    if chosen is not None and chosen not in names:
+        raise DataError(f"{where} has no column {chosen!r}; its columns are {', '.join(names) or 'none'}.")
     lower = {name.lower(): name for name in names}
-    return given or next((lower[name] for name in COLUMNS[what] if name in lower), "")
+    return chosen or next((lower[name] for name in COLUMNS[content] if name in lower), "")
 
 
-def build_column_error(what: str, names: Sequence[str], where: object) -> DataError:
-    """The sentence about a column that has to be named."""
+def build_column_error(content: str, names: Sequence[str], where: object) -> DataError:
+    """Build the error for a column that the user has to choose (see `find_column`)."""
     return DataError(
-        f"{where} has the columns {', '.join(names) or 'none'}, and which holds the {what} is not told by its name: "
-        f"Use `data.{what}_column=NAME`."
+        f"Can't tell which column of {where} holds the {content} (columns: {', '.join(names) or 'none'}). Use "
+        f"`data.{content}_column=NAME`."
     )

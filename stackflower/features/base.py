@@ -22,7 +22,7 @@ IMAGENET_STATISTICS = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 class Features(Declared):
     """Base class of features: a pretrained network from images to a pyramid of feature maps.
 
-    Subclasses set `family` and pass their network to this constructor. Features are a constant rather than a module:
+    A subclass sets `family` and passes its network to this constructor. Features are a constant rather than a module:
     modules that use them neither train, average nor save them. The network runs on the device of its input.
 
     Args:
@@ -32,6 +32,12 @@ class Features(Declared):
         std: standard deviation of RGB of the network's training images.
         name: name of the network for messages, such as ``timm resnet50``.
         example: height and width of the images with which the maps are measured.
+
+    Attributes:
+        family: family of architectures, such as "efficientnet"; an extractor of the same family flatters runs trained
+            with it.
+        channels: channels of each map.
+        strides: pixels of the image per pixel of each map.
     """
 
     requires = (
@@ -41,10 +47,9 @@ class Features(Declared):
     )
     offers = ("pretrained network",)
 
-    # family of architectures, such as "efficientnet"; an extractor of the same family flatters runs trained with it
     family: str = ""
-    channels: tuple[int, ...]  # of each map
-    strides: tuple[int, ...]  # of each map: pixels of the image per pixel of the map
+    channels: tuple[int, ...]
+    strides: tuple[int, ...]
 
     def __init__(self, network: nn.Module, mean: Sequence[float], std: Sequence[float], name: str, example: int = 224):
         self.name = name

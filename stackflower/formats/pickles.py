@@ -171,12 +171,10 @@ class _Reader(pickle._Unpickler):  # the unpickler in C can't restrict the types
         self._set_items(items)
 
     def load_setitem(self) -> None:
-        """Set one item of the dictionary on top of the stack."""
         value, key = self.stack.pop(), self.stack.pop()
         self._set_items([key, value])
 
     def load_setitems(self) -> None:
-        """Set the items above the mark in the dictionary on top of the stack."""
         self._set_items(self.pop_mark())
 
     def _set_items(self, items: list[Any]) -> None:
@@ -189,11 +187,9 @@ class _Reader(pickle._Unpickler):  # the unpickler in C can't restrict the types
             target[key] = value
 
     def load_append(self) -> None:
-        """Append one value to the list on top of the stack."""
         self._extend([self.stack.pop()])
 
     def load_appends(self) -> None:
-        """Append the values above the mark to the list on top of the stack."""
         self._extend(self.pop_mark())
 
     def _extend(self, items: list[Any]) -> None:

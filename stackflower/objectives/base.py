@@ -55,8 +55,12 @@ def average_over_heads(loss: Callable[[Tensor], Tensor], scores: Scores) -> Tens
 class Objective(Declared, nn.Module, ABC):
     """Base class of adversarial objectives.
 
-    Subclasses implement `discriminator_terms` and `generator_terms`. An objective is a module so that its state, kept
-    in buffers, is saved with the run.
+    A subclass defines `discriminator_terms` and `generator_terms`. An objective is a module so that its state, kept in
+    buffers, is saved with the run.
+
+    Attributes:
+        mismatched: whether mismatched pairs are used.
+        relativistic: whether each generated image is compared with a real one of the same text.
 
     Example:
         >>> import torch
@@ -76,8 +80,8 @@ class Objective(Declared, nn.Module, ABC):
         Requirement("logit scores", of="discriminator", why="requires logit scores, but {other} outputs {offered}"),
     )
 
-    mismatched: bool = True  # whether mismatched pairs are used
-    relativistic: ClassVar[bool] = False  # whether each generated image is compared with a real one of the same text
+    mismatched: bool = True
+    relativistic: ClassVar[bool] = False
 
     @abstractmethod
     def discriminator_terms(self, critic: Critic, pairs: Pairs) -> dict[str, Tensor]:

@@ -16,13 +16,13 @@ from stackflower.utils.distributed import gather, get_rank_and_size
 
 
 def compute_contrastive_loss(
-    similarity: Tensor, own: Tensor, label: Tensor | None = None, negative: Tensor | None = None
+    similarity: Tensor, columns: Tensor, label: Tensor | None = None, negative: Tensor | None = None
 ) -> Tensor:
     """Compute the cross-entropy of identifying each image's own text (Zhang et al. 2021, XMC-GAN, eq. 4).
 
     Args:
         similarity: logits of image i and text j, `(N, M)`.
-        own: column of each image's own text, `(N,)`.
+        columns: column of each image's own text, `(N,)`.
         label: class of each text, `(M,)`. Other texts of the image's class are excluded, because they may match it.
         negative: logits of each image and a text known not to match it, `(N,)`; added as one more column.
 
@@ -30,16 +30,16 @@ def compute_contrastive_loss(
         The mean over images, a scalar.
     """
     if label is not None:
-        same = label[own][:, None] == label
-        similarity = similarity.masked_fill(same.scatter(1, own[:, None], False), -torch.inf)
+        same = label[columns][:, None] == label
+        similarity = similarity.masked_fill(same.scatter(1, columns[:, None], False), -torch.inf)
     if negative is not None:
         similarity = torch.cat([similarity, negative[:, None]], 1)
-    return F.cross_entropy(similarity, own)
+    return F.cross_entropy(similarity, columns)
 
 
-def select_own_similarity(similarity: Tensor, own: Tensor) -> Tensor:
+def select_own_similarity(similarity: Tensor, columns: Tensor) -> Tensor:
     """Select the logit of each image and its own text, `(N,)`, from logits `(N, M)`."""
-    return similarity.gather(1, own[:, None])[:, 0]
+    return similarity.gather(1, columns[:, None])[:, 0]
 
 
 class Contrastive(Objective):
@@ -75,9 +75,11 @@ class Contrastive(Objective):
         if verdict.similarity is None:
             return {}
         rows = len(verdict.similarity)
-        own = torch.arange(rows, device=verdict.similarity.device) + get_rank_and_size()[0] * rows
+        columns = torch.arange(rows, device=verdict.similarity.device) + get_rank_and_size()[0] * rows
         label = None if text.label is None else gather(text.label)
         if label is not None and text.others is not None:
             label = torch.cat([label, text.others.label])
-        negatives = [select_own_similarity(each.similarity, own) for each in mismatched if each.similarity is not None]
-        return {"contrast": weight * compute_contrastive_loss(verdict.similarity, own, label, *negatives)}
+        negatives = [
+            select_own_similarity(other.similarity, columns) for other in mismatched if other.similarity is not None
+        ]
+        return {"contrast": weight * compute_contrastive_loss(verdict.similarity, columns, label, *negatives)}

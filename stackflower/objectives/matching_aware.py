@@ -14,8 +14,8 @@ from stackflower.stages.base import Critic
 class MatchingAware(Contrastive):
     """Base class of GAN-CLS's loss (Reed et al. 2016, algorithm 1): real + ½(mismatched + fake).
 
-    Subclasses implement the loss of a logit for real pairs (`real`), for fake and mismatched pairs (`fake`), and for
-    the generator (`generator_loss`). If the discriminator also scores images without text, the same terms are added
+    A subclass defines the loss of a logit for real pairs (`real`), for fake and mismatched pairs (`fake`), and for the
+    generator (`generator_loss`). If the discriminator also scores images without text, the same terms are added
     for these scores.
 
     Args:

@@ -39,12 +39,15 @@ BOUNDED_GRADIENT = Offer("bounded gradient", when={"weight": Not(0)})
 class Penalty(Declared, nn.Module, ABC):
     """Base class of penalties, regularisers that are added to the loss of one network.
 
-    Subclasses implement `forward`, which returns the unweighted penalty, and set `network`. Callers compute a penalty
-    every `every` steps and multiply it by `weight` and `every` (lazy regularisation, Karras et al. 2020).
+    A subclass defines `forward`, which returns the unweighted penalty. Training computes a penalty every `every` steps
+    and multiplies it by `weight` and `every` (lazy regularisation, Karras et al. 2020).
 
     Args:
         weight: weight in the loss.
         every: interval in steps.
+
+    Attributes:
+        network: network to whose loss the penalty is added.
 
     Example:
         >>> import torch
@@ -60,7 +63,7 @@ class Penalty(Declared, nn.Module, ABC):
         24.0
     """
 
-    network: ClassVar[Literal["discriminator", "generator"]] = "discriminator"  # to whose loss the penalty is added
+    network: ClassVar[Literal["discriminator", "generator"]] = "discriminator"
 
     def __init__(self, *, weight: Weight, every: Count = 1):
         super().__init__()

@@ -67,9 +67,11 @@ class Written:
         yield from (str(Path(self.where) / name) for name, _ in names(self.captions, self.per_caption))
 
     def to_dict(self) -> dict[str, Any]:
+        """Return the folder, the files and the captions."""
         return {"where": self.where, "files": list(self.files()), "captions": self.captions}
 
     def text(self) -> str:
+        """Return a sentence that says what was written where."""
         total = len(self.captions) * self.per_caption
         if self.file is not None or total == 1:
             return next(self.files())

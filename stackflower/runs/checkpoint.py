@@ -197,7 +197,7 @@ class CheckpointWriter:
         """Delete the unfinished checkpoint and raise TrainingFailed; earlier checkpoints are kept."""
         shutil.rmtree(self.aside, ignore_errors=True)
         complete = self.run.list_checkpoints()
-        kept = f"The previous one, {complete[-1].name}, is intact" if complete else "The run has no earlier one"
+        kept = f"The previous one, {complete[-1].name}, is untouched" if complete else "The run has no earlier one"
         raise TrainingFailed(
             f"The checkpoint {self.final.name} could not be written: {error}. {kept}. Free some disk space, then "
             f"resume with `resume={self.run}`."

@@ -89,13 +89,18 @@ class Condition(NamedTuple):
 class Conditioning(Declared, nn.Module, ABC):
     """Base class of conditionings, which map text embeddings `(N, T)` to conditions `(N, dim)`.
 
-    Subclasses set `dim` and implement `forward`. A random conditioning sets `noise_dim` and takes all its randomness
+    A subclass sets `dim` and defines `forward`. A random conditioning sets `noise_dim` and takes all its randomness
     from the noise.
+
+    Attributes:
+        dim: size C of the condition.
+        noise_dim: standard normal values per image.
+        weights: weight of each entry of `Condition.terms`.
     """
 
-    dim: int  # size C of the condition
-    noise_dim: int = 0  # standard normal values per image
-    weights: Mapping[str, float] = {}  # weight of each entry of `Condition.terms`
+    dim: int
+    noise_dim: int = 0
+    weights: Mapping[str, float] = {}
 
     @abstractmethod
     def forward(self, embedding: Tensor, noise: Tensor) -> Condition:
@@ -113,7 +118,13 @@ class Conditioning(Declared, nn.Module, ABC):
 class Generator(Declared, nn.Module, ABC):
     """Base class of generators, which map conditions `(N, C)` and noise `(N, noise_dim)` to images in `[-1, 1]`.
 
-    Subclasses set `resolutions` and `noise_dim`, and implement `generate`.
+    A subclass sets `resolutions` and `noise_dim`, and defines `generate`.
+
+    Attributes:
+        resolutions: heights and widths of the images, ascending.
+        noise_dim: size of the noise.
+        noise: distribution of the noise, standard normal or uniform on [-1, 1].
+        weights: weight of each entry of `terms`.
 
     Example:
         >>> import torch
@@ -126,10 +137,10 @@ class Generator(Declared, nn.Module, ABC):
 
     requires: ClassVar[Requirements] = (SettingRequirement("stage", 1, why="starts from noise alone"),)
 
-    resolutions: tuple[int, ...]  # of the images, ascending
-    noise_dim: int  # size of the noise
-    noise: Literal["normal", "uniform"] = "normal"  # standard normal, or uniform on [-1, 1]
-    weights: Mapping[str, float] = {}  # weight of each entry of `terms`
+    resolutions: tuple[int, ...]
+    noise_dim: int
+    noise: Literal["normal", "uniform"] = "normal"
+    weights: Mapping[str, float] = {}
 
     def __init__(self) -> None:
         super().__init__()
@@ -170,7 +181,7 @@ class Generator(Declared, nn.Module, ABC):
 class Refiner(Generator):
     """Base class of later-stage generators, which refine the images of the previous stage.
 
-    Refiners take no noise by default. Subclasses set `resolutions` and implement `generate`.
+    Refiners take no noise by default. A subclass sets `resolutions` and defines `generate`.
     """
 
     requires = (SettingRequirement("stage", Not(1), why="refines a previous stage (`stage=2` with `below=RUN`)"),)
@@ -313,9 +324,9 @@ class Stage(nn.Module):
 class Discriminator(Declared, nn.Module, ABC):
     """Base class of discriminators, which score images `(N, 3, R, R)` against texts.
 
-    Subclasses implement `trunk`, which runs once per batch of images, and `judge`, which scores the trunk's features
-    against a text and runs once per text. Frozen computations, such as a pretrained network, belong in `perceive`: its
-    output is shared by the discriminator's and the generator's step.
+    A subclass defines `trunk`, which runs once per batch of images, and `judge`, which scores the trunk's features
+    against a text and runs once per text. Frozen computations, such as a pretrained network, belong in `perceive`,
+    whose output is shared by the discriminator's and the generator's step.
 
     Example:
         >>> import torch

@@ -144,5 +144,7 @@ class Networks:
 
     def find_non_finite(self) -> list[str]:
         """Return the networks with non-finite weights, as in "generator's weights". Waits for the device."""
-        norms = {name: torch._foreach_norm(list(learner.module.parameters())) for name, learner in self.learners.items()}
+        norms = {
+            name: torch._foreach_norm(list(learner.module.parameters())) for name, learner in self.learners.items()
+        }
         return [f"{name}'s weights" for name, norm in norms.items() if not torch.stack(norm).isfinite().all()]

@@ -237,7 +237,9 @@ def make_trainer(
     if limit is None:
         length = Length.fixed(train.images or max(1, int((train.epochs or 0) * inputs.epoch)))
     elif not record.length:
-        rarest = max((p.every for adversary in networks.adversaries.values() for p in adversary.all_penalties()), default=1)
+        rarest = max(
+            (p.every for adversary in networks.adversaries.values() for p in adversary.all_penalties()), default=1
+        )
         output = config.output
         sparing = not (output.checkpoint_every or output.sample_every or output.eval_every)
         pace = Pace(began + limit, limit, train.batch_size * train.critic_steps, rarest, sparing)

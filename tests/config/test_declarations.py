@@ -6,9 +6,9 @@ import inspect
 import re
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
+from conftest import ROOT
 
 from stackflower import registry
 from stackflower.config.merge import merge
@@ -19,7 +19,6 @@ from stackflower.declarations import Declared, Offer, Requirement, SettingRequir
 from stackflower.errors import ConfigError
 from stackflower.recipes.load import load_recipe
 
-ROOT = Path(__file__).parent.parent
 ENTRIES = [(entry.kind, entry.name) for entry in registry.entries() if entry.owner == "stackflower"]
 CLASSES: dict[tuple[str, str], type[Declared]] = {part: registry.get(*part) for part in ENTRIES}
 REQUIREMENTS = [

@@ -30,7 +30,7 @@ def test_every_recipe_and_every_stage_of_it_can_start(stackflower, trained: Path
     assert text["source"]
 
 
-def test_small_siblings_come_by_one_rule() -> None:
+def test_small_siblings_of_recipes_follow_one_rule() -> None:
     for name in recipes():
         if name.endswith("-mini"):
             large, small = load_recipe(name.removesuffix("-mini")), load_recipe(name)
@@ -50,7 +50,7 @@ def test_narrowing_changes_what_it_says_and_nothing_else() -> None:
     assert values == load_recipe("stackgan"), "the recipe itself is left alone"
 
 
-def test_stages_of_a_recipe() -> None:
+def test_each_stage_of_a_recipe_has_its_own_settings() -> None:
     above = load_recipe("stackgan", 2)
     assert above["generator"]["name"] == "stage2" and above["discriminator"]["unconditional"] is True
     assert above["train"]["epochs"] == 600 and above["optimizer"]["generator"]["halve_every"] == 100

@@ -15,7 +15,7 @@ from typing import Any
 
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
-from test_hostile_data import jpeg
+from sample_data import jpeg
 
 from stackflower.data.inspection import check_data as check
 from stackflower.data.opening import open_source
@@ -89,7 +89,9 @@ def adds_up(source: Any, images: list[str], given: int) -> None:
 
 @EXAMPLES
 @given(rows(), st.booleans(), st.sampled_from(["\n", "\r\n"]), st.booleans())
-def test_json_lines(found: tuple[list[str], list[dict[str, Any]]], bom: bool, ending: str, blank: bool) -> None:
+def test_each_row_of_json_lines_is_used_or_told(
+    found: tuple[list[str], list[dict[str, Any]]], bom: bool, ending: str, blank: bool
+) -> None:
     images, own = found
     lines = [json.dumps(row, ensure_ascii=bom) for row in own]
     files = dict.fromkeys(images, JPEG) | {"metadata.jsonl": text_of(lines, bom, ending, blank)}
@@ -99,7 +101,7 @@ def test_json_lines(found: tuple[list[str], list[dict[str, Any]]], bom: bool, en
 
 @EXAMPLES
 @given(rows(), st.booleans(), st.sampled_from(["\n", "\r\n"]), st.permutations(["file_name", "text", "label", "other"]))
-def test_comma_separated_values(
+def test_each_row_of_comma_separated_values_is_used_or_told(
     found: tuple[list[str], list[dict[str, Any]]], bom: bool, ending: str, columns: list[str]
 ) -> None:
     images, own = found
@@ -122,7 +124,7 @@ def test_comma_separated_values(
 @example(b'file_name,text\n1.jpg,"never closed\n2.jpg,x\n', "metadata.csv")
 @example(b"file_name,file_name\n1.jpg,x\n", "metadata.csv")
 @example(b"\xff\xfe1", "metadata.jsonl")
-def test_any_bytes_where_metadata_should_be(content: bytes, name: str) -> None:
+def test_any_bytes_in_place_of_metadata_are_read_or_refused_in_a_sentence(content: bytes, name: str) -> None:
     with folder({"1.jpg": JPEG, name: content}) as path:
         target = path / name if name.endswith(".zip") else path
         try:
@@ -136,7 +138,7 @@ def test_any_bytes_where_metadata_should_be(content: bytes, name: str) -> None:
 
 @EXAMPLES
 @given(st.lists(STEM, max_size=6, unique_by=str.casefold), st.data())
-def test_texts_beside_images(stems: list[str], data: st.DataObject) -> None:
+def test_each_image_and_each_text_beside_it_is_used_or_told(stems: list[str], data: st.DataObject) -> None:
     files: dict[str, bytes] = {}
     for stem in stems:
         if data.draw(st.booleans()):
@@ -156,7 +158,7 @@ def test_texts_beside_images(stems: list[str], data: st.DataObject) -> None:
 
 @EXAMPLES
 @given(st.lists(st.tuples(IMAGE, st.text(max_size=10)), max_size=6), st.sampled_from(",\t;|"))
-def test_tables(pairs: list[tuple[str, str]], delimiter: str) -> None:
+def test_each_image_of_a_table_is_used_or_told(pairs: list[tuple[str, str]], delimiter: str) -> None:
     out = io.StringIO()
     csv.writer(out, delimiter=delimiter, lineterminator="\n", quoting=csv.QUOTE_ALL).writerows(
         [("image", "caption"), *pairs]
@@ -182,7 +184,7 @@ def test_tables(pairs: list[tuple[str, str]], delimiter: str) -> None:
     ),
     st.integers(0, 3000),
 )
-def test_shards(members: list[tuple[str, str, bytes]], cut: int) -> None:
+def test_each_sample_of_a_shard_is_used_or_told(members: list[tuple[str, str, bytes]], cut: int) -> None:
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w") as archive:
         for key, ending, content in members:
@@ -208,7 +210,7 @@ def test_shards(members: list[tuple[str, str, bytes]], cut: int) -> None:
 
 @EXAMPLES
 @given(rows())
-def test_a_zip_archive_is_as_its_folder(found: tuple[list[str], list[dict[str, Any]]]) -> None:
+def test_a_zip_archive_reads_as_its_folder(found: tuple[list[str], list[dict[str, Any]]]) -> None:
     images, own = found
     images = [name for name in images if "\\" not in name and "/" not in name]
     files = dict.fromkeys(images, JPEG) | {
@@ -218,5 +220,7 @@ def test_a_zip_archive_is_as_its_folder(found: tuple[list[str], list[dict[str, A
         with zipfile.ZipFile(f"{other}/x.zip", "w") as archive:
             for name, content in files.items():
                 archive.writestr(zipfile.ZipInfo(name), content)
-        one, two = (open_source(place, {"skip_bad": True}).get_listing("train") for place in (str(path), f"{other}/x.zip"))
+        one, two = (
+            open_source(place, {"skip_bad": True}).get_listing("train") for place in (str(path), f"{other}/x.zip")
+        )
         assert one.rows == two.rows and len(one.problems) == len(two.problems)

@@ -14,9 +14,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import TINY_NETWORKS
-from test_hostile_data import jpeg
-from test_layouts import birds, oxford
+from conftest import TINY_NETWORKS, symlink
+from sample_data import birds, jpeg, oxford
 
 from stackflower.data import archives
 from stackflower.data.opening import open_source, source_part
@@ -58,7 +57,7 @@ MAKERS: dict[str, Callable[[Path], Path]] = {
 
 @pytest.mark.parametrize("ending", ["zip", "tar", "tar.gz", "tgz", "tar.bz2", "tar.xz"])
 @pytest.mark.parametrize("layout", MAKERS)
-def test_a_layout_in_an_archive_is_as_in_the_folder(tmp_path: Path, layout: str, ending: str) -> None:
+def test_a_layout_in_an_archive_reads_as_in_the_folder(tmp_path: Path, layout: str, ending: str) -> None:
     if layout == "sidecar" and ending == "tar":
         pytest.skip("a plain tar file of images and texts is a WebDataset shard")
     folder = MAKERS[layout](tmp_path / "data" / "flowers")
@@ -77,7 +76,7 @@ def test_a_layout_in_an_archive_is_as_in_the_folder(tmp_path: Path, layout: str,
     assert sorted(tmp_path.iterdir()) == before, "nothing is unpacked beside it"
 
 
-def test_training_on_an_archive(stackflower, tmp_path: Path) -> None:
+def test_a_run_trains_on_an_archive(stackflower, tmp_path: Path) -> None:
     image_folder(tmp_path / "data")
     shutil.make_archive(str(tmp_path / "flowers"), "zip", tmp_path / "data")
     said = stackflower("train", "--data", "flowers.zip", "--images", 8, "--out", "run", *TINY_NETWORKS).output
@@ -102,14 +101,14 @@ def link(name: str) -> zipfile.ZipInfo:
 
 
 @pytest.mark.parametrize("name", ["../outside.jpg", "/etc/x.jpg", "a/../../x.jpg", "C:\\x.jpg"])
-def test_names_that_lead_out_of_an_archive(stackflower, tmp_path: Path, name: str) -> None:
+def test_names_that_lead_out_of_an_archive_are_refused(stackflower, tmp_path: Path, name: str) -> None:
     zipped(tmp_path / "bad.zip", ("1.jpg", jpeg()), (name, jpeg()), ("metadata.jsonl", metadata("1.jpg", name)))
     said = stackflower("data", "check", "bad.zip", code=2).output
     assert "line 2 names" in said and ("leads out of the archive" in said or "which does not exist" in said)
     assert [path.name for path in tmp_path.iterdir()] == ["bad.zip"]
 
 
-def test_links_and_repeated_names_in_archives(stackflower, tmp_path: Path) -> None:
+def test_links_and_repeated_names_in_archives_are_told(stackflower, tmp_path: Path) -> None:
     entries = [
         ("1.jpg", jpeg()),
         (link("2.jpg"), b"/etc/passwd"),
@@ -154,7 +153,7 @@ def test_damaged_archives_are_named(stackflower, tmp_path: Path) -> None:
     assert "flip.zip" in stackflower("data", "check", "flip.zip", code=2).output
 
 
-def test_an_encrypted_archive(tmp_path: Path) -> None:
+def test_an_encrypted_archive_is_refused(tmp_path: Path) -> None:
     content = bytearray(
         zipped(tmp_path / "x.zip", ("1.jpg", jpeg()), ("metadata.jsonl", metadata("1.jpg"))).read_bytes()
     )
@@ -166,7 +165,7 @@ def test_an_encrypted_archive(tmp_path: Path) -> None:
         open_source(str(tmp_path / "x.zip")).rows("train")
 
 
-def test_decompression_bombs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_decompression_bombs_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(archives, "SMALL_ARCHIVE", 2**20)
     zeros = bytes(2**23)
     with zipfile.ZipFile(tmp_path / "bomb.zip", "w", zipfile.ZIP_DEFLATED) as archive:
@@ -195,7 +194,7 @@ def test_texts_and_images_that_are_refused_are_told(tmp_path: Path, stackflower,
     sidecars(tmp_path / "data")
     if way == "folder":
         (tmp_path / "elsewhere.jpg").write_bytes(jpeg())
-        (tmp_path / "data" / "a" / "9.jpg").symlink_to(tmp_path / "elsewhere.jpg")
+        symlink(tmp_path / "data" / "a" / "9.jpg", tmp_path / "elsewhere.jpg")
         said = stackflower("data", "check", "data", code=2).output
         assert "9.jpg is a link out of the folder" in said
         return
@@ -207,12 +206,12 @@ def test_texts_and_images_that_are_refused_are_told(tmp_path: Path, stackflower,
 def test_links_to_folders_inside_are_followed(tmp_path: Path) -> None:
     root = image_folder(tmp_path / "data")
     (root / "train").rename(root / "v1")
-    (root / "train").symlink_to("v1")
+    symlink(root / "train", "v1")
     source = open_source(str(root))
     assert source.splits() == ["train", "validation"] and len(source.rows("train")) == 5
 
 
-def test_tar_headers_that_would_do_harm(tmp_path: Path, stackflower) -> None:
+def test_tar_headers_that_would_do_harm_are_refused(tmp_path: Path, stackflower) -> None:
     long = tarfile.TarInfo("././@LongLink")
     long.type, long.size = tarfile.GNUTYPE_LONGNAME, 4
     chain = (long.tobuf(tarfile.GNU_FORMAT) + b"abc\0" + bytes(508)) * 3000

@@ -20,7 +20,7 @@ VALUES = st.recursive(
 
 
 @given(st.lists(VALUES))
-def test_a_temporary_file_is_a_list(values: list[Any]) -> None:
+def test_a_temporary_file_behaves_as_a_list(values: list[Any]) -> None:
     lines = JsonLines()
     for number, value in enumerate(values):
         lines.append(value)
@@ -33,7 +33,7 @@ def test_a_temporary_file_is_a_list(values: list[Any]) -> None:
 
 
 @pytest.mark.parametrize("at_once", (1, 50, 1 << 20))
-def test_a_file_is_read_in_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at_once: int) -> None:
+def test_a_file_of_rows_is_read_in_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at_once: int) -> None:
     monkeypatch.setattr(json_lines, "BLOCK_SIZE", at_once)
     values = [{"text": ["a\nb\u2028ü\ud800" * (number % 7)], "number": number} for number in range(100)]
     write_json_lines(tmp_path / "a.jsonl", values)
@@ -48,7 +48,7 @@ def test_half_a_line_is_refused(tmp_path: Path) -> None:
         JsonLines(tmp_path / "a.jsonl")
 
 
-def test_threads_read_and_write_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_threads_can_read_and_write_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(json_lines, "MAX_IN_MEMORY", 100)
     lines = JsonLines()
     lines.extend(range(1000))
@@ -56,13 +56,13 @@ def test_threads_read_and_write_at_once(monkeypatch: pytest.MonkeyPatch) -> None
         assert all(pool.map(lambda number: lines[number] == number, list(range(1000)) * 10))
 
 
-def test_space_within_a_line(tmp_path: Path) -> None:
+def test_white_space_within_a_line_does_not_end_it(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_bytes(b'{"a":\r 1}\r\n[2]\n')
     lines = JsonLines(tmp_path / "a.jsonl")
     assert list(lines) == [lines[0], lines[1]] == [{"a": 1}, [2]]
 
 
-def test_no_room_for_a_temporary_file(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_room_for_a_temporary_file_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     lines = JsonLines()
 
     def full(content: bytes) -> int:

@@ -6,39 +6,16 @@ import json
 import os
 from pathlib import Path
 
-import numpy as np
 import pytest
-import torch
 from conftest import TINY_NETWORKS
-from PIL import Image
-from scipy.io import savemat
+from sample_data import birds, oxford, picture
 
 from stackflower.data.opening import open_source, source_part
 from stackflower.data.prepared import prepare
 from stackflower.errors import DataError
 
 
-def picture(path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(torch.randint(0, 256, (20, 24, 3), dtype=torch.uint8).numpy()).save(path)
-
-
-def oxford(root: Path, count: int = 30) -> Path:
-    """Oxford-102 in small: 30 images of 25 classes, in three official parts."""
-    labels = np.arange(count) % 25 + 1
-    for number, label in enumerate(labels, 1):
-        picture(root / "jpg" / f"image_{number:05d}.jpg")
-        text = root / "text_c10" / f"class_{label:05d}" / f"image_{number:05d}.txt"
-        text.parent.mkdir(parents=True, exist_ok=True)
-        text.write_text(f"flower {number}\nof class {label}\n\n")
-    ids = np.arange(1, count + 1, dtype=np.uint16)
-    savemat(root / "imagelabels.mat", {"labels": labels.astype(np.uint8)})
-    savemat(root / "setid.mat", {"trnid": ids[20:], "valid": ids[15:20], "tstid": ids[:15]})
-    (root / "cat_to_name.json").write_text('{"1": "pink primrose"}')
-    return root
-
-
-def test_oxford_102(tmp_path: Path, stackflower) -> None:
+def test_oxford_102_is_recognised_and_read_in_each_of_its_splits(tmp_path: Path, stackflower) -> None:
     root = oxford(tmp_path / "flowers")
     assert source_part(str(root)) == {"name": "oxford-102", "path": str(root)}
     source = open_source(str(root))
@@ -66,30 +43,7 @@ def test_oxford_102(tmp_path: Path, stackflower) -> None:
         open_source(str(root)).rows("train")
 
 
-def birds(root: Path) -> Path:
-    """CUB-200-2011 in small: four images of two classes, a white square where the bird is."""
-    classes = [f"{number} {number:03d}.Bird_{number}" for number in range(1, 201)]
-    files = [f"{label:03d}.Bird_{label}/{number}.jpg" for number, label in ((1, 1), (2, 1), (3, 2), (4, 200))]
-    for file in files:
-        (root / "images" / file).parent.mkdir(parents=True, exist_ok=True)
-        pixels = np.zeros((60, 100, 3), np.uint8)
-        pixels[20:40, 70:90] = 255
-        Image.fromarray(pixels).save(root / "images" / file, quality=95)
-        (root.parent / "text_c10" / file).parent.mkdir(parents=True, exist_ok=True)
-        (root.parent / "text_c10" / file).with_suffix(".txt").write_text("a white bird\nwhite\n")
-    tables = {
-        "classes": classes,
-        "images": [f"{number} {file}" for number, file in enumerate(files, 1)],
-        "image_class_labels": ["1 1", "2 1", "3 2", "4 200"],
-        "bounding_boxes": [f"{number} 70.0 20.0 20.0 20.0" for number in range(1, 5)],
-        "train_test_split": ["1 1", "2 0", "3 1", "4 0"],
-    }
-    for name, lines in tables.items():
-        (root / f"{name}.txt").write_text("\n".join(lines) + "\n")
-    return root
-
-
-def test_cub_200(tmp_path: Path, stackflower) -> None:
+def test_cub_200_is_recognised_and_cropped_to_its_boxes(tmp_path: Path, stackflower) -> None:
     root = birds(tmp_path / "CUB_200_2011")
     assert source_part(str(root))["name"] == "cub-200"
     source = open_source(str(root))
@@ -118,7 +72,7 @@ def test_cub_200(tmp_path: Path, stackflower) -> None:
     assert "unpack text_c10" in stackflower("data", "check", root, code=2).output
 
 
-def test_images_with_a_text_beside_each(tmp_path: Path, stackflower) -> None:
+def test_images_with_a_text_beside_each_are_recognised_and_read(tmp_path: Path, stackflower) -> None:
     for split, count in (("train", 6), ("val", 2)):
         for number in range(count):
             picture(tmp_path / "data" / split / f"{number}.PNG")
@@ -144,7 +98,7 @@ def test_images_with_a_text_beside_each(tmp_path: Path, stackflower) -> None:
     assert len(open_source(str(tmp_path / "data"), {"skip_bad": True}).rows("train")) == 3
 
 
-def test_coco_captions(tmp_path: Path, stackflower) -> None:
+def test_coco_captions_are_recognised_and_read(tmp_path: Path, stackflower) -> None:
     root = tmp_path / "coco"
     for part, count in (("train2017", 5), ("val2017", 2)):
         images = [{"id": 10 + number, "file_name": f"{number:012d}.jpg"} for number in range(count)]
@@ -162,10 +116,7 @@ def test_coco_captions(tmp_path: Path, stackflower) -> None:
     assert source.rows("train").captions[1] == ["number 11", "number 11 again"] and source.rows("train").labels is None
     assert "1 images of captions_train2017.json have no caption" in stackflower("data", "check", root).output
     (root / "train2017" / "000000000003.jpg").unlink()
-    assert (
-        "image 13 names 000000000003.jpg, which does not exist"
-        in stackflower("data", "check", root, code=2).output
-    )
+    assert "image 13 names 000000000003.jpg, which does not exist" in stackflower("data", "check", root, code=2).output
     (root / "annotations" / "captions_val2017.json").write_text('{"images": 3}')
     assert "is not a file of COCO's captions" in stackflower("data", "check", root, code=2).output
 
@@ -177,8 +128,8 @@ def real_data() -> Path:
     return Path(folder)
 
 
-def test_real_oxford_102_is_the_prepared_one() -> None:
-    """The same photographs in the form that people download and in another: labels, class names and captions agree, and the images do."""
+def test_real_oxford_102_as_downloaded_equals_its_other_form() -> None:
+    """In the form that people download and in another, labels, class names, captions and images agree."""
     raw, other = open_source(str(real_data() / "oxford-102-raw")), open_source(str(real_data() / "flowers-96"))
     known = {}
     for split in other.splits():

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import TINY_NETWORKS
-from test_hostile_data import jpeg
+from conftest import TINY_NETWORKS, posix
+from sample_data import jpeg
 
 from stackflower.data import listed
 from stackflower.data.opening import open_source, source_part
@@ -80,24 +80,24 @@ def test_a_prepared_folder_is_a_data_set(tmp_path: Path, stackflower) -> None:
     )
 
 
-def test_what_deserves_a_look_is_told(tmp_path: Path, stackflower) -> None:
+def test_duplicates_and_near_empty_captions_are_told(tmp_path: Path, stackflower) -> None:
     root = flowers(tmp_path / "flowers")
     spoil(root)
     said = stackflower("data", "prepare", "flowers", "out", code=2).output
     assert "line 10 names gone.jpg" in said and not (tmp_path / "out" / "prepared.json").exists()
     said = stackflower("data", "prepare", "flowers", "out", "--on-error", "skip").output
     assert "train: 10 images" in said and "2 rows or images are left out" in said
-    assert "1 images are there again, the first: 5.jpg has the pixels of 4.jpg" in said
-    assert "1 captions say next to nothing, the first: 7.jpg has the caption '?!'" in said
+    assert "1 images are duplicates. The first: 5.jpg has the same pixels as 4.jpg" in said
+    assert "1 captions are near-empty. The first: 7.jpg has the caption '?!'" in said
     left_out = (tmp_path / "out" / "left-out.txt").read_text().splitlines()
     assert len(left_out) == 2 and "gone.jpg" in left_out[0] and "3.jpg can't be read as an image" in left_out[1]
     page = (tmp_path / "out" / "summary.html").read_text()
     for part in (
         "kind 2",
-        "5.jpg has the pixels of 4.jpg",
+        "5.jpg has the same pixels as 4.jpg",
         "gone.jpg",
         "data:image/jpeg;base64",
-        "1 images are in more than one split",
+        "1 images occur in more than one split",
     ):
         assert part in page, part
     assert "<script" not in page and "http" not in page.replace("http-equiv", "")
@@ -107,7 +107,7 @@ def test_what_deserves_a_look_is_told(tmp_path: Path, stackflower) -> None:
     )
 
 
-def test_it_is_the_same_every_time(tmp_path: Path, stackflower) -> None:
+def test_preparing_with_any_number_of_jobs_writes_the_same_bytes(tmp_path: Path, stackflower) -> None:
     flowers(tmp_path / "flowers")
     for out, jobs in (("one", 1), ("two", 4)):
         stackflower("data", "prepare", "flowers", out, "--jobs", jobs)
@@ -116,8 +116,9 @@ def test_it_is_the_same_every_time(tmp_path: Path, stackflower) -> None:
     assert all((tmp_path / "one" / file).read_bytes() == (tmp_path / "two" / file).read_bytes() for file in files)
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
-def test_killed_it_goes_on(tmp_path: Path, number: signal.Signals) -> None:
+@posix
+@pytest.mark.parametrize("name", ["SIGKILL", "SIGINT"])
+def test_a_killed_preparation_resumes_where_it_stopped(tmp_path: Path, name: str) -> None:
     flowers(tmp_path / "flowers", 60)
     command = [sys.executable, "-c", SLOWLY, "data", "prepare", "flowers", "out", "--jobs", "1"]
     process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
@@ -125,9 +126,9 @@ def test_killed_it_goes_on(tmp_path: Path, number: signal.Signals) -> None:
     end = time.monotonic() + 60
     while (done() is None or np.load(done()).sum() < 20) and time.monotonic() < end and process.poll() is None:
         time.sleep(0.02)
-    process.send_signal(number)
+    process.send_signal(getattr(signal, name))
     said = process.communicate()[0]
-    if number == signal.SIGINT:
+    if name == "SIGINT":
         assert process.returncode == 130 and "Rerun the command" in said and "Traceback" not in said
     before = int(np.load(done()).sum())
     assert 20 <= before < 60
@@ -155,12 +156,12 @@ main(sys.argv[1:])
 """
 
 
-def test_a_folder_that_is_taken(tmp_path: Path, stackflower) -> None:
+def test_a_folder_that_holds_something_else_is_refused(tmp_path: Path, stackflower) -> None:
     flowers(tmp_path / "flowers")
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("x")
     assert "holds thesis.txt; name a new folder" in stackflower("data", "prepare", "flowers", "mine", code=2).output
-    assert "holds metadata.jsonl" in stackflower("data", "prepare", "flowers", "flowers", code=2).output or True
+    assert "holds metadata.jsonl" in stackflower("data", "prepare", "flowers", "flowers", code=2).output
     stackflower("data", "prepare", "flowers", "out")
     stackflower("data", "prepare", "flowers", "out")  # again: it opens what is there
     assert "at another size" in stackflower("data", "prepare", "flowers", "out", "--size", 64, code=2).output
@@ -230,7 +231,7 @@ def test_what_was_prepared_is_not_enlarged(tmp_path: Path, stackflower) -> None:
     stackflower("data", "shard", "small", "shards", "--size", 32)
 
 
-def test_a_failed_attempt_leaves_nothing_once_it_went_well(tmp_path: Path, stackflower) -> None:
+def test_a_failed_preparation_leaves_nothing_once_it_succeeds(tmp_path: Path, stackflower) -> None:
     root = flowers(tmp_path / "flowers")
     spoil(root)
     (root / "train" / "9.jpg").rename(root / "train" / "gone.jpg")

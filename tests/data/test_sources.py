@@ -1,4 +1,4 @@
-"""Every registered data source, by parametrization: the same images in its layout, with their captions, and none left blank."""
+"""Every registered data source gives the same images in its layout, with their captions, and none is blank."""
 
 from __future__ import annotations
 
@@ -170,7 +170,7 @@ def stackgan(root: Path, rows: dict[str, list[Row]]) -> dict[str, Any]:
 
 @layout
 def reverse_image_caption(root: Path, rows: dict[str, list[Row]]) -> dict[str, Any]:
-    from test_importers import data_frame
+    from sample_data import data_frame
 
     words = sorted({word for row in rows["train"] for caption in row["text"] for word in caption.split()})
     number_of = {word: str(number) for number, word in enumerate(words, 1)}
@@ -212,7 +212,9 @@ MARKS = {"huggingface": pytest.mark.extras}
 
 
 @pytest.mark.parametrize("name", [pytest.param(one, marks=MARKS.get(one, ())) for one in registry.list_parts("data")])
-def test_data_source(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_registered_source_is_read_shared_out_and_checked(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     make_folder("synthetic-flowers", "flowers", count=COUNTS["train"], validation=3, test=2, resolution=64, seed=0)
     rows: dict[str, list[Row]] = {split: [] for split in COUNTS}

@@ -87,7 +87,7 @@ def test_a_classifier_with_damaged_metadata_is_refused(
     assert "is not a classifier written by" in said or "it is damaged" in said
 
 
-def test_a_classifier_of_captions_alone(stackflower, tmp_path: Path, domain_flags: list[str]) -> None:
+def test_a_classifier_can_be_trained_on_captions_alone(stackflower, tmp_path: Path, domain_flags: list[str]) -> None:
     """Data without labels: it compares images with captions, and has no classes."""
     for split in ("train", "validation", "test"):
         path = tmp_path / "data" / split / "metadata.jsonl"
@@ -105,7 +105,9 @@ def test_a_classifier_of_captions_alone(stackflower, tmp_path: Path, domain_flag
     )
 
 
-def test_a_classifier_over_a_pretrained_network(stackflower, tmp_path: Path, domain_flags: list[str]) -> None:
+def test_a_classifier_can_be_trained_over_a_pretrained_network(
+    stackflower, tmp_path: Path, domain_flags: list[str]
+) -> None:
     from torchvision.models import shufflenet_v2_x0_5
 
     torch.save(shufflenet_v2_x0_5(weights=None).state_dict(), tmp_path / "w.pt")

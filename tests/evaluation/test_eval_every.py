@@ -119,7 +119,7 @@ def test_scores_of_another_protocol_do_not_compare(stackflower, tmp_path: Path, 
         (["--eval-every", "0"], "--eval-every"),
     ],
 )
-def test_what_cannot_choose_is_refused(stackflower, arguments: list[str], said: str) -> None:
+def test_scores_that_can_not_choose_a_best_model_are_refused(stackflower, arguments: list[str], said: str) -> None:
     assert said in stackflower("train", "--out", "run", "--images", 16, *TINY, *arguments, code=2).output
 
 

@@ -157,7 +157,8 @@ def test_limits_of_scores_set_the_exit_code(stackflower, tmp_path: Path, trained
         ("is=nan", "METRIC=VALUE"),
         (
             "similar=1",
-            "no score that can have a limit; allowed are is, fid, kid, prdc, precision, recall, density, coverage, captions",
+            "no score that can have a limit; allowed are is, fid, kid, prdc, precision, recall, density, coverage, "
+            "captions",
         ),
         ("recall=1", "--metrics is,fid,prdc"),
         ("kid=1", "--metrics is,fid,kid"),
@@ -185,7 +186,7 @@ def test_features_judge_and_have_no_inception_score(stackflower, tmp_path: Path,
 def test_scores_by_the_2015_inception_are_torch_fidelitys(stackflower, tmp_path: Path, trained: Path) -> None:
     """Of the same two folders, torch-fidelity's own command and `eval --images` say the same."""
     fidelity = pytest.importorskip("torch_fidelity")
-    from test_components import save_inception_2015
+    from tiny_parts import save_inception_2015
 
     save_inception_2015(tmp_path / "w.pth")
     stackflower(
@@ -212,9 +213,17 @@ def test_scores_by_the_2015_inception_are_torch_fidelitys(stackflower, tmp_path:
     scores = json.loads(stackflower("eval", "--images", "fake", *data, "--metrics", "fid,kid").stdout)
     assert "frechet_distance_is_fid" not in scores, "random weights are not those of FID"
     theirs = fidelity.calculate_metrics(
-        input1=str(tmp_path / "fake"), input2=str(tmp_path / "d" / "train"), cuda=False, verbose=False, fid=True, kid=True,
-        feature_extractor_weights_path=str(tmp_path / "w.pth"), kid_subset_size=12, save_cpu_ram=True, cache=False,
-    )  # fmt: skip
+        input1=str(tmp_path / "fake"),
+        input2=str(tmp_path / "d" / "train"),
+        feature_extractor_weights_path=str(tmp_path / "w.pth"),
+        fid=True,
+        kid=True,
+        kid_subset_size=12,
+        cuda=False,
+        verbose=False,
+        save_cpu_ram=True,
+        cache=False,
+    )
     assert scores["frechet_distance"] == pytest.approx(theirs["frechet_inception_distance"], rel=1e-4)
     assert scores["kernel_distance_mean"] == pytest.approx(theirs["kernel_inception_distance_mean"], rel=0.5)
 
@@ -228,7 +237,7 @@ def judged(stackflower, tmp_path: Path) -> list[str]:
     return ["--data", "data", "--split", "train", "--extractor", "domain", "--weights", "c.safetensors", "--json"]
 
 
-def test_a_folder_of_images_that_cannot_all_be_read(stackflower, tmp_path: Path, judged: list[str]) -> None:
+def test_images_of_a_folder_that_cannot_be_read_are_named(stackflower, tmp_path: Path, judged: list[str]) -> None:
     folder = tmp_path / "mine"
     write_random_images(folder, 12)
     (folder / "broken.png").write_bytes((folder / "20-000.png").read_bytes()[:60])
@@ -360,7 +369,7 @@ def test_scores_that_cannot_be_kept_are_printed(stackflower, trained: Path, judg
         (trained / "scores").unlink()
 
 
-def test_limits_of_scores_within_a_group() -> None:
+def test_a_limit_can_name_a_score_within_a_group() -> None:
     scores = {"precision": 0.4, "caption_accuracy": {"all_mentioned": 0.3, "all_mentioned_interval": [0.2, 0.4]}}
     scores |= {"diversity_within_caption": {"value": 0.9}}
     assert not missed(scores, {"precision": 0.4, "captions": 0.3, "diversity": 0.8}, {})

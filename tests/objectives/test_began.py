@@ -12,7 +12,6 @@ from stackflower import registry
 from stackflower.objectives.base import Pairs
 from stackflower.objectives.began import BoundaryEquilibrium
 from stackflower.stages.base import Text, Verdict
-from stackflower.training.schedules import Plateau
 
 N = 6
 
@@ -118,27 +117,3 @@ def test_a_discriminators_errors_are_its_reconstructions(power: int) -> None:
     apart = [part(images, [one])[0].match for one in (text, Text(text.embedding.flip(0), text.condition))]
     both = part(images, [text, Text(text.embedding.flip(0), text.condition)])
     assert all(torch.allclose(one, other.match, atol=1e-6) for one, other in zip(apart, both, strict=True))
-
-
-def test_out_of_range_is_a_parabola_beyond_one() -> None:
-    images = torch.tensor([-3.0, -1, 0.2, 1, 1.5, 0]).reshape(1, 3, 1, 2).requires_grad_()
-    from stackflower.penalties.base import PenaltyInputs
-
-    value = registry.create("penalty", "out-of-range")(
-        PenaltyInputs(lambda *_: [], images, images, words(), words(), torch.zeros(1), lambda images: ())
-    )
-    assert value.item() == pytest.approx((2**2 + 0.5**2) / 6)
-    value.backward()
-    assert images.grad.flatten().tolist() == pytest.approx([-2 * 2 / 6, 0, 0, 0, 2 * 0.5 / 6, 0])
-
-
-def test_a_plateau_halves_after_a_window_that_brought_nothing() -> None:
-    plateau, scales = Plateau(), []
-    for first, second in ((4.0, 3.0), (2.0, 2.0), (2.5, 2.5), (1.0, 1.0), (1.0, 1.0)):
-        plateau.add(torch.tensor(first))
-        plateau = Plateau(**plateau.to_dict())  # as a run resumed in the middle of a window has it
-        plateau.add(torch.tensor(second))
-        plateau.close()
-        scales.append(plateau.scale)
-    assert scales == [1, 1, 0.5, 0.5, 0.25]
-    assert plateau.best == 1.0

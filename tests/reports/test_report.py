@@ -17,12 +17,17 @@ import torch
 from conftest import TINY_NETWORKS
 from PIL import Image
 
+from stackflower.data import images
+from stackflower.data.images import open_image
+from stackflower.errors import DataError
 from stackflower.evaluation.nearest import nearest
 from stackflower.reports import charts
+from stackflower.reports.gallery import grids
+from stackflower.runs.folder import Run
 
 
 @pytest.mark.extras
-def test_a_report_of_a_run(stackflower, trained: Path, tmp_path: Path) -> None:
+def test_a_report_of_a_run_shows_its_curves_and_images(stackflower, trained: Path, tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     shutil.copytree(trained, tmp_path / "a <run>")
     output = stackflower("report", "a <run>").output
@@ -35,7 +40,7 @@ def test_a_report_of_a_run(stackflower, trained: Path, tmp_path: Path) -> None:
     assert "has no measures yet" in stackflower("report", "a <run>", code=2).output
 
 
-def test_a_report_of_several_runs_side_by_side(stackflower, trained: Path, tmp_path: Path) -> None:
+def test_a_report_shows_several_runs_side_by_side(stackflower, trained: Path, tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     for name in ("a", "b"):
         shutil.copytree(trained, tmp_path / name)
@@ -69,7 +74,7 @@ def test_a_report_of_several_runs_side_by_side(stackflower, trained: Path, tmp_p
 PROTOCOL = {"extractor": "domain", "split": "test", "images": 16, "seed": 0, "weights_sha256": "0123456789abcdef"}
 
 
-def test_a_report_of_a_run_whose_data_or_model_is_gone(stackflower, trained: Path, tmp_path: Path) -> None:
+def test_a_report_of_a_run_without_its_data_or_model_says_so(stackflower, trained: Path, tmp_path: Path) -> None:
     """What can be shown is shown, and why the rest can't be."""
     pytest.importorskip("matplotlib")
     shutil.copytree(trained, tmp_path / "run")
@@ -82,7 +87,7 @@ def test_a_report_of_a_run_whose_data_or_model_is_gone(stackflower, trained: Pat
     stackflower("train", "--data", "d", "--recipe", "quickstart", "--images", 16, "--out", "own", *TINY_NETWORKS)
     shutil.rmtree(tmp_path / "d")
     stackflower("report", "own")
-    assert "There is no folder" in (tmp_path / "own" / "report.html").read_text()
+    assert "does not exist" in (tmp_path / "own" / "report.html").read_text()
 
 
 def test_a_report_shows_the_nearest_training_images(stackflower, trained: Path, tmp_path: Path) -> None:
@@ -117,7 +122,7 @@ def test_a_report_without_its_library_names_the_extra(stackflower, trained: Path
     assert 'pip install "stackflower[report]"' in stackflower("report", trained, code=2).output
 
 
-def test_curves_of_runs_with_odd_names() -> None:
+def test_curves_of_runs_with_odd_names_are_drawn() -> None:
     pytest.importorskip("matplotlib")
     curve = {"lr": {"generator": [(8.0, 1.0), (16.0, 0.5)]}}
     svg = charts.plot({r"$\\foo$": curve, "a_$b^^$": curve, "_c": curve})
@@ -134,3 +139,23 @@ def test_curves_are_grouped_and_thinned() -> None:
     }
     thin = charts.thinned([(x, 2.0 * x) for x in range(10_000)])
     assert len(thin) <= charts.POINTS and all(y == pytest.approx(2 * x) for x, y in thin)
+
+
+def test_grids_of_a_run_that_would_do_harm_are_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def run_ghostscript(*_: object, **__: object) -> None:
+        raise AssertionError("Ghostscript would run")
+
+    monkeypatch.setattr("PIL.EpsImagePlugin.Ghostscript", run_ghostscript)
+    run = Run(tmp_path)
+    run.samples.mkdir()
+    for number, side in ((1, 10), (2, 40)):
+        Image.new("RGB", (side, side)).save(run.samples / f"images-{number:09d}.png")
+    Image.new("RGB", (10, 10)).save(run.samples / "images-000000003.png", format="EPS")
+    assert [picture.text for picture in grids(run)] == ["1 images", "2 images"]
+    monkeypatch.setattr(images, "MAX_PIXELS", 1000)
+    assert [picture.text for picture in grids(run)] == ["1 images"]
+    with (
+        pytest.raises(DataError, match="it has 40×40 pixels, and the limit is 1,000"),
+        open_image(run.samples / "images-000000002.png"),
+    ):
+        pass

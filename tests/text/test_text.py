@@ -33,7 +33,7 @@ def test_ngram_knows_what_belongs_together() -> None:
     assert near(encoder, "Red Flower!", "red flower !") == pytest.approx(1)
 
 
-def test_ngram_hears_what_a_long_sentence_says() -> None:
+def test_ngram_puts_a_long_sentence_near_its_own_words() -> None:
     encoder = NgramEncoder()
     long = "this is a flower, and the petals of it are those that are pointed and red"
     assert near(encoder, long, "flower petals pointed red") > 0.9
@@ -43,7 +43,10 @@ def test_ngram_hears_what_a_long_sentence_says() -> None:
 
 def test_ngram_is_the_same_everywhere() -> None:
     """Hashes must not depend on the process or the platform."""
-    code = "from stackflower.text.encoders.ngram import NgramEncoder; print(NgramEncoder(dim=16).encode(['a red flower'])[0].tolist())"
+    code = (
+        "from stackflower.text.encoders.ngram import NgramEncoder; "
+        "print(NgramEncoder(dim=16).encode(['a red flower'])[0].tolist())"
+    )
     environment = {**os.environ, "PYTHONHASHSEED": "123"}
     out = subprocess.run(
         [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
@@ -54,7 +57,7 @@ def test_ngram_is_the_same_everywhere() -> None:
 @pytest.mark.extras
 def test_a_missing_model_names_the_other_ways() -> None:
     pytest.importorskip("transformers")
-    with pytest.raises(DataError, match="`text=ngram`, which needs nothing"):
+    with pytest.raises(DataError, match="`text=ngram`, which needs no download"):
         registry.create("text", "huggingface", model="nobody/no-such-model")
 
 
@@ -79,7 +82,8 @@ def test_minilm_equals_sentence_transformers() -> None:
 
 
 @pytest.mark.extras
-def test_training_on_a_hugging_face_model(stackflower) -> None:
+def test_a_run_trains_on_a_hugging_face_model(stackflower) -> None:
     data = settings("data.count=24", "data.validation=8", "data.captions=2")
     stackflower("train", "--text", minilm(), "--images", 16, "--out", "run", *TINY_NETWORKS, *data)
     stackflower("sample", "run", "a red flower", "--out", "x.png")
+    assert Path("x.png").exists()

@@ -85,7 +85,7 @@ def test_an_encoder_learns_with_the_gan_by_its_own_optimizer(stackflower, tmp_pa
         own, taken = (load_file(tmp_path / folder / "text" / "encoder.safetensors") for folder in ("run", out))
         assert own.keys() == taken.keys() and all(torch.equal(own[key], taken[key]) for key in own)
     (tmp_path / "run" / "text" / "encoder.json").unlink()
-    assert "put them back" in stackflower("sample", "run", "a red flower", code=2).output
+    assert "Restore encoder.json and encoder.safetensors" in stackflower("sample", "run", "a red flower", code=2).output
 
 
 def test_word_vectors_become_part_of_the_run(stackflower, tmp_path: Path) -> None:
@@ -102,7 +102,7 @@ def test_word_vectors_become_part_of_the_run(stackflower, tmp_path: Path) -> Non
     for content, message in (
         ("red 1 2 3\nblue 1 2\n", "line 2 has 2 dimensions"),
         ("red 1 2 3\nblue nan 1 2\n", "line 2, 'blue', has a value that is not finite"),
-        ("red 1 2 3\nblue 1e6 1 2\n", "line 2, 'blue', has a value that is not finite or above 65,504"),
+        ("red 1 2 3\nblue 1e6 1 2\n", "line 2, 'blue', has a value that is not finite or exceeds 65,504"),
         ("red 1 2 3\nblue 1 x 2\n", "line 2: could not convert"),
         ("red\n", "line 1 has 0 dimensions"),
     ):
@@ -110,7 +110,7 @@ def test_word_vectors_become_part_of_the_run(stackflower, tmp_path: Path) -> Non
         assert message in stackflower("train", "--text", "word-vectors", *broken, code=2).output
 
 
-def test_word_vectors_of_every_layout(tmp_path: Path) -> None:
+def test_word_vectors_of_every_layout_are_read(tmp_path: Path) -> None:
     path = tmp_path / "vectors.txt"
     path.write_text("3 2\nred 1 2\nat name 3 4\nblue\t5\t6\n", encoding="utf-8")
     encoder = registry.create("text", "word-vectors", path=str(path))
@@ -121,7 +121,7 @@ def test_word_vectors_of_every_layout(tmp_path: Path) -> None:
 def test_a_run_whose_encoder_did_not_learn_is_no_text_encoder(stackflower, trained: Path) -> None:
     for folder in (trained, trained / "text"):
         out = stackflower("train", "--text", folder, *TINY_NETWORKS, "--images", 16, code=2).output
-        assert "this run's text encoder was not trained" in out
+        assert "this run did not train its text encoder" in out
 
 
 def test_an_encoder_without_words_is_refused(stackflower) -> None:

@@ -35,7 +35,7 @@ print(faults(20))
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="a setting of glibc's allocator")
 def test_freed_memory_is_kept_for_the_next_step() -> None:
-    """Twenty blocks of 7,812 pages, one after the other, in the place of those before: few pages are faulted in again."""
+    """Of twenty blocks of 7,812 pages, each in the place of the one before, few pages are faulted in again."""
     found = subprocess.run([sys.executable, "-c", FAULTS], capture_output=True, text=True, check=True)
     assert int(found.stdout) < 2 * 7_812 + 2_000, "a block may find a new place, but not each of them"
 

@@ -1,4 +1,4 @@
-"""COCO's captions."""
+"""Captions of COCO."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from stackflower.registry import register
 
 @register("data", "coco")
 class CocoCaptions(ListedSource):
-    """COCO's captions (Chen et al. 2015): ``annotations/captions_train2017.json`` beside ``train2017/``, and the same
-    of ``val2017``, or of another year.
+    """COCO with captions (Chen et al. 2015).
 
-    ``val`` is the split ``validation``. Images without captions are not used. COCO has no classes of whole images, so
-    that there are no labels.
+    The layout is ``annotations/captions_train2017.json`` beside ``train2017/``, and likewise for ``val2017``; other
+    years work too. ``val`` is the split ``validation``. Images without captions are not used. COCO has no classes of
+    whole images, so this data set has no labels.
 
     Args:
-        path: the folder that holds ``annotations``, or an archive of it.
+        path: folder that holds ``annotations``, or an archive of it.
     """
 
     layout = "COCO's captions"
@@ -32,40 +32,44 @@ class CocoCaptions(ListedSource):
         return bool(_find_annotations(files, "train"))
 
     def find_splits(self) -> list[str]:
-        return [split for split, word in (("train", "train"), ("validation", "val")) if _find_annotations(self.files, word)]
+        return [
+            split for split, part in (("train", "train"), ("validation", "val")) if _find_annotations(self.files, part)
+        ]
 
     def read_split(self, split: str) -> Listing:
         file, *others = _find_annotations(self.files, "val" if split == "validation" else split)
         files = self.files.within(PurePosixPath(file).stem.removeprefix("captions_"))
         try:
             content = json.loads(self.files.text(file))
-            names = {one["id"]: str(one["file_name"]) for one in content["images"]}
-            again = [number for number, times in Counter(one["id"] for one in content["images"]).items() if times > 1]
+            names = {image["id"]: str(image["file_name"]) for image in content["images"]}
+            repeated = [
+                number for number, times in Counter(image["id"] for image in content["images"]).items() if times > 1
+            ]
             captions: dict[Any, list[Any]] = {}
-            for one in content["annotations"]:
-                captions.setdefault(one["image_id"], []).append(one["caption"])
+            for annotation in content["annotations"]:
+                captions.setdefault(annotation["image_id"], []).append(annotation["caption"])
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise DataError(
-                f"{self.files.path / file} is not a file of COCO's captions ({type(error).__name__}: {error})."
+                f"{self.files.path / file} is not a caption file of COCO ({type(error).__name__}: {error})."
             ) from error
         listing, short = Listing(files), PurePosixPath(file).name
-        for number in again:
+        for number in repeated:
             listing.problems.append(f"{short} lists the image {number} several times.")
             captions.pop(number, None)
         for number, texts in captions.items():
             if number not in names:
-                listing.problems.append(f"{short} has a caption of the image {number}, which it does not list.")
+                listing.problems.append(f"{short} has a caption for the image {number}, which it does not list.")
             else:
                 listing.add({"file_name": names[number], "text": texts}, f"{short}, image {number}")
         if others:
-            listing.notes.append(f"{', '.join(others)} is beside {short} and is not read.")
-        silent = len(set(names) - set(captions) - set(again))
-        if silent:
-            listing.notes.append(f"{silent:,} images of {short} have no caption and are not used.")
+            listing.notes.append(f"{short} is used, so {', '.join(others)} is not read.")
+        uncaptioned = len(set(names) - set(captions) - set(repeated))
+        if uncaptioned:
+            listing.notes.append(f"{uncaptioned:,} images of {short} have no caption and are not used.")
         return listing
 
 
-def _find_annotations(files: Files, word: str) -> list[str]:
-    """The files of captions of one part."""
-    start = f"annotations/captions_{word}"
+def _find_annotations(files: Files, part: str) -> list[str]:
+    """List the caption files of a part, "train" or "val"."""
+    start = f"annotations/captions_{part}"
     return [name for name in files.names if name.startswith(start) and name.endswith(".json")]

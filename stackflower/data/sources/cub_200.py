@@ -1,4 +1,4 @@
-"""CUB-200-2011 birds as they are downloaded, with Reed's captions."""
+"""CUB-200-2011 birds in the layout of the download, with Reed's captions."""
 
 from __future__ import annotations
 
@@ -20,22 +20,23 @@ from stackflower.options import Positive, Seed
 from stackflower.registry import register
 from stackflower.utils.rng import create_rng
 
-Box = tuple[float, float, float, float]
-UNSEEN_CLASSES = 50  # classes of the test split of StackGAN
+Box = tuple[float, float, float, float]  # left, top, width and height
+UNSEEN_CLASSES = 50  # number of classes in the test split of StackGAN
 
 
 @register("data", "cub-200")
 class Cub200(ListedSource):
-    """CUB-200-2011 (Wah et al. 2011) with the captions of Reed et al. (2016): the folder ``CUB_200_2011`` with
-    ``images/``, ``images.txt``, ``image_class_labels.txt``, ``classes.txt``, ``bounding_boxes.txt`` and
-    ``train_test_split.txt``, and ``text_c10/`` in it or beside it.
+    """CUB-200-2011 (Wah et al. 2011) with the captions of Reed et al. (2016).
+
+    The layout is the folder ``CUB_200_2011`` with ``images/``, ``images.txt``, ``image_class_labels.txt``,
+    ``classes.txt``, ``bounding_boxes.txt`` and ``train_test_split.txt``, and ``text_c10/`` inside or beside it.
 
     Args:
-        split: "official", that of train_test_split.txt; or "classes", 50 classes drawn by `seed` for ``test``, the
-            other 150 for ``train``, as many as in StackGAN.
-        seed: of the classes.
-        box: images are cropped to a square of so many times the longer side of the bird's bounding box, around its
-            centre: 1.5 in StackGAN. 0: not at all.
+        split: "official" for the split in train_test_split.txt, or "classes" for 50 classes, drawn by `seed`, as
+            ``test`` and the other 150 as ``train``, as many as in StackGAN.
+        seed: random seed of the classes.
+        box: side of the square to crop around the centre of the bird's bounding box, in multiples of the box's longer
+            side. StackGAN uses 1.5. 0 crops nothing.
     """
 
     layout = "CUB-200-2011 with Reed's captions"
@@ -74,14 +75,14 @@ class Cub200(ListedSource):
 
     @cached_property
     def texts(self) -> Files:
-        """The files of Reed's captions."""
+        """Files of Reed's captions."""
         for folder in (f"{self.root}text_c10", "text_c10"):
             if self.files.has_folder(folder):
                 return self.files.within(folder)
         beside = self.path.parent / "text_c10"
         if beside.is_dir():
             return open_files(beside)
-        raise DataError(f"{self.path} has no captions: unpack text_c10 of Reed et al. into it, or beside it.")
+        raise DataError(f"{self.path} has no captions: unpack text_c10 of Reed et al. in it or beside it.")
 
     def read_split(self, split: str) -> Listing:
         files, classes = self._read_table("images.txt"), self._read_table("classes.txt")
@@ -89,16 +90,16 @@ class Cub200(ListedSource):
             labels = {number: int(label) for number, label in self._read_table("image_class_labels.txt").items()}
         except ValueError as error:
             raise DataError(
-                f"{self.files.path / self.root}/image_class_labels.txt has a class that is no number ({error})."
+                f"{self.files.path / self.root}/image_class_labels.txt has a class that is not a number ({error})."
             ) from error
         if self.by == "official":
             parts = self._read_table("train_test_split.txt")
             training = {number for number, part in parts.items() if part == "1"}
         else:
             parts = files
-            every = sorted(classes)
-            drawn = torch.randperm(len(every), generator=create_rng(self.seed, 31))[:UNSEEN_CLASSES].tolist()
-            unseen = {every[place] for place in drawn}
+            numbers = sorted(classes)
+            drawn = torch.randperm(len(numbers), generator=create_rng(self.seed, 31))[:UNSEEN_CLASSES].tolist()
+            unseen = {numbers[position] for position in drawn}
             training = {number for number in files if labels.get(number) not in unseen}
         texts, listing = self.texts, Listing(self.files)
         for number, file in files.items():
@@ -129,8 +130,17 @@ class Cub200(ListedSource):
 
 
 def load_boxed(content: bytes, where: Path, box: Box | None, times: float, size: int) -> np.ndarray:
-    """A square around the centre of a box, of so many times its longer side, as uint8 (size, size, 3); without a box,
-    the central square.
+    """Load a square around the centre of a box; without a box, the central square.
+
+    Args:
+        content: bytes of the image file.
+        where: name of the file, for messages.
+        box: left, top, width and height, in pixels.
+        times: side of the square, in multiples of the box's longer side.
+        size: height and width of the result.
+
+    Returns:
+        RGB pixels, uint8 (size, size, 3).
     """
     if box is None:
         return load_square(where, size, content=content)
@@ -141,23 +151,32 @@ def load_boxed(content: bytes, where: Path, box: Box | None, times: float, size:
 
 
 def read_table(files: Files, name: str) -> dict[int, str]:
-    """The lines of one of CUB's text files: the number that each begins with, and the rest.
+    """Read one of CUB's text files: the rest of each line by the number at its beginning.
 
-    DataError where it is missing or another.
+    Raises:
+        DataError: the file is missing or has another form.
     """
     if name not in files:
-        raise DataError(f"{files.path} has no {name}, which comes with CUB-200-2011.")
+        raise DataError(f"{files.path} has no {name}, which is part of CUB-200-2011.")
     try:
         return {
             int(number): rest.strip()
             for number, _, rest in (line.partition(" ") for line in split_lines(files.text(name)))
         }
     except ValueError as error:
-        raise DataError(f"{files.path / name} is not CUB's file of that name ({error}).") from error
+        raise DataError(f"{files.path / name} is not the file of CUB-200-2011 ({error}).") from error
 
 
 def read_boxes(files: Files, root: str) -> dict[str, Box]:
-    """Left, top, width and height of the bird, by image file."""
+    """Read the left, top, width and height of the bird's box, by image file.
+
+    Args:
+        files: files of the data set.
+        root: prefix of the names of CUB's files, "" or "CUB_200_2011/".
+
+    Raises:
+        DataError: a file is missing or has another form.
+    """
     names, boxes = read_table(files, f"{root}images.txt"), {}
     for number, text in read_table(files, f"{root}bounding_boxes.txt").items():
         try:
@@ -170,5 +189,5 @@ def read_boxes(files: Files, root: str) -> dict[str, Box]:
 
 
 def _find_root(files: Files) -> str:
-    """What the names of its files begin with: the download holds CUB_200_2011 beside attributes.txt."""
+    """Return the prefix of the names of CUB's files: the download holds the folder CUB_200_2011 and one more file."""
     return "CUB_200_2011/" if files.has_folder("CUB_200_2011") else ""

@@ -1,4 +1,4 @@
-"""Data sets of the Hugging Face hub, or in its Parquet form in a folder."""
+"""Data sets of the Hugging Face hub, or in a folder in its Parquet form."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ PREFIXES = ("hf://datasets/", "hf://")
 
 
 class HubImages(Files):
-    """The images of a data set by split and number.
+    """Images of a data set, named by split and number.
 
     Args:
         path: folder or id of the data set.
-        parts: the data of each split.
+        parts: data of each split.
         column: column of the images.
-        folders: folders of the data set's files; cells may name images in these only.
+        folders: folders of the data set's files. Cells may only name image files in these folders.
     """
 
     def __init__(self, path: Path, parts: dict[str, Any], column: str, folders: Sequence[Path]):
@@ -52,11 +52,11 @@ class HubImages(Files):
                 raise DataError(f"{self.path / name} names the file {cell['path']}, which is not in the data set.")
             return path.read_bytes()
         except (OSError, ValueError, TypeError, KeyError) as error:
-            raise DataError(f"{self.path / name} holds no image ({error}).") from error
+            raise DataError(f"{self.path / name} does not hold an image ({error}).") from error
 
 
 def _load(path: str, config: str | None, revision: str | None) -> Any:
-    """Load a data set without running a script of its own, which `datasets` up to version 3 may ask to run."""
+    """Load a data set, but refuse to run its script, which `datasets` up to version 3 would offer to do."""
     import datasets
 
     refusal = {"trust_remote_code": False} if "trust_remote_code" in signature(datasets.load_dataset).parameters else {}
@@ -64,7 +64,7 @@ def _load(path: str, config: str | None, revision: str | None) -> Any:
 
 
 def _folders_of(path: str) -> list[Path]:
-    """List the folders in which files of a data set are: its own, or the caches of what is downloaded and unpacked."""
+    """List the folders that may hold files of a data set: its own, or the caches of downloads and of unpacked files."""
     import datasets
     from huggingface_hub.constants import HF_HUB_CACHE
 
@@ -74,16 +74,17 @@ def _folders_of(path: str) -> list[Path]:
 
 @register("data", "huggingface")
 class HuggingFaceDataset(ListedSource):
-    """A data set of the Hugging Face hub by its id, ``hf://owner/name``, or a folder of its Parquet files. Needs the
-    extra ``datasets``; code of a data set's own is never run.
+    """Data set of the Hugging Face hub, ``hf://owner/name``, or a folder of its Parquet files.
+
+    It needs the extra ``datasets``. Code that comes with a data set is never run.
 
     Args:
-        path: the id, with or without hf://, or the folder.
-        config: name of one of the data set's configurations; None: its default.
-        revision: branch, tag or commit; None: the newest.
-        image_column: column of the images; None: the one with a usual name.
-        text_column: column of the captions, strings or lists of strings; None: the one with a usual name.
-        label_column: column of classes; None: the one with a usual name, if there is one.
+        path: id of the data set, with or without ``hf://``, or the folder.
+        config: configuration of the data set. Default: its default configuration.
+        revision: branch, tag or commit. Default: the newest.
+        image_column: column of the images. Default: a column with a usual name.
+        text_column: column of the captions, strings or lists of strings. Default: a column with a usual name.
+        label_column: column of the classes. Default: a column with a usual name, if there is one.
     """
 
     layout = "a Hugging Face data set"
@@ -121,25 +122,25 @@ class HuggingFaceDataset(ListedSource):
             self.parts = {split: loaded[name] for split, names in NAMES.items() for name in names if name in loaded}
             self.parts = self.parts or {"train": next(iter(loaded.values()))}
             first = next(iter(self.parts.values()))
-            self.column = {what: self._column(what, first) for what in self.columns}
+            self.column = {content: self._find_column(content, first) for content in self.columns}
             images = datasets.Image(decode=False)
             self.parts = {split: part.cast_column(self.column["image"], images) for split, part in self.parts.items()}
         except DataError:
             raise
-        except Exception as error:  # hub, files, formats: whatever fails, the data can't be loaded
+        except Exception as error:  # the hub, files and formats raise all kinds of exceptions
             reason = (str(error) or type(error).__name__).splitlines()[0]
             raise DataError(
-                f"The data set {self.id!r} can't be loaded: {reason} Give the id of a data set on the Hugging Face hub "
-                "(and a network), as in `data=hf://owner/name`, or a folder of its Parquet files."
+                f"The data set {self.id!r} can't be loaded: {reason} Use the id of a data set on the Hugging Face hub, "
+                "as in `data=hf://owner/name` (this needs a network), or a folder of its Parquet files."
             ) from error
         return HubImages(Path(self.id), self.parts, self.column["image"], _folders_of(self.id))
 
-    def _column(self, what: str, part: Any) -> str:
+    def _find_column(self, content: str, part: Any) -> str:
         """Return the column that holds the image, the text or the label; "" for data without labels."""
         names, where = list(part.column_names), f"The data set {self.id!r}"
-        column = find_column(what, self.columns[what], names, where)
-        if not column and what != "label":
-            raise build_column_error(what, names, where)
+        column = find_column(content, self.columns[content], names, where)
+        if not column and content != "label":
+            raise build_column_error(content, names, where)
         return column
 
     def find_splits(self) -> list[str]:

@@ -1,4 +1,4 @@
-"""Oxford-102 flowers as they are downloaded, with Reed's captions."""
+"""Oxford-102 flowers in the layout of the download, with Reed's captions."""
 
 from __future__ import annotations
 
@@ -18,23 +18,24 @@ from stackflower.registry import register
 from stackflower.utils.rng import create_rng
 
 IMAGE_NAME = re.compile(r"jpg/image_(\d+)\.(?:jpg|jpeg|png)", re.IGNORECASE)
-SPLIT_KEYS = {"train": "trnid", "validation": "valid", "test": "tstid"}  # of setid.mat
-UNSEEN_CLASSES = 20  # classes of the test split of StackGAN
-SHARES = {"train": 0.8, "validation": 0.1, "test": 0.1}  # of a split at random
+SPLIT_KEYS = {"train": "trnid", "validation": "valid", "test": "tstid"}  # in setid.mat
+UNSEEN_CLASSES = 20  # number of classes in the test split of StackGAN
+SHARES = {"train": 0.8, "validation": 0.1, "test": 0.1}  # of the random split
 
 
 @register("data", "oxford-102")
 class Oxford102(ListedSource):
-    """Oxford-102 (Nilsback & Zisserman 2008) with the captions of Reed et al. (2016): ``jpg/image_NNNNN.jpg``,
-    ``text_c10/class_NNNNN/image_NNNNN.txt`` with a caption a line, ``imagelabels.mat`` and ``setid.mat``.
+    """Oxford-102 (Nilsback & Zisserman 2008) with the captions of Reed et al. (2016).
 
-    Classes are numbered from 1, as in ``imagelabels.mat``; their names are those of ``cat_to_name.json``, where it is
-    there.
+    The layout is ``jpg/image_NNNNN.jpg``, ``text_c10/class_NNNNN/image_NNNNN.txt`` with one caption per line,
+    ``imagelabels.mat`` and ``setid.mat``. Classes are numbered from 1, as in ``imagelabels.mat``; ``cat_to_name.json``
+    gives their names, if it exists.
 
     Args:
-        split: "official", that of setid.mat; "classes", 20 classes drawn by `seed` for ``test``, the other 82 for
-            ``train``, as many as in StackGAN; or "random", 80, 10 and 10% of the images by `seed`.
-        seed: of the split.
+        split: "official" for the split in setid.mat; "classes" for 20 classes, drawn by `seed`, as ``test`` and the
+            other 82 as ``train``, as many as in StackGAN; or "random" for 80%, 10% and 10% of the images, drawn by
+            `seed`.
+        seed: random seed of the split.
     """
 
     layout = "Oxford-102 with Reed's captions"
@@ -60,36 +61,39 @@ class Oxford102(ListedSource):
 
     @cached_property
     def labels(self) -> list[int]:
-        """The class of each image, from image 1."""
+        """Class of each image, from image 1."""
         return [int(label) for label in self._read_matrix("imagelabels.mat", "labels")]
 
     @cached_property
     def images(self) -> dict[int, str]:
-        """The file of each image that is there."""
+        """File of each existing image, by number."""
         images = {int(match[1]): name for name in self.files.names if (match := IMAGE_NAME.fullmatch(name))}
         if not images:
-            raise DataError(f"{self.path / 'jpg'} has no images; their names are image_00001.jpg and so on.")
+            raise DataError(f"{self.path / 'jpg'} has no images; they must be called image_00001.jpg and so on.")
         return dict(sorted(images.items()))
 
     def _read_matrix(self, name: str, key: str) -> Any:
-        from scipy.io import loadmat  # only where it is needed: every source is looked at to recognise a folder
+        from scipy.io import loadmat  # imported late, because detecting a layout imports all sources
 
         if name not in self.files:
-            raise DataError(f"{self.path} has no {name}, which comes with Oxford-102.")
+            raise DataError(f"{self.path} has no {name}, which is part of Oxford-102.")
         try:
             return loadmat(io.BytesIO(self.files.read(name)), variable_names=[key])[key].flatten()
-        except Exception as error:  # a damaged file raises whatever it likes
-            raise DataError(f"{self.path / name} is not Oxford-102's file of that name ({error}).") from error
+        except Exception as error:  # a damaged file may raise any exception
+            raise DataError(f"{self.path / name} is not the file of Oxford-102 ({error}).") from error
 
     def _list_members(self, split: str) -> list[int]:
-        """Numbers of the images of a split, of those that Oxford-102 has."""
+        """List the numbers of the images of a split, whether their files exist or not."""
         if self.by == "official":
             return sorted(int(number) for number in self._read_matrix("setid.mat", SPLIT_KEYS[split]))
         generator = create_rng(self.seed, 30)
         if self.by == "classes":
-            every = sorted(set(self.labels))
-            drawn = {every[place] for place in torch.randperm(len(every), generator=generator)[:UNSEEN_CLASSES].tolist()}
-            return [n for n, label in enumerate(self.labels, 1) if (label in drawn) == (split == "test")]
+            classes = sorted(set(self.labels))
+            unseen = {
+                classes[position]
+                for position in torch.randperm(len(classes), generator=generator)[:UNSEEN_CLASSES].tolist()
+            }
+            return [number for number, label in enumerate(self.labels, 1) if (label in unseen) == (split == "test")]
         order = (torch.randperm(len(self.labels), generator=generator) + 1).tolist()
         first = sum(round(SHARES[name] * len(order)) for name in list(SHARES)[: list(SHARES).index(split)])
         last = len(order) if split == "test" else first + round(SHARES[split] * len(order))
@@ -98,8 +102,8 @@ class Oxford102(ListedSource):
     def read_split(self, split: str) -> Listing:
         names, listing = self._read_class_names(), Listing(self.files)
         members = self._list_members(split)
-        here = [number for number in members if number in self.images]
-        for number in here:
+        existing = [number for number in members if number in self.images]
+        for number in existing:
             image = self.images[number]
             row: dict[str, Any] = {"file_name": image}
             if number <= len(self.labels):
@@ -108,9 +112,9 @@ class Oxford102(ListedSource):
             file = f"text_c10/class_{row.get('label', 0):05d}/image_{number:05d}.txt"
             if (captions := listing.read_captions(self.files, file, image)) is not None:
                 listing.add({**row, "text": captions}, image)
-        if len(here) < len(members):
+        if len(existing) < len(members):
             listing.notes.append(
-                f"{len(members) - len(here):,} of the {len(members):,} images of this split are not in "
+                f"{len(members) - len(existing):,} of the {len(members):,} images of this split are missing in "
                 f"{self.files.path / 'jpg'}."
             )
         return listing
@@ -123,5 +127,5 @@ class Oxford102(ListedSource):
             return {int(number): str(name) for number, name in names.items()}
         except (ValueError, AttributeError, RecursionError) as error:
             raise DataError(
-                f"{self.files.path / 'cat_to_name.json'} is not an object of class numbers to names ({error})."
+                f"{self.files.path / 'cat_to_name.json'} is not an object of class numbers and names ({error})."
             ) from error

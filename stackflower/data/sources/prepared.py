@@ -1,4 +1,4 @@
-"""What `stackflower data prepare SRC OUT` writes: images decoded once, which open at once."""
+"""Folders that `stackflower data prepare SRC OUT` writes: images decoded once, ready to use."""
 
 from __future__ import annotations
 
@@ -20,8 +20,9 @@ DESCRIPTION_FILE = "prepared.json"
 
 @register("data", "prepared")
 class PreparedSource(Source):
-    """A folder that `stackflower data prepare SRC OUT` wrote. At the size that it was prepared at, and at smaller ones,
-    it is a data set like any other.
+    """Folder written by ``stackflower data prepare SRC OUT``.
+
+    Its images can be used at the size at which they were prepared, and at smaller ones.
 
     Args:
         path: the folder.
@@ -38,7 +39,7 @@ class PreparedSource(Source):
             self.name, self.size, self.keys = str(about["title"]), int(about["size"]), dict(about["keys"])
             self.keys = {split: str(self.keys[split]) for split in SPLITS if split in self.keys}
         except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-            raise DataError(f"{self.path} is no prepared data set ({error!r}); prepare it again.") from error
+            raise DataError(f"{self.path} is not a prepared data set ({error!r}); prepare it again.") from error
         if "train" not in self.keys:
             raise DataError(f"{self.path} has no training split; prepare it again.")
         self.sizes = (1, self.size)
@@ -54,7 +55,7 @@ class PreparedSource(Source):
         return self.name
 
     def fingerprint(self, split: str) -> str:
-        try:  # not times: a folder may be moved
+        try:  # without times, because copying a folder may change them
             sizes = [(self.path / split / name).stat().st_size for name in (IMAGES, ROWS)]
         except OSError as error:
             raise build_damage_error(self.path / split, error) from error
@@ -63,21 +64,21 @@ class PreparedSource(Source):
     def prepared_folder(self, split: str, size: int) -> Path | None:
         return self.path / split if size == self.size else None
 
-    def opened(self, split: str) -> Prepared:
-        """A split, opened once."""
+    def open_split(self, split: str) -> Prepared:
+        """Open a split, once."""
         if split not in self._opened:
             self._opened[split] = open_prepared(self.path / split, self.keys[split])
         return self._opened[split]
 
     def rows(self, split: str) -> Rows:
-        return self.opened(split).rows
+        return self.open_split(split).rows
 
     def left_out(self, split: str) -> list[str]:
-        return self.opened(split).left_out
+        return self.open_split(split).left_out
 
     def warnings(self, split: str) -> list[str]:
         left_out = self.left_out(split)
-        return [f"{len(left_out):,} images of {split} were left out when it was prepared."] if left_out else []
+        return [f"{len(left_out):,} images of {split} were left out during preparation."] if left_out else []
 
     def fill(
         self,
@@ -87,8 +88,8 @@ class PreparedSource(Source):
         done: np.ndarray | None = None,
         jobs: int | None = None,
     ) -> dict[int, str]:
-        for place, image in enumerate(self.opened(split).images.numpy()):
-            images[place] = np.asarray(Image.fromarray(image).resize(images.shape[1:3], Image.Resampling.LANCZOS))
+        for position, image in enumerate(self.open_split(split).images.numpy()):
+            images[position] = np.asarray(Image.fromarray(image).resize(images.shape[1:3], Image.Resampling.LANCZOS))
             progress(1)
         return {}
 

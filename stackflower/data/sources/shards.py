@@ -1,7 +1,7 @@
 """Images and captions in WebDataset shards: tar files of ``key.jpg`` with ``key.json`` or ``key.txt``.
 
-The shards are read in place, not unpacked; images are decoded into the prepared form, which is memory-mapped, so on a
-CPU a data set need not fit into memory (on a GPU the training split is held in its memory).
+The shards are read in place, not unpacked. Images are decoded into the prepared form, which is memory-mapped, so a data
+set does not have to fit into memory on a CPU; on a GPU, the training split is held in its memory.
 """
 
 from __future__ import annotations
@@ -26,24 +26,32 @@ from stackflower.formats.lines import split_lines
 from stackflower.options import Below1, Seed
 from stackflower.registry import register
 
-MAX_TEXT_SIZE = 10_000_000  # bytes of a caption file
+MAX_TEXT_SIZE = 10_000_000  # bytes per caption file
 Place = tuple[int, int]  # offset and size in bytes
 
 
 @dataclass
 class Sample:
-    """One image of a shard with its captions."""
+    """One sample of a shard: an image with its captions.
+
+    Attributes:
+        key: name of the sample.
+        image: where the image file lies.
+        texts: where the caption files lie, by suffix.
+        row: checked row.
+        problem: what is wrong with the sample (the end of a sentence), or None.
+    """
 
     key: str
     image: Place | None = None
-    texts: dict[str, Place] = field(default_factory=dict)  # by suffix
+    texts: dict[str, Place] = field(default_factory=dict)
     row: dict[str, Any] = field(default_factory=dict)
     problem: str | None = None
 
 
 @dataclass
 class Shard:
-    """A shard as it was read: its samples in their order, and what is wrong with the file."""
+    """Samples of a shard, in order, and sentences about what is wrong with the file."""
 
     path: Path
     samples: list[Sample]
@@ -52,12 +60,16 @@ class Shard:
     @property
     def faults(self) -> list[str]:
         """A sentence for everything that can't be used."""
-        bad = [f"{self.path / one.key} {one.problem}." for one in self.samples if one.problem]
+        bad = [f"{self.path / sample.key} {sample.problem}." for sample in self.samples if sample.problem]
         return [*self.problems, *bad]
 
 
 def read_shard(path: Path) -> Shard:
-    """The samples of a shard, with their captions checked. DataError for a file that is not a tar file."""
+    """Read the samples of a shard and check their captions, without reading images.
+
+    Raises:
+        DataError: the file is not a tar file.
+    """
     samples: dict[str, Sample] = {}
     problems: list[str] = []
     refused: dict[str, str] = {}
@@ -65,7 +77,7 @@ def read_shard(path: Path) -> Shard:
         folder, slash, base = name.rpartition("/")
         if base.startswith("."):
             continue
-        # a key ends at the first dot of the file's name, as in WebDataset
+        # As in WebDataset, a key ends at the first dot of the file name.
         stem, _, suffix = base.partition(".")
         key = f"{folder}{slash}{stem}"
         sample = samples.setdefault(key, Sample(key))
@@ -78,30 +90,35 @@ def read_shard(path: Path) -> Shard:
     with path.open("rb") as handle:
         for sample in samples.values():
             read_row(sample, handle)
-    problems += [f"{path / name} {why}." for name, why in refused.items()]
+    problems += [f"{path / name} {reason}." for name, reason in refused.items()]
     return Shard(path, list(samples.values()), problems)
 
 
 def read_row(sample: Sample, handle: BinaryIO) -> None:
-    """Read and check the captions of a sample."""
-    for suffix, (offset, size) in sorted(sample.texts.items()):  # what a JSON file has comes before a text file's
+    """Read and check the captions of a sample.
+
+    Args:
+        sample: sample whose row and problem to set.
+        handle: the open shard.
+    """
+    for suffix, (offset, size) in sorted(sample.texts.items()):  # a JSON file takes precedence over a text file
         if size > MAX_TEXT_SIZE:
-            sample.problem = f"has a caption file of {size:,} bytes; at most {MAX_TEXT_SIZE:,} are read"
+            sample.problem = f"has a caption file of {size:,} bytes; the limit is {MAX_TEXT_SIZE:,}"
             continue
         handle.seek(offset)
         row, problem = _parse_texts(suffix, handle.read(size))
         sample.row = {**row, **sample.row}
         sample.problem = sample.problem or problem
     if sample.problem is None and "text" not in sample.row and "caption" in sample.row:
-        sample.row["text"] = sample.row["caption"]  # as img2dataset writes it
+        sample.row["text"] = sample.row["caption"]  # img2dataset calls it "caption"
     sample.row, problem = check_row(sample.row)
     sample.problem = sample.problem or problem
     if sample.image is None:
-        sample.problem = "has captions and no image" if sample.texts else "has no image"
+        sample.problem = "has captions but no image" if sample.texts else "has no image"
 
 
 def _parse_texts(suffix: str, content: bytes) -> tuple[dict[str, Any], str | None]:
-    """The row in a sample's text or JSON file, and what is wrong with it or None."""
+    """Return the row in a text or JSON file, and what is wrong with it or None."""
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -113,11 +130,11 @@ def _parse_texts(suffix: str, content: bytes) -> tuple[dict[str, Any], str | Non
 
 
 class ShardFiles(Files):
-    """The images in shards, by the shard's name and the sample's key.
+    """Images in shards, named by shard and key.
 
     Args:
-        path: that was given, for messages.
-        shards: their locations.
+        path: path that the user gave, for messages.
+        shards: locations of the shards.
     """
 
     def __init__(self, path: Path, shards: list[str]):
@@ -128,7 +145,7 @@ class ShardFiles(Files):
         self._places: dict[str, tuple[str, int, int]] = {}
 
     def read_shards(self) -> Iterator[tuple[str, Shard]]:
-        """The shards by name, read one at a time; then the images are known."""
+        """Read the shards one by one, note where their images are, and yield the name and samples of each."""
         for location, name in self.shards.items():
             with local_copy(location) as path:
                 shard = read_shard(path)
@@ -143,7 +160,7 @@ class ShardFiles(Files):
         yield from self._places.items()
 
     def stamp(self, name: str) -> object:
-        # a few bytes of every image, so that a copied shard has the same fingerprint
+        # A few bytes of every image instead of times: a copied shard must have the same fingerprint.
         location, offset, size = self.entries[name]
         with local_copy(location) as path:
             return offset, size, [self.read_part(path, offset + size * share // 4, 64) for share in (1, 2, 3)]
@@ -159,13 +176,12 @@ class ShardFiles(Files):
 
 @register("data", "shards")
 class ShardSource(ListedSource):
-    """WebDataset shards: a folder of ``train-*.tar`` and ``validation-*.tar``, or a pattern such as
-    ``train-{000..006}.tar``.
+    """WebDataset shards: a folder of ``train-*.tar`` and others, or a pattern such as ``train-{000..006}.tar``.
 
     Args:
-        path: the folder, one tar file, or a pattern with ``*``, ``{000..006}`` or ``{train,test}``, also at a URL that
-            fsspec reads. Files whose names begin with validation, val or valid, or whose folder has such a name, hold
-            the validation split, with test the test split, all others the training split.
+        path: folder, tar file, or pattern with ``*``, ``{000..006}`` or ``{train,test}``, also at a URL that fsspec
+            reads. Files whose names begin with validation, val or valid, or whose folder has such a name, hold the
+            validation split. Likewise, test stands for the test split. All others hold the training split.
     """
 
     layout = "WebDataset shards"
@@ -179,7 +195,7 @@ class ShardSource(ListedSource):
     def open(self, follow_links: bool) -> Files:
         if not self.shards:
             raise DataError(
-                f"There are no shards at {self.location!r}. `data` takes a folder of images with metadata, a folder of "
+                f"No shards found at {self.location!r}. `data` takes a folder of images with metadata, a folder of "
                 '.tar shards, or a pattern such as "shards/train-{000..006}.tar".'
             )
         return ShardFiles(self.path, [shard for shards in self.shards.values() for shard in shards])
@@ -212,9 +228,9 @@ class ShardSource(ListedSource):
             listing.rows.extend({**sample.row, "file_name": f"{name}/{sample.key}"} for sample in usable)
         if split == "train" and self.path.is_dir():
             read = {Path(shard).resolve() for shards in self.shards.values() for shard in shards}
-            others = [file for file in sorted(self.path.rglob("*.tar")) if file.resolve() not in read]
-            if others:
-                listing.notes.append(f"{len(others):,} tar files in {self.path} are not read, such as {others[0]}.")
+            unread = [file for file in sorted(self.path.rglob("*.tar")) if file.resolve() not in read]
+            if unread:
+                listing.notes.append(f"{len(unread):,} tar files in {self.path} are not read, such as {unread[0]}.")
         if not listing.rows and not listing.problems:
             listing.problems.append(f"The shards of {self.location} ({split}) hold no images.")
         return listing

@@ -1,4 +1,4 @@
-"""Images with a text file of captions beside each."""
+"""Images, each with a text file of captions beside it."""
 
 from __future__ import annotations
 
@@ -11,20 +11,22 @@ from stackflower.data.sources.folder import is_image, list_splits, list_unused_i
 from stackflower.options import Below1, Seed
 from stackflower.registry import register
 
-INSPECTED_IMAGES = 200  # images that are looked at to recognise the layout
+INSPECTED_IMAGES = 200  # number of images to inspect to recognise the layout
 
 
 @register("data", "sidecar")
 class SidecarSource(ListedSource):
-    """Images, each with a text file of the same name beside it: ``1.png`` and ``1.txt``, a caption a line. Split
-    folders ``train``, ``validation`` and ``test``, or none.
+    """Images, each with a text file of the same name: ``1.png`` and ``1.txt`` with one caption per line.
+
+    The data may be in split folders ``train``, ``validation`` and ``test``.
 
     Args:
-        separator: of tags, such as a comma; each text is then one caption of the tags in its file, joined by commas.
+        separator: separator of tags, such as a comma. The tags of each text file are then joined by commas to one
+            caption. Default: each line is a caption.
     """
 
     layout = "images with a text file beside each"
-    precedence = -10  # text files may be for anything
+    precedence = -10  # text files may have any purpose
 
     def __init__(
         self,
@@ -55,7 +57,7 @@ class SidecarSource(ListedSource):
                 continue
             text = name_text_file(name)
             if text in used:
-                listing.problems.append(f"{name} has the same {text} as another image.")
+                listing.problems.append(f"{name} shares {text} with another image.")
                 continue
             used.add(text)
             if text not in files:
@@ -63,14 +65,14 @@ class SidecarSource(ListedSource):
                 continue
             if (lines := listing.read_captions(files, text, name)) is not None:
                 listing.add({"file_name": name, "text": self._join_tags(lines)}, name)
-        listing.problems += [f"{name} {why}." for name, why in files.refused.items()]
+        listing.problems += [f"{name} {reason}." for name, reason in files.refused.items()]
         listing.notes += list_unused_images(self.files) if split == "train" else []
-        alone = [name for name in files.names if name.lower().endswith(".txt") and name not in used]
-        listing.problems += [f"{name} has no image beside it." for name in alone]
+        unused = [name for name in files.names if name.lower().endswith(".txt") and name not in used]
+        listing.problems += [f"{name} has no image beside it." for name in unused]
         return listing
 
     def _join_tags(self, lines: list[str]) -> list[str]:
-        """Join the tags in the lines of a text file to one caption; without a separator, each line is a caption."""
+        """Join the tags in the lines of a text file to one caption; without a separator, return the lines."""
         if not self.separator:
             return lines
         return [", ".join(tag.strip() for line in lines for tag in line.split(self.separator) if tag.strip())]

@@ -1,4 +1,4 @@
-"""WebDataset shards that are read while a run trains: nothing is prepared, and only what is being read is in memory."""
+"""Streaming of WebDataset shards: samples are read during training, without preparation and in little memory."""
 
 from __future__ import annotations
 
@@ -27,15 +27,18 @@ from stackflower.utils.atomic import replacing, write_text
 from stackflower.utils.cache import compute_key, make_cache_folder
 from stackflower.utils.progress import progress_bar
 
-INDEX = "index.json"  # beside shards: how many samples each has, so that none need be fetched to be counted
-MAX_OPEN = 64  # shards that are kept open
-ABSENT = -1  # offset of what a sample does not have
+INDEX = "index.json"  # beside remote shards: the number of samples of each, so that no shard has to be fetched
+MAX_OPEN = 64  # shards kept open
+ABSENT = -1  # offset of a file that a sample does not have
 
 
 @dataclass(frozen=True)
 class ShardIndex:
-    """Where the samples of a shard lie: (n, 6) offset and size in bytes of the image, the JSON file and the text file
-    of each.
+    """Index of the samples in a shard.
+
+    Attributes:
+        places: offset and size, in bytes, of the image, the JSON file and the text file of each sample, (n, 6).
+        faults: sentences about samples that can't be used, which are not in `places`.
     """
 
     places: np.ndarray
@@ -43,9 +46,13 @@ class ShardIndex:
 
 
 def load_index(location: str) -> ShardIndex:
-    """The samples of a shard that can be used, from the cache if it is there.
+    """Load the index of a shard from the cache, or read the shard and save its index there.
 
-    DataError for a file that is not a tar file.
+    Args:
+        location: path or URL of the shard.
+
+    Raises:
+        DataError: the file can't be read or is not a tar file.
     """
     with local_copy(location) as path:
         try:
@@ -60,12 +67,12 @@ def load_index(location: str) -> ShardIndex:
         shard = read_shard(path)
     rows = [
         [
-            *(one.image or (ABSENT, 0)),
-            *one.texts.get(".json", (ABSENT, 0)),
-            *one.texts.get(".txt", (ABSENT, 0)),
+            *(sample.image or (ABSENT, 0)),
+            *sample.texts.get(".json", (ABSENT, 0)),
+            *sample.texts.get(".txt", (ABSENT, 0)),
         ]
-        for one in shard.samples
-        if not one.problem
+        for sample in shard.samples
+        if not sample.problem
     ]
     places = np.array(rows, dtype=np.int64).reshape(-1, 6)
     write_text(cached.with_suffix(".json"), json.dumps(shard.faults))
@@ -75,11 +82,11 @@ def load_index(location: str) -> ShardIndex:
 
 
 class ShardReader:
-    """Samples of shards by number. Cheap to send to another process.
+    """Reader of samples by their numbers, which is cheap to send to another process.
 
     Args:
-        locations: of the shards.
-        counts: samples of each that can be used, as they were counted.
+        locations: locations of the shards.
+        counts: number of usable samples of each shard.
     """
 
     def __init__(self, locations: Sequence[str], counts: Sequence[int]):
@@ -89,7 +96,8 @@ class ShardReader:
     def __getstate__(self) -> dict[str, Any]:
         return {**vars(self), "_open": OrderedDict()}
 
-    def _shard(self, number: int) -> tuple[BinaryIO, np.ndarray]:
+    def _open_shard(self, number: int) -> tuple[BinaryIO, np.ndarray]:
+        """Return the file of a shard, which stays open, and where its samples are."""
         if number in self._open:
             self._open.move_to_end(number)
             return self._open[number]
@@ -98,8 +106,8 @@ class ShardReader:
         if len(index.places) != self.counts[number]:
             fault = f" {index.faults[0]}" if index.faults else ""
             raise DataError(
-                f"{location} has {len(index.places):,} samples that can be used, and {self.counts[number]:,} were "
-                f"counted, by {INDEX} or when the training began.{fault} Mend it, or delete {INDEX}."
+                f"{location} has {len(index.places):,} usable samples, but {self.counts[number]:,} were counted (in "
+                f"{INDEX} or at the start of the training).{fault} Repair it, or delete {INDEX}."
             )
         try:
             with local_copy(location) as path:
@@ -111,21 +119,29 @@ class ShardReader:
         return self._open[number]
 
     def row(self, shard: int, sample: int) -> dict[str, Any]:
-        """The row of a sample, checked. DataError for one that has changed since it was counted."""
-        file, places = self._shard(shard)
+        """Read and check the row of a sample.
+
+        Raises:
+            DataError: the sample has changed since it was counted.
+        """
+        file, places = self._open_shard(shard)
         _, _, json_at, json_size, text_at, text_size = places[sample].tolist()
         texts = {".json": (json_at, json_size), ".txt": (text_at, text_size)}
-        one = Sample("", (0, 0), {suffix: place for suffix, place in texts.items() if place[0] != ABSENT})
-        read_row(one, file)
-        if one.problem:
+        content = Sample("", (0, 0), {suffix: place for suffix, place in texts.items() if place[0] != ABSENT})
+        read_row(content, file)
+        if content.problem:
             raise DataError(
-                f"{self.locations[shard]}: sample {sample} {one.problem}; it has changed since the training began."
+                f"{self.locations[shard]}: sample {sample} {content.problem}; it has changed since the training began."
             )
-        return one.row
+        return content.row
 
     def image(self, shard: int, sample: int, size: int) -> np.ndarray:
-        """The image of a sample, uint8 (size, size, 3). DataError for one that can't be read."""
-        file, places = self._shard(shard)
+        """Read and decode the image of a sample, uint8 (size, size, 3).
+
+        Raises:
+            DataError: the image can't be read.
+        """
+        file, places = self._open_shard(shard)
         offset, length = places[sample, :2].tolist()
         file.seek(offset)
         where = Path(get_file_name(self.locations[shard])) / f"sample {sample}"
@@ -134,17 +150,18 @@ class ShardReader:
 
 @register("data", "stream")
 class ShardStream(ShardSource):
-    """WebDataset shards that are streamed: decoded in worker processes while the run trains, shuffled in windows, each
-    sample once a pass, whatever the number of processes. ``data`` with a pattern or a URL streams, and with a folder of
-    shards prepares; text encoders that are trained on the captions need the latter.
+    """Streamed WebDataset shards, decoded by worker processes during training.
+
+    Samples are shuffled in windows, and each is used once per epoch, whatever the number of processes. ``data`` streams
+    a pattern or a URL, and prepares a folder of shards; text encoders that are trained on the captions need a prepared
+    folder.
 
     Args:
-        path: a folder, or a pattern such as ``shards/train-{000000..000999}.tar``, on disk or at a URL that fsspec
-            reads.
-        window: samples that are shuffled together, in each of up to eight parts of a batch; the order of the shards is
-            shuffled too.
-        workers: processes that decode; None: one less than there are cores for each training process, at least 1 and at
-            most 8. 0: none but the training's.
+        path: folder, or pattern such as ``shards/train-{000000..000999}.tar``, on disk or at a URL that fsspec reads.
+        window: number of samples that are shuffled together, in each of up to eight parts of a batch. The order of the
+            shards is shuffled, too.
+        workers: number of processes that decode. Default: one less than the cores per training process, from 1 to 8.
+            With 0, the training process decodes.
     """
 
     layout = "a stream of WebDataset shards"
@@ -163,51 +180,55 @@ class ShardStream(ShardSource):
         self.window, self.workers = window, workers
         self._counts: dict[str, list[int]] = {}
         self._faults: list[str] = []
-        self._digest = hashlib.blake2b(digest_size=16)  # of where the samples lie, of shards that were looked at
+        self._digest = hashlib.blake2b(digest_size=16)  # of the places of samples, for shards that were indexed
 
     @classmethod
     def recognises(cls, files: Any) -> bool:
         return False
 
     def reader(self, split: str) -> ShardReader:
-        """Reads samples of a split."""
+        """Create a reader of the samples of a split."""
         return ShardReader(self.shards[split], self.count(split))
 
     def count(self, split: str) -> list[int]:
-        """Samples of each shard that can be used. Shards on disk are looked through once, on all cores; at a URL,
-        ``index.json`` beside them tells, or else each is fetched. DataError lists what can't be used, unless
-        `skip_bad`.
+        """Count the usable samples of each shard.
+
+        Shards on disk are indexed once, on all cores. At a URL, an ``index.json`` beside the shards gives the counts;
+        without it, all shards are fetched.
+
+        Raises:
+            DataError: a list of everything that can't be used, unless `skip_bad` is set.
         """
         if split not in self._counts:
             locations = self.shards[split]
             counts = self._read_counts(locations)
             self._counts[split] = counts if counts is not None else self._count_samples(split, locations)
             if not sum(self._counts[split]):
-                raise DataError(f"The shards of {self.location} ({split}) hold no images that can be used.")
+                raise DataError(f"The shards of {self.location} ({split}) hold no usable images.")
         return self._counts[split]
 
     def _read_counts(self, locations: list[str]) -> list[int] | None:
-        """Read the samples of each shard from the index beside remote shards; None without one."""
+        """Read the number of samples of each shard from the index beside remote shards; None without an index."""
         if not is_remote(locations[0]):
             return None
         counts: dict[str, Any] = {}
         for folder in {location.rpartition("/")[0] for location in locations}:
-            beside = f"{folder}/{INDEX}"
-            if not list_matches(beside):
+            index_file = f"{folder}/{INDEX}"
+            if not list_matches(index_file):
                 return None
             try:
-                about = json.loads(fetch_file(beside).read_text(encoding="utf-8"))
+                index = json.loads(fetch_file(index_file).read_text(encoding="utf-8"))
                 shards = [location for location in locations if location.rpartition("/")[0] == folder]
-                counts |= {shard: _parse_count(about[get_file_name(shard)]["samples"]) for shard in shards}
+                counts |= {shard: _parse_count(index[get_file_name(shard)]["samples"]) for shard in shards}
             except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
                 raise DataError(
-                    f"{beside} does not give the samples of every shard ({error!r}); write it by "
+                    f"{index_file} does not give the number of samples of every shard ({error!r}); write it with "
                     "`stackflower data shard`."
                 ) from error
         return [counts[location] for location in locations]
 
     def _count_samples(self, split: str, locations: list[str]) -> list[int]:
-        """Index every shard, and count its samples."""
+        """Index every shard and count its samples."""
         counts, faults = [], []
         with progress_bar(f"indexing {len(locations):,} shards of {split}", len(locations)) as progress:
             for index in _load_indexes(locations):
@@ -225,14 +246,15 @@ class ShardStream(ShardSource):
         return counts
 
     def stream_warnings(self) -> list[str]:
-        """What a user should know of what was counted."""
-        return [f"{len(self._faults):,} samples are left out, the first: {self._faults[0]}"] if self._faults else []
+        """Return warnings about the samples that were counted."""
+        return [f"{len(self._faults):,} samples are left out. The first: {self._faults[0]}"] if self._faults else []
 
     def stream_key(self, split: str) -> str:
-        """What the stream depends on: the shards and where their samples lie, as far as they were looked at, and the
-        window.
+        """Compute a key of everything that the stream depends on.
+
+        That is the shards, where their samples lie (as far as they were indexed), and the window.
         """
-        names = [get_file_name(one) for one in self.shards[split]]
+        names = [get_file_name(location) for location in self.shards[split]]
         return compute_key(names, self._counts[split], self._digest.hexdigest(), self.window)
 
     def describe(self) -> str:
@@ -240,7 +262,11 @@ class ShardStream(ShardSource):
 
 
 def _parse_count(value: object) -> int:
-    """A number of samples. ValueError for anything else."""
+    """Check that a value is a number of samples.
+
+    Raises:
+        ValueError: it is not.
+    """
     if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 2**40:
         raise ValueError(f"samples {value!r}")
     return value

@@ -17,27 +17,26 @@ from stackflower.registry import register
 
 SUFFIXES = (".csv", ".tsv", ".parquet")
 DELIMITERS = ",\t;|"
-Row = dict[str, Any] | str  # or what is wrong with it
+Row = dict[str, Any] | str  # a row, or what is wrong with it
 FLICKR = "captions.txt"  # the table of Flickr8k
-INSPECTED_ROWS = 50  # rows, to find out which column is which
+INSPECTED_ROWS = 50  # number of rows to inspect to find the columns
 
 
 @register("data", "table")
 class TableSource(ListedSource):
-    """A table beside images: ``captions.csv``, ``.tsv`` or ``.parquet``, a row for each image, or for each caption of
-    one.
+    """Table beside images: ``captions.csv``, ``.tsv`` or ``.parquet``, with one row per image or per caption.
 
     Args:
-        path: the table, whose images are named relative to its folder; or the folder, or an archive, that holds it.
-        table: name of the table in the folder; None: the only one.
-        image_column: column of the image files; None: the one with a usual name, or whose cells end in .jpg and the
-            like.
-        text_column: column of the captions; None: the one with a usual name.
-        label_column: column of classes, numbers or names; None: the one with a usual name, if there is one.
-        split_column: column that says train, validation or test; None: the one named split, if there is one. Tables may
-            also be named train.csv and test.csv.
-        delimiter: between cells; None: a tab in .tsv, else the one of comma, tab, semicolon and bar that the first line
-            has most of.
+        path: the table, which names images relative to its folder; or a folder or an archive that holds the table.
+        table: name of the table in the folder. Default: the only one.
+        image_column: column of the image files. Default: a column with a usual name, or whose cells are names of
+            images.
+        text_column: column of the captions. Default: a column with a usual name.
+        label_column: column of the classes, numbers or names. Default: a column with a usual name, if there is one.
+        split_column: column that holds train, validation or test. Default: the column "split", if there is one. The
+            splits may also be separate tables, such as train.csv and test.csv.
+        delimiter: character between cells. Default: a tab in .tsv, otherwise the most frequent of comma, tab, semicolon
+            and bar in the first line.
     """
 
     layout = "a table of images and captions"
@@ -65,9 +64,9 @@ class TableSource(ListedSource):
         self._classes: dict[str, int] = {}
         self._read: dict[Path, list[tuple[int, Row]]] = {}
         self._numeric: bool | None = None
-        here = [name for name in _list_tables(self.files) if name in self.files]
-        if self.table is None and len(here) == 1 and self._find_table("train") is None:
-            self.table = here[0]
+        tables = [name for name in _list_tables(self.files) if name in self.files]
+        if self.table is None and len(tables) == 1 and self._find_table("train") is None:
+            self.table = tables[0]
 
     def open(self, follow_links: bool) -> Files:
         if self.path.is_file() and (self.path.suffix.lower() in SUFFIXES or self.path.name == FLICKR):
@@ -77,33 +76,37 @@ class TableSource(ListedSource):
 
     @classmethod
     def recognises(cls, files: Files) -> bool:
-        return (len(_list_tables(files)) == 1 or any(name.lower().startswith("train.") for name in _list_tables(files))) and any(
-            is_image(name) for name in files.names
-        )
+        return (
+            len(_list_tables(files)) == 1 or any(name.lower().startswith("train.") for name in _list_tables(files))
+        ) and any(is_image(name) for name in files.names)
 
     def find_splits(self) -> list[str]:
         if self.table not in self.files:
-            named = [split for split in SPLIT_FOLDERS if self._find_table(split)]
-            return named if "train" in named else list_splits(self.files)
+            separate = [split for split in SPLIT_FOLDERS if self._find_table(split)]
+            return separate if "train" in separate else list_splits(self.files)
         rows = [row for _, row in self._read_rows(self.files, str(self.table)) if isinstance(row, dict)]
         column = self._find_columns(self.files.path / str(self.table), rows[:INSPECTED_ROWS])["split"]
-        splits = [split for split in SPLIT_FOLDERS if column and any(self._is_in_split(row, column, split) for row in rows)]
+        splits = [
+            split for split in SPLIT_FOLDERS if column and any(self._is_in_split(row, column, split) for row in rows)
+        ]
         return splits if "train" in splits else ["train"]
 
     def _find_table(self, split: str) -> str | None:
-        """The table of a split by its name, ``train.csv``."""
+        """Return the table that is named after a split, such as ``train.csv``; None without one."""
         return next((name for name in _list_tables(self.files) if find_split(name.rpartition(".")[0]) == split), None)
 
     def _is_in_split(self, row: dict[str, Any], column: str, split: str) -> bool:
-        """Whether a row is of a split, by its column: one of no known split is for training."""
+        """Return whether a row belongs to a split; rows of unknown splits are for training."""
         value = str(row.get(column) or "").strip().lower()
         return split == (find_split(value) or "train")
 
     def _build_label_reader(self, cells: list[Any]) -> Callable[[Any], dict[str, Any]]:
-        """Reads cells of the column of classes: numbers, where all are, else names, numbered as they come, in the
-        training split first.
+        """Build a function that reads a cell of the label column.
+
+        If all cells of the training split are numbers, they are the labels. Otherwise they are names, which are
+        numbered in the order of their first use.
         """
-        if self._numeric is None:  # as in the training split, which is read first
+        if self._numeric is None:  # the training split is read first
             self._numeric = all(cell in (None, "") or parse_whole_number(cell) is not None for cell in cells)
 
         def read(cell: Any) -> dict[str, Any]:
@@ -118,17 +121,19 @@ class TableSource(ListedSource):
 
     def read_split(self, split: str) -> Listing:
         if split != "train":
-            self.get_listing("train")  # whose classes are numbered first
+            self.get_listing("train")  # numbers the classes
         beside = self.table in self.files or self._find_table("train") is not None
         files = self.files if beside else select_split(self.files, split)
         name = self.table or self._find_table(split) or next(iter(_list_tables(files)), None)
         if name is None or name not in files:
             raise DataError(
-                f"{files.path} has no table {name or 'that ends in ' + ', '.join(SUFFIXES)}; name one with "
+                f"{files.path} has no table {name or 'that ends in ' + ', '.join(SUFFIXES)}; name the table with "
                 "`data.table=NAME`."
             )
         rows = self._read_rows(files, name)
-        columns = self._find_columns(files.path / name, [row for _, row in rows[:INSPECTED_ROWS] if isinstance(row, dict)])
+        columns = self._find_columns(
+            files.path / name, [row for _, row in rows[:INSPECTED_ROWS] if isinstance(row, dict)]
+        )
         listing = Listing(files)
         rows = [
             (number, row)
@@ -138,14 +143,14 @@ class TableSource(ListedSource):
         captions, labels, lines = self._group_by_image(rows, columns, name, listing)
         for image, texts in captions.items():
             if image and image in files and not is_image(image):
-                listing.problems.append(f"{name}, line {lines[image]} names {image}, which is no image by its name.")
+                listing.problems.append(f"{name}, line {lines[image]} names {image}, which is not an image.")
             else:
                 listing.add(
                     {"file_name": image, "text": texts, **labels.get(image, {})}, f"{name}, line {lines[image]}"
                 )
         if not rows:
             listing.problems.append(f"{files.path / name} has no rows.")
-        unnamed = [each for each in files.names if is_image(each) and each not in captions]
+        unnamed = [file for file in files.names if is_image(file) and file not in captions]
         if unnamed:
             listing.notes.append(
                 f"{len(unnamed):,} images in {files.path} have no row in {name} and are not used, such as {unnamed[0]}."
@@ -155,33 +160,39 @@ class TableSource(ListedSource):
     def _group_by_image(
         self, rows: list[tuple[int, Row]], columns: dict[str, str], name: str, listing: Listing
     ) -> tuple[dict[str, list[str]], dict[str, dict[str, Any]], dict[str, int]]:
-        """Captions, class and first line of each image; what is wrong is noted in the listing."""
-        read = self._build_label_reader([row.get(columns["label"]) for _, row in rows if isinstance(row, dict)])
+        """Group the rows by image, and note what is wrong in the listing.
+
+        Returns:
+            The captions, the class and the first line number of each image.
+        """
+        read_label = self._build_label_reader([row.get(columns["label"]) for _, row in rows if isinstance(row, dict)])
         captions: dict[str, list[str]] = {}
         labels: dict[str, dict[str, Any]] = {}
         lines: dict[str, int] = {}
-        silent: list[tuple[int, str]] = []
+        uncaptioned: list[tuple[int, str]] = []
         for number, row in rows:
             if isinstance(row, str):
                 listing.problems.append(f"{name}, line {number} {row}.")
                 continue
             image = _find_image(str(row.get(columns["image"]) or ""), listing.files)
-            text, label = row.get(columns["text"]), read(row.get(columns["label"]))
+            text, label = row.get(columns["text"]), read_label(row.get(columns["label"]))
             if labels.setdefault(image, label) != label:
                 listing.problems.append(f"{name}, line {number} gives {image} another class than line {lines[image]}.")
                 continue
             lines.setdefault(image, number)
             if not text:
-                silent.append((number, image))
+                uncaptioned.append((number, image))
             texts = [text] if isinstance(text, str) else text if isinstance(text, list) else []
             captions.setdefault(image, []).extend(texts)
-        silent = [(number, image) for number, image in silent if any(captions[image])]
-        if silent:
-            listing.notes.append(f"{len(silent):,} lines of {name} have no caption, the first: line {silent[0][0]}.")
+        uncaptioned = [(number, image) for number, image in uncaptioned if any(captions[image])]
+        if uncaptioned:
+            listing.notes.append(
+                f"{len(uncaptioned):,} lines of {name} have no caption, such as line {uncaptioned[0][0]}."
+            )
         return captions, labels, lines
 
     def _read_rows(self, files: Files, name: str) -> list[tuple[int, Row]]:
-        """The rows of a table, read once."""
+        """Read the rows of a table, once."""
         if files.path / name not in self._read:
             self._read[files.path / name] = list(self._parse(files, name))
         return self._read[files.path / name]
@@ -195,32 +206,36 @@ class TableSource(ListedSource):
         return read_csv(text, files.path / name, self.delimiter or guessed)
 
     def _find_columns(self, where: Path, rows: list[dict[str, Any]]) -> dict[str, str]:
-        """Find out which column is which. DataError if that is not clear."""
+        """Find the columns of images, captions, labels and splits.
+
+        Raises:
+            DataError: the column of images or captions is unclear, or the table lacks a column that the user chose.
+        """
         names = list(dict.fromkeys(key for row in rows for key in row))
-        columns = {what: find_column(what, given, names, where) for what, given in self.columns.items()}
+        columns = {content: find_column(content, chosen, names, where) for content, chosen in self.columns.items()}
         if not columns["image"]:
-            of_images = (name for name in names if rows and all(is_image(str(row.get(name, ""))) for row in rows))
-            columns["image"] = next(of_images, "")
-        for what in ("image", "text"):
-            if not columns[what]:
-                raise build_column_error(what, names, where)
+            image_columns = (name for name in names if rows and all(is_image(str(row.get(name, ""))) for row in rows))
+            columns["image"] = next(image_columns, "")
+        for content in ("image", "text"):
+            if not columns[content]:
+                raise build_column_error(content, names, where)
         return columns
 
 
 def _list_tables(files: Files) -> list[str]:
-    """Names of the tables at the top of a folder, or of its folder for training."""
-    here = select_split(files, "train")
+    """List the tables at the top level of a folder, or of its training folder."""
+    training = select_split(files, "train")
     return [
         name
-        for name in here.names
+        for name in training.names
         if "/" not in name and name not in METADATA and (name.lower().endswith(SUFFIXES) or name == FLICKR)
     ]
 
 
-def _find_image(given: str, files: Files) -> str:
-    """The file that a cell names: relative to the table, or in a folder of images beside it of a usual name."""
-    name = files.normalise(given)
-    if name in files or not given:
+def _find_image(cell: str, files: Files) -> str:
+    """Return the file that a cell names, relative to the table or to a folder with a usual name beside it."""
+    name = files.normalise(cell)
+    if name in files or not cell:
         return name
     for folder in ("images", "Images", "imgs", "flickr30k_images"):
         if f"{folder}/{name}" in files:

@@ -24,9 +24,7 @@ def draw(
     first: int = 0,
     last: int | None = None,
 ) -> np.ndarray:
-    """Render images.
-
-    Image i depends only on `seed`, i and its own attributes, and shows the same flower at every resolution.
+    """Render images. Image i depends only on `seed`, i and its attributes, and looks the same at every resolution.
 
     Args:
         attributes: for each attribute, the indices (N,) of its values (see `sample_attributes`).
@@ -40,8 +38,7 @@ def draw(
         RGB images, uint8 (last − first, resolution, resolution, 3).
 
     Raises:
-        ValueError: the resolution or `first` is not allowed, or an attribute is missing, out of range or of another length
-            than the rest.
+        ValueError: `resolution` or `first` is not allowed, or an attribute is missing, too short or out of range.
     """
     columns = check_attributes(attributes, resolution)
     count = len(columns["colour"])

@@ -154,13 +154,13 @@ class PrecomputedEncoder(TextEncoder):
         return read_captions(source, every=True)
 
     def _read_caption_folder(self, folder: Path, groups: list[np.ndarray]) -> list[str]:
-        """Read the captions of groups of embeddings, one per image, from files listed in ``filenames.pickle``."""
+        """Read the captions of groups of embeddings, one per image, from the files in ``filenames.pickle``."""
         listed = self.path.parent / NAMES_FILE
         names = load_pickle(listed.read_bytes(), NAMES_FILE) if listed.is_file() else None
         if not isinstance(names, list) or len(names) != len(groups):
             raise DataError(
-                f"{self.path} has embeddings of {len(groups):,} images, but {listed} is missing or does not list as many "
-                f"file names. It must name the text file in {folder} of each image."
+                f"{self.path} has embeddings of {len(groups):,} images, but {listed} is missing or does not list as "
+                f"many file names. It must name the text file in {folder} of each image."
             )
         files = Folder(folder, follow_links=True)
         texts = index_by_ending(name for name in files.names if name.endswith(".txt"))

@@ -1,4 +1,4 @@
-"""What a pipeline draws: the best of several, sharpened images, counts."""
+"""Sampling from Python and choosing the best of several images."""
 
 from __future__ import annotations
 
@@ -13,6 +13,36 @@ from PIL import Image
 from stackflower.data.images import crop_border, load_square, sharpen
 from stackflower.errors import ConfigError
 from stackflower.pipeline import Pipeline
+
+
+def test_memory_does_not_grow_with_the_images_of_a_caption(trained: Path) -> None:
+    """The first images of a hundred million are there at once, and the same as of a few."""
+    import itertools as it
+
+    from stackflower import Pipeline
+
+    pipeline = Pipeline.from_run(trained, "cpu")
+    few = list(pipeline.generate(["a red flower", "a blue flower"], per_caption=70, batch_size=32))
+    many = list(it.islice(pipeline.generate(["a red flower", "a blue flower"], per_caption=10**8, batch_size=32), 2))
+    assert all((one == other).all() for one, other in zip(few[:2], many, strict=True))
+    middle = pipeline.generate(["a red flower", "a blue flower"], per_caption=10**8, part=(1, 2), batch_size=1)
+    assert next(middle).shape[0] == 1
+
+
+def test_the_pipeline_draws_seeded_images_from_python(trained: Path) -> None:
+    from stackflower import Pipeline
+
+    pictures = Pipeline.from_run(trained)("a red flower", per_caption=3, seed=0)
+    assert len(pictures) == 3 and all(
+        isinstance(picture, Image.Image) and picture.size == (16, 16) for picture in pictures
+    )
+    again = Pipeline.from_run(trained)(["a red flower"], per_caption=3, seed=0)
+    assert all(one.tobytes() == two.tobytes() for one, two in zip(pictures, again, strict=True))
+    assert len(Pipeline.from_run(trained)("a red flower", truncation=0.5)) == 1
+    assert len(Pipeline.from_run(trained)("a red flower", truncation=0.01)) == 1
+    for wrong in (0.001, float("nan")):
+        with pytest.raises(ConfigError, match=r"at least 0\.01"):
+            Pipeline.from_run(trained)("a red flower", truncation=wrong)
 
 
 @pytest.mark.parametrize("count", ["per_caption", "batch_size", "best_of"])
@@ -53,7 +83,7 @@ def test_choosing_needs_a_checkpoint(stackflower, trained: Path, tmp_path: Path)
     assert "16 px only" in stackflower("sample", "bare", "a red flower", "--side-by-side", code=2).output
 
 
-def test_sharpening_and_borders(stackflower, trained: Path, tmp_path: Path) -> None:
+def test_images_can_be_sharpened_and_their_borders_cropped(stackflower, trained: Path, tmp_path: Path) -> None:
     stackflower("sample", trained, "a red flower", "--out", "plain.png")
     stackflower("sample", trained, "a red flower", "--sharpen", 3, "--out", "sharp.png")
     plain, sharp = (np.asarray(Image.open(tmp_path / f"{name}.png")) for name in ("plain", "sharp"))
@@ -67,7 +97,10 @@ def test_sharpening_and_borders(stackflower, trained: Path, tmp_path: Path) -> N
     Image.fromarray(picture[10:30, 5:45]).save(tmp_path / "bare.png")
     assert np.array_equal(load_square(tmp_path / "framed.png", 16, trim=True), load_square(tmp_path / "bare.png", 16))
     assert not np.array_equal(load_square(tmp_path / "framed.png", 16), load_square(tmp_path / "bare.png", 16))
-    assert "--trim-border applies to the images of a folder" in stackflower("eval", trained, "--trim-border", code=2).output
+    assert (
+        "--trim-border applies to the images of a folder"
+        in stackflower("eval", trained, "--trim-border", code=2).output
+    )
     assert (
         "--resolution is for images that are not a run's"
         in stackflower("eval", trained, "--resolution", 32, code=2).output

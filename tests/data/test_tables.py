@@ -1,0 +1,135 @@
+"""Tables of captions: CSV, TSV and Parquet files of many projects."""
+
+from __future__ import annotations
+
+import csv
+from datetime import date
+from decimal import Decimal
+from pathlib import Path
+
+import pytest
+from conftest import TINY_NETWORKS, settings
+from sample_data import write_images
+
+from stackflower.data.opening import open_source, source_part
+from stackflower.data.prepared import prepare
+from stackflower.errors import DataError
+
+
+@pytest.mark.parametrize(
+    ("file", "columns", "delimiter"),
+    [
+        ("captions.csv", ("filepath", "title"), ","),
+        ("results.csv", ("image_name", "comment"), "|"),
+        ("list.tsv", ("image", "caption"), "\t"),
+        ("eu.csv", ("Datei", "caption"), ";"),
+        ("captions.txt", ("image", "caption"), ","),
+    ],
+)
+def test_tables_of_captions_are_recognised_by_their_columns(
+    tmp_path: Path, stackflower, file: str, columns: tuple[str, str], delimiter: str
+) -> None:
+    root = write_images(tmp_path / "data", "images/1.jpg", "images/2.jpg", "images/3.jpg")
+    with (root / file).open("w", newline="", encoding="utf-8-sig") as out:
+        rows = [
+            (*columns, "class"),
+            ("1.jpg", "a, red; flower", "rose"),
+            ("1.jpg", 'a "big" one', "rose"),
+            ("images/2.jpg", "blue", "iris"),
+        ]
+        csv.writer(out, delimiter=delimiter).writerows(rows)
+    assert source_part(str(root))["name"] == source_part(str(root / file))["name"] == "table"
+    for value in (root, root / file):
+        found = open_source(str(value)).rows("train")
+        assert found.captions == [["a, red; flower", 'a "big" one'], ["blue"]]
+        assert found.labels == [0, 1] and found.class_names == {0: "rose", 1: "iris"}
+    assert "1 images" in stackflower("data", "check", root).output
+    if columns == ("filepath", "title"):
+        stackflower("train", "--data", root, "--images", 8, "--out", "run", *TINY_NETWORKS)
+
+
+def test_a_table_that_excel_saved_as_unicode_text_is_read(tmp_path: Path) -> None:
+    root = write_images(tmp_path / "data", "1.jpg", "2.jpg")
+    (root / "list.tsv").write_text("image\tcaption\r\n1.jpg\tröd blomma\r\n2.jpg\t花\r\n", encoding="utf-16")
+    assert open_source(str(root)).rows("train").captions == [["röd blomma"], ["花"]]
+
+
+def test_columns_can_be_named_where_they_are_not_recognised(tmp_path: Path, stackflower) -> None:
+    root = write_images(tmp_path / "data", "1.jpg", "2.jpg")
+    (root / "x.csv").write_text("a,b,c\n1.jpg,a red flower,7\n2.jpg,a blue one,8\n")
+    said = stackflower("data", "check", root, code=2).output
+    assert "has the columns a, b, c" in said and "--set data.text_column=NAME" in said
+    assert (
+        "No problems"
+        in stackflower("data", "check", root, *settings("data.text_column=b", "data.label_column=c")).output
+    )
+    assert open_source(str(root), {"text_column": "b", "label_column": "c"}).rows("train").labels == [7, 8]
+    said = stackflower("data", "check", root, *settings("data.text_column=d"), code=2).output
+    assert "has no column 'd'" in said
+    (root / "x.csv").write_text("image,text\n1.jpg,a,b\n2.jpg,ok\n")
+    assert "line 2 has 3 cells in 2 columns" in stackflower("data", "check", root, code=2).output
+    assert (
+        "Unknown format 'tabel'. Did you mean 'table'?"
+        in stackflower("data", "check", root, "--format", "tabel", code=2).output
+    )
+
+
+def test_classes_have_the_same_numbers_in_all_splits(tmp_path: Path) -> None:
+    for split, rows in (("train", "1.jpg,a,rose\n2.jpg,b,iris\n"), ("test", "3.jpg,c,iris\n4.jpg,d,lily\n")):
+        write_images(tmp_path / split, *(line.partition(",")[0] for line in rows.split()))
+        (tmp_path / split / "list.csv").write_text(f"image,text,class\n{rows}")
+    assert open_source(str(tmp_path)).rows("test").class_names == {1: "iris", 2: "lily"}
+
+
+@pytest.mark.extras
+def test_values_of_a_parquet_file_that_json_lacks_become_text(tmp_path: Path) -> None:
+    parquet = pytest.importorskip("pyarrow.parquet")
+    from pyarrow import table
+
+    root = write_images(tmp_path, "1.jpg")
+    row = {"file_name": "1.jpg", "text": "a", "label": 0, "class_name": Decimal("1.5")}
+    columns = {name: [value] for name, value in (row | {"attributes": {"seen": date(2020, 1, 2)}}).items()}
+    parquet.write_table(table(columns), root / "metadata.parquet")
+    rows = prepare(open_source(str(root)), "train", 16).rows
+    assert rows.class_names == {0: "1.5"} and rows.attributes == {"seen": ["2020-01-02"]}
+
+
+@pytest.mark.extras
+def test_parquet_files_are_read_as_metadata_and_as_tables(tmp_path: Path) -> None:
+    parquet = pytest.importorskip("pyarrow.parquet")
+    from pyarrow import table
+
+    root = write_images(tmp_path / "a", "1.jpg", "2.jpg")
+    parquet.write_table(
+        table({"file_name": ["1.jpg", "2.jpg"], "text": [["a", "b"], ["c"]], "label": [1, 2]}),
+        root / "metadata.parquet",
+    )
+    assert source_part(str(root))["name"] == "folder"
+    assert open_source(str(root)).rows("train").captions == [["a", "b"], ["c"]] and open_source(str(root)).rows(
+        "train"
+    ).labels == [1, 2]
+    other = write_images(tmp_path / "b", "1.jpg", "2.jpg")
+    parquet.write_table(table({"path": ["1.jpg", "2.jpg"], "caption": ["a", "c"]}), other / "list.parquet")
+    assert open_source(str(other)).rows("train").captions == [["a"], ["c"]]
+    (other / "list.parquet").write_bytes(b"PAR1 damaged")
+    with pytest.raises(DataError, match="can't be read as a Parquet file"):
+        open_source(str(other)).rows("train")
+
+
+def test_splits_of_a_table_are_a_column_or_files(tmp_path: Path) -> None:
+    one = write_images(tmp_path / "one", *(f"{number}.jpg" for number in range(4)))
+    (one / "all.csv").write_text("image,caption,split\n0.jpg,a,train\n1.jpg,b,val\n2.jpg,c,test\n3.jpg,d,train\n")
+    other = write_images(tmp_path / "two", *(f"{number}.jpg" for number in range(4)))
+    for split, rows in (("train", "0.jpg,a\n3.jpg,d\n"), ("valid", "1.jpg,b\n"), ("test", "2.jpg,c\n")):
+        (other / f"{split}.csv").write_text(f"image,caption\n{rows}")
+    for root in (one, other):
+        source = open_source(str(root))
+        assert [source.rows(split).captions for split in source.splits()] == [[["a"], ["d"]], [["b"]], [["c"]]]
+
+
+def test_classes_of_a_table_are_numbers_or_names(tmp_path: Path, stackflower) -> None:
+    root = write_images(tmp_path / "data", *(f"{number}.jpg" for number in range(3)))
+    (root / "x.csv").write_text("image,text,class\n0.jpg,a,0\n1.jpg,b,rose\n2.jpg,c,0\n")
+    assert open_source(str(root)).rows("train").class_names == {0: "0", 1: "rose"}
+    (root / "x.csv").write_text("image,text,class\n0.jpg,a,0\n0.jpg,b,1\n")
+    assert "line 3 gives 0.jpg another class than line 2" in stackflower("data", "check", root, code=2).output

@@ -1,0 +1,78 @@
+"""Every registered encoder of captions, and tags as a condition."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import TINY_NETWORKS, settings
+from sample_data import write_images
+
+from stackflower import registry
+from stackflower.errors import DataError
+from stackflower.text.base import TextEncoder
+from stackflower.text.encoders.multi_hot import MultiHotEncoder
+
+CAPTIONS = ["a red flower", "این گل سرخ است", "红色的花", "🌺", "a red flower", " ".join(["petal"] * 1000)]
+
+
+FILES = {"word-vectors": "vectors.txt", "precomputed": "embeddings.npy"}  # of encoders that read one
+
+
+def make_encoder(name: str, folder: Path) -> TextEncoder:
+    """An encoder that has seen some captions."""
+    generator = torch.Generator().manual_seed(0)
+    lines = [
+        f"{word} {' '.join(f'{v:.4f}' for v in torch.randn(10, generator=generator))}"
+        for word in ["a", "red", "flower", "blue", "petal"]
+    ]
+    (folder / "vectors.txt").write_text("5 10\n" + "\n".join(lines), encoding="utf-8")
+    np.save(folder / "embeddings.npy", torch.randn(len(CAPTIONS), 10, generator=generator).numpy())
+    (folder / "embeddings.txt").write_text("\n".join(CAPTIONS), encoding="utf-8")
+    encoder = registry.create("text", name, **({"path": str(folder / FILES[name])} if name in FILES else {}))
+    assert isinstance(encoder, TextEncoder)
+    torch.manual_seed(0)
+    encoder.fit(CAPTIONS if name == "multi-hot" else ["a red flower", "a blue flower", "a red petal", "a blue petal"])
+    return encoder
+
+
+@pytest.mark.parametrize("name", sorted(set(registry.list_parts("text")) - {"huggingface"}))
+def test_every_text_encoder_is_seeded_and_survives_a_file(name: str, tmp_path: Path) -> None:
+    encoder = make_encoder(name, tmp_path)
+    captions = CAPTIONS
+    table = encoder.encode(captions)
+    assert table.shape == (len(captions), encoder.dim) and table.dtype == torch.float32
+    assert torch.allclose(table.norm(dim=1), torch.ones(len(captions)), atol=1e-5)
+    assert torch.allclose(table[0], table[4], atol=1e-6)
+    assert torch.allclose(encoder.encode(captions[:1]), table[:1], atol=1e-5)
+    assert encoder(captions).square().mean(1).sqrt() == pytest.approx([1.0] * len(captions), abs=1e-4)
+    assert encoder.fingerprint() == make_encoder(name, tmp_path).fingerprint()
+    assert encoder.unknown(["a red flower", CAPTIONS[0]]) == []
+    strange = ["a zyx red flower", "flower zyx!"]
+    known = {"multi-hot": ["a zyx red flower", "flower zyx!"], "word-vectors": ["zyx"], "rnn": ["zyx"]}
+    assert encoder.unknown(strange) == known.get(name, [])
+    encoder.save(tmp_path / "kept")
+    again = registry.create("text", name, **({"path": "gone.txt"} if name in FILES else {}))
+    again.restore(tmp_path / "kept")
+    again.fit(["something else"])
+    assert torch.allclose(again.encode(captions), table, atol=1e-6) and again.fingerprint() == encoder.fingerprint()
+
+
+def test_tags_become_a_multi_hot_condition(tmp_path: Path, stackflower) -> None:
+    encoder = MultiHotEncoder(tags=8)
+    encoder.fit(["long hair, blue eyes", "Blue  Eyes,smile", "blue eyes"])
+    one, two = encoder.encode(["blue eyes", "smile, blue eyes, unknown"])
+    assert one.tolist() == [1.0] + [0.0] * 7 and two.count_nonzero() == 2 and two.norm() == pytest.approx(1)
+    with pytest.raises(DataError, match="has none of the 3 tags of the training data"):
+        encoder.encode(["unknown"])
+    root = write_images(tmp_path / "data", *(f"{number}.jpg" for number in range(8)))
+    for number in range(8):
+        (root / f"{number}.txt").write_text(f"red hair\nsmile\ntag {number % 3}")
+    flags = ["--data", "data", "--images", 8, *TINY_NETWORKS, "--text", "multi-hot", *settings("text.tags=16")]
+    stackflower("train", "--out", "run", *flags)
+    said = stackflower("sample", "run", "red hair, tag 1", "--out", "x.png").output
+    assert "does not know" not in said
+    said = stackflower("sample", "run", "red hair, blue hare, tag 1", "red hair, tag 7", "--out", "y").output
+    assert "The run's text encoder does not know: blue hare, tag 7." in said
