@@ -25,13 +25,17 @@ LOAD_RATIO = 19 / 16  # StackGAN crops 64 out of 76 pixels and 256 out of 304
 
 
 def build_source(config: RunConfig) -> Source:
-    """The data set."""
+    """Open the data set."""
     source: Source = config.data.create("data")
     return source
 
 
 def build_encoder(config: RunConfig, kept: Path | None = None, device: torch.device | str = "cpu") -> TextEncoder:
-    """The text encoder on a device, restored from a run's folder `kept` if that exists. RunError if its files are damaged."""
+    """Build the text encoder on a device, restored from the folder `kept` of a run if that exists.
+
+    Raises:
+        RunError: the files in `kept` are damaged.
+    """
     encoder: TextEncoder = config.text.create("text")
     if kept is not None and kept.is_dir():
         encoder.restore(kept)
@@ -49,7 +53,7 @@ def fit_encoder(config: RunConfig, encoder: TextEncoder, captions: Sequence[str]
 
 
 def build_text_ranking(config: RunConfig, encoder: LearnedEncoder, resolution: int) -> TextRanking:
-    """A text encoder and the image encoder it is trained with, the latter initialised by the run's seed."""
+    """Join a text encoder with the image encoder it is trained with, which the run's seed initialises."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         return TextRanking(encoder, resolution)
@@ -65,7 +69,7 @@ def build_stage(config: RunConfig | PreviousStage, text_dim: int) -> Stage:
 
 
 def build_features(config: RunConfig) -> Features | None:
-    """The pretrained network of a run, loaded once in a process; None where it has none."""
+    """Load the pretrained network of a run, once per process; return None where it has none."""
     return None if config.features is None else _features(json.dumps(config.features.to_dict(), sort_keys=True))
 
 
@@ -76,7 +80,7 @@ def _features(part: str) -> Features:
 
 
 def build_adversaries(config: RunConfig, text_dim: int, stage: Stage) -> dict[str, Adversary]:
-    """A discriminator with its objective, penalties and augmentation for each resolution, by name: `discriminator-64`."""
+    """Build an adversary for each resolution, by name, such as ``discriminator-64``."""
     features = build_features(config)
     return {
         f"discriminator-{resolution}": Adversary(
@@ -104,12 +108,16 @@ def build_networks(config: RunConfig, text_dim: int) -> tuple[Stage, dict[str, A
 
 
 def clamped(size: int, source: Source) -> int:
-    """The nearest size that the source can be prepared at."""
+    """Return the nearest size that the source can be prepared at."""
     return min(max(size, source.sizes[0]), source.sizes[1])
 
 
 def load_size(config: RunConfig, stage: Stage, source: Source) -> int:
-    """Height and width of the prepared images, from which training crops. ConfigError if the data can't be prepared at it."""
+    """Return the height and width of the prepared images, from which training crops.
+
+    Raises:
+        ConfigError: the data can't be prepared at that size.
+    """
     resolution = max(stage.resolutions)
     ratio = LOAD_RATIO if config.below is None else config.below.load_ratio
     size = config.train.load_size or clamped(round(resolution * ratio), source)
@@ -150,7 +158,7 @@ def load_run(
         complete = folder.list_checkpoints()
         if not complete:
             raise RunError(
-                f"{folder} has no checkpoint left, which would hold the discriminator that chooses; leave out `best_of`."
+                f"{folder} has no checkpoint left, and only checkpoints hold discriminators; leave out `best_of`."
             )
         record.check_features(folder, build_features(record.config))
         name, adversary = list(build_adversaries(record.config, record.text_dim, stage).items())[-1]
@@ -159,7 +167,7 @@ def load_run(
 
 
 def _weights(folder: Run, checkpoint: str | None) -> tuple[Path, Path]:
-    """The file of a run's stage and the folder of its text encoder. RunError where there is no such checkpoint."""
+    """Return the file of a run's stage and the folder of its text encoder."""
     if checkpoint is None:
         return folder.weights_file, folder.text_folder
     if checkpoint != "best":
@@ -176,7 +184,7 @@ def _weights(folder: Run, checkpoint: str | None) -> tuple[Path, Path]:
 def _check_encoder(folder: Run, record: RunRecord, encoder: TextEncoder) -> None:
     if encoder.dim != record.text_dim or encoder.fingerprint() != record.encoder:
         raise RunError(
-            f"{folder} was trained with another text encoder ({record.encoder}, {record.text_dim} numbers) than this one "
-            f"({encoder.fingerprint()}, {encoder.dim}): its images would not be of these captions. Put back the encoder, or the "
-            f"version of Stackflower that trained it ({record.stackflower})."
+            f"{folder} was trained with another text encoder ({record.encoder}, {record.text_dim} dimensions) than "
+            f"this one ({encoder.fingerprint()}, {encoder.dim}), so its images would not match captions. Put back the "
+            f"encoder, or the version of Stackflower that trained it ({record.stackflower})."
         )

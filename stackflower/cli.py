@@ -1,4 +1,4 @@
-"""The command line: a group whose commands are imported when they are used, one module each in `stackflower.commands`."""
+"""The command line: a group of commands, each in a module of `stackflower.commands` that is imported on use."""
 
 from __future__ import annotations
 

@@ -1,7 +1,6 @@
-"""The values that an option, a setting or a field of a file may take, stated in its annotation: ``channels: Count =
-64``.
+"""Annotations that state the values of an option, a setting or a field of a file, as in ``channels: Count = 64``.
 
-pydantic checks them, strictly: a string is no number, ``true`` is no 1, NaN and infinity are refused.
+pydantic checks them strictly: a string is not a number, ``true`` is not 1, and NaN and infinity are refused.
 """
 
 from __future__ import annotations
@@ -36,8 +35,15 @@ def _adapter(annotation: Any) -> TypeAdapter[Any]:
 
 
 def problem(value: Any, annotation: Any) -> str | None:
-    """What is wrong with a plain value (from TOML, JSON or the command line) where `annotation` stands, as the end of a
-    sentence: ``it should be greater than 0.``; None where nothing is."""
+    """Say what is wrong with a value, as the end of a sentence such as "it should be greater than 0.".
+
+    Args:
+        value: plain value, from TOML, JSON or the command line.
+        annotation: annotation of the option or setting.
+
+    Returns:
+        The end of the sentence, or None for a value that fits.
+    """
     if annotation is inspect.Parameter.empty:
         return None
     try:  # as JSON, in which a list may stand for a tuple
@@ -52,7 +58,7 @@ def problem(value: Any, annotation: Any) -> str | None:
 
 
 def suggest(given: str, allowed: Iterable[str]) -> str:
-    """The end of a sentence about an unknown name: the nearest allowed one, if any, and all of them."""
+    """Return the end of a sentence about an unknown name: the nearest allowed name, if any, and all allowed names."""
     allowed = list(allowed)
     near = difflib.get_close_matches(given, allowed, n=1)
     hint = f" Did you mean {near[0]!r}?" if near else ""
@@ -60,8 +66,18 @@ def suggest(given: str, allowed: Iterable[str]) -> str:
 
 
 def read_section(cls: type[T], values: Any, name: str, problems: list[str], partial: bool = False) -> T | None:
-    """A dataclass from plain values. What is wrong joins `problems`; then there is none, or, with `partial`, defaults
-    stand for what was refused."""
+    """Build a dataclass from plain values.
+
+    Args:
+        cls: the dataclass; annotations say which values are allowed.
+        values: values by field.
+        name: name of the section, for messages.
+        problems: list that a sentence is added to for everything that is wrong.
+        partial: use defaults for what is refused, instead of returning None.
+
+    Returns:
+        The dataclass, or None if something is wrong.
+    """
     hints = get_type_hints(cls, include_extras=True)
     if not isinstance(values, Mapping):
         problems.append(f"{name} = {values!r}: it should be a table with {', '.join(hints)}.")

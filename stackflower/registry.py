@@ -181,7 +181,11 @@ def list_parts(kind: str) -> list[str]:
 
 
 def get(kind: str, name: str) -> type:
-    """The class of a name, imported. ComponentError if the name is unknown or the import fails."""
+    """Import and return the class of a part.
+
+    Raises:
+        ComponentError: the name is unknown, or the import fails.
+    """
     _check_kind(kind)
     entry = _find(kind, name)
     if entry is None:
@@ -201,7 +205,7 @@ def get(kind: str, name: str) -> type:
 
 
 def options(kind: str, name: str) -> dict[str, inspect.Parameter]:
-    """The options of a part: its constructor's keyword parameters without the kind's context."""
+    """Return the options of a part: its constructor's keyword parameters, without those that the builder supplies."""
     parameters = inspect.signature(get(kind, name), eval_str=True).parameters
     return {
         key: parameter
@@ -240,8 +244,7 @@ def declarations(parts: Iterable[tuple[str, Mapping[str, Any]]]) -> tuple[list[D
 
 
 def value(kind: str, part: Mapping[str, Any], option: str) -> Any:
-    """The value of an option in a part's plain values, or its default; None if the part, which `check` reports, or
-    option is unknown."""
+    """Return the value of an option in a part's plain values, or its default; None for an unknown part or option."""
     try:
         known = options(kind, str(part.get("name")))
     except ComponentError:
@@ -268,8 +271,23 @@ def check(kind: str, name: str, given: Mapping[str, Any]) -> list[str]:
 
 
 def create(kind: str, name: str, /, **arguments: Any) -> Any:
-    """Build part `name`; options and the kind's context are keyword arguments. ComponentError lists all wrong
-    options."""
+    """Build a part.
+
+    Args:
+        kind: kind of part, such as "discriminator".
+        name: name of the part.
+        arguments: the part's options, and the parameters that the builder supplies for its kind, such as `text_dim`.
+
+    Returns:
+        The part.
+
+    Raises:
+        ComponentError: a list of all wrong options, or the part can't be built.
+
+    Example:
+        >>> create("objective", "hinge").mismatched
+        True
+    """
     context = {key: value for key, value in arguments.items() if key in KINDS[kind].context}
     given = {key: value for key, value in arguments.items() if key not in context}
     problems = check(kind, name, given)

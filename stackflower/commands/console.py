@@ -1,7 +1,7 @@
 """How commands talk: messages and errors on stderr, results on stdout, parameters spelled as the flags of the command.
 
-The library names parameters in backquotes, as in `seed` or `train.batch_size=8`, and logs to the logger ``stackflower``. Here these become
-the flags of the command that runs, as in ``--seed`` or ``--batch-size 8``.
+The library names parameters in backquotes, as in `seed` or `train.batch_size=8`, and logs to the logger
+``stackflower``. This module replaces them by the flags of the command that runs: ``--seed``, ``--batch-size 8``.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Command(click.Command):
     """A command that prints what the library logs, and its errors with its own flags.
 
     Args:
-        settings: names that the library uses for what a parameter of this command sets, by the parameter's name. A parameter that is not
+        settings: the library's names of this command's parameters, by the parameter's name. A parameter that is not
             listed has the same name in both.
     """
 

@@ -1,4 +1,4 @@
-"""Recipe, flags and ``--set`` as one tree of plain values. Precedence: recipe < flags < ``--set``."""
+"""Merge recipe, parts and settings into one tree of plain values: recipe < parts < settings."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def merge(
     settings: Mapping[str, Any],
     report: Callable[[str], None] = lambda sentence: None,
 ) -> Tree:
-    """The tree that `resolve` checks.
+    """Merge recipe, flags and settings into the tree that `resolve` checks.
 
     Args:
         recipe: as `load_recipe` gives it.
@@ -46,7 +46,7 @@ def merge(
 
 
 def with_defaults(recipe: Mapping[str, Any]) -> Tree:
-    """A recipe over the defaults; a part's table without a name is of the default part."""
+    """Put a recipe over the defaults; a table without a name configures the default part."""
     tree = copy.deepcopy(DEFAULTS)
     for key, value in recipe.items():
         tree[key] = copy.deepcopy(dict(value) if isinstance(value, Mapping) else value)
@@ -94,8 +94,7 @@ def _name_part(tree: Tree, kind: str, name: str) -> None:
 
 
 def _add_penalties(recipe: Any, flags: Mapping[str, Any]) -> Any:
-    """The recipe's penalties with the flags' added; a flag for one that is there changes its weight. "none" drops
-    all."""
+    """Add the penalties of flags to the recipe's, or change their weight; "none" drops the recipe's."""
     if not isinstance(recipe, Mapping):
         return recipe  # refused later, with the rest
     kept = {} if "none" in flags else {name: dict(v) if isinstance(v, Mapping) else v for name, v in recipe.items()}

@@ -29,8 +29,7 @@ SETTING = "setting"  # stands for the kind in the declaration of a setting
 
 
 class Choice:
-    """The chosen parts of a tree of plain values, and the settings that are not at their default, with what they
-    declare."""
+    """The chosen parts of a tree and its settings that are not at their default, with what they declare."""
 
     def __init__(self, tree: Mapping[str, Any]):
         self.tree = tree
@@ -156,8 +155,10 @@ def _is_wanted(choice: Choice, recipe: Mapping[str, Any], given: set[str], part:
 
 
 def check(tree: Mapping[str, Any]) -> list[str]:
-    """Return a sentence for each unmet requirement, with what to choose instead; unknown parts are reported
-    elsewhere."""
+    """Return a sentence for each unmet requirement, with what to choose instead.
+
+    Unknown parts are reported elsewhere.
+    """
     choice = Choice(tree)
     sentences = []
     for subject, requirement, sentence in choice.unmet():

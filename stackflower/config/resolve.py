@@ -29,8 +29,11 @@ OPTIMIZER_DEFAULTS: dict[str, dict[str, Any]] = {"text": {"clip_norm": 10.0}}  #
 
 
 def resolve(tree: Mapping[str, Any]) -> RunConfig:
-    """A checked RunConfig from a merged tree, or from `RunConfig.to_dict`. ConfigError lists everything that is wrong,
-    at once."""
+    """Check a merged tree, or the result of `RunConfig.to_dict`, and return it as a RunConfig.
+
+    Raises:
+        ConfigError: a list of everything that is wrong.
+    """
     problems: list[str] = []
     known = (*HEADER, *PARTS, *OPTIONAL, *SECTIONS, "penalties", "optimizer")
     problems += [f"There is no section or key {key!r}.{suggest(key, known)}" for key in tree if key not in known]
@@ -145,7 +148,7 @@ def _checked_part(kind: str, name: str, options: Mapping[str, Any], problems: li
 
 
 def _features(tree: Mapping[str, Any], problems: list[str]) -> Part | None:
-    """The pretrained network; a file of weights by its whole path, so that a run goes on from any folder."""
+    """Return the pretrained network, its weights by their absolute path, so that a run resumes from any folder."""
     if tree.get("features") is None:
         return None
     part = _part(tree, "features", problems)

@@ -34,7 +34,7 @@ class Part:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Part:
-        """The inverse of `to_dict`. TypeError for a name that is no string."""
+        """Build a part from the result of `to_dict`. TypeError for a name that is not a string."""
         if not isinstance(values["name"], str):
             raise TypeError(f"name = {values['name']!r}")
         return cls(values["name"], {key: value for key, value in values.items() if key != "name"})
@@ -110,7 +110,7 @@ class PreviousStage:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> PreviousStage:
-        """The inverse of `to_dict`."""
+        """Build the previous stage from the result of `to_dict`."""
         return cls(
             str(values["run"]),
             int(values["stage"]),

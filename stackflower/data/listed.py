@@ -59,7 +59,7 @@ class Listing:
         try:
             return split_lines(files.text(name))
         except DataError as error:
-            self.problems.append(f"{where}: the captions can't be read: {error}")
+            self.problems.append(f"{where} has no readable captions: {error}")
             return None
 
 

@@ -56,15 +56,12 @@ def shard_data(
         out: folder to write to.
         per_shard: images per shard.
         size: height and width of the images. Default: copy the image files as they are.
-        layout: name of the source (default: detect it).
+        layout: name of the source. Default: detect it.
         options: options of the source.
         on_error: "skip" leaves out images that can't be read, anything else refuses them.
 
     Returns:
         Images per split as "splits", the pattern of the training shards as "pattern", and a summary as "text".
-
-    Raises:
-        DataError: the data can't be read, or the folder can't be written or holds other files.
     """
     skip = {"skip_bad": True} if on_error == "skip" else {}
     source, folder = open_source(value, {**options, **skip}, layout), Path(out).expanduser()

@@ -49,8 +49,8 @@ class Run:
         >>> run = Run("runs/flowers")
         >>> run.weights_file.as_posix()
         'runs/flowers/generator.safetensors'
-        >>> run.images  # no checkpoint yet
-        0
+        >>> run.images  # doctest: +SKIP
+        20000
         >>> run.read_config().recipe  # doctest: +SKIP
         'quickstart'
         >>> run.read_metrics()[-1]["images"]  # doctest: +SKIP

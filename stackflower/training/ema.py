@@ -15,8 +15,10 @@ class EMA(Generic[Network]):
     """Averaged copy of `module` (Karras et al. 2018); its buffers, such as batch statistics, are copied, not averaged.
 
     Args:
-        half_life: number of images after which the contribution of old weights has halved; 0: the copy always equals the module.
-        ramp: the half-life is at most this share of the images seen, so that initial weights are soon forgotten.
+        module: network to average.
+        half_life: number of images after which the contribution of old weights has halved; 0: the copy always equals
+            the module.
+        ramp: upper bound of the half-life, as a share of the images seen, so that initial weights are soon forgotten.
     """
 
     def __init__(self, module: Network, half_life: float, ramp: float = 0.05):
@@ -25,7 +27,13 @@ class EMA(Generic[Network]):
 
     @torch.no_grad()
     def update(self, module: nn.Module, images_seen: int, batch_size: int) -> None:
-        """Update by the weights of `module` after `images_seen` images, the last `batch_size` of them since the last update."""
+        """Move the average towards the weights of `module`.
+
+        Args:
+            module: network with the current weights.
+            images_seen: number of images seen.
+            batch_size: number of images since the last update.
+        """
         half_life = min(self.half_life, images_seen * self.ramp)
         rate = 1.0 - 0.5 ** (batch_size / half_life) if half_life else 1.0
         new = [parameter.detach() for parameter in module.parameters()]

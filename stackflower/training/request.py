@@ -42,7 +42,8 @@ class TrainingRequest:
     Args:
         stage: stage to train; None: 1, or that of the run to resume.
         recipe: name of a recipe, or a TOML file; None: one that suits the data (`choose_recipe`).
-        parts: parts and settings of their own parameters or flags, by dotted name: ``{"generator": "dcgan", "train.batch_size": 8}``.
+        parts: parts, and settings that have a parameter or flag, by dotted name:
+            ``{"generator": "dcgan", "train.batch_size": 8}``.
         settings: any other setting, by dotted name; these take precedence.
         out: folder of the run; None: ``runs/RECIPE-N``.
         below: run of the previous stage, for a later one.
@@ -89,7 +90,8 @@ def choose_recipe(request: TrainingRequest) -> tuple[str, str]:
         )
     if efficientnet_lite0.is_available():
         return "photographs", (
-            "Recipe photographs, because the extra features is installed; `recipe=quickstart` trains without a pretrained network."
+            "Recipe photographs, because the extra features is installed; `recipe=quickstart` trains without a "
+            "pretrained network."
         )
     return "quickstart", (
         "Recipe quickstart. The recipe photographs suits image folders better; it needs a pretrained network: "
@@ -133,7 +135,11 @@ def _differences(old: Any, new: Any, path: str = "") -> list[tuple[str, Any, Any
 
 
 def resume_config(request: TrainingRequest, run: Run) -> RunConfig:
-    """Return the configuration to resume with: the run's own, except for length and outputs. RunError for any other change."""
+    """Return the configuration to resume with: the run's own, except for length and outputs.
+
+    Raises:
+        RunError: the request changes anything else.
+    """
     old = run.read_config()
     if request.stage not in (None, old.stage):
         raise RunError(f"{run} is of stage {old.stage}, not {request.stage}; leave out `stage` to resume it.")

@@ -23,10 +23,10 @@ LATEST = 5  # pauses of a kind whose median is expected of the next
 
 
 class Length:
-    """The length of a training in images, and the share of it that is done.
+    """Length of a training in images, and the share of it that is done.
 
-    It is fixed from the start, or estimated again and again to end at a time limit (`refit`). Every estimate is a knot, from which
-    the share grows linearly to 1 at the estimated total. Knots are kept with the run, so that a resumed run repeats them.
+    It is fixed from the start, or re-estimated to end at a time limit (`refit`). Every estimate is a knot, from which
+    the share grows linearly to 1 at the estimated total. The run keeps its knots, so that a resumed run repeats them.
 
     Args:
         knots: (images, share done, estimated total) of each estimate, in order; none: nothing is known yet.
@@ -37,19 +37,19 @@ class Length:
 
     @classmethod
     def fixed(cls, total: int) -> Length:
-        """A length of `total` images."""
+        """Create a length of `total` images."""
         return cls([(0, 0.0, total)])
 
     def _knot(self, images: int) -> tuple[int, float, int] | None:
         return next((knot for knot in reversed(self.knots) if knot[0] <= images), None)
 
     def total(self, images: int) -> int | None:
-        """The estimated length after `images` images; None where nothing is known yet."""
+        """Return the length as estimated after `images` images; None before the first estimate."""
         knot = self._knot(images)
         return None if knot is None else knot[2]
 
     def share(self, images: int) -> float:
-        """The share of the training that is done after `images` images."""
+        """Return the share of the training that is done after `images` images."""
         knot = self._knot(images)
         if knot is None:
             return 0.0
@@ -57,25 +57,27 @@ class Length:
         return min(1.0, share + (1 - share) * (images - first) / (total - first)) if total > first else 1.0
 
     def done(self, images: int) -> bool:
-        """Whether training ends after `images` images."""
+        """Return whether training ends after `images` images."""
         total = self.total(images)
         return total is not None and images >= total
 
     def refit(self, images: int, total: int) -> None:
-        """A new estimate after `images` images; the share done goes on from where it is."""
+        """Add an estimate made after `images` images; the share that is done continues from its current value."""
         share = self.share(images)
         self.knots = [knot for knot in self.knots if knot[0] < images] + [(images, share, max(total, images))]
 
 
 class Pace:
-    """Estimates how many images fit into a time limit, by the recent speed of the steps and the time that grids and checkpoints take.
+    """Estimator of how many images fit into a time limit.
+
+    It uses the recent speed of the steps, and the time that grids and checkpoints take.
 
     Args:
-        deadline: of `time.monotonic`.
+        deadline: end of the limit, by `time.monotonic`.
         limit: seconds of the whole limit.
-        step: images a step.
-        timed: steps before the first estimate, so that every lazy penalty is among them.
-        sparing: whether grids and checkpoints that take too long are left out (see `affords`).
+        step: images per step.
+        timed: number of steps before the first estimate, so that they include every lazy penalty.
+        sparing: whether to skip grids and checkpoints that take too long (see `affords`).
     """
 
     def __init__(self, deadline: float, limit: float, step: int, timed: int, sparing: bool = True):
@@ -87,34 +89,39 @@ class Pace:
         self.shares: dict[str, float] = {}  # of the training at the latest of each kind
 
     def start(self, images: int) -> None:
-        """The clock starts, after steps that only warm up."""
+        """Start the clock, after the warm-up steps."""
         self.marks.append((time.monotonic(), images))
 
     def restart(self) -> None:
-        """Training went back to a checkpoint: the speed is measured anew."""
+        """Measure the speed again, after a return to a checkpoint."""
         self.marks.clear()
 
     def pause(self, kind: str, seconds: float, share: float) -> None:
-        """A grid, a checkpoint or another `kind` of pause took `seconds` when a `share` of the training was done."""
+        """Record that a grid, checkpoint or other `kind` of pause took `seconds` at a `share` of the training."""
         self.pauses.setdefault(kind, []).append(seconds)
         self.paused, self.shares[kind] = self.paused + seconds, share
 
     def affords(self) -> bool:
-        """Whether a grid or checkpoint that isn't the last leaves nine tenths of the time so far to the training."""
+        """Return whether another grid or checkpoint leaves nine tenths of the time so far to the training."""
         return not self.sparing or self.paused + self._usual() <= PAUSES * (self.limit - self.left())
 
     def left(self) -> float:
-        """Seconds until the deadline."""
+        """Return the seconds until the deadline."""
         return max(0.0, self.deadline - time.monotonic())
 
     def due(self, images: int) -> bool:
-        """Whether it is time for an estimate."""
+        """Return whether it is time for an estimate."""
         if len(self.marks) < 2:
             return bool(self.marks) and images - self.marks[0][1] >= self.timed * self.step
         return time.monotonic() - self.paused - self.marks[-1][0] >= self.limit / REFITS
 
     def estimate(self, images: int, share: float) -> int:
-        """The total that ends at the deadline, in whole steps, after `images` images, a `share` of the training."""
+        """Estimate the length that ends at the deadline, in whole steps.
+
+        Args:
+            images: number of images seen.
+            share: share of the training that is done.
+        """
         now = time.monotonic()
         active = now - self.paused
         self.marks.append((active, images))
@@ -132,20 +139,20 @@ class Pace:
         return images + math.ceil(training * speed / self.step) * self.step
 
     def _usual(self) -> float:
-        """Seconds of a pause of every kind."""
+        """Return the seconds that one pause of every kind takes."""
         return sum(map(self._usual_of, self.pauses))
 
     def _usual_of(self, kind: str) -> float:
         return median(self.pauses[kind][-LATEST:])
 
     def _between(self, kind: str, share: float) -> float:
-        """Seconds of the pauses of a kind before the last, if they come as often as before."""
+        """Return the seconds of the pauses of a kind before the last one, if they come as often as before."""
         every = self.shares[kind] / len(self.pauses[kind])
         return self._usual_of(kind) * max(0, math.ceil((1 - share) / every - 1e-6) - 1) if every else 0.0
 
 
 def learning_rate(settings: Optimizer, images: int, share: float, epoch: int) -> float:
-    """The learning rate after `images` images, a `share` of the training, where an epoch has `epoch` images."""
+    """Return the learning rate after `images` images, at a `share` of the training, with `epoch` images per epoch."""
     rate = settings.lr
     if settings.halve_every:
         rate *= 0.5 ** int(images / (settings.halve_every * epoch))
@@ -158,8 +165,8 @@ def learning_rate(settings: Optimizer, images: int, share: float, epoch: int) ->
 class Plateau:
     """Halves a learning rate whenever a measure has stopped falling (BEGAN, section 4.1).
 
-    The measure of every step is summed on its device; at the end of a window of images its mean is read, and one that is not
-    below the best so far halves the rate.
+    The measure of every step is summed on its device. At the end of a window of images its mean is read; the rate is
+    halved unless the mean is below the best so far.
     """
 
     scale: float = 1.0

@@ -49,7 +49,7 @@ class TrainingState:
         self.plateaus = {name: Plateau() for name in networks.learners}
 
     def numbers(self) -> CheckpointState:
-        """What ``state.json`` holds."""
+        """Return the contents of ``state.json``."""
         scaler = self.accelerator.scaler
         return CheckpointState(
             images=self.images,
@@ -81,7 +81,11 @@ class TrainingState:
         self.accelerator.wait_for_everyone()
 
     def _save_model(self, kept: str) -> None:
-        """Write the averaged stage (and encoder) as the run's model. TrainingFailed, saying what is `kept`, where it can't be."""
+        """Write the averaged stage (and encoder) as the run's model.
+
+        Args:
+            kept: sentence that says what is safe if writing fails.
+        """
         try:
             save_weights(self.networks.ema.module, self.run.weights_file)
             if self.networks.text is not None:
@@ -101,8 +105,8 @@ class TrainingState:
             save_weights(self.networks.ema.module, self.run.best_weights, {"best": best})
         except (OSError, SafetensorError) as error:
             raise TrainingFailed(
-                f"{self.run.best_weights} can't be written: {error}. The checkpoints are untouched. Free some disk space, then resume with "
-                f"`resume={self.run}`."
+                f"{self.run.best_weights} can't be written: {error}. The checkpoints are untouched. Free some disk "
+                f"space, then resume with `resume={self.run}`."
             ) from error
         for path in self.run.path.glob("text-best-*"):
             aside = self.run.path / f"{path.name.replace('text', 'generator')}.safetensors"

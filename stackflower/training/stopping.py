@@ -65,15 +65,18 @@ class Stop:
 
 @contextmanager
 def naming_lost_processes(run: Path) -> Iterator[None]:
-    """TrainingFailed where a process that decodes or trains beside this one ended, which torch raises wherever the main thread is."""
+    """Raise TrainingFailed where another process of the training was lost.
+
+    torch raises a RuntimeError for it wherever the main thread happens to be.
+    """
     try:
         yield
     except RuntimeError as error:
         on = f"Checkpoints are kept; resume with `resume={run}`"
         if found := re.match(r"DataLoader worker \(pid.*?\) (is|exited) ([^.]*)", str(error)):
             raise TrainingFailed(
-                f"A worker process that decodes the stream {found[1].replace('is', 'was')} {found[2]}; memory, or room in /dev/shm, may have run out. {on}, "
-                "or use less of both with `data.workers=0`."
+                f"A worker process that decodes the stream {found[1].replace('is', 'was')} {found[2]}; memory, or "
+                f"space in /dev/shm, may have run out. {on}, or use less of both with `data.workers=0`."
             ) from error
         if re.search(r"gloo|nccl|Connection (closed|reset) by peer", str(error), re.IGNORECASE):
             raise TrainingFailed(

@@ -111,12 +111,13 @@ def _encoder(part: Part) -> LearnedEncoder:
 
 @torch.no_grad()
 def retrieval_accuracy(ranking: TextRanking, tokens: Tensor, images: Tensor, candidates: int) -> float:
-    """Share of captions whose most similar image (by cosine), among `candidates` of the split, is their own or one with the same
-    caption.
+    """Compute the share of captions whose most similar image, by cosine, is their own or has the same caption.
 
     Args:
-        tokens: (N, L) of a caption of each image.
-        images: uint8 (N, 3, R, R).
+        ranking: text encoder and image encoder.
+        tokens: tokens `(N, L)` of one caption per image.
+        images: uint8 `(N, 3, R, R)`.
+        candidates: number of images that a caption is compared with.
     """
     ranking.eval()
     right, count = 0, 0

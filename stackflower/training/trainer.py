@@ -116,7 +116,7 @@ class Trainer:
                 group["lr"] = rate * self.state.rate_scale * self.state.plateaus[name].scale
 
     def _update_adversaries(self, images: int) -> None:
-        """Let what has a state of its own update it, by the terms of a step of `images` images, averaged over processes."""
+        """Update objectives and augmentations with state by the terms of a step, averaged over processes."""
         for name, adversary in self.networks.adversaries.items():
             if not adversary.has_state:
                 continue
@@ -181,14 +181,16 @@ class Trainer:
             self.pace.pause(kind, self.logger.clock() - began, self.length.share(self.images))
 
     def _crossed(self, before: int, every: float) -> bool:
-        """Whether a multiple of `every` images, or of a tenth of the training, lies between `before` and now; a tenth counts where the time
-        limit leaves time for it."""
+        """Return whether a multiple of `every` images lies between `before` and now.
+
+        If `every` is 0, it is a tenth of the training, provided that the time limit leaves time for it.
+        """
         if every:
             return before // every != self.images // every
         return self.affords and int(self.length.share(before) * TENTHS) != int(self.length.share(self.images) * TENTHS)
 
     def _agree(self, stop: Stop) -> bool:
-        """Whether to stop, and a new estimate of the length where a time limit sets it; several processes agree every few steps."""
+        """Return whether to stop, and update the estimate of the length; several processes agree every few steps."""
         if self.accelerator.num_processes == 1:
             self._refit(self._estimate())
             self.affords = self._affords()
@@ -208,7 +210,7 @@ class Trainer:
         return self.pace is None or self.pace.affords()
 
     def _estimate(self) -> int:
-        """The length that fits the time limit, where it is time to estimate it; else 0."""
+        """Return the length that fits the time limit if it is time to estimate it, otherwise 0."""
         if self.pace is None:
             return 0
         if not self.pace.marks and self.state.step >= WARM_UP:
@@ -247,15 +249,14 @@ class Trainer:
         return bad
 
     def _roll_back(self, bad: list[str]) -> None:
-        """Back to the last complete checkpoint with half the learning rate, at most three times."""
+        """Return to the last complete checkpoint with half the learning rate, at most three times."""
         images, complete = self.images, self.run.list_checkpoints()
         if self.state.rollbacks >= ROLLBACKS or not complete:
             self.logger.event(images, "failed", terms=bad)
             raise TrainingFailed(
                 f"Not finite after {images:,} images: {', '.join(bad)}, with {self.state.rollbacks} returns to the last "
-                f"checkpoint and a learning rate of {self.state.rate_scale:g} of the given one. The last finite checkpoint "
-                f"is kept in {self.run}. A lower learning rate (`lr`) or a penalty such as "
-                "`penalty=r1` usually helps."
+                f"checkpoint and the learning rate scaled by {self.state.rate_scale:g}. {self.run} keeps the last "
+                "finite checkpoint. A lower learning rate (`lr`) or a penalty such as `penalty=r1` usually helps."
             )
         self.state.roll_back(complete[-1])
         self.logger.forget()
@@ -271,7 +272,8 @@ class Trainer:
             back_to=self.images,
             rate_scale=scale,
             time_number=self.state.rollbacks,
-            text=f"{', '.join(bad)} not finite at {images:,} images: back to {self.images:,}, learning rate × {scale:g}",
+            text=f"{', '.join(bad)} not finite at {images:,} images: returning to {self.images:,}, learning "
+            f"rate × {scale:g}.",
         )
 
     def _grid(self) -> None:

@@ -90,7 +90,7 @@ def test_scores_carry_their_protocol(stackflower, trained: Path, tmp_path: Path)
         (["eval", "--images", "nowhere", "--data", "synthetic-flowers"], "this folder does not exist"),
         (["ls", "generators"], "Did you mean 'generator'?"),
         (["embed"], "No caption given"),
-        (["embed", "a", "--out", "x.csv"], "written as .npy"),
+        (["embed", "a", "--out", "x.csv"], "the name must end in .npy"),
         (["data", "make", "flowers", "--out", "x"], "Allowed: synthetic-flowers"),
     ],
 )

@@ -59,18 +59,18 @@ def test_metadata_beside_the_folders_of_splits_are_divided_among_them(stackflowe
     write_picture(tmp_path / "more" / "9.png")
     written.write_text("\n".join(map(json.dumps, [*rows[1:], {"file_name": "more/9.png", "text": "a rose"}])))
     said = stackflower("data", "check", tmp_path, code=2).output
-    assert "names more/9.png, which is in no folder of a split (train, val, test)" in said and "1 problem." in said
+    assert "names more/9.png, which is outside the split folders (train, val, test)" in said and "1 problem." in said
     assert "1 images in" in said and "have no row in metadata.jsonl and are not used (train/0.png)" in said
     (tmp_path / "train" / "metadata.jsonl").write_text(json.dumps({"file_name": "0.png", "text": "its own"}))
     said = stackflower("data", "check", tmp_path, code=2).output
-    assert "2 rows of" in said and "folders with metadata of their own (train)" in said
-    assert "names more/9.png, which is in no folder of a split (val, test, train)" in said and "1 problem." in said
+    assert "2 rows of" in said and "because their folders (train) have their own metadata" in said
+    assert "names more/9.png, which is outside the split folders (val, test, train)" in said and "1 problem." in said
     source = FolderSource(path=str(tmp_path), skip_bad=True)
     assert source.rows("train").captions == [["its own"]] and len(source.rows("test")) == 3
     for folder in ("val", "test"):
         (tmp_path / folder / "metadata.jsonl").write_text(json.dumps({"file_name": "0.png", "text": "its own"}))
     said = stackflower("data", "check", tmp_path).output
-    assert "metadata.jsonl is not used: every folder of a split (train, val, test) has metadata." in said
+    assert "metadata.jsonl is not used, because every split folder (train, val, test) has its own metadata." in said
 
 
 def test_a_broken_line_of_the_metadata_of_all_splits_counts_once(stackflower, tmp_path: Path) -> None:
@@ -83,7 +83,7 @@ def test_a_broken_line_of_the_metadata_of_all_splits_counts_once(stackflower, tm
     )
     (tmp_path / "metadata.csv").write_text("file_name,text\ntrain/0.png,another\n")
     said = stackflower("data", "check", tmp_path, code=2).output
-    assert "2 problems." in said and said.count("metadata.csv is not used: metadata.jsonl is beside it.") == 1
+    assert "2 problems." in said and said.count("metadata.csv is not used, because metadata.jsonl is beside it.") == 1
 
 
 def test_folders_of_splits_without_one_for_training_are_told(stackflower, tmp_path: Path) -> None:
@@ -91,14 +91,14 @@ def test_folders_of_splits_without_one_for_training_are_told(stackflower, tmp_pa
         write_picture(tmp_path / name)
         (tmp_path / name).with_suffix(".txt").write_text("a flower")
     said = stackflower("data", "check", tmp_path).output
-    assert "has no folder train, so test are no splits but part of the training data" in said
+    assert "has no folder train, so test are not splits but part of the training data" in said
     write_folder(tmp_path, [{"file_name": name, "text": "a flower"} for name in ("0.png", "test/1.png")])
     write_folder(tmp_path / "test", [{"file_name": "1.png", "text": "another"}])
     said = stackflower("data", "check", tmp_path).output
     assert "has no folder train" in said and "Not used: test/metadata.jsonl." in said
     (tmp_path / "metadata.jsonl").unlink()
     said = stackflower("data", "check", tmp_path, code=2).output
-    assert "There is test/metadata.jsonl; the folder for training is named train." in said
+    assert "It has test/metadata.jsonl; the training folder must be called train." in said
 
 
 def test_a_drawn_validation_split_follows_the_metadata_it_is_drawn_from(tmp_path: Path) -> None:
@@ -141,7 +141,7 @@ def test_a_folder_without_metadata_names_what_is_there(stackflower, tmp_path: Pa
     write_picture(tmp_path / "bare" / "1.png")
     (tmp_path / "bare" / "metadata.json").write_text("{}")
     out = stackflower("train", "--data", tmp_path / "bare", code=2).output
-    assert "has no metadata.jsonl, metadata.csv or metadata.parquet. There is metadata.json: rename it" in out
+    assert "has no metadata.jsonl, metadata.csv or metadata.parquet. If metadata.json holds the metadata, rename it" in out
 
 
 def test_a_picture_without_a_row_is_warned_of(stackflower, good: Path) -> None:

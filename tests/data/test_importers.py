@@ -45,7 +45,7 @@ def test_folders_of_stackgan_and_attngan_are_read(tmp_path: Path, stackflower, a
     assert source.rows("test").captions == ([["red bird", "bird"]] if attngan else [["bird 3.Bird/d", "small"]])
     stackflower("train", "--data", root, "--images", 8, "--out", "run", *TINY_NETWORKS)
     (root / "images" / "1.Bird" / "a.jpg").unlink()
-    assert "names 1.Bird/a, and there is no image" in stackflower("data", "check", root, code=2).output
+    assert "names 1.Bird/a, but no image file has this name" in stackflower("data", "check", root, code=2).output
     (root / "train" / "filenames.pickle").write_bytes(pickle.dumps({"a": 1}))
     assert "holds no list of names" in stackflower("data", "check", root, code=2).output
 

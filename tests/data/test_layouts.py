@@ -37,7 +37,7 @@ def test_oxford_102_is_recognised_and_read_in_each_of_its_splits(tmp_path: Path,
     (root / "jpg" / "image_00030.jpg").unlink()
     (root / "text_c10" / "class_00001" / "image_00001.txt").unlink()
     said = stackflower("data", "check", root, code=2).output
-    assert "1 of the 10 images of this split are not in" in said and "jpg/image_00001.jpg has no captions" in said
+    assert "1 of the 10 images of this split are missing in" in said and "jpg/image_00001.jpg has no readable captions" in said
     (root / "setid.mat").write_bytes(b"damaged")
     with pytest.raises(DataError, match="is not Oxford-102's file"):
         open_source(str(root)).rows("train")
@@ -57,7 +57,7 @@ def test_cub_200_is_recognised_and_cropped_to_its_boxes(tmp_path: Path, stackflo
         prepare(open_source(str(root), {"box": box}), "train", 30).images[0].float().mean() / 255 for box in (1.5, 0, 1)
     )
     assert float(tight) > 0.95 and float(near) == pytest.approx(1 / 1.5**2, abs=0.05) and float(whole) < 0.1
-    listed = [open_source(str(root), {"split": "classes", "seed": seed}).listing for seed in range(9)]
+    listed = [open_source(str(root), {"split": "classes", "seed": seed}).get_listing for seed in range(9)]
     for listing in listed:
         seen, unseen = ({row["label"] for row in listing(split).rows} for split in ("train", "test"))
         assert not seen & unseen and seen | unseen == {1, 2, 200}
@@ -118,7 +118,7 @@ def test_coco_captions_are_recognised_and_read(tmp_path: Path, stackflower) -> N
     (root / "train2017" / "000000000003.jpg").unlink()
     assert "image 13 names 000000000003.jpg, which does not exist" in stackflower("data", "check", root, code=2).output
     (root / "annotations" / "captions_val2017.json").write_text('{"images": 3}')
-    assert "is not a file of COCO's captions" in stackflower("data", "check", root, code=2).output
+    assert "is not a caption file of COCO" in stackflower("data", "check", root, code=2).output
 
 
 def real_data() -> Path:

@@ -161,7 +161,7 @@ def test_a_folder_that_holds_something_else_is_refused(tmp_path: Path, stackflow
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("x")
     assert "holds thesis.txt; name a new folder" in stackflower("data", "prepare", "flowers", "mine", code=2).output
-    assert "holds metadata.jsonl" in stackflower("data", "prepare", "flowers", "flowers", code=2).output
+    assert "name a new folder" in stackflower("data", "prepare", "flowers", "flowers", code=2).output
     stackflower("data", "prepare", "flowers", "out")
     stackflower("data", "prepare", "flowers", "out")  # again: it opens what is there
     assert "at another size" in stackflower("data", "prepare", "flowers", "out", "--size", 64, code=2).output

@@ -21,11 +21,11 @@ from stackflower.errors import DataError
 INTERRUPTED = """
 import os, signal, sys
 from stackflower.data import prepared
-without = prepared._without
+without = prepared._write_kept
 def then_killed(*given):
     without(*given)
     os.kill(os.getpid(), signal.SIGKILL)
-prepared._without = then_killed
+prepared._write_kept = then_killed
 from stackflower.cli import main
 main(sys.argv[1:])
 """

@@ -80,7 +80,7 @@ def test_shards_elsewhere_that_change_are_fetched_anew(tmp_path: Path) -> None:
     labels = []
     for counts in ((3, 4), (4, 3)):
         write_shards(folder, counts)
-        remote._copy.cache_clear()  # as a new process
+        remote._locate_copy.cache_clear()  # as a new process
         source = open_source(url)
         assert isinstance(source, ShardStream) and source.count("train") == list(counts)
         labels.append([source.reader("train").row(1, sample)["label"] for sample in range(counts[1])])

@@ -80,7 +80,7 @@ FROZEN_COLOURS = [
 
 
 def test_the_data_set_is_frozen() -> None:
-    """Captions, attributes and images of version 7, to a level of 255, as kernels differ; scores were published on it."""
+    """Captions, attributes and images of version 7, to a level of 255, as kernels differ; published scores use it."""
     import hashlib
 
     from stackflower.data.synthetic.source import VERSION, SyntheticFlowers

@@ -88,7 +88,7 @@ def test_a_run_trains_on_embeddings_computed_elsewhere_and_keeps_them(tmp_path: 
     assert "has no embedding of 'a tree', only those of 8 other captions" in said
     np.save(tmp_path / "e.npy", np.zeros((7, 20)))
     said = stackflower("train", "--data", "data", "--images", 8, "--out", "other", *TINY_NETWORKS, *text, code=2).output
-    assert "has 7 embeddings, and data/metadata.jsonl has 8 captions" in said
+    assert "has 7 embeddings, but data/metadata.jsonl has 8 captions" in said
     said = stackflower(
         "train",
         "--data",
