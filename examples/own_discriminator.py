@@ -5,6 +5,7 @@ python examples/own_discriminator.py --images 20000 --out runs/own
 
 import argparse
 import logging
+from itertools import pairwise
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -26,8 +27,7 @@ class CosineDiscriminator(Discriminator):
         super().__init__()
         widths = (3, channels, 2 * channels, 4 * channels)
         convolutions = [
-            nn.Sequential(nn.Conv2d(before, after, 4, 2, 1), nn.LeakyReLU(0.2))
-            for before, after in zip(widths, widths[1:], strict=False)
+            nn.Sequential(nn.Conv2d(before, after, 4, 2, 1), nn.LeakyReLU(0.2)) for before, after in pairwise(widths)
         ]
         self.layers = nn.Sequential(*convolutions)
         self.text = nn.Linear(text_dim, widths[-1])

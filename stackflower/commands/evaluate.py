@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from stackflower.commands.console import Command, show
+from stackflower.commands.console import Command, show, spell
 from stackflower.commands.options import (
     DATA_HELP,
     Finite,
@@ -120,7 +120,9 @@ def evaluate(
     if subjects is None:
         return
     one = len(subjects) == 1
-    show(subjects[0] if one else {"scores": subjects}, as_json, lambda: format_scores(subjects, flags["compare"]))
+    show(
+        subjects[0] if one else {"scores": subjects}, as_json, lambda: spell(format_scores(subjects, flags["compare"]))
+    )
     for scores in subjects:
         if "not_comparable" in scores:
             raise ConfigError(scores["not_comparable"])

@@ -80,7 +80,7 @@ def _check_label(row: dict[str, Any]) -> str | None:
             if isinstance(label, int) and abs(label) < 10**20
             else repr(label)
             if isinstance(label, str)
-            else "it has"
+            else "(not shown)"
         )
         return f"has the label {shown}; a label must be a whole number from 0 to {MAX_LABEL:,}"
     return None

@@ -30,7 +30,7 @@ def save_scores(scores: Mapping[str, Any], path: Path) -> None:
 
 
 def file_name(scores: Mapping[str, Any]) -> str:
-    """A name for scores of a protocol: the same protocol, of the same weights, has the same."""
+    """Return the file name of scores; the same weights and protocol have the same name."""
     protocol = scores["protocol"]
     what = json.dumps([comparable(protocol), scores.get("scored", {})], sort_keys=True, default=str)
     words = f"{str(protocol['split']).split()[0]}-{protocol['extractor']}"
@@ -40,7 +40,11 @@ def file_name(scores: Mapping[str, Any]) -> str:
 
 
 def read_scores(path: Path) -> dict[str, Any]:
-    """What `save_scores`, or ``stackflower eval``, wrote. DataError for anything else."""
+    """Read scores that `save_scores` or ``stackflower eval`` wrote.
+
+    Raises:
+        DataError: the file is missing or contains anything else.
+    """
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
         _ = dict(found["protocol"]), list(found["metrics"])
@@ -57,7 +61,7 @@ def read_scores(path: Path) -> dict[str, Any]:
 
 
 def comparable(protocol: Mapping[str, Any]) -> dict[str, Any]:
-    """What must be the same for scores to compare."""
+    """Return the fields of a protocol that must agree for scores to be comparable."""
     return {name: value for name, value in protocol.items() if name not in NAMES}
 
 
@@ -87,7 +91,7 @@ def compare(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, dict[
 
 
 def described(comparison: Mapping[str, Mapping[str, float]], path: Path) -> str:
-    """A comparison as text."""
+    """Format a comparison as text."""
     width = max([len(name) for name in comparison], default=0)
     lines = [
         f"  {name:<{width}}  {row['here']:10.4g}  {row['there']:10.4g}  {row['difference']:+10.4g}"

@@ -113,7 +113,11 @@ def evaluate(
 
 
 def evaluate_request(request: EvaluationRequest) -> list[dict[str, Any]] | None:
-    """The scores of each subject, with their protocol; None on processes other than the first."""
+    """Score each subject of a request.
+
+    Returns:
+        The scores of each subject with their protocol, or None on processes other than the first.
+    """
     request.check()
     state = get_process_state()
     if request.out is not None:
@@ -167,7 +171,7 @@ def _checkpoints(request: EvaluationRequest) -> list[tuple[str, str | None]]:
 
 
 def _scores(subject: Subject, request: EvaluationRequest, state: PartialState) -> dict[str, Any]:
-    """The scores of one subject, its protocol beside them."""
+    """Score one subject; return its scores with their protocol."""
     protocol = request.protocol
     source = subject.source(request.data, request.data_options)
     size = request.load_size or subject.size(source)

@@ -53,8 +53,15 @@ class ImageFiles:
         return cls(folder, [files[place] for place in order], resolution, trim)
 
     def batches(self, part: tuple[int, int] = (0, 1)) -> Iterator[tuple[Tensor, Tensor]]:
-        """uint8 (n, 3, R, R) of the k-th of n equal shares, as they are decoded, each batch after the places (n,) of
-        its images; what can't be read is named in `bad`, and its place stays empty.
+        """Decode the k-th of n equal shares of the files, batch by batch.
+
+        Files that can't be read are added to `bad`, and their places stay empty.
+
+        Args:
+            part: (k, n).
+
+        Yields:
+            Places `(n,)` of the images of a batch, and the images, uint8 `(n, 3, R, R)`.
         """
         mine = share(len(self.files), part)
         with ThreadPoolExecutor() as pool:
@@ -80,9 +87,13 @@ class ImageFiles:
         return image
 
     def captions(self) -> list[str | None]:
-        """The caption of each file, the first where it has several: of metadata.jsonl or metadata.csv in the folder and
-        those in it, or of a text file beside the image; None where there is none. DataError for metadata that can't be
-        read.
+        """Return the first caption of each file, or None for a file without captions.
+
+        Captions come from metadata.jsonl or metadata.csv in the folder and its subfolders, or from a text file beside
+        the image.
+
+        Raises:
+            DataError: the metadata can't be read.
         """
         captions: dict[Path, str] = {}
         for folder in sorted({path.parent for name in METADATA for path in self.folder.rglob(name)}):
@@ -99,7 +110,7 @@ def _beside(path: Path) -> str | None:
 
 
 def refusal(bad: list[str], total: int, folder: Path) -> str:
-    """The sentence about images that can't be read."""
+    """Return a sentence about the images that can't be read."""
     more = f"\n  and {len(bad) - NAMED} more" if len(bad) > NAMED else ""
     listed = "".join(f"\n  {sentence}" for sentence in sorted(bad)[:NAMED])
     advice = "Repair or delete them, or leave them out with `skip_bad=true`."

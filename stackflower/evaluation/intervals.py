@@ -15,13 +15,18 @@ CHUNK = 2_000_000  # numbers drawn at a time
 
 
 def offsets(values: Tensor, count: int, seed: int = 0) -> tuple[float, float]:
-    """The percentile bootstrap (Efron 1979) of a mean: how far the 2.5% and 97.5% quantiles of the resampled means lie from the mean.
+    """Bootstrap a mean by percentiles (Efron 1979).
 
-    A score that is no mean is given its influence function: what each image adds to the score, to first order.
+    For a score that is not a mean, `values` are its influence function: what each image adds to the score, to first
+    order.
 
     Args:
-        values: (M,) one for each image, or for each of a random part of the images.
-        count: number of images that the mean is of, from which M are known: the interval shrinks with √(M / count).
+        values: one value per image, or per image of a random part of them, `(M,)`.
+        count: number of images of the mean. Where only M of them are known, the interval shrinks by √(M / count).
+        seed: seed of the resampling.
+
+    Returns:
+        How far the 2.5% and 97.5% quantiles of the resampled means lie from the mean.
     """
     values = values.double()
     if len(values) < 2:
@@ -39,11 +44,20 @@ def offsets(values: Tensor, count: int, seed: int = 0) -> tuple[float, float]:
 
 
 def interval(values: Tensor) -> list[float] | None:
-    """The interval of the mean of `values` (M,); None of fewer than two."""
+    """Return the 95% interval of the mean of `values` `(M,)`, or None for fewer than two."""
     return around(float(values.double().mean()), values, len(values))
 
 
 def around(score: float, values: Tensor, count: int) -> list[float] | None:
-    """The interval of a score of `count` images, of which `values` (M,) is the influence of M; None of fewer than two."""
+    """Return the 95% interval of a score.
+
+    Args:
+        score: the score.
+        values: influence `(M,)` of M of the images.
+        count: number of images of the score.
+
+    Returns:
+        The interval, or None for fewer than two values.
+    """
     low, high = offsets(values, count)
     return None if math.isnan(low) else [score + low, score + high]

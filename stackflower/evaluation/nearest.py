@@ -32,8 +32,11 @@ class Nearest:
 
 
 def describer(features: Features | None) -> Callable[[Tensor], Tensor]:
-    """From images uint8 (N, 3, R, R) to points (N, F): a pretrained network's maps averaged over positions, each map's of unit length;
-    without one, the pixels of thumbnails."""
+    """Create a function from images uint8 `(N, 3, R, R)` to points `(N, F)`.
+
+    Points are the maps of a pretrained network averaged over positions, each map of unit length. Without a network,
+    they are the pixels of thumbnails.
+    """
 
     @torch.inference_mode()
     def describe(images: Tensor) -> Tensor:
@@ -51,8 +54,15 @@ def describer(features: Features | None) -> Callable[[Tensor], Tensor]:
 
 
 def nearest(generated: Tensor, training: Tensor) -> Nearest:
-    """Of points (N, F) and of the training images' (V, M, F), V views of each, such as its mirror image; the nearest view counts, and images that
-    occur twice in the training split count once. M at least 2."""
+    """Find the training image nearest to each generated image.
+
+    Images that occur twice in the training split count once.
+
+    Args:
+        generated: points `(N, F)`.
+        training: points `(V, M, F)` of V views of each training image, such as its mirror image; the nearest view
+            counts. M is at least 2.
+    """
     generated, training = generated.double(), training.double()  # distances of equal points are rounding errors
     training_distance, _ = _closest(training[0], training, own=True)
     known = training_distance[training_distance > SAME * float(training.square().sum(2).mean()) ** 0.5]
@@ -62,7 +72,10 @@ def nearest(generated: Tensor, training: Tensor) -> Nearest:
 
 
 def _closest(points: Tensor, among: Tensor, own: bool) -> tuple[Tensor, Tensor]:
-    """Distance to and number of the closest; with `own`, other than the point's own views. Memory grows with M, not with N·M."""
+    """Return distance and number of the closest point; with `own`, a point's own views are left out.
+
+    Memory grows with M, not with N·M.
+    """
     distances, numbers = [], []
     for first in range(0, len(points), CHUNK):
         table = torch.cdist(points[first : first + CHUNK], among).amin(0)

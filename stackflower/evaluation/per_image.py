@@ -13,14 +13,19 @@ from stackflower.utils.atomic import reporting_write_errors, write_text
 
 
 def number_of(name: str) -> int | None:
-    """The last number in a file's name."""
+    """Return the last number in a file's name."""
     numbers = re.findall(r"\d+", Path(name).stem)
     return int(numbers[-1]) if numbers else None
 
 
 def save_per_image(sample: Sample, files: Sequence[str] | None, path: Path) -> None:
-    """Write ``score,id`` for each image: its cosine distance from the real image of its caption, and the number in its
-    file's name, or its place. DataError where that can't be.
+    """Write ``score,id`` for each image.
+
+    The score is the cosine distance from the real image of its caption; the id is the number in its file's name, or its
+    place.
+
+    Raises:
+        DataError: features were kept of some of the images only, or the file can't be written.
     """
     rows, distances = own_distances(sample)
     if len(rows) < sample.fake.count:

@@ -18,18 +18,19 @@ class Protocol:
     """The choices behind a score.
 
     Args:
-        name: of the protocol.
+        name: name of the protocol.
         metrics: names of metrics; None: all that the data allow.
-        split: of the data; None: the one that scores are reported on.
+        split: reference split; None: the one that scores are reported on.
         samples: number of captions; None: one for each image of the split, at most 5,000.
-        per_caption: images generated for each of them.
-        splits: of the Inception Score.
-        kept: images of each side, the first of a random order, whose features are kept for metrics that compare images one by one.
-        unseen_classes: numbers of classes of the training split and of `split`, none of them in both; None: any.
-        seed: of the choice of captions, noise and shuffling.
-        truncation: of the noise, or None.
+        per_caption: number of images per caption.
+        splits: splits of the Inception Score.
+        kept: number of images of each side whose features are kept, the first in a random order, for metrics that
+            compare images one by one.
+        unseen_classes: numbers of classes of the training split and of `split`, which must not overlap; None: any.
+        seed: seed of captions, noise and shuffling.
+        truncation: standard deviations at which noise is truncated; None: not truncated.
         trim_border: crop borders of one colour off a folder's images.
-        skip_bad: leave out files of a folder that can't be read, and say so.
+        skip_bad: leave out files of a folder that can't be read, with a warning.
     """
 
     name: str = "default"
@@ -59,24 +60,34 @@ class Protocol:
 NAMED: dict[str, dict[str, Any]] = {
     "default": {},
     "stackgan-birds": {
-        "metrics": ("is",), "split": "test", "per_caption": 10, "splits": 10, "truncation": None, "unseen_classes": (150, 50)
+        "metrics": ("is",), "split": "test", "per_caption": 10, "splits": 10, "truncation": None,
+        "unseen_classes": (150, 50),
     },
     "stackgan-flowers": {
-        "metrics": ("is",), "split": "test", "per_caption": 10, "splits": 10, "truncation": None, "unseen_classes": (82, 20)
+        "metrics": ("is",), "split": "test", "per_caption": 10, "splits": 10, "truncation": None,
+        "unseen_classes": (82, 20),
     },
     "competition": {"metrics": ("is", "cosine"), "per_caption": 1, "splits": 1, "truncation": None},
 }  # fmt: skip
 """Protocols by name.
 
-``stackgan-birds`` and ``stackgan-flowers`` are those of StackGAN (Zhang et al. 2017): test classes that are not in training, ten images a caption, the Inception
-Score over ten splits; the classifier is one of the test classes. ``competition`` is that of the reverse image caption: the Inception Score of all images and the
-cosine distance of logits to the real image.
+``stackgan-birds`` and ``stackgan-flowers`` are those of StackGAN (Zhang et al. 2017): the test classes do not occur in
+training, ten images are generated per caption, and the Inception Score uses ten splits and a classifier of the test
+classes. ``competition`` is that of the reverse image caption: the Inception Score of all images, and the cosine
+distance of logits to the real image.
 """
 
 
 def named(name: str, given: Mapping[str, Any]) -> Protocol:
-    """A protocol by name, with what it leaves open from `given`, where None is not given. ConfigError for a name that is none, and for
-    a choice that the protocol has made."""
+    """Return a protocol by name.
+
+    Args:
+        name: name of the protocol.
+        given: choices that the protocol leaves open; None stands for the default.
+
+    Raises:
+        ConfigError: the name is unknown, or the protocol fixes one of the choices.
+    """
     if name not in NAMED:
         raise ConfigError(f"`protocol={name}`: unknown protocol.{suggest(name, list(NAMED))}")
     fixed, chosen = NAMED[name], {key: value for key, value in given.items() if value is not None}

@@ -17,8 +17,9 @@ from stackflower.utils.cache import compute_key, make_cache_folder, reporting_ca
 
 
 def file_of(extractor: Extractor, reference: Reference, rows: Tensor, protocol: Protocol) -> Path:
-    """Where the statistics of the images `rows` (n,) of a split are kept: the name stands for weights, resizing, images
-    and crop.
+    """Return the cache file of the statistics of the images `rows` `(n,)` of a split.
+
+    Its name depends on weights, resizing, images and crop.
     """
     described = sorted((key, str(value)) for key, value in extractor.describe().items())
     settings = reference.data.key, reference.resolution, protocol.splits, protocol.kept
@@ -27,7 +28,7 @@ def file_of(extractor: Extractor, reference: Reference, rows: Tensor, protocol: 
 
 
 def load(path: Path) -> Statistics | None:
-    """What `save` wrote; None where there is nothing, or nothing whole."""
+    """Read what `save` wrote; return None if the file is missing or damaged."""
     try:
         return Statistics.from_tensors(load_file(path))
     except (OSError, SafetensorError, KeyError, ValueError):

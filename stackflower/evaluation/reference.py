@@ -29,12 +29,16 @@ class Reference:
 
     @classmethod
     def open(cls, source: Source, split: str | None, resolution: int, size: int) -> Reference:
-        """A split by name, or the one that scores are reported on. DataError where there is none of that name."""
+        """Open a split by name, or the one that scores are reported on.
+
+        Raises:
+            DataError: the data has no such split.
+        """
         split = split or source.get_reported_split()
         return cls(source, split, prepare(source, split, size), resolution)
 
     def describe(self) -> dict[str, object]:
-        """The data's part of the protocol."""
+        """Return the data's part of the protocol."""
         others = [name for name in self.source.splits() if name != self.split]
         note = (
             ""
@@ -51,7 +55,15 @@ class Reference:
         }
 
     def choose(self, count: int | None, seed: int) -> tuple[list[int], list[int]]:
-        """`count` images of the split at random (repeated, where there are fewer) and the number of a caption of each."""
+        """Choose random images of the split, and a caption of each.
+
+        Args:
+            count: number of images; the split is repeated if it has fewer.
+            seed: seed of the choice.
+
+        Returns:
+            Numbers of the images, and of their captions.
+        """
         available = len(self.data.rows)
         wanted = min(available, MOST_SAMPLES) if count is None else count
         generator = create_rng(seed, 4)
@@ -61,7 +73,10 @@ class Reference:
         return images, [int(draw * len(self.data.captions[image])) for image, draw in zip(images, draws, strict=True)]
 
     def mentioned_attributes(self, image: int, caption: int) -> dict[str, str]:
-        """What a caption mentions: attribute → value. Without a record of it, the values whose words stand in the caption."""
+        """Return the attributes that a caption mentions, and their values.
+
+        Without such metadata, an attribute counts as mentioned if its value occurs in the caption.
+        """
         rows = self.data.rows
         values = {name: column[image] for name, column in rows.attributes.items()}
         if rows.mentioned_attributes is not None:
@@ -71,9 +86,19 @@ class Reference:
         return {name: value for name, value in values.items() if value and f" {value.lower()} " in padded}
 
     def similar(self, picked: Sequence[tuple[int, int]], each: int, seed: int) -> tuple[Tensor, Tensor, str]:
-        """For picked (image, caption), real images uint8 (n, 3, R, R) whose diversity is the yardstick, their groups (n,), and what
-        they are: `each` that have the attributes a caption mentions, where the source can make them; otherwise all of the classes
-        that were picked."""
+        """Return real images to compare the diversity within a caption with.
+
+        They show the attributes that a caption mentions, if the source can render such images; otherwise they are all
+        images of the classes of the captions.
+
+        Args:
+            picked: (image, caption) numbers.
+            each: number of images per caption.
+            seed: seed of the images.
+
+        Returns:
+            Images uint8 `(n, 3, R, R)`, their groups `(n,)`, and a description of them.
+        """
         size = self.data.images.shape[1]
         made = [
             self.source.similar(self.mentioned_attributes(image, caption), each, size, seed + 7919 + number)

@@ -28,7 +28,10 @@ def of_folders() -> list[str]:
 
 
 def score(sample: Sample) -> dict[str, Any]:
-    """The scores of the protocol's metrics; of all that the data allow, where it names none, and why the others are not among them."""
+    """Compute the metrics of the protocol.
+
+    If the protocol names none, compute all that the data allow, and state why the others are missing.
+    """
     named, scores, omitted = sample.protocol.metrics, {}, {}
     for name in named or ():
         registry.create("metric", name)  # what is wrong with it, if anything
@@ -63,7 +66,11 @@ def _beside_the_point(metric: Metric, sample: Sample) -> bool:
 
 
 def limited(name: str) -> tuple[str, str]:
-    """The metric and the score, as `numbers` names it, that a limit is of. ConfigError where there is none of that name."""
+    """Return the metric and the score, as `numbers` names it, that a limit refers to.
+
+    Raises:
+        ConfigError: no score has that name.
+    """
     known: dict[str, tuple[str, str]] = {}
     for each, metric in metrics().items():
         known |= {} if metric.measure is None else {each: (each, metric.measure)}
@@ -74,7 +81,11 @@ def limited(name: str) -> tuple[str, str]:
 
 
 def missed(scores: Mapping[str, Any], under: Mapping[str, float], over: Mapping[str, float]) -> list[str]:
-    """What is below the limits `under` or above the limits `over`, both by name, in words. ConfigError for a score that was not computed."""
+    """Return a sentence for each score that is below a limit of `under` or above a limit of `over`.
+
+    Raises:
+        ConfigError: a limited score was not computed.
+    """
     found, values = [], numbers(scores)
     for limits, word in ((under, "under"), (over, "over")):
         for name, limit in limits.items():
@@ -87,7 +98,7 @@ def missed(scores: Mapping[str, Any], under: Mapping[str, float], over: Mapping[
 
 
 def describe(scores: Mapping[str, Any]) -> str:
-    """The scores as text, the protocol below."""
+    """Format scores as text, followed by the protocol."""
     lines = [text for name, metric in metrics().items() if name in scores["metrics"] for text in metric.lines(scores)]
     scored = [f"  {name:<18}{value}" for name, value in scores.get("scored", {}).items()]
     lines += [f"{name:<20}{reason}" for name, reason in scores.get("omitted", {}).items()]
@@ -96,7 +107,7 @@ def describe(scores: Mapping[str, Any]) -> str:
 
 
 def side_by_side(found: Sequence[Mapping[str, Any]]) -> str:
-    """The scores of several subjects as a table, a column each, with the protocol of the first."""
+    """Format the scores of several subjects as a table, with the protocol of the first."""
     names = [", ".join(str(value) for value in _named(scores).values()) for scores in found]
     columns = [numbers(scores) for scores in found]
     measures = list(dict.fromkeys(name for column in columns for name in column))
@@ -112,12 +123,12 @@ def side_by_side(found: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _protocol(scores: Mapping[str, Any]) -> list[str]:
-    """The protocol, a line each."""
+    """Format the protocol, one line per field."""
     return ["protocol", *(f"  {name:<18}{_spelt(value)}" for name, value in scores["protocol"].items())]
 
 
 def _spelt(value: Any) -> str:
-    """A value of a protocol in a line."""
+    """Format a value of a protocol."""
     if isinstance(value, Mapping):
         parts = [f"{name} {_spelt(each)}" for name, each in value.items()]
         return ", ".join(parts)
@@ -125,13 +136,13 @@ def _spelt(value: Any) -> str:
 
 
 def _named(scores: Mapping[str, Any]) -> dict[str, Any]:
-    """What tells one subject from others."""
+    """Return the fields that identify a subject."""
     wanted = ("run", "folder", "function", "real_images_of", "weights")
     return {name: value for name, value in scores["scored"].items() if name in wanted}
 
 
 def interval_of(scores: Mapping[str, Any], name: str) -> tuple[float, float] | None:
-    """The interval of a number of `numbers`, by its name there; None where it has none."""
+    """Return the interval of a score, by its name in `numbers`; None if it has no interval."""
     *groups, key = name.split(": ")
     for group in groups:
         scores = scores[group]

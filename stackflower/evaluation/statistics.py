@@ -1,4 +1,4 @@
-"""What is kept of the images that are scored: streamed batch by batch, so that memory does not grow with their number."""
+"""Statistics of scored images, computed batch by batch, so that memory does not grow with their number."""
 
 from __future__ import annotations
 
@@ -81,12 +81,12 @@ class ClassSums:
 
 
 class Statistics:
-    """Of a set of images in random order: moments and class sums of all, the outputs of the first ones, and how many there are.
+    """Statistics of images in random order: moments and class sums of all, and the outputs of the first ones.
 
     Args:
-        total: number of images that are expected; it sets the splits of the Inception Score.
-        splits: of the Inception Score: equal parts of the order, whose sizes differ by at most one.
-        most_rows: images whose outputs are kept.
+        total: expected number of images, which sets the splits of the Inception Score.
+        splits: splits of the Inception Score, whose sizes differ by at most one.
+        most_rows: number of images whose outputs are kept.
     """
 
     def __init__(self, total: int, splits: int, most_rows: int):
@@ -96,7 +96,13 @@ class Statistics:
         self._parts: list[Extracted] = []
 
     def add(self, found: Extracted, places: Tensor) -> None:
-        """Images at the places (N,) of the order, which rise. A place may stay empty: that of an image that can't be read."""
+        """Add images.
+
+        Args:
+            found: outputs of the images.
+            places: increasing places `(N,)` of the images in the order. The place of an image that can't be read stays
+                empty.
+        """
         self.moments.add(Moments.of(found.features))
         if found.logits.shape[1]:
             self._add_classes(ClassSums.of(found.logits, self._split(places), self.splits))
@@ -162,7 +168,7 @@ class Statistics:
 
     @classmethod
     def from_tensors(cls, found: Mapping[str, Tensor]) -> Statistics:
-        """The inverse of `tensors`. KeyError where one is missing."""
+        """Rebuild statistics from the result of `tensors`. KeyError if a tensor is missing."""
         total, splits, most_rows, count = (int(value) for value in found["settings"])
         statistics = cls(total, splits, most_rows)
         statistics.moments = Moments(count, found["mean"], found["scatter"])

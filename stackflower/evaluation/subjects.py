@@ -56,15 +56,15 @@ class Subject(ABC):
 
     @abstractmethod
     def source(self, data: Mapping[str, Any] | None, options: Mapping[str, Any]) -> Source:
-        """The data set it is compared with."""
+        """Open the data set that the subject is compared with."""
 
     def size(self, source: Source) -> int:
-        """px at which that is prepared."""
+        """Return the size in pixels at which the real images are prepared."""
         return build.clamped(round(self.resolution * build.LOAD_RATIO), source)
 
     @abstractmethod
     def scored(self, extractor: DistributedExtractor, reference: Reference, protocol: Protocol) -> Scored:
-        """The images, generated or read, extracted."""
+        """Generate or read the images, and extract their features."""
 
 
 class Generated(Subject):
@@ -96,7 +96,7 @@ class Generated(Subject):
         """Stated with the scores."""
 
     def warnings(self, extractor: Extractor) -> list[str]:
-        """What makes the scores less than they seem."""
+        """Return warnings about scores that are misleading."""
         return []
 
 

@@ -26,7 +26,7 @@ Curves = dict[str, dict[str, list[tuple[float, float]]]]
 
 
 def curves_of(rows: Sequence[Mapping[str, Any]]) -> Curves:
-    """The measures of metrics.jsonl by what they belong to: ``discriminator-64/real`` is "real" of "discriminator-64"."""
+    """Group the measures of metrics.jsonl: ``discriminator-64/real`` is "real" of "discriminator-64"."""
     found: Curves = {}
     for row in rows:
         for name, value in row.items():

@@ -38,7 +38,7 @@ class Picture:
 
 
 def data_uri(image: Image.Image, kind: str = "PNG") -> str:
-    """An image as a data URI."""
+    """Encode an image as a data URI."""
     buffer = io.BytesIO()
     image.save(buffer, kind, **({"quality": QUALITY} if kind == "JPEG" else {}))
     return f"data:image/{kind.lower()};base64,{base64.b64encode(buffer.getvalue()).decode()}"
@@ -109,7 +109,7 @@ def generated(run: Run, captions: Sequence[str], seed: int = 0) -> Generated:
 
 
 def attempt(run: Run, captions: Sequence[str]) -> Generated | str:
-    """`generated`, or why it can't be."""
+    """Generate images for the gallery, or return the reason why that fails."""
     try:
         return generated(run, captions) if captions else "There are no captions to generate for."
     except StackflowerError as error:
@@ -117,11 +117,16 @@ def attempt(run: Run, captions: Sequence[str]) -> Generated | str:
 
 
 def nearest_training(run: Run, count: int, seed: int = 0) -> dict[str, Any]:
-    """`count` images, of captions of evenly spaced training images, and the training image nearest to each, or to its
-    mirror image.
+    """Generate images, and find the training image nearest to each or to its mirror image.
 
-    Returns ``images``, a PNG as a data URI with a column for each: generated, nearest; ``captions``; ``distances``;
-    ``limit`` and ``copies`` as of `Nearest`.
+    Args:
+        run: the run.
+        count: number of images; their captions come from evenly spaced training images.
+        seed: seed of the noise.
+
+    Returns:
+        ``images``, a PNG as a data URI with a column per image (generated, nearest); ``captions``; ``distances``;
+        ``limit`` and ``copies`` as in `Nearest`.
     """
     record = run.read_record()
     features = build.build_features(record.config)

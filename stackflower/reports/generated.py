@@ -30,8 +30,9 @@ NAME = re.compile(r"(\d{5,})-(\d{2,})\.png")
 
 @dataclass(frozen=True)
 class SampleRequest:
-    """What is generated, and where it is written; the parameters are those of `Pipeline.generate` and of ``stackflower
-    sample``.
+    """What to generate and where to write it.
+
+    The fields are the parameters of `Pipeline.generate` and of ``stackflower sample``.
     """
 
     run: str
@@ -60,7 +61,7 @@ class Written:
     file: str | None = None
 
     def files(self) -> Iterator[str]:
-        """The path of every image."""
+        """Yield the path of every image."""
         if self.file is not None:
             yield self.file
             return

@@ -86,7 +86,7 @@ def _refuse_taken(folder: Path) -> None:
 
 
 def _write(folder: Path, title: str, layout: str, size: int, splits: dict[str, tuple[Prepared, Any]]) -> None:
-    """What makes the folder a data set, last."""
+    """Write what makes the folder a data set, last."""
     left_out = [f"{split}: {sentence}" for split, (_, found) in splits.items() for sentence in found.left_out]
     with reporting_write_errors(folder, DataError, RESUME_ADVICE):
         for stale in SPLITS:

@@ -32,7 +32,7 @@ class Table:
 
 
 def score_tables(runs: dict[str, Run]) -> tuple[list[Table], list[str]]:
-    """The newest scores of every run and protocol, and what could not be read."""
+    """Collect the newest scores of every run and protocol, and sentences about files that can't be read."""
     found: dict[str, dict[str, dict[str, Any]]] = {}
     problems = []
     for name, run in runs.items():
@@ -60,13 +60,13 @@ def _table(columns: dict[str, dict[str, Any]]) -> Table:
 
 
 def _cell(scores: dict[str, Any], measure: str, value: float | None) -> str:
-    """A score with its interval."""
+    """Format a score with its interval."""
     within = interval_of(scores, measure)
     return "" if value is None else f"{value:.4g}" + (f" ({within[0]:.4g} to {within[1]:.4g})" if within else "")
 
 
 def _named(runs: Sequence[str | Path]) -> dict[str, Run]:
-    """Runs by a name each: the folder's, or the path where two folders have the same."""
+    """Name each run by its folder, or by its path where two folders have the same name."""
     if len(runs) > MOST_RUNS:
         raise ConfigError(f"{len(runs)} runs: at most {MOST_RUNS} fit side by side.")
     folders = [Run(run) for run in runs]
@@ -118,7 +118,7 @@ def report(runs: Sequence[str | Path], nearest: int = 0, out: str | Path | None 
 
 
 def _measures(run: Run) -> list[dict[str, Any]]:
-    """The lines of metrics.jsonl that are no events. RunError where there are none."""
+    """Return the lines of metrics.jsonl except events. RunError if it has none."""
     run.read_record()
     rows = [row for row in run.read_metrics() if "event" not in row]
     if not rows:
@@ -127,14 +127,14 @@ def _measures(run: Run) -> list[dict[str, Any]]:
 
 
 def _last(rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """The last losses with the last scores."""
+    """Merge the last losses with the last scores."""
     losses = [row for row in rows if "share" in row] or rows
     scored = [row for row in rows if any(key.startswith("eval/") for key in row)]
     return losses[-1] | {key: value for row in scored[-1:] for key, value in row.items() if key.startswith("eval/")}
 
 
 def _about(name: str, run: Run, rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """What a run was asked for, and how far it is."""
+    """Describe a run's configuration and progress."""
     config, events = run.read_config(), [row for row in run.read_metrics() if "event" in row]
     share = max((row.get("share", 0.0) for row in rows), default=0.0)
     return {

@@ -254,9 +254,9 @@ class Trainer:
         if self.state.rollbacks >= ROLLBACKS or not complete:
             self.logger.event(images, "failed", terms=bad)
             raise TrainingFailed(
-                f"Not finite after {images:,} images: {', '.join(bad)}, with {self.state.rollbacks} returns to the last "
-                f"checkpoint and the learning rate scaled by {self.state.rate_scale:g}. {self.run} keeps the last "
-                "finite checkpoint. A lower learning rate (`lr`) or a penalty such as `penalty=r1` usually helps."
+                f"Not finite after {images:,} images: {', '.join(bad)}, with {self.state.rollbacks} returns to the "
+                f"last checkpoint and the learning rate scaled by {self.state.rate_scale:g}. {self.run} keeps the "
+                "last finite checkpoint. A lower learning rate (`lr`) or a penalty such as `penalty=r1` usually helps."
             )
         self.state.roll_back(complete[-1])
         self.logger.forget()

@@ -23,7 +23,8 @@ def test_dry_run_resolves_everything_and_creates_nothing(stackflower, tmp_path: 
 def test_dry_run_finds_what_the_run_would_stop_at(stackflower, tmp_path: Path) -> None:
     (tmp_path / "taken").mkdir()
     (tmp_path / "taken" / "config.json").write_text("{}")
-    assert "already holds a run. Choose another --out" in stackflower("train", "--out", "taken", "--dry-run", code=2).output
+    output = stackflower("train", "--out", "taken", "--dry-run", code=2).output
+    assert "already holds a run. Choose another --out" in output
     assert "--report-to carrier" in stackflower("train", "--report-to", "carrier", "--dry-run", code=2).output
 
 

@@ -141,7 +141,9 @@ def test_a_folder_without_metadata_names_what_is_there(stackflower, tmp_path: Pa
     write_picture(tmp_path / "bare" / "1.png")
     (tmp_path / "bare" / "metadata.json").write_text("{}")
     out = stackflower("train", "--data", tmp_path / "bare", code=2).output
-    assert "has no metadata.jsonl, metadata.csv or metadata.parquet. If metadata.json holds the metadata, rename it" in out
+    assert (
+        "has no metadata.jsonl, metadata.csv or metadata.parquet. If metadata.json holds the metadata, rename it" in out
+    )
 
 
 def test_a_picture_without_a_row_is_warned_of(stackflower, good: Path) -> None:

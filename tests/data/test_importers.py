@@ -47,7 +47,7 @@ def test_folders_of_stackgan_and_attngan_are_read(tmp_path: Path, stackflower, a
     (root / "images" / "1.Bird" / "a.jpg").unlink()
     assert "names 1.Bird/a, but no image file has this name" in stackflower("data", "check", root, code=2).output
     (root / "train" / "filenames.pickle").write_bytes(pickle.dumps({"a": 1}))
-    assert "holds no list of names" in stackflower("data", "check", root, code=2).output
+    assert "is not a list of names" in stackflower("data", "check", root, code=2).output
 
 
 def test_the_data_of_the_competition_are_read(tmp_path: Path, stackflower) -> None:

@@ -37,9 +37,12 @@ def test_oxford_102_is_recognised_and_read_in_each_of_its_splits(tmp_path: Path,
     (root / "jpg" / "image_00030.jpg").unlink()
     (root / "text_c10" / "class_00001" / "image_00001.txt").unlink()
     said = stackflower("data", "check", root, code=2).output
-    assert "1 of the 10 images of this split are missing in" in said and "jpg/image_00001.jpg has no readable captions" in said
+    assert (
+        "1 of the 10 images of this split are missing in" in said
+        and "jpg/image_00001.jpg has no readable captions" in said
+    )
     (root / "setid.mat").write_bytes(b"damaged")
-    with pytest.raises(DataError, match="is not Oxford-102's file"):
+    with pytest.raises(DataError, match="is not the file of Oxford-102"):
         open_source(str(root)).rows("train")
 
 

@@ -164,7 +164,7 @@ def test_a_folder_that_holds_something_else_is_refused(tmp_path: Path, stackflow
     assert "name a new folder" in stackflower("data", "prepare", "flowers", "flowers", code=2).output
     stackflower("data", "prepare", "flowers", "out")
     stackflower("data", "prepare", "flowers", "out")  # again: it opens what is there
-    assert "at another size" in stackflower("data", "prepare", "flowers", "out", "--size", 64, code=2).output
+    assert "data of another size" in stackflower("data", "prepare", "flowers", "out", "--size", 64, code=2).output
     (tmp_path / "file").write_text("x")
     assert "is a file" in stackflower("data", "prepare", "flowers", "file", code=2).output
 

@@ -69,7 +69,7 @@ def test_bad_shards_are_told(tmp_path: Path, stackflower) -> None:
         {"a": good, "b": {"jpg": jpeg("red")}, "c": {"txt": b"x"}, "d": {**good, "json": b"{"}},
     )
     output = stackflower("train", "--data", str(tmp_path), *TINY_NETWORKS, code=2).output
-    assert "train-000.tar/b has no caption" in output and "c has captions and no image" in output
+    assert "train-000.tar/b has no caption" in output and "c has captions but no image" in output
     assert "d has a JSON file that is not JSON" in output and "data.skip_bad=true" in output
     source = ShardSource(path=str(tmp_path), skip_bad=True)
     assert source.rows("train").captions == [["a red flower"]] and "3 rows of " in source.warnings("train")[0]

@@ -43,7 +43,10 @@ def test_a_file_that_is_listed_twice_is_told(tmp_path: Path, stackflower) -> Non
 def test_annotations_of_another_year_are_named(tmp_path: Path, stackflower) -> None:
     root = coco(tmp_path / "coco", [{"id": 0, "file_name": "0.png"}], 2014)
     coco(root, [{"id": 0, "file_name": "0.png"}], 2017)
-    assert "captions_train2017.json is beside captions_train2014.json" in stackflower("data", "check", "coco").output
+    assert (
+        "captions_train2014.json is used, so annotations/captions_train2017.json is not read"
+        in stackflower("data", "check", "coco").output
+    )
 
 
 def test_folders_of_splits_in_capitals_are_splits_and_images_outside_of_them_are_told(
@@ -84,7 +87,7 @@ def test_lines_of_a_table_without_a_caption_are_told(tmp_path: Path, stackflower
     for number in range(2):
         picture(tmp_path / "data" / f"{number}.png")
     (tmp_path / "data" / "x.csv").write_text("image,caption\n0.png,a\n0.png\n1.png,b\n")
-    assert "1 lines of x.csv have no caption, the first: line 3" in stackflower("data", "check", "data").output
+    assert "1 lines of x.csv have no caption, such as line 3" in stackflower("data", "check", "data").output
 
 
 def test_classes_of_a_test_split_do_not_collide(tmp_path: Path) -> None:
@@ -103,7 +106,7 @@ def test_a_class_of_two_names_is_told(tmp_path: Path, stackflower) -> None:
         picture(root / f"{number}.png")
         rows.append(json.dumps({"file_name": f"{number}.png", "text": "a", "label": 1, "class_name": name}))
     (root / "metadata.jsonl").write_text("\n".join(rows))
-    assert "names the class 1 'rose' and 'iris'" in stackflower("data", "check", "data").output
+    assert "names the class 1 both 'rose' and 'iris'" in stackflower("data", "check", "data").output
 
 
 @pytest.mark.parametrize("label", ["--5", "5-", "٣", "1e3"])

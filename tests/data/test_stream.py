@@ -40,11 +40,11 @@ def test_shards_elsewhere_are_fetched_and_train_as_local_ones(
     monkeypatch.setenv("STACKFLOWER_CACHE_GIB", "0")
     reader = source.reader("train")
     assert [reader.row(shard, 0)["label"] for shard in range(7)] == [0, 0, 1, 4, 2, 1, 0]
-    with pytest.raises(DataError, match="has 5 samples that can be used, and 6 were counted"):
+    with pytest.raises(DataError, match="has 5 usable samples, but 6 were counted"):
         ShardReader(source.shards["train"], [6, *COUNTS[1:]]).row(0, 5)
     monkeypatch.setenv("STACKFLOWER_CACHE_GIB", "many")
     with pytest.raises(DataError, match="is not a number of GiB"):
-        remote.local(f"file://{folder}/../shards/../shards/index.json")
+        remote.fetch_file(f"file://{folder}/../shards/../shards/index.json")
 
 
 def test_patterns_with_braces_are_expanded(tmp_path: Path) -> None:

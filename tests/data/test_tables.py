@@ -58,7 +58,7 @@ def test_columns_can_be_named_where_they_are_not_recognised(tmp_path: Path, stac
     root = write_images(tmp_path / "data", "1.jpg", "2.jpg")
     (root / "x.csv").write_text("a,b,c\n1.jpg,a red flower,7\n2.jpg,a blue one,8\n")
     said = stackflower("data", "check", root, code=2).output
-    assert "has the columns a, b, c" in said and "--set data.text_column=NAME" in said
+    assert "holds the text (columns: a, b, c)" in said and "--set data.text_column=NAME" in said
     assert (
         "No problems"
         in stackflower("data", "check", root, *settings("data.text_column=b", "data.label_column=c")).output

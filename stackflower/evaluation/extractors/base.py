@@ -30,7 +30,7 @@ class Extracted(NamedTuple):
         heads: Mapping[str, Tensor] | None = None,
         vectors: Tensor | None = None,
     ) -> Extracted:
-        """The outputs of a network that does not have all of them."""
+        """Build the outputs of a network that lacks some of them."""
         none = features.new_zeros(len(features), 0)
         return cls(features, none if logits is None else logits, heads or {}, none if vectors is None else vectors)
 
@@ -41,7 +41,7 @@ class Extracted(NamedTuple):
 
     @classmethod
     def concatenate(cls, parts: Sequence[Extracted]) -> Extracted:
-        """The parts, concatenated."""
+        """Concatenate outputs."""
         heads = {name: torch.cat([part.heads[name] for part in parts]) for name in parts[0].heads}
         features, logits, vectors = (
             torch.cat([getattr(part, name) for part in parts]) for name in ("features", "logits", "vectors")
@@ -49,7 +49,7 @@ class Extracted(NamedTuple):
         return cls(features, logits, heads, vectors)
 
     def rows(self, index: Tensor | slice) -> Extracted:
-        """The outputs of some images, in the order of `index` (n,)."""
+        """Select the outputs of some images, in the order of `index` `(n,)`."""
         return self.map(lambda values: values[index])
 
     def cpu(self) -> Extracted:
@@ -71,15 +71,18 @@ class Extractor(Declared, ABC):
 
     @abstractmethod
     def network(self) -> torch.nn.Module:
-        """The network, as one module."""
+        """Return the network as one module."""
 
     @abstractmethod
     def extract(self, images: Tensor) -> Extracted:
         """uint8 (n, 3, H, W) on `device` to features and logits."""
 
     def embed(self, captions: Sequence[str]) -> Tensor | None:
-        """Vectors (N, D) of captions in the space of `Extracted.vectors`, on the CPU; None for a network without
-        one."""
+        """Embed captions in the space of `Extracted.vectors`.
+
+        Returns:
+            Vectors `(N, D)` on the CPU, or None for a network without such a space.
+        """
         return None
 
     def to(self, device: torch.device | str) -> None:

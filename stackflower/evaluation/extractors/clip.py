@@ -22,11 +22,11 @@ TEXTS = 64  # captions at a time
 
 @register("extractor", "clip")
 class ClipExtractor(Extractor):
-    """A CLIP model (Radford et al. 2021): images and captions in one space, without classes. Needs the extra `text`, which brings transformers.
+    """CLIP (Radford et al. 2021): images and captions in one space, without classes. Needs the extra `text`.
 
     Args:
         model: id on the Hugging Face hub, or a local folder.
-        weights: the same, as a local folder.
+        weights: local folder of the model, instead of `model`.
     """
 
     family = "clip"

@@ -19,9 +19,10 @@ FEATURES = ("2048", "logits_unbiased")
 
 @register("extractor", "inception-2015")
 class OriginalInception(Extractor):
-    """Inception with the 2015 TensorFlow weights, with which the Fréchet distance is called FID and the kernel distance
-    KID: 1008 classes, 2048 features, on 299×299 pixels resized as TensorFlow 1 does, as in torch-fidelity. Needs the
-    extra `fidelity`.
+    """Inception with the 2015 TensorFlow weights, as in torch-fidelity: the network of FID and KID.
+
+    It has 1008 classes and 2048 features, and takes 299×299 pixels resized as in TensorFlow 1. Needs the extra
+    `fidelity`.
 
     Args:
         weights: path of the weights file; None: PyTorch's cache or torch-fidelity's download.

@@ -40,7 +40,8 @@ class InceptionExtractor(Extractor):
             model.load_state_dict(state)
         except Exception as error:  # network, file or contents: whatever fails, the weights can't be loaded
             raise DataError(
-                f"Inception-v3's weights can't be loaded ({type(error).__name__}: {str(error).splitlines()[0][:200]}). Fetch "
+                f"Inception-v3's weights can't be loaded ({type(error).__name__}: {str(error).splitlines()[0][:200]}). "
+                "Fetch "
                 f"{INCEPTION_FILE} from torchvision's model zoo and name it with `weights=FILE`, or score with a "
                 "classifier of your own data: `extractor=domain`."
             ) from error

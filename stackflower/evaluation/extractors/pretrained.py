@@ -14,11 +14,13 @@ from stackflower.registry import register
 
 @register("extractor", "features")
 class PretrainedFeatures(Extractor):
-    """A pretrained network of the kind `features`: the means of its coarsest map over positions. It has no classes, so there is no Inception Score.
+    """Pretrained network of the kind `features`: its coarsest map, averaged over positions.
+
+    It has no classes, so it gives no Inception Score.
 
     Args:
         network: name of the features, such as timm, torchvision or huggingface.
-        model: of these: which.
+        model: model of that library.
         weights: local file of weights; None: the library's own.
         size: height and width that images are resized to.
     """

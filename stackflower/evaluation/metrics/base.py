@@ -50,19 +50,25 @@ class Sample:
     original_inception: bool = False  # whether the extractor is the one with which distances are called FID and KID
 
     def kept_captions(self) -> list[str]:
-        """The captions of the generated images whose outputs are kept."""
+        """Return the captions of the generated images whose outputs are kept."""
         return list(self.captions or ())[: len(self.fake.rows.features)]
 
     def matched(self, what: str) -> tuple[Matched, Matched | None]:
-        """Generated images beside their captions, and real ones beside their first. DataError where the extractor has
-        no common space."""
+        """Pair generated images with their captions, and real images with their first caption.
+
+        Args:
+            what: name of the metric, for the error message.
+
+        Raises:
+            DataError: the extractor has no common space of images and captions.
+        """
         captions, rows = self.kept_captions(), self.fake.rows.vectors
         texts = self.embed(captions) if captions and rows.shape[1] else None
         if texts is None:
             raise unavailable(
                 what,
-                "this extractor does not compare images with captions; train one that does (`stackflower "
-                "train-classifier` with `text=ngram`), or use `extractor=clip`.",
+                "this extractor does not compare images with captions; use `extractor=clip`, or train a classifier with a "
+                "text encoder (`stackflower train-classifier`).",
             )
         known = self.real.rows.vectors
         first = [self.reference.data.captions[image][0] for image in self.chosen[: len(known)]]
@@ -91,21 +97,26 @@ class Metric(Declared, ABC):
 
     @abstractmethod
     def compute(self, sample: Sample) -> dict[str, Any]:
-        """Scores by name, as ``stackflower eval`` prints them in JSON; ``NAME_interval`` of a score NAME is its 95%
-        interval. DataError where the data do not allow it: raised to the user only where the metric was asked for by
-        name."""
+        """Compute the metric.
+
+        Returns:
+            Scores by name, as ``stackflower eval`` prints them in JSON. ``NAME_interval`` is the 95% interval of NAME.
+
+        Raises:
+            DataError: the data do not allow it. Users see it only if they asked for this metric.
+        """
 
     @abstractmethod
     def lines(self, scores: Mapping[str, Any]) -> list[str]:
-        """The same scores as text, a line each."""
+        """Format the scores as text, one line per score."""
 
 
 def line(label: str, text: str, interval: Sequence[float] | None = None) -> str:
-    """A line of the report."""
+    """Format one line of the report."""
     within = "" if not interval else f"   95%: {interval[0]:.4g} to {interval[1]:.4g}"
     return f"{label:<20}{text}{within}"
 
 
 def unavailable(what: str, why: str) -> DataError:
-    """The error for data that do not allow a metric."""
+    """Build the error for data that do not allow a metric."""
     return DataError(f"{what} can't be computed: {why}")

@@ -14,7 +14,16 @@ from stackflower.registry import register
 
 
 def hits(logits: Tensor, target: Tensor, mentioned: Tensor) -> Tensor:
-    """Of the rows where `mentioned` (N,) is true, whether the largest of `logits` (N, K) is `target` (N,): (n,) float64, 0 or 1."""
+    """Compare predictions with targets where `mentioned` `(N,)` is true.
+
+    Args:
+        logits: `(N, K)`.
+        target: class `(N,)`.
+        mentioned: which rows count, `(N,)`.
+
+    Returns:
+        1 for a hit and 0 for a miss, float64 `(n,)`.
+    """
     return (logits.argmax(1) == target)[mentioned].double()
 
 
@@ -23,7 +32,7 @@ def caption_accuracy(
     attributes: Mapping[str, tuple[str, ...]],
     mentioned: Sequence[Mapping[str, str]],
 ) -> dict[str, Any]:
-    """The accuracy of each attribute over the captions that mention it, and of all attributes of a caption together.
+    """Compute the accuracy of each attribute over the captions that mention it, and of all attributes together.
 
     Args:
         heads: attribute → logits (N, values) of the generated images.
@@ -31,8 +40,8 @@ def caption_accuracy(
         mentioned: for each image, the attributes that its caption mentions, attribute → value.
 
     Returns:
-        for each attribute, its accuracy, its interval and ``ATTRIBUTE_captions``, the number of captions that mention it;
-        ``all_mentioned``, the share of images in which all mentioned attributes are found, and its interval.
+        For each attribute, its accuracy, its interval and ``ATTRIBUTE_captions``, the number of captions that mention
+        it; ``all_mentioned``, the share of images that show all mentioned attributes, and its interval.
     """
     scores: dict[str, Any] = {}
     count = len(mentioned)
@@ -55,7 +64,7 @@ def caption_accuracy(
 
 @register("metric", "captions")
 class CaptionAccuracy(Metric):
-    """Of the captions that mention an attribute, the share whose image shows it, by the classifier's head for that attribute."""
+    """Share of the captions that mention an attribute whose image shows it, according to a classifier."""
 
     needs_captions = needs_attributes = True
     limits: ClassVar[dict[str, str]] = {"captions": "caption_accuracy: all_mentioned"}

@@ -34,7 +34,7 @@ def group_variances(features: Tensor, groups: Tensor) -> Tensor:
 
 
 def within_group_variance(features: Tensor, groups: Tensor) -> float:
-    """The mean of `group_variances`."""
+    """Compute the mean of `group_variances`."""
     return float(group_variances(features, groups).mean())
 
 

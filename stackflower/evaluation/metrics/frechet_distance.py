@@ -27,7 +27,14 @@ class Distance(NamedTuple):
     mean: Tensor  # (F,) μ₁
 
     def influence(self, features: Tensor) -> Tensor:
-        """(N,) what images with these features (N, F) of the first side add to the distance, to first order, less its mean."""
+        """Compute what each image of the first side adds to the distance, to first order, minus the mean.
+
+        Args:
+            features: features `(N, F)` of the images.
+
+        Returns:
+            Influence `(N,)`.
+        """
         away = features.double() - self.mean
         return 2 * away @ self.gap + ((away @ self.slope) * away).sum(1) - (self.slope * self.covariance).sum()
 
@@ -52,10 +59,11 @@ def distance_of_moments(one: Moments, other: Moments) -> Distance:
 
 
 def frechet_distance(one: Tensor, other: Tensor) -> float:
-    """Fréchet distance of two Gaussians fitted to features (Heusel et al. 2017).
+    """Compute the Fréchet distance of two Gaussians fitted to features (Heusel et al. 2017).
 
     Args:
-        one, other: features (N, F) and (M, F), at least two rows each.
+        one: features `(N, F)`, at least two rows.
+        other: features `(M, F)`, at least two rows.
     """
     return distance_of_moments(Moments.of(one), Moments.of(other)).value
 
@@ -64,7 +72,8 @@ def frechet_distance(one: Tensor, other: Tensor) -> float:
 class FrechetDistance(Metric):
     """Fréchet distance of the extractor's features between generated and real images (Heusel et al. 2017).
 
-    It is FID only with the 2015 Inception weights. Its interval is of the generated images, and does not contain the bias of few.
+    It is FID only with the 2015 Inception weights. Its interval covers the choice of generated images, not the bias of
+    small samples.
     """
 
     position = 1

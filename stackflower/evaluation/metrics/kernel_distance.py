@@ -23,10 +23,13 @@ def kernel(one: Tensor, other: Tensor) -> Tensor:
 
 
 def squared_mmd(one: Tensor, other: Tensor) -> Tensor:
-    """Unbiased estimate of the squared maximum mean discrepancy with the kernel (x·y / F + 1)³ (Bińkowski et al. 2018, equation 4).
+    """Estimate the squared maximum mean discrepancy without bias (Bińkowski et al. 2018, eq. 4).
+
+    The kernel is (x·y / F + 1)³.
 
     Args:
-        one, other: features (N, F) and (M, F), at least two rows each.
+        one: features `(N, F)`, at least two rows.
+        other: features `(M, F)`, at least two rows.
     """
     n, m = len(one), len(other)
     within = [
@@ -37,7 +40,11 @@ def squared_mmd(one: Tensor, other: Tensor) -> Tensor:
 
 
 def influence(one: Tensor, other: Tensor) -> Tensor:
-    """(N,) what each row of `one` (N, F) adds to the squared discrepancy from `other` (M, F), to first order, less their mean."""
+    """Compute what each row of `one` `(N, F)` adds to the squared discrepancy from `other` `(M, F)`.
+
+    Returns:
+        Influence `(N,)`, to first order, minus its mean.
+    """
     one, other = one.double(), other.double()
     table = kernel(one, one)
     own = (table.sum(1) - table.diagonal()) / (len(one) - 1)
@@ -48,14 +55,19 @@ def influence(one: Tensor, other: Tensor) -> Tensor:
 def kernel_distance(
     one: Tensor, other: Tensor, subsets: int = SUBSETS, subset_size: int = SUBSET_SIZE, seed: int = SEED
 ) -> tuple[float, float]:
-    """Mean and (population) standard deviation of `squared_mmd` over random subsets, drawn as torch-fidelity draws them.
+    """Compute mean and population standard deviation of `squared_mmd` over random subsets, drawn as in torch-fidelity.
 
     Args:
-        one, other: features (N, F) and (M, F), both with at least `subset_size` rows.
+        one: features `(N, F)`, at least `subset_size` rows.
+        other: features `(M, F)`, at least `subset_size` rows.
+        subsets: number of subsets.
+        subset_size: rows of each subset.
+        seed: seed of the subsets.
     """
     if not 2 <= subset_size <= min(len(one), len(other)):
         raise ValueError(
-            f"Subsets of {subset_size} of {len(one)} and {len(other)} images: allowed are 2 to {min(len(one), len(other))}."
+            f"Subsets of {subset_size} of {len(one)} and {len(other)} images: allowed are 2 to "
+            f"{min(len(one), len(other))}."
         )
     one, other, draw = one.double(), other.double(), np.random.RandomState(seed)
     found = torch.stack(
@@ -69,10 +81,10 @@ def kernel_distance(
 
 @register("metric", "kid")
 class KernelDistance(Metric):
-    """Kernel distance of the extractor's features between generated and real images (Bińkowski et al. 2018), unbiased in the number
-    of images.
+    """Kernel distance of the extractor's features between generated and real images (Bińkowski et al. 2018).
 
-    It is KID only with the 2015 Inception weights. The subsets have 1,000 images, or half of a smaller sample, so that they differ.
+    It is unbiased for any number of images, and KID only with the 2015 Inception weights. The subsets have 1,000
+    images, or half of a smaller sample, so that they differ.
     """
 
     position = 2

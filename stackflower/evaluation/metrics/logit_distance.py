@@ -20,7 +20,14 @@ def cosine_distance(one: Tensor, other: Tensor) -> Tensor:
 
 
 def _own(sample: Sample) -> tuple[Tensor, Tensor]:
-    """(n,) numbers of the kept generated images whose real one is kept too, and (n,) of that. DataError where there are none."""
+    """Find the kept generated images whose real image is kept too.
+
+    Returns:
+        Numbers `(n,)` of the generated images, and `(n,)` of the real ones.
+
+    Raises:
+        DataError: no such images.
+    """
     fake, real = sample.fake.rows.logits, sample.real.rows.logits
     if not fake.shape[1]:
         raise unavailable("The cosine distance", "this extractor has no classes.")
@@ -44,8 +51,10 @@ def own_distances(sample: Sample) -> tuple[Tensor, Tensor]:
 
 @register("metric", "cosine")
 class LogitDistance(Metric):
-    """Cosine distance of the classifier's logits between each generated image and the real image whose caption it was generated for, as in
-    the competition of the reverse image caption; beside it, that to another real image, which a run that ignores captions has.
+    """Cosine distance of a classifier's logits between each generated image and the real image of its caption.
+
+    This is the score of the reverse image caption competition. The distance to another real image, reported next to it,
+    is what a run that ignores captions gets.
     """
 
     needs_captions = True

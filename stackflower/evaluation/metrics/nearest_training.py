@@ -15,8 +15,11 @@ from stackflower.registry import register
 
 @register("metric", "nearest")
 class NearestTraining(Metric):
-    """Share of generated images that lie nearer to a training image than 99% of training images to one another, by the extractor's
-    features of unit length; beside it, that of the real images of the split."""
+    """Share of generated images that are nearer to a training image than 99% of training images are to one another.
+
+    Distances are between the extractor's features of unit length. The share of the split's real images is reported next
+    to it.
+    """
 
     by_default = False  # it looks at the whole training split
     position = 10
@@ -46,7 +49,8 @@ class NearestTraining(Metric):
 
     def lines(self, scores: Mapping[str, Any]) -> list[str]:
         text = (
-            f"{scores['copies']:.3f}   real images {scores['real_copies']:.3f}   median distance to the nearest training image "
+            f"{scores['copies']:.3f}   real images {scores['real_copies']:.3f}   median distance to the nearest "
+            "training image "
             f"{scores['nearest_distance_median']:.3f}, real images {scores['real_nearest_distance_median']:.3f}"
         )
         return [line("copies", text, scores["copies_interval"])]

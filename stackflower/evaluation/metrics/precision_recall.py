@@ -24,24 +24,30 @@ def radii(features: Tensor, neighbours: int = NEIGHBOURS) -> Tensor:
 
 
 def precision_recall(real: Tensor, fake: Tensor, neighbours: int = NEIGHBOURS) -> dict[str, float]:
-    """Precision and recall (Kynkäänniemi et al. 2019, equations 1 and 2), density and coverage (Naeem et al. 2020, equations 4 and 5).
+    """Compute precision, recall, density and coverage.
 
-    Each image has a ball that reaches to its `neighbours`-th nearest of the same side.
+    See Kynkäänniemi et al. (2019), eq. 1 and 2, and Naeem et al. (2020), eq. 4 and 5.
+
+    Each image has a ball that reaches to its `neighbours`-th nearest neighbour on the same side.
 
     - precision: share of generated images within the ball of any real one;
     - recall: share of real images within the ball of any generated one;
-    - density: real balls that a generated image lies in, over `neighbours`; 1 for real images in place of generated ones;
+    - density: number of real balls that contain a generated image, over `neighbours`; 1 for real images;
     - coverage: share of real images with a generated one in their ball.
 
     Args:
-        real, fake: features (N, F) and (M, F), more than `neighbours` rows each.
+        real: features `(N, F)`, more than `neighbours` rows.
+        fake: features `(M, F)`, more than `neighbours` rows.
+        neighbours: number of neighbours that a ball reaches to.
     """
     return {name: float(values.mean()) for name, values in of_each(real, fake, neighbours).items()}
 
 
 def of_each(real: Tensor, fake: Tensor, neighbours: int = NEIGHBOURS) -> dict[str, Tensor]:
-    """What `precision_recall` gives the means of: of each generated image for precision and density, of each real one for recall and
-    coverage, in float64."""
+    """Compute the values that `precision_recall` averages, in float64.
+
+    Precision and density have one value per generated image, recall and coverage one per real image.
+    """
     if min(len(real), len(fake)) <= neighbours:
         raise ValueError(f"{len(real)} and {len(fake)} images: wanted are more than {neighbours} on each side.")
     real, fake = real.double(), fake.double()
@@ -63,7 +69,7 @@ def of_each(real: Tensor, fake: Tensor, neighbours: int = NEIGHBOURS) -> dict[st
 
 @register("metric", "prdc")
 class PrecisionRecall(Metric):
-    """Precision and recall (Kynkäänniemi et al. 2019), density and coverage (Naeem et al. 2020), over five neighbours."""
+    """Precision, recall (Kynkäänniemi et al. 2019), density and coverage (Naeem et al. 2020), over five neighbours."""
 
     position = 3
     measure = "coverage"

@@ -17,16 +17,18 @@ CHUNK = 512
 
 
 def r_precision(images: Tensor, texts: Tensor, captions: Sequence[Hashable], among: int = AMONG) -> Tensor:
-    """How probable it is that each image's own caption is more similar to it than all of `among` − 1 others drawn at random (Xu et al. 2018,
-    R 1): the expectation over the draws, so that none is drawn.
+    """Compute the probability that an image's own caption is its nearest among random captions (Xu et al. 2018).
+
+    It is the expectation over all draws of the other captions, so nothing is drawn.
 
     Args:
-        images, texts: (N, D) of unit length, row by row.
-        captions: what tells captions apart: others are drawn among different ones.
-        among: how many captions; fewer where there are not so many different ones.
+        images: vectors `(N, D)` of unit length.
+        texts: vectors `(N, D)` of unit length of the images' captions.
+        captions: keys that tell captions apart; the other captions differ from the image's own.
+        among: number of captions, the image's own included; fewer if the data have fewer.
 
     Returns:
-        (N,) float64 in [0, 1].
+        Probabilities `(N,)`, float64 in [0, 1].
     """
     known: dict[Hashable, int] = {}
     own = torch.tensor([known.setdefault(caption, len(known)) for caption in captions])
@@ -46,8 +48,10 @@ def r_precision(images: Tensor, texts: Tensor, captions: Sequence[Hashable], amo
 
 @register("metric", "r-precision")
 class RPrecision(Metric):
-    """R-precision (Xu et al. 2018): the share of images whose own caption is the most similar of 100, by the extractor's common space of
-    images and captions; beside it, that of the real images."""
+    """R-precision (Xu et al. 2018): share of images whose own caption is the most similar of 100.
+
+    Similarity is that of the extractor's common space. The share of real images is reported next to it.
+    """
 
     needs_captions = True
     position = 7

@@ -12,8 +12,11 @@ from stackflower.registry import register
 
 @register("metric", "similarity")
 class TextSimilarity(Metric):
-    """Mean cosine of each image and its caption in the extractor's common space; that of CLIP is CLIPScore without its factor (Hessel et
-    al. 2021, equation 1). Beside it, the same of an image and the next one's caption, and of real images."""
+    """Mean cosine of each image and its caption in the extractor's common space.
+
+    With CLIP it is CLIPScore without its factor (Hessel et al. 2021, eq. 1). The same mean for the captions of other
+    images, and for real images, is reported next to it.
+    """
 
     needs_captions = True
     position = 8
