@@ -17,7 +17,7 @@ import time
 from stackflower import Pipeline, evaluate
 from stackflower.data.opening import open_source
 from stackflower.evaluation.extraction import BATCH
-from stackflower.evaluation.opening import choose_extractor
+from stackflower.evaluation.opening import create_extractor
 
 
 def main() -> None:
@@ -32,7 +32,7 @@ def main() -> None:
     parser.add_argument("--part", type=int, default=2_000, help="images per turn")
     args = parser.parse_args()
     pipeline, source = Pipeline.from_run(args.run), open_source(args.data)
-    extractor = choose_extractor(args.extractor, {}, source, pipeline.resolution)
+    extractor = create_extractor(args.extractor, {}, source, pipeline.resolution)
     captions = source.rows(source.get_reported_split()).captions
 
     def measure_bare(count: int) -> float:

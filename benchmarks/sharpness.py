@@ -23,7 +23,7 @@ from torch import Tensor
 from stackflower import build
 from stackflower.data.images import to_uint8
 from stackflower.evaluation.metrics.frechet_distance import frechet_distance
-from stackflower.evaluation.opening import choose_extractor
+from stackflower.evaluation.opening import create_extractor
 from stackflower.evaluation.reference import Reference
 from stackflower.pipeline import Pipeline
 from stackflower.runs.folder import Run
@@ -56,7 +56,7 @@ def main() -> None:
     if pipeline.stage.previous is None:
         raise SystemExit(f"{args.run} has no previous stage. Give a run trained with --stage 2.")
     source, size = build.build_source(config), pipeline.resolution
-    extractor = choose_extractor(args.extractor, {"weights": args.weights} if args.weights else {}, source, size)
+    extractor = create_extractor(args.extractor, {"weights": args.weights} if args.weights else {}, source, size)
     reference = Reference.open(source, args.split, size, build.load_size(config, pipeline.stage, source))
     indices, caption_numbers = reference.choose(args.samples, args.seed)
     captions = [reference.data.captions[index][number] for index, number in zip(indices, caption_numbers, strict=True)]

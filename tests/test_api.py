@@ -146,7 +146,7 @@ def test_interpolate_names_its_parameter_and_the_command_its_flag(trained: Path,
     with pytest.raises(ConfigError, match="`steps` must be at least 2, got 1"):
         next(pipeline.interpolate(["a red flower"], 1))
     shown = stackflower("sample", trained, "a red flower", "--interpolate", 3, "--best-of", 2, code=2).output
-    assert "--best-of does not go with --interpolate" in shown
+    assert "--best-of can't be combined with --interpolate" in shown
 
 
 def test_create_builds_a_part_from_its_name() -> None:

@@ -55,30 +55,35 @@ def test_nothing_is_unpickled() -> None:
                 assert any(k.arg == "weights_only" and ast.unparse(k.value) == "True" for k in node.keywords), path
 
 
-def test_only_commands_print() -> None:
-    """What a library caller gets goes through `logging`."""
-    for path in ROOT.rglob("*.py"):
-        if path.relative_to(ROOT).parts[0] not in ("commands", "cli.py"):
-            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-                assert not (isinstance(node, ast.Call) and ast.unparse(node.func) == "print"), f"{path}: {node.lineno}"
-
-
 LONG = {  # what may be longer than 300 lines, and why
     "data/synthetic/flower.py": "frozen: the shapes of the rendered flowers",
     "data/synthetic/grammar.py": "frozen: the words and sentences of their captions",
 }
 
 
+def docstring_lines(node: ast.AST) -> int:
+    """Return the number of lines of the docstrings in a node."""
+    documented = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+    docstrings = [
+        each.body[0]
+        for each in ast.walk(node)
+        if isinstance(each, documented) and ast.get_docstring(each, clean=False) is not None
+    ]
+    return sum((docstring.end_lineno or 0) - docstring.lineno + 1 for docstring in docstrings)
+
+
 def test_files_and_functions_stay_readable() -> None:
+    """Docstrings do not count: those of public functions are as long as a reader needs."""
     for path in ROOT.rglob("*.py"):
         text = path.read_text(encoding="utf-8")
+        tree = ast.parse(text)
         if str(path.relative_to(ROOT)) not in LONG:
-            assert len(text.splitlines()) <= 300, path
-        for node in ast.walk(ast.parse(text)):
+            assert len(text.splitlines()) - docstring_lines(tree) <= 300, path
+        for node in ast.walk(tree):
             if isinstance(node, ast.FunctionDef):
-                assert (node.end_lineno or 0) - node.lineno < (60 if node.name == "__init__" else 50), (
-                    f"{path}: {node.name}"
-                )
+                signature = node.body[0].lineno - node.lineno  # one line per parameter in a long one
+                length = (node.end_lineno or 0) - node.lineno - signature - docstring_lines(node)
+                assert length < 50, f"{path}: {node.name} {length}"
 
 
 def test_the_root_holds_the_composition_alone() -> None:

@@ -61,7 +61,7 @@ def test_sample_interpolate_draws_between_captions(stackflower, trained: Path, t
     with Image.open(tmp_path / "way.png") as image:
         assert image.width >= 4 * 16
     for flags, said in (
-        (["--best-of", 2], "--best-of does not go with --interpolate"),
+        (["--best-of", 2], "--best-of can't be combined with --interpolate"),
         (["--interpolate", 1], "2"),
         (["--per-caption", 6000], "images fit into a grid"),
     ):

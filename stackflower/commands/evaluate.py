@@ -110,10 +110,10 @@ def evaluate(
     The scores of real images are computed too, and every score is printed with its protocol.
     """
     from stackflower.evaluation.evaluate import evaluate_request
-    from stackflower.evaluation.scoring import limited, missed
+    from stackflower.evaluation.scoring import find_limit, find_missed_limits
 
     for name, _ in (*fail_under, *fail_over):
-        metric, _ = limited(name)  # before the work
+        metric, _ = find_limit(name)  # before the work
         if flags["metrics"] and metric not in [each.strip() for each in flags["metrics"].split(",")]:
             raise ConfigError(f"A limit of {name} needs that score: --metrics {flags['metrics']},{metric}.")
     subjects = evaluate_request(read_request(dict(flags)))
@@ -126,7 +126,9 @@ def evaluate(
     for scores in subjects:
         if "not_comparable" in scores:
             raise ConfigError(scores["not_comparable"])
-    failures = [reason for scores in subjects for reason in missed(scores, dict(fail_under), dict(fail_over))]
+    failures = [
+        reason for scores in subjects for reason in find_missed_limits(scores, dict(fail_under), dict(fail_over))
+    ]
     for sentence in failures:
         click.echo(sentence, err=True)
     if failures:
@@ -136,7 +138,7 @@ def evaluate(
 def read_request(flags: dict[str, Any]) -> EvaluationRequest:
     """Return what the flags ask for."""
     from stackflower.data.opening import source_part
-    from stackflower.evaluation.protocol import named
+    from stackflower.evaluation.protocol import find_protocol
     from stackflower.evaluation.request import EvaluationRequest
 
     options = part_options(flags.pop("settings"), ("extractor", "data"), "extractor.network=timm")
@@ -147,7 +149,7 @@ def read_request(flags: dict[str, Any]) -> EvaluationRequest:
         data=source_part(flags.pop("data")),
         options=options["extractor"] | ({} if weights is None else {"weights": weights}),
         data_options=options["data"],
-        protocol=named(protocol, choices),
+        protocol=find_protocol(protocol, choices),
         **flags,
     )
 
@@ -157,9 +159,9 @@ def format_scores(subjects: list[dict[str, Any]], compared_with: str | None) -> 
     from stackflower.evaluation import comparison, scoring
 
     if len(subjects) > 1:
-        return scoring.side_by_side(subjects)
+        return scoring.describe_side_by_side(subjects)
     (scores,) = subjects
     text = scoring.describe(scores)
     if compared_with and "compared" in scores:
-        return f"{text}\n{comparison.described(scores['compared'], Path(compared_with))}"
+        return f"{text}\n{comparison.describe_comparison(scores['compared'], Path(compared_with))}"
     return text

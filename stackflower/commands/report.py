@@ -29,7 +29,7 @@ from stackflower.commands.options import examples, json_option
 @json_option
 def report(runs: tuple[str, ...], nearest: int | None, out: str | None, as_json: bool) -> None:
     """Write a run's scores, images and curves as one HTML file, or those of several runs side by side."""
-    from stackflower.reports.report import report as write
+    from stackflower.reports.report import write_report
 
-    written = write(runs, nearest or 0, out)
+    written = write_report(runs, nearest or 0, out)
     show(written, as_json, lambda: str(written["report"]))

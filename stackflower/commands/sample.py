@@ -53,4 +53,4 @@ def sample(run: str, captions: tuple[str, ...], as_json: bool, **options: Any) -
 
     written = write_samples(SampleRequest(run, list(captions), **options))
     if written is not None:
-        show(written.to_dict() if as_json else {}, as_json, written.text)
+        show(written.to_dict() if as_json else {}, as_json, written.summarise)

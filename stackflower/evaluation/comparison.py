@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from stackflower.errors import ConfigError, DataError
-from stackflower.evaluation.scoring import numbers
+from stackflower.evaluation.scoring import collect_numbers
 from stackflower.utils.atomic import reporting_write_errors, write_text
 
-NAMES = ("data", "trained_on", "held_out", "shuffle")  # what checksums and seeds say already
-MAKING = (
+DESCRIPTIVE_FIELDS = ("data", "trained_on", "held_out", "shuffle")  # what checksums and seeds say already
+GENERATION_FIELDS = (
     "captions",
     "per_caption",
     "truncation",
@@ -29,10 +29,10 @@ def save_scores(scores: Mapping[str, Any], path: Path) -> None:
         write_text(path, json.dumps(scores, indent=2, ensure_ascii=False) + "\n")
 
 
-def file_name(scores: Mapping[str, Any]) -> str:
+def build_file_name(scores: Mapping[str, Any]) -> str:
     """Return the file name of scores; the same weights and protocol have the same name."""
     protocol = scores["protocol"]
-    what = json.dumps([comparable(protocol), scores.get("scored", {})], sort_keys=True, default=str)
+    what = json.dumps([select_comparable_fields(protocol), scores.get("scored", {})], sort_keys=True, default=str)
     words = f"{str(protocol['split']).split()[0]}-{protocol['extractor']}"
     return (
         f"{re.sub(r'[^a-z0-9]+', '-', words.lower()).strip('-')}-{hashlib.sha256(what.encode()).hexdigest()[:8]}.json"
@@ -60,18 +60,18 @@ def read_scores(path: Path) -> dict[str, Any]:
     return scores
 
 
-def comparable(protocol: Mapping[str, Any]) -> dict[str, Any]:
+def select_comparable_fields(protocol: Mapping[str, Any]) -> dict[str, Any]:
     """Return the fields of a protocol that must agree for scores to be comparable."""
-    return {name: value for name, value in protocol.items() if name not in NAMES}
+    return {name: value for name, value in protocol.items() if name not in DESCRIPTIVE_FIELDS}
 
 
 def check_comparable(one: Mapping[str, Any], other: Mapping[str, Any], path: Path) -> None:
     """ConfigError that lists where the protocols of two scores differ."""
-    mine, theirs = (json.loads(json.dumps(comparable(scores["protocol"]))) for scores in (one, other))
+    mine, theirs = (json.loads(json.dumps(select_comparable_fields(scores["protocol"]))) for scores in (one, other))
     listed = [
         f"  {name}: {mine.get(name, 'not stated')!r} here, {theirs.get(name, 'not stated')!r} there"
         for name in dict.fromkeys([*mine, *theirs])
-        if mine.get(name) != theirs.get(name) and (name not in MAKING or (name in mine and name in theirs))
+        if mine.get(name) != theirs.get(name) and (name not in GENERATION_FIELDS or (name in mine and name in theirs))
     ]
     if listed:
         raise ConfigError(
@@ -82,7 +82,7 @@ def check_comparable(one: Mapping[str, Any], other: Mapping[str, Any], path: Pat
 
 def compare(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, dict[str, float]]:
     """Of every number in both: ``here``, ``there`` and the ``difference``."""
-    mine, theirs = numbers(one), numbers(other)
+    mine, theirs = collect_numbers(one), collect_numbers(other)
     return {
         name: {"here": value, "there": theirs[name], "difference": value - theirs[name]}
         for name, value in mine.items()
@@ -90,7 +90,7 @@ def compare(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, dict[
     }
 
 
-def described(comparison: Mapping[str, Mapping[str, float]], path: Path) -> str:
+def describe_comparison(comparison: Mapping[str, Mapping[str, float]], path: Path) -> str:
     """Format a comparison as text."""
     width = max([len(name) for name in comparison], default=0)
     lines = [

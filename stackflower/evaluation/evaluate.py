@@ -1,4 +1,4 @@
-"""Score runs, folders of images, real images and functions."""
+"""Evaluate runs, folders of images, real images and functions."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from accelerate import PartialState
 
 from stackflower.data.opening import source_part
 from stackflower.errors import ConfigError, DataError
-from stackflower.evaluation.comparison import check_comparable, compare, file_name, read_scores, save_scores
-from stackflower.evaluation.image_subjects import ScoredFolder, ScoredSplit
-from stackflower.evaluation.opening import open_split
+from stackflower.evaluation.comparison import build_file_name, check_comparable, compare, read_scores, save_scores
+from stackflower.evaluation.image_subjects import FolderSubject, SplitSubject
+from stackflower.evaluation.opening import open_extractor_and_reference
 from stackflower.evaluation.per_image import save_per_image
-from stackflower.evaluation.protocol import Protocol, named
+from stackflower.evaluation.protocol import Protocol, find_protocol
 from stackflower.evaluation.reference import Reference
 from stackflower.evaluation.request import EvaluationRequest
 from stackflower.evaluation.scoring import score
-from stackflower.evaluation.subjects import Function, ScoredFunction, ScoredRun, Subject
+from stackflower.evaluation.subjects import FunctionSubject, ImageFunction, RunSubject, Subject
 from stackflower.runs.folder import Run
 from stackflower.utils.atomic import reporting_write_errors, try_writing
 from stackflower.utils.devices import get_process_state
@@ -30,7 +30,7 @@ FOLDER_RESOLUTION = 64
 
 
 def evaluate(
-    subject: str | os.PathLike[str] | Function,
+    subject: str | os.PathLike[str] | ImageFunction,
     *,
     data: str | os.PathLike[str] | Mapping[str, Any] | None = None,
     metrics: Sequence[str] | None = None,
@@ -52,23 +52,25 @@ def evaluate(
     """Score a run, a folder of images or a function, as ``stackflower eval`` does.
 
     Args:
-        subject: folder of a run, folder of images, or a function from captions and a seed to images, uint8
-            (N, 3, R, R).
+        subject: folder of a run, folder of images, or a function that maps captions and a seed to images uint8
+            `(N, 3, R, R)`.
         data: data set to compare with: a name, a path, or a dict with name and options. Default: the run's own.
-        metrics: names of metrics. Default: all that the data allow.
+        metrics: names of the metrics. Default: all that the data allow.
         split: reference split. Default: "test", else "validation", else "train".
-        samples: number of captions. Default: one for each image of the split, at most 5,000.
-        per_caption: images generated for each of them. Default: 1.
-        splits: splits of the Inception Score. Default: 10.
+        samples: number of captions. Default: one per image of the split, at most 5,000.
+        per_caption: number of images per caption. Default: 1.
+        splits: number of splits of the Inception Score. Default: 10.
         seed: random seed. Default: 0.
-        truncation: standard deviations at which a run's noise is truncated. Default: not at all.
+        truncation: standard deviations at which a run's noise is truncated. Default: no truncation.
         extractor: name of the feature extractor. Default: the one that suits the data.
         options: options of the extractor, such as ``{"weights": "flowers.safetensors"}``.
         protocol: "default", "stackgan-birds", "stackgan-flowers" or "competition".
-        resolution: pixels R of images that are not a run's. Default: 64.
-        load_size: pixels at which real images are prepared; their center counts. Default: a run's own, else 76 for 64.
-        checkpoint: of a run: "best", or the images after which a checkpoint was written. Default: the last model.
-        out: file for the scores. Default: one in the run's ``scores/``.
+        resolution: height and width R of images that do not come from a run, in pixels. Default: 64.
+        load_size: pixels at which real images are prepared, before their center is cropped. Default: the run's own;
+            76 for a resolution of 64.
+        checkpoint: checkpoint of a run: "best", or the number of images after which it was written. Default: the last
+            model.
+        out: file for the scores. Default: a file in the run's ``scores/``.
         progress_bar: show progress bars on stderr.
 
     Returns:
@@ -101,7 +103,7 @@ def evaluate(
         data=data if data is None or isinstance(data, Mapping) else source_part(os.fspath(data)),
         extractor=extractor,
         options=options or {},
-        protocol=named(protocol, choices),
+        protocol=find_protocol(protocol, choices),
         resolution=resolution,
         load_size=load_size,
         checkpoint=checkpoint,
@@ -124,103 +126,104 @@ def evaluate_request(request: EvaluationRequest) -> list[dict[str, Any]] | None:
         with reporting_write_errors(request.out, ConfigError):
             try_writing(Path(request.out).expanduser())
     other = None if request.compare is None else read_scores(Path(request.compare).expanduser())
-    found = []
+    all_scores = []
     with progress_bars(state.is_main_process):
-        for subject in _subjects(request, state):
-            scores = _scores(subject, request, state)
+        for subject in _open_subjects(request, state):
+            scores = _score_subject(subject, request, state)
             if state.is_main_process:
-                _save(scores, subject, request)
-                found.append(scores)
+                _save_scores(scores, subject, request)
+                all_scores.append(scores)
     if not state.is_main_process:
         return None
-    for scores in found:
+    for scores in all_scores:
         if other is not None:
             try:
                 check_comparable(scores, other, Path(request.compare or ""))
                 scores["compared"] = compare(scores, other)
-            except ConfigError as error:  # raised once the scores are printed
+            except ConfigError as error:  # the caller raises it once the scores are printed
                 scores["not_comparable"] = str(error)
-    if len(found) > 1 and request.out is not None:
-        save_scores({"scores": found}, Path(request.out).expanduser())
-    return found
+    if len(all_scores) > 1 and request.out is not None:
+        save_scores({"scores": all_scores}, Path(request.out).expanduser())
+    return all_scores
 
 
-def _subjects(request: EvaluationRequest, state: PartialState) -> Iterator[Subject]:
+def _open_subjects(request: EvaluationRequest, state: PartialState) -> Iterator[Subject]:
+    """Open the subjects of a request, one at a time."""
     resolution = request.resolution or FOLDER_RESOLUTION
-    for run, checkpoint in _checkpoints(request):
-        yield ScoredRun(run, checkpoint, request.protocol, state)
+    for run, checkpoint in _list_checkpoints(request):
+        yield RunSubject(run, checkpoint, request.protocol, state)
     if request.images is not None:
-        yield ScoredFolder(request.images, resolution, request.protocol)
+        yield FolderSubject(request.images, resolution, request.protocol)
     if request.real is not None:
-        yield ScoredSplit(request.real, resolution)
+        yield SplitSubject(request.real, resolution)
     if request.function is not None:
         name = getattr(request.function, "__qualname__", type(request.function).__name__)
-        yield ScoredFunction(request.function, resolution, name)
+        yield FunctionSubject(request.function, resolution, name)
 
 
-def _checkpoints(request: EvaluationRequest) -> list[tuple[str, str | None]]:
-    """Each run with each of its checkpoints that are asked for; all are those after training began."""
+def _list_checkpoints(request: EvaluationRequest) -> list[tuple[str, str | None]]:
+    """List each run with each requested checkpoint; "all" skips the checkpoint of the untrained model."""
     if request.checkpoint != "all":
         return [(run, request.checkpoint) for run in request.runs]
-    every: list[tuple[str, str | None]] = [
+    checkpoints: list[tuple[str, str | None]] = [
         (run, str(images)) for run in request.runs for images in Run(run).list_checkpoint_images() if images
     ]
-    if not every:
-        raise ConfigError(f"`checkpoint=all`: {' and '.join(request.runs)} has no complete checkpoint.")
-    return every
+    if not checkpoints:
+        raise ConfigError(f"`checkpoint=all`: no complete checkpoint found in {' and '.join(request.runs)}.")
+    return checkpoints
 
 
-def _scores(subject: Subject, request: EvaluationRequest, state: PartialState) -> dict[str, Any]:
+def _score_subject(subject: Subject, request: EvaluationRequest, state: PartialState) -> dict[str, Any]:
     """Score one subject; return its scores with their protocol."""
     protocol = request.protocol
-    source = subject.source(request.data, request.data_options)
-    size = request.load_size or subject.size(source)
+    source = subject.open_source(request.data, request.data_options)
+    size = request.load_size or subject.choose_size(source)
     if size < subject.resolution:
         raise ConfigError(
             f"`load_size={size}`: the images of {subject.name} have {subject.resolution} px, and real images can't "
             "have fewer."
         )
-    extractor, reference = open_split(
+    extractor, reference = open_extractor_and_reference(
         protocol, request.extractor, request.options, source, subject.resolution, size, state
     )
     _check_classes(protocol, reference)
-    found = subject.scored(extractor, reference, protocol)
+    extracted = subject.extract(extractor, reference, protocol)
     scores: dict[str, Any] = {
-        **score(found.sample),
-        "warnings": found.warnings,
-        "scored": found.what,
+        **score(extracted.inputs),
+        "warnings": extracted.warnings,
+        "scored": extracted.subject,
         "protocol": {
-            **extractor.extractor.describe(), **reference.describe(), **found.protocol, **protocol.describe()
+            **extractor.extractor.describe(), **reference.describe(), **extracted.protocol, **protocol.describe()
         },
     }  # fmt: skip
     if request.per_image and state.is_main_process:
-        save_per_image(found.sample, found.what.get("files"), Path(request.out or "").expanduser())
+        save_per_image(extracted.inputs, extracted.subject.get("files"), Path(request.out or "").expanduser())
     scores["scored"].pop("files", None)
     return scores
 
 
 def _check_classes(protocol: Protocol, reference: Reference) -> None:
-    """ConfigError where the protocol wants classes that are not in training, and the data have others."""
+    """Raise ConfigError if the protocol requires classes unseen in training, and the classes of the data differ."""
     if protocol.unseen_classes is None:
         return
     seen, unseen = (set(reference.source.rows(split).labels or ()) for split in ("train", reference.split))
-    found, shared = (len(seen), len(unseen)), len(seen & unseen)
-    if found != protocol.unseen_classes or shared:
+    counts, shared = (len(seen), len(unseen)), len(seen & unseen)
+    if counts != protocol.unseen_classes or shared:
         train, test = protocol.unseen_classes
         raise ConfigError(
-            f"The protocol {protocol.name} is of {train} training classes and {test} other ones in the split "
-            f"{reference.split}; this data has {found[0]} and {found[1]}, {shared} of them in both. Score it by the "
-            "default protocol: leave out `protocol`."
+            f"The protocol {protocol.name} requires {train} training classes and {test} other classes in the split "
+            f"{reference.split}; this data has {counts[0]} and {counts[1]}, of which {shared} are in both. Leave out "
+            "`protocol` to use the default one."
         )
 
 
-def _save(scores: dict[str, Any], subject: Subject, request: EvaluationRequest) -> None:
-    """Save the scores to `out`, or in the run's folder; add a warning where that can't be written."""
+def _save_scores(scores: dict[str, Any], subject: Subject, request: EvaluationRequest) -> None:
+    """Save the scores to `out`, or in the run's folder; add a warning if the latter can't be written."""
     out = request.out
     if out is not None and not request.per_image:
         save_scores(scores, Path(out).expanduser())
-    elif isinstance(subject, ScoredRun):
+    elif isinstance(subject, RunSubject):
         try:
-            save_scores(scores, subject.run.scores / file_name(scores))
+            save_scores(scores, subject.run.scores / build_file_name(scores))
         except DataError as error:
             scores["warnings"].append(str(error))

@@ -1,4 +1,4 @@
-"""Extract features on all processes."""
+"""Extract features of images on all processes."""
 
 from __future__ import annotations
 
@@ -12,52 +12,55 @@ from stackflower.evaluation.processes import Processes
 from stackflower.evaluation.protocol import Protocol
 from stackflower.evaluation.statistics import Statistics
 
-BATCH = 64  # images that are generated and extracted at a time
+BATCH_SIZE = 64  # number of images generated and extracted at a time
 
 
 class DistributedExtractor:
-    """An extractor on every process: each extracts its share of the images, and all get everything.
+    """A feature extractor on every process: each extracts its share of the images, and all receive every result.
 
     Args:
-        extractor: on this process's device.
-        processes: among which images are divided.
+        extractor: feature extractor, on the device of this process.
+        processes: processes that share the images.
     """
 
     def __init__(self, extractor: Extractor, processes: Processes):
         self.extractor, self.processes = extractor, processes
 
     def extract(self, images: Tensor) -> Extracted:
-        """Extract images, uint8 (N, 3, H, W), that every process has."""
+        """Extract the features of images uint8 `(N, 3, H, W)` that every process holds."""
         mine = self.processes.share(len(images))
         return self.extract_batches([images[mine.start : mine.stop]] if mine else [])
 
     def extract_batches(self, batches: Iterable[Tensor]) -> Extracted:
-        """Extract this process's batches, uint8 (n, 3, H, W), and gather those of all; at least one has images."""
+        """Extract the features of this process's batches, uint8 `(n, 3, H, W)`, and gather those of all processes.
+
+        At least one process must have a batch.
+        """
         gathered = self.processes.gather([self.extractor(batch) for batch in batches])
         return Extracted.concatenate(gathered)
 
     def compute_statistics(
         self, batches: Iterable[tuple[Tensor, Tensor]], total: int, protocol: Protocol
     ) -> Statistics:
-        """Compute the statistics of images as they come; nothing that is kept grows with their number.
+        """Compute the statistics of a stream of images, in memory that does not grow with their number.
 
         Args:
-            batches: this process's images, uint8 (n, 3, H, W), each batch after the places (n,) of its images among
-                all, which are in random order.
-            total: number of images, over all processes.
-            protocol: number of splits, and of images whose features are kept.
+            batches: pairs of this process's places `(n,)` and images uint8 `(n, 3, H, W)`; a place is the position of
+                an image among all images, which are in random order.
+            total: number of images over all processes.
+            protocol: protocol of the scores, which sets the number of splits and of images whose features are kept.
         """
-        mine = Statistics(total, protocol.splits, protocol.kept)
+        statistics = Statistics(total, protocol.splits, protocol.kept)
         for places, batch in batches:
-            mine.add(self.extractor(batch), places)
+            statistics.add(self.extractor(batch), places)
         merged: Statistics
-        merged, *others = self.processes.gather([mine])
+        merged, *others = self.processes.gather([statistics])
         merged.merge(others)
         return merged
 
 
 def number_images(batches: Iterable[Tensor], first: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield each batch after the places (n,) of its images, which are counted from `first`."""
+    """Yield the places `(n,)` of each batch's images, counted from `first`, and the batch."""
     for batch in batches:
         yield torch.arange(first, first + len(batch)), batch
         first += len(batch)

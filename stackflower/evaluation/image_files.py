@@ -22,7 +22,7 @@ from stackflower.utils.distributed import share
 from stackflower.utils.rng import create_rng
 
 BATCH = 200
-NAMED = 5  # files that an error names
+MAX_LISTED = 5  # files that an error names
 
 
 @dataclass
@@ -101,23 +101,23 @@ class ImageFiles:
             if listing.problems:
                 raise DataError(f"{folder} can't be used as it is:\n{join_problems(listing.problems)}")
             captions |= {folder / row["file_name"]: row["text"][0] for row in listing.rows}
-        return [captions.get(path) if captions else _beside(path.with_suffix(".txt")) for path in self.files]
+        return [captions.get(path) if captions else _read_caption_file(path.with_suffix(".txt")) for path in self.files]
 
 
-def _beside(path: Path) -> str | None:
+def _read_caption_file(path: Path) -> str | None:
     """Return the first line of a text file that is not empty; None without such a file or line."""
     return next(iter(split_lines(read_text(path))), None) if path.is_file() else None
 
 
-def refusal(bad: list[str], total: int, folder: Path) -> str:
+def describe_unreadable(bad: list[str], total: int, folder: Path) -> str:
     """Return a sentence about the images that can't be read."""
-    more = f"\n  and {len(bad) - NAMED} more" if len(bad) > NAMED else ""
-    listed = "".join(f"\n  {sentence}" for sentence in sorted(bad)[:NAMED])
+    more = f"\n  and {len(bad) - MAX_LISTED} more" if len(bad) > MAX_LISTED else ""
+    listed = "".join(f"\n  {sentence}" for sentence in sorted(bad)[:MAX_LISTED])
     advice = "Repair or delete them, or leave them out with `skip_bad=true`."
     return f"{len(bad)} of {total:,} images in {folder} can't be read:{listed}{more}\n{advice}"
 
 
-def described(sizes: set[tuple[int, int]]) -> str:
+def describe_sizes(sizes: set[tuple[int, int]]) -> str:
     """Sizes in pixels, in words."""
     if len(sizes) == 1:
         ((width, height),) = sizes

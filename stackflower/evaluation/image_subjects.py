@@ -1,4 +1,4 @@
-"""What is scored as it is: a folder of images, the real images of a split."""
+"""Subjects whose images already exist: a folder of images, and the real images of a split."""
 
 from __future__ import annotations
 
@@ -11,67 +11,67 @@ import torch
 from stackflower.data.source import Source
 from stackflower.errors import DataError
 from stackflower.evaluation.extraction import DistributedExtractor
-from stackflower.evaluation.image_files import ImageFiles, described, refusal
-from stackflower.evaluation.per_image import number_of
+from stackflower.evaluation.image_files import ImageFiles, describe_sizes, describe_unreadable
+from stackflower.evaluation.per_image import parse_number
 from stackflower.evaluation.protocol import Protocol
-from stackflower.evaluation.real_statistics import compute_of_split, load_or_compute
+from stackflower.evaluation.real_statistics import compute_split_statistics, load_or_compute
 from stackflower.evaluation.reference import Reference
-from stackflower.evaluation.sampling import build_sample
-from stackflower.evaluation.subjects import Scored, Subject, open_data
+from stackflower.evaluation.sampling import build_inputs
+from stackflower.evaluation.subjects import Subject, SubjectInputs, open_data
 from stackflower.utils.rng import create_rng
 
 
-class ScoredFolder(Subject):
+class FolderSubject(Subject):
     """A folder of images from anywhere.
 
     Args:
-        folder: of them.
-        resolution: that they are resized to.
-        protocol: of the scores.
+        folder: directory to scan.
+        resolution: height and width that the images are resized to.
+        protocol: protocol of the scores, which sets the seed and whether borders are cropped.
     """
 
     def __init__(self, folder: str, resolution: int, protocol: Protocol):
         self.resolution, self.name = resolution, folder
         self.files = ImageFiles.of(Path(folder).expanduser(), resolution, protocol.trim_border, protocol.seed)
 
-    def source(self, data: Mapping[str, Any] | None, options: Mapping[str, Any]) -> Source:
+    def open_source(self, data: Mapping[str, Any] | None, options: Mapping[str, Any]) -> Source:
         return open_data(data, options)
 
-    def scored(self, extractor: DistributedExtractor, reference: Reference, protocol: Protocol) -> Scored:
+    def extract(self, extractor: DistributedExtractor, reference: Reference, protocol: Protocol) -> SubjectInputs:
         files, folder = self.files, self.files.folder
         fake = extractor.compute_statistics(files.batches(extractor.processes.part), len(files.files), protocol)
         bad = dict(extractor.processes.gather(list(files.bad.items())))
         sizes = set(extractor.processes.gather(list(files.sizes)))
         if bad and not protocol.skip_bad:
-            raise DataError(refusal(list(bad.values()), len(files.files), folder))
+            raise DataError(describe_unreadable(list(bad.values()), len(files.files), folder))
         if fake.count < 2:
             raise DataError(
                 f"{folder} has {fake.count} image{'s' * (fake.count != 1)} that can be read; scores need at least 2."
             )
-        left = [place for place in range(len(files.files)) if place not in bad]
-        captions, pairs, missing, warnings = self._captions(left, reference, protocol)
+        readable = [place for place in range(len(files.files)) if place not in bad]
+        captions, pairs, missing, warnings = self._find_captions(readable, reference, protocol)
         if bad:
             warnings.append(f"{len(bad)} of {len(files.files):,} images can't be read and were left out.")
-        # Images may be ordered by class.
+        # The real images may be ordered by class.
         order = torch.randperm(len(reference.data.rows), generator=create_rng(protocol.seed, 4))
-        sample = build_sample(
+        inputs = build_inputs(
             extractor,
             reference,
             protocol,
             fake=fake,
             real=load_or_compute(extractor, reference, order, protocol),
             captions=captions,
-            without_captions=missing,
+            no_captions_reason=missing,
             pairs=pairs,
             chosen=order.tolist(),
         )
-        what = {
+        description = {
             "folder": str(folder),
             "left_out": len(bad),
-            "image_sizes": described(sizes),
-            "files": self._names(left),
+            "image_sizes": describe_sizes(sizes),
+            "files": self._list_names(readable),
         }
-        stated = {
+        protocol_fields = {
             "images": fake.count,
             "resized_to": self.resolution,
             "borders": "of one colour cropped" if protocol.trim_border else "kept",
@@ -79,115 +79,122 @@ class ScoredFolder(Subject):
             "kept": protocol.kept,
             "shuffle": "files in random order by the seed",
         }
-        return Scored(sample, what, stated, warnings)
+        return SubjectInputs(inputs, description, protocol_fields, warnings)
 
-    def _names(self, left: list[int]) -> list[str]:
-        return [self.files.files[place].relative_to(self.files.folder).as_posix() for place in left]
+    def _list_names(self, places: list[int]) -> list[str]:
+        return [self.files.files[place].relative_to(self.files.folder).as_posix() for place in places]
 
-    def _captions(
-        self, left: list[int], reference: Reference, protocol: Protocol
+    def _find_captions(
+        self, readable: list[int], reference: Reference, protocol: Protocol
     ) -> tuple[list[str] | None, list[tuple[int, int]] | None, str, list[str]]:
-        """Find the captions of the files at these places, and the real images that they describe.
+        """Find the captions of the readable files, and the real images that they describe.
 
         Returns:
-            Captions and pairs of image and caption, each None where unknown; why there are no captions; and warnings.
+            The captions, and pairs of a real image and the number of its caption, each None if unknown; the reason for
+            missing captions; and warnings.
         """
         if protocol.name == "competition":
-            pairs = self._by_number(left, reference)
+            pairs = self._match_by_number(readable, reference)
             return [reference.data.captions[image][number] for image, number in pairs], pairs, "", []
         every = self.files.captions()
-        captions = [every[place] for place in left]
-        known = [caption for caption in captions if caption is not None]
-        if len(known) < len(captions):
+        captions = [every[place] for place in readable]
+        captioned = [caption for caption in captions if caption is not None]
+        if len(captioned) < len(captions):
             missing = (
-                f"{len(captions) - len(known):,} of {len(captions):,} images have no caption, so that scores of "
-                "captions are left out."
+                f"{len(captions) - len(captioned):,} of {len(captions):,} images have no caption; metrics that need "
+                "captions are skipped."
             )
-            return None, None, missing, [missing] if known else []
-        place: dict[str, list[tuple[int, int]]] = {}
-        for image, own in enumerate(reference.data.captions):
-            for number, caption in enumerate(own):
-                place.setdefault(caption, []).append((image, number))
-        if not all(caption in place for caption in known):
-            return known, None, "", []
-        shared = sum(len({image for image, _ in place[caption]}) > 1 for caption in known)
+            return None, None, missing, [missing] if captioned else []
+        images_of: dict[str, list[tuple[int, int]]] = {}
+        for image, real_captions in enumerate(reference.data.captions):
+            for number, caption in enumerate(real_captions):
+                images_of.setdefault(caption, []).append((image, number))
+        if not all(caption in images_of for caption in captioned):
+            return captioned, None, "", []
+        shared = sum(len({image for image, _ in images_of[caption]}) > 1 for caption in captioned)
         warning = (
-            f"{shared:,} of {len(known):,} captions are of several real images; the cosine distance is to the first."
+            f"{shared:,} of {len(captioned):,} captions belong to several real images; the cosine distance uses the "
+            "first."
         )
-        return known, [place[caption][0] for caption in known], "", [warning] if shared else []
+        return captioned, [images_of[caption][0] for caption in captioned], "", [warning] if shared else []
 
-    def _by_number(self, left: list[int], reference: Reference) -> list[tuple[int, int]]:
-        """Find the real image whose file has the same number as ``inference_NNNN.jpg``.
+    def _match_by_number(self, readable: list[int], reference: Reference) -> list[tuple[int, int]]:
+        """Match each ``inference_NNNN.jpg`` with the real image whose file has the same number.
 
-        Of images without files, it is the one at that place.
+        Real images without files are numbered by their place in the split.
         """
         files = reference.data.rows.files or [str(place) for place in range(len(reference.data.rows))]
-        known: dict[int | None, int] = {}
+        place_of: dict[int | None, int] = {}
         for place, name in enumerate(files):
-            if known.setdefault(number_of(name), place) != place:
+            if place_of.setdefault(parse_number(name), place) != place:
                 raise DataError(
-                    f"{files[known[number_of(name)]]} and {name} of the split {reference.split} have the same number."
+                    f"{files[place_of[parse_number(name)]]} and {name} of the split {reference.split} have the same "
+                    "number."
                 )
-        known.pop(None, None)
-        pairs = [known.get(number_of(name), -1) for name in self._names(left)]
-        wrong = [name for name, place in zip(self._names(left), pairs, strict=True) if place < 0]
-        if wrong:
+        place_of.pop(None, None)
+        pairs = [place_of.get(parse_number(name), -1) for name in self._list_names(readable)]
+        unmatched = [name for name, place in zip(self._list_names(readable), pairs, strict=True) if place < 0]
+        if unmatched:
             example = (
-                f", as inference_{min(number for number in known if number is not None):04d}.jpg has" if known else ""
+                f", as inference_{min(number for number in place_of if number is not None):04d}.jpg has"
+                if place_of
+                else ""
             )
             raise DataError(
-                f"{len(wrong)} of {len(left)} files, such as {wrong[0]}, have no number of an image of the split "
-                f"{reference.split}{example}."
+                f"{len(unmatched)} of {len(readable)} files, such as {unmatched[0]}, have no number of an image of the "
+                f"split {reference.split}{example}."
             )
         return [(place, 0) for place in pairs]
 
 
-class ScoredSplit(Subject):
-    """Real images in the place of generated ones: the best that a run could get.
+class SplitSubject(Subject):
+    """The real images of a split, in place of generated ones: their scores bound what a run can reach.
 
-    Where the split is the one to compare with, one half is compared with the other.
+    If the split is also the one to compare with, one half is compared with the other.
 
     Args:
-        split: of the data.
-        resolution: of the images.
+        split: name of the split.
+        resolution: height and width of the images.
     """
 
     def __init__(self, split: str, resolution: int):
         self.split, self.resolution = split, resolution
         self.name = f"real images of {split}"
 
-    def source(self, data: Mapping[str, Any] | None, options: Mapping[str, Any]) -> Source:
+    def open_source(self, data: Mapping[str, Any] | None, options: Mapping[str, Any]) -> Source:
         return open_data(data, options)
 
-    def scored(self, extractor: DistributedExtractor, reference: Reference, protocol: Protocol) -> Scored:
+    def extract(self, extractor: DistributedExtractor, reference: Reference, protocol: Protocol) -> SubjectInputs:
         same = self.split == reference.split
         with extractor.processes.main_first():
             size = reference.data.images.shape[1]
-            shown = reference if same else Reference.open(reference.source, self.split, self.resolution, size)
-        order = torch.randperm(len(shown.data.rows), generator=create_rng(protocol.seed, 4))
+            scored = reference if same else Reference.open(reference.source, self.split, self.resolution, size)
+        order = torch.randperm(len(scored.data.rows), generator=create_rng(protocol.seed, 4))
         half = len(order) // 2
-        mine = (order[half:] if same else order)[: protocol.samples]
+        scored_rows = (order[half:] if same else order)[: protocol.samples]
         real = (
             order[:half] if same else torch.randperm(len(reference.data.rows), generator=create_rng(protocol.seed, 5))
         )
-        if min(len(mine), len(real)) < 2:
-            raise DataError(f"{self.split} has {len(order)} images; too few to be compared with others.")
-        captions = [shown.data.captions[image][0] for image in mine.tolist()]
-        sample = build_sample(
+        if min(len(scored_rows), len(real)) < 2:
+            raise DataError(
+                f"The split {self.split} has {len(order)} images, too few to compare; each side needs at least 2."
+            )
+        captions = [scored.data.captions[image][0] for image in scored_rows.tolist()]
+        inputs = build_inputs(
             extractor,
             reference,
             protocol,
-            fake=compute_of_split(extractor, shown, mine, protocol),
+            fake=compute_split_statistics(extractor, scored, scored_rows, protocol),
             real=load_or_compute(extractor, reference, real, protocol),
             captions=captions,
-            pairs=[(image, 0) for image in mine.tolist()] if same else None,
+            pairs=[(image, 0) for image in scored_rows.tolist()] if same else None,
             chosen=real.tolist(),
         )
-        stated = {
-            "images": len(mine),
+        protocol_fields = {
+            "images": len(scored_rows),
             "real_images": len(real),
             "kept": protocol.kept,
             "shuffle": "images in random order by the seed",
         }
-        what = {"real_images_of": self.split + (", one half against the other" if same else "")}
-        return Scored(sample, what, stated, [])
+        description = {"real_images_of": self.split + (", one half against the other" if same else "")}
+        return SubjectInputs(inputs, description, protocol_fields, [])

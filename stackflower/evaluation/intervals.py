@@ -14,7 +14,7 @@ RESAMPLES = 1000
 CHUNK = 2_000_000  # numbers drawn at a time
 
 
-def offsets(values: Tensor, count: int, seed: int = 0) -> tuple[float, float]:
+def compute_offsets(values: Tensor, count: int, seed: int = 0) -> tuple[float, float]:
     """Bootstrap a mean by percentiles (Efron 1979).
 
     For a score that is not a mean, `values` are its influence function: what each image adds to the score, to first
@@ -45,10 +45,10 @@ def offsets(values: Tensor, count: int, seed: int = 0) -> tuple[float, float]:
 
 def interval(values: Tensor) -> list[float] | None:
     """Return the 95% interval of the mean of `values` `(M,)`, or None for fewer than two."""
-    return around(float(values.double().mean()), values, len(values))
+    return interval_around(float(values.double().mean()), values, len(values))
 
 
-def around(score: float, values: Tensor, count: int) -> list[float] | None:
+def interval_around(score: float, values: Tensor, count: int) -> list[float] | None:
     """Return the 95% interval of a score.
 
     Args:
@@ -59,5 +59,5 @@ def around(score: float, values: Tensor, count: int) -> list[float] | None:
     Returns:
         The interval, or None for fewer than two values.
     """
-    low, high = offsets(values, count)
+    low, high = compute_offsets(values, count)
     return None if math.isnan(low) else [score + low, score + high]

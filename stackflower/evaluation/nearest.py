@@ -31,7 +31,7 @@ class Nearest:
         return self.distance < self.limit
 
 
-def describer(features: Features | None) -> Callable[[Tensor], Tensor]:
+def create_describer(features: Features | None) -> Callable[[Tensor], Tensor]:
     """Create a function from images uint8 `(N, 3, R, R)` to points `(N, F)`.
 
     Points are the maps of a pretrained network averaged over positions, each map of unit length. Without a network,
@@ -53,7 +53,7 @@ def describer(features: Features | None) -> Callable[[Tensor], Tensor]:
     return describe
 
 
-def nearest(generated: Tensor, training: Tensor) -> Nearest:
+def find_nearest(generated: Tensor, training: Tensor) -> Nearest:
     """Find the training image nearest to each generated image.
 
     Images that occur twice in the training split count once.
@@ -64,14 +64,14 @@ def nearest(generated: Tensor, training: Tensor) -> Nearest:
             counts. M is at least 2.
     """
     generated, training = generated.double(), training.double()  # distances of equal points are rounding errors
-    training_distance, _ = _closest(training[0], training, own=True)
+    training_distance, _ = _find_closest(training[0], training, own=True)
     known = training_distance[training_distance > SAME * float(training.square().sum(2).mean()) ** 0.5]
     limit = float(known.quantile(CLOSE)) if len(known) else 0.0
-    distance, index = _closest(generated, training, own=False)
+    distance, index = _find_closest(generated, training, own=False)
     return Nearest(index, distance, limit)
 
 
-def _closest(points: Tensor, among: Tensor, own: bool) -> tuple[Tensor, Tensor]:
+def _find_closest(points: Tensor, among: Tensor, own: bool) -> tuple[Tensor, Tensor]:
     """Return distance and number of the closest point; with `own`, a point's own views are left out.
 
     Memory grows with M, not with N·M.

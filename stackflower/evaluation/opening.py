@@ -1,4 +1,4 @@
-"""Open what a score needs: the extractor, and the split to compare with."""
+"""Open the feature extractor and the split to compare with."""
 
 from __future__ import annotations
 
@@ -18,32 +18,32 @@ from stackflower.evaluation.protocol import Protocol
 from stackflower.evaluation.reference import Reference
 
 
-def choose_extractor(name: str | None, options: Mapping[str, Any], source: Source, resolution: int) -> Extractor:
-    """Create an extractor.
+def create_extractor(name: str | None, options: Mapping[str, Any], source: Source, resolution: int) -> Extractor:
+    """Create the feature extractor.
 
     Args:
-        name: name of the extractor; None: the domain classifier of the source, if it is available, else Inception-v3.
+        name: name of the extractor; None: the domain classifier of the source if available, else Inception-v3.
         options: options of the extractor.
-        source: data set that is scored with.
-        resolution: px of its images.
+        source: data set to compare with.
+        resolution: height and width of the images, in pixels.
 
     Raises:
-        DataError: the extractor "domain" has no classifier of this data.
+        DataError: the extractor "domain" is requested, and no classifier of this data exists.
     """
     classifier_data, weights = source.classifier_data(), options.get("weights")
     name = name or ("domain" if weights or classifier_data else "inception-v3")
     if name == "domain" and weights is None:
         if classifier_data is None:
             raise DataError(
-                "The extractor 'domain' needs a classifier of this data: train one with `stackflower train-classifier`"
-                ", then give `weights=FILE`. Or use `extractor=inception-v3`."
+                "The extractor 'domain' needs a classifier of this data. Train one with `stackflower train-classifier` "
+                "and pass `weights=FILE`, or use `extractor=inception-v3`."
             )
         options = {**options, "weights": str(get_source_classifier(classifier_data, resolution))}
     extractor: Extractor = Part(name, options).create("extractor")
     return extractor
 
 
-def open_split(
+def open_extractor_and_reference(
     protocol: Protocol,
     extractor_name: str | None,
     options: Mapping[str, Any],
@@ -54,20 +54,20 @@ def open_split(
 ) -> tuple[DistributedExtractor, Reference]:
     """Open the split to compare with, and create the extractor on the device of each process.
 
-    The main process makes what is missing in the cache.
+    The main process prepares what is missing from the cache.
 
     Args:
-        protocol: names the split.
-        extractor_name: name of the extractor; None: the one that suits the source.
+        protocol: protocol of the scores, which names the split.
+        extractor_name: name of the extractor; None: the default for the source.
         options: options of the extractor.
-        source: the data set.
-        resolution: px of the images that are compared.
-        size: px at which the split is prepared.
+        source: data set to compare with.
+        resolution: height and width of the images to compare, in pixels.
+        size: size in pixels at which the split is prepared.
         state: Accelerate's state of this process.
     """
     processes = Processes(state)
     with processes.main_first():
         reference = Reference.open(source, protocol.split, resolution, size)
-        extractor = choose_extractor(extractor_name, options, source, resolution)
+        extractor = create_extractor(extractor_name, options, source, resolution)
     extractor.to(state.device)
     return DistributedExtractor(extractor, processes), reference

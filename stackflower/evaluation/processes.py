@@ -1,4 +1,4 @@
-"""The processes that score together."""
+"""Division of an evaluation among processes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from stackflower.utils.distributed import share
 
 
 class Processes:
-    """Divide work among processes, and put together what each has done.
+    """The processes that share the work of an evaluation.
 
     Args:
         state: Accelerate's state of this process.
@@ -28,18 +28,18 @@ class Processes:
 
     @property
     def part(self) -> tuple[int, int]:
-        """(k, n): this process's share is the k-th of n."""
+        """The pair (k, n): this process's share is the k-th of n."""
         return self.state.process_index, self.state.num_processes
 
     def main_first(self) -> AbstractContextManager[Any]:
-        """Let the main process run the block before the others, which find in the cache what it made."""
+        """Run the block on the main process first, so that the others can read its results from the cache."""
         manager: AbstractContextManager[Any] = self.state.main_process_first()
         return manager
 
     def share(self, total: int) -> range:
-        """Return the places of this process's share of `total` items."""
+        """Return the indices of this process's share of `total` items."""
         return share(total, self.part)
 
     def gather(self, items: list[Any]) -> list[Any]:
-        """Gather the items of all processes, in the order of processes."""
+        """Gather the items of all processes, in the order of their ranks."""
         return items if self.state.num_processes == 1 else gather_object(items)

@@ -57,7 +57,7 @@ class Protocol:
         return {"protocol": self.name, "splits": self.splits, "seed": self.seed}
 
 
-NAMED: dict[str, dict[str, Any]] = {
+PROTOCOLS: dict[str, dict[str, Any]] = {
     "default": {},
     "stackgan-birds": {
         "metrics": ("is",), "split": "test", "per_caption": 10, "splits": 10, "truncation": None,
@@ -78,7 +78,7 @@ distance of logits to the real image.
 """
 
 
-def named(name: str, given: Mapping[str, Any]) -> Protocol:
+def find_protocol(name: str, given: Mapping[str, Any]) -> Protocol:
     """Return a protocol by name.
 
     Args:
@@ -88,19 +88,21 @@ def named(name: str, given: Mapping[str, Any]) -> Protocol:
     Raises:
         ConfigError: the name is unknown, or the protocol fixes one of the choices.
     """
-    if name not in NAMED:
-        raise ConfigError(f"`protocol={name}`: unknown protocol.{suggest(name, list(NAMED))}")
-    fixed, chosen = NAMED[name], {key: value for key, value in given.items() if value is not None}
+    if name not in PROTOCOLS:
+        raise ConfigError(f"`protocol={name}`: unknown protocol.{suggest(name, list(PROTOCOLS))}")
+    fixed, chosen = PROTOCOLS[name], {key: value for key, value in given.items() if value is not None}
     if "metrics" in chosen:
         metrics = chosen["metrics"]
         chosen["metrics"] = tuple(metrics.split(",") if isinstance(metrics, str) else metrics)
     for key, value in chosen.items():
         if key in fixed and value != fixed[key]:
-            raise ConfigError(f"`{key}`: the protocol {name} fixes {_fixed(key, fixed[key])}; leave out one of them.")
+            raise ConfigError(
+                f"`{key}`: the protocol {name} fixes {_format_fixed(key, fixed[key])}; leave out one of them."
+            )
     return Protocol(**{**fixed, **chosen}, name=name)
 
 
-def _fixed(key: str, value: Any) -> str:
+def _format_fixed(key: str, value: Any) -> str:
     if value is None:
         return f"that there is no `{key}`"
     return f"`{key}={','.join(value) if isinstance(value, tuple) else value}`"

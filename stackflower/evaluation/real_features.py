@@ -16,7 +16,7 @@ from stackflower.utils.atomic import replacing
 from stackflower.utils.cache import compute_key, make_cache_folder, reporting_cache_errors
 
 
-def file_of(extractor: Extractor, reference: Reference, rows: Tensor, protocol: Protocol) -> Path:
+def build_path(extractor: Extractor, reference: Reference, rows: Tensor, protocol: Protocol) -> Path:
     """Return the cache file of the statistics of the images `rows` `(n,)` of a split.
 
     Its name depends on weights, resizing, images and crop.
@@ -38,4 +38,4 @@ def load(path: Path) -> Statistics | None:
 def save(statistics: Statistics, path: Path) -> None:
     """Save statistics. DataError where the cache can't be written."""
     with reporting_cache_errors(path.parent), replacing(path) as temporary:
-        save_file(statistics.tensors(), temporary)
+        save_file(statistics.to_tensors(), temporary)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from stackflower.evaluation import real_features
-from stackflower.evaluation.extraction import BATCH, DistributedExtractor, number_images
+from stackflower.evaluation.extraction import BATCH_SIZE, DistributedExtractor, number_images
 from stackflower.evaluation.protocol import Protocol
 from stackflower.evaluation.reference import Reference
 from stackflower.evaluation.statistics import Statistics
@@ -19,28 +19,30 @@ def load_or_compute(
     extractor: DistributedExtractor, reference: Reference, rows: Tensor, protocol: Protocol
 ) -> Statistics:
     """Return the statistics of images `rows` (n,) of a split, from the cache where every process finds them there."""
-    path = real_features.file_of(extractor.extractor, reference, rows, protocol)
+    path = real_features.build_path(extractor.extractor, reference, rows, protocol)
     cached = real_features.load(path)
     everywhere = all(extractor.processes.gather([cached is not None]))
     if cached is not None and everywhere:
         return cached
-    computed = compute_of_split(extractor, reference, rows, protocol)
+    computed = compute_split_statistics(extractor, reference, rows, protocol)
     if extractor.processes.is_main:
         real_features.save(computed, path)
     return computed
 
 
-def compute_of_split(
+def compute_split_statistics(
     extractor: DistributedExtractor, reference: Reference, rows: Tensor, protocol: Protocol
 ) -> Statistics:
     """Compute the statistics of images `rows` (n,) of a split."""
     mine = extractor.processes.share(len(rows))
-    parts = rows[mine.start : mine.stop].split(BATCH) if mine else ()
+    parts = rows[mine.start : mine.stop].split(BATCH_SIZE) if mine else ()
     batches = (reference.data.crop_centre(reference.resolution, part) for part in parts)
     return extractor.compute_statistics(number_images(batches, mine.start), len(rows), protocol)
 
 
-def compute_of_training(extractor: DistributedExtractor, reference: Reference, protocol: Protocol) -> Statistics | None:
+def load_training_statistics(
+    extractor: DistributedExtractor, reference: Reference, protocol: Protocol
+) -> Statistics | None:
     """Return the statistics of at most `Protocol.kept` training images; None where they are the reference."""
     if reference.split == "train":
         return None

@@ -15,7 +15,7 @@ from stackflower.data.source import Source
 from stackflower.errors import DataError
 from stackflower.utils.rng import create_rng
 
-MOST_SAMPLES = 5000  # unless more are asked for
+MAX_CAPTIONS = 5000  # unless more are asked for
 
 
 @dataclass
@@ -65,14 +65,14 @@ class Reference:
             Numbers of the images, and of their captions.
         """
         available = len(self.data.rows)
-        wanted = min(available, MOST_SAMPLES) if count is None else count
+        wanted = min(available, MAX_CAPTIONS) if count is None else count
         generator = create_rng(seed, 4)
         permutations = [torch.randperm(available, generator=generator) for _ in range(-(-wanted // available))]
         images = torch.cat(permutations)[:wanted].tolist()
         draws = torch.rand(wanted, generator=generator, dtype=torch.float64).tolist()
         return images, [int(draw * len(self.data.captions[image])) for image, draw in zip(images, draws, strict=True)]
 
-    def mentioned_attributes(self, image: int, caption: int) -> dict[str, str]:
+    def find_mentioned_attributes(self, image: int, caption: int) -> dict[str, str]:
         """Return the attributes that a caption mentions, and their values.
 
         Without such metadata, an attribute counts as mentioned if its value occurs in the caption.
@@ -85,7 +85,7 @@ class Reference:
         padded = f" {' '.join(words)} "
         return {name: value for name, value in values.items() if value and f" {value.lower()} " in padded}
 
-    def similar(self, picked: Sequence[tuple[int, int]], each: int, seed: int) -> tuple[Tensor, Tensor, str]:
+    def find_similar(self, picked: Sequence[tuple[int, int]], each: int, seed: int) -> tuple[Tensor, Tensor, str]:
         """Return real images to compare the diversity within a caption with.
 
         They show the attributes that a caption mentions, if the source can render such images; otherwise they are all
@@ -101,7 +101,7 @@ class Reference:
         """
         size = self.data.images.shape[1]
         made = [
-            self.source.similar(self.mentioned_attributes(image, caption), each, size, seed + 7919 + number)
+            self.source.similar(self.find_mentioned_attributes(image, caption), each, size, seed + 7919 + number)
             for number, (image, caption) in enumerate(picked)
         ]
         parts = [part for part in made if part is not None]

@@ -1,4 +1,4 @@
-"""Build the sample that metrics are computed from: generated images beside real ones."""
+"""Build the inputs of metrics from generated and real images."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from typing import Protocol as Interface
 import torch
 from torch import Tensor
 
-from stackflower.evaluation.extraction import BATCH, DistributedExtractor, number_images
+from stackflower.evaluation.extraction import BATCH_SIZE, DistributedExtractor, number_images
 from stackflower.evaluation.extractors.base import Extracted
-from stackflower.evaluation.metrics.base import Sample
+from stackflower.evaluation.metrics.base import MetricInputs
 from stackflower.evaluation.protocol import Protocol
-from stackflower.evaluation.real_statistics import compute_of_training
+from stackflower.evaluation.real_statistics import load_training_statistics
 from stackflower.evaluation.reference import Reference
 from stackflower.evaluation.statistics import Statistics
 from stackflower.pipeline import Pipeline
 from stackflower.utils.rng import create_rng
 
 
-class Generate(Interface):
-    """What can be scored by captions."""
+class GenerateFunction(Interface):
+    """A function that generates images for captions."""
 
     def __call__(
         self, captions: Sequence[str], *, per_caption: int, seed: int, part: tuple[int, int]
@@ -30,34 +30,34 @@ class Generate(Interface):
         """Generate images, batch by batch and caption by caption.
 
         Args:
-            captions: what to generate.
-            per_caption: images per caption.
+            captions: captions to generate images for.
+            per_caption: number of images per caption.
             seed: random seed.
-            part: (k, n) for the k-th of n equal shares.
+            part: (k, n) to generate the k-th of n equal shares.
 
         Returns:
-            Batches, uint8 (n, 3, R, R).
+            Batches, uint8 `(n, 3, R, R)`.
         """
 
 
 @dataclass(frozen=True)
-class Picked:
-    """The captions and real images of a split that a run is scored with."""
+class Selection:
+    """The captions and real images of a split that a subject is scored with."""
 
     reference: Reference
     protocol: Protocol
-    pairs: list[tuple[int, int]]  # of each generated image: number of a real image and of its caption
+    pairs: list[tuple[int, int]]  # for each generated image: number of a real image, number of its caption
 
     @classmethod
-    def of(cls, reference: Reference, protocol: Protocol) -> Picked:
-        """Pick those that the protocol draws.
+    def of(cls, reference: Reference, protocol: Protocol) -> Selection:
+        """Draw captions and images as the protocol says.
 
-        With several images per caption, all captions come once before any comes again.
+        With several images per caption, each caption is used once before any is repeated.
         """
         drawn = list(zip(*reference.choose(protocol.samples, protocol.seed), strict=True))
         generator = create_rng(protocol.seed, 11)
-        again = [torch.randperm(len(drawn), generator=generator).tolist() for _ in range(protocol.per_caption - 1)]
-        return cls(reference, protocol, drawn + [drawn[place] for order in again for place in order])
+        repeats = [torch.randperm(len(drawn), generator=generator).tolist() for _ in range(protocol.per_caption - 1)]
+        return cls(reference, protocol, drawn + [drawn[place] for order in repeats for place in order])
 
     @property
     def captions(self) -> list[str]:
@@ -66,11 +66,19 @@ class Picked:
 
     @property
     def chosen(self) -> Tensor:
-        """(n,) numbers of the real images, each once."""
+        """Numbers `(n,)` of the real images, without duplicates."""
         return torch.tensor(list(dict.fromkeys(image for image, _ in self.pairs)))
 
-    def generate_sample(self, generate: Generate, extractor: DistributedExtractor, real: Statistics) -> Sample:
-        """Generate images for the captions, and build the sample of them and the statistics of the real ones."""
+    def generate_inputs(
+        self, generate: GenerateFunction, extractor: DistributedExtractor, real: Statistics
+    ) -> MetricInputs:
+        """Generate images for the captions, and build the inputs of metrics.
+
+        Args:
+            generate: function that generates the images.
+            extractor: feature extractor.
+            real: statistics of the real images.
+        """
         processes = extractor.processes
 
         def generate_images(captions: Sequence[str], per_caption: int, seed: int) -> Iterator[Tensor]:
@@ -83,7 +91,7 @@ class Picked:
 
         first = processes.share(len(self.pairs)).start
         batches = generate(self.captions, per_caption=1, seed=self.protocol.seed, part=processes.part)
-        return build_sample(
+        return build_inputs(
             extractor,
             self.reference,
             self.protocol,
@@ -97,26 +105,28 @@ class Picked:
         )
 
 
-def build_sample(extractor: DistributedExtractor, reference: Reference, protocol: Protocol, **fields: Any) -> Sample:
-    """Build a sample of `fields` and of what the extractor and the split provide."""
-    return Sample(
+def build_inputs(
+    extractor: DistributedExtractor, reference: Reference, protocol: Protocol, **fields: Any
+) -> MetricInputs:
+    """Build the inputs of metrics from `fields`, the extractor and the split."""
+    return MetricInputs(
         protocol=protocol,
         reference=reference,
         attributes=extractor.extractor.attributes,
         extract=extractor.extract,
         embed=extractor.extractor.embed,
-        training=lambda: compute_of_training(extractor, reference, protocol),
+        training=lambda: load_training_statistics(extractor, reference, protocol),
         original_inception=extractor.extractor.original,
         **fields,
     )
 
 
-def generate_by_pipeline(pipeline: Pipeline, truncation: float | None) -> Generate:
-    """Return the function by which a pipeline generates what is scored."""
+def adapt_pipeline(pipeline: Pipeline, truncation: float | None) -> GenerateFunction:
+    """Wrap a pipeline as a function that generates images for captions."""
 
     def generate(captions: Sequence[str], *, per_caption: int, seed: int, part: tuple[int, int]) -> Iterator[Tensor]:
         batches = pipeline.generate(
-            captions, per_caption=per_caption, seed=seed, truncation=truncation, part=part, batch_size=BATCH
+            captions, per_caption=per_caption, seed=seed, truncation=truncation, part=part, batch_size=BATCH_SIZE
         )
         return (batch.permute(0, 3, 1, 2) for batch in batches)
 

@@ -152,7 +152,7 @@ class Statistics:
 
     # ---- as a file
 
-    def tensors(self) -> dict[str, Tensor]:
+    def to_tensors(self) -> dict[str, Tensor]:
         """Everything, as tensors by name."""
         rows = self.rows
         found = {

@@ -1,4 +1,4 @@
-"""What can be scored by the captions of a data set: a run or one of its checkpoints, a Python function."""
+"""Subjects that generate images for the captions of a data set: a run, one of its checkpoints, or a function."""
 
 from __future__ import annotations
 
@@ -15,97 +15,113 @@ from stackflower import build
 from stackflower.config.schema import Part
 from stackflower.data.source import Source
 from stackflower.errors import ConfigError, DataError
-from stackflower.evaluation.extraction import BATCH, DistributedExtractor
+from stackflower.evaluation.extraction import BATCH_SIZE, DistributedExtractor
 from stackflower.evaluation.extractors.base import Extractor
-from stackflower.evaluation.metrics.base import Sample
+from stackflower.evaluation.metrics.base import MetricInputs
 from stackflower.evaluation.protocol import Protocol
 from stackflower.evaluation.real_statistics import load_or_compute
 from stackflower.evaluation.reference import Reference
-from stackflower.evaluation.sampling import Generate, Picked, generate_by_pipeline
+from stackflower.evaluation.sampling import GenerateFunction, Selection, adapt_pipeline
 from stackflower.pipeline import Pipeline
 from stackflower.runs.folder import Run
 from stackflower.utils.distributed import share
 from stackflower.utils.rng import create_rng
 
-Function = Callable[[Sequence[str], int], Tensor]  # captions, seed → uint8 (N, 3, R, R)
+ImageFunction = Callable[[Sequence[str], int], Tensor]  # captions, seed → uint8 (N, 3, R, R)
 
 
 @dataclass(frozen=True)
-class Scored:
-    """A sample, and what is stated with its scores."""
+class SubjectInputs:
+    """The metric inputs of a subject, and what is recorded with its scores."""
 
-    sample: Sample
-    what: dict[str, Any]  # that is scored
-    protocol: dict[str, Any]  # besides that of extractor and reference
+    inputs: MetricInputs
+    subject: dict[str, Any]  # description of what is scored
+    protocol: dict[str, Any]  # protocol fields added by the subject
     warnings: list[str]
 
 
 def open_data(data: Mapping[str, Any] | None, options: Mapping[str, Any]) -> Source:
-    """Open a data set with further options."""
+    """Open a data set.
+
+    Args:
+        data: its name and options.
+        options: further options, which override those in `data`.
+
+    Raises:
+        ConfigError: `data` is None.
+    """
     if data is None:
-        raise ConfigError("Name the data to compare with, as in `data=my-flowers`.")
+        raise ConfigError("Name the data to compare with: `data=my-flowers`.")
     source: Source = Part.from_dict({**data, **options}).create("data")
     return source
 
 
 class Subject(ABC):
-    """Something that is scored."""
+    """Base class of what can be scored."""
 
     resolution: int
     name: str  # for messages and tables
 
     @abstractmethod
-    def source(self, data: Mapping[str, Any] | None, options: Mapping[str, Any]) -> Source:
+    def open_source(self, data: Mapping[str, Any] | None, options: Mapping[str, Any]) -> Source:
         """Open the data set that the subject is compared with."""
 
-    def size(self, source: Source) -> int:
-        """Return the size in pixels at which the real images are prepared."""
+    def choose_size(self, source: Source) -> int:
+        """Return the size in pixels at which real images are prepared."""
         return build.clamped(round(self.resolution * build.LOAD_RATIO), source)
 
     @abstractmethod
-    def scored(self, extractor: DistributedExtractor, reference: Reference, protocol: Protocol) -> Scored:
-        """Generate or read the images, and extract their features."""
+    def extract(self, extractor: DistributedExtractor, reference: Reference, protocol: Protocol) -> SubjectInputs:
+        """Generate or read the images, and extract their features.
+
+        Args:
+            extractor: feature extractor.
+            reference: split to compare with.
+            protocol: protocol of the scores.
+        """
 
 
-class Generated(Subject):
-    """Images that are generated for the captions of the data."""
+class GeneratedSubject(Subject):
+    """Base class of subjects that generate images for the captions of the data."""
 
-    generate: Generate
+    generate: GenerateFunction
 
-    def scored(self, extractor: DistributedExtractor, reference: Reference, protocol: Protocol) -> Scored:
-        picked = Picked.of(reference, protocol)
-        real = load_or_compute(extractor, reference, picked.chosen, protocol)
-        stated = {
-            "images": len(picked.pairs),
-            "captions": f"one each of {len(picked.chosen):,} images of the split, drawn at random by the seed",
+    def extract(self, extractor: DistributedExtractor, reference: Reference, protocol: Protocol) -> SubjectInputs:
+        selection = Selection.of(reference, protocol)
+        real = load_or_compute(extractor, reference, selection.chosen, protocol)
+        protocol_fields = {
+            "images": len(selection.pairs),
+            "captions": f"one each of {len(selection.chosen):,} images of the split, drawn at random by the seed",
             "per_caption": protocol.per_caption,
-            "real_images": len(picked.chosen),
+            "real_images": len(selection.chosen),
             "kept": protocol.kept,
             "shuffle": "captions in random order by the seed",
             "truncation": protocol.truncation,
         }
-        return Scored(
-            picked.generate_sample(self.generate, extractor, real),
+        return SubjectInputs(
+            selection.generate_inputs(self.generate, extractor, real),
             self.describe(),
-            stated,
-            self.warnings(extractor.extractor),
+            protocol_fields,
+            self.list_warnings(extractor.extractor),
         )
 
     @abstractmethod
     def describe(self) -> dict[str, Any]:
-        """Stated with the scores."""
+        """Describe the subject, for the record of its scores."""
 
-    def warnings(self, extractor: Extractor) -> list[str]:
-        """Return warnings about scores that are misleading."""
+    def list_warnings(self, extractor: Extractor) -> list[str]:
+        """List warnings about misleading scores."""
         return []
 
 
-class ScoredRun(Generated):
-    """A run.
+class RunSubject(GeneratedSubject):
+    """A trained run.
 
     Args:
-        run: its folder.
-        checkpoint: "best", the images after which a checkpoint was written, or None for the last model.
+        run: folder of the run.
+        checkpoint: "best", the number of images after which a checkpoint was written, or None for the last model.
+        protocol: protocol of the scores, which sets the truncation of the noise.
+        state: Accelerate's state of this process.
     """
 
     def __init__(self, run: str, checkpoint: str | None, protocol: Protocol, state: PartialState):
@@ -114,12 +130,12 @@ class ScoredRun(Generated):
         self.pipeline = Pipeline.from_run(self.run.path, state.device, checkpoint=checkpoint)
         self.config = self.run.read_config()
         self.resolution = self.pipeline.resolution
-        self.generate = generate_by_pipeline(self.pipeline, protocol.truncation)
+        self.generate = adapt_pipeline(self.pipeline, protocol.truncation)
 
-    def source(self, data: Mapping[str, Any] | None, options: Mapping[str, Any]) -> Source:
+    def open_source(self, data: Mapping[str, Any] | None, options: Mapping[str, Any]) -> Source:
         return open_data(data or self.config.data.to_dict(), options)
 
-    def size(self, source: Source) -> int:
+    def choose_size(self, source: Source) -> int:
         return build.load_size(self.config, self.pipeline.stage, source)
 
     def describe(self) -> dict[str, Any]:
@@ -134,31 +150,31 @@ class ScoredRun(Generated):
             weights += f", after {seen:,} images"
         return {"run": str(self.run), "weights": weights, "images_seen": seen, "generated_at": self.resolution}
 
-    def warnings(self, extractor: Extractor) -> list[str]:
+    def list_warnings(self, extractor: Extractor) -> list[str]:
         features = self.run.read_record().features
         if features is None or not extractor.family or extractor.family != features.get("family"):
             return []
         return [
-            f"{self.run} was trained against {features.get('name')}, and this extractor is of the same family "
-            f"({extractor.family}): its scores flatter the run (Kynkäänniemi et al. 2023). Score it with another, "
-            "such as `extractor=domain`."
+            f"{self.run} was trained against {features.get('name')}, and this extractor belongs to the same family "
+            f"({extractor.family}): its scores flatter the run (Kynkäänniemi et al. 2023). Use another extractor, such "
+            "as `extractor=domain`."
         ]
 
 
-class ScoredFunction(Generated):
-    """A Python function.
+class FunctionSubject(GeneratedSubject):
+    """A Python function that generates images.
 
     Args:
-        function: from captions and a seed to images uint8 (N, 3, R, R), one per caption. It may be called with few
+        function: maps captions and a seed to images uint8 `(N, 3, R, R)`, one per caption. It may be called with few
             captions at a time.
         resolution: R.
-        name: stated with the scores.
+        name: name that is recorded with the scores.
     """
 
-    def __init__(self, function: Function, resolution: int, name: str):
+    def __init__(self, function: ImageFunction, resolution: int, name: str):
         self.function, self.resolution, self.name = function, resolution, name
 
-    def source(self, data: Mapping[str, Any] | None, options: Mapping[str, Any]) -> Source:
+    def open_source(self, data: Mapping[str, Any] | None, options: Mapping[str, Any]) -> Source:
         return open_data(data, options)
 
     def describe(self) -> dict[str, Any]:
@@ -167,19 +183,22 @@ class ScoredFunction(Generated):
     def generate(
         self, captions: Sequence[str], *, per_caption: int, seed: int, part: tuple[int, int]
     ) -> Iterator[Tensor]:
-        """Generate images as `Generate` does.
+        """Generate images as `GenerateFunction` does.
 
-        Each block of captions has its own seed, so that noise does not repeat, and does not depend on shares.
+        Each block of captions has its own seed: the noise does not repeat, and does not depend on the number of
+        processes.
         """
         mine = share(len(captions) * per_caption, part)
-        for number in range(mine.start // BATCH, -(-mine.stop // BATCH)):
-            rows = range(number * BATCH, min((number + 1) * BATCH, len(captions) * per_caption))
-            block = create_rng(seed, 12, number).initial_seed() % 2**31
-            found = self.function([captions[row // per_caption] for row in rows], block)
-            wanted = (len(rows), 3, self.resolution, self.resolution)
-            if not isinstance(found, Tensor) or found.dtype != torch.uint8 or tuple(found.shape) != wanted:
-                given = f"{found.dtype} {tuple(found.shape)}" if isinstance(found, Tensor) else type(found).__name__
-                raise DataError(
-                    f"{self.name} gave {given} for {len(rows)} captions; wanted is a tensor uint8 {wanted}."
+        for number in range(mine.start // BATCH_SIZE, -(-mine.stop // BATCH_SIZE)):
+            rows = range(number * BATCH_SIZE, min((number + 1) * BATCH_SIZE, len(captions) * per_caption))
+            block_seed = create_rng(seed, 12, number).initial_seed() % 2**31
+            images = self.function([captions[row // per_caption] for row in rows], block_seed)
+            shape = (len(rows), 3, self.resolution, self.resolution)
+            if not isinstance(images, Tensor) or images.dtype != torch.uint8 or tuple(images.shape) != shape:
+                actual = (
+                    f"{images.dtype} {tuple(images.shape)}" if isinstance(images, Tensor) else type(images).__name__
                 )
-            yield found[max(mine.start - rows.start, 0) : mine.stop - rows.start]
+                raise DataError(
+                    f"{self.name} returned {actual} for {len(rows)} captions; expected a uint8 tensor of shape {shape}."
+                )
+            yield images[max(mine.start - rows.start, 0) : mine.stop - rows.start]

@@ -9,8 +9,8 @@ from typing import Any
 
 from stackflower.errors import MissingDependency
 
-POINTS = 300  # of a curve; more are averaged
-INK, FRAME = "#010203", "#040506"  # stand for the page's colours, which a drawing does not know
+MAX_POINTS = 300  # per curve; longer curves are averaged
+INK, FRAME = "#010203", "#040506"  # placeholders, replaced by the colours of the page
 DASHES: tuple[Any, ...] = (
     "-",
     "--",
@@ -20,35 +20,46 @@ DASHES: tuple[Any, ...] = (
     (0, (1, 3)),
     (0, (5, 1, 1, 1, 1, 1)),
     (0, (3, 5)),
-)  # a run each
+)  # one per run
 Curves = dict[str, dict[str, list[tuple[float, float]]]]
-"""Group → measure → (images, value) pairs."""
+"""Group → measure → pairs (images, value)."""
 
 
-def curves_of(rows: Sequence[Mapping[str, Any]]) -> Curves:
+def collect_curves(rows: Sequence[Mapping[str, Any]]) -> Curves:
     """Group the measures of metrics.jsonl: ``discriminator-64/real`` is "real" of "discriminator-64"."""
-    found: Curves = {}
+    curves: Curves = {}
     for row in rows:
         for name, value in row.items():
             group, slash, measure = name.partition("/")
             if name == "images_per_second":
                 group, slash, measure = "speed", "/", "images per second"
             if slash and isinstance(value, (int, float)) and math.isfinite(value):
-                # scores have scales of their own
+                # Scores differ in scale, so each has its own chart.
                 group, measure = (f"eval: {measure}", measure) if group == "eval" else (group, measure)
-                found.setdefault(group, {}).setdefault(measure, []).append((row["images"], value))
-    return found
+                curves.setdefault(group, {}).setdefault(measure, []).append((row["images"], value))
+    return curves
 
 
-def thinned(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
-    """At most POINTS points, neighbours averaged."""
-    size = -(-len(points) // POINTS)
+def average_points(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    """Reduce a curve to at most `MAX_POINTS` points by averaging neighbours."""
+    size = -(-len(points) // MAX_POINTS)
     groups = [points[first : first + size] for first in range(0, len(points), size)]
     return [(sum(x for x, _ in group) / len(group), sum(y for _, y in group) / len(group)) for group in groups]
 
 
 def plot(runs: Mapping[str, Curves], columns: int = 2) -> str:
-    """One chart a group, the curves of every run in it, as an SVG image. MissingDependency without matplotlib."""
+    """Plot one chart per group, with the curves of every run, as an SVG image.
+
+    Args:
+        runs: curves of each run, by its name.
+        columns: number of charts side by side.
+
+    Returns:
+        The ``<svg>`` element; empty if there are no curves.
+
+    Raises:
+        MissingDependency: matplotlib is not installed.
+    """
     try:
         from matplotlib import rc_context
         from matplotlib.figure import Figure
@@ -71,13 +82,15 @@ def plot(runs: Mapping[str, Curves], columns: int = 2) -> str:
         axes = figure.subplots(rows, columns, squeeze=False).flatten()
         for axis, group in zip(axes, groups, strict=False):
             for style_number, (run, curves) in enumerate(runs.items()):
-                axis.set_prop_cycle(None)  # a measure has the same colour in every run
+                axis.set_prop_cycle(None)  # the same colour for a measure in every run
                 for measure, points in curves.get(group, {}).items():
                     label = f"{run}: {measure}" if len(runs) > 1 else measure
-                    label = label.replace("$", r"\$")  # no formula
-                    label = f"\u200b{label}" if label.startswith("_") else label  # which matplotlib would leave out
+                    label = label.replace("$", r"\$")  # not a formula
+                    label = (
+                        f"\u200b{label}" if label.startswith("_") else label
+                    )  # matplotlib hides labels that start with "_"
                     line = DASHES[style_number % len(DASHES)]
-                    axis.plot(*zip(*thinned(points), strict=True), label=label, linewidth=1, linestyle=line)
+                    axis.plot(*zip(*average_points(points), strict=True), label=label, linewidth=1, linestyle=line)
             axis.set(title=group, xlabel="images", facecolor="none")
             axis.legend(frameon=False)
         for axis in axes[len(groups) :]:

@@ -11,51 +11,61 @@ from PIL import Image
 
 from stackflower.data.prepared import Prepared
 from stackflower.data.survey import Survey, count_shared_images
-from stackflower.reports.gallery import Picture, data_uri
+from stackflower.reports.gallery import Picture, encode_data_uri
 
-PICTURES = 12  # of each split
-SHOWN = 200  # lines of a list
-BARS = 24  # of the lengths of captions
+PICTURE_COUNT = 12  # images shown per split
+MAX_LISTED = 200  # lines shown per list
+BAR_COUNT = 24  # bars of the histogram of caption lengths
 
 
-def data_page(title: str, layout: str, size: int, splits: Mapping[str, tuple[Prepared, Survey]]) -> str:
-    """One HTML file that needs nothing else."""
+def render_data_page(title: str, layout: str, size: int, splits: Mapping[str, tuple[Prepared, Survey]]) -> str:
+    """Render the summary page.
+
+    Args:
+        title: title of the data set.
+        layout: description of its layout.
+        size: size in pixels at which the images are prepared.
+        splits: images and survey of each split, by its name.
+
+    Returns:
+        A self-contained HTML page.
+    """
     environment = Environment(loader=PackageLoader("stackflower", "reports/templates"), autoescape=True)
-    shared = count_shared_images([found for _, found in splits.values()])
-    shown = {
-        split: {**vars(found), **_lengths(found), "pictures": _pictures(data)}
-        for split, (data, found) in splits.items()
+    shared = count_shared_images([split_survey for _, split_survey in splits.values()])
+    sections = {
+        split: {**vars(split_survey), **_summarise_lengths(split_survey), "pictures": _choose_pictures(data)}
+        for split, (data, split_survey) in splits.items()
     }
-    for own in shown.values():
-        own["classes"] = list(own["classes"].items())
+    for section in sections.values():
+        section["classes"] = list(section["classes"].items())
     return environment.get_template("data.html").render(
-        title=title, layout=layout, size=size, splits=shown, shared=shared, shown=SHOWN
+        title=title, layout=layout, size=size, splits=sections, shared=shared, max_listed=MAX_LISTED
     )
 
 
-def _pictures(data: Prepared) -> list[Picture]:
-    """Evenly spaced images of a split with their first captions."""
-    count = min(PICTURES, len(data.rows))
+def _choose_pictures(data: Prepared) -> list[Picture]:
+    """Choose evenly spaced images of a split, with their first captions."""
+    count = min(PICTURE_COUNT, len(data.rows))
     places = [place * len(data.rows) // count for place in range(count)]
     images = data.images[places].numpy()
     return [
-        Picture(data_uri(Image.fromarray(image), "JPEG"), data.captions[place][0])
+        Picture(encode_data_uri(Image.fromarray(image), "JPEG"), data.captions[place][0])
         for place, image in zip(places, images, strict=True)
     ]
 
 
-def _lengths(found: Survey) -> dict[str, Any]:
-    """Numbers and bars of the captions' lengths."""
-    every = [words for words, count in found.lengths.items() for _ in range(count)]
-    step = -(-(max(every) + 1) // BARS)
+def _summarise_lengths(split_survey: Survey) -> dict[str, Any]:
+    """Compute the range, median and histogram of the words per caption."""
+    word_counts = [words for words, count in split_survey.lengths.items() for _ in range(count)]
+    step = -(-(max(word_counts) + 1) // BAR_COUNT)
     bars: dict[int, int] = {}
-    for words, count in found.lengths.items():
+    for words, count in split_survey.lengths.items():
         bars[words // step * step] = bars.get(words // step * step, 0) + count
-    most = max(bars.values())
+    highest = max(bars.values())
     labels = {start: str(start) if step == 1 else f"{start} to {start + step - 1}" for start in bars}
     return {
-        "words_least": min(every),
-        "words_most": max(every),
-        "words_median": round(statistics.median(every)),
-        "lengths": [(labels[start], count, count / most) for start, count in bars.items()],
+        "words_least": min(word_counts),
+        "words_most": max(word_counts),
+        "words_median": round(statistics.median(word_counts)),
+        "lengths": [(labels[start], count, count / highest) for start, count in bars.items()],
     }

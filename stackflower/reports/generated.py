@@ -1,4 +1,4 @@
-"""Write generated images to files: one each, a grid, or an interpolation."""
+"""Write generated images as single files, a grid, or an interpolation."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ from stackflower.utils.devices import get_process_state
 
 logger = logging.getLogger(__name__)
 
-MOST_IN_A_GRID = 10_000  # images: a grid is one file, made in memory
-NAMED = 10  # words of captions
-NAME = re.compile(r"(\d{5,})-(\d{2,})\.png")
+MAX_GRID_IMAGES = 10_000  # a grid is one file, drawn in memory
+MAX_UNKNOWN_WORDS = 10  # unknown words that a warning lists
+FILE_NAME = re.compile(r"(\d{5,})-(\d{2,})\.png")
 
 
 @dataclass(frozen=True)
@@ -52,42 +52,50 @@ class SampleRequest:
 
 
 @dataclass(frozen=True)
-class Written:
-    """The images and where they are: one file, or a folder of ``CAPTION-IMAGE.png``."""
+class WrittenImages:
+    """Written images: a single file, or a folder of files ``CAPTION-IMAGE.png``."""
 
     where: str
     captions: list[str]
     per_caption: int
     file: str | None = None
 
-    def files(self) -> Iterator[str]:
+    def iterate_files(self) -> Iterator[str]:
         """Yield the path of every image."""
         if self.file is not None:
             yield self.file
             return
-        yield from (str(Path(self.where) / name) for name, _ in names(self.captions, self.per_caption))
+        yield from (str(Path(self.where) / name) for name, _ in name_images(self.captions, self.per_caption))
 
     def to_dict(self) -> dict[str, Any]:
         """Return the folder, the files and the captions."""
-        return {"where": self.where, "files": list(self.files()), "captions": self.captions}
+        return {"where": self.where, "files": list(self.iterate_files()), "captions": self.captions}
 
-    def text(self) -> str:
-        """Return a sentence that says what was written where."""
+    def summarise(self) -> str:
+        """Return the path of a single file, or the number of images and their folder."""
         total = len(self.captions) * self.per_caption
         if self.file is not None or total == 1:
-            return next(self.files())
+            return next(self.iterate_files())
         return f"{total:,} images in {self.where}"
 
 
-def names(captions: list[str], per_caption: int) -> Iterator[tuple[str, str]]:
-    """File name and caption of every image."""
+def name_images(captions: list[str], per_caption: int) -> Iterator[tuple[str, str]]:
+    """Yield the file name and the caption of every image."""
     for number, caption in enumerate(captions):
         for image in range(per_caption):
             yield f"{number:05d}-{image:02d}.png", caption
 
 
-def write_samples(request: SampleRequest) -> Written | None:
-    """Generate images and write them. Returns None on processes other than the first, which write their share."""
+def write_samples(request: SampleRequest) -> WrittenImages | None:
+    """Generate images and write them.
+
+    Returns:
+        The written images, or None on processes other than the first, which write their share.
+
+    Raises:
+        ConfigError: options of the request are incompatible.
+        DataError: the images can't be written.
+    """
     captions = collect_captions(request.captions, request.file)
     state = get_process_state()
     if request.interpolate is not None:
@@ -96,10 +104,11 @@ def write_samples(request: SampleRequest) -> Written | None:
     one_file = out is not None and out.lower().endswith(".png")
     base = Path(out).expanduser() if out else Path(request.run).expanduser() / "generated"
     if one_file and total > 1 and not request.grid:
-        raise ConfigError(f"{total:,} images don't fit into the file {out}: name a folder, or add `grid=true`.")
-    if request.grid and total > MOST_IN_A_GRID:
+        raise ConfigError(f"{total:,} images don't fit into the file {out}; name a folder, or add `grid=true`.")
+    if request.grid and total > MAX_GRID_IMAGES:
         raise ConfigError(
-            f"`grid=true` with {total:,} images: at most {MOST_IN_A_GRID:,}; leave it out, or generate fewer."
+            f"`grid=true` with {total:,} images: a grid holds at most {MAX_GRID_IMAGES:,}. Leave out `grid`, "
+            "or generate fewer."
         )
     if not one_file and base.is_file():
         raise ConfigError(f"`out={base}` is a file; name a folder, or a new file ending in .png.")
@@ -108,10 +117,10 @@ def write_samples(request: SampleRequest) -> Written | None:
     )
     if request.side_by_side and len(pipeline.stage.all_resolutions) == 1:
         raise ConfigError(
-            f"`side_by_side=true`: {request.run} generates {pipeline.resolution} px only; a later stage (`stage=2`) "
-            "and a tree generate several resolutions."
+            f"`side_by_side=true`: {request.run} generates {pipeline.resolution} px only; later stages (`stage=2`) and "
+            "trees generate several resolutions."
         )
-    _name_unknown(pipeline, captions, state)
+    _warn_about_unknown_words(pipeline, captions, state)
     batches = pipeline.generate(
         captions,
         per_caption=request.per_caption,
@@ -130,32 +139,34 @@ def write_samples(request: SampleRequest) -> Written | None:
         return _write_files(images, captions, request.per_caption, base, one_file, state)
 
 
-def _name_unknown(pipeline: Pipeline, captions: list[str], state: PartialState) -> None:
-    """Name the words or tags that the run's text encoder does not know: the images can't show them."""
+def _warn_about_unknown_words(pipeline: Pipeline, captions: list[str], state: PartialState) -> None:
+    """Warn about words or tags unknown to the text encoder, which images can't show."""
     unknown = pipeline.encoder.unknown(captions) if state.is_main_process else []
     if unknown:
-        more = f" and {len(unknown) - NAMED:,} more" if len(unknown) > NAMED else ""
-        logger.warning("The run's text encoder does not know: %s%s.", ", ".join(unknown[:NAMED]), more)
+        more = f" and {len(unknown) - MAX_UNKNOWN_WORDS:,} more" if len(unknown) > MAX_UNKNOWN_WORDS else ""
+        logger.warning("The run's text encoder does not know: %s%s.", ", ".join(unknown[:MAX_UNKNOWN_WORDS]), more)
 
 
-def _interpolate(request: SampleRequest, captions: list[str], state: PartialState) -> Written | None:
-    """Write one grid with a row per noise, from the first caption to the last, or, of one caption, between noises."""
+def _interpolate(request: SampleRequest, captions: list[str], state: PartialState) -> WrittenImages | None:
+    """Write one grid with a row per noise: from the first caption to the last, or between noises for one caption."""
     flags = {
         "`best_of`": request.best_of > 1,
         "`side_by_side`": request.side_by_side,
         "`sharpen`": request.sharpen != 1,
     }
-    if refused := [flag for flag, given in flags.items() if given]:
-        raise ConfigError(f"{', '.join(refused)} does not go with `interpolate`; leave it out.")
+    if refused := [flag for flag, is_set in flags.items() if is_set]:
+        raise ConfigError(f"{', '.join(refused)} can't be combined with `interpolate`; leave it out.")
     steps, rows = request.interpolate or 0, request.per_caption
-    if steps * rows > MOST_IN_A_GRID:
-        raise ConfigError(f"`interpolate={steps}` with {rows} rows: at most {MOST_IN_A_GRID:,} images fit into a grid.")
+    if steps * rows > MAX_GRID_IMAGES:
+        raise ConfigError(
+            f"`interpolate={steps}` with {rows} rows: at most {MAX_GRID_IMAGES:,} images fit into a grid."
+        )
     out = Path(request.out).expanduser() if request.out else Path(request.run).expanduser() / "generated"
     path = out if out.suffix.lower() == ".png" else out / f"interpolation-{uuid.uuid4().hex[:6]}.png"
     pipeline = Pipeline.from_run(request.run, state.device, checkpoint=request.checkpoint)
     if not state.is_main_process:
         return None
-    _name_unknown(pipeline, captions, state)
+    _warn_about_unknown_words(pipeline, captions, state)
     batches = pipeline.interpolate(
         captions,
         steps,
@@ -167,19 +178,21 @@ def _interpolate(request: SampleRequest, captions: list[str], state: PartialStat
     images = np.concatenate([batch.numpy() for batch in batches])
     with reporting_write_errors(path, DataError):
         save_png(draw_captioned_grid(images, [" → ".join(captions), *[""] * (rows - 1)]), path)
-    return Written(str(path.parent), captions, 1, str(path))
+    return WrittenImages(str(path.parent), captions, 1, str(path))
 
 
-def _write_grid(images: Iterator[np.ndarray], captions: list[str], path: Path, state: PartialState) -> Written | None:
+def _write_grid(
+    images: Iterator[np.ndarray], captions: list[str], path: Path, state: PartialState
+) -> WrittenImages | None:
     from accelerate.utils import gather_object
 
-    every = list(images)
+    images_drawn = list(images)
     if state.num_processes > 1:
-        every = gather_object(every)
+        images_drawn = gather_object(images_drawn)
     if not state.is_main_process:
         return None
-    save_png(draw_captioned_grid(np.stack(every), captions), path)
-    return Written(str(path.parent), captions, 1, str(path))
+    save_png(draw_captioned_grid(np.stack(images_drawn), captions), path)
+    return WrittenImages(str(path.parent), captions, 1, str(path))
 
 
 def _write_files(
@@ -189,7 +202,7 @@ def _write_files(
     base: Path,
     one_file: bool,
     state: PartialState,
-) -> Written | None:
+) -> WrittenImages | None:
     first = len(captions) * per_caption * state.process_index // state.num_processes
     for row, image in enumerate(images, first):
         name = f"{row // per_caption:05d}-{row % per_caption:02d}.png"
@@ -198,20 +211,20 @@ def _write_files(
     if not state.is_main_process:
         return None
     if one_file:
-        return Written(str(base.parent), captions, per_caption, str(base))
-    for stale in _stale(base, len(captions), per_caption):
+        return WrittenImages(str(base.parent), captions, per_caption, str(base))
+    for stale in _list_stale_files(base, len(captions), per_caption):
         (base / stale).unlink(missing_ok=True)
     with replacing(base / "metadata.jsonl") as temporary, temporary.open("w", encoding="utf-8") as lines:
-        for name, caption in names(captions, per_caption):
+        for name, caption in name_images(captions, per_caption):
             lines.write(json.dumps({"file_name": name, "text": caption}, ensure_ascii=False) + "\n")
-    return Written(str(base), captions, per_caption)
+    return WrittenImages(str(base), captions, per_caption)
 
 
-def _stale(base: Path, captions: int, per_caption: int) -> list[str]:
-    """Images that an earlier command listed in this folder's metadata.jsonl and that this one did not replace."""
+def _list_stale_files(base: Path, captions: int, per_caption: int) -> list[str]:
+    """List images that an earlier command wrote, according to metadata.jsonl, and this one did not replace."""
     try:
         rows = [json.loads(line) for line in (base / "metadata.jsonl").read_text(encoding="utf-8").splitlines()]
-        found = [match for row in rows if (match := NAME.fullmatch(row["file_name"]))]
+        matches = [match for row in rows if (match := FILE_NAME.fullmatch(row["file_name"]))]
     except (OSError, ValueError, KeyError, TypeError):
         return []
-    return [match[0] for match in found if int(match[1]) >= captions or int(match[2]) >= per_caption]
+    return [match[0] for match in matches if int(match[1]) >= captions or int(match[2]) >= per_caption]

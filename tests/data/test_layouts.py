@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 
 import pytest
-from conftest import TINY_NETWORKS
+from conftest import TINY_NETWORKS, real_data
 from sample_data import birds, oxford, picture
 
 from stackflower.data.opening import open_source, source_part
@@ -122,13 +121,6 @@ def test_coco_captions_are_recognised_and_read(tmp_path: Path, stackflower) -> N
     assert "image 13 names 000000000003.jpg, which does not exist" in stackflower("data", "check", root, code=2).output
     (root / "annotations" / "captions_val2017.json").write_text('{"images": 3}')
     assert "is not a caption file of COCO" in stackflower("data", "check", root, code=2).output
-
-
-def real_data() -> Path:
-    folder = os.environ.get("STACKFLOWER_REAL_DATA")
-    if not folder:
-        pytest.skip("STACKFLOWER_REAL_DATA is not set")
-    return Path(folder)
 
 
 def test_real_oxford_102_as_downloaded_equals_its_other_form() -> None:

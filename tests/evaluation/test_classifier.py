@@ -63,7 +63,7 @@ def test_each_image_of_a_batch_is_augmented_by_its_own_draws_from_the_generator(
 
 def test_a_batch_that_is_not_mixed_stays_as_it_is() -> None:
     inputs = torch.randn(4, 3)
-    assert torch.equal(Mix.nothing(4).apply(inputs), inputs)
+    assert torch.equal(Mix.identity(4).apply(inputs), inputs)
     mix = Mix(0.25, torch.tensor([1, 0, 3, 2]))
     assert torch.allclose(mix.apply(inputs)[0], 0.25 * inputs[0] + 0.75 * inputs[1])
 

@@ -18,7 +18,7 @@ from stackflower.evaluation.classifier.files import save_classifier
 from stackflower.evaluation.classifier.network import DomainClassifier
 from stackflower.evaluation.image_files import ImageFiles
 from stackflower.evaluation.reference import Reference
-from stackflower.evaluation.scoring import missed
+from stackflower.evaluation.scoring import find_missed_limits
 from stackflower.utils.cache import make_cache_folder
 
 
@@ -28,7 +28,9 @@ def real(rows: Rows) -> Reference:
 
 def test_an_attribute_is_asked_for_by_whole_words() -> None:
     rows = Rows(captions=[["a colored flower, covered in dew", "Red, indeed"]], attributes={"colour": ["red"]})
-    assert real(rows).mentioned_attributes(0, 0) == {} and real(rows).mentioned_attributes(0, 1) == {"colour": "red"}
+    assert real(rows).find_mentioned_attributes(0, 0) == {} and real(rows).find_mentioned_attributes(0, 1) == {
+        "colour": "red"
+    }
 
 
 def test_what_a_caption_states_is_taken_from_the_data_where_it_is_there() -> None:
@@ -37,7 +39,7 @@ def test_what_a_caption_states_is_taken_from_the_data_where_it_is_there() -> Non
         attributes={"colour": ["yellow"], "centre": ["yellow"]},
         mentioned_attributes=[[["centre"]]],
     )
-    assert real(rows).mentioned_attributes(0, 0) == {"centre": "yellow"}
+    assert real(rows).find_mentioned_attributes(0, 0) == {"centre": "yellow"}
 
 
 def test_pictures_are_chosen_once_each_before_any_comes_again() -> None:
@@ -372,12 +374,12 @@ def test_scores_that_cannot_be_kept_are_printed(stackflower, trained: Path, judg
 def test_a_limit_can_name_a_score_within_a_group() -> None:
     scores = {"precision": 0.4, "caption_accuracy": {"all_mentioned": 0.3, "all_mentioned_interval": [0.2, 0.4]}}
     scores |= {"diversity_within_caption": {"value": 0.9}}
-    assert not missed(scores, {"precision": 0.4, "captions": 0.3, "diversity": 0.8}, {})
-    assert len(missed(scores, {"precision": 0.5, "captions": 0.4}, {"diversity": 0.8})) == 3
+    assert not find_missed_limits(scores, {"precision": 0.4, "captions": 0.3, "diversity": 0.8}, {})
+    assert len(find_missed_limits(scores, {"precision": 0.5, "captions": 0.4}, {"diversity": 0.8})) == 3
 
 
 def test_a_score_that_is_no_number_misses_its_limit() -> None:
-    assert missed({"frechet_distance": math.nan}, {}, {"fid": 40}) and missed(
+    assert find_missed_limits({"frechet_distance": math.nan}, {}, {"fid": 40}) and find_missed_limits(
         {"frechet_distance": math.nan}, {"fid": 1}, {}
     )
-    assert not missed({"frechet_distance": 3.0}, {"fid": 3}, {"fid": 3})
+    assert not find_missed_limits({"frechet_distance": 3.0}, {"fid": 3}, {"fid": 3})

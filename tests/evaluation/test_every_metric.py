@@ -1,4 +1,4 @@
-"""Every registered metric on the same sample."""
+"""Every registered metric on the same inputs."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def test_every_metric_is_finite_and_within_its_interval(name: str) -> None:
     from stackflower.data.prepared import Prepared
     from stackflower.data.source import Rows
     from stackflower.evaluation.extractors.base import Extracted
-    from stackflower.evaluation.metrics.base import Sample
+    from stackflower.evaluation.metrics.base import MetricInputs
     from stackflower.evaluation.protocol import Protocol
     from stackflower.evaluation.reference import Reference
     from stackflower.evaluation.scoring import describe, score
@@ -39,7 +39,7 @@ def test_every_metric_is_finite_and_within_its_interval(name: str) -> None:
 
     outputs = features(N)
     real = Statistics.of(outputs, 2)
-    sample = Sample(
+    inputs = MetricInputs(
         fake=real,
         real=real,
         protocol=Protocol(metrics=[name], splits=2),
@@ -54,7 +54,7 @@ def test_every_metric_is_finite_and_within_its_interval(name: str) -> None:
         images=lambda captions, each, seed: iter([noise(len(captions) * each)]),
         training=lambda: Statistics.of(features(30)),
     )
-    scores = score(sample)
+    scores = score(inputs)
     numbers = [v for v in scores.values() if isinstance(v, float)]
     numbers += [v for part in scores.values() if isinstance(part, dict) for v in part.values() if isinstance(v, float)]
     assert numbers and all(math.isfinite(value) for value in numbers)

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from stackflower.evaluation.metrics.caption_accuracy import hits
+from stackflower.evaluation.metrics.caption_accuracy import compute_hits
 from stackflower.evaluation.metrics.diversity import within_group_variance
 from stackflower.evaluation.metrics.frechet_distance import frechet_distance
 from stackflower.evaluation.metrics.inception_score import inception_score
@@ -151,5 +151,5 @@ def test_the_variance_within_groups_equals_a_plain_loop() -> None:
 
 def test_the_share_of_hits_counts_only_what_was_asked() -> None:
     logits = torch.eye(3)
-    assert hits(logits, torch.tensor([0, 1, 0]), torch.tensor([True, True, True])).tolist() == [1, 1, 0]
-    assert hits(logits, torch.tensor([0, 1, 0]), torch.tensor([True, True, False])).tolist() == [1, 1]
+    assert compute_hits(logits, torch.tensor([0, 1, 0]), torch.tensor([True, True, True])).tolist() == [1, 1, 0]
+    assert compute_hits(logits, torch.tensor([0, 1, 0]), torch.tensor([True, True, False])).tolist() == [1, 1]

@@ -15,16 +15,16 @@ from stackflower.errors import ConfigError
 from stackflower.evaluation.classifier.augmentation import Mix
 from stackflower.evaluation.classifier.heads import CaptionHead
 from stackflower.evaluation.classifier.losses import compute_caption_loss
-from stackflower.evaluation.classifier.measuring import calibration_error
+from stackflower.evaluation.classifier.measuring import compute_calibration_error
 from stackflower.evaluation.extractors.base import Extracted
-from stackflower.evaluation.intervals import RESAMPLES, interval, offsets
+from stackflower.evaluation.intervals import RESAMPLES, compute_offsets, interval
 from stackflower.evaluation.metrics import frechet_distance as frechet
 from stackflower.evaluation.metrics import inception_score, kernel_distance
 from stackflower.evaluation.metrics.ms_ssim import ms_ssim
-from stackflower.evaluation.metrics.precision_recall import of_each
+from stackflower.evaluation.metrics.precision_recall import compute_per_image
 from stackflower.evaluation.metrics.r_precision import r_precision
-from stackflower.evaluation.nearest import nearest
-from stackflower.evaluation.protocol import NAMED, Protocol, named
+from stackflower.evaluation.nearest import find_nearest
+from stackflower.evaluation.protocol import PROTOCOLS, Protocol, find_protocol
 from stackflower.evaluation.statistics import Moments, Statistics
 from stackflower.utils.distributed import share
 
@@ -58,7 +58,7 @@ def test_streamed_scores_do_not_depend_on_batches_and_processes(sizes: tuple[int
     assert torch.equal(streamed.rows.features, found.features[:20])
     assert torch.allclose(streamed.moments.mean, found.features.double().mean(0), rtol=1e-12)
     assert torch.allclose(streamed.moments.covariance, torch.cov(found.features.double().T), rtol=1e-10)
-    assert inception_score.summary(streamed) == pytest.approx(inception_score.summary(whole), rel=1e-12)
+    assert inception_score.summarise(streamed) == pytest.approx(inception_score.summarise(whole), rel=1e-12)
     other = Moments.of(torch.randn(80, 6))
     distances = [frechet.distance_of_moments(one.moments, other).value for one in (streamed, whole)]
     assert distances[0] == pytest.approx(distances[1], rel=1e-9)
@@ -67,11 +67,11 @@ def test_streamed_scores_do_not_depend_on_batches_and_processes(sizes: tuple[int
 def test_statistics_are_the_same_from_a_file() -> None:
     found = outputs(30)._replace(heads={"colour": torch.randn(30, 2)}, vectors=torch.randn(30, 5))
     whole = Statistics.of(found, 4, 12)
-    again = Statistics.from_tensors(whole.tensors())
+    again = Statistics.from_tensors(whole.to_tensors())
     assert (again.count, again.splits, again.total) == (30, 4, 30)
-    assert inception_score.summary(again) == inception_score.summary(whole)
-    for name, values in again.tensors().items():
-        assert torch.equal(values, whole.tensors()[name]), name
+    assert inception_score.summarise(again) == inception_score.summarise(whole)
+    for name, values in again.to_tensors().items():
+        assert torch.equal(values, whole.to_tensors()[name]), name
     assert again.rows.heads["colour"].shape == (12, 2) and again.rows.vectors.shape == (12, 5)
 
 
@@ -147,16 +147,16 @@ def test_intervals_hold_the_mean_as_often_as_they_say() -> None:
         low, high = interval(torch.randn(60).exp())
         held += low <= math.exp(0.5) <= high
     assert 0.86 < held / 200 < 0.98
-    low, high = offsets(torch.randn(400), 400)
+    low, high = compute_offsets(torch.randn(400), 400)
     assert high - low == pytest.approx(2 * 1.96 / 20, rel=0.15)
-    assert offsets(torch.randn(400), 1600)[1] == pytest.approx(high / 2, rel=0.3)
-    assert all(math.isnan(value) for value in offsets(torch.ones(1), 1))
-    assert offsets(torch.full((9,), 3.0), 9) == (0, 0) and RESAMPLES >= 1000
+    assert compute_offsets(torch.randn(400), 1600)[1] == pytest.approx(high / 2, rel=0.3)
+    assert all(math.isnan(value) for value in compute_offsets(torch.ones(1), 1))
+    assert compute_offsets(torch.full((9,), 3.0), 9) == (0, 0) and RESAMPLES >= 1000
 
 
 def test_precision_and_coverage_are_known_of_each_image() -> None:
     real = torch.randn(100, 3)
-    found = of_each(real, torch.cat([real[:50], 50 + torch.randn(50, 3)]))
+    found = compute_per_image(real, torch.cat([real[:50], 50 + torch.randn(50, 3)]))
     assert found["precision"][:50].all() and not found["precision"][50:].any()
     assert found["coverage"][:50].all() and len(found["coverage"]) == len(found["recall"]) == 100
 
@@ -249,31 +249,31 @@ def test_the_calibration_error_equals_its_definition() -> None:
     """All at a confidence of 0.8, of which 6 of 10 are right: 0.2."""
     logits = torch.tensor([[math.log(0.8), math.log(0.2)]]).repeat(10, 1)
     target = torch.tensor([0] * 6 + [1] * 4)
-    assert calibration_error(logits, target) == pytest.approx(0.2, abs=1e-6)
-    assert calibration_error(1000 * torch.eye(3), torch.arange(3)) == pytest.approx(0, abs=1e-6)
+    assert compute_calibration_error(logits, target) == pytest.approx(0.2, abs=1e-6)
+    assert compute_calibration_error(1000 * torch.eye(3), torch.arange(3)) == pytest.approx(0, abs=1e-6)
 
 
 def test_copies_are_found_where_training_images_come_twice() -> None:
     training = F.normalize(torch.randn(400, 32), dim=1)
     training = torch.cat([training, training[:40]])  # a tenth of them
-    found = nearest(training[:100].clone(), training[None])
+    found = find_nearest(training[:100].clone(), training[None])
     assert found.limit > 0.3 and found.copies.all()
 
 
 def test_copies_of_training_images_are_found() -> None:
     training, fresh = torch.randn(300, 8), torch.randn(100, 8)
-    assert nearest(training[:100] + 1e-4, training[None]).copies.all()
-    assert nearest(fresh, training[None]).copies.double().mean() < 0.1
+    assert find_nearest(training[:100] + 1e-4, training[None]).copies.all()
+    assert find_nearest(fresh, training[None]).copies.double().mean() < 0.1
 
 
 def test_named_protocols_fix_their_settings() -> None:
-    assert named("default", {}) == Protocol()
-    birds = named("stackgan-birds", {"seed": 3})
+    assert find_protocol("default", {}) == Protocol()
+    birds = find_protocol("stackgan-birds", {"seed": 3})
     assert (birds.splits, birds.per_caption, birds.unseen_classes, birds.seed) == (10, 10, (150, 50), 3)
-    assert named("stackgan-flowers", {"splits": 10}).name == "stackgan-flowers"
+    assert find_protocol("stackgan-flowers", {"splits": 10}).name == "stackgan-flowers"
     with pytest.raises(ConfigError, match=r"`per_caption`: the protocol stackgan-birds fixes `per_caption=10`"):
-        named("stackgan-birds", {"per_caption": 1})
+        find_protocol("stackgan-birds", {"per_caption": 1})
     with pytest.raises(ConfigError, match="Did you mean 'stackgan-birds'"):
-        named("stackgan-bird", {})
-    for name in NAMED:
-        assert named(name, {}).describe()["protocol"] == name
+        find_protocol("stackgan-bird", {})
+    for name in PROTOCOLS:
+        assert find_protocol(name, {}).describe()["protocol"] == name

@@ -18,7 +18,7 @@ from stackflower import registry
 from stackflower.errors import ComponentError, DataError, RunError
 from stackflower.features.base import Features, fold_batch_norms
 from stackflower.recipes.load import load_recipe
-from stackflower.reports.gallery import nearest_training
+from stackflower.reports.gallery import find_nearest_training
 from stackflower.runs.folder import Run
 from stackflower.stages.discriminators.projected import ProjectedDiscriminator, PyramidMixer
 from stackflower.stages.frozen import FrozenNetwork
@@ -201,7 +201,7 @@ def test_a_run_names_its_features_and_does_not_go_on_with_others(
         said = "was trained against torchvision shufflenet_v2_x0_5"
         assert said in stackflower("sample", "run", "a flower", "--best-of", 2, code=2).output
         with pytest.raises(RunError, match=said):  # the command itself needs matplotlib
-            nearest_training(Run(tmp_path / "run"), 1)
+            find_nearest_training(Run(tmp_path / "run"), 1)
     finally:
         path.write_bytes(before)
         _features.cache_clear()

@@ -20,9 +20,9 @@ from PIL import Image
 from stackflower.data import images
 from stackflower.data.images import open_image
 from stackflower.errors import DataError
-from stackflower.evaluation.nearest import nearest
+from stackflower.evaluation.nearest import find_nearest
 from stackflower.reports import charts
-from stackflower.reports.gallery import grids
+from stackflower.reports.gallery import read_grids
 from stackflower.runs.folder import Run
 
 
@@ -105,16 +105,16 @@ def test_copies_are_found_and_others_are_not() -> None:
     training = torch.rand(400, 8, generator=generator)
     training[1] = training[0]  # an image that is there twice sets no limit
     generated = torch.cat([training[5:7] + 1e-4, torch.rand(20, 8, generator=generator)])
-    found = nearest(generated, training[None])
+    found = find_nearest(generated, training[None])
     assert found.index[:2].tolist() == [5, 6] and found.copies[:2].all() and not found.copies[2:].any()
     table = torch.cdist(training, training) + torch.diag(torch.full((400,), math.inf))
     closest = table.min(1).values
     assert found.limit == pytest.approx(float(closest[closest > 0].quantile(0.01)), rel=1e-4)
-    both = nearest(
+    both = find_nearest(
         generated.flip(1), torch.stack([training, training.flip(1)])
     )  # another view of each, as a mirror image is
     assert both.index[:2].tolist() == [5, 6] and both.copies[:2].all() and not both.copies[2:].any()
-    assert both.limit == nearest(generated, torch.stack([training, training.flip(1)])).limit <= found.limit
+    assert both.limit == find_nearest(generated, torch.stack([training, training.flip(1)])).limit <= found.limit
 
 
 def test_a_report_without_its_library_names_the_extra(stackflower, trained: Path, monkeypatch) -> None:
@@ -131,14 +131,14 @@ def test_curves_of_runs_with_odd_names_are_drawn() -> None:
 
 def test_curves_are_grouped_and_thinned() -> None:
     rows = [{"images": 8, "discriminator-16/real": 0.5, "lr/generator": 1e-3, "images_per_second": 9.0, "step": 1}]
-    found = charts.curves_of([*rows, {"images": 16, "discriminator-16/real": math.nan, "lr/generator": None}])
+    found = charts.collect_curves([*rows, {"images": 16, "discriminator-16/real": math.nan, "lr/generator": None}])
     assert found == {
         "discriminator-16": {"real": [(8, 0.5)]},
         "lr": {"generator": [(8, 1e-3)]},
         "speed": {"images per second": [(8, 9.0)]},
     }
-    thin = charts.thinned([(x, 2.0 * x) for x in range(10_000)])
-    assert len(thin) <= charts.POINTS and all(y == pytest.approx(2 * x) for x, y in thin)
+    thin = charts.average_points([(x, 2.0 * x) for x in range(10_000)])
+    assert len(thin) <= charts.MAX_POINTS and all(y == pytest.approx(2 * x) for x, y in thin)
 
 
 def test_grids_of_a_run_that_would_do_harm_are_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -151,9 +151,9 @@ def test_grids_of_a_run_that_would_do_harm_are_left_out(tmp_path: Path, monkeypa
     for number, side in ((1, 10), (2, 40)):
         Image.new("RGB", (side, side)).save(run.samples / f"images-{number:09d}.png")
     Image.new("RGB", (10, 10)).save(run.samples / "images-000000003.png", format="EPS")
-    assert [picture.text for picture in grids(run)] == ["1 images", "2 images"]
+    assert [picture.text for picture in read_grids(run)] == ["1 images", "2 images"]
     monkeypatch.setattr(images, "MAX_PIXELS", 1000)
-    assert [picture.text for picture in grids(run)] == ["1 images"]
+    assert [picture.text for picture in read_grids(run)] == ["1 images"]
     with (
         pytest.raises(DataError, match="it has 40×40 pixels, and the limit is 1,000"),
         open_image(run.samples / "images-000000002.png"),

@@ -115,7 +115,7 @@ def test_embeddings_that_would_take_all_memory_are_refused(tmp_path: Path) -> No
         with pytest.raises(DataError, match="does not hold embeddings"):
             PrecomputedEncoder(path=str(tmp_path / f"{name}.pickle")).encode(["a"])
     for header in (b"{'descr': '<f8'", b"{[]: 1}\n"):
-        with pytest.raises(DataError, match=r"no \.npy file"):
+        with pytest.raises(DataError, match=r"can't be read as a \.npy file"):
             load_npy(b"\x93NUMPY\x01\x00" + struct.pack("<H", len(header)) + header, "x")
 
 

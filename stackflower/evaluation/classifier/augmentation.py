@@ -1,7 +1,7 @@
-"""Random changes of a classifier's training images, different for each image of a batch, drawn from a generator.
+"""Augmentation of a classifier's training images, with separate random parameters for each image of a batch.
 
-The transforms of torchvision draw one set of parameters per call, which all images of a batch share, and draw from the
-global random state. Applied image by image, those like `augment_strongly` take three times as long.
+The transforms of torchvision draw one set of parameters per batch, from the global random state. Applied image by
+image, the equivalent of `augment_strongly` takes three times as long.
 """
 
 from __future__ import annotations
@@ -14,21 +14,21 @@ from torch import Tensor
 
 from stackflower.data.images import crop_and_flip
 
-MIXUP_ALPHA = 0.2  # of Beta(α, α), from which shares are drawn
+MIXUP_ALPHA = 0.2  # α of the distribution Beta(α, α) of shares
 
 
 def crop_center(images: Tensor, size: int) -> Tensor:
-    """Crop images uint8 (n, S, S, 3) to their central `size` px, and return floats (n, 3, size, size) in [-1, 1]."""
+    """Crop images uint8 `(n, S, S, 3)` to their center; return floats `(n, 3, size, size)` in `[-1, 1]`."""
     edge = (images.shape[1] - size) // 2
     inner = slice(edge, edge + size)
     return _to_float(images[:, inner, inner])
 
 
 def augment_lightly(images: Tensor, size: int, generator: torch.Generator) -> Tensor:
-    """Crop images uint8 (n, S, S, 3) at random to `size` px and mirror half of them.
+    """Crop images uint8 `(n, S, S, 3)` to `size` px at random positions, and mirror half of the images.
 
     Returns:
-        Floats (n, 3, size, size) in [-1, 1].
+        Floats `(n, 3, size, size)` in `[-1, 1]`.
     """
     n = len(images)
     corner = torch.randint(images.shape[1] - size + 1, (2, n), generator=generator)
@@ -37,12 +37,13 @@ def augment_lightly(images: Tensor, size: int, generator: torch.Generator) -> Te
 
 
 def augment_strongly(images: Tensor, size: int, generator: torch.Generator) -> Tensor:
-    """Crop images uint8 (n, S, S, 3) to 45 to 100% of their area, rotate, mirror and relight them, and erase a square.
+    """Crop, rotate and mirror images uint8 `(n, S, S, 3)`, change their contrast and brightness, and erase a square.
 
-    Rotation is by up to 15°; contrast changes by up to 25%, brightness by up to 0.2.
+    A crop covers 45 to 100% of the area. Rotation is by up to 15°; contrast changes by up to 25%, brightness by up to
+    0.2.
 
     Returns:
-        Floats (n, 3, size, size), about in [-1, 1].
+        Floats `(n, 3, size, size)`, approximately in `[-1, 1]`.
     """
     n = len(images)
 
@@ -67,25 +68,25 @@ def augment_strongly(images: Tensor, size: int, generator: torch.Generator) -> T
 
 
 def _to_float(images: Tensor) -> Tensor:
-    """Convert images uint8 (n, H, W, 3) to floats (n, 3, H, W) in [-1, 1]."""
+    """Convert images uint8 `(n, H, W, 3)` to floats `(n, 3, H, W)` in `[-1, 1]`."""
     return images.permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
 class Mix(NamedTuple):
-    """How a batch is mixed (mixup, Zhang et al. 2018): `share` of each image, the rest of its partner."""
+    """Weights and partners of a batch for mixup (Zhang et al. 2018): `share` of an image, the rest of its partner."""
 
     share: float
     partner: Tensor  # (n,) rows of the batch
 
     @classmethod
     def draw(cls, size: int, generator: torch.Generator) -> Mix:
-        """Draw a share for a batch of `size` images, and their partners."""
+        """Draw the share and the partners for a batch of `size` images."""
         share = float(torch.distributions.Beta(MIXUP_ALPHA, MIXUP_ALPHA).sample())
         return cls(share, torch.randperm(size, generator=generator))
 
     @classmethod
-    def nothing(cls, size: int) -> Mix:
-        """Return the mix that leaves a batch of `size` images as it is."""
+    def identity(cls, size: int) -> Mix:
+        """Return the mix that leaves a batch of `size` images unchanged."""
         return cls(1.0, torch.arange(size))
 
     def to(self, device: torch.device | str) -> Mix:
@@ -93,5 +94,5 @@ class Mix(NamedTuple):
         return Mix(self.share, self.partner.to(device))
 
     def apply(self, inputs: Tensor) -> Tensor:
-        """Mix a batch (n, …)."""
+        """Mix a batch `(n, …)`."""
         return inputs if self.share == 1 else self.share * inputs + (1 - self.share) * inputs[self.partner]

@@ -18,32 +18,32 @@ from stackflower import registry
 from stackflower.features.base import Features, compute_mean_vectors, resize_images
 
 Network = Literal["plain", "resnet18", "features"]
-WIDTHS: dict[str, int] = {"plain": 32, "resnet18": 40, "features": 512}  # defaults
-FEATURES_INPUT_SIZE = 160  # px of the images that a pretrained network is given
+DEFAULT_WIDTHS: dict[str, int] = {"plain": 32, "resnet18": 40, "features": 512}
+FEATURES_INPUT_SIZE = 160  # input size of pretrained networks, in pixels
 
 
 class Backbone(nn.Module):
-    """Images (N, 3, R, R) in [-1, 1] to features (N, F), in two steps.
+    """Base class of networks from images `(N, 3, R, R)` in `[-1, 1]` to features `(N, F)`, in two steps.
 
-    `precompute` is the step that is never trained, so that training can apply it to each image once; calling the
-    backbone is the other. `backbone(backbone.precompute(images))` gives the features.
+    `precompute` is the step without trained parameters, which training can apply once per image; the forward pass is
+    the other step. `backbone(backbone.precompute(images))` returns the features.
     """
 
     feature_dim: int  # F
-    family: str = ""  # of the pretrained network it is built on, as `Features.family`
+    family: str = ""  # `Features.family` of the pretrained network, if any
     precomputes: ClassVar[bool] = False  # whether `precompute` changes its inputs
 
     def precompute(self, images: Tensor) -> Tensor:
-        """Apply the step that is never trained; by default there is none."""
+        """Apply the step without trained parameters; the default does nothing."""
         return images
 
     def pretrained_parameters(self) -> Iterable[nn.Parameter]:
-        """Return the parameters that start from pretrained weights, and learn more slowly."""
+        """Return the parameters with pretrained weights, which get a lower learning rate."""
         return ()
 
 
 class PlainBackbone(Backbone, nn.Sequential):
-    """Four strided convolutions, each followed by another: fast, and enough for synthetic images.
+    """Four strided convolutions, each followed by an unstrided one: fast, and sufficient for synthetic images.
 
     Args:
         width: channels of the first layers.
@@ -61,10 +61,10 @@ class PlainBackbone(Backbone, nn.Sequential):
 
 
 class ResNet18Backbone(Backbone, nn.Sequential):
-    """The blocks of ResNet-18 (He et al. 2016) on a stem for small images.
+    """The blocks of ResNet-18 (He et al. 2016) with a stem for small images.
 
-    The stem has one strided 3×3 convolution at up to 64 px, and another for each doubling. torchvision's own `ResNet`
-    can't be narrower than 64 channels, and its stem is for 224 px.
+    The stem has one strided 3×3 convolution at up to 64 px, and one more for each doubling of the resolution.
+    torchvision's `ResNet` has at least 64 channels, and its stem is designed for 224 px.
 
     Args:
         width: channels of the first blocks.
@@ -91,10 +91,10 @@ class ResNet18Backbone(Backbone, nn.Sequential):
 
 
 class _FeaturesBackbone(Backbone):
-    """Base class of backbones on a pretrained network: a layer over the standardised means of its maps.
+    """Base class of backbones with a pretrained network: a layer on the standardised means of its feature maps.
 
     Args:
-        features: the pretrained network.
+        features: pretrained network.
         width: F.
     """
 
@@ -112,23 +112,23 @@ class _FeaturesBackbone(Backbone):
         )
 
     def map_vectors(self, vectors: Tensor) -> Tensor:
-        """Map vectors (N, P) of the pretrained network to features (N, F)."""
+        """Map vectors `(N, P)` of the pretrained network to features `(N, F)`."""
         features: Tensor = self.layers((vectors - self.mean) / self.deviation)
         return features
 
 
 class FrozenFeatures(_FeaturesBackbone):
-    """A pretrained network that is never trained, and a layer that is. The network is not part of the state."""
+    """A frozen pretrained network and a trained layer. The network is not part of the state."""
 
     precomputes = True
 
     def standardise(self, vectors: Tensor) -> None:
-        """Take mean and deviation from vectors (N, P) of training images."""
+        """Set mean and deviation to those of vectors `(N, P)` of training images."""
         self.mean.copy_(vectors.mean(0))
         self.deviation.copy_(vectors.std(0).clamp_min(1e-6))
 
     def precompute(self, images: Tensor) -> Tensor:
-        """Compute the vectors (N, P) of the pretrained network for images (N, 3, R, R)."""
+        """Compute the vectors `(N, P)` of the pretrained network for images `(N, 3, R, R)`."""
         with torch.no_grad():
             return compute_mean_vectors(self.features(resize_images(images, FEATURES_INPUT_SIZE)))
 
@@ -137,7 +137,7 @@ class FrozenFeatures(_FeaturesBackbone):
 
 
 class FineTunedFeatures(_FeaturesBackbone):
-    """A copy of a pretrained network, and a layer, both trained."""
+    """A copy of a pretrained network and a layer, both trained."""
 
     def __init__(self, features: Features, width: int):
         super().__init__(features, width)
@@ -148,7 +148,7 @@ class FineTunedFeatures(_FeaturesBackbone):
 
     def forward(self, images: Tensor) -> Tensor:
         maps = self.network(self.features.normalise(resize_images(images, FEATURES_INPUT_SIZE)))
-        return self.map_vectors(compute_mean_vectors([each.float() for each in maps]))
+        return self.map_vectors(compute_mean_vectors([feature_map.float() for feature_map in maps]))
 
 
 def create_backbone(
@@ -159,14 +159,14 @@ def create_backbone(
     features: Mapping[str, Any] | None = None,
     fine_tuned: bool = False,
 ) -> Backbone:
-    """Create a backbone, freshly initialised.
+    """Create a randomly initialised backbone.
 
     Args:
-        network: "plain", "resnet18", or "features" for a layer over a pretrained network.
-        width: channels of its first layers; features of the layer over a pretrained network.
+        network: "plain", "resnet18", or "features" for a layer on a pretrained network.
+        width: channels of the first layers, or features of the layer on a pretrained network.
         resolution: height and width of the images.
-        features: name and options of a part of the kind features, for the network "features".
-        fine_tuned: whether that network is trained too.
+        features: name and options of the pretrained network, for the network "features".
+        fine_tuned: whether to train the pretrained network too.
     """
     if network == "plain":
         return PlainBackbone(width)
@@ -178,7 +178,7 @@ def create_backbone(
 
 @cache
 def _load_features(part: str) -> Features:
-    """Load a part of the kind features, given as JSON, once in a process."""
+    """Load a pretrained network, given by name and options as JSON, once per process."""
     options = json.loads(part)
     features: Features = registry.create("features", options.pop("name"), **options)
     return features

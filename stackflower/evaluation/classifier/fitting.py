@@ -1,4 +1,4 @@
-"""Fitting a domain classifier to labelled images."""
+"""Fit a domain classifier to labelled images."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ from stackflower.evaluation.classifier.network import DomainClassifier
 from stackflower.evaluation.classifier.targets import LabelledImages
 
 Augmentation = Literal["light", "strong"]
-UNMIXED_SHARE = 0.1  # of the epochs, the last ones, without mixup
-PRETRAINED_RATE = 0.05  # learning rate of a pretrained network, relative to that of the layers over it
+UNMIXED_SHARE = 0.1  # share of the epochs, at the end, without mixup
+PRETRAINED_RATE = 0.05  # learning rate of a pretrained network, relative to that of the layers on top
 
 
 @dataclass(frozen=True)
 class TrainingPlan:
-    """How a classifier is trained: AdamW with a one-cycle learning rate.
+    """Settings of a classifier's training with AdamW and a one-cycle learning rate.
 
     Args:
         epochs: passes over the data.
-        augmentation: "light": random crops and mirror images; "strong": also rotation, relighting and a missing square,
-            with mixup (Zhang et al. 2018) in the first nine tenths of the epochs.
+        augmentation: "light" crops and mirrors at random; "strong" also rotates, changes contrast and brightness,
+            erases a square, and applies mixup (Zhang et al. 2018) in the first nine tenths of the epochs.
         batch_size: images per step.
         lr: highest learning rate.
-        weight_decay: of AdamW.
+        weight_decay: weight decay of AdamW.
         smoothing: label smoothing.
-        contrast: weight of the captions' loss.
-        seed: of crops, order and initial weights.
+        contrast: weight of the caption loss.
+        seed: seed of crops, order and initial weights.
     """
 
     epochs: int
@@ -48,11 +48,11 @@ class TrainingPlan:
 
 
 class Batch(NamedTuple):
-    """Images of a step, augmented and mixed."""
+    """Augmented and mixed images of a training step, with their targets."""
 
-    inputs: Tensor  # of `DomainClassifier.classify`
-    targets: dict[str, Tensor]  # (n,) for each head, of the images before they were mixed
-    embeddings: Tensor | None  # (n, T) of a caption of each image before they were mixed
+    inputs: Tensor  # inputs of `DomainClassifier.classify`
+    targets: dict[str, Tensor]  # (n,) for each head, of the images before mixing
+    embeddings: Tensor | None  # (n, T), one caption per image before mixing
     mix: Mix
 
 
@@ -67,15 +67,16 @@ def fit(
 ) -> None:
     """Train a classifier in place.
 
-    The loss is the sum of the heads' cross-entropies and, with captions, a contrastive loss of images and captions.
+    The loss is the sum of the cross-entropies of the heads and, with captions, a contrastive loss between images and
+    captions.
 
     Args:
-        model: the classifier; afterwards on `device`, in evaluation mode, without gradients.
+        model: the classifier; it ends up on `device`, in evaluation mode, without gradients.
         data: the training images.
         plan: how to train.
-        precision: type of autocast; None: float32.
-        device: where to train.
-        progress: called after each step with its number of images.
+        precision: data type of autocast; None: float32.
+        device: device to train on.
+        progress: function called after each step with its number of images.
     """
     model.to(device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
     batch_size = min(plan.batch_size, len(data.images))
@@ -99,7 +100,7 @@ def fit(
 def create_optimizer(
     model: DomainClassifier, plan: TrainingPlan, steps: int
 ) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
-    """Create AdamW and its schedule over `steps`; pretrained parameters have a lower rate."""
+    """Create AdamW and its schedule over `steps`; pretrained parameters get a lower learning rate."""
     pretrained = list(model.body.pretrained_parameters())
     pretrained_ids = {id(parameter) for parameter in pretrained}
     others = [parameter for parameter in model.parameters() if id(parameter) not in pretrained_ids]
@@ -118,7 +119,7 @@ def _draw_batches(
     device: torch.device | str,
     precision: torch.dtype | None,
 ) -> Iterator[Batch]:
-    """Draw the batches of all epochs; what is left of an epoch after its last full batch is skipped."""
+    """Draw the batches of all epochs; an incomplete last batch of an epoch is skipped."""
     generator = torch.Generator().manual_seed(plan.seed)
     targets = {name: values.to(device) for name, values in data.targets.items()}
     load_inputs = _create_input_loader(model, data, plan, generator, device, precision)
@@ -128,7 +129,7 @@ def _draw_batches(
         order = torch.randperm(len(data.images), generator=generator)
         for index in order[: steps * batch_size].split(batch_size):
             inputs = load_inputs(index)
-            mix = (Mix.draw(batch_size, generator) if mixes else Mix.nothing(batch_size)).to(device)
+            mix = (Mix.draw(batch_size, generator) if mixes else Mix.identity(batch_size)).to(device)
             inputs = mix.apply(inputs)
             if inputs.ndim == 4:
                 inputs = inputs.contiguous(memory_format=torch.channels_last)
@@ -144,10 +145,10 @@ def _create_input_loader(
     device: torch.device | str,
     precision: torch.dtype | None,
 ) -> Callable[[Tensor], Tensor]:
-    """Create the function from image numbers (n,) to inputs of `DomainClassifier.classify`.
+    """Create the function that maps image numbers `(n,)` to inputs of `DomainClassifier.classify`.
 
-    The vectors of a frozen network are computed here, once for each image and its mirror image; the function then draws
-    one of the two.
+    The vectors of a frozen network are computed here, once per image and mirrored image; the function draws one of the
+    two.
     """
     if not isinstance(model.body, FrozenFeatures):
         augment = augment_strongly if plan.augmentation == "strong" else augment_lightly
@@ -161,5 +162,5 @@ def _create_input_loader(
 
 
 def _autocast(device: torch.device | str, precision: torch.dtype | None) -> torch.autocast:
-    """Create the context of a forward pass in `precision`."""
+    """Create the context manager of a forward pass in `precision`."""
     return torch.autocast(torch.device(device).type, precision, enabled=precision is not None)

@@ -1,4 +1,4 @@
-"""Heads of the domain classifier: from features to logits, and to vectors that captions are compared with."""
+"""Heads of the domain classifier: from features to logits, and to vectors to compare with captions."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-VECTOR_DIM = 256  # of the vectors of images and captions
-INITIAL_LOG_SCALE = 2.7  # of the cosines in the captions' loss
+VECTOR_DIM = 256  # size D of the vectors of images and captions
+INITIAL_LOG_SCALE = 2.7  # logarithm of the initial scale of cosines in the caption loss
 
 
 class ClassHeads(nn.ModuleList):
-    """A linear layer for each head: features (N, F) to logits (N, values) by the head's name.
+    """A linear layer per head, from features `(N, F)` to a dict of logits `(N, values)`.
 
     Args:
         feature_dim: F.
@@ -29,11 +29,11 @@ class ClassHeads(nn.ModuleList):
 
 
 class CaptionHead(nn.Module):
-    """Map images and captions to vectors of one space, by a linear layer each.
+    """Two linear layers that map images and captions to vectors in a common space.
 
     Args:
-        feature_dim: size of the image's features.
-        text_dim: size of a caption's embedding.
+        feature_dim: size of the features of an image.
+        text_dim: size of the embedding of a caption.
     """
 
     def __init__(self, feature_dim: int, text_dim: int):
@@ -42,9 +42,9 @@ class CaptionHead(nn.Module):
         self.log_scale = nn.Parameter(torch.tensor(INITIAL_LOG_SCALE))
 
     def project_captions(self, embeddings: Tensor) -> Tensor:
-        """Map embeddings (N, T) to vectors (N, D) of unit length."""
+        """Map embeddings `(N, T)` to vectors `(N, D)` of unit length."""
         return F.normalize(self.text(embeddings).float(), dim=1)
 
     def project_images(self, features: Tensor) -> Tensor:
-        """Map features (N, F) to vectors (N, D) of unit length."""
+        """Map features `(N, F)` to vectors `(N, D)` of unit length."""
         return F.normalize(self.image(features).float(), dim=1)

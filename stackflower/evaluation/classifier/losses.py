@@ -1,4 +1,4 @@
-"""Losses of a domain classifier, of batches that may be mixed."""
+"""Losses of a domain classifier, for batches that may be mixed."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from stackflower.evaluation.classifier.heads import CaptionHead
 def compute_class_loss(
     logits: Mapping[str, Tensor], targets: Mapping[str, Tensor], mix: Mix, smoothing: float = 0.0
 ) -> Tensor:
-    """Compute the sum of the cross-entropies of all heads, each the mean over the images whose value is known.
+    """Compute the sum of the cross-entropies of all heads, each averaged over the images with a known value.
 
     Args:
-        logits: (n, values) of each head, of the mixed images.
-        targets: (n,) for each head, of the images before they were mixed; -1 where unknown.
-        mix: how they were mixed.
+        logits: `(n, values)` for each head, of the mixed images.
+        targets: `(n,)` for each head, of the images before mixing; -1 if unknown.
+        mix: weights and partners of the mixed images.
         smoothing: label smoothing.
     """
     losses = [torch.zeros((), device=mix.partner.device)]
@@ -35,23 +35,23 @@ def compute_class_loss(
 def compute_caption_loss(
     head: CaptionHead, images: Tensor, embeddings: Tensor, label: Tensor | None, mix: Mix
 ) -> Tensor:
-    """Compute the contrastive loss of finding each image's caption among the batch's, and each caption's image.
+    """Compute the contrastive loss between the images and captions of a batch, in both directions.
 
-    Captions of an image's own class are not wrong answers; the two captions of a mixed image are both right ones.
+    Other captions of an image's class are not negatives; both captions of a mixed image are positives.
 
     Args:
         head: the caption head.
-        images: (n, D) vectors of the mixed images.
-        embeddings: (n, T) of a caption of each image before they were mixed.
-        label: (n,) classes of these images, -1 where unknown; or None.
-        mix: how they were mixed.
+        images: `(n, D)` vectors of the mixed images.
+        embeddings: `(n, T)`, the embedding of one caption per image before mixing.
+        label: `(n,)` classes of the images before mixing, -1 if unknown; or None.
+        mix: weights and partners of the mixed images.
     """
     cosine = images @ head.project_captions(embeddings).T * head.log_scale.exp()
     row = torch.arange(len(images), device=images.device)
     if label is not None:
         same_class = (label[:, None] == label) | (label[mix.partner][:, None] == label)
-        right = (row[:, None] == row) | (mix.partner[:, None] == row)
-        cosine = cosine.masked_fill(same_class & (label >= 0) & ~right, -1e4)
+        positive = (row[:, None] == row) | (mix.partner[:, None] == row)
+        cosine = cosine.masked_fill(same_class & (label >= 0) & ~positive, -1e4)
     losses = [
         weight * (F.cross_entropy(cosine, order) + F.cross_entropy(cosine.T, order.argsort()))
         for weight, order in ((mix.share, row), (1 - mix.share, mix.partner))

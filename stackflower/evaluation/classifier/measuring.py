@@ -1,4 +1,4 @@
-"""Scores of a domain classifier itself, on held-out images."""
+"""Measure a domain classifier on held-out images."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from stackflower.evaluation.classifier.network import DomainClassifier, Outputs
 from stackflower.evaluation.classifier.targets import CaptionTable, LabelledImages
 from stackflower.evaluation.metrics.r_precision import AMONG, r_precision
 
-CALIBRATION_BINS = 15  # as in Guo et al. 2017
+CALIBRATION_BINS = 15  # Guo et al. (2017)
 BATCH_SIZE = 200
-CAPTIONS_PER_IMAGE = 10  # that R-precision is averaged over
+CAPTIONS_PER_IMAGE = 10  # captions that R-precision is averaged over
 
 
 def measure_classifier(
@@ -25,8 +25,8 @@ def measure_classifier(
     """Measure a classifier on held-out images.
 
     Returns:
-        ``accuracy`` and ``calibration_error`` of each head over the images whose value is known, NaN where none is; and
-        ``r_precision`` of the captions, where there is a caption head.
+        ``accuracy`` and ``calibration_error`` of each head over the images with a known value, NaN without such images;
+        and ``r_precision`` of the captions, with a caption head.
     """
     outputs = classify_images(model, data.images, device)
     accuracy, error = {}, {}
@@ -34,7 +34,7 @@ def measure_classifier(
         has_value = data.targets[name] >= 0
         rows, target = logits[has_value], data.targets[name][has_value]
         accuracy[name] = float((rows.argmax(1) == target).double().mean()) if len(rows) else math.nan
-        error[name] = calibration_error(rows, target) if len(rows) else math.nan
+        error[name] = compute_calibration_error(rows, target) if len(rows) else math.nan
     scores: dict[str, object] = {"accuracy": _round(accuracy), "calibration_error": _round(error)}
     if data.captions is not None and model.captions is not None:
         precision = _compute_r_precision(model.captions, outputs.vectors, data.captions)
@@ -44,7 +44,7 @@ def measure_classifier(
 
 @torch.inference_mode()
 def classify_images(model: DomainClassifier, images: Tensor, device: torch.device | str = "cpu") -> Outputs:
-    """Compute the outputs, on the CPU, for the central crops of images uint8 (N, S, S, 3)."""
+    """Classify the central crops of images uint8 `(N, S, S, 3)`; the outputs are on the CPU."""
     parts = [model.classify(inputs) for inputs in precompute_inputs(model, images, device)]
     heads = {name: torch.cat([part.heads[name] for part in parts]).cpu() for name in model.heads}
     features, vectors = (torch.cat([getattr(part, name) for part in parts]).cpu() for name in ("features", "vectors"))
@@ -54,12 +54,12 @@ def classify_images(model: DomainClassifier, images: Tensor, device: torch.devic
 def precompute_inputs(
     model: DomainClassifier, images: Tensor, device: torch.device | str, mirror: bool = False
 ) -> Iterator[Tensor]:
-    """Compute the inputs of `DomainClassifier.classify` for images uint8 (N, S, S, 3), in batches.
+    """Compute the inputs of `DomainClassifier.classify` for images uint8 `(N, S, S, 3)`, in batches.
 
     Args:
         model: the classifier.
-        images: the images, of which the central crops are used.
-        device: where to compute.
+        images: images, cropped to their center.
+        device: device to compute on.
         mirror: whether to mirror the images.
     """
     for part in images.split(BATCH_SIZE):
@@ -68,7 +68,7 @@ def precompute_inputs(
         yield model.body.precompute(x).float()
 
 
-def calibration_error(logits: Tensor, target: Tensor, bins: int = CALIBRATION_BINS) -> float:
+def compute_calibration_error(logits: Tensor, target: Tensor, bins: int = CALIBRATION_BINS) -> float:
     """Compute the expected calibration error (Guo et al. 2017, eq. 3).
 
     It is the mean difference of confidence and accuracy over bins of confidence.
@@ -86,9 +86,9 @@ def calibration_error(logits: Tensor, target: Tensor, bins: int = CALIBRATION_BI
 
 
 def _compute_r_precision(head: CaptionHead, images: Tensor, captions: CaptionTable) -> float:
-    """Compute the mean R-precision over the first captions of all images, the second ones, and so on.
+    """Compute the mean R-precision over the first captions of all images, their second captions, and so on.
 
-    At most `CAPTIONS_PER_IMAGE` count; NaN where there are too few different captions.
+    At most `CAPTIONS_PER_IMAGE` captions count; NaN if too few distinct captions exist.
     """
     device, precisions = head.text.weight.device, []
     for number in range(min(int(captions.count.max()), CAPTIONS_PER_IMAGE)):

@@ -16,36 +16,36 @@ from stackflower.text.cache import embed
 
 @dataclass(frozen=True)
 class CaptionTable:
-    """Embeddings of every caption, image by image."""
+    """Embeddings of all captions, ordered by image."""
 
     embeddings: Tensor  # (C, T)
     first: Tensor  # (N,) row of each image's first caption
     count: Tensor  # (N,) number of captions of each image
 
     def draw(self, index: Tensor, generator: torch.Generator) -> Tensor:
-        """Draw a random caption of each of the images `index` (n,), and return its embedding (n, T)."""
+        """Draw a random caption for each of the images `index` `(n,)`; return the embeddings `(n, T)`."""
         numbers = torch.rand(len(index), generator=generator, dtype=torch.float64) * self.count[index]
         return self.embeddings[self.first[index] + numbers.long()]
 
 
 @dataclass(frozen=True)
 class LabelledImages:
-    """Images with a target for each head, and captions."""
+    """Images with a target for each head, and optional captions."""
 
     images: Tensor  # uint8 (N, S, S, 3)
-    targets: Mapping[str, Tensor]  # by head, int64 (N,); -1 where the value is unknown
+    targets: Mapping[str, Tensor]  # by head, int64 (N,); -1 if the value is unknown
     captions: CaptionTable | None = None
 
 
 def find_heads(data: Prepared, names: Sequence[str] | None = None) -> dict[str, tuple[str, ...]]:
-    """Find the heads that a split can train: "label", and each attribute of at least two values.
+    """Find the heads that a split can train: "label", and each attribute with at least two values.
 
     Args:
         data: the split.
-        names: the attributes to consider; None: all.
+        names: attributes to consider; None: all.
 
     Returns:
-        For each head, the names of its values; empty where the data has fewer than two classes.
+        The names of the values of each head; empty if the data has fewer than two classes.
     """
     classes = sorted(set(data.rows.labels or ()))
     if len(classes) < 2:
@@ -67,7 +67,7 @@ def build_targets(data: Prepared, heads: Mapping[str, tuple[str, ...]], classes:
         classes: class numbers of the values of the head "label".
 
     Returns:
-        By head, int64 (N,): number of the value; -1 where it is not among the head's.
+        By head, int64 `(N,)`: number of the value; -1 if it is not a value of the head.
     """
     targets = {}
     for name, values in heads.items():
@@ -87,6 +87,6 @@ def build_caption_table(data: Prepared, encoder: TextEncoder) -> CaptionTable:
 def label_images(
     data: Prepared, heads: Mapping[str, tuple[str, ...]], classes: Sequence[int], encoder: TextEncoder | None = None
 ) -> LabelledImages:
-    """Join the images of a split with their targets, and with their captions if there is an encoder of them."""
+    """Combine the images of a split with their targets and, given an encoder, their captions."""
     captions = None if encoder is None else build_caption_table(data, encoder)
     return LabelledImages(data.images, build_targets(data, heads, classes), captions)

@@ -1,4 +1,4 @@
-"""Train a domain classifier from a data set's labels, attributes and captions."""
+"""Train a domain classifier on the labels, attributes and captions of a data set."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from stackflower.utils.devices import get_process_state, resolve_precision
 from stackflower.utils.progress import progress_bar
 
 SHIPPED_FOLDER = Path(evaluation.__file__).parent / "weights"  # made by benchmarks/shipped_classifier.py
-SOURCE_CLASSIFIER_WIDTH = 24  # its weights in half precision are under 2 MB
+SOURCE_CLASSIFIER_WIDTH = 24  # keeps its weights below 2 MB in half precision
 
 PLANS: dict[str, TrainingPlan] = {
     "plain": TrainingPlan(30),
@@ -40,19 +40,19 @@ PLANS: dict[str, TrainingPlan] = {
 
 @dataclass(frozen=True)
 class ClassifierRequest:
-    """A request for a classifier: its network, its heads and how to train it.
+    """A request for a classifier: its network, heads and training.
 
     Args:
-        description: description of the data, for protocols.
+        description: description of the data, recorded in protocols.
         resolution: input size in pixels.
-        network: "resnet18" or "plain"; ignored where there are `features`.
-        features: name and options of a part of the kind features, to train a layer over; or None.
-        fine_tune: whether to train that network too.
-        text: name and options of a part of the kind text, for a caption head; or None.
+        network: "resnet18" or "plain"; ignored if `features` are given.
+        features: name and options of a pretrained network to train a layer on; or None.
+        fine_tune: whether to train the pretrained network too.
+        text: name and options of the text encoder of a caption head; or None.
         epochs: passes over the data; None: the network's default.
         augmentation: "light" or "strong"; None: the network's default.
-        width: of the network; None: its default.
-        seed: of initial weights, order and augmentation.
+        width: width of the network; None: its default.
+        seed: seed of initial weights, order and augmentation.
         heads: names of the attributes to learn; None: all.
         split: split to train on.
     """
@@ -75,13 +75,13 @@ class ClassifierRequest:
         return "features" if self.features else self.network
 
     def resolve_plan(self) -> TrainingPlan:
-        """Return the network's training plan, with the changes requested."""
+        """Return the training plan of the network, with the requested changes."""
         plan = PLANS["fine-tuned" if self.fine_tune else self.resolve_network()]
         epochs, augmentation = self.epochs or plan.epochs, self.augmentation or plan.augmentation
         return replace(plan, epochs=epochs, augmentation=augmentation, seed=self.seed)
 
     def create_model(self, heads: Mapping[str, tuple[str, ...]], text_dim: int) -> DomainClassifier:
-        """Create the classifier, freshly initialised."""
+        """Create a randomly initialised classifier."""
         torch.manual_seed(self.seed)
         return DomainClassifier(
             heads=heads,
@@ -97,28 +97,30 @@ class ClassifierRequest:
 
 
 def create_caption_encoder(text: Mapping[str, Any] | None) -> TextEncoder | None:
-    """Create the text encoder of a caption head; None where none is requested.
+    """Create the text encoder of a caption head, or return None if none is requested.
 
     Raises:
-        ConfigError: for an encoder that would have to be trained or fitted first.
+        ConfigError: the encoder would have to be trained or fitted first.
     """
     if text is None:
         return None
     encoder: TextEncoder = Part.from_dict(dict(text)).create("text")
     if type(encoder).fit is not TextEncoder.fit:
         raise ConfigError(
-            f"`text={text['name']}` is trained or fitted on captions, and a classifier needs an encoder that is not: "
-            "`text=ngram`, or a Hugging Face model."
+            f"`text={text['name']}` is trained or fitted on captions; a classifier needs an encoder that is not. Use "
+            "`text=ngram` or a Hugging Face model."
         )
     return encoder
 
 
 def train_classifier(source: Source, out: Path, request: ClassifierRequest) -> DomainClassifier:
-    """Train a classifier on a split, measure it on the held-out split if that is another one, and write it to `out`.
+    """Train a classifier on a split, measure it on the held-out split, and write it to `out`.
+
+    It is not measured if it was trained on the held-out split.
 
     Raises:
-        DataError: if `out` can't be written, or the data has neither two classes nor a requested caption encoder.
-        ConfigError: if the text encoder would have to be trained first.
+        DataError: `out` can't be written, or the data has fewer than two classes and no text encoder is requested.
+        ConfigError: the text encoder would have to be trained first.
     """
     with reporting_write_errors(out, DataError):
         try_writing(out)
@@ -127,8 +129,8 @@ def train_classifier(source: Source, out: Path, request: ClassifierRequest) -> D
     heads, classes = find_heads(split, request.heads), sorted(set(split.rows.labels or ()))
     if not heads and encoder is None:
         raise DataError(
-            'This data has fewer than two classes, and a classifier needs two: "label" in every row of metadata.jsonl. '
-            "Or compare images with captions: `text=ngram`."
+            'This data has fewer than two classes; a classifier needs at least two. Set "label" in every row of '
+            "metadata.jsonl, or train on captions with `text=ngram`."
         )
     device, plan = get_process_state().device, request.resolve_plan()
     if encoder is not None:
@@ -148,9 +150,9 @@ def train_classifier(source: Source, out: Path, request: ClassifierRequest) -> D
 
 
 def get_source_classifier(data: ClassifierData, resolution: int) -> Path:
-    """Return the file of the classifier of a source's own `classifier_data`, at a resolution.
+    """Return the file of the classifier trained on a source's `classifier_data`, at a resolution.
 
-    It is the package's, or the cache's; else it is trained first, which takes minutes on a CPU.
+    The file is part of the package or in the cache; otherwise the classifier is trained, which takes minutes on a CPU.
     """
     settings: dict[str, Any] = {
         "resolution": resolution,

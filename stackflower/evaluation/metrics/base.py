@@ -17,7 +17,7 @@ from stackflower.evaluation.reference import Reference
 from stackflower.evaluation.statistics import Statistics
 
 
-class Matched(NamedTuple):
+class CaptionPairs(NamedTuple):
     """Images beside their captions in one space."""
 
     images: Tensor  # (N, D) of unit length
@@ -26,7 +26,7 @@ class Matched(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Sample:
+class MetricInputs:
     """What metrics are computed from; images of a folder may have no captions, and their captions no real image."""
 
     fake: Statistics  # of the generated images
@@ -39,7 +39,7 @@ class Sample:
     extract: Callable[[Tensor], Extracted]  # uint8 images (N, 3, H, W) → features, shared by all processes
     embed: Callable[[Sequence[str]], Tensor | None] = lambda captions: None  # captions → (N, D), `Extractor.embed`
     captions: Sequence[str] | None = None  # of each generated image
-    without_captions: str = "these images have no captions."  # why there are none
+    no_captions_reason: str = "these images have no captions."  # why there are none
     pairs: Sequence[tuple[int, int]] | None = None  # of each generated image: number of a real image and of its caption
     chosen: Sequence[int] = ()  # numbers of the real images, in their order
     generate: Callable[[Sequence[str], int, int], Extracted] | None = None  # captions, images of each, seed → features
@@ -53,7 +53,7 @@ class Sample:
         """Return the captions of the generated images whose outputs are kept."""
         return list(self.captions or ())[: len(self.fake.rows.features)]
 
-    def matched(self, what: str) -> tuple[Matched, Matched | None]:
+    def match_captions(self, what: str) -> tuple[CaptionPairs, CaptionPairs | None]:
         """Pair generated images with their captions, and real images with their first caption.
 
         Args:
@@ -65,7 +65,7 @@ class Sample:
         captions, rows = self.kept_captions(), self.fake.rows.vectors
         texts = self.embed(captions) if captions and rows.shape[1] else None
         if texts is None:
-            raise unavailable(
+            raise unavailable_error(
                 what,
                 "this extractor does not compare images with captions; use `extractor=clip`, or train a classifier with a "
                 "text encoder (`stackflower train-classifier`).",
@@ -73,7 +73,7 @@ class Sample:
         known = self.real.rows.vectors
         first = [self.reference.data.captions[image][0] for image in self.chosen[: len(known)]]
         own = self.embed(first) if first else None
-        return Matched(rows, texts, captions), None if own is None else Matched(known, own, first)
+        return CaptionPairs(rows, texts, captions), None if own is None else CaptionPairs(known, own, first)
 
 
 class Metric(Declared, ABC):
@@ -87,7 +87,7 @@ class Metric(Declared, ABC):
     lower_is_better: ClassVar[bool] = False
     limits: ClassVar[
         Mapping[str, str]
-    ] = {}  # other names that a limit of a score may have, with their score as `scoring.numbers` names it
+    ] = {}  # other names that a limit of a score may have, with their score as `scoring.collect_numbers` names it
     position: ClassVar[int] = 100  # place in the report, the lowest first
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -96,7 +96,7 @@ class Metric(Declared, ABC):
             cls.offers = (*cls.offers, "ranking")
 
     @abstractmethod
-    def compute(self, sample: Sample) -> dict[str, Any]:
+    def compute(self, inputs: MetricInputs) -> dict[str, Any]:
         """Compute the metric.
 
         Returns:
@@ -117,6 +117,6 @@ def line(label: str, text: str, interval: Sequence[float] | None = None) -> str:
     return f"{label:<20}{text}{within}"
 
 
-def unavailable(what: str, why: str) -> DataError:
+def unavailable_error(what: str, why: str) -> DataError:
     """Build the error for data that do not allow a metric."""
     return DataError(f"{what} can't be computed: {why}")

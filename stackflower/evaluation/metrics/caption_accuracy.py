@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from stackflower.evaluation.intervals import interval
-from stackflower.evaluation.metrics.base import Metric, Sample, line, unavailable
+from stackflower.evaluation.metrics.base import Metric, MetricInputs, line, unavailable_error
 from stackflower.registry import register
 
 
-def hits(logits: Tensor, target: Tensor, mentioned: Tensor) -> Tensor:
+def compute_hits(logits: Tensor, target: Tensor, mentioned: Tensor) -> Tensor:
     """Compare predictions with targets where `mentioned` `(N,)` is true.
 
     Args:
@@ -51,7 +51,7 @@ def caption_accuracy(
         target = torch.tensor([index.get(one.get(name, ""), -1) for one in mentioned])
         mentions = target >= 0
         if mentions.any():
-            found = hits(heads[name], target, mentions)
+            found = compute_hits(heads[name], target, mentions)
             scores[name], scores[f"{name}_interval"] = float(found.mean()), interval(found)
             scores[f"{name}_captions"] = int(mentions.sum())
             any_mentioned |= mentions
@@ -70,17 +70,17 @@ class CaptionAccuracy(Metric):
     limits: ClassVar[dict[str, str]] = {"captions": "caption_accuracy: all_mentioned"}
     position = 4
 
-    def compute(self, sample: Sample) -> dict[str, Any]:
-        if not sample.attributes:
-            raise unavailable(
+    def compute(self, inputs: MetricInputs) -> dict[str, Any]:
+        if not inputs.attributes:
+            raise unavailable_error(
                 "Caption accuracy", "it needs data with attributes, and `extractor=domain` trained on them."
             )
-        if sample.pairs is None:
-            raise unavailable("Caption accuracy", "these images' captions are of no real images of the split.")
-        heads = sample.fake.rows.heads
-        pairs = sample.pairs[: len(sample.fake.rows.features)]
-        mentioned = [sample.reference.mentioned_attributes(image, caption) for image, caption in pairs]
-        return {"caption_accuracy": caption_accuracy(heads, sample.attributes, mentioned)}
+        if inputs.pairs is None:
+            raise unavailable_error("Caption accuracy", "these images' captions are of no real images of the split.")
+        heads = inputs.fake.rows.heads
+        pairs = inputs.pairs[: len(inputs.fake.rows.features)]
+        mentioned = [inputs.reference.find_mentioned_attributes(image, caption) for image, caption in pairs]
+        return {"caption_accuracy": caption_accuracy(heads, inputs.attributes, mentioned)}
 
     def lines(self, scores: Mapping[str, Any]) -> list[str]:
         found, lines = scores["caption_accuracy"], []

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from stackflower.evaluation.intervals import interval
-from stackflower.evaluation.metrics.base import Metric, Sample, line, unavailable
+from stackflower.evaluation.metrics.base import Metric, MetricInputs, line, unavailable_error
 from stackflower.registry import register
 
 CAPTIONS, LATENTS = 48, 16
@@ -46,26 +46,26 @@ class Diversity(Metric):
     limits: ClassVar[dict[str, str]] = {"diversity": "diversity_within_caption: value"}
     position = 5
 
-    def compute(self, sample: Sample) -> dict[str, Any]:
-        reference, seed = sample.reference, sample.protocol.seed
+    def compute(self, inputs: MetricInputs) -> dict[str, Any]:
+        reference, seed = inputs.reference, inputs.protocol.seed
         if reference.data.labels is None:
-            raise unavailable(
+            raise unavailable_error(
                 "Diversity", "it compares with real images of the same class, and this data has no labels."
             )
-        assert sample.generate is not None, "of runs only"
+        assert inputs.generate is not None, "of runs only"
         images, numbers = reference.choose(CAPTIONS, seed + 1)
-        picked = list(zip(images, numbers, strict=True))
-        captions = [reference.data.captions[image][number] for image, number in picked]
-        fake = sample.generate(captions, LATENTS, seed + 1)
+        selection = list(zip(images, numbers, strict=True))
+        captions = [reference.data.captions[image][number] for image, number in selection]
+        fake = inputs.generate(captions, LATENTS, seed + 1)
         groups = torch.arange(len(captions)).repeat_interleave(LATENTS)
-        similar, real_groups, against = reference.similar(picked, LATENTS, seed)
+        similar, real_groups, against = reference.find_similar(selection, LATENTS, seed)
         try:
             variances = group_variances(fake.features, groups)
-            real_variance = within_group_variance(sample.extract(similar).features, real_groups)
+            real_variance = within_group_variance(inputs.extract(similar).features, real_groups)
         except ValueError as error:
-            raise unavailable("Diversity", f"no two real images share a class or caption ({error})") from error
+            raise unavailable_error("Diversity", f"no two real images share a class or caption ({error})") from error
         if not real_variance:
-            raise unavailable("Diversity", f"the {against} are all the same to this extractor.")
+            raise unavailable_error("Diversity", f"the {against} are all the same to this extractor.")
         return {
             "diversity_within_caption": {
                 "value": float(variances.mean()) / real_variance,

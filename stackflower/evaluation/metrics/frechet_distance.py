@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from stackflower.evaluation.intervals import around
-from stackflower.evaluation.metrics.base import Metric, Sample, line, unavailable
+from stackflower.evaluation.intervals import interval_around
+from stackflower.evaluation.metrics.base import Metric, MetricInputs, line, unavailable_error
 from stackflower.evaluation.statistics import Moments
 from stackflower.registry import register
 
@@ -79,18 +79,18 @@ class FrechetDistance(Metric):
     position = 1
     measure, lower_is_better = "frechet_distance", True
 
-    def compute(self, sample: Sample) -> dict[str, Any]:
-        fake, real = sample.fake, sample.real
+    def compute(self, inputs: MetricInputs) -> dict[str, Any]:
+        fake, real = inputs.fake, inputs.real
         if min(fake.count, real.count) < 2:
-            raise unavailable("The Fréchet distance", "it needs 2 images on each side.")
+            raise unavailable_error("The Fréchet distance", "it needs 2 images on each side.")
         if not all(bool(side.moments.scatter.isfinite().all()) for side in (fake, real)):
-            raise unavailable("The Fréchet distance", "the extractor gives features that are not finite.")
+            raise unavailable_error("The Fréchet distance", "the extractor gives features that are not finite.")
         found = distance_of_moments(fake.moments, real.moments)
         scores: dict[str, Any] = {
             "frechet_distance": found.value,
-            "frechet_distance_interval": around(found.value, found.influence(fake.rows.features), fake.count),
+            "frechet_distance_interval": interval_around(found.value, found.influence(fake.rows.features), fake.count),
         }
-        if sample.original_inception:
+        if inputs.original_inception:
             scores["frechet_distance_is_fid"] = True
         if min(fake.count, real.count) < SMALL_SAMPLE:
             scores["frechet_distance_note"] = f"biased upwards: fewer than {SMALL_SAMPLE:,} images on a side"

@@ -9,8 +9,8 @@ from typing import Any
 from torch import Tensor
 
 from stackflower.evaluation.extractors.base import Extracted
-from stackflower.evaluation.intervals import around
-from stackflower.evaluation.metrics.base import Metric, Sample, line, unavailable
+from stackflower.evaluation.intervals import interval_around
+from stackflower.evaluation.metrics.base import Metric, MetricInputs, line, unavailable_error
 from stackflower.evaluation.statistics import Statistics
 from stackflower.registry import register
 
@@ -27,10 +27,10 @@ def inception_score(logits: Tensor, splits: int = 10) -> tuple[float, float]:
     """
     if not 1 <= splits <= len(logits):
         raise ValueError(f"{splits} splits of {len(logits)} images: allowed are 1 to {len(logits)}.")
-    return summary(Statistics.of(Extracted.of(logits[:, :0], logits), splits))
+    return summarise(Statistics.of(Extracted.of(logits[:, :0], logits), splits))
 
 
-def summary(statistics: Statistics) -> tuple[float, float]:
+def summarise(statistics: Statistics) -> tuple[float, float]:
     """Mean and (population) standard deviation of the Inception Score over the splits of streamed class sums."""
     assert statistics.classes is not None
     scores = statistics.classes.scores()
@@ -55,29 +55,29 @@ class InceptionScore(Metric):
     position = 0
     measure = "inception_score_mean"
 
-    def compute(self, sample: Sample) -> dict[str, Any]:
+    def compute(self, inputs: MetricInputs) -> dict[str, Any]:
         scores: dict[str, Any] = {}
-        for name, side in (("inception_score", sample.fake), ("real_inception_score", sample.real)):
+        for name, side in (("inception_score", inputs.fake), ("real_inception_score", inputs.real)):
             if side.classes is None:
-                raise unavailable(
+                raise unavailable_error(
                     "The Inception Score",
                     "this extractor has no classes; use `extractor=domain` or `extractor=inception-v3`.",
                 )
             if not bool(side.classes.count.all()):
                 most = side.count if side.count < side.splits else side.splits // 2
-                raise unavailable(
+                raise unavailable_error(
                     "The Inception Score", f"{side.splits} splits of {side.count} images; at most `splits={most}`."
                 )
-            scores[f"{name}_mean"], scores[f"{name}_std"] = summary(side)
-        assert sample.fake.classes is not None
-        marginal = sample.fake.classes.probability.sum(0) / sample.fake.count
+            scores[f"{name}_mean"], scores[f"{name}_std"] = summarise(side)
+        assert inputs.fake.classes is not None
+        marginal = inputs.fake.classes.probability.sum(0) / inputs.fake.count
         mean = scores["inception_score_mean"]
-        within = around(math.log(mean), influence(sample.fake.rows.logits, marginal), sample.fake.count)
+        within = interval_around(math.log(mean), influence(inputs.fake.rows.logits, marginal), inputs.fake.count)
         scores["inception_score_mean_interval"] = within and [math.exp(bound) for bound in within]
-        each, classes = sample.fake.count // sample.fake.splits, sample.fake.classes.probability.shape[1]
+        each, classes = inputs.fake.count // inputs.fake.splits, inputs.fake.classes.probability.shape[1]
         if each < classes:
             scores["inception_score_note"] = f"low: splits of {each:,} images of {classes:,} classes"
-        if sample.fake.count == sample.real.count:  # fewer images a split score lower
+        if inputs.fake.count == inputs.real.count:  # fewer images a split score lower
             scores["inception_score_share_of_real"] = mean / scores["real_inception_score_mean"]
         return scores
 

@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from stackflower.evaluation.intervals import around
-from stackflower.evaluation.metrics.base import Metric, Sample, line, unavailable
+from stackflower.evaluation.intervals import interval_around
+from stackflower.evaluation.metrics.base import Metric, MetricInputs, line, unavailable_error
 from stackflower.registry import register
 
 SUBSETS, SUBSET_SIZE, SEED = 100, 1000, 2020  # as in torch-fidelity
@@ -90,21 +90,21 @@ class KernelDistance(Metric):
     position = 2
     measure, lower_is_better = "kernel_distance_mean", True
 
-    def compute(self, sample: Sample) -> dict[str, Any]:
-        fake, real = sample.fake.rows.features, sample.real.rows.features
+    def compute(self, inputs: MetricInputs) -> dict[str, Any]:
+        fake, real = inputs.fake.rows.features, inputs.real.rows.features
         smallest = min(len(fake), len(real))
         size = min(SUBSET_SIZE, smallest // 2)
         if size < 2:
-            raise unavailable("The kernel distance", f"it needs 4 images on each side, and one has {smallest}.")
+            raise unavailable_error("The kernel distance", f"it needs 4 images on each side, and one has {smallest}.")
         mean, deviation = kernel_distance(fake, real, subset_size=size)
         added = influence(fake[:INFLUENCES], real[:INFLUENCES])
         return {
             "kernel_distance_mean": mean,
-            "kernel_distance_mean_interval": around(mean, added, len(fake)),
+            "kernel_distance_mean_interval": interval_around(mean, added, len(fake)),
             "kernel_distance_std": deviation,
             "kernel_distance_subset_size": size,
             "kernel_distance_images": [len(fake), len(real)],
-            **({"kernel_distance_is_kid": True} if sample.original_inception else {}),
+            **({"kernel_distance_is_kid": True} if inputs.original_inception else {}),
         }
 
     def lines(self, scores: Mapping[str, Any]) -> list[str]:

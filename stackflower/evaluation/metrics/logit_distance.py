@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from stackflower.evaluation.intervals import interval
-from stackflower.evaluation.metrics.base import Metric, Sample, line, unavailable
+from stackflower.evaluation.metrics.base import Metric, MetricInputs, line, unavailable_error
 from stackflower.registry import register
 
 
@@ -19,7 +19,7 @@ def cosine_distance(one: Tensor, other: Tensor) -> Tensor:
     return 1 - F.cosine_similarity(one.double(), other.double(), dim=1)
 
 
-def _own(sample: Sample) -> tuple[Tensor, Tensor]:
+def _match_pairs(inputs: MetricInputs) -> tuple[Tensor, Tensor]:
     """Find the kept generated images whose real image is kept too.
 
     Returns:
@@ -28,25 +28,27 @@ def _own(sample: Sample) -> tuple[Tensor, Tensor]:
     Raises:
         DataError: no such images.
     """
-    fake, real = sample.fake.rows.logits, sample.real.rows.logits
+    fake, real = inputs.fake.rows.logits, inputs.real.rows.logits
     if not fake.shape[1]:
-        raise unavailable("The cosine distance", "this extractor has no classes.")
-    if sample.pairs is None:
-        raise unavailable("The cosine distance", "these images' captions are of no real images of the split.")
-    place = {image: row for row, image in enumerate(sample.chosen[: len(real)])}
+        raise unavailable_error("The cosine distance", "this extractor has no classes.")
+    if inputs.pairs is None:
+        raise unavailable_error("The cosine distance", "these images' captions are of no real images of the split.")
+    place = {image: row for row, image in enumerate(inputs.chosen[: len(real)])}
     if len(place) < 2:
-        raise unavailable("The cosine distance", "there is one real image, and so no other to compare with.")
-    kept = [(row, place[image]) for row, (image, _) in enumerate(sample.pairs[: len(fake)]) if image in place]
+        raise unavailable_error("The cosine distance", "there is one real image, and so no other to compare with.")
+    kept = [(row, place[image]) for row, (image, _) in enumerate(inputs.pairs[: len(fake)]) if image in place]
     if not kept:
-        raise unavailable("The cosine distance", "none of the images has its real one among those it is compared with.")
+        raise unavailable_error(
+            "The cosine distance", "none of the images has its real one among those it is compared with."
+        )
     rows, own = torch.tensor(kept).T
     return rows, own
 
 
-def own_distances(sample: Sample) -> tuple[Tensor, Tensor]:
+def compute_pair_distances(inputs: MetricInputs) -> tuple[Tensor, Tensor]:
     """(n,) numbers of generated images, and (n,) the distance of each from the real image of its caption."""
-    rows, own = _own(sample)
-    return rows, cosine_distance(sample.fake.rows.logits[rows], sample.real.rows.logits[own])
+    rows, own = _match_pairs(inputs)
+    return rows, cosine_distance(inputs.fake.rows.logits[rows], inputs.real.rows.logits[own])
 
 
 @register("metric", "cosine")
@@ -61,10 +63,10 @@ class LogitDistance(Metric):
     position = 6
     measure, lower_is_better = "cosine_distance", True
 
-    def compute(self, sample: Sample) -> dict[str, Any]:
-        rows, found = own_distances(sample)
-        fake, real = sample.fake.rows.logits, sample.real.rows.logits
-        own = _own(sample)[1]
+    def compute(self, inputs: MetricInputs) -> dict[str, Any]:
+        rows, found = compute_pair_distances(inputs)
+        fake, real = inputs.fake.rows.logits, inputs.real.rows.logits
+        own = _match_pairs(inputs)[1]
         return {
             "cosine_distance": float(found.mean()),
             "cosine_distance_interval": interval(found),

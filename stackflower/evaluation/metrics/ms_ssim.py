@@ -11,7 +11,7 @@ from scipy.ndimage import gaussian_filter
 from torch import Tensor
 
 from stackflower.evaluation.intervals import interval
-from stackflower.evaluation.metrics.base import Metric, Sample, line, unavailable
+from stackflower.evaluation.metrics.base import Metric, MetricInputs, line, unavailable_error
 from stackflower.evaluation.reference import Reference
 from stackflower.registry import register
 
@@ -80,17 +80,17 @@ class StructuralSimilarity(Metric):
     position = 9
     measure, lower_is_better = "ms_ssim", True
 
-    def compute(self, sample: Sample) -> dict[str, Any]:
-        assert sample.images is not None, "of runs only"
-        reference, seed = sample.reference, sample.protocol.seed
+    def compute(self, inputs: MetricInputs) -> dict[str, Any]:
+        assert inputs.images is not None, "of runs only"
+        reference, seed = inputs.reference, inputs.protocol.seed
         images, numbers = reference.choose(CAPTION_COUNT, seed + 2)
         chosen = list(zip(images, numbers, strict=True))
         captions = [reference.data.captions[image][number] for image, number in chosen]
-        generated = torch.cat(list(sample.images(captions, IMAGES_PER_CAPTION, seed + 2)))
+        generated = torch.cat(list(inputs.images(captions, IMAGES_PER_CAPTION, seed + 2)))
         try:
             similarities = ms_ssim(generated[::IMAGES_PER_CAPTION], generated[1::IMAGES_PER_CAPTION])
         except ValueError as error:
-            raise unavailable("MS-SSIM", str(error)) from error
+            raise unavailable_error("MS-SSIM", str(error)) from error
         scores = {"ms_ssim": float(similarities.mean()), "ms_ssim_interval": interval(similarities)}
         return scores | _compare_real_images(reference, chosen, seed)
 
@@ -104,7 +104,7 @@ def _compare_real_images(reference: Reference, chosen: list[tuple[int, int]], se
     """Score pairs of real images of one class; nothing where the data has no labels, or no class has two images."""
     if reference.data.labels is None:
         return {}
-    images, groups, against = reference.similar(chosen, IMAGES_PER_CAPTION, seed)
+    images, groups, against = reference.find_similar(chosen, IMAGES_PER_CAPTION, seed)
     pairs = [
         (rows[first], rows[first + 1])
         for rows in (torch.nonzero(groups == group).flatten().tolist() for group in groups.unique())

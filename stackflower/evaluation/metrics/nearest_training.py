@@ -8,8 +8,8 @@ from typing import Any
 import torch.nn.functional as F
 
 from stackflower.evaluation.intervals import interval
-from stackflower.evaluation.metrics.base import Metric, Sample, line, unavailable
-from stackflower.evaluation.nearest import nearest
+from stackflower.evaluation.metrics.base import Metric, MetricInputs, line, unavailable_error
+from stackflower.evaluation.nearest import find_nearest
 from stackflower.registry import register
 
 
@@ -25,17 +25,17 @@ class NearestTraining(Metric):
     position = 10
     measure, lower_is_better = "copies", True
 
-    def compute(self, sample: Sample) -> dict[str, Any]:
-        training = sample.training()
+    def compute(self, inputs: MetricInputs) -> dict[str, Any]:
+        training = inputs.training()
         if training is None:
-            raise unavailable(
+            raise unavailable_error(
                 "Nearness to the training images", "the split that is compared with is the training split."
             )
         if training.count < 2:
-            raise unavailable("Nearness to the training images", "there is one of them.")
+            raise unavailable_error("Nearness to the training images", "there is one of them.")
         points = F.normalize(training.rows.features, dim=1)[None]
-        found = nearest(F.normalize(sample.fake.rows.features, dim=1), points)
-        real = nearest(F.normalize(sample.real.rows.features, dim=1), points)
+        found = find_nearest(F.normalize(inputs.fake.rows.features, dim=1), points)
+        real = find_nearest(F.normalize(inputs.real.rows.features, dim=1), points)
         copies = found.copies.double()
         return {
             "copies": float(copies.mean()),

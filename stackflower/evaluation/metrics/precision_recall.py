@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from stackflower.evaluation.intervals import interval
-from stackflower.evaluation.metrics.base import Metric, Sample, line, unavailable
+from stackflower.evaluation.metrics.base import Metric, MetricInputs, line, unavailable_error
 from stackflower.registry import register
 
 NEIGHBOURS = 5
@@ -17,7 +17,7 @@ SMALL_SAMPLE = 500  # images below which balls are too wide to tell much
 CHUNK = 1024  # rows of a table of distances, so that memory does not grow with the square of the number of images
 
 
-def radii(features: Tensor, neighbours: int = NEIGHBOURS) -> Tensor:
+def compute_radii(features: Tensor, neighbours: int = NEIGHBOURS) -> Tensor:
     """(N,) distance of each row of (N, F) to the nearest but `neighbours` − 1 of the others."""
     found = [torch.cdist(part, features).kthvalue(neighbours + 1, 1).values for part in features.split(CHUNK)]
     return torch.cat(found)
@@ -40,10 +40,10 @@ def precision_recall(real: Tensor, fake: Tensor, neighbours: int = NEIGHBOURS) -
         fake: features `(M, F)`, more than `neighbours` rows.
         neighbours: number of neighbours that a ball reaches to.
     """
-    return {name: float(values.mean()) for name, values in of_each(real, fake, neighbours).items()}
+    return {name: float(values.mean()) for name, values in compute_per_image(real, fake, neighbours).items()}
 
 
-def of_each(real: Tensor, fake: Tensor, neighbours: int = NEIGHBOURS) -> dict[str, Tensor]:
+def compute_per_image(real: Tensor, fake: Tensor, neighbours: int = NEIGHBOURS) -> dict[str, Tensor]:
     """Compute the values that `precision_recall` averages, in float64.
 
     Precision and density have one value per generated image, recall and coverage one per real image.
@@ -51,7 +51,7 @@ def of_each(real: Tensor, fake: Tensor, neighbours: int = NEIGHBOURS) -> dict[st
     if min(len(real), len(fake)) <= neighbours:
         raise ValueError(f"{len(real)} and {len(fake)} images: wanted are more than {neighbours} on each side.")
     real, fake = real.double(), fake.double()
-    real_radius, fake_radius = radii(real, neighbours), radii(fake, neighbours)
+    real_radius, fake_radius = compute_radii(real, neighbours), compute_radii(fake, neighbours)
     inside = torch.zeros(len(fake), dtype=torch.float64)  # how many real balls hold a generated image
     recalled, covered = [], []
     for part, radius in zip(real.split(CHUNK), real_radius.split(CHUNK), strict=True):
@@ -75,12 +75,12 @@ class PrecisionRecall(Metric):
     measure = "coverage"
     limits: ClassVar[dict[str, str]] = {name: name for name in ("precision", "recall", "density", "coverage")}
 
-    def compute(self, sample: Sample) -> dict[str, Any]:
-        real, fake = sample.real.rows.features, sample.fake.rows.features
+    def compute(self, inputs: MetricInputs) -> dict[str, Any]:
+        real, fake = inputs.real.rows.features, inputs.fake.rows.features
         try:
-            found = of_each(real, fake)
+            found = compute_per_image(real, fake)
         except ValueError as error:
-            raise unavailable("Precision and recall", str(error)) from error
+            raise unavailable_error("Precision and recall", str(error)) from error
         scores: dict[str, Any] = {"precision_recall_images": [len(fake), len(real)]}
         for name, values in found.items():
             scores[name], scores[f"{name}_interval"] = float(values.mean()), interval(values)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from stackflower.evaluation.intervals import interval
-from stackflower.evaluation.metrics.base import Metric, Sample, line, unavailable
+from stackflower.evaluation.metrics.base import Metric, MetricInputs, line, unavailable_error
 from stackflower.registry import register
 
 AMONG = 100  # captions, as in AttnGAN
@@ -57,10 +57,10 @@ class RPrecision(Metric):
     position = 7
     measure = "r_precision"
 
-    def compute(self, sample: Sample) -> dict[str, Any]:
-        generated, real = sample.matched("R-precision")
+    def compute(self, inputs: MetricInputs) -> dict[str, Any]:
+        generated, real = inputs.match_captions("R-precision")
         if len(set(generated.captions)) < AMONG:
-            raise unavailable(
+            raise unavailable_error(
                 "R-precision", f"it draws {AMONG} different captions, and there are {len(set(generated.captions))}."
             )
         hits = r_precision(*generated)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from stackflower.evaluation.intervals import interval
-from stackflower.evaluation.metrics.base import Metric, Sample, line
+from stackflower.evaluation.metrics.base import Metric, MetricInputs, line
 from stackflower.registry import register
 
 
@@ -22,8 +22,8 @@ class TextSimilarity(Metric):
     position = 8
     measure = "text_similarity"
 
-    def compute(self, sample: Sample) -> dict[str, Any]:
-        generated, real = sample.matched("Similarity")
+    def compute(self, inputs: MetricInputs) -> dict[str, Any]:
+        generated, real = inputs.match_captions("Similarity")
         found = (generated.images.double() * generated.texts.double()).sum(1)
         other = (generated.images.double() * generated.texts.double().roll(1, 0)).sum(1)
         scores: dict[str, Any] = {
