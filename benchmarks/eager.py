@@ -118,7 +118,7 @@ def build_trainer(recipe: str, stage: int, folder: str, precision: str, images: 
     run = Run(folder)
     logger = RunLogger(run, accelerator, ["a flower"], torch.zeros(1, encoder.dim), 0)
     networks = Networks(config, accelerator, batches, encoder.dim, learned)
-    return Trainer(config, run, networks, logger, Length.fixed(10**9))
+    return Trainer(config, run, networks, logger, Length.from_total(10**9))
 
 
 def measure_rate(trainer: Trainer, steps: int) -> float:

@@ -16,7 +16,7 @@ import time
 
 from stackflower import Pipeline, evaluate
 from stackflower.data.opening import open_source
-from stackflower.evaluation.extraction import BATCH
+from stackflower.evaluation.extraction import BATCH_SIZE
 from stackflower.evaluation.opening import create_extractor
 
 
@@ -38,7 +38,7 @@ def main() -> None:
     def measure_bare(count: int) -> float:
         texts = [captions[number % len(captions)][0] for number in range(count)]
         started = time.perf_counter()
-        for batch in pipeline.generate(texts, batch_size=BATCH):
+        for batch in pipeline.generate(texts, batch_size=BATCH_SIZE):
             extractor(batch.permute(0, 3, 1, 2))
         return count / (time.perf_counter() - started)
 

@@ -57,7 +57,7 @@ def main() -> None:
         raise SystemExit(f"{args.run} has no previous stage. Give a run trained with --stage 2.")
     source, size = build.build_source(config), pipeline.resolution
     extractor = create_extractor(args.extractor, {"weights": args.weights} if args.weights else {}, source, size)
-    reference = Reference.open(source, args.split, size, build.load_size(config, pipeline.stage, source))
+    reference = Reference.open(source, args.split, size, build.compute_load_size(config, pipeline.stage, source))
     indices, caption_numbers = reference.choose(args.samples, args.seed)
     captions = [reference.data.captions[index][number] for index, number in zip(indices, caption_numbers, strict=True)]
     real_images = reference.data.crop_centre(size, torch.tensor(indices))

@@ -18,7 +18,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from stackflower import registry
-from stackflower.build import LOAD_RATIO, clamped
+from stackflower.build import LOAD_RATIO, clamp_size
 from stackflower.data.prepared import prepare
 from stackflower.evaluation.classifier import training
 from stackflower.evaluation.classifier.files import load_classifier
@@ -51,7 +51,7 @@ def main() -> None:
         held_out = prepare(
             data.source,
             "validation",
-            clamped(round(RESOLUTION * LOAD_RATIO), data.source),
+            clamp_size(round(RESOLUTION * LOAD_RATIO), data.source),
         )
         for name, path in files.items():
             if not path.exists():

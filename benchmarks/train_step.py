@@ -21,7 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from stackflower.build import build_source, build_stage, load_size
+from stackflower.build import build_source, build_stage, compute_load_size
 from stackflower.config.merge import merge
 from stackflower.config.resolve import resolve
 from stackflower.data.prepared import Prepared
@@ -32,7 +32,7 @@ from stackflower.training.accelerator import keep_memory, make_accelerator
 from stackflower.training.batches.assembly import Batches
 from stackflower.training.batches.batch import Drawing
 from stackflower.training.batches.prepared import PreparedBatches
-from stackflower.training.cost import cost
+from stackflower.training.cost import count_costs
 from stackflower.training.logger import RunLogger
 from stackflower.training.networks import Networks
 from stackflower.training.schedules import Length
@@ -134,7 +134,7 @@ def build_trainer(folder: str, batch: int, images: int = 2048) -> Trainer:
     keep_memory()
     rows = Rows(captions=[["a flower"] * 5] * images, labels=[number % 50 for number in range(images)])
 
-    size = load_size(config, build_stage(config, TEXT), build_source(config))
+    size = compute_load_size(config, build_stage(config, TEXT), build_source(config))
     data = Prepared(torch.randint(0, 255, (images, size, size, 3), dtype=torch.uint8), rows, "")
     embeddings = torch.randn(5 * images, TEXT)
 
@@ -144,7 +144,7 @@ def build_trainer(folder: str, batch: int, images: int = 2048) -> Trainer:
     run = Run(folder)
     logger = RunLogger(run, accelerator, ["a flower"], torch.zeros(1, TEXT), 0)
     networks = Networks(config, accelerator, batches, TEXT)
-    return Trainer(config, run, networks, logger, Length.fixed(10**9))
+    return Trainer(config, run, networks, logger, Length.from_total(10**9))
 
 
 def time_calls(step: Callable[[], object], steps: int, device: torch.device) -> float:
@@ -192,7 +192,7 @@ def main() -> None:
         precision = resolve_precision("auto")
         dtype = torch.bfloat16 if precision == "bf16" else torch.float32
         matrix_rate = measure_matrix_rate(dtype, device)
-        executed_flops = cost(trainer.config, TEXT)["step_flops"]
+        executed_flops = count_costs(trainer.config, TEXT)["step_flops"]
     nominal_flops = count_nominal_flops(args.batch_size)
     results = {
         "device": describe_device(precision),

@@ -1,4 +1,4 @@
-"""What a stage is trained against at one resolution: a discriminator with its objective, penalties and augmentation."""
+"""The adversary of a stage at one resolution: a discriminator with its objective, penalties and augmentation."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ from stackflower.stages.base import Discriminator, Text, Verdict
 
 @dataclass(frozen=True)
 class Perceived:
-    """What a pretrained network sees of a batch, handed from the discriminator's step to the generator's.
+    """Outputs of a pretrained network for a batch, passed from the discriminator's step to the generator's.
 
-    Nothing that is trained lies between images and these, so that they hold for both steps. None stands for what the
-    generator's step computes itself. This is a dataclass, not a tuple, because Accelerate converts the tensors in
-    tuples that a module returns to float32.
+    They are valid in both steps because nothing between images and outputs is trained. A field is None if the
+    generator's step does not need it or computes it itself. This is a dataclass, not a tuple, because Accelerate
+    converts tensors to float32 in the tuples that a module returns.
 
     Args:
-        real: what `Discriminator.perceive` returned for `Pairs.real`, where the generator's step uses it too.
-        fake: the same for `Pairs.fake`, with the graph that leads to the generator.
+        real: result of `Discriminator.perceive` for `Pairs.real`, if the generator's step uses it too.
+        fake: result for `Pairs.fake`, with the graph that leads to the generator.
     """
 
     real: Any = None
@@ -41,14 +41,14 @@ class Adversary(nn.Module):
     """A discriminator and the losses of both networks.
 
     The discriminator's step is one call of the module, so that a wrapper such as DistributedDataParallel sees one
-    forward pass. It returns the terms and what it perceived; `generator_terms` takes the latter. Everything that the
-    discriminator sees is augmented by the draws of the batch, row by row.
+    forward pass. The call returns the loss terms and a `Perceived`, which `generator_terms` takes. All images that the
+    discriminator sees are augmented, each row by the draws of its row of the batch.
 
     Args:
-        discriminator: judges images and texts.
+        discriminator: discriminator of images and texts.
         objective: adversarial losses.
         penalties: regularisers of both networks, by name.
-        augmentation: of everything the discriminator sees; None: none.
+        augmentation: augmentation of all images that the discriminator sees; None: no augmentation.
     """
 
     def __init__(
@@ -65,7 +65,7 @@ class Adversary(nn.Module):
         self.augmentation: Augmentation = augmentation or NoAugmentation()
         self._verdicts = discriminator.verdicts
         self.pretrained = type(discriminator).perceive is not Discriminator.perceive
-        # whether the generator's step looks at real images too
+        # whether the generator's step uses real images too
         self.uses_real_again = objective.relativistic or any(
             requires_trait(penalty, "feature maps") for penalty in penalties.values()
         )
@@ -73,24 +73,27 @@ class Adversary(nn.Module):
     def compile_networks(self) -> None:
         """Compile the discriminator for the objective's terms.
 
-        A discriminator with spectral norm stays as it is, because its vectors change between the passes of a step.
-        Penalties use the discriminator uncompiled: a compiled function has no second derivative.
+        A discriminator with spectral norm is not compiled, because its vectors change between the passes of a step.
+        Penalties use the uncompiled discriminator, because a compiled function has no second derivative.
         """
         if not any(is_parametrized(module) for module in self.discriminator.modules()):
             self._verdicts = torch.compile(self.discriminator.verdicts)
 
-    def all_penalties(self) -> list[Penalty]:
+    def list_penalties(self) -> list[Penalty]:
         """Return the penalties of both networks."""
         return [penalty for penalty in self.penalties.values() if isinstance(penalty, Penalty)]
 
-    def _penalties(self, network: str, step: int, inputs: PenaltyInputs) -> dict[str, Tensor]:
-        """Compute the penalties due at `step`, in float32, weighted for the steps between; none of weight 0."""
+    def _compute_penalties(self, network: str, step: int, inputs: PenaltyInputs) -> dict[str, Tensor]:
+        """Compute the penalties of one network that are due at `step`, in float32.
+
+        Lazy penalties are scaled by the number of steps between them. Penalties of weight 0 are left out.
+        """
         terms = {}
         for name, penalty in self.penalties.items():
             assert isinstance(penalty, Penalty)
             if penalty.network == network and penalty.weight and step % penalty.every == 0:
                 device = inputs.fake.device.type
-                # "meta" tensors, on which the cost of a step is counted, have no autocast
+                # the device "meta", on which the cost of a step is counted, has no autocast
                 with torch.autocast("cpu" if device == "meta" else device, enabled=False):
                     terms[name] = penalty(inputs) * (penalty.weight * penalty.every)
         return terms
@@ -98,26 +101,26 @@ class Adversary(nn.Module):
     def forward(
         self, pairs: Pairs, noise: Tensor, step: int, draws: Tensor | None = None
     ) -> tuple[dict[str, Tensor], Perceived]:
-        """Compute the discriminator's terms; their sum is minimised.
+        """Compute the discriminator's loss terms, whose sum is minimised.
 
         Args:
             pairs: images and texts of the step.
-            noise: (N, Z) that `pairs.fake` were generated from.
+            noise: `(N, Z)` from which `pairs.fake` were generated.
             step: number of the step.
-            draws: (N, A) of the augmentation; None: images are not augmented.
+            draws: draws `(N, A)` of the augmentation; None: images are not augmented.
 
         Returns:
-            The weighted terms, and what `generator_terms` takes for the same pairs and draws.
+            The weighted terms by name, and the `Perceived` to pass to `generator_terms` for the same pairs and draws.
         """
         view = _View(self, draws, pairs, Perceived())
         terms = self.objective.discriminator_terms(view.judge_detached, pairs)
         if view.similarities and "contrast" not in self.objective.offers:
-            # so that every weight takes part, which DistributedDataParallel waits for
+            # DistributedDataParallel waits for a gradient of every weight, and the objective leaves these out
             first = next(iter(terms))
-            terms[first] = terms[first] + 0.0 * torch.stack([each.sum() for each in view.similarities]).sum()
+            terms[first] = terms[first] + 0.0 * torch.stack([tensor.sum() for tensor in view.similarities]).sum()
         view.observe()
         inputs = PenaltyInputs(view, pairs.real, pairs.fake.detach(), pairs.text, pairs.fake_text, noise, view.maps)
-        return terms | self._penalties("discriminator", step, inputs), Perceived(**view.perceived)
+        return terms | self._compute_penalties("discriminator", step, inputs), Perceived(**view.perceived)
 
     def generator_terms(
         self,
@@ -127,47 +130,49 @@ class Adversary(nn.Module):
         draws: Tensor | None = None,
         perceived: Perceived | None = None,
     ) -> dict[str, Tensor]:
-        """Compute the generator's terms, weighted, for images `pairs.fake` that carry its gradient.
+        """Compute the generator's loss terms, whose sum is minimised.
 
         Args:
-            pairs: images and texts of the step.
-            noise: (N, Z) that `pairs.fake` were generated from.
+            pairs: images and texts of the step; `pairs.fake` carry the graph of the generator.
+            noise: `(N, Z)` from which `pairs.fake` were generated.
             step: number of the step.
-            draws: (N, A) of the augmentation.
-            perceived: what the discriminator's step perceived of the same images with the same draws; None: perceive
-                them here.
+            draws: draws `(N, A)` of the augmentation; None: images are not augmented.
+            perceived: the discriminator's step's `Perceived` of the same images and draws; None: compute it here.
+
+        Returns:
+            The weighted terms by name.
         """
         view = _View(self, draws, pairs, perceived or Perceived())
         terms = self.objective.generator_terms(view.judge, pairs)
         inputs = PenaltyInputs(view, pairs.real, pairs.fake, pairs.text, pairs.fake_text, noise, view.maps)
-        return terms | self._penalties("generator", step, inputs)
+        return terms | self._compute_penalties("generator", step, inputs)
 
     def perceive(self, images: Tensor, draws: Tensor | None) -> Any:
-        """Augment images in float32 and return what `Discriminator.trunk` takes."""
+        """Augment images in float32 and compute the input of `Discriminator.trunk`."""
         if draws is not None:
             with torch.autocast(images.device.type, enabled=False):
                 images = self.augmentation(images.float(), draws)
         return self.discriminator.perceive(images)
 
     def measures(self) -> dict[str, Tensor]:
-        """Return the scalars of this process that the augmentation follows."""
+        """Return the scalars of this process that an adaptive augmentation adapts to."""
         return self.augmentation.measures()
 
     def after_step(self, measured: Mapping[str, Tensor], images: int) -> dict[str, Tensor]:
-        """Update objective and augmentation after a step.
+        """Update the objective and the augmentation after a step.
 
         Args:
             measured: terms and measures of the step, averaged over processes.
             images: number of images of the step.
 
         Returns:
-            Measures for the log.
+            Measures for the log, by name.
         """
         return {**self.objective.after_step(measured), **self.augmentation.after_step(measured, images)}
 
     @property
     def has_state(self) -> bool:
-        """Return whether `after_step` does anything."""
+        """Whether `after_step` has an effect."""
         return type(self.objective).after_step is not Objective.after_step or self.augmentation.adaptive
 
 
@@ -176,9 +181,9 @@ class _View:
 
     Args:
         adversary: discriminator, augmentation and objective.
-        draws: of the augmentation.
-        pairs: of the step.
-        perceived: of the images of `pairs`, so far.
+        draws: draws of the augmentation.
+        pairs: images and texts of the step.
+        perceived: outputs of the pretrained network for the images of `pairs`, as far as they are computed.
     """
 
     def __init__(self, adversary: Adversary, draws: Tensor | None, pairs: Pairs, perceived: Perceived):
@@ -188,35 +193,35 @@ class _View:
         self.similarities: list[Tensor] = []
 
     def __call__(self, images: Tensor, texts: Sequence[Text]) -> list[Verdict]:
-        """Judge images for penalties, which differentiate twice."""
+        """Score images and texts for penalties, which differentiate twice."""
         return self.adversary.discriminator.verdicts(self._perceive(images), texts)
 
     def maps(self, images: Tensor) -> tuple[Tensor, ...]:
-        """Return the maps of a pretrained network that the discriminator sees of images."""
+        """Return the pretrained network's feature maps of images, as the discriminator sees them."""
         return self.adversary.discriminator.maps(self._perceive(images))
 
     def judge(self, images: Tensor, texts: Sequence[Text]) -> list[Verdict]:
-        """Judge images for the objective's terms, which are differentiated once."""
+        """Score images and texts for the objective's terms, which are differentiated once."""
         return self.adversary._verdicts(self._perceive(images), texts)
 
     def judge_detached(self, images: Tensor, texts: Sequence[Text]) -> list[Verdict]:
-        """Judge images for the discriminator's terms, without a gradient for the images."""
+        """Score images and texts for the discriminator's terms, without a gradient for the images."""
         verdicts = self.adversary._verdicts(tree_map(_detach, self._perceive(images)), texts)
-        self.similarities += [one.similarity for one in verdicts if one.similarity is not None]
-        for name, given in (("real", self.pairs.real), ("fake", self.pairs.fake)):
-            if images is given:
+        self.similarities += [verdict.similarity for verdict in verdicts if verdict.similarity is not None]
+        for name, of_pairs in (("real", self.pairs.real), ("fake", self.pairs.fake)):
+            if images is of_pairs:
                 self.scores.setdefault(name, verdicts[0].score.detach())
         return verdicts
 
     def observe(self) -> None:
-        """Show an adaptive augmentation the scores of real and generated images."""
+        """Pass the scores of real and generated images to an adaptive augmentation."""
         if self.adversary.augmentation.adaptive and len(self.scores) == 2:
             real, relativistic = self.scores["real"], self.adversary.objective.relativistic
             real = self.pairs.align_with_fake(real) if relativistic else real
             self.adversary.augmentation.observe(real, self.scores["fake"], relativistic)
 
     def _perceive(self, images: Tensor) -> Any:
-        """Perceive images, those of the step's pairs once."""
+        """Compute the input of the trunk; for the images of the step's pairs, only once."""
         name = next((name for name in self.perceived if images is getattr(self.pairs, name)), None)
         if name is not None and self.perceived[name] is not None:
             return self.perceived[name]
@@ -226,7 +231,7 @@ class _View:
         return perceived
 
     def _serves_both_steps(self, name: str) -> bool:
-        """Return whether what is perceived of the step's real or generated images is of use to the generator's step."""
+        """Return whether the generator's step can use what is perceived of the real or the generated images."""
         if name == "real":
             return self.adversary.pretrained and self.adversary.uses_real_again
         return self.adversary.pretrained and self.pairs.fake.requires_grad and torch.is_grad_enabled()

@@ -1,4 +1,4 @@
-"""From a configuration to its parts: data, text encoder, stage, discriminators. No training code."""
+"""Build what a configuration describes: data set, text encoder, stage and adversaries. No training code."""
 
 from __future__ import annotations
 
@@ -25,13 +25,18 @@ LOAD_RATIO = 19 / 16  # StackGAN crops 64 out of 76 pixels and 256 out of 304
 
 
 def build_source(config: RunConfig) -> Source:
-    """Open the data set."""
+    """Open the data set of a run."""
     source: Source = config.data.create("data")
     return source
 
 
 def build_encoder(config: RunConfig, kept: Path | None = None, device: torch.device | str = "cpu") -> TextEncoder:
-    """Build the text encoder on a device, restored from the folder `kept` of a run if that exists.
+    """Build the text encoder on a device.
+
+    Args:
+        config: configuration of the run.
+        kept: folder of a run that holds the encoder; it is restored from there if the folder exists.
+        device: device of the encoder.
 
     Raises:
         RunError: the files in `kept` are damaged.
@@ -40,27 +45,38 @@ def build_encoder(config: RunConfig, kept: Path | None = None, device: torch.dev
     if kept is not None and kept.is_dir():
         encoder.restore(kept)
     elif isinstance(encoder, LearnedEncoder) and not encoder.learns:
-        encoder.fit(())  # so that a missing or damaged folder is reported before any data is opened
+        encoder.fit(())  # reports a missing or damaged folder before any data are opened
     encoder.to(device)
     return encoder
 
 
 def fit_encoder(config: RunConfig, encoder: TextEncoder, captions: Sequence[str]) -> None:
-    """Fit the encoder to the training captions, its initial weights fixed by the run's seed."""
+    """Fit the encoder to the training captions; the run's seed fixes its initial weights."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         encoder.fit(captions)
 
 
 def build_text_ranking(config: RunConfig, encoder: LearnedEncoder, resolution: int) -> TextRanking:
-    """Join a text encoder with the image encoder it is trained with, which the run's seed initialises."""
+    """Build the pair of a text encoder and the image encoder that it is trained with.
+
+    Args:
+        config: configuration of the run, whose seed fixes the initial weights of the image encoder.
+        encoder: text encoder.
+        resolution: height and width of the images, in pixels.
+    """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         return TextRanking(encoder, resolution)
 
 
 def build_stage(config: RunConfig | PreviousStage, text_dim: int) -> Stage:
-    """Conditioning and generator, freshly initialised, with those of the previous stages."""
+    """Build a stage and its previous stages with new weights.
+
+    Args:
+        config: configuration of a run, or of a previous stage.
+        text_dim: size T of the text embeddings.
+    """
     previous = None if config.below is None else build_stage(config.below, text_dim)
     conditioning = config.conditioning.create("conditioning", text_dim=text_dim)
     context = {} if previous is None else {"previous_resolution": previous.resolutions[-1]}
@@ -69,18 +85,27 @@ def build_stage(config: RunConfig | PreviousStage, text_dim: int) -> Stage:
 
 
 def build_features(config: RunConfig) -> Features | None:
-    """Load the pretrained network of a run, once per process; return None where it has none."""
-    return None if config.features is None else _features(json.dumps(config.features.to_dict(), sort_keys=True))
+    """Load the pretrained network of a run, once per process; return None if the run uses none."""
+    return None if config.features is None else _load_features(json.dumps(config.features.to_dict(), sort_keys=True))
 
 
 @cache
-def _features(part: str) -> Features:
+def _load_features(part: str) -> Features:
     features: Features = Part.from_dict(json.loads(part)).create("features")
     return features
 
 
 def build_adversaries(config: RunConfig, text_dim: int, stage: Stage) -> dict[str, Adversary]:
-    """Build an adversary for each resolution, by name, such as ``discriminator-64``."""
+    """Build an adversary for each resolution of a stage.
+
+    Args:
+        config: configuration of the run.
+        text_dim: size T of the text embeddings.
+        stage: stage to train.
+
+    Returns:
+        The adversaries by name, such as ``discriminator-64``, lowest resolution first.
+    """
     features = build_features(config)
     return {
         f"discriminator-{resolution}": Adversary(
@@ -100,31 +125,44 @@ def build_adversaries(config: RunConfig, text_dim: int, stage: Stage) -> dict[st
 
 
 def build_networks(config: RunConfig, text_dim: int) -> tuple[Stage, dict[str, Adversary]]:
-    """All networks of a run, their initial weights fixed by the run's seed."""
+    """Build the stage and the adversaries of a run; the run's seed fixes their initial weights.
+
+    Args:
+        config: configuration of the run.
+        text_dim: size T of the text embeddings.
+
+    Returns:
+        The stage, and the adversaries by name.
+    """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         stage = build_stage(config, text_dim)
         return stage, build_adversaries(config, text_dim, stage)
 
 
-def clamped(size: int, source: Source) -> int:
-    """Return the nearest size that the source can be prepared at."""
+def clamp_size(size: int, source: Source) -> int:
+    """Return the nearest size, in pixels, at which the source can be prepared."""
     return min(max(size, source.sizes[0]), source.sizes[1])
 
 
-def load_size(config: RunConfig, stage: Stage, source: Source) -> int:
-    """Return the height and width of the prepared images, from which training crops.
+def compute_load_size(config: RunConfig, stage: Stage, source: Source) -> int:
+    """Compute the height and width, in pixels, of the prepared images from which training crops.
+
+    Args:
+        config: configuration of the run.
+        stage: stage to train.
+        source: data set.
 
     Raises:
-        ConfigError: the data can't be prepared at that size.
+        ConfigError: the size is lower than the stage's resolution, or the data can't be prepared at it.
     """
     resolution = max(stage.resolutions)
     ratio = LOAD_RATIO if config.below is None else config.below.load_ratio
-    size = config.train.load_size or clamped(round(resolution * ratio), source)
+    size = config.train.load_size or clamp_size(round(resolution * ratio), source)
     if size < resolution:
         raise ConfigError(
-            f"train.load_size = {size} is less than the {resolution} px that are generated; "
-            f"`train.load_size={round(resolution * LOAD_RATIO)}` leaves the usual margin for cropping."
+            f"train.load_size = {size} is lower than the resolution of the generated images ({resolution} px); use "
+            f"`train.load_size={round(resolution * LOAD_RATIO)}`, which leaves the usual margin for cropping."
         )
     if not source.sizes[0] <= size <= source.sizes[1]:
         raise ConfigError(
@@ -137,15 +175,21 @@ def load_size(config: RunConfig, stage: Stage, source: Source) -> int:
 def load_run(
     folder: Run, with_discriminator: bool, checkpoint: str | None
 ) -> tuple[Stage, TextEncoder, Adversary | None]:
-    """Rebuild a run: its averaged stage, its text encoder and, if asked for, the discriminator of its largest images.
+    """Rebuild the networks of a run from its folder.
 
     Args:
         folder: the run.
-        with_discriminator: load the newest checkpoint's discriminator too.
-        checkpoint: "best", the images after which a checkpoint was written, or None for the last model.
+        with_discriminator: also load the newest checkpoint's discriminator of the largest images.
+        checkpoint: "best", or the number of images after which a checkpoint was written; None: the last model.
+
+    Returns:
+        The averaged stage, its text encoder, and the adversary (None without `with_discriminator`).
+
+    Raises:
+        RunError: part of the run is missing or damaged, or the text encoder is not the one it was trained with.
     """
     record = folder.read_record()
-    weights, text = _weights(folder, checkpoint)
+    weights, text = _find_weights(folder, checkpoint)
     encoder = build_encoder(record.config, text)
     if weights.parent.parent == folder.checkpoints and isinstance(encoder, LearnedEncoder) and encoder.learns:
         load_weights(encoder.network, weights.parent / "text-ema.safetensors")
@@ -158,7 +202,7 @@ def load_run(
         complete = folder.list_checkpoints()
         if not complete:
             raise RunError(
-                f"{folder} has no checkpoint left, and only checkpoints hold discriminators; leave out `best_of`."
+                f"{folder} has no complete checkpoint, and only checkpoints hold discriminators; leave out `best_of`."
             )
         record.check_features(folder, build_features(record.config))
         name, adversary = list(build_adversaries(record.config, record.text_dim, stage).items())[-1]
@@ -166,8 +210,8 @@ def load_run(
     return stage, encoder, adversary
 
 
-def _weights(folder: Run, checkpoint: str | None) -> tuple[Path, Path]:
-    """Return the file of a run's stage and the folder of its text encoder."""
+def _find_weights(folder: Run, checkpoint: str | None) -> tuple[Path, Path]:
+    """Return the file of a run's averaged stage and the folder of its text encoder."""
     if checkpoint is None:
         return folder.weights_file, folder.text_folder
     if checkpoint != "best":
@@ -182,9 +226,11 @@ def _weights(folder: Run, checkpoint: str | None) -> tuple[Path, Path]:
 
 
 def _check_encoder(folder: Run, record: RunRecord, encoder: TextEncoder) -> None:
+    """Raise RunError unless the text encoder is the one that the run was trained with."""
     if encoder.dim != record.text_dim or encoder.fingerprint() != record.encoder:
         raise RunError(
             f"{folder} was trained with another text encoder ({record.encoder}, {record.text_dim} dimensions) than "
-            f"this one ({encoder.fingerprint()}, {encoder.dim}), so its images would not match captions. Put back the "
-            f"encoder, or the version of Stackflower that trained it ({record.stackflower})."
+            f"the current one ({encoder.fingerprint()}, {encoder.dim} dimensions), so images would not match their "
+            "captions. Restore the encoder, or install the version of Stackflower that trained the run "
+            f"({record.stackflower})."
         )

@@ -1,12 +1,16 @@
-"""What a part requires of the rest of a run, brings along and offers: class attributes that are read in one place.
+"""The vocabulary in which a part declares what it requires, what it brings along and what it offers.
 
-A class states them beside its code, and `stackflower.config.requirements` applies them to a configuration::
+A part declares these as class attributes, and `stackflower.config.requirements` applies them to a configuration::
 
     class GradientPenalty(Penalty):
-        requires = (Requirement("logit scores", of="discriminator", why="works on logit scores, and {other} gives
-        {offered}"),) offers = (Offer("bounded gradient", when={"weight": Not(0)}),)
+        requires = (
+            Requirement(
+                "logit scores", of="discriminator", why="works on logit scores, and {other} gives {offered}"
+            ),
+        )
+        offers = (Offer("bounded gradient", when={"weight": Not(0)}),)
 
-A trait is any string: it has the meaning that its offers and requirements give it. docs/extending.md lists those in
+A trait is any string; its meaning is that of the parts that offer and require it. docs/extending.md lists the traits in
 use.
 """
 
@@ -19,7 +23,7 @@ from typing import Any, ClassVar
 
 @dataclass(frozen=True, init=False)
 class Not:
-    """Match any value except these."""
+    """A pattern that matches any value except these."""
 
     values: tuple[Any, ...]
 
@@ -28,7 +32,12 @@ class Not:
 
 
 def matches(value: Any, wanted: Any) -> bool:
-    """Return whether a value is the wanted one, one of a tuple of them, or outside of a `Not`."""
+    """Return whether a value matches a pattern.
+
+    Args:
+        value: value of an option or setting.
+        wanted: the value it must equal, a tuple of allowed values, or a `Not`.
+    """
     if isinstance(wanted, Not):
         return value not in wanted.values
     return value in wanted if isinstance(wanted, tuple) else bool(value == wanted)
@@ -36,11 +45,11 @@ def matches(value: Any, wanted: Any) -> bool:
 
 @dataclass(frozen=True)
 class Offer:
-    """A trait that a part has only with certain options; a trait that it always has is a plain string.
+    """A trait that a part offers only with certain options; a trait that it always offers is a plain string.
 
     Args:
-        trait: what other parts or settings may require.
-        when: values of the part's own options, all of which must match (see `matches`).
+        trait: name of the trait, which other parts or settings may require.
+        when: patterns by option of the part, all of which must match (see `matches`).
     """
 
     trait: str
@@ -52,13 +61,13 @@ class Requirement:
     """A trait that another chosen part must offer.
 
     Args:
-        trait: the trait.
-        of: kind of part, or several, one of whose chosen parts must offer it.
-        why: rest of the sentence that begins with the part's name. ``{other}`` stands for the chosen parts that lack
-            the trait, ``{offered}`` for the traits that they offer.
-        when: values of the part's own options with which it applies; by default, it always does.
-        dispensable: leave the part or setting out, if it came with a recipe, where this is unmet. Only for what can be
-            left out: penalties, features and settings.
+        trait: name of the trait.
+        of: kind of part, or several kinds. At least one chosen part of these kinds must offer the trait.
+        why: reason, which completes a sentence that begins with the part's name. ``{other}`` stands for the chosen
+            parts that lack the trait, ``{offered}`` for the traits that they offer.
+        when: patterns by option of the part; the requirement applies if all match. Default: it always applies.
+        dispensable: if the requirement is unmet, leave out a part or setting that came with a recipe instead of
+            reporting a mistake. Only for penalties, features and settings, which can be left out.
     """
 
     trait: str
@@ -69,7 +78,7 @@ class Requirement:
 
     @property
     def kinds(self) -> tuple[str, ...]:
-        """The kinds in `of`."""
+        """The kinds in `of`, as a tuple."""
         return (self.of,) if isinstance(self.of, str) else self.of
 
 
@@ -79,9 +88,9 @@ class SettingRequirement:
 
     Args:
         setting: dotted name, such as "train.interpolated".
-        value: the value (see `matches`).
-        why: rest of the sentence that begins with the part's name.
-        when: values of the part's own options with which it applies; by default, it always does.
+        value: pattern of the value (see `matches`).
+        why: reason, which completes a sentence that begins with the part's name.
+        when: patterns by option of the part; the requirement applies if all match. Default: it always applies.
     """
 
     setting: str
@@ -95,24 +104,33 @@ Offers = tuple[str | Offer, ...]
 
 
 class Declared:
-    """Base of every kind of part. A subclass that sets an attribute replaces that of its base."""
+    """Base class of every kind of part. An attribute set in a subclass replaces that of its base."""
 
     requires: ClassVar[Requirements] = ()
-    """What must be true of other parts or of settings."""
+    """Traits that other parts must offer, and values that settings must have."""
     brings: ClassVar[Mapping[str, str]] = {}
-    """Names of the parts that come along, by kind, where nobody chose otherwise."""
+    """Parts to use together with this one, unless the user chooses others: names by kind."""
     offers: ClassVar[Offers] = ()
-    """Traits that others may require."""
+    """Traits that other parts or settings may require."""
 
 
 def requires_trait(part: Declared, trait: str) -> bool:
-    """Return whether a part requires a trait, with whatever options."""
+    """Return whether a part requires a trait, with any options."""
     return any(isinstance(each, Requirement) and each.trait == trait for each in part.requires)
 
 
 @dataclass(frozen=True)
 class Declaration:
-    """A chosen part, or a setting, with the values of its options and what it declares."""
+    """What a chosen part, or a setting, declares.
+
+    Args:
+        kind: kind of part.
+        name: name of the part or setting.
+        options: values of all options of the part.
+        requires: requirements of other parts and settings.
+        brings: names of parts to use together with it, by kind.
+        offers: traits that it offers.
+    """
 
     kind: str
     name: str
@@ -121,18 +139,18 @@ class Declaration:
     brings: Mapping[str, str] = field(default_factory=dict)
     offers: Offers = ()
 
-    def active_requirements(self) -> Iterator[Requirement | SettingRequirement]:
-        """Yield the requirements that apply with its options."""
-        return (each for each in self.requires if not self.mismatches(each.when))
+    def get_active_requirements(self) -> Iterator[Requirement | SettingRequirement]:
+        """Yield the requirements that apply with the part's options."""
+        return (requirement for requirement in self.requires if not self.find_mismatches(requirement.when))
 
-    def active_traits(self) -> list[str]:
-        """Return the traits that it offers with its options."""
-        return [each.trait for each in self.all_offers() if not self.mismatches(each.when)]
+    def get_active_traits(self) -> list[str]:
+        """Return the traits that the part offers with its options."""
+        return [offer.trait for offer in self.list_offers() if not self.find_mismatches(offer.when)]
 
-    def all_offers(self) -> list[Offer]:
-        """Return its offers, whatever its options."""
-        return [Offer(each) if isinstance(each, str) else each for each in self.offers]
+    def list_offers(self) -> list[Offer]:
+        """Return all offers of the part, with any options."""
+        return [Offer(offer) if isinstance(offer, str) else offer for offer in self.offers]
 
-    def mismatches(self, when: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the entries of `when` that its options do not match."""
+    def find_mismatches(self, when: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the entries of `when` that the part's options do not match."""
         return {option: wanted for option, wanted in when.items() if not matches(self.options.get(option), wanted)}

@@ -1,4 +1,4 @@
-"""Stackflower's exceptions. Each message says what was given, what is allowed and what to type next."""
+"""Stackflower's exceptions. Each message says what happened, what was expected and what to type next."""
 
 from __future__ import annotations
 
@@ -6,17 +6,21 @@ from collections.abc import Iterable
 
 
 class StackflowerError(Exception):
-    """Base of all of Stackflower's exceptions; the command line prints the message and exits with `exit_code`."""
+    """Base class of Stackflower's exceptions; the command line prints the message and exits with `exit_code`."""
 
     exit_code = 2
 
 
 class ComponentError(StackflowerError):
-    """An unknown part, an option it does not have, or a name that is registered twice."""
+    """A part is unknown, has a wrong option, can't be built or imported, or is registered twice."""
 
 
 class ConfigError(StackflowerError):
-    """Everything that is wrong with a configuration, as a list `problems`."""
+    """A configuration or an argument is wrong; the message lists every mistake.
+
+    Args:
+        problems: one sentence per mistake.
+    """
 
     def __init__(self, problems: str | Iterable[str]):
         self.problems = [problems] if isinstance(problems, str) else list(problems)
@@ -24,21 +28,27 @@ class ConfigError(StackflowerError):
 
 
 class DataError(StackflowerError):
-    """A data set that cannot be used as it is."""
+    """A data set can't be used as it is."""
 
 
 class RunError(StackflowerError):
-    """A run folder that cannot be used as it is: missing, incomplete, of another configuration, or in use."""
+    """A run folder can't be used as it is: it is missing, incomplete, in use or of another configuration."""
 
 
 class MissingDependency(StackflowerError):
-    """An optional library is not installed; the message names the extra to install."""
+    """An optional library is not installed; the message names the extra to install.
+
+    Args:
+        library: name of the library.
+        extra: extra of Stackflower that installs it.
+        purpose: what needs the library, as the subject of the message.
+    """
 
     def __init__(self, library: str, extra: str, purpose: str):
         super().__init__(f'{purpose} needs {library}: pip install "stackflower[{extra}]"')
 
 
 class TrainingFailed(StackflowerError):
-    """Training could not go on: a loss stayed non-finite, or a checkpoint could not be written."""
+    """Training can't continue: a loss stayed non-finite, or a checkpoint could not be written."""
 
     exit_code = 1

@@ -22,7 +22,7 @@ Natural = Annotated[int, Ge(0), Lt(2**63)]
 Seed = Annotated[int, Ge(0), Lt(2**63)]
 Positive = Annotated[float, Gt(0)]
 Weight = Annotated[float, Ge(0)]
-"""A weight, a width, a duration: zero turns it off."""
+"""A weight, a width or a duration; 0 turns it off."""
 Share = Annotated[float, Ge(0), Le(1)]
 Below1 = Annotated[float, Ge(0), Lt(1)]
 
@@ -34,8 +34,8 @@ def _adapter(annotation: Any) -> TypeAdapter[Any]:
     return TypeAdapter(annotation, config=ConfigDict(strict=True, allow_inf_nan=False, arbitrary_types_allowed=True))
 
 
-def problem(value: Any, annotation: Any) -> str | None:
-    """Say what is wrong with a value, as the end of a sentence such as "it should be greater than 0.".
+def describe_problem(value: Any, annotation: Any) -> str | None:
+    """Describe what is wrong with a value, as the end of a sentence such as "it should be greater than 0.".
 
     Args:
         value: plain value, from TOML, JSON or the command line.
@@ -50,18 +50,27 @@ def problem(value: Any, annotation: Any) -> str | None:
         _adapter(annotation).validate_json(json.dumps(value, default=str))
     except ValidationError as error:
         messages = [
-            "complete" if one["type"] == "missing" else one["msg"].replace("Input should be", "").strip()
-            for one in error.errors()
+            "complete" if mistake["type"] == "missing" else mistake["msg"].replace("Input should be", "").strip()
+            for mistake in error.errors()
         ]
         return f"it should be {' or '.join(dict.fromkeys(messages))}."
     return None
 
 
-def suggest(given: str, allowed: Iterable[str]) -> str:
-    """Return the end of a sentence about an unknown name: the nearest allowed name, if any, and all allowed names."""
+def suggest(unknown: str, allowed: Iterable[str]) -> str:
+    """Suggest names in place of an unknown one.
+
+    Args:
+        unknown: the unknown name.
+        allowed: all allowed names.
+
+    Returns:
+        Sentences with the nearest allowed name, if one is near, and all allowed names. They begin with a space, to
+        follow the sentence that reports the unknown name.
+    """
     allowed = list(allowed)
-    near = difflib.get_close_matches(given, allowed, n=1)
-    hint = f" Did you mean {near[0]!r}?" if near else ""
+    nearest = difflib.get_close_matches(unknown, allowed, n=1)
+    hint = f" Did you mean {nearest[0]!r}?" if nearest else ""
     return f"{hint} Allowed: {', '.join(allowed) or 'none'}."
 
 
@@ -69,27 +78,30 @@ def read_section(cls: type[T], values: Any, name: str, problems: list[str], part
     """Build a dataclass from plain values.
 
     Args:
-        cls: the dataclass; annotations say which values are allowed.
+        cls: the dataclass, whose annotations state the allowed values.
         values: values by field.
         name: name of the section, for messages.
-        problems: list that a sentence is added to for everything that is wrong.
-        partial: use defaults for what is refused, instead of returning None.
+        problems: list to which a sentence is added for each mistake.
+        partial: use the default of each refused field instead of returning None.
 
     Returns:
-        The dataclass, or None if something is wrong.
+        The dataclass; None if the values have a mistake and `partial` is false.
+
+    Raises:
+        TypeError: `partial` is true, and a missing or refused field has no default.
     """
     hints = get_type_hints(cls, include_extras=True)
     if not isinstance(values, Mapping):
         problems.append(f"{name} = {values!r}: it should be a table with {', '.join(hints)}.")
         return cls() if partial else None
-    before, good = len(problems), {}
-    problems += [f"There is no setting {name}.{key}.{suggest(key, hints)}" for key in values if key not in hints]
+    before, accepted = len(problems), {}
+    problems += [f"Unknown setting {name}.{key}.{suggest(key, hints)}" for key in values if key not in hints]
     for field in dataclasses.fields(cls):  # type: ignore[arg-type]
         if field.name not in values:
             if field.default is field.default_factory is dataclasses.MISSING:
                 problems.append(f"{name}.{field.name} is missing.")
-        elif wrong := problem(values[field.name], hints[field.name]):
+        elif wrong := describe_problem(values[field.name], hints[field.name]):
             problems.append(f"{name}.{field.name} = {values[field.name]!r}: {wrong}")
         else:
-            good[field.name] = values[field.name]
-    return cls(**good) if partial or len(problems) == before else None
+            accepted[field.name] = values[field.name]
+    return cls(**accepted) if partial or len(problems) == before else None

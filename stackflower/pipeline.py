@@ -1,4 +1,4 @@
-"""Generate images for captions with a trained run. Needs nothing but the run's folder."""
+"""Generate images for captions with a trained run, from nothing but the run's folder."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ from stackflower.utils.progress import progress_bar as show_progress
 from stackflower.utils.progress import progress_bars
 
 SMALLEST_TRUNCATION = 0.01  # standard deviations
-MOST_CANDIDATES = 256  # of `best_of`
-CAPTION_CHUNK = 1024  # captions that are encoded together
+MOST_CANDIDATES = 256  # upper bound of `best_of`
+CAPTION_CHUNK = 1024  # number of captions that are encoded at a time
 
 
 class Pipeline:
-    """Generates images for captions with a trained stage.
+    """A trained stage with its text encoder, which generates images for captions.
 
     Args:
         stage: trained stage.
-        encoder: text encoder that it was trained with.
+        encoder: text encoder that the stage was trained with.
         device: device to run on.
-        adversary: discriminator of the largest images, for `best_of`.
+        adversary: adversary of the largest images, for `best_of`; None: `best_of` is not available.
 
     Example:
         >>> import stackflower as sf
@@ -52,7 +52,14 @@ class Pipeline:
         self.to(device)
 
     def to(self, device: torch.device | str) -> Pipeline:
-        """Move the pipeline to a device, such as "cuda", and return it."""
+        """Move the pipeline to a device.
+
+        Args:
+            device: device, such as "cuda".
+
+        Returns:
+            The pipeline itself.
+        """
         self.device = torch.device(device)
         self.stage.to(self.device)
         self.encoder.to(self.device)
@@ -73,10 +80,10 @@ class Pipeline:
 
         Args:
             run: run, or its folder.
-            device: device to run on. Default: the GPU, if there is one.
-            with_discriminator: load the newest checkpoint's discriminator too, for `best_of`.
-            checkpoint: "best" for the weights that scored best during training; the images after which a checkpoint was
-                written, such as "20000", for its averaged weights. Default: the last.
+            device: device to run on. Default: the GPU if one is available, otherwise the CPU.
+            with_discriminator: also load the newest checkpoint's discriminator, for `best_of`.
+            checkpoint: "best" for the weights that scored best during training, or the number of images after which a
+                checkpoint was written, such as "20000". Default: the last model.
 
         Returns:
             The pipeline.
@@ -84,7 +91,7 @@ class Pipeline:
         Raises:
             RunError: part of the run is missing or damaged; the message says which.
         """
-        with torch.random.fork_rng(devices=[]):  # the weights drawn here are replaced
+        with torch.random.fork_rng(devices=[]):  # building networks draws weights, which are then replaced
             stage, encoder, adversary = load_run(Run(run), with_discriminator, checkpoint)
         if device is None:
             device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else "cpu"
@@ -92,7 +99,7 @@ class Pipeline:
 
     @property
     def resolution(self) -> int:
-        """Height and width of the images."""
+        """Height and width of the images, in pixels."""
         return self.stage.resolutions[-1]
 
     def generate(
@@ -107,10 +114,10 @@ class Pipeline:
         side_by_side: bool = False,
         part: tuple[int, int] = (0, 1),
     ) -> Iterator[Tensor]:
-        """Generate images batch by batch, as uint8 tensors (n, R, R, 3).
+        """Generate images batch by batch.
 
-        An image depends on its caption, the seed and its place in the list, not on `batch_size` or on what follows.
-        Memory use does not grow with the number of images.
+        An image depends on its caption, the seed and its position in the list, but not on `batch_size` or on later
+        captions. Memory use does not grow with the number of images.
 
         Args:
             captions: one or more sentences.
@@ -119,24 +126,30 @@ class Pipeline:
             batch_size: number of images generated at a time.
             truncation: noise beyond ± this many standard deviations is resampled (Brock et al. 2019).
             best_of: number of candidates per image, at most 256; the one that the discriminator scores highest is kept.
-            side_by_side: show every resolution of the stage, and of those before, in one image, the lowest at the left.
-            part: (k, n) generates only the k-th of n equal shares of the list.
+            side_by_side: join all resolutions of the stage and of its previous stages in one image, lowest on the left.
+            part: (k, n): generate only the share number k, counted from 0, of n equal shares of the list.
+
+        Yields:
+            Batches of images, uint8 `(n, R, R, 3)` on the CPU, or `(n, R, k·R, 3)` with `side_by_side`.
+
+        Raises:
+            ConfigError: a caption is empty, or a value is out of range.
         """
-        self._check(captions, truncation, per_caption=per_caption, batch_size=batch_size, best_of=best_of)
+        self._check_arguments(captions, truncation, per_caption=per_caption, batch_size=batch_size, best_of=best_of)
         noise = NoiseTable(self.stage, seed, truncation)
-        mine = share(len(captions) * per_caption, part)
+        rows = share(len(captions) * per_caption, part)
         step = max(1, batch_size // best_of)
-        encode = lru_cache(maxsize=2)(lambda chunk: self._encode(captions, chunk))
-        for first in range(mine.start, mine.stop, step):
-            end = min(first + step, mine.stop)
+        encode = lru_cache(maxsize=2)(lambda chunk: self._encode_chunk(captions, chunk))
+        for first in range(rows.start, rows.stop, step):
+            end = min(first + step, rows.stop)
             numbers = [row // per_caption for row in range(first, end)]
             embedding = torch.stack([encode(n // CAPTION_CHUNK)[n % CAPTION_CHUNK] for n in numbers])
             embedding = embedding.repeat_interleave(best_of, 0).to(self.device)
             with torch.inference_mode():
                 generated = self.stage(embedding, noise.get_rows(first * best_of, end * best_of).to(self.device))
-                chosen = self._best(generated, embedding, best_of) if best_of > 1 else torch.arange(end - first)
+                chosen = self._choose_best(generated, embedding, best_of) if best_of > 1 else torch.arange(end - first)
                 sizes = [*generated.previous, *generated.images] if side_by_side else [generated.images[-1]]
-                yield to_uint8(torch.cat([self._upsampled(images[chosen]) for images in sizes], 3))
+                yield to_uint8(torch.cat([self._upsample(images[chosen]) for images in sizes], 3))
 
     def interpolate(
         self,
@@ -148,10 +161,10 @@ class Pipeline:
         batch_size: int = 64,
         truncation: float | None = None,
     ) -> Iterator[Tensor]:
-        """Generate rows of images that lead from one caption or noise to another, as uint8 tensors (n, R, R, 3).
+        """Generate rows of images that interpolate between captions, or between noises.
 
-        With several captions, a row leads from the first to the last through the others, along straight lines between
-        their embeddings. With one caption, it leads from one noise to another (`Stage.interpolate_noise`).
+        With several captions, a row leads from the first caption to the last through the others, along straight lines
+        between their embeddings. With one caption, a row leads from one noise to another (`Stage.interpolate_noise`).
 
         Args:
             captions: one or more sentences.
@@ -159,33 +172,46 @@ class Pipeline:
             per_caption: number of rows, each with its own noise.
             seed: seed of the noise.
             batch_size: number of images generated at a time.
-            truncation: noise beyond ± this many standard deviations is resampled.
+            truncation: noise beyond ± this many standard deviations is resampled (Brock et al. 2019).
+
+        Yields:
+            Batches of images, uint8 `(n, R, R, 3)` on the CPU, row by row.
+
+        Raises:
+            ConfigError: a caption is empty, or a value is out of range.
         """
-        self._check(captions, truncation, per_caption=per_caption, batch_size=batch_size)
+        self._check_arguments(captions, truncation, per_caption=per_caption, batch_size=batch_size)
         if steps < 2:
             raise ConfigError(f"`steps` must be at least 2, got {steps}.")
         ends = self.encoder(list(captions)).to(self.device)
-        noise, share = NoiseTable(self.stage, seed, truncation), torch.linspace(0, 1, steps)
-        place = share * (len(captions) - 1)
+        noise, positions = NoiseTable(self.stage, seed, truncation), torch.linspace(0, 1, steps)
+        place = positions * (len(captions) - 1)
         first = place.long().clamp(max=max(len(captions) - 2, 0))
         weight = (place - first)[:, None].to(self.device)
         path = torch.lerp(ends[first], ends[(first + 1).clamp(max=len(captions) - 1)], weight)
         for row in range(per_caption):
             if len(captions) > 1:
-                drawn = noise.get_rows(row, row + 1).expand(steps, -1)
+                latents = noise.get_rows(row, row + 1).expand(steps, -1)
             else:
-                one, other = noise.get_rows(2 * row, 2 * row + 2)
-                drawn = self.stage.interpolate_noise(one, other, share)
-            for part, latent in zip(path.split(batch_size), drawn.split(batch_size), strict=True):
+                start, end = noise.get_rows(2 * row, 2 * row + 2)
+                latents = self.stage.interpolate_noise(start, end, positions)
+            for embeddings, latent in zip(path.split(batch_size), latents.split(batch_size), strict=True):
                 with torch.inference_mode():
-                    yield to_uint8(self.stage(part, latent.to(self.device)).images[-1])
+                    yield to_uint8(self.stage(embeddings, latent.to(self.device)).images[-1])
 
-    def _check(self, captions: Sequence[str], truncation: float | None, **counts: int) -> None:
+    def _check_arguments(self, captions: Sequence[str], truncation: float | None, **counts: int) -> None:
+        """Raise ConfigError for an empty caption or a value that is out of range.
+
+        Args:
+            captions: captions to generate images for.
+            truncation: truncation of the noise, if any.
+            counts: values of other parameters by name, at least 1 each.
+        """
         if not captions:
-            raise ConfigError('There is no caption: give one or more sentences, as in "a red flower".')
+            raise ConfigError('No caption was given; give one or more sentences, such as "a red flower".')
         for number, caption in enumerate(captions, 1):
             if not caption.strip():
-                raise ConfigError(f"Caption {number} is empty; write what the image should show.")
+                raise ConfigError(f"Caption {number} is empty; describe what the image should show.")
         for name, count in counts.items():
             if count < 1:
                 raise ConfigError(f"`{name}` must be at least 1, got {count}.")
@@ -196,23 +222,24 @@ class Pipeline:
             raise ConfigError(f"`best_of` must be at most {MOST_CANDIDATES}, got {best_of}.")
         if truncation is not None and not truncation >= SMALLEST_TRUNCATION:
             raise ConfigError(
-                f"`truncation` must be at least {SMALLEST_TRUNCATION}, got {truncation}: below that, hardly any noise "
-                "is left."
+                f"`truncation` must be at least {SMALLEST_TRUNCATION}, got {truncation}; below that, hardly any noise "
+                "remains."
             )
 
-    def _encode(self, captions: Sequence[str], chunk: int) -> Tensor:
+    def _encode_chunk(self, captions: Sequence[str], chunk: int) -> Tensor:
         return self.encoder(list(captions[chunk * CAPTION_CHUNK : (chunk + 1) * CAPTION_CHUNK]))
 
-    def _upsampled(self, images: Tensor) -> Tensor:
+    def _upsample(self, images: Tensor) -> Tensor:
+        """Enlarge images to the pipeline's resolution, by nearest neighbours."""
         if images.shape[-1] == self.resolution:
             return images.float()
         return torch.nn.functional.interpolate(images.float(), size=self.resolution, mode="nearest")
 
-    def _best(self, generated: Generated, embedding: Tensor, count: int) -> Tensor:
-        """Of every `count` neighbours, the row of the one that the discriminator scores highest."""
+    def _choose_best(self, generated: Generated, embedding: Tensor, count: int) -> Tensor:
+        """Return, for each group of `count` neighbouring rows, the row that the discriminator scores highest."""
         assert self.adversary is not None
         score = torch.cat(
-            [  # an image's own candidates by themselves: some discriminators look at a whole batch
+            [  # the candidates of each image apart, because some discriminators compare the images of a batch
                 self.adversary.discriminator(images, [Text(text, condition)])[0].score.float()
                 for images, text, condition in zip(
                     generated.images[-1].split(count),
@@ -248,11 +275,11 @@ class Pipeline:
             batch_size: number of images generated at a time.
             truncation: noise beyond ± this many standard deviations is resampled (Brock et al. 2019).
             best_of: number of candidates per image, at most 256; the one that the discriminator scores highest is kept.
-            side_by_side: show every resolution of the stage, and of those before, in one image, the lowest at the left.
+            side_by_side: join all resolutions of the stage and of its previous stages in one image, lowest on the left.
             progress_bar: show a progress bar on stderr.
 
         Returns:
-            PIL images: those of the first caption, then those of the second, and so on.
+            The images of the first caption, then those of the second, and so on.
 
         Raises:
             ConfigError: a caption is empty, or a value is out of range.

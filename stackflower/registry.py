@@ -1,15 +1,17 @@
-"""Names to classes, by kind: Stackflower's own parts and, by entry points, those of other distributions.
+"""The registry of parts: classes by kind and name, from Stackflower and from other installed distributions.
 
 A part is one class in one file under a decorator::
 
     @register("discriminator", "patch")
     class PatchDiscriminator(Discriminator): ...
 
-Its options are the constructor's keyword parameters, their allowed values given by the annotations (see
-`stackflower.options`). Parameters that the builder supplies (the `context` of the kind, such as `text_dim`) are not
-options. Stackflower's own parts are found by parsing the package's source for the decorator, others by the entry points
-of installed distributions (group ``stackflower.components``, ``<kind>.<name> = module:Class``), so listing names
-imports nothing; a part is imported when it is used.
+The part's options are the keyword parameters of its constructor, and the annotations state the allowed values (see
+`stackflower.options`). Parameters that the builder supplies are not options; they are the `context` of the kind, such
+as `text_dim`.
+
+Stackflower's own parts are found by parsing the package's source for the decorator. Parts of other distributions are
+found by entry points of the group ``stackflower.components``, written as ``<kind>.<name> = module:Class``. Listing
+names therefore imports nothing; a part is imported when it is used.
 """
 
 from __future__ import annotations
@@ -26,15 +28,20 @@ from typing import Any, TypeVar
 
 from stackflower.declarations import Declaration
 from stackflower.errors import ComponentError, StackflowerError
-from stackflower.options import problem, suggest
+from stackflower.options import describe_problem, suggest
 
-GROUP = "stackflower.components"
+ENTRY_POINT_GROUP = "stackflower.components"
 T = TypeVar("T", bound=type)
 
 
 @dataclass(frozen=True)
 class Kind:
-    """A kind of part: its base class (imported late) and the parameters that the builder, not the user, supplies."""
+    """A kind of part.
+
+    Args:
+        base: base class, as ``module:Class``; imported when a part of the kind is.
+        context: parameters that the builder supplies, not the user.
+    """
 
     base: str
     context: tuple[str, ...] = ()
@@ -59,7 +66,14 @@ KINDS: dict[str, Kind] = {
 
 @dataclass(frozen=True)
 class Entry:
-    """A named part: its class as ``module:Class``, and the distribution it comes with."""
+    """A registered part.
+
+    Args:
+        kind: kind of part.
+        name: name of the part.
+        target: class, as ``module:Class``.
+        owner: distribution that contains the class.
+    """
 
     kind: str
     name: str
@@ -78,15 +92,31 @@ def _import(target: str) -> Any:
 
 def _check_kind(kind: str) -> Kind:
     if kind not in KINDS:
-        raise ComponentError(f"There is no kind of part called {kind!r}. The kinds are: {', '.join(KINDS)}.")
+        raise ComponentError(f"Unknown kind of part {kind!r}. Allowed: {', '.join(KINDS)}.")
     return KINDS[kind]
 
 
 def register(kind: str, name: str) -> Callable[[T], T]:
-    """Class decorator that gives `cls` the name `name` among the parts of `kind`.
+    """Register the decorated class as a part.
 
-    ComponentError for an unknown kind, a class that is not derived from the kind's base class, and a name that is taken
-    (both owners are named).
+    Args:
+        kind: kind of part, such as "discriminator".
+        name: name of the part, unique within its kind.
+
+    Returns:
+        A class decorator that returns the class unchanged.
+
+    Raises:
+        ComponentError: the kind is unknown. The decorator raises it if the class does not derive from the kind's base
+            class, or if the name belongs to another class.
+
+    Example:
+        >>> from stackflower.objectives.hinge import Hinge
+        >>> @register("objective", "my-hinge")
+        ... class MyHinge(Hinge):
+        ...     pass
+        >>> type(create("objective", "my-hinge")).__name__
+        'MyHinge'
     """
     spec = _check_kind(kind)
 
@@ -95,12 +125,13 @@ def register(kind: str, name: str) -> Callable[[T], T]:
         if not (isinstance(cls, type) and issubclass(cls, base)):
             raise ComponentError(f"{kind} {name!r}: {cls.__module__}.{cls.__qualname__} must derive from {spec.base}.")
         entry = Entry(kind, name, f"{cls.__module__}:{cls.__qualname__}", cls.__module__.partition(".")[0])
-        known = _find(kind, name)
-        if known is not None and known.target != entry.target:
+        earlier = _find(kind, name)
+        if earlier is not None and earlier.target != entry.target:
             raise ComponentError(
-                f"{kind} {name!r} is already {known.target} (from {known.owner}); {entry.target} needs another name."
+                f"{kind} {name!r} is already registered as {earlier.target} (from {earlier.owner}); {entry.target} "
+                "needs another name."
             )
-        _registered[kind, name] = known or entry
+        _registered[kind, name] = earlier or entry
         _classes[kind, name] = cls
         return cls
 
@@ -108,10 +139,10 @@ def register(kind: str, name: str) -> Callable[[T], T]:
 
 
 @cache
-def _own_parts() -> dict[tuple[str, str], Entry]:
-    """Stackflower's own parts, from its source files: every class decorated by ``@register("kind", "name")``."""
+def _find_own_parts() -> dict[tuple[str, str], Entry]:
+    """Find every class in Stackflower's source that is decorated by ``@register("kind", "name")``."""
     root = Path(__file__).parent
-    found: dict[tuple[str, str], Entry] = {}
+    parts: dict[tuple[str, str], Entry] = {}
     for path in sorted(root.rglob("*.py")):
         source = path.read_text(encoding="utf-8")
         if "@register(" not in source or path == Path(__file__):
@@ -123,40 +154,52 @@ def _own_parts() -> dict[tuple[str, str], Entry]:
             for decorator in node.decorator_list:
                 if isinstance(decorator, ast.Call) and getattr(decorator.func, "id", "") == "register":
                     kind, name = (ast.literal_eval(argument) for argument in decorator.args)
-                    found[kind, name] = Entry(kind, name, f"{module}:{node.name}", "stackflower")
-    return found
+                    parts[kind, name] = Entry(kind, name, f"{module}:{node.name}", "stackflower")
+    return parts
 
 
 @cache
-def _entry_point_parts() -> dict[tuple[str, str], Entry]:
-    """Parts of other distributions, from the entry points of those that are installed."""
-    found: dict[tuple[str, str], Entry] = {}
-    for point in metadata.entry_points(group=GROUP):
+def _find_entry_points() -> dict[tuple[str, str], Entry]:
+    """Find the parts of other installed distributions by their entry points."""
+    parts: dict[tuple[str, str], Entry] = {}
+    for point in metadata.entry_points(group=ENTRY_POINT_GROUP):
         kind, _, name = point.name.partition(".")
         owner = point.dist.name if point.dist else point.module
         entry = Entry(kind, name, point.value, owner)
-        taken = found.get((kind, name)) or _own_parts().get((kind, name))
-        if taken is not None and taken.target != entry.target:
+        earlier = parts.get((kind, name)) or _find_own_parts().get((kind, name))
+        if earlier is not None and earlier.target != entry.target:
             raise ComponentError(
-                f"{kind} {name!r} comes with two distributions, {taken.owner} ({taken.target}) and "
-                f"{owner} ({point.value}); uninstall one of them."
+                f"Two distributions define {kind} {name!r}: {earlier.owner} ({earlier.target}) and "
+                f"{owner} ({point.value}); uninstall one or the other."
             )
-        found[kind, name] = entry
-    return found
+        parts[kind, name] = entry
+    return parts
 
 
 def _find(kind: str, name: str) -> Entry | None:
-    return _own_parts().get((kind, name)) or _entry_point_parts().get((kind, name)) or _registered.get((kind, name))
+    return (
+        _find_own_parts().get((kind, name)) or _find_entry_points().get((kind, name)) or _registered.get((kind, name))
+    )
 
 
-def entries(kind: str | None = None) -> list[Entry]:
-    """All parts, or those of a kind, sorted by kind and name; imports nothing."""
+def list_entries(kind: str | None = None) -> list[Entry]:
+    """List all parts, or those of one kind, without importing them.
+
+    Args:
+        kind: kind of part; None: every kind.
+
+    Returns:
+        The entries, sorted by kind and name.
+
+    Raises:
+        ComponentError: the kind is unknown, or two distributions define the same part.
+    """
     if kind is not None:
         _check_kind(kind)
-    known = {**_registered, **_entry_point_parts(), **_own_parts()}
+    parts = {**_registered, **_find_entry_points(), **_find_own_parts()}
     order = {name: position for position, name in enumerate(KINDS)}
     return sorted(
-        (entry for entry in known.values() if kind in (None, entry.kind)),
+        (entry for entry in parts.values() if kind in (None, entry.kind)),
         key=lambda entry: (order.get(entry.kind, len(order)), entry.name),
     )
 
@@ -177,35 +220,54 @@ def list_parts(kind: str) -> list[str]:
         >>> list_parts("conditioning")
         ['augmentation', 'projection']
     """
-    return [entry.name for entry in entries(kind)]
+    return [entry.name for entry in list_entries(kind)]
 
 
 def get(kind: str, name: str) -> type:
     """Import and return the class of a part.
 
+    Args:
+        kind: kind of part.
+        name: name of the part.
+
     Raises:
-        ComponentError: the name is unknown, or the import fails.
+        ComponentError: the kind or name is unknown, the import fails, or the class does not derive from the kind's base
+            class.
     """
     _check_kind(kind)
     entry = _find(kind, name)
     if entry is None:
-        raise ComponentError(f"There is no {kind} called {name!r}.{suggest(name, list_parts(kind))}")
+        raise ComponentError(f"Unknown {kind} {name!r}.{suggest(name, list_parts(kind))}")
     if (kind, name) not in _classes:
         try:
             cls = _import(entry.target)
         except Exception as error:  # a broken module may raise anything
             raise ComponentError(
-                f"{kind} {name!r} from distribution {entry.owner!r} ({entry.target}) does not import: {error}"
+                f"{kind} {name!r} from distribution {entry.owner!r} ({entry.target}) can't be imported: {error}"
             ) from error
         base = _import(KINDS[kind].base)
         if not (isinstance(cls, type) and issubclass(cls, base)):
-            raise ComponentError(f"{kind} {name!r} from {entry.owner!r}: {entry.target} is not a {KINDS[kind].base}.")
+            raise ComponentError(
+                f"{kind} {name!r} from distribution {entry.owner!r}: {entry.target} must derive from "
+                f"{KINDS[kind].base}."
+            )
         _classes[kind, name] = cls
     return _classes[kind, name]
 
 
-def options(kind: str, name: str) -> dict[str, inspect.Parameter]:
-    """Return the options of a part: its constructor's keyword parameters, without those that the builder supplies."""
+def get_options(kind: str, name: str) -> dict[str, inspect.Parameter]:
+    """Return the options of a part: its constructor's keyword parameters, without those that the builder supplies.
+
+    Args:
+        kind: kind of part.
+        name: name of the part.
+
+    Returns:
+        The parameters by name, with annotations and defaults.
+
+    Raises:
+        ComponentError: the part is unknown or can't be imported.
+    """
     parameters = inspect.signature(get(kind, name), eval_str=True).parameters
     return {
         key: parameter
@@ -215,58 +277,87 @@ def options(kind: str, name: str) -> dict[str, inspect.Parameter]:
     }
 
 
-def complete(kind: str, name: str, given: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the given options with the defaults of the rest, as plain values.
-
-    Raises:
-        ComponentError: the part is unknown or does not import.
-    """
-    defaults = {key: each.default for key, each in options(kind, name).items() if each.default is not each.empty}
-    return {**{key: list(each) if isinstance(each, tuple) else each for key, each in defaults.items()}, **given}
-
-
-def declarations(parts: Iterable[tuple[str, Mapping[str, Any]]]) -> tuple[list[Declaration], set[str]]:
-    """Return what parts declare, with the values of all their options, and the kinds of parts that are unknown.
+def complete_options(kind: str, name: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Add the defaults of all options that are not set.
 
     Args:
-        parts: kind and plain values of each: its name, and options, of which the rest have their defaults.
+        kind: kind of part.
+        name: name of the part.
+        options: values by option.
+
+    Returns:
+        The values of all options that have one, with lists in place of tuples in defaults.
+
+    Raises:
+        ComponentError: the part is unknown or can't be imported.
     """
-    known, unknown = [], set()
+    defaults = {key: item.default for key, item in get_options(kind, name).items() if item.default is not item.empty}
+    return {**{key: list(value) if isinstance(value, tuple) else value for key, value in defaults.items()}, **options}
+
+
+def read_declarations(parts: Iterable[tuple[str, Mapping[str, Any]]]) -> tuple[list[Declaration], set[str]]:
+    """Read what parts declare, together with the values of all their options.
+
+    Args:
+        parts: kind and plain values of each part: its name, and the options that are set.
+
+    Returns:
+        The declarations, and the kinds whose part is unknown.
+    """
+    declarations, unknown = [], set()
     for kind, values in parts:
         try:
-            name, given = values["name"], {key: each for key, each in values.items() if key != "name"}
+            name, options = values["name"], {key: value for key, value in values.items() if key != "name"}
             cls: Any = get(kind, name)
-            given = complete(kind, name, given)
-            known.append(Declaration(kind, name, given, cls.requires, cls.brings, cls.offers))
-        except (ComponentError, KeyError, TypeError):  # `check` says what is wrong
+            options = complete_options(kind, name, options)
+            declarations.append(Declaration(kind, name, options, cls.requires, cls.brings, cls.offers))
+        except (ComponentError, KeyError, TypeError):  # `check` reports it
             unknown.add(kind)
-    return known, unknown
+    return declarations, unknown
 
 
-def value(kind: str, part: Mapping[str, Any], option: str) -> Any:
-    """Return the value of an option in a part's plain values, or its default; None for an unknown part or option."""
+def get_value(kind: str, part: Mapping[str, Any], option: str) -> Any:
+    """Return the value of an option.
+
+    Args:
+        kind: kind of part.
+        part: plain values of the part: its name, and the options that are set.
+        option: name of the option.
+
+    Returns:
+        The value that is set, or the option's default; None if the part or the option is unknown.
+    """
     try:
-        known = options(kind, str(part.get("name")))
+        options = get_options(kind, str(part.get("name")))
     except ComponentError:
         return None
-    return part.get(option, known[option].default) if option in known else None
+    return part.get(option, options[option].default) if option in options else None
 
 
-def check(kind: str, name: str, given: Mapping[str, Any]) -> list[str]:
-    """Everything that is wrong with the options `given` for a part, a sentence each; builds nothing."""
+def check(kind: str, name: str, options: Mapping[str, Any]) -> list[str]:
+    """Check the options of a part without building it.
+
+    Args:
+        kind: kind of part.
+        name: name of the part.
+        options: values by option.
+
+    Returns:
+        A sentence for each mistake.
+    """
     try:
-        allowed = options(kind, name)
+        allowed = get_options(kind, name)
     except ComponentError as error:
         return [str(error)]
     problems = []
-    for key, value in given.items():
+    for key, value in options.items():
         if key not in allowed:
             problems.append(f"{kind} {name!r} has no option {key!r}.{suggest(key, allowed)}")
-        elif message := problem(value, allowed[key].annotation):
+        elif message := describe_problem(value, allowed[key].annotation):
             problems.append(f"{kind}.{key} = {value!r}: {message[:-1]} (part {name!r}).")
     for key, parameter in allowed.items():
-        if parameter.default is parameter.empty and key not in given:
-            problems.append(f"{kind} {name!r} needs its option {key!r}: `{kind}.{key}=…`")
+        if parameter.default is parameter.empty and key not in options:
+            problems.append(f"{kind} {name!r} requires the option {key!r}: set `{kind}.{key}=…`.")
     return problems
 
 
@@ -282,22 +373,23 @@ def create(kind: str, name: str, /, **arguments: Any) -> Any:
         The part.
 
     Raises:
-        ComponentError: a list of all wrong options, or the part can't be built.
+        ComponentError: the part is unknown, its options are wrong (the message lists every mistake), or its constructor
+            fails.
 
     Example:
         >>> create("objective", "hinge").mismatched
         True
     """
     context = {key: value for key, value in arguments.items() if key in KINDS[kind].context}
-    given = {key: value for key, value in arguments.items() if key not in context}
-    problems = check(kind, name, given)
+    options = {key: value for key, value in arguments.items() if key not in context}
+    problems = check(kind, name, options)
     if problems:
         raise ComponentError("\n".join(problems))
-    given = {key: tuple(value) if isinstance(value, list) else value for key, value in given.items()}
-    parameters = inspect.signature(get(kind, name)).parameters  # a part need not take all of the kind's context
+    options = {key: tuple(value) if isinstance(value, list) else value for key, value in options.items()}
+    parameters = inspect.signature(get(kind, name)).parameters  # a part may take only some of the kind's context
     cls = get(kind, name)
     try:
-        return cls(**{key: value for key, value in context.items() if key in parameters}, **given)
+        return cls(**{key: value for key, value in context.items() if key in parameters}, **options)
     except StackflowerError:
         raise
     except Exception as error:  # a part's constructor may raise anything

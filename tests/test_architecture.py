@@ -203,7 +203,9 @@ def test_every_public_method_has_a_docstring_or_inherits_one() -> None:
                 continue
             for attribute, value in vars(cls).items():
                 function = value.__func__ if isinstance(value, (classmethod, staticmethod)) else value
-                public = not attribute.startswith("_") and (inspect.isfunction(function) or isinstance(value, property))
+                is_method = inspect.isfunction(function) or isinstance(value, property)
+                is_field = attribute in inspect.get_annotations(cls)
+                public = is_method and not is_field and not attribute.startswith("_")
                 if public and not inspect.getdoc(getattr(cls, attribute)):
                     missing.append(f"{module.__name__}.{name}.{attribute}")
     assert not missing, missing

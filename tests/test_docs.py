@@ -127,9 +127,9 @@ def test_every_recipe_resolves_and_says_where_it_is_from(name: str) -> None:
 def test_every_part_and_option_is_in_the_docs() -> None:
     sections = (ROOT / "docs" / "parts.md").read_text(encoding="utf-8").split("\n## ")
     lines = {section.partition("\n")[0].strip(): section.splitlines() for section in sections}
-    for entry in registry.entries():
+    for entry in registry.list_entries():
         (line,) = [line for line in lines[entry.kind] if line.startswith(f"| `{entry.name}` |")]
-        for option, parameter in registry.options(entry.kind, entry.name).items():
+        for option, parameter in registry.get_options(entry.kind, entry.name).items():
             default = "" if parameter.default is parameter.empty else f" = {parameter.default!r}"
             assert f"`{option}`{default}" in line, f"{entry.kind} {entry.name}: {option}"
 
@@ -137,7 +137,7 @@ def test_every_part_and_option_is_in_the_docs() -> None:
 def test_every_part_and_public_object_has_a_page_in_the_api_reference() -> None:
     text = "\n".join(page.read_text(encoding="utf-8") for page in (ROOT / "docs" / "api").glob("*.md"))
     documented = set(re.findall(r"^::: (\S+)$", text, re.MULTILINE))
-    objects = [registry.get(entry.kind, entry.name) for entry in registry.entries()]
+    objects = [registry.get(entry.kind, entry.name) for entry in registry.list_entries()]
     objects += [getattr(stackflower, name) for name in stackflower.__all__ if name != "__version__"]
     names = {f"{each.__module__}.{each.__qualname__}" for each in objects}
     assert {name for name in names if documented.isdisjoint((name, name.rpartition(".")[0]))} == set()
@@ -157,7 +157,7 @@ def test_the_examples_of_the_page_how_do_i_are_parts() -> None:
         f"exec(compile({block!r}, 'block', 'exec'), {{'__name__': 'page_{number}'}})\n"
         for number, block in enumerate(found)
     )
-    code += "print([entry.kind for entry in registry.entries() if entry.owner.startswith('page_')])"
+    code += "print([entry.kind for entry in registry.list_entries() if entry.owner.startswith('page_')])"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
     assert {"discriminator", "objective", "metric", "data", "text"} <= set(eval(result.stdout))

@@ -102,7 +102,7 @@ def test_images_can_be_sharpened_and_their_borders_cropped(stackflower, trained:
         in stackflower("eval", trained, "--trim-border", code=2).output
     )
     assert (
-        "--resolution is for images that are not a run's"
+        "--resolution applies to images that are not a run's"
         in stackflower("eval", trained, "--resolution", 32, code=2).output
     )
     white = Image.new("RGB", (9, 7), "white")

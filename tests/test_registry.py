@@ -22,7 +22,7 @@ def test_every_kind_has_parts_and_every_part_imports() -> None:
 
 
 def test_listing_imports_no_torch() -> None:
-    code = "import sys; from stackflower import registry; registry.entries(); assert 'torch' not in sys.modules"
+    code = "import sys; from stackflower import registry; registry.list_entries(); assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 

@@ -19,7 +19,7 @@ def small(kind: str, name: str) -> dict[str, object]:
     """Options that make a part small, where it has them."""
     known = {"channels": 4, "resolution": R, "dim": C, "noise_dim": 5, "projection_dim": 7, "code_dim": 9, "scales": 1}
     known |= {"size": 64, "levels": 3, "pixels": 4} if name == "projected" else {}
-    return {key: value for key, value in known.items() if key in registry.options(kind, name)}
+    return {key: value for key, value in known.items() if key in registry.get_options(kind, name)}
 
 
 def make(kind: str, name: str, **more: object) -> torch.nn.Module:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from stackflower.commands.console import Command, LazyGroup, show, spell
-from stackflower.commands.options import examples, json_option, layout_options, part_options, seed_option
+from stackflower.commands.options import format_examples, json_option, layout_options, parse_part_options, seed_option
 
 data = LazyGroup(
     "data",
@@ -20,14 +20,14 @@ data = LazyGroup(
 )
 
 
-def data_options(settings: tuple[str, ...]) -> dict[str, object]:
+def parse_data_options(settings: tuple[str, ...]) -> dict[str, object]:
     """Read options of the data from ``--set data.OPTION=VALUE``."""
-    return part_options(settings, ("data",), "data.seed=1")["data"]
+    return parse_part_options(settings, ("data",), "data.seed=1")["data"]
 
 
 @click.command(
     cls=Command,
-    epilog=examples("stackflower data make synthetic-flowers --out flowers --count 1000 --resolution 128"),
+    epilog=format_examples("stackflower data make synthetic-flowers --out flowers --count 1000 --resolution 128"),
 )
 @click.argument("name")
 @click.option("--out", metavar="DIR", required=True, help="Where to save the images: a new folder.")
@@ -45,7 +45,7 @@ def make(name: str, out: str, as_json: bool, **numbers: int) -> None:
     show({"out": out, **numbers, "summary": summary}, as_json, lambda: summary)
 
 
-@click.command(cls=Command, epilog=examples("stackflower data check my-flowers"))
+@click.command(cls=Command, epilog=format_examples("stackflower data check my-flowers"))
 @click.argument("source")
 @layout_options
 @json_option
@@ -53,7 +53,7 @@ def check(source: str, layout: str | None, settings: tuple[str, ...], as_json: b
     """List everything that is wrong with a data set, opening every image. Exit code 2 if anything is."""
     from stackflower.data.inspection import check_data
 
-    found = check_data(source, data_options(settings), layout)
+    found = check_data(source, parse_data_options(settings), layout)
     problems = found["problems"]
     count = f"{len(problems):,} problem{'s' if len(problems) > 1 else ''}."
     end = count if problems else "No problems: it can be trained on."
@@ -62,7 +62,7 @@ def check(source: str, layout: str | None, settings: tuple[str, ...], as_json: b
         raise SystemExit(2)
 
 
-@click.command(cls=Command, epilog=examples("stackflower data info my-flowers"))
+@click.command(cls=Command, epilog=format_examples("stackflower data info my-flowers"))
 @click.argument("source")
 @layout_options
 @json_option
@@ -70,5 +70,5 @@ def info(source: str, layout: str | None, settings: tuple[str, ...], as_json: bo
     """Count a data set's images, captions, classes and words."""
     from stackflower.data.inspection import count_data
 
-    values = count_data(source, data_options(settings), layout)
+    values = count_data(source, parse_data_options(settings), layout)
     show(values, as_json, lambda: "\n".join(f"{split}: {counts}" for split, counts in values.items()))

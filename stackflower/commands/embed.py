@@ -5,13 +5,13 @@ from __future__ import annotations
 import click
 
 from stackflower.commands.console import Command, show
-from stackflower.commands.options import examples, json_option
+from stackflower.commands.options import format_examples, json_option
 
 
 @click.command(
     cls=Command,
     settings={"file": "captions"},
-    epilog=examples(
+    epilog=format_examples(
         'stackflower embed "a red flower" "a crimson bloom"', "stackflower embed --captions captions.txt --out e.npy"
     ),
 )

@@ -12,9 +12,9 @@ from stackflower.commands.options import (
     DATA_HELP,
     Finite,
     Limit,
-    examples,
+    format_examples,
     json_option,
-    part_options,
+    parse_part_options,
     seed_option,
     settings_option,
 )
@@ -29,7 +29,7 @@ PROTOCOL = ("split", "samples", "per_caption", "splits", "kept", "seed", "trunca
 @click.command(
     "eval",
     cls=Command,
-    epilog=examples(
+    epilog=format_examples(
         "stackflower eval runs/quickstart-1",
         "stackflower eval runs/quickstart-1 runs/photographs-1 --split validation",
         "stackflower eval runs/quickstart-1 --checkpoint all --metrics is,fid",
@@ -141,7 +141,7 @@ def read_request(flags: dict[str, Any]) -> EvaluationRequest:
     from stackflower.evaluation.protocol import find_protocol
     from stackflower.evaluation.request import EvaluationRequest
 
-    options = part_options(flags.pop("settings"), ("extractor", "data"), "extractor.network=timm")
+    options = parse_part_options(flags.pop("settings"), ("extractor", "data"), "extractor.network=timm")
     protocol, choices = flags.pop("protocol"), {name: flags.pop(name) for name in PROTOCOL}
     metrics, weights = flags.pop("metrics"), flags.pop("weights")
     choices["metrics"] = None if metrics is None else tuple(name.strip() for name in metrics.split(","))

@@ -22,11 +22,11 @@ from stackflower.registry import Entry
 @json_option
 def ls(kind: str | None, as_json: bool) -> None:
     """List the parts of each kind, and recipes."""
-    rows = inventory(kind)
+    rows = list_rows(kind)
     show({"parts": rows}, as_json, lambda: format_table(rows))
 
 
-def first_line(entry: Entry) -> str:
+def read_summary(entry: Entry) -> str:
     """Return the first line of a part's docstring from its source; only the parent package is imported."""
     module, _, name = entry.target.partition(":")
     try:
@@ -40,14 +40,14 @@ def first_line(entry: Entry) -> str:
     return ""
 
 
-def inventory(kind: str | None) -> list[dict[str, str]]:
+def list_rows(kind: str | None) -> list[dict[str, str]]:
     """Return one row per part or recipe: kind, name, distribution, description."""
     kinds = [*registry.KINDS, "recipe"]
     if kind is not None and kind not in kinds:
         raise ConfigError(f"There is no kind {kind!r}.{suggest(kind, kinds)}")
     rows = [
-        {"kind": entry.kind, "name": entry.name, "from": entry.owner, "description": first_line(entry)}
-        for entry in (registry.entries(kind) if kind != "recipe" else [])
+        {"kind": entry.kind, "name": entry.name, "from": entry.owner, "description": read_summary(entry)}
+        for entry in (registry.list_entries(kind) if kind != "recipe" else [])
     ]
     if kind in (None, "recipe"):
         rows += [

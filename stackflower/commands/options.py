@@ -59,7 +59,7 @@ class Duration(click.ParamType):
         return seconds
 
 
-def examples(*lines: str) -> str:
+def format_examples(*lines: str) -> str:
     """Format examples for the end of a command's help."""
     return "\b\nExamples:\n" + "\n".join(f"  {line}" for line in lines)
 
@@ -119,7 +119,7 @@ def parse_settings(
     return settings
 
 
-def part_options(texts: Sequence[str], kinds: Sequence[str], example: str) -> dict[str, dict[str, Any]]:
+def parse_part_options(texts: Sequence[str], kinds: Sequence[str], example: str) -> dict[str, dict[str, Any]]:
     """Read the values of ``--set`` in commands that configure only some kinds of part.
 
     Args:

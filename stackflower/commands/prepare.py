@@ -7,13 +7,13 @@ from typing import Any
 import click
 
 from stackflower.commands.console import Command, show, spell
-from stackflower.commands.data import data_options
-from stackflower.commands.options import examples, json_option, layout_options, on_error_option
+from stackflower.commands.data import parse_data_options
+from stackflower.commands.options import format_examples, json_option, layout_options, on_error_option
 
 
 @click.command(
     cls=Command,
-    epilog=examples(
+    epilog=format_examples(
         "stackflower data prepare my-flowers --size 76",
         "stackflower data prepare my-flowers.zip prepared --on-error skip",
     ),
@@ -33,7 +33,7 @@ def prepare(source: str, out: str | None, settings: tuple[str, ...], as_json: bo
     """
     from stackflower.reports.prepared_folder import prepare_data
 
-    summary = prepare_data(source, out, options=data_options(settings), **options)
+    summary = prepare_data(source, out, options=parse_data_options(settings), **options)
     text = (
         summary["text"] if out is None else f"{summary['text']}\nTrain on it: stackflower train --stage 1 --data {out}"
     )

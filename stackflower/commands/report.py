@@ -5,12 +5,12 @@ from __future__ import annotations
 import click
 
 from stackflower.commands.console import Command, show
-from stackflower.commands.options import examples, json_option
+from stackflower.commands.options import format_examples, json_option
 
 
 @click.command(
     cls=Command,
-    epilog=examples(
+    epilog=format_examples(
         "stackflower report runs/quickstart-1",
         "stackflower report runs/photographs-1 --nearest 16",
         "stackflower report runs/quickstart-1 runs/photographs-1 --out both.html",

@@ -7,13 +7,13 @@ from typing import Any
 import click
 
 from stackflower.commands.console import Command, show
-from stackflower.commands.options import Finite, checkpoint_option, examples, json_option, seed_option
+from stackflower.commands.options import Finite, checkpoint_option, format_examples, json_option, seed_option
 
 
 @click.command(
     cls=Command,
     settings={"interpolate": "steps"},
-    epilog=examples(
+    epilog=format_examples(
         'stackflower sample runs/quickstart-1 "a red flower with pointed petals" --per-caption 8 --grid',
         "stackflower sample runs/quickstart-1 --captions captions.txt --out generated --per-caption 4",
         'stackflower sample runs/quickstart-1 "a blue flower" --out blue.png --seed 3 --best-of 10',

@@ -7,13 +7,13 @@ from typing import Any
 import click
 
 from stackflower.commands.console import Command, show
-from stackflower.commands.data import data_options
-from stackflower.commands.options import examples, json_option, layout_options, on_error_option
+from stackflower.commands.data import parse_data_options
+from stackflower.commands.options import format_examples, json_option, layout_options, on_error_option
 
 
 @click.command(
     cls=Command,
-    epilog=examples(
+    epilog=format_examples(
         "stackflower data shard my-flowers shards",
         "stackflower data shard synthetic-flowers shards --size 76 --set data.count=100000",
     ),
@@ -32,7 +32,7 @@ def shard(source: str, out: str, settings: tuple[str, ...], as_json: bool, **opt
     """
     from stackflower.data.sharding import shard_data
 
-    summary = shard_data(source, out, options=data_options(settings), **options)
+    summary = shard_data(source, out, options=parse_data_options(settings), **options)
     stream = f'Stream them: stackflower train --stage 1 --data "{summary["pattern"]}"'
     prepare = f"Prepare them: stackflower train --stage 1 --data {out}"
     text = "\n".join([summary["text"], stream, prepare])

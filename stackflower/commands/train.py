@@ -17,7 +17,7 @@ from stackflower.commands.options import (
     SEED,
     Duration,
     Finite,
-    examples,
+    format_examples,
     json_option,
     parse_settings,
     settings_option,
@@ -43,7 +43,7 @@ PARTS = ("conditioning", "generator", "discriminator", "features", "augmentation
 @click.command(
     cls=Command,
     settings=SETTINGS,
-    epilog=examples(
+    epilog=format_examples(
         "stackflower train --stage 1",
         "stackflower train --stage 1 --data my-flowers --text sentence-transformers/all-MiniLM-L6-v2 --time-limit 25m",
         "stackflower train --stage 1 --recipe stackgan --objective hinge --penalty r1=1 --set penalties.r1.every=16",
@@ -106,7 +106,7 @@ def train(dry_run: bool, as_json: bool, **flags: Any) -> None:
     request = read_request(flags, began)
     if dry_run:
         config, costs, run = plan(request)
-        click.echo(config.json().rstrip())
+        click.echo(config.to_json().rstrip())
         for label, value in costs.items():
             click.echo(f"{label:<28} {value}")
         click.echo(f"Nothing was created; the run would be {run}.", err=True)
@@ -127,7 +127,7 @@ def read_request(flags: dict[str, Any], began: float) -> TrainingRequest:
     parts: dict[str, Any] = {
         "data": source_part(flags["data"]),
         "text": find_text_encoder(flags["text"]),
-        "penalties": penalty_parts(flags["penalty"]),
+        "penalties": parse_penalties(flags["penalty"]),
         "optimizer.generator.lr": flags["lr"],
         "optimizer.discriminator.lr": flags["lr"],
         **{setting: flags[flag] for flag, setting in SETTINGS.items()},
@@ -147,7 +147,7 @@ def read_request(flags: dict[str, Any], began: float) -> TrainingRequest:
     )
 
 
-def penalty_parts(values: Sequence[str]) -> dict[str, Any] | None:
+def parse_penalties(values: Sequence[str]) -> dict[str, Any] | None:
     """Read ``--penalty NAME`` and ``--penalty NAME=WEIGHT``: options by name."""
     penalties: dict[str, Any] = {}
     for value in values:

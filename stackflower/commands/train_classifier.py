@@ -10,9 +10,9 @@ import click
 from stackflower.commands.console import Command, show
 from stackflower.commands.options import (
     DATA_HELP,
-    examples,
+    format_examples,
     json_option,
-    part_options,
+    parse_part_options,
     seed_option,
     settings_option,
 )
@@ -21,7 +21,7 @@ from stackflower.errors import ConfigError
 
 @click.command(
     cls=Command,
-    epilog=examples(
+    epilog=format_examples(
         "stackflower train-classifier --data my-flowers --out flowers.safetensors",
         "stackflower train-classifier --data my-flowers --text ngram --out flowers.safetensors",
         "stackflower train-classifier --data my-flowers --features efficientnet-lite0 --out flowers.safetensors",
@@ -82,7 +82,7 @@ def train_classifier(
     from stackflower.evaluation.classifier.training import train_classifier as train
     from stackflower.runs.trained_text import find_text_encoder
 
-    given = part_options(settings, ("data", "features"), "data.skip_bad=true")
+    given = parse_part_options(settings, ("data", "features"), "data.skip_bad=true")
     if (given["features"] or options["fine_tune"]) and features is None:
         flag = "--fine-tune" if options["fine_tune"] else "--set features.OPTION"
         raise ConfigError(f"{flag} needs --features NAME.")

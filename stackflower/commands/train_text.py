@@ -11,9 +11,9 @@ from stackflower.commands.console import Command, show
 from stackflower.commands.options import (
     DATA_HELP,
     Finite,
-    examples,
+    format_examples,
     json_option,
-    part_options,
+    parse_part_options,
     seed_option,
     settings_option,
 )
@@ -21,7 +21,7 @@ from stackflower.commands.options import (
 
 @click.command(
     cls=Command,
-    epilog=examples(
+    epilog=format_examples(
         "stackflower train-text --data my-flowers --out words",
         "stackflower train-text --data my-flowers --text char-cnn-rnn --epochs 30 --out characters",
         "stackflower train --stage 1 --data my-flowers --text words",
@@ -45,7 +45,7 @@ def train_text(data: str, out: str, text: str, settings: tuple[str, ...], as_jso
     from stackflower.training.text import Schedule
     from stackflower.training.text import train_text as fit
 
-    options = part_options(settings, ("text", "data"), "text.dim=256")
+    options = parse_part_options(settings, ("text", "data"), "text.dim=256")
     source = {**(source_part(data) or {}), **options["data"]}
     about, summary = fit(source, {"name": text, **options["text"]}, Path(out), Schedule(**numbers))
     show(about, as_json, lambda: f"{summary}\nUse it: stackflower train --stage 1 --text {out}")

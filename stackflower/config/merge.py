@@ -36,7 +36,7 @@ def merge(
         settings: values by dotted name; they take precedence over flags.
         report: called with a sentence for everything that changes because something else was changed.
     """
-    tree = with_defaults(recipe)
+    tree = add_defaults(recipe)
     before = copy.deepcopy(tree)
     given = apply_flags(tree, flags) | apply_settings(tree, settings)
     _replace_length(tree, given)
@@ -45,7 +45,7 @@ def merge(
     return tree
 
 
-def with_defaults(recipe: Mapping[str, Any]) -> Tree:
+def add_defaults(recipe: Mapping[str, Any]) -> Tree:
     """Put a recipe over the defaults; a table without a name configures the default part."""
     tree = copy.deepcopy(DEFAULTS)
     for key, value in recipe.items():

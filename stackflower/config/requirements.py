@@ -17,7 +17,7 @@ from stackflower.config.schema import (
     PARTS,
     SETTING_REQUIREMENTS,
     Output,
-    default_of,
+    get_default,
     put,
     read,
 )
@@ -34,14 +34,14 @@ class Choice:
     def __init__(self, tree: Mapping[str, Any]):
         self.tree = tree
         # kinds with an unknown part, of which nothing can be said
-        self.parts, self.unknown = registry.declarations([*_sections(tree)])
+        self.parts, self.unknown = registry.read_declarations([*_list_sections(tree)])
         self.settings = [
             Declaration(SETTING, name, requires=requirements)
             for name, requirements in SETTING_REQUIREMENTS.items()
-            if read(tree, name) != default_of(name)
+            if read(tree, name) != get_default(name)
         ]
 
-    def of(self, *kinds: str) -> list[Declaration]:
+    def select(self, *kinds: str) -> list[Declaration]:
         """Return the chosen parts of some kinds."""
         return [part for part in self.parts if part.kind in kinds]
 
@@ -49,13 +49,13 @@ class Choice:
         """Return whether a requirement is met, as far as the parts are known."""
         if isinstance(requirement, SettingRequirement):
             return matches(read(self.tree, requirement.setting), requirement.value)
-        offered = [trait for part in self.of(*requirement.kinds) for trait in part.active_traits()]
+        offered = [trait for part in self.select(*requirement.kinds) for trait in part.get_active_traits()]
         return requirement.trait in offered or not self.unknown.isdisjoint(requirement.kinds)
 
-    def unmet(self) -> Iterator[tuple[Declaration, AnyRequirement, str]]:
+    def find_unmet(self) -> Iterator[tuple[Declaration, AnyRequirement, str]]:
         """Yield each part or setting with a requirement that is unmet, and a sentence about both, without its end."""
         for subject in (*self.parts, *self.settings):
-            for requirement in subject.active_requirements():
+            for requirement in subject.get_active_requirements():
                 if not self.is_met(requirement):
                     yield subject, requirement, self._explain(subject, requirement)
 
@@ -65,9 +65,9 @@ class Choice:
             label = f"{subject.name} = {read(self.tree, subject.name)!r}"
         if isinstance(requirement, SettingRequirement):
             return f"{label} {requirement.why}, and {requirement.setting} = {read(self.tree, requirement.setting)!r}"
-        others = self.of(*requirement.kinds)
+        others = self.select(*requirement.kinds)
         names = " and ".join(f"{part.kind} {part.name!r}" for part in others) or f"no {requirement.kinds[0]}"
-        traits = dict.fromkeys(trait for part in others for trait in part.active_traits())
+        traits = dict.fromkeys(trait for part in others for trait in part.get_active_traits())
         why = requirement.why.replace("{other}", names).replace("{offered}", " and ".join(traits) or "none")
         return f"{label} {why}"
 
@@ -83,17 +83,19 @@ def follow(tree: Tree, recipe: Mapping[str, Any], given: set[str], report: Calla
     """
     choice = Choice(tree)
     for name, (kind, option) in BOUND_SETTINGS.items():
-        if name not in given and read(tree, name) != default_of(name):
-            before, after = ([part.options.get(option) for part in each.of(kind)] for each in (Choice(recipe), choice))
+        if name not in given and read(tree, name) != get_default(name):
+            before, after = (
+                [part.options.get(option) for part in each.select(kind)] for each in (Choice(recipe), choice)
+            )
             if before != after:
                 report(f"Left out of the recipe: {name} = {read(tree, name)!r} is for another {kind}.{option}.")
-                put(tree, name, default_of(name))
+                put(tree, name, get_default(name))
     choice = _bring(choice, tree, recipe, given, report)
-    while (lost := next(_lost(choice, recipe, given), None)) is not None:
+    while (lost := next(_find_lost(choice, recipe, given), None)) is not None:
         subject, sentence = lost
         report(f"Left out of the recipe: {sentence}.")
         if subject.kind == SETTING:
-            put(tree, subject.name, default_of(subject.name))
+            put(tree, subject.name, get_default(subject.name))
         elif subject.kind == "penalty":
             del tree["penalties"][subject.name]
         else:
@@ -101,10 +103,10 @@ def follow(tree: Tree, recipe: Mapping[str, Any], given: set[str], report: Calla
         choice = Choice(tree)
 
 
-def _lost(choice: Choice, recipe: Mapping[str, Any], given: set[str]) -> Iterator[tuple[Declaration, str]]:
+def _find_lost(choice: Choice, recipe: Mapping[str, Any], given: set[str]) -> Iterator[tuple[Declaration, str]]:
     """Yield what came with the recipe and lacks what it requires, with the reason."""
     penalties = recipe.get("penalties")
-    for subject, requirement, sentence in choice.unmet():
+    for subject, requirement, sentence in choice.find_unmet():
         if subject.kind == "penalty":
             from_recipe = isinstance(penalties, Mapping) and subject.name in penalties
         else:
@@ -134,7 +136,7 @@ def _bring(
                 tree[kind] = {"name": name, **{key: options[key] for key in options if f"{kind}.{key}" in given}}
             brought.add(kind)
             choice = Choice(tree)
-            pending = [each for each in pending if each.kind != kind] + choice.of(kind)
+            pending = [each for each in pending if each.kind != kind] + choice.select(kind)
     return choice
 
 
@@ -142,8 +144,8 @@ def _is_wanted(choice: Choice, recipe: Mapping[str, Any], given: set[str], part:
     """Return whether `part` needs what it brings of a kind, and nobody chose otherwise."""
     chosen, before = choice.tree.get(kind), recipe.get(part.kind)
     requirements = [each for each in part.requires if isinstance(each, Requirement) and kind in each.kinds]
-    could = {offer.trait for other in choice.of(kind) for offer in other.all_offers()}  # with whatever options
-    unmet = [each for each in requirements if not part.mismatches(each.when) and not choice.is_met(each)]
+    could = {offer.trait for other in choice.select(kind) for offer in other.list_offers()}  # with whatever options
+    unmet = [each for each in requirements if not part.find_mismatches(each.when) and not choice.is_met(each)]
     if requirements and could.issuperset(each.trait for each in unmet):
         return False
     if kind == "penalty":
@@ -161,55 +163,57 @@ def check(tree: Mapping[str, Any]) -> list[str]:
     """
     choice = Choice(tree)
     sentences = []
-    for subject, requirement, sentence in choice.unmet():
-        ways = [*_ways_out(choice, subject, requirement)]
+    for subject, requirement, sentence in choice.find_unmet():
+        ways = [*_list_ways_out(choice, subject, requirement)]
         if subject.kind != SETTING and subject.kind not in PARTS:
             ways.append(f"leave out `{subject.kind}={subject.name}`")
         sentences.append(f"{sentence}: {', or '.join(ways)}." if ways else f"{sentence}.")
     return sentences
 
 
-def _ways_out(choice: Choice, subject: Declaration, requirement: AnyRequirement) -> Iterator[str]:
+def _list_ways_out(choice: Choice, subject: Declaration, requirement: AnyRequirement) -> Iterator[str]:
     """Yield the parameters that would meet a requirement, or do away with it."""
     if isinstance(requirement, SettingRequirement):
-        yield from _assign({requirement.setting: requirement.value})
+        yield from _suggest_values({requirement.setting: requirement.value})
     else:
         for kind in requirement.kinds:
-            able = [part for part in _all_parts(kind) if _offers_all(part, subject)]
-            yield from _name([part for part in able if _works(choice, part)] or able)
-        for part in choice.of(*requirement.kinds):
-            for offer in part.all_offers():
+            able = [part for part in _list_all_parts(kind) if _offers_all(part, subject)]
+            yield from _suggest_parts([part for part in able if _works(choice, part)] or able)
+        for part in choice.select(*requirement.kinds):
+            for offer in part.list_offers():
                 if offer.trait == requirement.trait:
-                    yield from _assign({f"{_table(part)}.{key}": v for key, v in part.mismatches(offer.when).items()})
+                    yield from _suggest_values(
+                        {f"{_name_table(part)}.{key}": v for key, v in part.find_mismatches(offer.when).items()}
+                    )
     if subject.kind in PARTS:
-        yield from _name(
-            [part for part in _all_parts(subject.kind) if all(map(choice.is_met, part.active_requirements()))]
+        yield from _suggest_parts(
+            [part for part in _list_all_parts(subject.kind) if all(map(choice.is_met, part.get_active_requirements()))]
         )
     off = {key: wanted.values[0] for key, wanted in requirement.when.items() if isinstance(wanted, Not)}
-    yield from _assign({f"{_table(subject)}.{key}": value for key, value in off.items()})
+    yield from _suggest_values({f"{_name_table(subject)}.{key}": value for key, value in off.items()})
     if subject.kind == SETTING:
-        yield from _assign({subject.name: default_of(subject.name)})
+        yield from _suggest_values({subject.name: get_default(subject.name)})
 
 
 def _offers_all(part: Declaration, subject: Declaration) -> bool:
     """Return whether a part offers all that `subject` requires of its kind."""
-    requirements = [each for each in subject.active_requirements() if isinstance(each, Requirement)]
-    return all(each.trait in part.active_traits() for each in requirements if part.kind in each.kinds)
+    requirements = [each for each in subject.get_active_requirements() if isinstance(each, Requirement)]
+    return all(each.trait in part.get_active_traits() for each in requirements if part.kind in each.kinds)
 
 
 def _works(choice: Choice, part: Declaration) -> bool:
     """Return whether all that a part requires is there, or would come along."""
     return all(
         choice.is_met(each) or (isinstance(each, Requirement) and not part.brings.keys().isdisjoint(each.kinds))
-        for each in part.active_requirements()
+        for each in part.get_active_requirements()
     )
 
 
-def _table(part: Declaration) -> str:
+def _name_table(part: Declaration) -> str:
     return f"penalties.{part.name}" if part.kind == "penalty" else part.kind
 
 
-def _assign(wanted: Mapping[str, Any]) -> Iterator[str]:
+def _suggest_values(wanted: Mapping[str, Any]) -> Iterator[str]:
     """Yield the parameters that give settings and options the wanted values, where these can be written."""
     values = {key: value[0] if isinstance(value, tuple) else value for key, value in wanted.items()}
     if values and not any(value is None or isinstance(value, Not) for value in values.values()):
@@ -217,28 +221,28 @@ def _assign(wanted: Mapping[str, Any]) -> Iterator[str]:
         yield "use " + " and ".join(f"`{key}={text}`" for key, text in texts.items())
 
 
-def _name(parts: Iterable[Declaration]) -> Iterator[str]:
+def _suggest_parts(parts: Iterable[Declaration]) -> Iterator[str]:
     """Yield the parameter that chooses the first part, with the names of the others."""
     names = [part.name for part in parts]
     for part in [*parts][:1]:
         yield f"use `{part.kind}={part.name}`" + (f" (also {', '.join(names[1:])})" if names[1:] else "")
 
 
-def _all_parts(kind: str) -> list[Declaration]:
+def _list_all_parts(kind: str) -> list[Declaration]:
     """Return the parts of a kind with their default options; one that does not import is left out."""
-    return registry.declarations((kind, {"name": name}) for name in registry.list_parts(kind))[0]
+    return registry.read_declarations((kind, {"name": name}) for name in registry.list_parts(kind))[0]
 
 
-def _sections(tree: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+def _list_sections(tree: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     """Yield the kind and the plain values of each chosen part, well-formed or not."""
-    yield from ((kind, _mapping(tree.get(kind))) for kind in PARTS)
-    yield from ((kind, _mapping(tree[kind])) for kind in OPTIONAL if tree.get(kind) is not None)
+    yield from ((kind, _as_mapping(tree.get(kind))) for kind in PARTS)
+    yield from ((kind, _as_mapping(tree[kind])) for kind in OPTIONAL if tree.get(kind) is not None)
     penalties = tree.get("penalties", {})
     for name, options in penalties.items() if isinstance(penalties, Mapping) else [(None, {})]:
         yield "penalty", {**(options if isinstance(options, Mapping) else {"weight": options}), "name": name}
 
 
-def _mapping(values: Any) -> Mapping[str, Any]:
+def _as_mapping(values: Any) -> Mapping[str, Any]:
     return values if isinstance(values, Mapping) else {}
 
 
@@ -246,7 +250,7 @@ def check_scores(output: Output) -> list[str]:
     """Return what is wrong with the metrics of the scores in training, one of which chooses the best model."""
     if not output.eval_every:
         return []
-    ranking = [part.name for part in _all_parts("metric") if "ranking" in part.offers]
+    ranking = [part.name for part in _list_all_parts("metric") if "ranking" in part.offers]
     known = registry.list_parts("metric")
     problems = []
     if output.best not in ranking:

@@ -21,7 +21,7 @@ from stackflower.config.schema import (
     Train,
 )
 from stackflower.errors import ConfigError
-from stackflower.options import Count, Seed, problem, read_section, suggest
+from stackflower.options import Count, Seed, describe_problem, read_section, suggest
 
 HEADER = ("description", "source", "deviations", "recipe", "stage", "seed", "mixed_precision", "below")
 PRECISIONS = ("auto", "no", "bf16", "fp16")
@@ -37,8 +37,8 @@ def resolve(tree: Mapping[str, Any]) -> RunConfig:
     problems: list[str] = []
     known = (*HEADER, *PARTS, *OPTIONAL, *SECTIONS, "penalties", "optimizer")
     problems += [f"There is no section or key {key!r}.{suggest(key, known)}" for key in tree if key not in known]
-    problems += _header_problems(tree)
-    parts = {kind: _part(tree, kind, problems) for kind in PARTS}
+    problems += _check_header(tree)
+    parts = {kind: _read_part(tree, kind, problems) for kind in PARTS}
     sections: dict[str, Any] = {
         name: read_section(cls, tree.get(name, {}), name, problems, partial=True) for name, cls in SECTIONS.items()
     }
@@ -54,41 +54,41 @@ def resolve(tree: Mapping[str, Any]) -> RunConfig:
         discriminator=parts["discriminator"],
         augmentation=parts["augmentation"],
         objective=parts["objective"],
-        features=_features(tree, problems),
-        penalties=_penalties(tree.get("penalties", {}), problems),
+        features=_read_features(tree, problems),
+        penalties=_read_penalties(tree.get("penalties", {}), problems),
         train=sections["train"],
         output=sections["output"],
-        optimizer=_optimizers(tree.get("optimizer", {}), problems),
-        below=_previous_stage(tree.get("below"), problems),
+        optimizer=_read_optimizers(tree.get("optimizer", {}), problems),
+        below=_read_previous_stage(tree.get("below"), problems),
     )
     if not problems:  # the length says nothing of values that were refused
-        problems += _length_problems(config.train)
+        problems += _check_length(config.train)
     problems += requirements.check_scores(config.output)
-    if problem(config.stage, Count) is None:
-        problems += _stage_problems(config)
+    if describe_problem(config.stage, Count) is None:
+        problems += _check_stage(config)
         problems += requirements.check(tree)
     if problems:
         raise ConfigError(dict.fromkeys(problems))
     return config
 
 
-def _header_problems(tree: Mapping[str, Any]) -> list[str]:
+def _check_header(tree: Mapping[str, Any]) -> list[str]:
     missing = [f"{key} is missing." for key in ("stage", "seed", "mixed_precision") if key not in tree]
     if missing:
         raise ConfigError(missing)
     problems = []
     if not isinstance(tree.get("recipe", ""), str):
         problems.append(f"recipe = {tree['recipe']!r}: it should be the name of a recipe, or a file.")
-    if problem(tree["stage"], Count):
+    if describe_problem(tree["stage"], Count):
         problems.append(f"stage = {tree['stage']!r}: allowed are 1, 2, 3 …")
     if tree["mixed_precision"] not in PRECISIONS:
         problems.append(f"mixed_precision = {tree['mixed_precision']!r}: allowed are {', '.join(PRECISIONS)}.")
-    if wrong := problem(tree["seed"], Seed):
+    if wrong := describe_problem(tree["seed"], Seed):
         problems.append(f"seed = {tree['seed']!r}: {wrong}")
     return problems
 
 
-def _length_problems(train: Train) -> list[str]:
+def _check_length(train: Train) -> list[str]:
     """Return what is wrong with the length of the training and the parts of a batch, which several settings decide."""
     problems = []
     given = [name for name in LENGTHS if getattr(train, name) is not None]
@@ -106,7 +106,7 @@ def _length_problems(train: Train) -> list[str]:
     return problems
 
 
-def _stage_problems(config: RunConfig) -> list[str]:
+def _check_stage(config: RunConfig) -> list[str]:
     """Return what is wrong with the stage and the previous one."""
     stage, below = config.stage, config.below
     if below is None and stage > 1:
@@ -116,7 +116,7 @@ def _stage_problems(config: RunConfig) -> list[str]:
     return []
 
 
-def _optimizers(values: Any, problems: list[str]) -> dict[str, Optimizer]:
+def _read_optimizers(values: Any, problems: list[str]) -> dict[str, Optimizer]:
     if not (isinstance(values, Mapping) and all(isinstance(settings, Mapping) for settings in values.values())):
         problems.append(
             f"optimizer = {values!r}: it should be a table for each, as in [optimizer.generator] lr = 2e-4."
@@ -132,44 +132,44 @@ def _optimizers(values: Any, problems: list[str]) -> dict[str, Optimizer]:
     return found
 
 
-def _part(tree: Mapping[str, Any], kind: str, problems: list[str]) -> Part:
+def _read_part(tree: Mapping[str, Any], kind: str, problems: list[str]) -> Part:
     values = tree.get(kind)
     if not isinstance(values, Mapping) or not isinstance(values.get("name"), str):
         problems.append(f'{kind} = {values!r}: it should be a table with a name, as in [{kind}] name = "…".')
         return Part("")
-    return _checked_part(kind, values["name"], {key: value for key, value in values.items() if key != "name"}, problems)
+    return _check_part(kind, values["name"], {key: value for key, value in values.items() if key != "name"}, problems)
 
 
-def _checked_part(kind: str, name: str, options: Mapping[str, Any], problems: list[str]) -> Part:
+def _check_part(kind: str, name: str, options: Mapping[str, Any], problems: list[str]) -> Part:
     """Return a part with the defaults of its other options: a later default does not change an earlier run."""
     wrong = registry.check(kind, name, options)
     problems += wrong
-    return Part(name, options if wrong else registry.complete(kind, name, options))
+    return Part(name, options if wrong else registry.complete_options(kind, name, options))
 
 
-def _features(tree: Mapping[str, Any], problems: list[str]) -> Part | None:
+def _read_features(tree: Mapping[str, Any], problems: list[str]) -> Part | None:
     """Return the pretrained network, its weights by their absolute path, so that a run resumes from any folder."""
     if tree.get("features") is None:
         return None
-    part = _part(tree, "features", problems)
+    part = _read_part(tree, "features", problems)
     weights = part.options.get("weights")
     if not isinstance(weights, str):
         return part
     return Part(part.name, {**part.options, "weights": str(Path(weights).expanduser().resolve())})
 
 
-def _penalties(values: Any, problems: list[str]) -> tuple[Part, ...]:
+def _read_penalties(values: Any, problems: list[str]) -> tuple[Part, ...]:
     if not isinstance(values, Mapping):
         problems.append(f"penalties = {values!r}: it should be a table for each, as in [penalties.r1] weight = 10.")
         return ()
     parts = []
     for name, options in values.items():
         options = options if isinstance(options, Mapping) else {"weight": options}
-        parts.append(_checked_part("penalty", name, options, problems))
+        parts.append(_check_part("penalty", name, options, problems))
     return tuple(parts)
 
 
-def _previous_stage(values: Any, problems: list[str]) -> PreviousStage | None:
+def _read_previous_stage(values: Any, problems: list[str]) -> PreviousStage | None:
     try:
         return PreviousStage.from_dict(values) if values else None
     except (KeyError, TypeError, ValueError, AttributeError):

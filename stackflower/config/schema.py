@@ -176,7 +176,7 @@ class RunConfig:
             values[spec.name] = value
         return values
 
-    def json(self) -> str:
+    def to_json(self) -> str:
         """Return the configuration as indented JSON."""
         return json.dumps(self.to_dict(), indent=2, ensure_ascii=False) + "\n"
 
@@ -205,7 +205,7 @@ SETTING_REQUIREMENTS: dict[str, tuple[Requirement, ...]] = {
 BOUND_SETTINGS = {"train.load_size": ("generator", "resolution")}
 
 
-def default_of(setting: str) -> Any:
+def get_default(setting: str) -> Any:
     """Return the default of a setting by its dotted name; None if it has none."""
     table, _, name = setting.rpartition(".")
     return getattr(Optimizer if table.startswith("optimizer.") else SECTIONS.get(table), name, None)
@@ -216,7 +216,7 @@ def read(tree: Mapping[str, Any], setting: str) -> Any:
     values: Any = tree
     for key in setting.split("."):
         if not isinstance(values, Mapping) or key not in values:
-            return default_of(setting)
+            return get_default(setting)
         values = values[key]
     return values
 

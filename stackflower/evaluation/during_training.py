@@ -57,7 +57,7 @@ class TrainingScorer:
         self.extractor, reference = open_extractor_and_reference(
             protocol, output.eval_extractor, options, source, resolution, size, self.state
         )
-        selection = Selection.of(reference, protocol)
+        selection = Selection.draw(reference, protocol)
         self.selection = replace(
             selection, protocol=replace(protocol, splits=max(1, min(protocol.splits, len(selection.pairs))))
         )

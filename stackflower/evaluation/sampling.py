@@ -49,7 +49,7 @@ class Selection:
     pairs: list[tuple[int, int]]  # for each generated image: number of a real image, number of its caption
 
     @classmethod
-    def of(cls, reference: Reference, protocol: Protocol) -> Selection:
+    def draw(cls, reference: Reference, protocol: Protocol) -> Selection:
         """Draw captions and images as the protocol says.
 
         With several images per caption, each caption is used once before any is repeated.

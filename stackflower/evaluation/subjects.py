@@ -68,7 +68,7 @@ class Subject(ABC):
 
     def choose_size(self, source: Source) -> int:
         """Return the size in pixels at which real images are prepared."""
-        return build.clamped(round(self.resolution * build.LOAD_RATIO), source)
+        return build.clamp_size(round(self.resolution * build.LOAD_RATIO), source)
 
     @abstractmethod
     def extract(self, extractor: DistributedExtractor, reference: Reference, protocol: Protocol) -> SubjectInputs:
@@ -87,7 +87,7 @@ class GeneratedSubject(Subject):
     generate: GenerateFunction
 
     def extract(self, extractor: DistributedExtractor, reference: Reference, protocol: Protocol) -> SubjectInputs:
-        selection = Selection.of(reference, protocol)
+        selection = Selection.draw(reference, protocol)
         real = load_or_compute(extractor, reference, selection.chosen, protocol)
         protocol_fields = {
             "images": len(selection.pairs),
@@ -136,7 +136,7 @@ class RunSubject(GeneratedSubject):
         return open_data(data or self.config.data.to_dict(), options)
 
     def choose_size(self, source: Source) -> int:
-        return build.load_size(self.config, self.pipeline.stage, source)
+        return build.compute_load_size(self.config, self.pipeline.stage, source)
 
     def describe(self) -> dict[str, Any]:
         best = self.run.read_best() if self.checkpoint == "best" else None

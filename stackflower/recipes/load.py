@@ -131,6 +131,6 @@ def _mini_variant(values: dict[str, Any], mini: Mapping[str, Any], stage: int) -
     """Return the mini variant of a stage: `narrowed`, the ``mini`` table and, in Stage-I, a small crop margin."""
     values = merged_tables(narrowed(values), mini)
     if stage == 1:
-        resolution = registry.value("generator", values["generator"], "resolution") or 64
+        resolution = registry.get_value("generator", values["generator"], "resolution") or 64
         values["train"] = {**values["train"], "load_size": round(resolution * 33 / 32)}
     return values

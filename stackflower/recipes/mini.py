@@ -46,17 +46,17 @@ def narrowed(values: Mapping[str, Any]) -> dict[str, Any]:
     mini = copy.deepcopy(dict(values))
     for kind, share in NARROWER.items():
         part = mini.setdefault(kind, {})
-        width = registry.value(kind, part, "channels")
+        width = registry.get_value(kind, part, "channels")
         if width is not None:
             part["channels"] = max(8, round(width * share))
-    resolution = registry.value("generator", mini["generator"], "resolution") or 64
+    resolution = registry.get_value("generator", mini["generator"], "resolution") or 64
     if resolution > 64:
         resolution //= 4
         mini["generator"]["resolution"] = resolution
-    if registry.value("discriminator", mini["discriminator"], "minibatch_deviation") is not None:
+    if registry.get_value("discriminator", mini["discriminator"], "minibatch_deviation") is not None:
         mini["discriminator"]["minibatch_deviation"] = True
     mini["penalties"] = {**mini.get("penalties", {}), "mode-seeking": {"weight": 0.3}}
-    weight = registry.value("conditioning", mini.get("conditioning", {}), "kl_weight")
+    weight = registry.get_value("conditioning", mini.get("conditioning", {}), "kl_weight")
     if weight is not None:
         mini["conditioning"]["kl_weight"] = weight / 40
     train = {key: value for key, value in mini.get("train", {}).items() if key not in ("epochs", "captions_averaged")}

@@ -25,8 +25,8 @@ def plan(
     """Return what a dry run prints, label to value; refuse what the training would refuse."""
     with torch.device("meta"):
         stage, _ = build.build_networks(config, encoder.dim)
-    build.load_size(config, stage, source)
-    costs, lines, train = cost(config, encoder.dim), {}, config.train
+    build.compute_load_size(config, stage, source)
+    costs, lines, train = count_costs(config, encoder.dim), {}, config.train
     for name, value in costs.items():
         if name.endswith("_parameters"):
             lines[name.removesuffix("_parameters") + " parameters"] = f"{value:,}"
@@ -46,7 +46,7 @@ def plan(
     return lines
 
 
-def _step_on_meta(
+def _count_step(
     stage: Stage, adversaries: Mapping[str, Adversary], text_dim: int, batch: int
 ) -> tuple[int, int, int, int]:
     """Count the FLOPs of a step on meta tensors.
@@ -89,7 +89,7 @@ def _step_on_meta(
     return flops[0], flops[1], flops[2], saved
 
 
-def cost(config: RunConfig, text_dim: int) -> dict[str, float]:
+def count_costs(config: RunConfig, text_dim: int) -> dict[str, float]:
     """Count the parameters of each network and the FLOPs of a training step, and estimate its memory in bytes.
 
     The step is counted on meta tensors: nothing is computed. A multiplication and an addition are two FLOPs. Penalties,
@@ -99,7 +99,7 @@ def cost(config: RunConfig, text_dim: int) -> dict[str, float]:
         stage, adversaries = build.build_networks(config, text_dim)
         for adversary in adversaries.values():
             adversary.penalties.clear()
-        small, large = (_step_on_meta(stage, adversaries, text_dim, batch) for batch in (2, 4))
+        small, large = (_count_step(stage, adversaries, text_dim, batch) for batch in (2, 4))
     train, size = config.train, config.train.batch_size
     generate, discriminate, adversarial = (count / 2 * size for count in small[:3])
     # fakes are generated anew for each critic step but the last, and where a batch is split

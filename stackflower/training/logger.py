@@ -29,7 +29,7 @@ BAR = "{percentage:3.0f}%|{bar:20}| {postfix}"
 KEPT_EVENTS = ("rollback", "failed")  # stay where a resumed run drops what came after its checkpoint
 
 
-def progress_line(
+def format_progress(
     images: int, total: int | None, speed: float, left: float | None, measures: Mapping[str, float]
 ) -> str:
     """Format images, speed and time left, then the losses by network.
@@ -85,7 +85,7 @@ class RunLogger:
             self.sums[name] = self.sums[name] + value if name in self.sums else value
             self.counts[name] = self.counts.get(name, 0.0) + weight
 
-    def measures(self) -> dict[str, float]:
+    def collect_measures(self) -> dict[str, float]:
         """Return the means of the terms over steps and processes since the last call; waits for the device."""
         if not self.sums:
             return {}
@@ -111,9 +111,9 @@ class RunLogger:
         try:
             write_text(self.run.metrics_file, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in kept))
         except OSError as error:
-            self.message(f"metrics.jsonl could not be written: {error}")
+            self.log_message(f"metrics.jsonl could not be written: {error}")
 
-    def since_last(self) -> float:
+    def get_seconds_since_last(self) -> float:
         """Return the seconds since the last line, or since the training began."""
         return max(self.clock() - self.last[0], 1e-9)
 
@@ -155,23 +155,23 @@ class RunLogger:
         self.accelerator.log(values, step=images)
         average = (images - self.began_at) / max(now - self.began, 1e-9)
         left = None if total is None else min(most, (total - images) / max(average, 1e-9))
-        self._show(share, progress_line(images, total, speed, left, measures), now)
+        self._show(share, format_progress(images, total, speed, left, measures), now)
 
-    def scores(self, images: int, scores: Mapping[str, float]) -> None:
+    def log_scores(self, images: int, scores: Mapping[str, float]) -> None:
         """Write the scores of held-out images to metrics.jsonl, the trackers and the console."""
         values = {f"eval/{name}": float(f"{value:.6g}") for name, value in scores.items()}
         self._write({"images": images, **values})
         self.accelerator.log(values, step=images)
-        self.message(f"{images:,} images: " + "  ".join(f"{name} {value:.4g}" for name, value in scores.items()))
+        self.log_message(f"{images:,} images: " + "  ".join(f"{name} {value:.4g}" for name, value in scores.items()))
 
-    def event(self, images: int, kind: str, text: str = "", **values: Any) -> None:
+    def log_event(self, images: int, kind: str, text: str = "", **values: Any) -> None:
         """Write an event to metrics.jsonl, and `text` to the console."""
         if self.accelerator.is_main_process:
             self._write({"images": images, "event": kind, **values})
             if text:
-                self.message(text)
+                self.log_message(text)
 
-    def message(self, text: str) -> None:
+    def log_message(self, text: str) -> None:
         """Log a line at INFO; the console shows it above the progress bar."""
         logger.info(text)
 
@@ -181,7 +181,7 @@ class RunLogger:
             with self.run.metrics_file.open("a", encoding="utf-8") as lines:
                 lines.write(json.dumps(finite, ensure_ascii=False) + "\n")
         except OSError as error:  # a full disk must not end training before the checkpoint says so
-            self.message(f"metrics.jsonl could not be written: {error}")
+            self.log_message(f"metrics.jsonl could not be written: {error}")
 
     def _show(self, share: float, line: str, now: float) -> None:
         if not bars_shown():
@@ -197,7 +197,7 @@ class RunLogger:
             logger.info("%3.0f%%  %s", share * 100, line)
 
     @torch.no_grad()
-    def grid(self, stage: Stage, images: int, encoder: TextEncoder | None = None, columns: int = 8) -> None:
+    def save_grid(self, stage: Stage, images: int, encoder: TextEncoder | None = None, columns: int = 8) -> None:
         """Generate images for the fixed captions with the fixed noise, and save them as ``samples/images-….png``.
 
         Args:
@@ -214,4 +214,4 @@ class RunLogger:
             path = self.run.samples / f"images-{images:09d}.png"
             save_png(draw_captioned_grid(to_uint8(generated).numpy(), self.captions), path)
         except OSError as error:
-            self.message(f"The sample grid could not be written: {error}")
+            self.log_message(f"The sample grid could not be written: {error}")

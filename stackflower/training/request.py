@@ -67,7 +67,7 @@ class TrainingRequest:
     def resolve(self) -> tuple[RunConfig, Run, str]:
         """Return the checked configuration, the run's folder, and a sentence that says what is trained."""
         if self.resume:
-            run = _run_to_resume(self)
+            run = _find_run_to_resume(self)
             return resume_config(self, run), run, f"Resuming {run} (recipe {run.read_config().recipe})."
         recipe, reason = choose_recipe(self)
         config = resolve_request(self, recipe)
@@ -117,7 +117,7 @@ def resolve_request(request: TrainingRequest, recipe: str) -> RunConfig:
     return config
 
 
-def _run_to_resume(request: TrainingRequest) -> Run:
+def _find_run_to_resume(request: TrainingRequest) -> Run:
     named = request.out if request.resume == "latest" and request.out else request.resume
     assert named is not None
     if request.out and Path(request.out) != Path(named):
@@ -125,11 +125,13 @@ def _run_to_resume(request: TrainingRequest) -> Run:
     return find_newest_run() if named == "latest" else Run(named)
 
 
-def _differences(old: Any, new: Any, path: str = "") -> list[tuple[str, Any, Any]]:
+def _list_differences(old: Any, new: Any, path: str = "") -> list[tuple[str, Any, Any]]:
     if isinstance(old, Mapping) and isinstance(new, Mapping):
         keys = dict.fromkeys([*old, *new])
         return [
-            change for key in keys for change in _differences(old.get(key), new.get(key), f"{path}.{key}".lstrip("."))
+            change
+            for key in keys
+            for change in _list_differences(old.get(key), new.get(key), f"{path}.{key}".lstrip("."))
         ]
     return [] if old == new else [(path, old, new)]
 
@@ -153,7 +155,7 @@ def resume_config(request: TrainingRequest, run: Run) -> RunConfig:
     new = resolve(merge(old.to_dict(), request.parts, request.settings))
     changed = [
         (key, was, now)
-        for key, was, now in _differences(old.to_dict(), new.to_dict())
+        for key, was, now in _list_differences(old.to_dict(), new.to_dict())
         if not any(key == allowed or key.startswith(allowed + ".") for allowed in RESUMABLE)
         and not (key == "train.time_limit" and now is None)  # another length takes its place
     ]

@@ -36,34 +36,34 @@ class Length:
         self.knots = [(int(images), float(share), int(total)) for images, share, total in knots]
 
     @classmethod
-    def fixed(cls, total: int) -> Length:
+    def from_total(cls, total: int) -> Length:
         """Create a length of `total` images."""
         return cls([(0, 0.0, total)])
 
-    def _knot(self, images: int) -> tuple[int, float, int] | None:
+    def _find_knot(self, images: int) -> tuple[int, float, int] | None:
         return next((knot for knot in reversed(self.knots) if knot[0] <= images), None)
 
-    def total(self, images: int) -> int | None:
+    def get_total(self, images: int) -> int | None:
         """Return the length as estimated after `images` images; None before the first estimate."""
-        knot = self._knot(images)
+        knot = self._find_knot(images)
         return None if knot is None else knot[2]
 
-    def share(self, images: int) -> float:
+    def get_share(self, images: int) -> float:
         """Return the share of the training that is done after `images` images."""
-        knot = self._knot(images)
+        knot = self._find_knot(images)
         if knot is None:
             return 0.0
         first, share, total = knot
         return min(1.0, share + (1 - share) * (images - first) / (total - first)) if total > first else 1.0
 
-    def done(self, images: int) -> bool:
+    def is_done(self, images: int) -> bool:
         """Return whether training ends after `images` images."""
-        total = self.total(images)
+        total = self.get_total(images)
         return total is not None and images >= total
 
     def refit(self, images: int, total: int) -> None:
         """Add an estimate made after `images` images; the share that is done continues from its current value."""
-        share = self.share(images)
+        share = self.get_share(images)
         self.knots = [knot for knot in self.knots if knot[0] < images] + [(images, share, max(total, images))]
 
 
@@ -77,7 +77,7 @@ class Pace:
         limit: seconds of the whole limit.
         step: images per step.
         timed: number of steps before the first estimate, so that they include every lazy penalty.
-        sparing: whether to skip grids and checkpoints that take too long (see `affords`).
+        sparing: whether to skip grids and checkpoints that take too long (see `can_pause`).
     """
 
     def __init__(self, deadline: float, limit: float, step: int, timed: int, sparing: bool = True):
@@ -101,15 +101,17 @@ class Pace:
         self.pauses.setdefault(kind, []).append(seconds)
         self.paused, self.shares[kind] = self.paused + seconds, share
 
-    def affords(self) -> bool:
+    def can_pause(self) -> bool:
         """Return whether another grid or checkpoint leaves nine tenths of the time so far to the training."""
-        return not self.sparing or self.paused + self._usual() <= PAUSES * (self.limit - self.left())
+        return not self.sparing or self.paused + self._estimate_pauses() <= PAUSES * (
+            self.limit - self.get_seconds_left()
+        )
 
-    def left(self) -> float:
+    def get_seconds_left(self) -> float:
         """Return the seconds until the deadline."""
         return max(0.0, self.deadline - time.monotonic())
 
-    def due(self, images: int) -> bool:
+    def is_due(self, images: int) -> bool:
         """Return whether it is time for an estimate."""
         if len(self.marks) < 2:
             return bool(self.marks) and images - self.marks[0][1] >= self.timed * self.step
@@ -130,28 +132,28 @@ class Pace:
         began, first = self.marks[0]
         speed = (images - first) / max(active - began, 1e-9)
         # a checkpoint that took most of the time must not end the training before the learning rate has fallen
-        usual = self._usual()
+        usual = self._estimate_pauses()
         left = max(0.0, self.deadline - now - min(usual, LAST * self.limit))
-        between = sum(self._between(kind, share) for kind in self.pauses)
+        between = sum(self._estimate_remaining_pauses(kind, share) for kind in self.pauses)
         if self.sparing and between:
             between = min(between, usual * max(0, int((PAUSES * (self.limit - usual) - self.paused) / usual)))
         training = max(left - between, left / 2)
         return images + math.ceil(training * speed / self.step) * self.step
 
-    def _usual(self) -> float:
+    def _estimate_pauses(self) -> float:
         """Return the seconds that one pause of every kind takes."""
-        return sum(map(self._usual_of, self.pauses))
+        return sum(map(self._estimate_pause, self.pauses))
 
-    def _usual_of(self, kind: str) -> float:
+    def _estimate_pause(self, kind: str) -> float:
         return median(self.pauses[kind][-LATEST:])
 
-    def _between(self, kind: str, share: float) -> float:
+    def _estimate_remaining_pauses(self, kind: str, share: float) -> float:
         """Return the seconds of the pauses of a kind before the last one, if they come as often as before."""
         every = self.shares[kind] / len(self.pauses[kind])
-        return self._usual_of(kind) * max(0, math.ceil((1 - share) / every - 1e-6) - 1) if every else 0.0
+        return self._estimate_pause(kind) * max(0, math.ceil((1 - share) / every - 1e-6) - 1) if every else 0.0
 
 
-def learning_rate(settings: Optimizer, images: int, share: float, epoch: int) -> float:
+def compute_learning_rate(settings: Optimizer, images: int, share: float, epoch: int) -> float:
     """Return the learning rate after `images` images, at a `share` of the training, with `epoch` images per epoch."""
     rate = settings.lr
     if settings.halve_every:

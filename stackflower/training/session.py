@@ -114,7 +114,7 @@ def _build_setup(config: RunConfig, run: Run, request: TrainingRequest) -> _Setu
     source = build.build_source(config)
     features = build.build_features(config)
     stage, _ = build.build_networks(config, encoder.dim)  # for what they refuse; the trainer builds its own
-    size = build.load_size(config, stage, source)
+    size = build.compute_load_size(config, stage, source)
     return _Setup(accelerator, encoder, source, features, stage.resolutions[-1], size, resume)
 
 
@@ -144,7 +144,7 @@ def _make_record(config: RunConfig, run: Run, setup: _Setup, inputs: Inputs) -> 
         encoder=setup.encoder.fingerprint(),
         features=None if setup.features is None else setup.features.describe(),
         precision=setup.accelerator.mixed_precision,
-        length=_known_length(config, run) if setup.resume else [],
+        length=_read_length(config, run) if setup.resume else [],
         run=config.to_dict(),
     )
 
@@ -169,7 +169,7 @@ def _start_process(setup: _Setup, request: TrainingRequest, tune_malloc: bool) -
         keep_memory()
 
 
-def _known_length(config: RunConfig, run: Run) -> list[tuple[int, float, int]]:
+def _read_length(config: RunConfig, run: Run) -> list[tuple[int, float, int]]:
     """Return the estimates of a time-limited run's length, which a resumed run repeats."""
     return run.read_record().length if config.train.time_limit is not None else []
 

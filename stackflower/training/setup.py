@@ -235,10 +235,10 @@ def make_trainer(
     limit, train, pace = config.train.time_limit, config.train, None
     length = Length(record.length)
     if limit is None:
-        length = Length.fixed(train.images or max(1, int((train.epochs or 0) * inputs.epoch)))
+        length = Length.from_total(train.images or max(1, int((train.epochs or 0) * inputs.epoch)))
     elif not record.length:
         rarest = max(
-            (p.every for adversary in networks.adversaries.values() for p in adversary.all_penalties()), default=1
+            (p.every for adversary in networks.adversaries.values() for p in adversary.list_penalties()), default=1
         )
         output = config.output
         sparing = not (output.checkpoint_every or output.sample_every or output.eval_every)

@@ -35,7 +35,8 @@ from stackflower.training.schedules import Plateau
 class TrainingState:
     """Counters of a training beside its networks, and their checkpoints.
 
-    A new number that a resumed run needs is a field of `CheckpointState`, written by `numbers` and read by `restore`.
+    A new number that a resumed run needs is a field of `CheckpointState`, which `make_checkpoint_state` writes and
+    `restore` reads.
 
     Args:
         run: the run's folder.
@@ -48,7 +49,7 @@ class TrainingState:
         self.rate_scale = 1.0  # halved by every return to a checkpoint
         self.plateaus = {name: Plateau() for name in networks.learners}
 
-    def numbers(self) -> CheckpointState:
+    def make_checkpoint_state(self) -> CheckpointState:
         """Return the contents of ``state.json``."""
         scaler = self.accelerator.scaler
         return CheckpointState(
@@ -75,7 +76,7 @@ class TrainingState:
         writer.write_tensors(f"rng-{self.accelerator.process_index}", get_rng_state(self.accelerator.device))
         self.accelerator.wait_for_everyone()
         if self.accelerator.is_main_process:
-            writer.publish(self.numbers())
+            writer.publish(self.make_checkpoint_state())
             self._save_model(f"The checkpoint of {self.images:,} images is complete")
             self.run.prune(keep_last, keep_every)
         self.accelerator.wait_for_everyone()

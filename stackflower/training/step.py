@@ -77,23 +77,23 @@ class TrainingStep:
             self.waited += time.perf_counter() - began
             parts = batch.split(self.train.gradient_accumulation)
             if self.networks.text is not None and turn == 0:
-                self._text_step(parts)
+                self._train_text(parts)
             # one part is generated once for both steps; several are generated again, so that only one graph is held
             if len(parts) == 1 and turn == self.train.critic_steps - 1:
                 with self.accelerator.autocast():
                     fake = self._generate(parts[0])
             with self.accelerator.autocast():
-                reals = [self._real(part) for part in parts]
-            seen = self._discriminator_step(parts, reals, fake, step)
+                reals = [self._prepare_real(part) for part in parts]
+            seen = self._train_discriminators(parts, reals, fake, step)
             images += self.train.batch_size
-        self._generator_step(parts, reals, fake, seen, step)
+        self._train_stage(parts, reals, fake, seen, step)
         return images
 
-    def _real(self, batch: Batch) -> _Real:
-        (text,) = self._texts(batch.text)
-        return _Real(self._pyramid(batch.images), text._replace(label=batch.label, others=batch.others))
+    def _prepare_real(self, batch: Batch) -> _Real:
+        (text,) = self._make_texts(batch.text)
+        return _Real(self._scale_images(batch.images), text._replace(label=batch.label, others=batch.others))
 
-    def _texts(self, *embeddings: Tensor) -> list[Text]:
+    def _make_texts(self, *embeddings: Tensor) -> list[Text]:
         """Make texts for discriminators: each embedding with its condition, detached."""
         conditioning = self.networks.stage.conditioning
         with torch.no_grad():
@@ -109,7 +109,7 @@ class TrainingStep:
         self.add_terms(terms, 1 / parts)
         self.accelerator.backward(torch.stack([term.float() for term in terms.values()]).sum() / parts)
 
-    def _keep(self, latest: Terms, terms: Terms, count: int) -> None:
+    def _average(self, latest: Terms, terms: Terms, count: int) -> None:
         """Average terms that come `count` times in a step."""
         for name, term in terms.items():
             latest[name] = latest.get(name, 0.0) + term.detach().float() / count
@@ -118,7 +118,7 @@ class TrainingStep:
         """Exchange gradients after the last part of a batch alone."""
         return nullcontext() if last else self.accelerator.no_sync(module)
 
-    def _discriminator_step(self, parts: list[Batch], reals: list[_Real], fake: _Fake | None, step: int) -> SeenBy:
+    def _train_discriminators(self, parts: list[Batch], reals: list[_Real], fake: _Fake | None, step: int) -> SeenBy:
         """Train the discriminators.
 
         Args:
@@ -137,15 +137,15 @@ class TrainingStep:
                 for adversary in self.networks.wrapped_adversaries.values():
                     stack.enter_context(self._no_sync(adversary, position == len(parts) - 1))
                 with self.accelerator.autocast():
-                    terms, seen = self._discriminator_terms(batch, real, fake, step)
+                    terms, seen = self._compute_discriminator_terms(batch, real, fake, step)
                 for name, terms_of_one in terms.items():
-                    self._keep(self.latest[name][0], terms_of_one, count)
+                    self._average(self.latest[name][0], terms_of_one, count)
                 named = {f"{name}/{key}": term for name, each in terms.items() for key, term in each.items()}
                 self._backward(named, len(parts))
-        self._apply("discriminator")
+        self._update_weights("discriminator")
         return seen
 
-    def _discriminator_terms(
+    def _compute_discriminator_terms(
         self, batch: Batch, real: _Real, fake: _Fake | None, step: int
     ) -> tuple[dict[str, Terms], SeenBy]:
         """Compute each discriminator's terms, and what it perceived of `fake`."""
@@ -153,7 +153,7 @@ class TrainingStep:
         if fake is None:
             with torch.no_grad():
                 fake = self._generate(batch)
-        (negative,) = self._texts(batch.negative_text)
+        (negative,) = self._make_texts(batch.negative_text)
         terms, seen = dict[str, Terms](), SeenBy()
         for (name, adversary), real_image, fake_image in zip(
             self.networks.wrapped_adversaries.items(), real.images, fake.generated.images, strict=True
@@ -165,16 +165,14 @@ class TrainingStep:
                 seen[name] = perceived
         return terms, seen
 
-    def _pyramid(self, images: Tensor) -> list[Tensor]:
+    def _scale_images(self, images: Tensor) -> list[Tensor]:
         """Scale the real images to each of the stage's resolutions."""
         return [
             images if resolution == images.shape[-1] else torch.nn.functional.adaptive_avg_pool2d(images, resolution)
             for resolution in self.networks.stage.resolutions
         ]
 
-    def _generator_step(
-        self, parts: list[Batch], reals: list[_Real], fake: _Fake | None, seen: SeenBy, step: int
-    ) -> None:
+    def _train_stage(self, parts: list[Batch], reals: list[_Real], fake: _Fake | None, seen: SeenBy, step: int) -> None:
         """Train the stage.
 
         Args:
@@ -191,13 +189,15 @@ class TrainingStep:
                 last = position == len(parts) - 1
                 with self._no_sync(self.networks.wrapped, last), self.accelerator.autocast():
                     shown = self._generate(batch) if fake is None else fake
-                    terms = self._generator_terms(batch, real, shown, seen, step)
+                    terms = self._compute_generator_terms(batch, real, shown, seen, step)
                     for name, terms_of_one in terms.items():
-                        self._keep(self.latest[name][1], terms_of_one, len(parts))
+                        self._average(self.latest[name][1], terms_of_one, len(parts))
                     self._backward(self._name_generator_terms(shown, terms), len(parts))
-        self._apply("generator")
+        self._update_weights("generator")
 
-    def _generator_terms(self, batch: Batch, real: _Real, fake: _Fake, seen: SeenBy, step: int) -> dict[str, Terms]:
+    def _compute_generator_terms(
+        self, batch: Batch, real: _Real, fake: _Fake, seen: SeenBy, step: int
+    ) -> dict[str, Terms]:
         """Compute the generator's terms against each discriminator."""
         terms = {}
         for (name, adversary), real_image, fake_image in zip(
@@ -216,16 +216,16 @@ class TrainingStep:
             named |= {f"generator/{key}-{resolution}": term for key, term in terms_of_one.items()}
         return named
 
-    def _text_step(self, parts: list[Batch]) -> None:
+    def _train_text(self, parts: list[Batch]) -> None:
         assert self.networks.text is not None
         tokens, trainer = self.networks.text.tokens, self.networks.wrapped_text
         for position, batch in enumerate(parts):
             with self._no_sync(trainer, position == len(parts) - 1), self.accelerator.autocast():
                 terms = trainer(batch.images, tokens[batch.caption], tokens[batch.negative_caption], batch.label)
                 self._backward({f"text/{key}": term for key, term in terms.items()}, len(parts))
-        self._apply("text")
+        self._update_weights("text")
 
-    def _apply(self, name: str) -> None:
+    def _update_weights(self, name: str) -> None:
         module, _, optimizer = self.networks.learners[name]
         limit = self.networks.config.optimizer[name].clip_norm
         if limit:

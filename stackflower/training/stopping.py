@@ -56,7 +56,7 @@ class Stop:
             for number, handler in previous.items():
                 signal.signal(number, handler)
 
-    def requested(self) -> bool:
+    def is_requested(self) -> bool:
         """Whether this process should stop."""
         if self.reason is None and self.deadline is not None and time.monotonic() >= self.deadline:
             self.reason = "the time limit"

@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from stackflower import registry
-from stackflower.build import LOAD_RATIO, clamped
+from stackflower.build import LOAD_RATIO, clamp_size
 from stackflower.config.schema import Part
 from stackflower.data.prepared import Prepared, prepare
 from stackflower.data.source import Source
@@ -61,9 +61,9 @@ def train_text(
         raise DataError(f"{out} already exists and is not empty; choose another `out`.")
     if "weights" in text:
         raise ConfigError("`text.weights` names an encoder to use frozen, and a new one is trained here; leave it out.")
-    encoder = _encoder(Part.from_dict(text))
+    encoder = _build_encoder(Part.from_dict(text))
     source: Source = Part.from_dict(data).create("data")
-    size = clamped(round(RESOLUTION * LOAD_RATIO), source)
+    size = clamp_size(round(RESOLUTION * LOAD_RATIO), source)
     train = prepare(source, "train", size)
     device = get_process_state().device
     torch.manual_seed(schedule.seed)
@@ -75,7 +75,7 @@ def train_text(
     first = [captions[0] for captions in held_out.captions]
     candidates = min(CANDIDATES, len(first))
     tokens, images = encoder.tokenise(first).to(device), held_out.crop_centre(RESOLUTION).to(device)
-    accuracy = retrieval_accuracy(ranking, tokens, images, candidates)
+    accuracy = compute_retrieval_accuracy(ranking, tokens, images, candidates)
     found = {
         "text": dict(text),
         "epochs": schedule.epochs,
@@ -101,7 +101,7 @@ def _save(encoder: LearnedEncoder, out: Path, about: dict[str, Any]) -> None:
         raise DataError(f"{out} can't be written: {error}. Choose another `out`.") from error
 
 
-def _encoder(part: Part) -> LearnedEncoder:
+def _build_encoder(part: Part) -> LearnedEncoder:
     encoder = part.create("text")
     if not isinstance(encoder, LearnedEncoder):
         learned = [one for one in registry.list_parts("text") if issubclass(registry.get("text", one), LearnedEncoder)]
@@ -110,7 +110,7 @@ def _encoder(part: Part) -> LearnedEncoder:
 
 
 @torch.no_grad()
-def retrieval_accuracy(ranking: TextRanking, tokens: Tensor, images: Tensor, candidates: int) -> float:
+def compute_retrieval_accuracy(ranking: TextRanking, tokens: Tensor, images: Tensor, candidates: int) -> float:
     """Compute the share of captions whose most similar image, by cosine, is their own or has the same caption.
 
     Args:

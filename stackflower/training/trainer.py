@@ -20,7 +20,7 @@ from stackflower.text.base import TextEncoder
 from stackflower.training.callbacks import Callback, TrainingProgress
 from stackflower.training.logger import RunLogger
 from stackflower.training.networks import Networks
-from stackflower.training.schedules import Length, Pace, learning_rate
+from stackflower.training.schedules import Length, Pace, compute_learning_rate
 from stackflower.training.state import TrainingState
 from stackflower.training.step import TrainingStep
 from stackflower.training.stopping import Stop
@@ -74,7 +74,7 @@ class Trainer:
         self.accelerator: Accelerator = networks.accelerator
         self.device = self.accelerator.device
         self.callbacks = callbacks or Callback()
-        self.affords = True  # whether there is time for grids and checkpoints before the last
+        self.can_pause = True  # whether there is time for grids and checkpoints before the last
         self.state = TrainingState(run, networks)
         self.training_step = TrainingStep(networks, logger.add)
 
@@ -88,9 +88,9 @@ class Trainer:
         """Images of a pass over the data."""
         return len(self.networks.batches)
 
-    def progress(self, stop: Stop) -> TrainingProgress:
+    def describe_progress(self, stop: Stop) -> TrainingProgress:
         """Return how far the training is, for callbacks."""
-        share, total = self.length.share(self.images), self.length.total(self.images)
+        share, total = self.length.get_share(self.images), self.length.get_total(self.images)
         return TrainingProgress(self.run, self.images, self.state.step, share, total, stop.request)
 
     # ---- one step
@@ -109,9 +109,9 @@ class Trainer:
         self.state.step += 1
 
     def _set_rates(self) -> None:
-        share = self.length.share(self.images)
+        share = self.length.get_share(self.images)
         for name, learner in self.networks.learners.items():
-            rate = learning_rate(self.config.optimizer[name], self.images, share, self.epoch)
+            rate = compute_learning_rate(self.config.optimizer[name], self.images, share, self.epoch)
             for group in learner.prepared.param_groups:
                 group["lr"] = rate * self.state.rate_scale * self.state.plateaus[name].scale
 
@@ -133,7 +133,7 @@ class Trainer:
         for name, plateau in self.state.plateaus.items():
             window = self.config.optimizer[name].plateau * self.epoch
             if window and before // window != self.images // window and plateau.close():
-                self.logger.event(self.images, "plateau", network=name, scale=plateau.scale)
+                self.logger.log_event(self.images, "plateau", network=name, scale=plateau.scale)
 
     # ---- the run
 
@@ -144,70 +144,72 @@ class Trainer:
             self._save()
         self.logger.start(self.images)
         stopped: str | None = None
-        while not self.length.done(self.images):
+        while not self.length.is_done(self.images):
             before = self.images
             self.train_step()
-            self.callbacks.on_step(self.progress(stop))
+            self.callbacks.on_step(self.describe_progress(stop))
             stopping = self._agree(stop)
-            done = self.length.done(self.images)
-            save = done or stopping or self._crossed(before, output.checkpoint_every)
+            done = self.length.is_done(self.images)
+            save = done or stopping or self._has_crossed(before, output.checkpoint_every)
             if (save or self.state.step % output.log_every == 0) and (bad := self._report(save, stop)):
                 self._roll_back(bad)
                 continue
-            grid = done or self._crossed(before, output.sample_every)
+            grid = done or self._has_crossed(before, output.sample_every)
             if grid:
-                self._paused("grid", self._grid)
+                self._run_paused("grid", self._save_grid)
             scored = self.scorer is not None and (
                 done or before // output.eval_every != self.images // output.eval_every
             )
             if scored and not stopping:  # before the checkpoint: a run that is killed while it scores goes on before it
-                self._paused("score", self._score)
+                self._run_paused("score", self._score)
             if save:
-                self._paused("checkpoint", self._save)
-                self.callbacks.on_checkpoint(self.progress(stop), self.run.list_checkpoints()[-1])
+                self._run_paused("checkpoint", self._save)
+                self.callbacks.on_checkpoint(self.describe_progress(stop), self.run.list_checkpoints()[-1])
             if scored and stopping:
                 self._score()
             if stopping and not done:
                 stopped = stop.reason or "another process's signal"
                 break
-        self.callbacks.on_end(self.progress(stop), stopped)
+        self.callbacks.on_end(self.describe_progress(stop), stopped)
         return stopped
 
-    def _paused(self, kind: str, work: Callable[[], None]) -> None:
+    def _run_paused(self, kind: str, work: Callable[[], None]) -> None:
         """Do what training waits for, which a time limit reckons with."""
         began = self.logger.clock()
         work()
         if self.pace is not None:
-            self.pace.pause(kind, self.logger.clock() - began, self.length.share(self.images))
+            self.pace.pause(kind, self.logger.clock() - began, self.length.get_share(self.images))
 
-    def _crossed(self, before: int, every: float) -> bool:
+    def _has_crossed(self, before: int, every: float) -> bool:
         """Return whether a multiple of `every` images lies between `before` and now.
 
         If `every` is 0, it is a tenth of the training, provided that the time limit leaves time for it.
         """
         if every:
             return before // every != self.images // every
-        return self.affords and int(self.length.share(before) * TENTHS) != int(self.length.share(self.images) * TENTHS)
+        return self.can_pause and int(self.length.get_share(before) * TENTHS) != int(
+            self.length.get_share(self.images) * TENTHS
+        )
 
     def _agree(self, stop: Stop) -> bool:
         """Return whether to stop, and update the estimate of the length; several processes agree every few steps."""
         if self.accelerator.num_processes == 1:
             self._refit(self._estimate())
-            self.affords = self._affords()
-            return stop.requested()
+            self.can_pause = self._can_pause()
+            return stop.is_requested()
         if self.state.step % AGREE_EVERY and self.state.step % self.config.output.log_every:
             return False
         # one process's estimate for all, and whether any was asked to stop
         main = self.accelerator.is_main_process
-        own = [float(stop.requested()), float(self._estimate() if main else 0), float(main and self._affords())]
+        own = [float(stop.is_requested()), float(self._estimate() if main else 0), float(main and self._can_pause())]
         agreed = torch.tensor(own, device=self.device, dtype=torch.float64)
         stopping, total, affords = self.accelerator.reduce(agreed, "sum").tolist()
         self._refit(int(total))
-        self.affords = bool(affords)
+        self.can_pause = bool(affords)
         return bool(stopping)
 
-    def _affords(self) -> bool:
-        return self.pace is None or self.pace.affords()
+    def _can_pause(self) -> bool:
+        return self.pace is None or self.pace.can_pause()
 
     def _estimate(self) -> int:
         """Return the length that fits the time limit if it is time to estimate it, otherwise 0."""
@@ -215,11 +217,11 @@ class Trainer:
             return 0
         if not self.pace.marks and self.state.step >= WARM_UP:
             self.pace.start(self.images)
-        if not self.pace.due(self.images):
+        if not self.pace.is_due(self.images):
             return 0
         if self.device.type == "cuda":
             torch.cuda.synchronize()
-        return self.pace.estimate(self.images, self.length.share(self.images))
+        return self.pace.estimate(self.images, self.length.get_share(self.images))
 
     def _refit(self, total: int) -> None:
         if total:
@@ -227,24 +229,24 @@ class Trainer:
             self.length.refit(self.images, total)
             self.save_length(self.length)
             if first:
-                self.logger.event(
+                self.logger.log_event(
                     self.images, "length", total=total, text=f"About {total:,} images fit into the time limit."
                 )
 
     def _report(self, saving: bool, stop: Stop) -> list[str]:
         """Log the measures since the last report; the names of those that are not finite."""
-        measures = self.logger.measures()
+        measures = self.logger.collect_measures()
         bad = [name for name, value in measures.items() if not math.isfinite(value)]
         if saving:  # the losses of the last step may be finite and the weights after it not
             bad += self.networks.find_non_finite()
         if not bad:
             rates = {f"lr/{name}": one.prepared.param_groups[0]["lr"] for name, one in self.networks.learners.items()}
-            share, total = self.length.share(self.images), self.length.total(self.images)
-            waiting = {"data/waiting": self.training_step.waited / self.logger.since_last()}
-            most = math.inf if self.pace is None else self.pace.left()
+            share, total = self.length.get_share(self.images), self.length.get_total(self.images)
+            waiting = {"data/waiting": self.training_step.waited / self.logger.get_seconds_since_last()}
+            most = math.inf if self.pace is None else self.pace.get_seconds_left()
             measures = {**measures, **rates, **waiting}
             self.logger.log(self.images, self.state.step, share, total, measures, most)
-            self.callbacks.on_log(self.progress(stop), measures)
+            self.callbacks.on_log(self.describe_progress(stop), measures)
         self.training_step.waited = 0.0
         return bad
 
@@ -252,7 +254,7 @@ class Trainer:
         """Return to the last complete checkpoint with half the learning rate, at most three times."""
         images, complete = self.images, self.run.list_checkpoints()
         if self.state.rollbacks >= ROLLBACKS or not complete:
-            self.logger.event(images, "failed", terms=bad)
+            self.logger.log_event(images, "failed", terms=bad)
             raise TrainingFailed(
                 f"Not finite after {images:,} images: {', '.join(bad)}, with {self.state.rollbacks} returns to the "
                 f"last checkpoint and the learning rate scaled by {self.state.rate_scale:g}. {self.run} keeps the "
@@ -265,7 +267,7 @@ class Trainer:
         scale = self.state.rate_scale
         if self.accelerator.is_main_process:
             self.logger.start(self.images)
-        self.logger.event(
+        self.logger.log_event(
             images,
             "rollback",
             terms=bad,
@@ -276,11 +278,11 @@ class Trainer:
             f"rate × {scale:g}.",
         )
 
-    def _grid(self) -> None:
+    def _save_grid(self) -> None:
         if self.accelerator.is_main_process:
             with self.accelerator.autocast():
                 encoder = None if self.networks.text is None else self.networks.averaged_encoder
-                self.logger.grid(self.networks.ema.module, self.images, encoder)
+                self.logger.save_grid(self.networks.ema.module, self.images, encoder)
 
     def _score(self) -> None:
         """Score the averaged networks, and keep them if no earlier ones were better by the chosen metric."""
@@ -289,12 +291,12 @@ class Trainer:
         scores = self.scorer(self.networks.ema.module, encoder)
         if not self.accelerator.is_main_process:
             return
-        self.logger.scores(self.images, scores)
+        self.logger.log_scores(self.images, scores)
         value, best = scores[self.scorer.measure], self.run.read_best()
         if best is not None and best["protocol"] != self.scorer.protocol:
             aside = self.state.set_best_aside(best["images"])
             text = f"The best model so far was scored by another protocol; it is kept as {aside.name}."
-            self.logger.event(self.images, "best", kept=aside.name, value=best["value"], text=text)
+            self.logger.log_event(self.images, "best", kept=aside.name, value=best["value"], text=text)
             best = None
         if best is None:
             better = math.isfinite(value)

@@ -85,7 +85,7 @@ def test_scores_carry_their_protocol(stackflower, trained: Path, tmp_path: Path)
         (["eval", "--images", "."], "name the data to compare with, as in --data"),
         (
             ["eval", "--images", ".", "--data", "synthetic-flowers", "--metrics", "diversity"],
-            "--metrics diversity generates",
+            "--metrics diversity needs a subject that generates images",
         ),
         (["eval", "--images", "nowhere", "--data", "synthetic-flowers"], "this folder does not exist"),
         (["ls", "generators"], "Did you mean 'generator'?"),
@@ -104,7 +104,8 @@ def test_ls_lists_every_part_with_its_distribution(stackflower) -> None:
     from stackflower import registry
 
     rows = json.loads(stackflower("ls", "--json").stdout)["parts"]
-    assert {(row["kind"], row["name"]) for row in rows} >= {(entry.kind, entry.name) for entry in registry.entries()}
+    listed = {(row["kind"], row["name"]) for row in rows}
+    assert listed >= {(entry.kind, entry.name) for entry in registry.list_entries()}
     assert all(row["description"] and row["from"] for row in rows)
     assert "matching" in stackflower("ls", "discriminator").stdout
 

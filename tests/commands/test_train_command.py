@@ -56,7 +56,7 @@ def test_precedence_is_recipe_then_flags_then_set(stackflower, tmp_path: Path) -
         (["--penalty", "r1=much"], "the weight must be a number"),
         (["--penalty", "r3"], "There is no penalty called 'r3'"),
         (["--text", "nagram"], "Unknown text encoder 'nagram'. Did you mean 'ngram'?"),
-        (["--data", "no-such-folder"], "no-such-folder'. --data takes a folder of images with captions"),
+        (["--data", "no-such-folder"], "no-such-folder' does not exist. --data takes a folder of images with captions"),
         (["--stage", "4"], "--stage 4"),
         (["--resume", "nowhere"], "Run folder nowhere does not exist."),
         (["--resume"], "runs/ contains no run to resume."),

@@ -12,14 +12,14 @@ from conftest import ROOT
 
 from stackflower import registry
 from stackflower.config.merge import merge
-from stackflower.config.requirements import check, default_of
+from stackflower.config.requirements import check, get_default
 from stackflower.config.resolve import resolve
 from stackflower.config.schema import OPTIONAL, PARTS, SECTIONS, SETTING_REQUIREMENTS
 from stackflower.declarations import Declared, Offer, Requirement, SettingRequirement
 from stackflower.errors import ConfigError
 from stackflower.recipes.load import load_recipe
 
-ENTRIES = [(entry.kind, entry.name) for entry in registry.entries() if entry.owner == "stackflower"]
+ENTRIES = [(entry.kind, entry.name) for entry in registry.list_entries() if entry.owner == "stackflower"]
 CLASSES: dict[tuple[str, str], type[Declared]] = {part: registry.get(*part) for part in ENTRIES}
 REQUIREMENTS = [
     requirement
@@ -41,7 +41,7 @@ def offered(kind: str) -> set[str]:
 
 @pytest.mark.parametrize(("kind", "name"), ENTRIES)
 def test_declarations_are_well_formed(kind: str, name: str) -> None:
-    cls, options = CLASSES[kind, name], registry.options(kind, name)
+    cls, options = CLASSES[kind, name], registry.get_options(kind, name)
     for brought, part in cls.brings.items():
         assert brought in (*PARTS, *OPTIONAL, "penalty") and part in registry.list_parts(brought)
     for offer in cls.offers:
@@ -63,7 +63,7 @@ def test_a_required_trait_is_offered(requirement: Requirement) -> None:
 
 
 def test_settings_with_requirements_exist() -> None:
-    assert all(default_of(name) is not None for name in SETTING_REQUIREMENTS)
+    assert all(get_default(name) is not None for name in SETTING_REQUIREMENTS)
 
 
 def test_the_page_on_parts_lists_every_trait_and_who_offers_and_requires_it() -> None:

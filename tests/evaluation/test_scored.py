@@ -81,7 +81,7 @@ def test_a_function_is_scored_as_a_run(tmp_path: Path, domain_flags: list[str], 
 
     other = evaluate(drawn_again, data="data", resolution=16, **options)
     assert other["frechet_distance"] == pytest.approx(run["frechet_distance"], rel=0.5), "but for noise and crop"
-    with pytest.raises(DataError, match=r"gave torch.float32 \(64, 3, 16, 16\) for 64 captions; wanted"):
+    with pytest.raises(DataError, match=r"returned torch.float32 \(64, 3, 16, 16\) for 64 captions; expected a uint8"):
         evaluate(lambda captions, seed: torch.zeros(len(captions), 3, 16, 16), data="data", resolution=16, **options)
 
 
@@ -145,7 +145,7 @@ def test_the_competitions_files_are_scored_and_its_table_written(
 def test_a_protocol_of_unseen_classes_wants_them(stackflower, domain_flags: list[str], trained: Path) -> None:
     flags = [*domain_flags[:2], *domain_flags[4:]]
     said = stackflower("eval", trained, *flags, "--protocol", "stackgan-birds", code=2).output
-    assert "150 training classes and 50 other ones" in said and "leave out --protocol" in said
+    assert "requires 150 training classes and 50 other classes" in said and "Leave out --protocol" in said
     assert (
         "fixes --splits 10"
         in stackflower("eval", trained, *flags, "--protocol", "stackgan-flowers", "--splits", 5, code=2).output
@@ -233,8 +233,8 @@ def test_flags_for_another_subject_are_refused(stackflower, trained: Path) -> No
         ([trained, "--load-size", 15], "--load-size"),
         (["--real", "test", "--data", "synthetic-flowers", "--load-size", 60], "real images can't have fewer"),
         (["--real", "test"], "--real: name the data"),
-        ([trained, "--resolution", 16], "--resolution is for images that are not a run's"),
-        (["--real", "test", "--data", "synthetic-flowers", "--checkpoint", "best"], "--checkpoint is for a run"),
+        ([trained, "--resolution", 16], "--resolution applies to images that do not come from a run"),
+        (["--real", "test", "--data", "synthetic-flowers", "--checkpoint", "best"], "--checkpoint applies to a run"),
         ([trained, "--kept", 1], "--kept"),
     ):
         assert said in stackflower("eval", *arguments, code=2).output, arguments

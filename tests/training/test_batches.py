@@ -69,10 +69,10 @@ def test_a_process_embeds_what_its_share_needs() -> None:
 
 def test_every_picture_comes_once_an_epoch_in_another_order() -> None:
     make = batches()
-    first, second = make.indices(0, 48), make.indices(48, 48)
+    first, second = make.get_indices(0, 48), make.get_indices(48, 48)
     assert first.sort().values.tolist() == second.sort().values.tolist() == list(range(48))
     assert first.tolist() != second.tolist()
-    assert torch.equal(make.indices(40, 20), torch.cat([first[40:], second[:12]]))
+    assert torch.equal(make.get_indices(40, 20), torch.cat([first[40:], second[:12]]))
 
 
 def test_crops_are_of_the_picture_and_half_are_mirrored() -> None:
@@ -81,7 +81,7 @@ def test_crops_are_of_the_picture_and_half_are_mirrored() -> None:
     assert batch.images.shape == (48, 3, 64, 64) and batch.images.abs().max() <= 1
     assert batch.images.is_contiguous(memory_format=torch.channels_last)
     mirrored = 0
-    for image, index in zip(batch.images, make.indices(0, 48).tolist(), strict=True):
+    for image, index in zip(batch.images, make.get_indices(0, 48).tolist(), strict=True):
         original = make.images[index].permute(2, 0, 1).float() / 127.5 - 1
         windows = original.unfold(1, 64, 1).unfold(2, 64, 1).permute(1, 2, 0, 3, 4).flatten(0, 1)
         plain, flipped = ((windows - x).abs().amax((1, 2, 3)).min() < 1e-5 for x in (image, image.flip(2)))
@@ -94,7 +94,7 @@ def test_crops_are_of_the_picture_and_half_are_mirrored() -> None:
 def test_averaged_captions_are_different_ones_of_the_picture() -> None:
     make = batches(averaged=4)
     found = make(0, 48).text
-    for row, index in zip(found, make.indices(0, 48).tolist(), strict=True):
+    for row, index in zip(found, make.get_indices(0, 48).tolist(), strict=True):
         own = make.captions.embed.__self__[6 * index : 6 * index + 6]
         sums = torch.stack([own[list(c)].mean(0) for c in combinations(range(6), 4)])
         assert (sums - row).abs().amax(1).min() < 1e-5
@@ -107,7 +107,7 @@ def test_of_several_negative_captions_the_most_similar_is_taken() -> None:
     own = (batch.negative_text * batch.text).sum(1)
     assert own.mean() > (plain.negative_text * plain.text).sum(1).mean()
     labels = SyntheticFlowers(count=48).rows("train").labels
-    for wrong, index in zip(batch.negative_text, make.indices(0, 48).tolist(), strict=True):
+    for wrong, index in zip(batch.negative_text, make.get_indices(0, 48).tolist(), strict=True):
         (rows,) = (make.captions.embed.__self__ == wrong).all(1).nonzero(as_tuple=True)
         assert labels is not None and any(labels[row // 6] != labels[index] for row in rows.tolist())
 
@@ -177,7 +177,7 @@ def test_without_labels_averaged_wrong_captions_are_not_the_pictures_own(average
 
     def shared() -> int:
         count = 0
-        for picture, wrong in zip(make.indices(0, 60).tolist(), make(0, 60).negative_text, strict=True):
+        for picture, wrong in zip(make.get_indices(0, 60).tolist(), make(0, 60).negative_text, strict=True):
             theirs = {flat[number] for number in wrong.nonzero().flatten().tolist()}
             assert len(theirs) == min(averaged, 3)
             count += len(theirs & set(data.captions[picture]))
@@ -196,7 +196,9 @@ def test_without_labels_a_wrong_caption_is_none_of_the_pictures_own() -> None:
     for first in range(0, 600, 60):
         batch = batches(first, 60)
         assert torch.equal(batch.negative_text.argmax(1), batch.negative_caption)
-        for picture, wrong in zip(batches.indices(first, 60).tolist(), batch.negative_caption.tolist(), strict=True):
+        for picture, wrong in zip(
+            batches.get_indices(first, 60).tolist(), batch.negative_caption.tolist(), strict=True
+        ):
             assert flat[wrong] not in captions[picture]
             seen.add((picture % 3, flat[wrong]))
     assert seen == {

@@ -7,7 +7,7 @@ import torch
 
 from stackflower.config.schema import Optimizer
 from stackflower.training.ema import EMA
-from stackflower.training.schedules import Plateau, learning_rate
+from stackflower.training.schedules import Plateau, compute_learning_rate
 
 
 def test_ema_halves_in_its_half_life() -> None:
@@ -22,14 +22,14 @@ def test_ema_halves_in_its_half_life() -> None:
 
 def test_learning_rate_halves_by_epochs_and_falls_at_the_end() -> None:
     halving = Optimizer(lr=1.0, halve_every=50)
-    assert [learning_rate(halving, images, images / 10**9, 100) for images in (0, 4999, 5000, 10_000)] == [
+    assert [compute_learning_rate(halving, images, images / 10**9, 100) for images in (0, 4999, 5000, 10_000)] == [
         1,
         1,
         0.5,
         0.25,
     ]
     falling = Optimizer(lr=1.0, decay_from=0.5)
-    assert [learning_rate(falling, images, images / 100, 10) for images in (0, 50, 75, 100)] == [1, 1, 0.5, 0]
+    assert [compute_learning_rate(falling, images, images / 100, 10) for images in (0, 50, 75, 100)] == [1, 1, 0.5, 0]
 
 
 def test_a_plateau_halves_after_a_window_that_brought_nothing() -> None:

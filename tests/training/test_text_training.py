@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 
 from stackflower import registry
 from stackflower.runs.folder import Run
-from stackflower.training.text import retrieval_accuracy
+from stackflower.training.text import compute_retrieval_accuracy
 
 
 def test_an_encoder_trained_before_finds_a_captions_picture(stackflower, tmp_path: Path) -> None:
@@ -59,8 +59,8 @@ def test_captions_that_read_the_same_find_each_others_pictures() -> None:
     )
     images = torch.eye(4).reshape(4, 1, 2, 2) * 127.5 + 127.5
     tokens = torch.eye(4, dtype=torch.int64)
-    assert retrieval_accuracy(side, tokens[[0, 1, 0, 1]], images[[0, 1, 0, 1]], 4) == 1.0
-    assert retrieval_accuracy(side, tokens[[1, 0, 2, 3]], images, 4) == 0.5
+    assert compute_retrieval_accuracy(side, tokens[[0, 1, 0, 1]], images[[0, 1, 0, 1]], 4) == 1.0
+    assert compute_retrieval_accuracy(side, tokens[[1, 0, 2, 3]], images, 4) == 0.5
 
 
 @pytest.mark.parametrize("name", ["rnn", "char-cnn-rnn"])

@@ -67,64 +67,69 @@ def test_a_resumed_run_repeats_the_length_that_was_measured(stackflower, steady,
 
 def test_the_share_of_a_length_is_continuous_and_ends_at_one() -> None:
     length = Length()
-    assert length.share(500) == 0 and not length.done(10**9) and length.total(0) is None
+    assert length.get_share(500) == 0 and not length.is_done(10**9) and length.get_total(0) is None
     length.refit(100, 1_100)
-    assert length.share(100) == 0 and length.share(600) == 0.5
+    assert length.get_share(100) == 0 and length.get_share(600) == 0.5
     length.refit(600, 800)  # the machine slowed down
-    assert length.share(600) == 0.5 and length.share(700) == 0.75 and length.share(800) == 1 and length.done(800)
-    assert length.share(350) == 0.25, "what was before stays"
+    assert (
+        length.get_share(600) == 0.5
+        and length.get_share(700) == 0.75
+        and length.get_share(800) == 1
+        and length.is_done(800)
+    )
+    assert length.get_share(350) == 0.25, "what was before stays"
     again = Length(json.loads(json.dumps(length.knots)))
-    assert [again.share(images) for images in range(0, 900, 50)] == [length.share(i) for i in range(0, 900, 50)]
+    assert [again.get_share(images) for images in range(0, 900, 50)] == [length.get_share(i) for i in range(0, 900, 50)]
     length.refit(800, 700)
-    assert length.done(800) and length.share(900) == 1
-    fixed = Length.fixed(300)
-    assert [fixed.share(images) for images in (0, 75, 300)] == [0, 0.25, 1] and fixed.done(300)
+    assert length.is_done(800) and length.get_share(900) == 1
+    fixed = Length.from_total(300)
+    assert [fixed.get_share(images) for images in (0, 75, 300)] == [0, 0.25, 1] and fixed.is_done(300)
 
 
 def test_the_pace_follows_the_speed_of_late(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [100.0]
     monkeypatch.setattr(time, "monotonic", lambda: now[0])
     pace = Pace(deadline=200.0, limit=100.0, step=10, timed=8)
-    assert not pace.due(0)
+    assert not pace.is_due(0)
     pace.start(20)
     now[0] += 8
-    assert not pace.due(90) and pace.due(100)
+    assert not pace.is_due(90) and pace.is_due(100)
     assert pace.estimate(100, 0.0) == 100 + 920, "ten images a second, 92 seconds left"
     images = 100
     for _ in range(20):  # the machine slows to half
         now[0] += 2
         images += 10
-        assert pace.due(images)
+        assert pace.is_due(images)
         total = pace.estimate(images, 0.3)
     assert total == pytest.approx(images + 5 * (200 - now[0]), abs=10)
     now[0] += 4
     pace.pause("checkpoint", 4.0, 0.5)  # a checkpoint at the half: another will come at the end
-    assert not pace.due(images), "a pause is no time of training"
+    assert not pace.is_due(images), "a pause is no time of training"
     now[0] += 2
     assert pace.estimate(images + 10, 0.51) == pytest.approx(images + 10 + 5 * (200 - now[0] - 4), abs=10)
     now[0] += 14
     # the median of both is expected once more, at the end: there is no time for others
     pace.pause("checkpoint", 14.0, 0.52)
     now[0] += 2
-    assert not pace.affords()
+    assert not pace.can_pause()
     assert pace.estimate(images + 20, 0.52) == pytest.approx(images + 20 + 5 * (200 - now[0] - 9), abs=10)
     pace.restart()  # back to a checkpoint, with fewer images
-    assert not pace.due(50)
+    assert not pace.is_due(50)
     pace.start(50)
     now[0] += 10
-    assert pace.due(130) and pace.estimate(130, 0.1) > 130
+    assert pace.is_due(130) and pace.estimate(130, 0.1) > 130
 
 
 def paced(pace: Pace, length: Length, now: list[float], seconds: float) -> Iterator[tuple[int, int]]:
     """Images before and after each step of a training that a time limit ends; a step takes `seconds`."""
     images = 0
-    while not length.done(images):
+    while not length.is_done(images):
         before, images = images, images + pace.step
         now[0] += seconds
         if not pace.marks:
             pace.start(images)
-        if pace.due(images):
-            length.refit(images, pace.estimate(images, length.share(images)))
+        if pace.is_due(images):
+            length.refit(images, pace.estimate(images, length.get_share(images)))
         yield before, images
 
 
@@ -139,13 +144,13 @@ def test_slow_checkpoints_keep_a_time_limit(
     monkeypatch.setattr(time, "monotonic", lambda: now[0])
     pace, length, pauses = Pace(60.0, 60.0, 8, 1), Length(), 0
     for before, images in paced(pace, length, now, 0.02):
-        tenth = int(length.share(before) * 10) != int(length.share(images) * 10)
-        if length.done(images) or (tenth and pace.affords()):
+        tenth = int(length.get_share(before) * 10) != int(length.get_share(images) * 10)
+        if length.is_done(images) or (tenth and pace.can_pause()):
             seconds = pause if pauses else first
             now[0] += seconds
             pauses += 1
-            pace.pause("checkpoint", seconds, length.share(images))
-    assert length.share(before) > 0.98 and 48 <= now[0] <= 60.1 and pauses == count
+            pace.pause("checkpoint", seconds, length.get_share(images))
+    assert length.get_share(before) > 0.98 and 48 <= now[0] <= 60.1 and pauses == count
 
 
 def test_cheap_grids_do_not_hide_slow_checkpoints(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -154,11 +159,11 @@ def test_cheap_grids_do_not_hide_slow_checkpoints(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(time, "monotonic", lambda: now[0])
     pace, length = Pace(40.0, 40.0, 8, 1, sparing=False), Length()
     for before, images in paced(pace, length, now, 0.1):
-        share = length.share(images)
-        if int(length.share(before) * 10) != int(share * 10):
+        share = length.get_share(images)
+        if int(length.get_share(before) * 10) != int(share * 10):
             now[0] += 0.1
             pace.pause("grid", 0.1, share)
-        if before // 600 != images // 600 or length.done(images):
+        if before // 600 != images // 600 or length.is_done(images):
             now[0] += 5
             pace.pause("checkpoint", 5.0, share)
-    assert length.share(before) > 0.9 and 38 < now[0] < 45  # by one checkpoint at most, which was asked for
+    assert length.get_share(before) > 0.9 and 38 < now[0] < 45  # by one checkpoint at most, which was asked for

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from stackflower import evaluation
-from stackflower.build import LOAD_RATIO, clamped
+from stackflower.build import LOAD_RATIO, clamp_size
 from stackflower.config.schema import Part
 from stackflower.data.prepared import prepare
 from stackflower.data.source import ClassifierData, Source
@@ -124,7 +124,7 @@ def train_classifier(source: Source, out: Path, request: ClassifierRequest) -> D
     """
     with reporting_write_errors(out, DataError):
         try_writing(out)
-    size, encoder = clamped(round(request.resolution * LOAD_RATIO), source), create_caption_encoder(request.text)
+    size, encoder = clamp_size(round(request.resolution * LOAD_RATIO), source), create_caption_encoder(request.text)
     split = prepare(source, request.split, size)
     heads, classes = find_heads(split, request.heads), sorted(set(split.rows.labels or ()))
     if not heads and encoder is None:

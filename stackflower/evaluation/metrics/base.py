@@ -67,8 +67,8 @@ class MetricInputs:
         if texts is None:
             raise unavailable_error(
                 what,
-                "this extractor does not compare images with captions; use `extractor=clip`, or train a classifier with a "
-                "text encoder (`stackflower train-classifier`).",
+                "this extractor does not compare images with captions; use `extractor=clip`, or train a classifier "
+                "with a text encoder (`stackflower train-classifier`).",
             )
         known = self.real.rows.vectors
         first = [self.reference.data.captions[image][0] for image in self.chosen[: len(known)]]

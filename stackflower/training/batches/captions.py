@@ -41,7 +41,7 @@ class Captions:
         valid = torch.arange(chosen.shape[1], device=self.device) < count
         return torch.where(valid, self.offsets[index, None] + chosen, -1)
 
-    def mean_embedding(self, captions: Tensor) -> Tensor:
+    def compute_mean_embedding(self, captions: Tensor) -> Tensor:
         """Compute the mean embeddings (…, T) of captions (…, A), where -1 is left out."""
         if captions.shape[-1] == 1:
             return self.embed(captions[..., 0])

@@ -67,7 +67,7 @@ def _draw_captions(captions: Sequence[str], draws: Sequence[float]) -> list[str]
     return [left.pop(int(draw * len(left))) for draw in draws[: len(captions)]]
 
 
-def mean_embedding(captions: Sequence[Sequence[str]], encode: Callable[[Sequence[str]], Tensor]) -> Tensor:
+def compute_mean_embedding(captions: Sequence[Sequence[str]], encode: Callable[[Sequence[str]], Tensor]) -> Tensor:
     """Compute the mean embeddings (n, T) of some captions for each of n images."""
     counts = [len(captions_of_image) for captions_of_image in captions]
     flat = encode([caption for captions_of_image in captions for caption in captions_of_image])
@@ -76,21 +76,21 @@ def mean_embedding(captions: Sequence[Sequence[str]], encode: Callable[[Sequence
     return torch.stack([part.mean(0) for part in flat.split(counts)])
 
 
-def _code(caption: str) -> int:
+def _hash_caption(caption: str) -> int:
     """Hash a caption to a number that differs from those of other captions and of classes."""
     return int.from_bytes(hashlib.blake2b(caption.encode(), digest_size=8).digest(), "little") >> 2 | 1 << 61
 
 
-def _codes(texts: Sequence[Sequence[str]]) -> np.ndarray:
+def _hash_captions(texts: Sequence[Sequence[str]]) -> np.ndarray:
     """Return the codes (n, most) of the captions of n images, padded with -1."""
     most = max(map(len, texts))
-    padded = [[*map(_code, captions), *[-1] * (most - len(captions))] for captions in texts]
+    padded = [[*map(_hash_caption, captions), *[-1] * (most - len(captions))] for captions in texts]
     return np.array(padded, dtype=np.int64)
 
 
 def number_texts(rows: Sequence[dict[str, Any]], captions: Sequence[Sequence[str]]) -> np.ndarray:
     """Return the classes (or codes of the texts, where rows have none) and codes of the drawn texts, (2, n) int64."""
-    codes = [_code(captions_of_image[0]) for captions_of_image in captions]
+    codes = [_hash_caption(captions_of_image[0]) for captions_of_image in captions]
     labels = [row.get("label", code) for row, code in zip(rows, codes, strict=True)]
     return np.array([labels, codes], dtype=np.int64)
 
@@ -114,16 +114,16 @@ class _Rows(Dataset[Any]):
         images = np.empty((len(self.rows), self.size, self.size, 3), np.uint8)
         rows, notes = list[dict[str, Any]](), list[str]()
         for place, (shard, sample) in enumerate(zip(*self.order(first, self.rows), strict=True)):
-            sample, images[place] = self._image(int(shard), int(sample), notes)
+            sample, images[place] = self._read_image(int(shard), int(sample), notes)
             rows.append(self.reader.row(int(shard), sample))
         captions = self.captions.draw(first, self.order.batch, self.rows, [row["text"] for row in rows])
-        numbers, codes = number_texts(rows, captions), _codes([row["text"] for row in rows])
+        numbers, codes = number_texts(rows, captions), _hash_captions([row["text"] for row in rows])
         if self.captions.encode is None:
             return Decoded(first, images, captions, None, numbers, codes, notes)
-        embedding = mean_embedding(captions, self.captions.encode).numpy()
+        embedding = compute_mean_embedding(captions, self.captions.encode).numpy()
         return Decoded(first, images, [], embedding, numbers, codes, notes)
 
-    def _image(self, shard: int, sample: int, notes: list[str]) -> tuple[int, np.ndarray]:
+    def _read_image(self, shard: int, sample: int, notes: list[str]) -> tuple[int, np.ndarray]:
         """Read a sample's image; with `skip_bad`, the next one of the shard that can be read."""
         count = int(self.order.counts[shard])
         for step in range(min(count, TRIES)):

@@ -54,7 +54,7 @@ class NegativeCaptions:
     def __init__(self, data: Prepared, captions: Captions, count: int, device: torch.device):
         self.captions, self.count = captions, count
         self.images = NegativeSampler(data.classes(), len(data.captions), device)
-        self.shared = SharedTexts.of(data, device)
+        self.shared = SharedTexts.find_in(data, device)
 
     def __call__(self, index: Tensor, generator: torch.Generator) -> Tensor:
         """Draw numbers (n, `count`, averaged) of captions for images `index` (n,); -1 where an image has fewer."""
@@ -63,7 +63,7 @@ class NegativeCaptions:
             numbers = self.captions.draw(self.images(repeated, generator), generator)
         else:
             drawn = self.captions.draw(self.images(repeated.repeat_interleave(TRIES), generator), generator)
-            numbers = self.shared.first_negative(repeated, drawn.unflatten(0, (len(repeated), TRIES)))
+            numbers = self.shared.choose_negative(repeated, drawn.unflatten(0, (len(repeated), TRIES)))
         return numbers.unflatten(0, (len(index), self.count))
 
     def choose_hardest(self, candidates: Tensor, matching: Tensor) -> tuple[Tensor, Tensor]:
@@ -76,7 +76,7 @@ class NegativeCaptions:
         Returns:
             The embeddings (n, T) most similar to `matching`, and the numbers of their captions (n,).
         """
-        embeddings = self.captions.mean_embedding(candidates)
+        embeddings = self.captions.compute_mean_embedding(candidates)
         hardest = torch.einsum("nkt,nt->nk", embeddings, matching).argmax(1)
         rows = torch.arange(len(embeddings), device=embeddings.device)
         return embeddings[rows, hardest], candidates[rows, hardest, 0]
@@ -103,7 +103,7 @@ class SharedTexts:
         self.text_of, self.own = text_of, own
 
     @classmethod
-    def of(cls, data: Prepared, device: torch.device) -> SharedTexts | None:
+    def find_in(cls, data: Prepared, device: torch.device) -> SharedTexts | None:
         """Find the shared captions; None where the data have labels, or no caption is shared."""
         if data.labels is not None:
             return None
@@ -117,7 +117,7 @@ class SharedTexts:
         own = numbers[(offsets[:, None] + place).clamp_max(len(numbers) - 1)].masked_fill(place >= counts[:, None], -1)
         return cls(numbers.to(device), own.to(device))
 
-    def first_negative(self, index: Tensor, drawn: Tensor) -> Tensor:
+    def choose_negative(self, index: Tensor, drawn: Tensor) -> Tensor:
         """Choose one of the captions (n, TRIES, averaged) drawn for images `index` (n,).
 
         It is the first that is not among the image's own texts, or the one that shares fewest with them.

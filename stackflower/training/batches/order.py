@@ -31,27 +31,27 @@ class StreamOrder:
         self.counts, self.seed, self.batch, self.window = np.array(counts), seed, batch, window
         self.total = int(self.counts.sum())
         self.lanes = max(lanes for lanes in range(1, MOST_LANES + 1) if batch % lanes == 0)
-        self._shards = lru_cache(maxsize=2)(self._shuffled_shards)
-        self._window = lru_cache(maxsize=4 * self.lanes)(self._shuffled_window)
+        self._shards = lru_cache(maxsize=2)(self._shuffle_shards)
+        self._window = lru_cache(maxsize=4 * self.lanes)(self._shuffle_window)
 
     def __len__(self) -> int:
         return self.total
 
-    def _in_lane(self, lane: np.ndarray, before: np.ndarray) -> np.ndarray:
+    def _count_in_lane(self, lane: np.ndarray, before: np.ndarray) -> np.ndarray:
         """Count the images of a lane among images number 0 to `before`; lanes have the same rows in every batch."""
         rows = self.batch // self.lanes
         whole, rest = np.divmod(before, self.batch)
         return whole * rows + np.clip(rest - lane * rows, 0, rows)
 
-    def _shuffled_shards(self, epoch: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def _shuffle_shards(self, epoch: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Return the shards of a pass in order, where each ends, and where each lane starts (and the last ends)."""
         order = torch.randperm(len(self.counts), generator=create_rng(self.seed, 40, epoch)).numpy()
         lanes = np.arange(self.lanes)
         bounds = np.array([epoch, epoch + 1]) * self.total
-        sizes = self._in_lane(lanes, bounds[1]) - self._in_lane(lanes, bounds[0])
+        sizes = self._count_in_lane(lanes, bounds[1]) - self._count_in_lane(lanes, bounds[0])
         return order, self.counts[order].cumsum(), np.concatenate([[0], sizes.cumsum()])
 
-    def _shuffled_window(self, epoch: int, lane: int, number: int, size: int) -> np.ndarray:
+    def _shuffle_window(self, epoch: int, lane: int, number: int, size: int) -> np.ndarray:
         return torch.randperm(size, generator=create_rng(self.seed, 41, epoch, lane, number)).numpy()
 
     def __call__(self, first: int, rows: range) -> tuple[np.ndarray, np.ndarray]:
@@ -63,7 +63,7 @@ class StreamOrder:
             order, ends, starts = self._shards(int(epoch))
             these = np.flatnonzero(image // self.total == epoch)
             lanes = lane[these]
-            offset = self._in_lane(lanes, image[these]) - self._in_lane(lanes, np.array(epoch * self.total))
+            offset = self._count_in_lane(lanes, image[these]) - self._count_in_lane(lanes, np.array(epoch * self.total))
             place = np.empty_like(offset)
             for at, (number, within) in enumerate(zip(*np.divmod(offset, self.window), strict=True)):
                 begin, end = int(starts[lanes[at]]), int(starts[lanes[at] + 1])

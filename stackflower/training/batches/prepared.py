@@ -31,7 +31,7 @@ class PreparedRows(Rows):
 
     def embed(self, rows: Tensor) -> Tensor:
         rows = rows.to(self.captions.device, non_blocking=True)
-        return self.negatives.captions.mean_embedding(self.captions[rows])
+        return self.negatives.captions.compute_mean_embedding(self.captions[rows])
 
     def choose_negatives(self, text: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         return self.negatives.choose_hardest(self.candidates, text)
@@ -42,7 +42,7 @@ class PreparedRows(Rows):
         captions = self.negatives.captions
         images = torch.randint(len(self.images), (self.contrasted,), generator=generator, device=self.images.device)
         drawn = captions.draw(images, generator)
-        return OtherTexts(captions.mean_embedding(drawn), self.negatives.label(images, drawn))
+        return OtherTexts(captions.compute_mean_embedding(drawn), self.negatives.label(images, drawn))
 
 
 class PreparedBatches(Batches):
@@ -66,7 +66,7 @@ class PreparedBatches(Batches):
         return len(self.images)
 
     def read_rows(self, first: int, total: int, share: slice, generator: torch.Generator) -> PreparedRows:
-        index = self.indices(first, total)
+        index = self.get_indices(first, total)
         captions = self.captions.draw(index, generator)
         candidates = self.negatives(index, generator)
         return PreparedRows(
@@ -80,7 +80,7 @@ class PreparedBatches(Batches):
             contrasted=self.drawing.contrasted,
         )
 
-    def indices(self, first: int, count: int) -> Tensor:
+    def get_indices(self, first: int, count: int) -> Tensor:
         """Return the images number `first` to `first + count` of the endless shuffled sequence."""
         parts = []
         while count > 0:

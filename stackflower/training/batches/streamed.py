@@ -14,7 +14,7 @@ from torch import Tensor
 from stackflower.stages.base import OtherTexts
 from stackflower.training.batches.assembly import Batches, Rows
 from stackflower.training.batches.batch import Batch, Drawing
-from stackflower.training.batches.decoding import Decoder, mean_embedding
+from stackflower.training.batches.decoding import Decoder, compute_mean_embedding
 from stackflower.training.batches.negatives import TRIES
 from stackflower.utils.distributed import gather_detached
 
@@ -164,7 +164,7 @@ class StreamedBatches(Batches):
         for note in decoded.notes:
             self.notify(note)
         texts = self._collect_texts(total, decoded.captions, decoded.numbers, decoded.embedding)
-        pool = self._pool_before(first, total, places)
+        pool = self._read_pool(first, total, places)
         pool.add(first, texts)
         return StreamedRows(
             images=torch.from_numpy(decoded.images).to(self.device, non_blocking=True),
@@ -189,14 +189,14 @@ class StreamedBatches(Batches):
             numbers: (2, n) their classes and codes.
             embedding: (n, T); None: embed the captions here.
         """
-        mine = mean_embedding(captions, self.embed) if embedding is None else torch.from_numpy(embedding)
+        mine = compute_mean_embedding(captions, self.embed) if embedding is None else torch.from_numpy(embedding)
         mine = mine.to(self.device, non_blocking=True)
         labels = torch.from_numpy(numbers).to(self.device, non_blocking=True)
         if labels.shape[1] < total:
             mine, labels = gather_detached(mine), gather_detached(labels.T).T
         return StreamTexts(mine, labels[0], labels[1])
 
-    def _pool_before(self, first: int, total: int, places: range) -> TextPool:
+    def _read_pool(self, first: int, total: int, places: range) -> TextPool:
         """Return the texts of the images before `first`, read again after a jump."""
         if self._pool is not None and self._pool.end == first:
             return self._pool
