@@ -14,7 +14,7 @@ from torch.utils._pytree import tree_map
 
 from stackflower.augmentations.base import Augmentation
 from stackflower.augmentations.none import NoAugmentation
-from stackflower.declarations import requires_trait
+from stackflower.declarations import offers_trait, requires_trait
 from stackflower.objectives.base import Objective, Pairs
 from stackflower.penalties.base import Penalty, PenaltyInputs
 from stackflower.stages.base import Discriminator, Text, Verdict
@@ -114,7 +114,7 @@ class Adversary(nn.Module):
         """
         view = _View(self, draws, pairs, Perceived())
         terms = self.objective.discriminator_terms(view.judge_detached, pairs)
-        if view.similarities and "contrast" not in self.objective.offers:
+        if view.similarities and not offers_trait(self.objective, "contrast"):
             # DistributedDataParallel waits for a gradient of every weight, and the objective leaves these out
             first = next(iter(terms))
             terms[first] = terms[first] + 0.0 * torch.stack([tensor.sum() for tensor in view.similarities]).sum()

@@ -119,6 +119,11 @@ def requires_trait(part: Declared, trait: str) -> bool:
     return any(isinstance(each, Requirement) and each.trait == trait for each in part.requires)
 
 
+def offers_trait(part: Declared, trait: str) -> bool:
+    """Return whether a part offers a trait, with any options."""
+    return any(trait == (each.trait if isinstance(each, Offer) else each) for each in part.offers)
+
+
 @dataclass(frozen=True)
 class Declaration:
     """What a chosen part, or a setting, declares.

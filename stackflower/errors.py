@@ -52,3 +52,8 @@ class TrainingFailed(StackflowerError):
     """Training can't continue: a loss stayed non-finite, or a checkpoint could not be written."""
 
     exit_code = 1
+
+
+def summarise_error(error: BaseException) -> str:
+    """Return the first line of an error's message, or its type where it has none."""
+    return (str(error) or type(error).__name__).splitlines()[0]

@@ -13,6 +13,7 @@ from torch import Tensor
 from stackflower.adversary import Adversary
 from stackflower.build import load_run
 from stackflower.data.images import to_uint8
+from stackflower.declarations import offers_trait
 from stackflower.errors import ConfigError
 from stackflower.runs.folder import Run
 from stackflower.stages.base import Generated, Stage, Text
@@ -124,7 +125,7 @@ class Pipeline:
             per_caption: number of images per caption.
             seed: seed of the noise.
             batch_size: number of images generated at a time.
-            truncation: noise beyond ± this many standard deviations is resampled (Brock et al. 2019).
+            truncation: redraw values of the noise whose magnitude exceeds this (Brock et al. 2019).
             best_of: number of candidates per image, at most 256; the one that the discriminator scores highest is kept.
             side_by_side: join all resolutions of the stage and of its previous stages in one image, lowest on the left.
             part: (k, n): generate only the share number k, counted from 0, of n equal shares of the list.
@@ -149,7 +150,8 @@ class Pipeline:
                 generated = self.stage(embedding, noise.get_rows(first * best_of, end * best_of).to(self.device))
                 chosen = self._choose_best(generated, embedding, best_of) if best_of > 1 else torch.arange(end - first)
                 sizes = [*generated.previous, *generated.images] if side_by_side else [generated.images[-1]]
-                yield to_uint8(torch.cat([self._upsample(images[chosen]) for images in sizes], 3))
+                images = to_uint8(torch.cat([self._upsample(images[chosen]) for images in sizes], 3))
+            yield images  # outside of inference mode, which would otherwise reach the caller
 
     def interpolate(
         self,
@@ -172,7 +174,7 @@ class Pipeline:
             per_caption: number of rows, each with its own noise.
             seed: seed of the noise.
             batch_size: number of images generated at a time.
-            truncation: noise beyond ± this many standard deviations is resampled (Brock et al. 2019).
+            truncation: redraw values of the noise whose magnitude exceeds this (Brock et al. 2019).
 
         Yields:
             Batches of images, uint8 `(n, R, R, 3)` on the CPU, row by row.
@@ -197,7 +199,8 @@ class Pipeline:
                 latents = self.stage.interpolate_noise(start, end, positions)
             for embeddings, latent in zip(path.split(batch_size), latents.split(batch_size), strict=True):
                 with torch.inference_mode():
-                    yield to_uint8(self.stage(embeddings, latent.to(self.device)).images[-1])
+                    images = to_uint8(self.stage(embeddings, latent.to(self.device)).images[-1])
+                yield images
 
     def _check_arguments(self, captions: Sequence[str], truncation: float | None, **counts: int) -> None:
         """Raise ConfigError for an empty caption or a value that is out of range.
@@ -249,7 +252,7 @@ class Pipeline:
                 )
             ]
         )
-        if "energy scores" in self.adversary.discriminator.offers:
+        if offers_trait(self.adversary.discriminator, "energy scores"):
             score = -score
         best = score.unflatten(0, (-1, count)).argmax(1)
         return best + torch.arange(len(best), device=best.device) * count
@@ -273,7 +276,7 @@ class Pipeline:
             per_caption: number of images per caption.
             seed: seed of the noise.
             batch_size: number of images generated at a time.
-            truncation: noise beyond ± this many standard deviations is resampled (Brock et al. 2019).
+            truncation: redraw values of the noise whose magnitude exceeds this (Brock et al. 2019).
             best_of: number of candidates per image, at most 256; the one that the discriminator scores highest is kept.
             side_by_side: join all resolutions of the stage and of its previous stages in one image, lowest on the left.
             progress_bar: show a progress bar on stderr.

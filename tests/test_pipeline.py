@@ -79,7 +79,7 @@ def test_the_discriminator_chooses_the_best_of_several(trained: Path) -> None:
 def test_choosing_needs_a_checkpoint(stackflower, trained: Path, tmp_path: Path) -> None:
     shutil.copytree(trained, tmp_path / "bare", ignore=shutil.ignore_patterns("checkpoints"))
     stackflower("sample", "bare", "a red flower", "--out", "one.png")
-    assert "no checkpoint left" in stackflower("sample", "bare", "a red flower", "--best-of", 3, code=2).output
+    assert "no complete checkpoint" in stackflower("sample", "bare", "a red flower", "--best-of", 3, code=2).output
     assert "16 px only" in stackflower("sample", "bare", "a red flower", "--side-by-side", code=2).output
 
 
@@ -102,7 +102,7 @@ def test_images_can_be_sharpened_and_their_borders_cropped(stackflower, trained:
         in stackflower("eval", trained, "--trim-border", code=2).output
     )
     assert (
-        "--resolution applies to images that are not a run's"
+        "--resolution applies to images that do not come from a run"
         in stackflower("eval", trained, "--resolution", 32, code=2).output
     )
     white = Image.new("RGB", (9, 7), "white")

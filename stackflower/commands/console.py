@@ -32,12 +32,15 @@ class Command(click.Command):
     Args:
         settings: the library's names of this command's parameters, by the parameter's name. A parameter that is not
             listed has the same name in both.
+        when_interrupted: what to do after Ctrl-C, as a sentence.
     """
 
-    def __init__(self, *args: Any, settings: Mapping[str, str] | None = None, **kwargs: Any):
+    def __init__(
+        self, *args: Any, settings: Mapping[str, str] | None = None, when_interrupted: str = "", **kwargs: Any
+    ):
         kwargs.setdefault("context_settings", CONTEXT)
         super().__init__(*args, **kwargs)
-        self.settings = dict(settings or {})
+        self.settings, self.when_interrupted = dict(settings or {}), when_interrupted
         self.params += [
             click.Option(["-q", "--quiet"], is_flag=True, help="Print warnings, errors and results only."),
             click.Option(["-v", "--verbose"], is_flag=True, help="Print more about what happens."),
@@ -52,6 +55,9 @@ class Command(click.Command):
             except StackflowerError as error:
                 click.echo(f"Error: {self.spell(str(error))}", err=True)
                 ctx.exit(error.exit_code)
+            except KeyboardInterrupt:
+                click.echo(f"Interrupted. {self.when_interrupted}".strip(), err=True)
+                ctx.exit(128 + signal.SIGINT)
 
     def spell(self, text: str) -> str:
         """Replace the parameters in a message of the library by the flags of this command."""
@@ -74,7 +80,7 @@ class Command(click.Command):
 
 
 class Group(click.Group):
-    """Commands in the order in which they were added, and the end of one that is interrupted."""
+    """Group that lists its commands in insertion order and survives a closed pipe."""
 
     command_class = Command
 
@@ -84,9 +90,6 @@ class Group(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
-        except KeyboardInterrupt:
-            click.echo("Interrupted. Rerun the command: it keeps the images and shards that are finished.", err=True)
-            ctx.exit(128 + signal.SIGINT)
         except BrokenPipeError:
             sys.stderr.close()
             ctx.exit(1)
@@ -158,7 +161,8 @@ def messages_on_stderr(level: int, spell: Callable[[str], str]) -> Iterator[None
         yield
     finally:
         logger.removeHandler(handler)
-        logger.level, logger.propagate = before[0], before[1]
+        logger.setLevel(before[0])
+        logger.propagate = before[1]
 
 
 def spell(text: str) -> str:

@@ -10,6 +10,7 @@ import click
 from stackflower.commands.console import Command, show, spell
 from stackflower.commands.options import (
     DATA_HELP,
+    RESUMES,
     Finite,
     Limit,
     format_examples,
@@ -29,6 +30,7 @@ PROTOCOL = ("split", "samples", "per_caption", "splits", "kept", "seed", "trunca
 @click.command(
     "eval",
     cls=Command,
+    when_interrupted=RESUMES,
     epilog=format_examples(
         "stackflower eval runs/quickstart-1",
         "stackflower eval runs/quickstart-1 runs/photographs-1 --split validation",

@@ -64,6 +64,7 @@ def format_examples(*lines: str) -> str:
     return "\b\nExamples:\n" + "\n".join(f"  {line}" for line in lines)
 
 
+RESUMES = "Rerun the command: it keeps the images and shards that are finished."
 SEED = click.IntRange(0, 2**63 - 1)
 DATA_HELP = "synthetic-flowers, an image folder with metadata.jsonl or metadata.csv, or WebDataset shards."
 

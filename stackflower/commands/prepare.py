@@ -8,11 +8,12 @@ import click
 
 from stackflower.commands.console import Command, show, spell
 from stackflower.commands.data import parse_data_options
-from stackflower.commands.options import format_examples, json_option, layout_options, on_error_option
+from stackflower.commands.options import RESUMES, format_examples, json_option, layout_options, on_error_option
 
 
 @click.command(
     cls=Command,
+    when_interrupted=RESUMES,
     epilog=format_examples(
         "stackflower data prepare my-flowers --size 76",
         "stackflower data prepare my-flowers.zip prepared --on-error skip",

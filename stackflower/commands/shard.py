@@ -8,11 +8,12 @@ import click
 
 from stackflower.commands.console import Command, show
 from stackflower.commands.data import parse_data_options
-from stackflower.commands.options import format_examples, json_option, layout_options, on_error_option
+from stackflower.commands.options import RESUMES, format_examples, json_option, layout_options, on_error_option
 
 
 @click.command(
     cls=Command,
+    when_interrupted=RESUMES,
     epilog=format_examples(
         "stackflower data shard my-flowers shards",
         "stackflower data shard synthetic-flowers shards --size 76 --set data.count=100000",

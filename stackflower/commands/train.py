@@ -14,6 +14,7 @@ import click
 from stackflower.commands.console import Command, show
 from stackflower.commands.options import (
     DATA_HELP,
+    RESUMES,
     SEED,
     Duration,
     Finite,
@@ -42,6 +43,7 @@ PARTS = ("conditioning", "generator", "discriminator", "features", "augmentation
 
 @click.command(
     cls=Command,
+    when_interrupted=RESUMES,
     settings=SETTINGS,
     epilog=format_examples(
         "stackflower train --stage 1",
@@ -106,9 +108,9 @@ def train(dry_run: bool, as_json: bool, **flags: Any) -> None:
     request = read_request(flags, began)
     if dry_run:
         config, costs, run = plan(request)
-        click.echo(config.to_json().rstrip())
-        for label, value in costs.items():
-            click.echo(f"{label:<28} {value}")
+        values = {"config": config.to_dict(), "cost": costs, "run": str(run)}
+        lines = [config.to_json().rstrip(), *(f"{label:<28} {value}" for label, value in costs.items())]
+        show(values, as_json, lambda: "\n".join(lines))
         click.echo(f"Nothing was created; the run would be {run}.", err=True)
         return
     outcome = launch(request, handle_signals=True, tune_malloc=True)

@@ -1,4 +1,4 @@
-"""Merge recipe, parts and settings into one tree of plain values: recipe < parts < settings."""
+"""Merge recipe, flags and settings into one tree of plain values. Precedence: recipe < flags < settings."""
 
 from __future__ import annotations
 
@@ -31,22 +31,28 @@ def merge(
     """Merge recipe, flags and settings into the tree that `resolve` checks.
 
     Args:
-        recipe: as `load_recipe` gives it.
-        flags: dotted keys; the name of a kind names the part ("generator": "dcgan").
-        settings: values by dotted name; they take precedence over flags.
-        report: called with a sentence for everything that changes because something else was changed.
+        recipe: recipe, as returned by `load_recipe`.
+        flags: parts by kind (``{"generator": "dcgan"}``), and values by dotted name.
+        settings: values by dotted name, which take precedence over flags.
+        report: called with a sentence for each change that follows from another choice.
+
+    Returns:
+        The tree.
+
+    Raises:
+        ConfigError: a dotted name leads through a value that is not a table.
     """
     tree = add_defaults(recipe)
     before = copy.deepcopy(tree)
     given = apply_flags(tree, flags) | apply_settings(tree, settings)
     _replace_length(tree, given)
     follow(tree, before, given, report)
-    tree.setdefault("objective", {"name": "bce"})  # where the discriminator, which brings one, is unknown
+    tree.setdefault("objective", {"name": "bce"})  # an unknown discriminator brings no objective
     return tree
 
 
 def add_defaults(recipe: Mapping[str, Any]) -> Tree:
-    """Put a recipe over the defaults; a table without a name configures the default part."""
+    """Merge a recipe with the defaults; a table without a name sets options of the default part."""
     tree = copy.deepcopy(DEFAULTS)
     for key, value in recipe.items():
         tree[key] = copy.deepcopy(dict(value) if isinstance(value, Mapping) else value)
@@ -56,7 +62,15 @@ def add_defaults(recipe: Mapping[str, Any]) -> Tree:
 
 
 def apply_flags(tree: Tree, flags: Mapping[str, Any]) -> set[str]:
-    """Put the flags into the tree; their keys."""
+    """Set the flags in the tree, in place.
+
+    Args:
+        tree: tree of plain values.
+        flags: parts by kind, and values by dotted name.
+
+    Returns:
+        The names of the flags.
+    """
     for key, value in flags.items():
         if key in (*PARTS, *OPTIONAL):
             name, options = (value["name"], value) if isinstance(value, dict) else (value, {})
@@ -70,14 +84,14 @@ def apply_flags(tree: Tree, flags: Mapping[str, Any]) -> set[str]:
 
 
 def apply_settings(tree: Tree, settings: Mapping[str, Any]) -> set[str]:
-    """Put settings by dotted name into the tree; return their names."""
+    """Set values by dotted name in the tree, in place; return their names."""
     for key, value in settings.items():
         put(tree, key, value)
     return set(settings)
 
 
 def _replace_length(tree: Tree, given: set[str]) -> None:
-    """Let a given length replace the recipe's, whatever its unit."""
+    """Remove the recipe's length if the user sets one, in any unit."""
     train = tree.get("train")
     chosen = [name for name in LENGTHS if f"train.{name}" in given]
     if isinstance(train, dict) and chosen:
@@ -87,16 +101,16 @@ def _replace_length(tree: Tree, given: set[str]) -> None:
 
 
 def _name_part(tree: Tree, kind: str, name: str) -> None:
-    """Name a part; the options of a part of another name do not carry over."""
+    """Choose a part by name, dropping the options of a different part."""
     section = tree.get(kind)
     if not isinstance(section, dict) or section.get("name") != name:
         tree[kind] = {"name": name}
 
 
 def _add_penalties(recipe: Any, flags: Mapping[str, Any]) -> Any:
-    """Add the penalties of flags to the recipe's, or change their weight; "none" drops the recipe's."""
+    """Add penalties to the recipe's, or change their options; "none" removes the recipe's."""
     if not isinstance(recipe, Mapping):
-        return recipe  # refused later, with the rest
+        return recipe  # `resolve` reports it together with all other mistakes
     kept = {} if "none" in flags else {name: dict(v) if isinstance(v, Mapping) else v for name, v in recipe.items()}
     for name, options in flags.items():
         if name != "none":

@@ -1,4 +1,4 @@
-"""From a merged tree to a checked configuration. Nothing is changed or filled in here but defaults."""
+"""Resolve a merged tree into a checked configuration. Only defaults are added; no value is changed."""
 
 from __future__ import annotations
 
@@ -29,14 +29,17 @@ OPTIMIZER_DEFAULTS: dict[str, dict[str, Any]] = {"text": {"clip_norm": 10.0}}  #
 
 
 def resolve(tree: Mapping[str, Any]) -> RunConfig:
-    """Check a merged tree, or the result of `RunConfig.to_dict`, and return it as a RunConfig.
+    """Check a merged tree and return it as a RunConfig.
+
+    Args:
+        tree: result of `merge` or of `RunConfig.to_dict`.
 
     Raises:
-        ConfigError: a list of everything that is wrong.
+        ConfigError: a list of all mistakes.
     """
     problems: list[str] = []
-    known = (*HEADER, *PARTS, *OPTIONAL, *SECTIONS, "penalties", "optimizer")
-    problems += [f"There is no section or key {key!r}.{suggest(key, known)}" for key in tree if key not in known]
+    allowed = (*HEADER, *PARTS, *OPTIONAL, *SECTIONS, "penalties", "optimizer")
+    problems += [f"Unknown section or key {key!r}.{suggest(key, allowed)}" for key in tree if key not in allowed]
     problems += _check_header(tree)
     parts = {kind: _read_part(tree, kind, problems) for kind in PARTS}
     sections: dict[str, Any] = {
@@ -61,7 +64,7 @@ def resolve(tree: Mapping[str, Any]) -> RunConfig:
         optimizer=_read_optimizers(tree.get("optimizer", {}), problems),
         below=_read_previous_stage(tree.get("below"), problems),
     )
-    if not problems:  # the length says nothing of values that were refused
+    if not problems:  # refused values were replaced by defaults, which say nothing about the length
         problems += _check_length(config.train)
     problems += requirements.check_scores(config.output)
     if describe_problem(config.stage, Count) is None:
@@ -73,12 +76,13 @@ def resolve(tree: Mapping[str, Any]) -> RunConfig:
 
 
 def _check_header(tree: Mapping[str, Any]) -> list[str]:
+    """Check the keys of the tree that are not tables; raise ConfigError if one is missing."""
     missing = [f"{key} is missing." for key in ("stage", "seed", "mixed_precision") if key not in tree]
     if missing:
         raise ConfigError(missing)
     problems = []
     if not isinstance(tree.get("recipe", ""), str):
-        problems.append(f"recipe = {tree['recipe']!r}: it should be the name of a recipe, or a file.")
+        problems.append(f"recipe = {tree['recipe']!r}: it should be the name of a recipe, or a TOML file.")
     if describe_problem(tree["stage"], Count):
         problems.append(f"stage = {tree['stage']!r}: allowed are 1, 2, 3 …")
     if tree["mixed_precision"] not in PRECISIONS:
@@ -89,47 +93,47 @@ def _check_header(tree: Mapping[str, Any]) -> list[str]:
 
 
 def _check_length(train: Train) -> list[str]:
-    """Return what is wrong with the length of the training and the parts of a batch, which several settings decide."""
+    """Check the length of the training and the parts of a batch, each of which depends on several settings."""
     problems = []
-    given = [name for name in LENGTHS if getattr(train, name) is not None]
-    if len(given) != 1:
-        what = " and ".join(f"train.{name}" for name in given) or "none"
+    lengths = [name for name in LENGTHS if getattr(train, name) is not None]
+    if len(lengths) != 1:
+        names = " and ".join(f"train.{name}" for name in lengths) or "none"
         problems.append(
-            f"The length of the training: give one of {', '.join(f'train.{name}' for name in LENGTHS)}; given: {what}."
+            f"Set the length of the training with one of {', '.join(f'train.{name}' for name in LENGTHS)}; got {names}."
         )
     parts = train.gradient_accumulation * train.latents_per_caption
     if train.batch_size % parts:
         problems.append(
-            f"train.batch_size = {train.batch_size} must divide by gradient_accumulation × latents_per_caption = "
+            f"train.batch_size = {train.batch_size} must be divisible by gradient_accumulation × latents_per_caption = "
             f"{parts}."
         )
     return problems
 
 
 def _check_stage(config: RunConfig) -> list[str]:
-    """Return what is wrong with the stage and the previous one."""
+    """Check that the stage follows the previous stage."""
     stage, below = config.stage, config.below
     if below is None and stage > 1:
-        return [f"`stage={stage}` refines a trained run of stage {stage - 1}: add `below=RUN`."]
+        return [f"`stage={stage}` refines a trained run of stage {stage - 1}; set it with `below=RUN`."]
     if below is not None and stage != below.stage + 1:
-        return [f"`below={below.run}` is of stage {below.stage}, so the stage over it is `stage={below.stage + 1}`."]
+        return [f"`below={below.run}` is a run of stage {below.stage}, so the next stage is `stage={below.stage + 1}`."]
     return []
 
 
 def _read_optimizers(values: Any, problems: list[str]) -> dict[str, Optimizer]:
     if not (isinstance(values, Mapping) and all(isinstance(settings, Mapping) for settings in values.values())):
         problems.append(
-            f"optimizer = {values!r}: it should be a table for each, as in [optimizer.generator] lr = 2e-4."
+            f"optimizer = {values!r}: it should be a table per network, as in [optimizer.generator] lr = 2e-4."
         )
         values = {}
     problems += [
-        f"There is no optimizer.{name}.{suggest(name, OPTIMIZERS)}" for name in values if name not in OPTIMIZERS
+        f"Unknown section optimizer.{name}.{suggest(name, OPTIMIZERS)}" for name in values if name not in OPTIMIZERS
     ]
-    found = {}
+    optimizers = {}
     for name in OPTIMIZERS:
         settings = {**OPTIMIZER_DEFAULTS.get(name, {}), **values.get(name, {})}
-        found[name] = read_section(Optimizer, settings, f"optimizer.{name}", problems, partial=True) or Optimizer()
-    return found
+        optimizers[name] = read_section(Optimizer, settings, f"optimizer.{name}", problems, partial=True) or Optimizer()
+    return optimizers
 
 
 def _read_part(tree: Mapping[str, Any], kind: str, problems: list[str]) -> Part:
@@ -141,14 +145,14 @@ def _read_part(tree: Mapping[str, Any], kind: str, problems: list[str]) -> Part:
 
 
 def _check_part(kind: str, name: str, options: Mapping[str, Any], problems: list[str]) -> Part:
-    """Return a part with the defaults of its other options: a later default does not change an earlier run."""
-    wrong = registry.check(kind, name, options)
-    problems += wrong
-    return Part(name, options if wrong else registry.complete_options(kind, name, options))
+    """Check a part and add the defaults of its other options, so that a run keeps them if a later version changes."""
+    mistakes = registry.check(kind, name, options)
+    problems += mistakes
+    return Part(name, options if mistakes else registry.complete_options(kind, name, options))
 
 
 def _read_features(tree: Mapping[str, Any], problems: list[str]) -> Part | None:
-    """Return the pretrained network, its weights by their absolute path, so that a run resumes from any folder."""
+    """Read the pretrained network; make the path of its weights absolute, so that a run resumes from any folder."""
     if tree.get("features") is None:
         return None
     part = _read_part(tree, "features", problems)
@@ -160,7 +164,7 @@ def _read_features(tree: Mapping[str, Any], problems: list[str]) -> Part | None:
 
 def _read_penalties(values: Any, problems: list[str]) -> tuple[Part, ...]:
     if not isinstance(values, Mapping):
-        problems.append(f"penalties = {values!r}: it should be a table for each, as in [penalties.r1] weight = 10.")
+        problems.append(f"penalties = {values!r}: it should be a table per penalty, as in [penalties.r1] weight = 10.")
         return ()
     parts = []
     for name, options in values.items():
@@ -173,5 +177,5 @@ def _read_previous_stage(values: Any, problems: list[str]) -> PreviousStage | No
     try:
         return PreviousStage.from_dict(values) if values else None
     except (KeyError, TypeError, ValueError, AttributeError):
-        problems.append(f"below = {values!r}: the previous stage is set by `below=RUN`, which reads it from the run.")
+        problems.append(f"below = {values!r}: set the previous stage with `below=RUN`, which reads it from the run.")
         return None

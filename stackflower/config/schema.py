@@ -1,6 +1,6 @@
-"""What a run is: frozen dataclasses, read from a recipe and flags, checked as a whole, written to ``config.json``.
+"""The configuration of a run: frozen dataclasses, which `resolve` builds and ``config.json`` stores.
 
-A part is ``{"name": …, options}``; its options are the parameters of its constructor.
+A part is stored as ``{"name": …, option: …}``; its options are the parameters of its constructor.
 """
 
 from __future__ import annotations
@@ -19,22 +19,43 @@ from stackflower.options import BatchSize, Below1, Count, Natural, Positive, Sha
 
 @dataclass(frozen=True)
 class Part:
-    """A named part and its options."""
+    """A part and its options.
+
+    Args:
+        name: name of the part.
+        options: values by option.
+    """
 
     name: str
     options: Mapping[str, Any] = field(default_factory=dict)
 
     def create(self, kind: str, **context: Any) -> Any:
-        """Build it; `context` is what the builder supplies for this kind."""
+        """Build the part.
+
+        Args:
+            kind: kind of part.
+            context: parameters that the builder supplies for the kind.
+
+        Raises:
+            ComponentError: the part is unknown, an option is wrong, or the constructor fails.
+        """
         return registry.create(kind, self.name, **context, **self.options)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return name and options as one dict."""
+        """Convert to one dict of name and options."""
         return {"name": self.name, **self.options}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Part:
-        """Build a part from the result of `to_dict`. TypeError for a name that is not a string."""
+        """Read a part from the result of `to_dict`.
+
+        Args:
+            values: name and options.
+
+        Raises:
+            KeyError: the name is missing.
+            TypeError: the name is not a string.
+        """
         if not isinstance(values["name"], str):
             raise TypeError(f"name = {values['name']!r}")
         return cls(values["name"], {key: value for key, value in values.items() if key != "name"})
@@ -42,27 +63,25 @@ class Part:
 
 @dataclass(frozen=True)
 class Train:
-    """Length, speed and steps of the training. All durations are counted in images seen."""
+    """Length, batches and steps of the training. Durations are counted in images seen."""
 
     images: Count | None = None  # number of images to train on
     epochs: Positive | None = None  # the same, in passes over the training split
     time_limit: Positive | None = None  # the same, in seconds: as many images as fit
-    batch_size: BatchSize = 64  # images a step, over all processes and accumulation steps
-    gradient_accumulation: Count = 1  # parts in which a batch is processed
-    captions_averaged: Count = 1  # captions of an image whose embeddings are averaged
+    batch_size: BatchSize = 64  # images per step, in total over all processes and accumulation steps
+    gradient_accumulation: Count = 1  # number of parts that a batch is processed in
+    captions_averaged: Count = 1  # captions per image whose embeddings are averaged
     flip: bool = True  # mirror half of the images left to right
-    flip_vertical: bool = False  # and half of them upside down
-    load_size: Count | None = None  # pixels from which crops are taken (19/16 of the resolution)
-    ema_half_life: Weight = 10_000.0  # half-life of the average of the weights, in images; 0 turns it off
-    critic_steps: Count = 1  # discriminator steps for each generator step
-    latents_per_caption: Count = 1  # latents for which each caption of a batch is generated
-    hard_negatives: Count = 1  # negative captions drawn for an image, of which the most similar to its own is used
-    interpolated: Share = 0.0  # share of a generated batch whose text is halfway between two captions (GAN-INT)
-    contrasted: Natural = 0  # captions that the contrast tells an image's own from, besides those of the batch
-    sync_batch_norm: bool = True  # batch statistics over all processes
-    compile: bool = (
-        False  # torch.compile for generator and discriminator: some minutes at the start, then faster on a GPU
-    )
+    flip_vertical: bool = False  # flip half of the images upside down
+    load_size: Count | None = None  # size in pixels of the images that are cropped; None: 19/16 of the resolution
+    ema_half_life: Weight = 10_000.0  # half-life of the weight average (EMA) in images; 0: no average
+    critic_steps: Count = 1  # discriminator steps per generator step
+    latents_per_caption: Count = 1  # latents per caption in a generated batch
+    hard_negatives: Count = 1  # negative captions drawn per image; the one most similar to its own caption is used
+    interpolated: Share = 0.0  # share of a generated batch with texts halfway between two captions (GAN-INT)
+    contrasted: Natural = 0  # captions in the contrastive loss in addition to those of the batch
+    sync_batch_norm: bool = True  # compute batch statistics over all processes
+    compile: bool = False  # compile generator and discriminator (torch.compile): slow to start, faster on a GPU
 
 
 LENGTHS = ("images", "epochs", "time_limit")  # one of them sets the length of the training
@@ -74,31 +93,37 @@ class Optimizer:
 
     name: Literal["adam", "rmsprop", "sgd"] = "adam"
     lr: Positive = 2e-4  # learning rate
-    beta1: Below1 = 0.5  # decay of the mean gradient; momentum in rmsprop and sgd
+    beta1: Below1 = 0.5  # decay of the mean gradient; momentum for rmsprop and sgd
     beta2: Below1 = 0.999  # decay of the mean squared gradient (adam, rmsprop)
-    halve_every: Weight = 0.0  # epochs after which the learning rate is halved, again and again; 0: never
-    decay_from: Share = 1.0  # share of training after which the learning rate falls linearly to zero; 1: never
-    plateau: Weight = (
-        0.0  # epochs without a lower convergence measure after which the learning rate is halved; 0: never
-    )
-    clip_norm: Weight = 0.0  # maximum norm of the gradients; 0: not clipped
+    halve_every: Weight = 0.0  # halve the learning rate every so many epochs; 0: never
+    decay_from: Share = 1.0  # share of the training after which the learning rate decays linearly to zero; 1: never
+    plateau: Weight = 0.0  # halve the learning rate after so many epochs without a lower convergence measure; 0: never
+    clip_norm: Weight = 0.0  # maximum gradient norm; 0: no clipping
 
 
 @dataclass(frozen=True)
 class PreviousStage:
-    """The stage that a later one refines, as its run had it: what is needed to rebuild the networks."""
+    """Everything that is needed to rebuild the networks of the stage that a later stage refines.
 
-    run: str  # the folder it was read from, for the record: its weights become part of the later run
+    Args:
+        run: folder from which the stage was read, for the record only: the later run keeps the weights.
+        stage: number of the stage.
+        conditioning: its conditioning.
+        generator: its generator.
+        load_ratio: size of its prepared images divided by its resolution. The later stage crops at the same ratio, so
+            that objects keep their size.
+        below: the stage before it, if any.
+    """
+
+    run: str
     stage: int
     conditioning: Part
     generator: Part
-    load_ratio: (
-        float  # prepared over generated pixels: the later stage must crop as much, or its objects differ in size
-    )
+    load_ratio: float
     below: PreviousStage | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the fields as JSON holds them."""
+        """Convert to JSON types."""
         return {
             "run": self.run,
             "load_ratio": self.load_ratio,
@@ -110,7 +135,7 @@ class PreviousStage:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> PreviousStage:
-        """Build the previous stage from the result of `to_dict`."""
+        """Read the previous stage from the result of `to_dict`."""
         return cls(
             str(values["run"]),
             int(values["stage"]),
@@ -123,24 +148,24 @@ class PreviousStage:
 
 @dataclass(frozen=True)
 class Output:
-    """What is written during training."""
+    """What is written during the training, and how often."""
 
     log_every: Count = 50  # steps between lines of metrics.jsonl
-    sample_every: Weight = 0.0  # images between sample grids; 0: a tenth of the training, if a time limit allows
-    checkpoint_every: Weight = 0.0  # images between checkpoints; 0: a tenth of the training, if a time limit allows
-    keep_last: Count = 2  # newest checkpoints that are kept
-    keep_every: Natural = 0  # every Nth checkpoint is kept for good; 0: none
-    eval_every: Weight = 0.0  # images between scores of the held-out split; 0: none
+    sample_every: Weight = 0.0  # images between sample grids; 0: a tenth of the training, if the time limit allows
+    checkpoint_every: Weight = 0.0  # images between checkpoints; 0: a tenth of the training, if the time limit allows
+    keep_last: Count = 2  # number of newest checkpoints to keep
+    keep_every: Natural = 0  # keep every Nth checkpoint permanently; 0: none
+    eval_every: Weight = 0.0  # images between scores on the held-out split; 0: no scores
     eval_metrics: tuple[str, ...] = ("is", "fid")  # metrics of these scores
-    eval_samples: Count | None = None  # images generated for them; None: as many as in the split, at most 5,000
-    eval_extractor: str | None = None  # feature extractor; None: the one that `stackflower eval` would choose
+    eval_samples: Count | None = None  # images generated for these scores; None: as many as in the split, at most 5,000
+    eval_extractor: str | None = None  # feature extractor; None: the default of `stackflower eval`
     eval_weights: str | None = None  # file of the extractor's weights
-    best: str = "fid"  # the metric by which the best model is kept
+    best: str = "fid"  # metric that selects the best model
 
 
 @dataclass(frozen=True)
 class RunConfig:
-    """Everything that decides what a run does."""
+    """The complete configuration of a run, as `resolve` returns it."""
 
     recipe: str
     stage: int
@@ -153,7 +178,7 @@ class RunConfig:
     discriminator: Part
     augmentation: Part
     objective: Part
-    features: Part | None  # the pretrained network that discriminator or penalties look through
+    features: Part | None  # pretrained network that the discriminator or penalties use
     penalties: tuple[Part, ...]
     train: Train
     optimizer: Mapping[str, Optimizer]
@@ -161,7 +186,7 @@ class RunConfig:
     below: PreviousStage | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON and TOML hold it; `resolve` reads it back."""
+        """Convert to plain values, as in JSON and TOML; `resolve` is the inverse."""
         values: dict[str, Any] = {}
         for spec in dataclasses.fields(self):
             value = getattr(self, spec.name)
@@ -177,16 +202,16 @@ class RunConfig:
         return values
 
     def to_json(self) -> str:
-        """Return the configuration as indented JSON."""
+        """Format the configuration as indented JSON."""
         return json.dumps(self.to_dict(), indent=2, ensure_ascii=False) + "\n"
 
 
-OPTIONAL = ("features",)  # parts of a run that may be none
+OPTIONAL = ("features",)  # kinds of which a run may have no part
 PARTS = ("data", "text", "conditioning", "generator", "discriminator", "augmentation", "objective")
 SECTIONS: dict[str, type] = {"train": Train, "output": Output}
 OPTIMIZERS = ("generator", "discriminator", "text")
 
-# what a setting requires of the parts, where it is not at its default
+# requirements of settings that differ from their default
 SETTING_REQUIREMENTS: dict[str, tuple[Requirement, ...]] = {
     "train.contrasted": (
         Requirement(
@@ -201,18 +226,23 @@ SETTING_REQUIREMENTS: dict[str, tuple[Requirement, ...]] = {
         for network in OPTIMIZERS
     },
 }
-# settings of a recipe that hold only for the recipe's own value of an option
+# settings of a recipe that are dropped if this option (kind, name) differs from the recipe's
 BOUND_SETTINGS = {"train.load_size": ("generator", "resolution")}
 
 
 def get_default(setting: str) -> Any:
-    """Return the default of a setting by its dotted name; None if it has none."""
+    """Return the default of a setting by its dotted name; None for a setting without a default."""
     table, _, name = setting.rpartition(".")
     return getattr(Optimizer if table.startswith("optimizer.") else SECTIONS.get(table), name, None)
 
 
 def read(tree: Mapping[str, Any], setting: str) -> Any:
-    """Return the value of a setting in a tree of plain values, or its default."""
+    """Return a setting of a tree of plain values, or its default.
+
+    Args:
+        tree: tree of plain values.
+        setting: dotted name.
+    """
     values: Any = tree
     for key in setting.split("."):
         if not isinstance(values, Mapping) or key not in values:
@@ -222,10 +252,15 @@ def read(tree: Mapping[str, Any], setting: str) -> Any:
 
 
 def put(tree: dict[str, Any], setting: str, value: Any) -> None:
-    """Set a value in a tree of plain values by its dotted name.
+    """Set a value in a tree of plain values.
+
+    Args:
+        tree: tree of plain values, changed in place.
+        setting: dotted name; missing tables are added.
+        value: the value.
 
     Raises:
-        ConfigError: a table on the way is a value.
+        ConfigError: the dotted name leads through a value that is not a table.
     """
     *tables, name = setting.split(".")
     for table in tables:

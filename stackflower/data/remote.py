@@ -12,7 +12,7 @@ from typing import Any
 
 from filelock import FileLock
 
-from stackflower.errors import DataError, MissingDependency
+from stackflower.errors import DataError, MissingDependency, summarise_error
 from stackflower.utils.atomic import replacing
 from stackflower.utils.cache import build_cache_error, compute_key, make_cache_folder
 
@@ -172,5 +172,5 @@ def _make_room(folder: Path, kept: Path) -> None:
 
 
 def _build_access_error(location: str, error: Exception) -> DataError:
-    reason = (str(error) or type(error).__name__).splitlines()[0]
+    reason = summarise_error(error)
     return DataError(f"{location} can't be read: {reason}. Check the address, the network and your credentials.")

@@ -1,4 +1,4 @@
-"""Scores in files, and whether two of them compare."""
+"""Save, read and compare scores."""
 
 from __future__ import annotations
 
@@ -13,18 +13,17 @@ from stackflower.errors import ConfigError, DataError
 from stackflower.evaluation.scoring import collect_numbers
 from stackflower.utils.atomic import reporting_write_errors, write_text
 
-DESCRIPTIVE_FIELDS = ("data", "trained_on", "held_out", "shuffle")  # what checksums and seeds say already
-GENERATION_FIELDS = (
-    "captions",
-    "per_caption",
-    "truncation",
-    "resized_to",
-    "borders",
-)  # how images came about, where it is stated
+DESCRIPTIVE_FIELDS = ("data", "trained_on", "held_out", "shuffle")  # redundant with checksums and seeds
+# how images were generated; compared only if both state it
+GENERATION_FIELDS = ("captions", "per_caption", "truncation", "resized_to", "borders")
 
 
 def save_scores(scores: Mapping[str, Any], path: Path) -> None:
-    """Write scores with their protocol as JSON. DataError where that can't be."""
+    """Write scores with their protocol as JSON.
+
+    Raises:
+        DataError: the file can't be written.
+    """
     with reporting_write_errors(path, DataError):
         write_text(path, json.dumps(scores, indent=2, ensure_ascii=False) + "\n")
 
@@ -40,7 +39,7 @@ def build_file_name(scores: Mapping[str, Any]) -> str:
 
 
 def read_scores(path: Path) -> dict[str, Any]:
-    """Read scores that `save_scores` or ``stackflower eval`` wrote.
+    """Read scores that `save_scores` wrote.
 
     Raises:
         DataError: the file is missing or contains anything else.
@@ -49,12 +48,10 @@ def read_scores(path: Path) -> dict[str, Any]:
         found = json.loads(path.read_text(encoding="utf-8"))
         _ = dict(found["protocol"]), list(found["metrics"])
     except FileNotFoundError:
-        raise DataError(
-            f"There is no file of scores {path}; `stackflower eval` with `out={path}` writes one."
-        ) from None
+        raise DataError(f"{path} does not exist; `stackflower eval` with `out={path}` writes one.") from None
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise DataError(
-            f"{path} holds no scores written by `stackflower eval` ({type(error).__name__}: {error})."
+            f"{path} does not contain scores written by `stackflower eval` ({type(error).__name__}: {error})."
         ) from error
     scores: dict[str, Any] = found
     return scores
@@ -66,7 +63,7 @@ def select_comparable_fields(protocol: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def check_comparable(one: Mapping[str, Any], other: Mapping[str, Any], path: Path) -> None:
-    """ConfigError that lists where the protocols of two scores differ."""
+    """Raise ConfigError if the protocols of two scores differ, listing the differences."""
     mine, theirs = (json.loads(json.dumps(select_comparable_fields(scores["protocol"]))) for scores in (one, other))
     listed = [
         f"  {name}: {mine.get(name, 'not stated')!r} here, {theirs.get(name, 'not stated')!r} there"
@@ -75,13 +72,13 @@ def check_comparable(one: Mapping[str, Any], other: Mapping[str, Any], path: Pat
     ]
     if listed:
         raise ConfigError(
-            "\n".join([f"These scores and those of {path} don't compare, as their protocols differ:", *listed])
+            "\n".join([f"These scores and those of {path} are not comparable because their protocols differ:", *listed])
             + "\nScore both in the same way."
         )
 
 
 def compare(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, dict[str, float]]:
-    """Of every number in both: ``here``, ``there`` and the ``difference``."""
+    """Compare the numbers that both contain; return ``here``, ``there`` and their ``difference``."""
     mine, theirs = collect_numbers(one), collect_numbers(other)
     return {
         name: {"here": value, "there": theirs[name], "difference": value - theirs[name]}

@@ -22,7 +22,8 @@ def create_extractor(name: str | None, options: Mapping[str, Any], source: Sourc
     """Create the feature extractor.
 
     Args:
-        name: name of the extractor; None: the domain classifier of the source if available, else Inception-v3.
+        name: name of the extractor; None: "domain" if the options have `weights` or the source has a classifier of its
+            own, else Inception-v3.
         options: options of the extractor.
         source: data set to compare with.
         resolution: height and width of the images, in pixels.

@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from stackflower.errors import RunError
+from stackflower.errors import RunError, summarise_error
 from stackflower.text.base import TextEncoder, compute_digest
 from stackflower.text.ranking import ImageEncoder
 from stackflower.utils.atomic import replacing, write_text
@@ -128,7 +128,7 @@ class LearnedEncoder(TextEncoder):
             self.network.load_state_dict(state)
         except (OSError, SafetensorError, ValueError, KeyError, TypeError, RuntimeError) as error:
             raise RunError(
-                f"The text encoder in {folder} is missing or damaged ({str(error).splitlines()[0]}). Restore "
+                f"The text encoder in {folder} is missing or damaged ({summarise_error(error)}). Restore "
                 f"{VOCABULARY_FILE} and {WEIGHTS_FILE}, or train it again with `stackflower train-text`."
             ) from error
 

@@ -18,11 +18,11 @@ from stackflower.utils import devices
 def keep_memory() -> bool:
     """Make glibc's malloc keep freed memory instead of returning it to the system.
 
-    A training step on a CPU allocates and frees the same hundred megabytes again and again, which costs page faults.
-    Memory in use stays at its peak, which training reaches in its first step; call this when the data are prepared.
+    A training step on a CPU repeatedly allocates and frees the same hundred megabytes, which causes page faults. Memory
+    use stays at its peak, which training reaches in its first step; call this after the data are prepared.
 
     Returns:
-        Whether the allocator could be set.
+        Whether the allocator could be configured.
     """
     if sys.platform != "linux":
         return False
@@ -38,11 +38,14 @@ TRACKERS = {"tensorboard": "tensorboard", "wandb": "wandb", "mlflow": "mlflow"} 
 
 
 def check_trackers(report_to: Sequence[str]) -> None:
-    """Check the names of trackers.
+    """Check that trackers exist and that their libraries are installed.
+
+    Args:
+        report_to: names of trackers.
 
     Raises:
         ConfigError: a tracker is unknown.
-        MissingDependency: its library is not installed.
+        MissingDependency: the library of a tracker is not installed.
     """
     for tracker in report_to:
         library = TRACKERS.get(tracker)
@@ -66,30 +69,33 @@ def check_batch_size(train: Train, processes: int) -> None:
 
 
 def check_host(precision: str) -> None:
-    """Check that the program around the training has not set up Accelerate in another way.
+    """Check that the calling program has not set up Accelerate with another device or precision.
 
-    Accelerate has one state per process: an `Accelerator` created second shares the device and precision of the first.
+    Accelerate has one state per process: a second `Accelerator` shares the device and precision of the first.
+
+    Args:
+        precision: precision of the training.
 
     Raises:
-        ConfigError: the device or precision differ from `precision` and those of this machine.
+        ConfigError: the device or the precision differs from the training's.
     """
     if not is_initialized():
         return
     host = AcceleratorState()
-    advice = "train before the program creates its `Accelerator`, or in another process"
+    advice = "train before this program creates its `Accelerator`, or in another process"
     if not devices.has_accelerator() and host.device.type != "cpu":
         raise ConfigError(
-            f"This program has set up Accelerate on {host.device}, and the training wants the CPU: {advice}."
+            f"This program has set up Accelerate on {host.device}, and the training needs the CPU: {advice}."
         )
     if host.mixed_precision != precision:
         raise ConfigError(
-            f"This program has set up Accelerate with mixed_precision={host.mixed_precision}, and the training wants "
+            f"This program has set up Accelerate with mixed_precision={host.mixed_precision}, and the training needs "
             f"{precision}: use `mixed_precision={host.mixed_precision}`, {advice}."
         )
 
 
 def set_backends(device: torch.device) -> None:
-    """Let a CUDA device compute products in TF32 and choose the fastest convolutions."""
+    """Enable TF32 and cuDNN's search for the fastest convolutions on a CUDA device."""
     if device.type == "cuda":
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
         torch.backends.cudnn.benchmark = True
@@ -101,7 +107,7 @@ def make_accelerator(config: RunConfig, report_to: Sequence[str] = (), project: 
     Args:
         config: the run's configuration.
         report_to: names of trackers.
-        project: folder of the trackers' files.
+        project: folder for the files of the trackers.
 
     Raises:
         ConfigError: a tracker is unknown, the batch can't be divided among processes, or this process has set up
@@ -113,7 +119,7 @@ def make_accelerator(config: RunConfig, report_to: Sequence[str] = (), project: 
     check_host(precision)
     check_batch_size(config.train, devices.get_process_state().num_processes)
     accelerator = Accelerator(
-        cpu=not devices.has_accelerator(),  # so that processes on CPUs use gloo
+        cpu=not devices.has_accelerator(),  # processes on CPUs communicate over gloo
         mixed_precision=precision,
         log_with=list(report_to) or None,
         project_dir=project,

@@ -1,4 +1,4 @@
-"""Callbacks: code of the caller that runs while a training does."""
+"""Callbacks: code of the caller that runs during a training."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from stackflower.runs.folder import Run
 
 @dataclass(frozen=True)
 class TrainingProgress:
-    """How far a training is.
+    """The progress of a training.
 
     Args:
         run: folder of the run.
         images: number of images seen.
         step: number of finished steps.
-        share: share of the training that is done, in [0, 1].
-        total: number of images to train on; None while a time limit has not been measured yet.
-        stop: ends the training after this step, with a checkpoint; takes the reason.
+        share: share of the training that is done, in `[0, 1]`.
+        total: number of images to train on; None if a time limit sets it and it is not yet estimated.
+        stop: function that ends the training after this step, with a checkpoint; takes the reason.
     """
 
     run: Run
@@ -31,9 +31,9 @@ class TrainingProgress:
 
 
 class Callback:
-    """Base class of callbacks; every hook does nothing unless it is overridden.
+    """Base class of callbacks, whose hooks do nothing unless they are overridden.
 
-    Hooks run on every process. A hook that waits for the device, or that takes long, slows the training down.
+    Hooks run in every process. A hook that waits for the device or takes long slows the training down.
 
     Example:
         >>> class Patience(Callback):
@@ -46,17 +46,32 @@ class Callback:
         """Run after every training step."""
 
     def on_log(self, progress: TrainingProgress, measures: Mapping[str, float]) -> None:
-        """Run after a line of ``metrics.jsonl`` is written; `measures` are its losses and learning rates."""
+        """Run after a line of ``metrics.jsonl`` is written.
+
+        Args:
+            progress: progress of the training.
+            measures: losses and learning rates of the line, by name.
+        """
 
     def on_checkpoint(self, progress: TrainingProgress, path: Path) -> None:
-        """Run after a checkpoint is written to the folder `path`."""
+        """Run after a checkpoint is written.
+
+        Args:
+            progress: progress of the training.
+            path: folder of the checkpoint.
+        """
 
     def on_end(self, progress: TrainingProgress, stopped: str | None) -> None:
-        """Run when the training ends; `stopped` says why it ended early, or is None."""
+        """Run when the training ends.
+
+        Args:
+            progress: progress of the training.
+            stopped: why it ended early, if it did.
+        """
 
 
 class CallbackList(Callback):
-    """Runs several callbacks, in order."""
+    """Several callbacks, which run in order."""
 
     def __init__(self, callbacks: Callback | Sequence[Callback] = ()):
         self.callbacks = [callbacks] if isinstance(callbacks, Callback) else list(callbacks)

@@ -1,4 +1,4 @@
-"""Count what a run will cost, parameters, FLOPs and memory, on meta tensors, without computing anything."""
+"""Estimate the cost of a run (parameters, FLOPs and memory) on meta tensors, without computing anything."""
 
 from __future__ import annotations
 
@@ -22,7 +22,21 @@ from stackflower.utils.progress import format_duration
 def plan(
     config: RunConfig, encoder: TextEncoder, source: Source, captions: Sequence[str], epoch: int
 ) -> dict[str, str]:
-    """Return what a dry run prints, label to value; refuse what the training would refuse."""
+    """Estimate the cost of a training for a dry run.
+
+    Args:
+        config: configuration of the run.
+        encoder: text encoder.
+        source: data set.
+        captions: training captions, to which a text encoder that is trained with the GAN is fitted.
+        epoch: number of images per pass over the data.
+
+    Returns:
+        Texts by label.
+
+    Raises:
+        ConfigError: the data can't be prepared at the size that the training needs.
+    """
     with torch.device("meta"):
         stage, _ = build.build_networks(config, encoder.dim)
     build.compute_load_size(config, stage, source)
@@ -40,9 +54,9 @@ def plan(
     else:
         lines["images to train on"] = f"as many as fit into {format_duration(train.time_limit)}"
     lines["FLOPs of a step"] = (
-        f"{costs['step_flops']:.3g} ({train.batch_size} images, without penalties and a text encoder's)"
+        f"{costs['step_flops']:.3g} ({train.batch_size} images, without penalties and the text encoder)"
     )
-    lines["memory for training"] = f"about {costs['memory_bytes'] / 2**20:,.0f} MiB, and the data and libraries"
+    lines["memory for training"] = f"about {costs['memory_bytes'] / 2**20:,.0f} MiB, plus the data and libraries"
     return lines
 
 
@@ -51,37 +65,43 @@ def _count_step(
 ) -> tuple[int, int, int, int]:
     """Count the FLOPs of a step on meta tensors.
 
+    Args:
+        stage: stage on the device "meta".
+        adversaries: its adversaries, without penalties.
+        text_dim: size T of the text embeddings.
+        batch: number of images.
+
     Returns:
-        FLOPs of generating (forward), of the discriminators' step, of judging for the generator's step (both ways), and
-        how many numbers are saved for the backward passes.
+        FLOPs of generating the images (forward), of the discriminators' step, and of the generator's step through the
+        discriminators (forward and backward); and the number of values that are saved for the backward passes.
     """
     embedding, noise = torch.empty(batch, text_dim), torch.empty(batch, stage.noise_dim)
     saved = 0
 
-    def keep(tensor: torch.Tensor) -> torch.Tensor:
+    def count_saved(tensor: torch.Tensor) -> torch.Tensor:
         nonlocal saved
         saved += tensor.numel()
         return tensor
 
     label = torch.zeros(batch, dtype=torch.int64)
     flops = []
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+    with torch.autograd.graph.saved_tensors_hooks(count_saved, lambda tensor: tensor):
         with FlopCounterMode(display=False) as counter:
             generated = stage(embedding, noise)
         flops.append(counter.get_total_flops())
         text = Text(embedding, generated.condition, label)
-        drawn = [image.detach().requires_grad_() for image in generated.images]
-        seen = []
+        fakes = [image.detach().requires_grad_() for image in generated.images]
+        judged = []
         with FlopCounterMode(display=False) as counter:
-            for adversary, image in zip(adversaries.values(), drawn, strict=True):
+            for adversary, image in zip(adversaries.values(), fakes, strict=True):
                 negative = text if adversary.objective.mismatched else None
                 pairs = Pairs(torch.empty_like(image), image, text, negative, text)
                 terms, perceived = adversary(pairs, noise, 1)
                 torch.stack(list(terms.values())).sum().backward()
-                seen.append((adversary, pairs._replace(negative_text=None), perceived))
+                judged.append((adversary, pairs._replace(negative_text=None), perceived))
         flops.append(counter.get_total_flops())
         with FlopCounterMode(display=False) as counter:
-            for adversary, pairs, perceived in seen:
+            for adversary, pairs, perceived in judged:
                 with frozen(adversary):
                     terms = adversary.generator_terms(pairs, noise, 1, perceived=perceived)
                     torch.stack(list(terms.values())).sum().backward()
@@ -90,10 +110,17 @@ def _count_step(
 
 
 def count_costs(config: RunConfig, text_dim: int) -> dict[str, float]:
-    """Count the parameters of each network and the FLOPs of a training step, and estimate its memory in bytes.
+    """Count the parameters of each network and the FLOPs of a training step, and estimate its memory.
 
-    The step is counted on meta tensors: nothing is computed. A multiplication and an addition are two FLOPs. Penalties,
-    which may come only every so many steps, are not counted.
+    The step runs on meta tensors, so nothing is computed. A multiplication and an addition are two FLOPs. Penalties are
+    not counted, because they may apply only every so many steps.
+
+    Args:
+        config: configuration of the run.
+        text_dim: size T of the text embeddings.
+
+    Returns:
+        ``step_flops``, ``memory_bytes``, and the number of parameters of each network as ``NETWORK_parameters``.
     """
     with torch.device("meta"):
         stage, adversaries = build.build_networks(config, text_dim)
@@ -102,16 +129,16 @@ def count_costs(config: RunConfig, text_dim: int) -> dict[str, float]:
         small, large = (_count_step(stage, adversaries, text_dim, batch) for batch in (2, 4))
     train, size = config.train, config.train.batch_size
     generate, discriminate, adversarial = (count / 2 * size for count in small[:3])
-    # fakes are generated anew for each critic step but the last, and where a batch is split
+    # images are generated again for each critic step except the last, and for each part of a split batch
     repeated = train.critic_steps - (train.gradient_accumulation == 1)
-    activations = (large[3] - small[3]) / 2  # an image's; the rest are weights, counted below
-    weights = count_parameters(stage) + sum(sum(p.numel() for p in one.parameters()) for one in adversaries.values())
+    activations = (large[3] - small[3]) / 2  # per image; the difference leaves out weights, which are counted below
+    weights = count_parameters(stage) + sum(sum(p.numel() for p in net.parameters()) for net in adversaries.values())
     bytes_each = 2 if resolve_precision(config.mixed_precision) != "no" else 4
     part = size // train.gradient_accumulation
     return {
         "generator_parameters": sum(p.numel() for p in stage.parameters()),
-        **{f"{name}_parameters": sum(p.numel() for p in one.parameters()) for name, one in adversaries.items()},
+        **{f"{name}_parameters": sum(p.numel() for p in net.parameters()) for name, net in adversaries.items()},
         "step_flops": (train.critic_steps * discriminate) + adversarial + (3 + repeated) * generate,
-        # weights, gradients, two moments and the average, in float32; saved activations in the working precision
+        # weights, gradients, two moments and the average in float32, and saved activations in the working precision
         "memory_bytes": weights * 4 * 5 + activations * part * bytes_each,
     }

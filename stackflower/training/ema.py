@@ -12,12 +12,12 @@ Network = TypeVar("Network", bound=nn.Module)
 
 
 class EMA(Generic[Network]):
-    """Averaged copy of `module` (Karras et al. 2018); its buffers, such as batch statistics, are copied, not averaged.
+    """Averaged copy of a network (Karras et al. 2018); buffers, such as batch statistics, are copied, not averaged.
 
     Args:
         module: network to average.
-        half_life: number of images after which the contribution of old weights has halved; 0: the copy always equals
-            the module.
+        half_life: number of images after which the contribution of old weights is halved; 0: the copy equals the
+            network.
         ramp: upper bound of the half-life, as a share of the images seen, so that initial weights are soon forgotten.
     """
 

@@ -1,4 +1,4 @@
-"""Launch a training: from a request to a trained run."""
+"""Launch a training: `train` for the Python API, `launch` and `dry_run` for a `TrainingRequest`."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def train(
     """Train a stage, or resume a training, as ``stackflower train`` does.
 
     It runs in a notebook, and on several processes in a script that ``accelerate launch`` starts. The standard streams,
-    signal handlers, environment, random state and memory allocator of the process stay as they are, unless
+    signal handlers, environment, torch's random state and memory allocator of the process stay as they are, unless
     `handle_signals` or `tune_malloc` is set. Messages go to the logger ``stackflower``.
 
     Args:
@@ -154,7 +154,17 @@ def launch(
     handle_signals: bool = False,
     tune_malloc: bool = False,
 ) -> Outcome:
-    """Train or resume what `request` asks for; the other parameters are those of `train`."""
+    """Train a new run, or resume one.
+
+    Args:
+        request: what to train.
+        callbacks: one or several `Callback`.
+        handle_signals: save a checkpoint and stop on SIGINT and SIGTERM (main thread only).
+        tune_malloc: let glibc keep freed memory.
+
+    Raises:
+        StackflowerError: as in `train`.
+    """
     config, run, reason = request.resolve()
     precision = devices.resolve_precision(config.mixed_precision)
     main = devices.get_process_state().is_main_process
@@ -167,7 +177,7 @@ def launch(
 
 @contextmanager
 def host_unchanged() -> Iterator[None]:
-    """Restore what a training changes in the process: environment, random state, Accelerate's state, CUDA's flags."""
+    """Restore what a training changes in the process: environment, random state, Accelerate's state and CUDA flags."""
     environment, used_before = dict(os.environ), is_initialized()
     cuda, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
     flags = cuda.allow_tf32, cudnn.allow_tf32, cudnn.benchmark
@@ -175,8 +185,8 @@ def host_unchanged() -> Iterator[None]:
         with torch.random.fork_rng():
             yield
     finally:
-        if not used_before:  # the state of a program that uses Accelerate itself stays
-            AcceleratorState._reset_state()  # so that the next training may have another precision
+        if not used_before:  # a program that uses Accelerate itself keeps its state
+            AcceleratorState._reset_state()  # the next training may use another precision
         cuda.allow_tf32, cudnn.allow_tf32, cudnn.benchmark = flags
         if dict(os.environ) != environment:
             os.environ.clear()
@@ -184,10 +194,16 @@ def host_unchanged() -> Iterator[None]:
 
 
 def dry_run(request: TrainingRequest) -> tuple[RunConfig, dict[str, str], Run]:
-    """Resolve what `request` asks for without creating anything.
+    """Resolve a request and estimate the cost of the training, without creating anything.
+
+    Args:
+        request: what to train.
 
     Returns:
-        The configuration, what the training will cost (label to value), and the folder that the run would have.
+        The configuration, the cost as texts by label, and the run that the training would create or resume.
+
+    Raises:
+        StackflowerError: the training would be refused.
     """
     config, run, reason = request.resolve()
     logger.info("%s %s.", reason, devices.describe_device(devices.resolve_precision(config.mixed_precision)))

@@ -1,4 +1,4 @@
-"""Report a training: a progress line, ``metrics.jsonl``, trackers, and grids of generated images."""
+"""Report a training by a progress line, ``metrics.jsonl``, trackers and grids of generated images."""
 
 from __future__ import annotations
 
@@ -24,18 +24,25 @@ from stackflower.utils.progress import bars_shown, format_duration
 
 logger = logging.getLogger(__name__)
 
-QUIET = 10.0  # seconds between lines where there is no terminal for a bar
-BAR = "{percentage:3.0f}%|{bar:20}| {postfix}"
-KEPT_EVENTS = ("rollback", "failed")  # stay where a resumed run drops what came after its checkpoint
+LINE_INTERVAL = 10.0  # seconds between progress lines if stderr is not a terminal, which would show a bar
+BAR_FORMAT = "{percentage:3.0f}%|{bar:20}| {postfix}"
+KEPT_EVENTS = ("rollback", "failed")  # kept when a resumed run drops the lines after its checkpoint
 
 
 def format_progress(
     images: int, total: int | None, speed: float, left: float | None, measures: Mapping[str, float]
 ) -> str:
-    """Format images, speed and time left, then the losses by network.
+    """Format the number of images, the speed and the remaining time, followed by the losses of each network.
 
-    For example ``… discriminator: real 0.41 fake 0.33  generator: kl 0.06``. The terms of a generator carry the
-    resolution only where it has several discriminators.
+    The losses read ``discriminator: real 0.41 fake 0.33  generator: kl 0.06``. The names of a generator's terms contain
+    the resolution only if it has several discriminators.
+
+    Args:
+        images: number of images seen.
+        total: number of images to train on; None: not known yet.
+        speed: images per second.
+        left: remaining seconds; None: not known yet.
+        measures: losses and learning rates by name.
     """
     adversaries = {name.partition("/")[0] for name in measures if name.startswith("discriminator-")}
     networks: dict[str, list[str]] = {}
@@ -54,13 +61,13 @@ def format_progress(
 
 
 class RunLogger:
-    """Sum the terms of steps and report their means. Only the main process writes.
+    """Logger that sums the loss terms of steps and reports their means. Only the main process writes.
 
     Args:
         run: the run folder.
         accelerator: device, processes and trackers.
         captions: captions of the sample grid, one per row.
-        embeddings: their embeddings (rows, T); unused where the encoder is trained too.
+        embeddings: embeddings `(rows, T)` of the captions; not used if the encoder is trained with the GAN.
         noise_seed: seed of the grid's noise, the same for the whole run.
     """
 
@@ -76,17 +83,22 @@ class RunLogger:
 
     clock = staticmethod(time.monotonic)
 
-    # ---- measures: summed on the device, read at the log interval
+    # ---- measures: summed on the device, transferred at the log interval
 
     def add(self, terms: Mapping[str, Tensor], weight: float = 1.0) -> None:
-        """Add a step's terms, without waiting for the device."""
+        """Add the terms of a step, without waiting for the device.
+
+        Args:
+            terms: scalars by name.
+            weight: weight of the terms in the mean.
+        """
         for name, term in terms.items():
             value = term.detach().float() * weight
             self.sums[name] = self.sums[name] + value if name in self.sums else value
             self.counts[name] = self.counts.get(name, 0.0) + weight
 
     def collect_measures(self) -> dict[str, float]:
-        """Return the means of the terms over steps and processes since the last call; waits for the device."""
+        """Return the means of the terms over steps and processes, and reset the sums. Waits for the device."""
         if not self.sums:
             return {}
         names = sorted(self.sums)
@@ -96,13 +108,13 @@ class RunLogger:
         return dict(zip(names, means.tolist(), strict=True))
 
     def forget(self) -> None:
-        """Drop what was added since the last report."""
+        """Reset the sums."""
         self.sums, self.counts = {}, {}
 
     # ---- reports
 
     def start(self, images: int) -> None:
-        """Start reporting at `images` images; drop the lines of metrics.jsonl after that."""
+        """Start reporting at `images` images, and drop later lines of ``metrics.jsonl`` except `KEPT_EVENTS`."""
         self.began, self.began_at = self.clock(), images
         self.last = (self.began, images)
         if not self.accelerator.is_main_process or not self.run.metrics_file.is_file():
@@ -114,7 +126,7 @@ class RunLogger:
             self.log_message(f"metrics.jsonl could not be written: {error}")
 
     def get_seconds_since_last(self) -> float:
-        """Return the seconds since the last line, or since the training began."""
+        """Return the seconds since the last line, or since the start of the training."""
         return max(self.clock() - self.last[0], 1e-9)
 
     def log(
@@ -126,15 +138,15 @@ class RunLogger:
         measures: Mapping[str, float],
         most: float = math.inf,
     ) -> None:
-        """Write a line of measures to metrics.jsonl, the trackers and the console.
+        """Write measures to ``metrics.jsonl``, the trackers and the console.
 
         Args:
             images: number of images seen.
             step: number of steps.
             share: share of the training that is done.
-            total: images of the whole training; None: not known yet.
+            total: number of images to train on; None: not known yet.
             measures: values by name.
-            most: upper bound of the seconds that are left.
+            most: upper bound of the remaining seconds.
         """
         if not self.accelerator.is_main_process:
             return
@@ -158,21 +170,28 @@ class RunLogger:
         self._show(share, format_progress(images, total, speed, left, measures), now)
 
     def log_scores(self, images: int, scores: Mapping[str, float]) -> None:
-        """Write the scores of held-out images to metrics.jsonl, the trackers and the console."""
+        """Write scores on held-out images to ``metrics.jsonl``, the trackers and the console."""
         values = {f"eval/{name}": float(f"{value:.6g}") for name, value in scores.items()}
         self._write({"images": images, **values})
         self.accelerator.log(values, step=images)
         self.log_message(f"{images:,} images: " + "  ".join(f"{name} {value:.4g}" for name, value in scores.items()))
 
     def log_event(self, images: int, kind: str, text: str = "", **values: Any) -> None:
-        """Write an event to metrics.jsonl, and `text` to the console."""
+        """Write an event to ``metrics.jsonl``.
+
+        Args:
+            images: number of images seen.
+            kind: kind of event, such as "rollback".
+            text: text for the console, if any.
+            values: further fields of the line.
+        """
         if self.accelerator.is_main_process:
             self._write({"images": images, "event": kind, **values})
             if text:
                 self.log_message(text)
 
     def log_message(self, text: str) -> None:
-        """Log a line at INFO; the console shows it above the progress bar."""
+        """Log a line at level INFO; the command line prints it above the progress bar."""
         logger.info(text)
 
     def _write(self, values: Mapping[str, Any]) -> None:
@@ -180,31 +199,31 @@ class RunLogger:
         try:
             with self.run.metrics_file.open("a", encoding="utf-8") as lines:
                 lines.write(json.dumps(finite, ensure_ascii=False) + "\n")
-        except OSError as error:  # a full disk must not end training before the checkpoint says so
+        except OSError as error:  # the next checkpoint reports a full disk; a log line must not end the training
             self.log_message(f"metrics.jsonl could not be written: {error}")
 
     def _show(self, share: float, line: str, now: float) -> None:
         if not bars_shown():
             return
         if sys.stderr.isatty():
-            self.bar = self.bar or tqdm(total=1.0, bar_format=BAR, file=sys.stderr, dynamic_ncols=True)
+            self.bar = self.bar or tqdm(total=1.0, bar_format=BAR_FORMAT, file=sys.stderr, dynamic_ncols=True)
             self.bar.n = share
-            self.bar.set_postfix_str(line)  # draws it
+            self.bar.set_postfix_str(line)  # also draws the bar
             if share >= 1:
                 self.bar.close()
-        elif now - self.printed > QUIET or share >= 1:
+        elif now - self.printed > LINE_INTERVAL or share >= 1:
             self.printed = now
             logger.info("%3.0f%%  %s", share * 100, line)
 
     @torch.no_grad()
     def save_grid(self, stage: Stage, images: int, encoder: TextEncoder | None = None, columns: int = 8) -> None:
-        """Generate images for the fixed captions with the fixed noise, and save them as ``samples/images-….png``.
+        """Generate a grid from the run's fixed captions and noise, and save it as ``samples/images-….png``.
 
         Args:
-            stage: generates the images.
+            stage: stage that generates the images.
             images: number of images seen, for the name of the file.
-            encoder: text encoder that is trained too; None: use the embeddings given at the start.
-            columns: images per caption.
+            encoder: text encoder that is trained with the GAN; None: use the embeddings given to the constructor.
+            columns: number of images per caption.
         """
         embeddings = self.embeddings if encoder is None else encoder(self.captions).to(self.accelerator.device)
         generator = torch.Generator(embeddings.device).manual_seed(self.noise_seed)

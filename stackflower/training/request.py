@@ -1,4 +1,4 @@
-"""What a training is asked for, and the configuration that follows from it."""
+"""The request for a training, and its resolution into a configuration and a run folder."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from stackflower.utils import devices
 
 logger = logging.getLogger(__name__)
 
-SYNTHETIC = "synthetic-flowers"  # the data where none are named
-# what may differ in a resumed run; that a moved folder holds the same data is checked by its contents
+SYNTHETIC = "synthetic-flowers"  # the default data set
+# settings that may differ in a resumed run; contents are compared too, so a moved folder must hold the same data
 RESUMABLE = (
     "train.images",
     "train.epochs",
@@ -37,20 +37,21 @@ RESUMABLE = (
 
 @dataclass(frozen=True)
 class TrainingRequest:
-    """What a training is asked for.
+    """Request to train a new run, or to resume one.
 
     Args:
-        stage: stage to train; None: 1, or that of the run to resume.
-        recipe: name of a recipe, or a TOML file; None: one that suits the data (`choose_recipe`).
-        parts: parts, and settings that have a parameter or flag, by dotted name:
+        stage: stage to train; None: 1, or the stage of the run to resume.
+        recipe: name of a recipe, or a TOML file; None: a recipe that suits the data (`choose_recipe`).
+        parts: parts by kind, and settings with their own parameter or flag by dotted name:
             ``{"generator": "dcgan", "train.batch_size": 8}``.
-        settings: any other setting, by dotted name; these take precedence.
+        settings: any other settings by dotted name, which take precedence over `parts`.
         out: folder of the run; None: ``runs/RECIPE-N``.
-        below: run of the previous stage, for a later one.
-        resume: run to resume; "latest": the newest one in ``runs/``, or `out`.
-        time_limit: seconds. Alone it sets the length of the training, otherwise the training stops then.
+        below: trained run of the previous stage.
+        resume: run to resume; "latest": `out` if it is set, otherwise the newest run in ``runs/``.
+        time_limit: limit in seconds. Alone, it sets the length of the training; with another length, the training stops
+            when the time is up.
         report_to: names of trackers.
-        began: time from which the limit counts, by `time.monotonic`.
+        began: start of the time limit, by `time.monotonic`.
     """
 
     stage: int | None = None
@@ -65,7 +66,12 @@ class TrainingRequest:
     began: float = field(default_factory=time.monotonic)
 
     def resolve(self) -> tuple[RunConfig, Run, str]:
-        """Return the checked configuration, the run's folder, and a sentence that says what is trained."""
+        """Return the checked configuration, the run, and a sentence that names the recipe.
+
+        Raises:
+            ConfigError: a list of all mistakes of the request.
+            RunError: the run to resume, or the previous stage's run, can't be used.
+        """
         if self.resume:
             run = _find_run_to_resume(self)
             return resume_config(self, run), run, f"Resuming {run} (recipe {run.read_config().recipe})."
@@ -75,7 +81,14 @@ class TrainingRequest:
 
 
 def choose_recipe(request: TrainingRequest) -> tuple[str, str]:
-    """Return the recipe, and the sentence that names it."""
+    """Choose the recipe of a new run.
+
+    Args:
+        request: what to train.
+
+    Returns:
+        The name or file of the recipe, and a sentence that explains the choice.
+    """
     if request.recipe:
         return request.recipe, f"Recipe {request.recipe}."
     if request.below is not None:
@@ -86,7 +99,7 @@ def choose_recipe(request: TrainingRequest) -> tuple[str, str]:
     if request.parts.get("data", {}).get("name", SYNTHETIC) == SYNTHETIC:
         return (
             "quickstart",
-            "Recipe quickstart (narrow networks, trained in minutes); `recipe=stackgan` is the paper's.",
+            "Recipe quickstart (narrow networks, trained in minutes); `recipe=stackgan` is the recipe of the paper.",
         )
     if efficientnet_lite0.is_available():
         return "photographs", (
@@ -100,14 +113,22 @@ def choose_recipe(request: TrainingRequest) -> tuple[str, str]:
 
 
 def resolve_request(request: TrainingRequest, recipe: str) -> RunConfig:
-    """Return the configuration of a new run. ConfigError lists every mistake."""
+    """Resolve the configuration of a new run.
+
+    Args:
+        request: what to train.
+        recipe: name of the recipe, or a TOML file.
+
+    Raises:
+        ConfigError: a list of all mistakes.
+    """
     stage = 1 if request.stage is None else request.stage
     parts = {"stage": stage, **request.parts}
     if request.below is not None:
         parts = inherit_parts(request.below, parts)
     given = {*parts, *request.settings}
     if request.time_limit is not None and not given & {f"train.{name}" for name in LENGTHS}:
-        parts["train.time_limit"] = request.time_limit  # alone, it sets the length
+        parts["train.time_limit"] = request.time_limit  # without another length, the limit sets it
     notes: list[str] = []
     tree = merge(load_recipe(recipe, stage, devices.has_accelerator()), parts, request.settings, notes.append)
     config = resolve(tree)
@@ -118,14 +139,16 @@ def resolve_request(request: TrainingRequest, recipe: str) -> RunConfig:
 
 
 def _find_run_to_resume(request: TrainingRequest) -> Run:
-    named = request.out if request.resume == "latest" and request.out else request.resume
-    assert named is not None
-    if request.out and Path(request.out) != Path(named):
-        raise ConfigError(f"`resume={named}` continues in {named}; leave out `out={request.out}`.")
-    return find_newest_run() if named == "latest" else Run(named)
+    """Return the run to resume; raise ConfigError if `out` is another folder."""
+    folder = request.out if request.resume == "latest" and request.out else request.resume
+    assert folder is not None
+    if request.out and Path(request.out) != Path(folder):
+        raise ConfigError(f"`resume={folder}` continues in {folder}; leave out `out={request.out}`.")
+    return find_newest_run() if folder == "latest" else Run(folder)
 
 
 def _list_differences(old: Any, new: Any, path: str = "") -> list[tuple[str, Any, Any]]:
+    """List the values that differ between two trees, each with its dotted name, old and new value."""
     if isinstance(old, Mapping) and isinstance(new, Mapping):
         keys = dict.fromkeys([*old, *new])
         return [
@@ -137,32 +160,39 @@ def _list_differences(old: Any, new: Any, path: str = "") -> list[tuple[str, Any
 
 
 def resume_config(request: TrainingRequest, run: Run) -> RunConfig:
-    """Return the configuration to resume with: the run's own, except for length and outputs.
+    """Resolve the configuration with which to resume a run: its own, with another length or other outputs.
+
+    Args:
+        request: what to change.
+        run: run to resume.
 
     Raises:
-        RunError: the request changes anything else.
+        ConfigError: a list of all mistakes.
+        RunError: the request changes any other setting (see `RESUMABLE`).
     """
     old = run.read_config()
     if request.stage not in (None, old.stage):
-        raise RunError(f"{run} is of stage {old.stage}, not {request.stage}; leave out `stage` to resume it.")
+        raise RunError(f"{run} is a run of stage {old.stage}, not {request.stage}; leave out `stage` to resume it.")
     below = None if old.below is None else old.below.run
     if request.below is not None and str(Run(request.below).path.resolve()) != below:
         raise RunError(
-            f"{run} was trained over {below or 'no other run'}, not {request.below}; leave out `below` to resume it."
+            f"The previous stage of {run} is {below or 'none'}, not {request.below}; leave out `below` to resume it."
         )
     if request.recipe and request.recipe != old.recipe:
-        raise RunError(f"{run} was trained with `recipe={old.recipe}`, not {request.recipe}; a run keeps its recipe.")
+        raise RunError(
+            f"{run} was trained with `recipe={old.recipe}`, not {request.recipe}; leave out `recipe` to resume it."
+        )
     new = resolve(merge(old.to_dict(), request.parts, request.settings))
     changed = [
         (key, was, now)
         for key, was, now in _list_differences(old.to_dict(), new.to_dict())
         if not any(key == allowed or key.startswith(allowed + ".") for allowed in RESUMABLE)
-        and not (key == "train.time_limit" and now is None)  # another length takes its place
+        and not (key == "train.time_limit" and now is None)  # replaced by another length
     ]
     if changed:
         listed = "\n".join(f"  {key} is {was!r} in the run and {now!r} here" for key, was, now in changed)
         raise RunError(
             f"{run} was trained with another configuration:\n{listed}\n"
-            "Leave these out to resume it, or train a new run with another `out`."
+            "Leave out these settings to resume it, or train a new run with another `out`."
         )
     return new

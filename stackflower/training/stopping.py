@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
-from stackflower.errors import TrainingFailed
+from stackflower.errors import TrainingFailed, summarise_error
 
 
 class Stop:
@@ -81,6 +81,6 @@ def naming_lost_processes(run: Path) -> Iterator[None]:
         if re.search(r"gloo|nccl|Connection (closed|reset) by peer", str(error), re.IGNORECASE):
             raise TrainingFailed(
                 f"Another process of this training ended, or can't be reached; what it said is above or below. {on}. "
-                f"({str(error).splitlines()[0]})"
+                f"({summarise_error(error)})"
             ) from error
         raise

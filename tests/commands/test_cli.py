@@ -81,7 +81,7 @@ def test_scores_carry_their_protocol(stackflower, trained: Path, tmp_path: Path)
         ),
         (["eval", "RUN", "--extractor", "inception-v3", "--weights", "no.pth"], "--extractor domain"),
         (["eval", "RUN", "--extractor", "domain", "--weights", "no.safetensors"], "`stackflower train-classifier"),
-        (["eval", "RUN", "--extractor", "vgg"], "There is no extractor called 'vgg'"),
+        (["eval", "RUN", "--extractor", "vgg"], "Unknown extractor 'vgg'"),
         (["eval", "--images", "."], "name the data to compare with, as in --data"),
         (
             ["eval", "--images", ".", "--data", "synthetic-flowers", "--metrics", "diversity"],

@@ -41,7 +41,7 @@ def test_a_penalty_joins_the_recipes_or_changes_its_weight(stackflower) -> None:
 
 def test_dry_run_refuses_sizes_and_writes_out_every_default(stackflower) -> None:
     out = stackflower("train", "--recipe", "quickstart", "--set", "train.load_size=48", "--dry-run", code=2).output
-    assert "train.load_size = 48 is less than the 64 px" in out
+    assert "train.load_size = 48 is lower than the resolution" in out
     values = json.JSONDecoder().raw_decode(stackflower("train", "--recipe", "quickstart", "--dry-run").stdout)[0]
     assert values["generator"]["norm"] == "batch" and values["objective"]["contrast"] == 1.0
 

@@ -111,8 +111,8 @@ def test_a_part_that_is_replaced_takes_along_what_it_brought() -> None:
     config = resolve(merge(load_recipe("stackgan"), {"discriminator": "critic"}, {}, notes.append))
     assert config.objective.name == "wasserstein" and [part.name for part in config.penalties] == ["gradient"]
     assert notes == [
-        "Using objective wasserstein, which discriminator critic brings; `objective` chooses another.",
-        "Using penalty gradient, which objective wasserstein brings; `penalty` chooses another.",
+        "Using objective wasserstein together with discriminator critic; choose another with `objective`.",
+        "Using penalty gradient together with objective wasserstein; choose another with `penalty`.",
     ]
     named = {"discriminator": "critic", "objective": "wasserstein"}
     with pytest.raises(ConfigError, match="`penalty=gradient`"):

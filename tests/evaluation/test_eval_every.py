@@ -112,10 +112,13 @@ def test_scores_of_another_protocol_do_not_compare(stackflower, tmp_path: Path, 
     [
         (
             ["--eval-every", "16", *settings("output.best=diversity")],
-            "is one of cosine, fid, is, kid, ms-ssim, nearest, prdc, r-precision",
+            "the metrics that can select the best model are cosine, fid, is, kid, ms-ssim, nearest, prdc, r-precision",
         ),
         (["--eval-every", "16", *settings("output.best=kid")], "is not among output.eval_metrics"),
-        (["--eval-every", "16", *settings('output.eval_metrics=["fid","kidd"]')], "kidd; allowed are"),
+        (
+            ["--eval-every", "16", *settings('output.eval_metrics=["fid","kidd"]')],
+            "Unknown output.eval_metrics: kidd; allowed are",
+        ),
         (["--eval-every", "0"], "--eval-every"),
     ],
 )

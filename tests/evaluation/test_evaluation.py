@@ -346,7 +346,7 @@ def test_scores_are_kept_and_compared_only_where_their_protocol_is_the_same(
     assert "seed: 1 here, 0 there" in listed and "images: 12 here, 48 there" in listed and "extractor" not in listed
     folder = ["eval", "--images", "mine", "--metrics", "fid", *judged]
     write_random_images(tmp_path / "mine", 8)
-    assert "don't compare" in stackflower(*folder, "--compare", kept, code=2).output
+    assert "are not comparable" in stackflower(*folder, "--compare", kept, code=2).output
     for wrong, content in (
         ("none.json", None),
         ("empty.json", ""),

@@ -194,9 +194,9 @@ def test_a_run_names_its_features_and_does_not_go_on_with_others(
     try:
         state["conv1.0.weight"] += 0.1
         torch.save(state, path)
-        from stackflower.build import _features
+        from stackflower.build import _load_features
 
-        _features.cache_clear()
+        _load_features.cache_clear()
         assert "the features' weights changed" in stackflower("train", "--resume", "run", "--images", 24, code=2).output
         said = "was trained against torchvision shufflenet_v2_x0_5"
         assert said in stackflower("sample", "run", "a flower", "--best-of", 2, code=2).output
@@ -204,7 +204,7 @@ def test_a_run_names_its_features_and_does_not_go_on_with_others(
             find_nearest_training(Run(tmp_path / "run"), 1)
     finally:
         path.write_bytes(before)
-        _features.cache_clear()
+        _load_features.cache_clear()
     held = {name for file in (tmp_path / "run").rglob("discriminator-*.safetensors") for name in load_file(file)}
     assert held and not any("features" in name or "mixing" in name for name in held)
 
@@ -212,7 +212,7 @@ def test_a_run_names_its_features_and_does_not_go_on_with_others(
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["--features", "torchvision"], "needs its option 'model'"),
+        (["--features", "torchvision"], "requires the option 'model'"),
         (["--features", "efficientnet-lite0"], "are not used by any chosen part"),
         (["--features", "efficientnet"], "Did you mean"),
         (["--augmentation", "diffaugment", "--set", 'augmentation.policy=["colors"]'], "colour"),
@@ -242,9 +242,9 @@ def test_features_go_with_the_discriminator_that_used_them(stackflower) -> None:
 
 
 def test_without_the_extra_one_sentence_says_what_to_install(stackflower, monkeypatch: pytest.MonkeyPatch) -> None:
-    from stackflower.build import _features
+    from stackflower.build import _load_features
 
-    _features.cache_clear()
+    _load_features.cache_clear()
     monkeypatch.setitem(sys.modules, "timm", None)
     output = stackflower("train", "--recipe", "photographs", "--images", 16, "--dry-run", code=2).output
     assert 'pip install "stackflower[features]"' in output

@@ -49,12 +49,12 @@ def _edit(path: Path, change) -> None:  # type: ignore[no-untyped-def]
         (lambda v: {**v, "length": [["a"]]}, "config.length"),
         (lambda v: {**v, "length": [[1]]}, "config.length = [[1]]: it should be complete."),
         (lambda v: {k: value for k, value in v.items() if k != "encoder"}, "config.encoder is missing"),
-        (lambda v: {**v, "colour": "red"}, "There is no setting config.colour"),
+        (lambda v: {**v, "colour": "red"}, "Unknown setting config.colour"),
         (lambda v: [v], "it should be a table"),
         (lambda v: {**v, "run": {**v["run"], "generator": None}}, "generator = None"),
         (
             lambda v: {**v, "run": {**v["run"], "below": {"conditioning": {"name": [1]}, "run": "x", "stage": 1}}},
-            "the previous stage is set by",
+            "set the previous stage with",
         ),
     ],
 )

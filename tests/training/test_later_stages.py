@@ -70,7 +70,7 @@ def test_resuming_a_stage_over_another_is_exact(stackflower, tmp_path: Path) -> 
     ("arguments", "sentence"),
     [
         (["--stage", "2"], "add --below RUN"),
-        (["--stage", "3", "--below", "first"], "is of stage 1, so the stage over it is --stage 2"),
+        (["--stage", "3", "--below", "first"], "is a run of stage 1, so the next stage is --stage 2"),
         (["--below", "first"], "--stage 2"),
         (["--generator", "stage2"], "refines a previous stage"),
         (["--stage", "2", "--below", "first", "--generator", "dcgan"], "use --generator stage2"),

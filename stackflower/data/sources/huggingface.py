@@ -10,7 +10,7 @@ from typing import Any
 from stackflower.data.files import Files
 from stackflower.data.listed import ListedSource, Listing
 from stackflower.data.tables import build_column_error, find_column
-from stackflower.errors import DataError, MissingDependency
+from stackflower.errors import DataError, MissingDependency, summarise_error
 from stackflower.options import Below1, Seed
 from stackflower.registry import register
 
@@ -128,7 +128,7 @@ class HuggingFaceDataset(ListedSource):
         except DataError:
             raise
         except Exception as error:  # the hub, files and formats raise all kinds of exceptions
-            reason = (str(error) or type(error).__name__).splitlines()[0]
+            reason = summarise_error(error)
             raise DataError(
                 f"The data set {self.id!r} can't be loaded: {reason} Use the id of a data set on the Hugging Face hub, "
                 "as in `data=hf://owner/name` (this needs a network), or a folder of its Parquet files."

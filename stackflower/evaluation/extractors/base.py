@@ -58,7 +58,7 @@ class Extracted(NamedTuple):
 
 
 class Extractor(Declared, ABC):
-    """Images to features and logits by one fixed network."""
+    """Base class of extractors, which compute features and logits of images with one fixed network."""
 
     attributes: Mapping[str, tuple[str, ...]] = {}  # attribute → its values, in the order of the logits
     family: str = ""  # of a pretrained network, as `Features.family`
@@ -75,7 +75,7 @@ class Extractor(Declared, ABC):
 
     @abstractmethod
     def extract(self, images: Tensor) -> Extracted:
-        """uint8 (n, 3, H, W) on `device` to features and logits."""
+        """Compute features and logits of images, uint8 `(n, 3, H, W)` on `device`."""
 
     def embed(self, captions: Sequence[str]) -> Tensor | None:
         """Embed captions in the space of `Extracted.vectors`.

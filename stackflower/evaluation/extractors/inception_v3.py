@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from stackflower.errors import DataError
+from stackflower.errors import DataError, summarise_error
 from stackflower.evaluation.extractors.base import Extracted, Extractor, checksum
 from stackflower.registry import register
 
@@ -40,9 +40,8 @@ class InceptionExtractor(Extractor):
             model.load_state_dict(state)
         except Exception as error:  # network, file or contents: whatever fails, the weights can't be loaded
             raise DataError(
-                f"Inception-v3's weights can't be loaded ({type(error).__name__}: {str(error).splitlines()[0][:200]}). "
-                "Fetch "
-                f"{INCEPTION_FILE} from torchvision's model zoo and name it with `weights=FILE`, or score with a "
+                f"Inception-v3's weights can't be loaded ({type(error).__name__}: {summarise_error(error)[:200]}). "
+                f"Fetch {INCEPTION_FILE} from torchvision's model zoo and name it with `weights=FILE`, or score with a "
                 "classifier of your own data: `extractor=domain`."
             ) from error
         self.model = model.eval()

@@ -64,7 +64,7 @@ def caption_accuracy(
 
 @register("metric", "captions")
 class CaptionAccuracy(Metric):
-    """Share of the captions that mention an attribute whose image shows it, according to a classifier."""
+    """Of the captions that mention an attribute, the share whose image shows it, according to a classifier."""
 
     needs_captions = needs_attributes = True
     limits: ClassVar[dict[str, str]] = {"captions": "caption_accuracy: all_mentioned"}
@@ -76,7 +76,9 @@ class CaptionAccuracy(Metric):
                 "Caption accuracy", "it needs data with attributes, and `extractor=domain` trained on them."
             )
         if inputs.pairs is None:
-            raise unavailable_error("Caption accuracy", "these images' captions are of no real images of the split.")
+            raise unavailable_error(
+                "Caption accuracy", "the captions of these images do not belong to real images of the split."
+            )
         heads = inputs.fake.rows.heads
         pairs = inputs.pairs[: len(inputs.fake.rows.features)]
         mentioned = [inputs.reference.find_mentioned_attributes(image, caption) for image, caption in pairs]

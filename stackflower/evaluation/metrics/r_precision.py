@@ -19,7 +19,7 @@ CHUNK = 512
 def r_precision(images: Tensor, texts: Tensor, captions: Sequence[Hashable], among: int = AMONG) -> Tensor:
     """Compute the probability that an image's own caption is its nearest among random captions (Xu et al. 2018).
 
-    It is the expectation over all draws of the other captions, so nothing is drawn.
+    The expectation over all draws of the other captions is computed in closed form.
 
     Args:
         images: vectors `(N, D)` of unit length.
@@ -38,9 +38,8 @@ def r_precision(images: Tensor, texts: Tensor, captions: Sequence[Hashable], amo
     drawn = torch.arange(min(among - 1, others), dtype=torch.float64)
     for rows in torch.arange(len(images)).split(CHUNK):
         similar = images[rows].double() @ different.T
-        below = others - (
-            (similar >= similar.gather(1, own[rows, None])).sum(1) - 1
-        )  # how many others are less similar
+        # number of others that are less similar
+        below = others - ((similar >= similar.gather(1, own[rows, None])).sum(1) - 1)
         # without replacement: the k-th drawn is among the `below` − k of `others` − k left
         found.append(((below[:, None] - drawn).clamp_min(0) / (others - drawn)).prod(1))
     return torch.cat(found)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
 from stackflower.declarations import Offer, Requirement
-from stackflower.errors import ComponentError
+from stackflower.errors import ComponentError, summarise_error
 from stackflower.features.base import Features, compute_mean_vectors, resize_images
 from stackflower.options import Count, Natural
 from stackflower.registry import register
@@ -275,7 +275,7 @@ def measure_map_sides(features: Features, size: int) -> list[int]:
         with torch.no_grad():
             return [feature_map.shape[2] for feature_map in features(torch.zeros(1, 3, size, size, device="cpu"))]
     except Exception as error:  # a network may raise anything
-        reason = (str(error) or type(error).__name__).splitlines()[0].rstrip(".")
+        reason = summarise_error(error).rstrip(".")
         raise ComponentError(
             f"With `discriminator.size={size}`, {features.name} fails ({reason}); most networks were trained with "
             "`discriminator.size=224`."

@@ -80,7 +80,7 @@ class CharacterEncoder(LearnedEncoder):
     ):
         super().__init__(dim=dim, weights=weights)
         if length < 50:
-            raise ComponentError(f"text.length = {length} is too short for three convolutions; it must be at least 50.")
+            raise ComponentError(f"text.length = {length}: the three convolutions need at least 50 characters.")
         self.channels, self.length, self.margin = channels, length, margin
         self.tokens: dict[str, int] = {}
 

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from stackflower.errors import DataError, MissingDependency
+from stackflower.errors import DataError, MissingDependency, summarise_error
 from stackflower.options import Count
 from stackflower.registry import register
 from stackflower.text.base import TextEncoder
@@ -45,7 +45,7 @@ class HuggingFaceEncoder(TextEncoder):
             self.model = AutoModel.from_pretrained(self.model_name, use_safetensors=True, dtype=torch.float32).eval()
         except Exception as error:  # network, hub, file and format errors have no common class
             raise DataError(
-                f"The text encoder {model!r} can't be loaded: {(str(error) or type(error).__name__).splitlines()[0]} "
+                f"The text encoder {model!r} can't be loaded: {summarise_error(error)} "
                 "Give the id of a model on the Hugging Face hub (needs network access), a local folder with "
                 "config.json and model.safetensors, or `text=ngram`, which needs no download."
             ) from error
