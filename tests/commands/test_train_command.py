@@ -64,7 +64,10 @@ def test_precedence_is_recipe_then_flags_then_set(stackflower, tmp_path: Path) -
         (["--set", "penalties.r1.every=0"], "it should be greater than 0"),
         (["--set", "train.interpolated=2"], "train.interpolated = 2: it should be less than or equal to 1"),
         (["--set", "generator.channels=0"], "generator.channels = 0: it should be greater than 0"),
-        (["--set", "train.load_size=48"], "train.load_size = 48 is lower than the resolution of the generated images (64 px)"),
+        (
+            ["--set", "train.load_size=48"],
+            "train.load_size = 48 is lower than the resolution of the generated images (64 px)",
+        ),
         (
             ["--set", "optimizer.generator=3"],
             "it should be a table per network, as in [optimizer.generator] lr = 2e-4.",
