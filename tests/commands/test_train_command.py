@@ -14,7 +14,7 @@ from conftest import FEW, TINY
 def test_the_first_line_says_which_recipe_and_why(stackflower) -> None:
     out = stackflower("train", "--stage", 1, "--images", 16, *TINY).output
     first = out.splitlines()[0]
-    assert first.startswith("Recipe quickstart") and "--recipe stackgan is the paper's" in first
+    assert first.startswith("Recipe quickstart") and "--recipe stackgan is the recipe of the paper" in first
 
 
 def test_quickstart_is_the_default_also_with_a_gpu(stackflower, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -142,7 +142,10 @@ def test_a_folder_that_holds_something_is_not_overwritten(stackflower, tmp_path:
 def test_resuming_with_another_configuration_names_what_differs(stackflower, trained: Path) -> None:
     out = stackflower("train", "--resume", trained, "--batch-size", 4, "--objective", "bce", code=2).output
     assert "train.batch_size is 8 in the run and 4 here" in out and "objective" in out
-    assert "keeps its recipe" in stackflower("train", "--resume", trained, "--recipe", "stackgan", code=2).output
+    assert (
+        "leave out --recipe to resume it"
+        in stackflower("train", "--resume", trained, "--recipe", "stackgan", code=2).output
+    )
 
 
 def test_seeds_that_are_too_large_are_refused(stackflower, trained: Path) -> None:

@@ -48,8 +48,10 @@ def test_a_third_stage_is_trained_by_the_same_command(stackflower, tmp_path: Pat
     small = [*settings("generator.channels=4", "discriminator.channels=4", "conditioning.dim=8"), "--batch-size", 8]
     third = [*small, "--mixed-precision", "no", *settings("generator.blocks=1", "data.count=48", "data.validation=16")]
     stackflower("train", "--stage", 3, "--below", "second", "--out", "third", "--images", 16, *third)
-    assert "is of stage 3, not 2" in stackflower("train", "--resume", "third", "--stage", 2, code=2).output
-    assert "was trained over" in stackflower("train", "--resume", "third", "--below", "first", code=2).output
+    assert "is a run of stage 3, not 2" in stackflower("train", "--resume", "third", "--stage", 2, code=2).output
+    assert (
+        "The previous stage of third is" in stackflower("train", "--resume", "third", "--below", "first", code=2).output
+    )
     stackflower("sample", "third", "a red flower", "--side-by-side", "--out", "all.png")
     assert Image.open(tmp_path / "all.png").size == (192, 64)
 
@@ -69,7 +71,7 @@ def test_resuming_a_stage_over_another_is_exact(stackflower, tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["--stage", "2"], "add --below RUN"),
+        (["--stage", "2"], "set it with --below RUN"),
         (["--stage", "3", "--below", "first"], "is a run of stage 1, so the next stage is --stage 2"),
         (["--below", "first"], "--stage 2"),
         (["--generator", "stage2"], "refines a previous stage"),
@@ -91,7 +93,7 @@ def test_resuming_a_stage_over_another_is_exact(stackflower, tmp_path: Path) -> 
         (["--discriminator", "began", "--penalty", "gradient"], "requires logit scores"),
         (["--discriminator", "began", "--penalty", "matching-aware"], "requires logit scores"),
         (["--discriminator", "critic", "--penalty", "none"], "grow without bound"),
-        (["--text", "char-cnn-rnn", "--set", "text.length=10"], "must be at least 50"),
+        (["--text", "char-cnn-rnn", "--set", "text.length=10"], "need at least 50 characters"),
         (["--text", "rnn", "--set", "text.dim=1"], "at least 2"),
         (["--text", "word-vectors", "--set", "text.path=nowhere.txt"], "nowhere.txt does not exist"),
         (["--text", "rnn", "--set", "text.weights=nowhere"], "The text encoder in nowhere is missing"),

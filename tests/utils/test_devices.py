@@ -47,7 +47,7 @@ def test_a_program_that_uses_accelerate_in_another_precision_is_told(
     host = Accelerator(cpu=True, mixed_precision="bf16")
     with pytest.raises(ConfigError) as error:
         sf.train("quickstart", images=64, out=tmp_path / "run", mixed_precision="no", progress_bar=False)
-    assert "mixed_precision=bf16, and the training wants no: use `mixed_precision=bf16`" in str(error.value)
+    assert "mixed_precision=bf16, and the training needs no: use `mixed_precision=bf16`" in str(error.value)
     assert host.mixed_precision == "bf16" and AcceleratorState().mixed_precision == "bf16", "its state is left alone"
     assert not (tmp_path / "run").exists()
 
@@ -57,5 +57,5 @@ def test_a_program_that_uses_accelerate_on_another_device_is_told(monkeypatch: p
     Accelerator(cpu=True, mixed_precision="no")
     check_host("no")
     PartialState().device = torch.device("meta")
-    with pytest.raises(ConfigError, match="set up Accelerate on meta, and the training wants the CPU"):
+    with pytest.raises(ConfigError, match="set up Accelerate on meta, and the training needs the CPU"):
         check_host("no")
