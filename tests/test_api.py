@@ -17,7 +17,7 @@ from PIL import Image
 
 import stackflower as sf
 from stackflower import registry
-from stackflower.errors import ComponentError, ConfigError
+from stackflower.errors import ComponentError, ConfigError, DataError
 from stackflower.training.callbacks import TrainingProgress
 
 TINY = {
@@ -140,6 +140,25 @@ def test_mistakes_name_parameters_and_come_in_one_list() -> None:
         sf.grid([Image.new("RGB", (8, 8))], columns=0)
     with pytest.raises(ComponentError, match="Unknown discriminator 'matchin'"):
         sf.create("discriminator", "matchin")
+
+
+@pytest.mark.parametrize(
+    ("parts", "message"),
+    [
+        ({"generator": {"resolution": 16}}, "`generator` = {'resolution': 16}: give a name, or a dict with a name"),
+        ({"data": {"count": 48}}, "`data` = {'count': 48}: give a name"),
+        ({"discriminator": 3}, "`discriminator` = 3: give a name"),
+        ({"penalty": ["r1"]}, r"`penalty` = \['r1'\]: give a name, or a dict of names to options"),
+    ],
+)
+def test_parts_of_another_form_are_refused_in_a_sentence(parts: dict[str, object], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        sf.train(**parts)
+
+
+def test_a_subject_that_does_not_exist_is_named() -> None:
+    with pytest.raises(DataError, match="nowhere does not exist; give a run, a folder of images, or a function"):
+        sf.evaluate("nowhere", metrics=("is",))
 
 
 def test_interpolate_names_its_parameter_and_the_command_its_flag(trained: Path, stackflower) -> None:

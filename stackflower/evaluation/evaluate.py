@@ -95,6 +95,8 @@ def evaluate(
         "truncation": truncation,
     }
     path = None if callable(subject) else Path(subject).expanduser()
+    if path is not None and not path.exists():
+        raise DataError(f"{path} does not exist; give a run, a folder of images, or a function.")
     is_run = path is not None and Run(path).config_file.is_file()
     request = EvaluationRequest(
         runs=(str(path),) if is_run else (),

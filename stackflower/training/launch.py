@@ -11,10 +11,11 @@ from typing import Any
 import torch
 from accelerate.state import AcceleratorState, is_initialized
 
-from stackflower import build
+from stackflower import build, registry
 from stackflower.config.schema import RunConfig
 from stackflower.data.opening import source_part
 from stackflower.data.sources.stream import ShardStream
+from stackflower.errors import ConfigError
 from stackflower.runs.folder import Run
 from stackflower.runs.trained_text import find_text_encoder
 from stackflower.training.accelerator import check_trackers
@@ -132,6 +133,7 @@ def train(
         "optimizer.discriminator.lr": lr,
     }
     given = {name: value for name, value in named.items() if value is not None}
+    _check_parts(given)
     request = TrainingRequest(
         stage=stage,
         recipe=recipe,
@@ -145,6 +147,19 @@ def train(
     )
     with progress_bars(progress_bar):
         return launch(request, callbacks, handle_signals=handle_signals, tune_malloc=tune_malloc).run
+
+
+def _check_parts(given: Mapping[str, Any]) -> None:
+    """Raise ConfigError for a part that is neither a name nor a dict with one, or penalties that are not a dict."""
+    problems = []
+    for kind, value in given.items():
+        if kind == "penalties" and not isinstance(value, Mapping):
+            problems.append(f"`penalty` = {value!r}: give a name, or a dict of names to options.")
+        name = value.get("name") if isinstance(value, Mapping) else value
+        if kind in registry.KINDS and not isinstance(name, str):
+            problems.append(f"`{kind}` = {value!r}: give a name, or a dict with a name and options.")
+    if problems:
+        raise ConfigError(problems)
 
 
 def launch(
