@@ -1,4 +1,4 @@
-"""The command line: a group of commands, each in a module of `stackflower.commands` that is imported on use."""
+"""The command line: a group of commands, each in a module of `stackflower.commands` that is imported when used."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""How commands talk: messages and errors on stderr, results on stdout, parameters spelled as the flags of the command.
+"""The output of commands: messages and errors on stderr, results on stdout, parameters spelled as flags.
 
-The library names parameters in backquotes, as in `seed` or `train.batch_size=8`, and logs to the logger
-``stackflower``. This module replaces them by the flags of the command that runs: ``--seed``, ``--batch-size 8``.
+The library writes parameters in backquotes, as in `seed` or `train.batch_size=8`, and logs to the logger
+``stackflower``. This module replaces the parameters by flags of the running command: ``--seed``, ``--batch-size 8``.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ PARAMETER = re.compile(r"`([a-z][a-z0-9_]*(?:\.[a-z0-9_-]+)*)(?:=([^`]*))?`")
 
 
 class Command(click.Command):
-    """A command that prints what the library logs, and its errors with its own flags.
+    """A command that prints the library's messages and errors, with parameters spelled as its own flags.
 
     Args:
         settings: the library's names of this command's parameters, by the parameter's name. A parameter that is not
@@ -60,7 +60,11 @@ class Command(click.Command):
                 ctx.exit(128 + signal.SIGINT)
 
     def spell(self, text: str) -> str:
-        """Replace the parameters in a message of the library by the flags of this command."""
+        """Replace the parameters in a message of the library by the flags of this command.
+
+        Args:
+            text: message with parameters in backquotes.
+        """
         flags: dict[str, tuple[str, bool]] = {}
         for param in self.params:
             if isinstance(param, click.Option):
@@ -99,7 +103,8 @@ class LazyGroup(Group):
     """A group whose commands are imported when they are used or listed.
 
     Args:
-        commands: ``module:attribute`` of each command, by its name.
+        name: name of the group.
+        commands: ``module:attribute`` of each command, by the command's name.
     """
 
     def __init__(self, name: str, *, commands: Mapping[str, str], **kwargs: Any):
@@ -118,7 +123,11 @@ class LazyGroup(Group):
 
 
 def version_option(version: str) -> click.Option:
-    """``--version``."""
+    """Build the option ``--version``.
+
+    Args:
+        version: version to print.
+    """
 
     def show_version(ctx: click.Context, param: click.Parameter, value: bool) -> None:
         if value and not ctx.resilient_parsing:
@@ -136,7 +145,7 @@ def version_option(version: str) -> click.Option:
 
 
 class _Handler(logging.Handler):
-    """Writes messages to stderr, above progress bars."""
+    """Handler that writes messages to stderr, above progress bars."""
 
     def __init__(self, level: int, spell: Callable[[str], str]):
         super().__init__(level)
@@ -151,7 +160,12 @@ class _Handler(logging.Handler):
 
 @contextmanager
 def messages_on_stderr(level: int, spell: Callable[[str], str]) -> Iterator[None]:
-    """Print what the library logs inside the block."""
+    """Print the library's messages inside the block.
+
+    Args:
+        level: lowest level to print.
+        spell: function that spells parameters in a message.
+    """
     logger, handler = logging.getLogger("stackflower"), _Handler(level, spell)
     before = logger.level, logger.propagate
     logger.addHandler(handler)
@@ -166,13 +180,19 @@ def messages_on_stderr(level: int, spell: Callable[[str], str]) -> Iterator[None
 
 
 def spell(text: str) -> str:
-    """Spell the parameters in a text of the library as flags of the command that runs."""
+    """Replace the parameters in a text of the library by the flags of the running command."""
     command = click.get_current_context().command
     return command.spell(text) if isinstance(command, Command) else text
 
 
 def show(values: dict[str, Any], as_json: bool, text: Callable[[], str]) -> None:
-    """Print a result on stdout, as one JSON object or as text."""
+    """Print a result on stdout.
+
+    Args:
+        values: result, for JSON.
+        as_json: print one JSON object instead of text.
+        text: function that formats the result as text.
+    """
     click.echo(json.dumps(to_json(values), ensure_ascii=False, allow_nan=False) if as_json else text())
 
 
@@ -181,5 +201,5 @@ def to_json(value: Any) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         return None
     if isinstance(value, dict):
-        return {key: to_json(each) for key, each in value.items()}
-    return [to_json(each) for each in value] if isinstance(value, (list, tuple)) else value
+        return {key: to_json(item) for key, item in value.items()}
+    return [to_json(item) for item in value] if isinstance(value, (list, tuple)) else value

@@ -1,4 +1,4 @@
-"""``stackflower data``: make, check, prepare and count data sets."""
+"""``stackflower data``: make, check, prepare, shard and count data sets."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ data = LazyGroup(
 
 
 def parse_data_options(settings: tuple[str, ...]) -> dict[str, object]:
-    """Read options of the data from ``--set data.OPTION=VALUE``."""
+    """Read the options of the data set from the values of ``--set``."""
     return parse_part_options(settings, ("data",), "data.seed=1")["data"]
 
 
@@ -30,15 +30,15 @@ def parse_data_options(settings: tuple[str, ...]) -> dict[str, object]:
     epilog=format_examples("stackflower data make synthetic-flowers --out flowers --count 1000 --resolution 128"),
 )
 @click.argument("name")
-@click.option("--out", metavar="DIR", required=True, help="Where to save the images: a new folder.")
-@click.option("--count", type=click.IntRange(1), default=8000, show_default=True, help="Training images.")
+@click.option("--out", metavar="DIR", required=True, help="New folder for the images.")
+@click.option("--count", type=click.IntRange(1), default=8000, show_default=True, help="Number of training images.")
 @click.option("--validation", type=click.IntRange(1), default=1000, show_default=True, help="Validation images.")
 @click.option("--test", type=click.IntRange(1), default=1000, show_default=True, help="Test images.")
 @click.option("--resolution", type=click.IntRange(64, 256), default=76, show_default=True, help="Size in pixels.")
 @seed_option
 @json_option
 def make(name: str, out: str, as_json: bool, **numbers: int) -> None:
-    """Write a built-in data set as an image folder: images and metadata.jsonl, in split folders."""
+    """Write a built-in data set as image folders: images and metadata.jsonl in a folder per split."""
     from stackflower.data.synthetic.image_folder import write_image_folder
 
     summary = write_image_folder(name, out, **numbers)
@@ -50,14 +50,14 @@ def make(name: str, out: str, as_json: bool, **numbers: int) -> None:
 @layout_options
 @json_option
 def check(source: str, layout: str | None, settings: tuple[str, ...], as_json: bool) -> None:
-    """List everything that is wrong with a data set, opening every image. Exit code 2 if anything is."""
+    """Open every image of a data set and list all problems. The exit code is 2 if there are any."""
     from stackflower.data.inspection import check_data
 
-    found = check_data(source, parse_data_options(settings), layout)
-    problems = found["problems"]
+    report = check_data(source, parse_data_options(settings), layout)
+    problems = report["problems"]
     count = f"{len(problems):,} problem{'s' if len(problems) > 1 else ''}."
-    end = count if problems else "No problems: it can be trained on."
-    show(found, as_json, lambda: spell("\n".join([*problems, *found["notes"], end])))
+    end = count if problems else "No problems found; the data set can be used for training."
+    show(report, as_json, lambda: spell("\n".join([*problems, *report["notes"], end])))
     if problems:
         raise SystemExit(2)
 

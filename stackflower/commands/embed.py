@@ -20,13 +20,13 @@ from stackflower.commands.options import format_examples, json_option
     "--captions",
     "file",
     metavar="FILE",
-    help="Text file with one caption per line, or a metadata.jsonl, whose captions are all used.",
+    help="Text file with one caption per line, or a metadata.jsonl, of which all captions are used.",
 )
 @click.option("--text", default="ngram", show_default=True, metavar="NAME|MODEL", help="Text encoder.")
 @click.option(
     "--out",
     metavar="FILE",
-    help="Where to save the embeddings, float32 (N, T): .safetensors, with their captions, or .npy.",
+    help="File for the embeddings, float32 (N, T): .safetensors, which includes the captions, or .npy.",
 )
 @json_option
 def embed(captions: tuple[str, ...], file: str | None, text: str, out: str | None, as_json: bool) -> None:

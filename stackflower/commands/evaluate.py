@@ -46,11 +46,12 @@ PROTOCOL = ("split", "samples", "per_caption", "splits", "kept", "seed", "trunca
 )
 @click.argument("runs", metavar="[RUN]...", nargs=-1)
 @click.option("--images", metavar="DIR", help="Score a folder of images instead of a run.")
-@click.option("--real", metavar="SPLIT", help="Score the real images of a split instead: the best a run could get.")
+@click.option("--real", metavar="SPLIT", help="Score the real images of a split instead, as a reference for runs.")
 @click.option(
     "--checkpoint",
     metavar="best|all|IMAGES",
-    help="Of a run: the weights that scored best in training, each checkpoint, or the one after this many images.",
+    help="Weights of a run: those that scored best in training, each checkpoint in turn, or the checkpoint after this "
+    "many images.  [default: the last]",
 )
 @click.option("--data", help=f"Reference data: {DATA_HELP}  [default: the run's]")
 @click.option(
@@ -70,36 +71,49 @@ PROTOCOL = ("split", "samples", "per_caption", "splits", "kept", "seed", "trunca
 @click.option(
     "--samples", type=click.IntRange(2), help="Number of captions.  [default: as in the split, at most 5,000]"
 )
-@click.option("--per-caption", type=click.IntRange(1), help="Images generated for each of them.  [default: 1]")
-@click.option("--splits", type=click.IntRange(1), help="Splits of the Inception Score.  [default: 10]")
-@click.option("--kept", type=click.IntRange(2), help="Images whose features are kept to compare.  [default: 10,000]")
-@click.option("--resolution", type=click.IntRange(16), help="Pixels of images that are not a run's.  [default: 64]")
+@click.option("--per-caption", type=click.IntRange(1), help="Number of images per caption.  [default: 1]")
+@click.option("--splits", type=click.IntRange(1), help="Number of splits of the Inception Score.  [default: 10]")
+@click.option(
+    "--kept",
+    type=click.IntRange(2),
+    help="Number of images whose features are kept for metrics that compare images.  [default: 10,000]",
+)
+@click.option(
+    "--resolution", type=click.IntRange(16), help="Size in pixels of images that a run did not generate.  [default: 64]"
+)
 @click.option(
     "--load-size",
     type=click.IntRange(16),
-    help="Prepare real images at this many pixels; their center counts.  [default: a run's own, else 76 for 64]",
+    help="Size in pixels at which real images are prepared before their center is cropped.  [default: the run's own; "
+    "76 for a resolution of 64]",
 )
 @click.option("--trim-border", is_flag=True, help="With --images: crop borders of one colour first.")
-@click.option("--skip-bad", is_flag=True, help="With --images: leave out files that can't be read.")
+@click.option("--skip-bad", is_flag=True, help="With --images: skip files that can't be read.")
 @click.option(
     "--extractor", metavar="NAME", help="Feature extractor: domain, clip, inception-v3, inception-2015, features."
 )
-@click.option("--weights", metavar="FILE", help="Weights of the extractor.")
+@click.option("--weights", metavar="FILE", help="File of the extractor's weights.")
 @settings_option("An option of extractor or data.")
 @click.option(
     "--fail-under",
     type=Limit(),
     metavar="METRIC=VALUE",
     multiple=True,
-    help="Exit with code 1 if a score is lower. Repeatable.",
+    help="Exit with code 1 if a score is lower than this. Repeatable.",
 )
 @click.option(
-    "--fail-over", type=Limit(), metavar="METRIC=VALUE", multiple=True, help="… or if it is higher. Repeatable."
+    "--fail-over",
+    type=Limit(),
+    metavar="METRIC=VALUE",
+    multiple=True,
+    help="Exit with code 1 if a score is higher than this. Repeatable.",
 )
 @seed_option
-@click.option("--truncation", type=Finite(0, min_open=True), help="Truncate the noise at this many deviations.")
-@click.option("--out", metavar="FILE", help="Where to save the scores as JSON.  [default: in the run's scores/]")
-@click.option("--compare", metavar="FILE", help="Compare with saved scores; refused where the protocols differ.")
+@click.option(
+    "--truncation", type=Finite(0, min_open=True), help="Truncate the noise at this many standard deviations."
+)
+@click.option("--out", metavar="FILE", help="JSON file for the scores.  [default: a file in the run's scores/]")
+@click.option("--compare", metavar="FILE", help="Compare with saved scores, which must have the same protocol.")
 @json_option
 def evaluate(
     as_json: bool,
@@ -115,15 +129,17 @@ def evaluate(
     from stackflower.evaluation.scoring import find_limit, find_missed_limits
 
     for name, _ in (*fail_under, *fail_over):
-        metric, _ = find_limit(name)  # before the work
-        if flags["metrics"] and metric not in [each.strip() for each in flags["metrics"].split(",")]:
-            raise ConfigError(f"A limit of {name} needs that score: --metrics {flags['metrics']},{metric}.")
+        metric, _ = find_limit(name)  # reports an unknown score before anything is computed
+        if flags["metrics"] and metric not in [item.strip() for item in flags["metrics"].split(",")]:
+            raise ConfigError(f"A limit of {name} needs that score; use --metrics {flags['metrics']},{metric}.")
     subjects = evaluate_request(read_request(dict(flags)))
     if subjects is None:
         return
-    one = len(subjects) == 1
+    single = len(subjects) == 1
     show(
-        subjects[0] if one else {"scores": subjects}, as_json, lambda: spell(format_scores(subjects, flags["compare"]))
+        subjects[0] if single else {"scores": subjects},
+        as_json,
+        lambda: spell(format_scores(subjects, flags["compare"])),
     )
     for scores in subjects:
         if "not_comparable" in scores:
@@ -138,7 +154,7 @@ def evaluate(
 
 
 def read_request(flags: dict[str, Any]) -> EvaluationRequest:
-    """Return what the flags ask for."""
+    """Build the request from the flags; takes them out of `flags`."""
     from stackflower.data.opening import source_part
     from stackflower.evaluation.protocol import find_protocol
     from stackflower.evaluation.request import EvaluationRequest
@@ -157,7 +173,12 @@ def read_request(flags: dict[str, Any]) -> EvaluationRequest:
 
 
 def format_scores(subjects: list[dict[str, Any]], compared_with: str | None) -> str:
-    """Format scores, and the comparison with others, as text."""
+    """Format scores as text, with their comparison if there is one.
+
+    Args:
+        subjects: scores of each subject.
+        compared_with: file of the scores that they were compared with.
+    """
     from stackflower.evaluation import comparison, scoring
 
     if len(subjects) > 1:

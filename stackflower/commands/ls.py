@@ -1,4 +1,4 @@
-"""``stackflower ls``: list the parts of each kind, and recipes, without importing them."""
+"""``stackflower ls``: list parts and recipes without importing them."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ from stackflower.registry import Entry
 @click.argument("kind", required=False)
 @json_option
 def ls(kind: str | None, as_json: bool) -> None:
-    """List the parts of each kind, and recipes."""
+    """List the parts of each kind and the recipes, or those of one KIND."""
     rows = list_rows(kind)
     show({"parts": rows}, as_json, lambda: format_table(rows))
 
 
 def read_summary(entry: Entry) -> str:
-    """Return the first line of a part's docstring from its source; only the parent package is imported."""
+    """Read the first line of a part's docstring from its source; only the parent package is imported."""
     module, _, name = entry.target.partition(":")
     try:
         spec = importlib.util.find_spec(module)
         tree = ast.parse(Path(spec.origin).read_text(encoding="utf-8")) if spec and spec.origin else ast.parse("")
-    except Exception as error:  # somebody else's broken distribution must not break the list
+    except Exception as error:  # a broken distribution must not break the list
         return f"(can't be read: {error})"
     for node in tree.body:
         if isinstance(node, ast.ClassDef) and node.name == name:
@@ -41,10 +41,17 @@ def read_summary(entry: Entry) -> str:
 
 
 def list_rows(kind: str | None) -> list[dict[str, str]]:
-    """Return one row per part or recipe: kind, name, distribution, description."""
+    """List parts and recipes.
+
+    Args:
+        kind: kind of part, or "recipe"; None: all.
+
+    Returns:
+        One row per part or recipe, with kind, name, distribution and description.
+    """
     kinds = [*registry.KINDS, "recipe"]
     if kind is not None and kind not in kinds:
-        raise ConfigError(f"There is no kind {kind!r}.{suggest(kind, kinds)}")
+        raise ConfigError(f"Unknown kind {kind!r}.{suggest(kind, kinds)}")
     rows = [
         {"kind": entry.kind, "name": entry.name, "from": entry.owner, "description": read_summary(entry)}
         for entry in (registry.list_entries(kind) if kind != "recipe" else [])

@@ -26,7 +26,7 @@ class Finite(click.FloatRange):
 
 
 class Limit(click.ParamType):
-    """A limit of a score, such as is=3.2."""
+    """A limit of a score, such as ``is=3.2``."""
 
     name = "limit"
 
@@ -44,7 +44,7 @@ class Limit(click.ParamType):
 
 
 class Duration(click.ParamType):
-    """A duration such as 90s, 20m, 1h30m, or plain seconds."""
+    """A duration such as ``90s``, ``20m`` or ``1h30m``; a plain number is in seconds."""
 
     name = "duration"
 
@@ -73,7 +73,7 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print one JS
 checkpoint_option = click.option(
     "--checkpoint",
     metavar="best|IMAGES",
-    help="Weights to use: those that scored best in training with --eval-every, or the checkpoint after this many "
+    help="Weights to use: those that scored best in training (with --eval-every), or the checkpoint after this many "
     "images.  [default: the last]",
 )
 on_error_option = click.option(
@@ -81,17 +81,22 @@ on_error_option = click.option(
     type=click.Choice(["fail", "skip"]),
     default="fail",
     show_default=True,
-    help="What to do with unusable rows and images: list them and stop, or leave them out and list them.",
+    help="What to do with unusable rows and images: list them and stop, or list and skip them.",
 )
 
 
 def settings_option(what: str, metavar: str = "PART.OPTION=VALUE") -> Callable[[F], F]:
-    """``--set``, described as `what`."""
+    """Build the option ``--set``.
+
+    Args:
+        what: sentence that says what can be set, for the help.
+        metavar: form of the values, for the help.
+    """
     return click.option("--set", "settings", metavar=metavar, multiple=True, help=f"{what} Repeatable.")
 
 
 def layout_options(command: F) -> F:
-    """Add the options of commands that read any data set."""
+    """Add the options ``--set`` and ``--format`` to a command that reads any data set."""
     command = settings_option("An option of the layout.", "data.OPTION=VALUE")(command)
     return click.option("--format", "layout", metavar="NAME", help="Layout of the source.  [default: detected]")(
         command
@@ -101,12 +106,18 @@ def layout_options(command: F) -> F:
 def parse_settings(
     texts: Sequence[str], allowed: str = "PART.OPTION=VALUE", example: str = "generator.channels=96"
 ) -> dict[str, Any]:
-    """Read the values of ``--set`` by dotted name, as TOML where they are TOML, otherwise as text.
+    """Read the values of ``--set``, each as TOML if it is valid TOML, otherwise as text.
 
     Args:
         texts: values of ``--set``.
-        allowed: form that the values should have, for the error message.
+        allowed: form that the values must have, for the error message.
         example: value of that form, for the error message.
+
+    Returns:
+        Values by dotted name.
+
+    Raises:
+        ConfigError: a value has another form.
     """
     settings = {}
     for text in texts:
@@ -121,15 +132,18 @@ def parse_settings(
 
 
 def parse_part_options(texts: Sequence[str], kinds: Sequence[str], example: str) -> dict[str, dict[str, Any]]:
-    """Read the values of ``--set`` in commands that configure only some kinds of part.
+    """Read the values of ``--set`` in a command that configures only some kinds of part.
 
     Args:
         texts: values of ``--set``.
-        kinds: kinds that may be set.
+        kinds: kinds whose options may be set.
         example: value for the error message.
 
     Returns:
         Options by name, for each kind.
+
+    Raises:
+        ConfigError: a value has another form, or belongs to another kind.
     """
     options: dict[str, dict[str, Any]] = {kind: {} for kind in kinds}
     allowed = " or ".join(f"{kind}.OPTION=VALUE" for kind in kinds)

@@ -21,14 +21,16 @@ from stackflower.commands.options import format_examples, json_option
     "--nearest",
     type=click.IntRange(1, 256),
     metavar="N",
-    help="Show N generated images beside the training images nearest to them. The page then holds training images.",
+    help="Show N generated images beside their nearest training images, which the page then contains.",
 )
 @click.option(
-    "--out", metavar="FILE", help="The page.  [default: report.html in the run's folder; for several runs, here]"
+    "--out",
+    metavar="FILE",
+    help="File for the page.  [default: report.html in the run's folder or, for several runs, in this folder]",
 )
 @json_option
 def report(runs: tuple[str, ...], nearest: int | None, out: str | None, as_json: bool) -> None:
-    """Write a run's scores, images and curves as one HTML file, or those of several runs side by side."""
+    """Write the scores, images and curves of a run, or of several side by side, as one HTML file."""
     from stackflower.reports.report import write_report
 
     written = write_report(runs, nearest or 0, out)

@@ -23,11 +23,15 @@ from stackflower.commands.options import Finite, checkpoint_option, format_examp
 @click.argument("run")
 @click.argument("captions", nargs=-1)
 @click.option("--captions", "file", metavar="FILE", help="Text file with one caption per line, or a metadata.jsonl.")
-@click.option("--per-caption", type=click.IntRange(1), default=1, show_default=True, help="Images per caption.")
+@click.option(
+    "--per-caption", type=click.IntRange(1), default=1, show_default=True, help="Number of images per caption."
+)
 @seed_option
-@click.option("--out", metavar="DIR|FILE.png", help="Where to save the images.  [default: RUN/generated]")
+@click.option("--out", metavar="DIR|FILE.png", help="Folder or file for the images.  [default: RUN/generated]")
 @click.option("--grid", is_flag=True, help="Save one image grid with a row per caption.")
-@click.option("--truncation", type=Finite(0, min_open=True), help="Truncate the noise at this many deviations.")
+@click.option(
+    "--truncation", type=Finite(0, min_open=True), help="Truncate the noise at this many standard deviations."
+)
 @click.option(
     "--best-of",
     type=click.IntRange(1, 256),
@@ -41,11 +45,11 @@ from stackflower.commands.options import Finite, checkpoint_option, format_examp
     "--interpolate",
     type=click.IntRange(2),
     metavar="STEPS",
-    help="Save one grid that leads in STEPS images from the first caption to the last or, for one caption, from noise "
-    "to noise; --per-caption rows.",
+    help="Save one grid whose rows interpolate in STEPS images between the captions or, for a single caption, between "
+    "two noises. --per-caption sets the number of rows.",
 )
-@click.option("--side-by-side", is_flag=True, help="Show every resolution of the run in one image.")
-@click.option("--batch-size", type=click.IntRange(1), default=64, show_default=True, help="Images at a time.")
+@click.option("--side-by-side", is_flag=True, help="Join all resolutions of the run in one image.")
+@click.option("--batch-size", type=click.IntRange(1), default=64, show_default=True, help="Number of images at a time.")
 @json_option
 def sample(run: str, captions: tuple[str, ...], as_json: bool, **options: Any) -> None:
     """Generate images for captions with a trained run."""

@@ -21,15 +21,17 @@ from stackflower.commands.options import RESUMES, format_examples, json_option, 
 )
 @click.argument("source")
 @click.argument("out")
-@click.option("--per-shard", type=click.IntRange(1), default=1000, show_default=True, help="Images per shard.")
-@click.option("--size", type=click.IntRange(16), help="Size in pixels.  [default: the image files as they are]")
+@click.option(
+    "--per-shard", type=click.IntRange(1), default=1000, show_default=True, help="Number of images per shard."
+)
+@click.option("--size", type=click.IntRange(16), help="Size in pixels.  [default: copy the image files unchanged]")
 @layout_options
 @on_error_option
 @json_option
 def shard(source: str, out: str, settings: tuple[str, ...], as_json: bool, **options: Any) -> None:
-    """Write a data set as WebDataset shards into the folder OUT, to be streamed.
+    """Write a data set as WebDataset shards to the folder OUT, for streaming.
 
-    If interrupted, rerun the same command: it resumes where it stopped.
+    If the command is interrupted, rerun it: it resumes where it stopped.
     """
     from stackflower.data.sharding import shard_data
 

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from stackflower.training.request import TrainingRequest
     from stackflower.training.session import Outcome
 
-# the setting that a flag stands for, where it has another name
+# settings whose flags have another name
 SETTINGS = {
     "images": "train.images",
     "epochs": "train.epochs",
@@ -56,18 +56,18 @@ PARTS = ("conditioning", "generator", "discriminator", "features", "augmentation
 @click.option("--stage", type=int, help="Stage to train.  [default: 1]")
 @click.option("--below", metavar="RUN", help="Trained run of the previous stage, for --stage 2 and higher.")
 @click.option("--data", help=f"Training data: {DATA_HELP}  [default: synthetic-flowers]")
-@click.option("--out", metavar="RUN", help="Where to save the run.  [default: runs/RECIPE-N]")
+@click.option("--out", metavar="RUN", help="Folder for the run.  [default: runs/RECIPE-N]")
 @click.option(
     "--recipe",
     metavar="NAME|FILE",
-    help="Built-in recipe or TOML file.  [default: quickstart; photographs for other data, where the extra features is "
+    help="Built-in recipe or TOML file.  [default: quickstart; photographs for other data, if the extra features is "
     "installed; for a later stage, the recipe of --below]",
 )
 @click.option("--conditioning", metavar="NAME", help="Conditioning on the text embedding.")
 @click.option("--generator", metavar="NAME", help="Generator.")
-@click.option("--discriminator", metavar="NAME", help="Discriminator; its default objective is used with it.")
-@click.option("--features", metavar="NAME", help="Pretrained network that --discriminator projected uses.")
-@click.option("--augmentation", metavar="NAME", help="Augmentation of what the discriminator sees.")
+@click.option("--discriminator", metavar="NAME", help="Discriminator, with its default objective.")
+@click.option("--features", metavar="NAME", help="Pretrained network for --discriminator projected.")
+@click.option("--augmentation", metavar="NAME", help="Augmentation of the discriminator's images.")
 @click.option("--objective", metavar="NAME", help="Adversarial loss.")
 @click.option(
     "--penalty",
@@ -82,16 +82,25 @@ PARTS = ("conditioning", "generator", "discriminator", "features", "augmentation
 )
 @click.option("--images", type=click.IntRange(1), help="Number of images to train on.")
 @click.option("--epochs", type=Finite(0, min_open=True), help="Number of passes over the data.")
-@click.option("--time-limit", type=Duration(), help="Train for 90s, 20m, 1h30m; with --images or --epochs, stop then.")
+@click.option(
+    "--time-limit",
+    type=Duration(),
+    help="Train for 90s, 20m or 1h30m; with --images or --epochs, stop early after that.",
+)
 @click.option("--batch-size", type=click.IntRange(1), help="Total batch size over all processes.")
-@click.option("--gradient-accumulation", type=click.IntRange(1), help="Split each batch into this many parts.")
+@click.option("--gradient-accumulation", type=click.IntRange(1), help="Number of parts that a batch is processed in.")
 @click.option("--lr", type=Finite(0, min_open=True), help="Learning rate of generator and discriminator.")
 @click.option(
-    "--eval-every", type=click.IntRange(1), metavar="IMAGES", help="Score held-out images, and keep the best model."
+    "--eval-every",
+    type=click.IntRange(1),
+    metavar="IMAGES",
+    help="Score every so many images on held-out data, and keep the best model.",
 )
 @click.option("--seed", type=SEED, help="Random seed.  [default: 0]")
 @click.option(
-    "--mixed-precision", type=click.Choice(["auto", "no", "bf16", "fp16"]), help="auto: bf16 if supported natively."
+    "--mixed-precision",
+    type=click.Choice(["auto", "no", "bf16", "fp16"]),
+    help="Precision; auto: bf16 if the device supports it natively.",
 )
 @click.option("--compile", is_flag=True, default=None, help="Compile the networks (torch.compile): faster on a GPU.")
 @click.option("--resume", metavar="[RUN|latest]", is_flag=False, flag_value="latest", help="Resume a run.")
@@ -101,7 +110,7 @@ PARTS = ("conditioning", "generator", "discriminator", "features", "augmentation
 @json_option
 def train(dry_run: bool, as_json: bool, **flags: Any) -> None:
     """Train a stage, or resume a training."""
-    began = time.monotonic()  # before torch is imported, which takes seconds
+    began = time.monotonic()  # before the import of torch, which takes seconds and counts towards the time limit
     from stackflower.training.launch import dry_run as plan
     from stackflower.training.launch import launch
 
@@ -121,7 +130,7 @@ def train(dry_run: bool, as_json: bool, **flags: Any) -> None:
 
 
 def read_request(flags: dict[str, Any], began: float) -> TrainingRequest:
-    """Return what the flags ask for."""
+    """Build the request from the flags."""
     from stackflower.data.opening import source_part
     from stackflower.runs.trained_text import find_text_encoder
     from stackflower.training.request import TrainingRequest
@@ -150,7 +159,17 @@ def read_request(flags: dict[str, Any], began: float) -> TrainingRequest:
 
 
 def parse_penalties(values: Sequence[str]) -> dict[str, Any] | None:
-    """Read ``--penalty NAME`` and ``--penalty NAME=WEIGHT``: options by name."""
+    """Read the values of ``--penalty``, each ``NAME`` or ``NAME=WEIGHT``.
+
+    Args:
+        values: values of ``--penalty``.
+
+    Returns:
+        Options of each penalty by name; None without values.
+
+    Raises:
+        ConfigError: a weight is not a number.
+    """
     penalties: dict[str, Any] = {}
     for value in values:
         name, equals, weight = value.partition("=")
@@ -162,16 +181,17 @@ def parse_penalties(values: Sequence[str]) -> dict[str, Any] | None:
 
 
 def _show_outcome(outcome: Outcome, as_json: bool) -> None:
-    """Print how the training ended and what to type next."""
+    """Print how the training ended and which command to run next."""
     grids = sorted(outcome.run.samples.glob("*.png"))
     values = {"run": str(outcome.run), "images": outcome.images, "stopped": outcome.stopped}
     if outcome.stopped:
         text = f"Stopped by {outcome.stopped} after {outcome.images:,} images; a checkpoint is saved. To resume:"
         click.echo(text, err=True)
-    show({**values, "samples": [str(path) for path in grids]}, as_json, lambda: _next_commands(outcome, grids))
+    show({**values, "samples": [str(path) for path in grids]}, as_json, lambda: _format_next_commands(outcome, grids))
 
 
-def _next_commands(outcome: Outcome, grids: list[Path]) -> str:
+def _format_next_commands(outcome: Outcome, grids: list[Path]) -> str:
+    """Format the commands to run after a training, as text."""
     run = quote(str(outcome.run))
     if outcome.stopped:
         return f"stackflower train --resume {run}"
@@ -185,7 +205,7 @@ def _next_commands(outcome: Outcome, grids: list[Path]) -> str:
 
 
 def quote(text: str) -> str:
-    """Quote a word of a command line: in double quotes, which every shell knows, where they are enough."""
+    """Quote a word of a command line, in double quotes if these suffice, because every shell knows them."""
     if re.fullmatch(r"[\w./\\:-]+", text):
         return text
     return shlex.quote(text) if re.search(r'["$`!\\]', text) else f'"{text}"'

@@ -29,7 +29,7 @@ from stackflower.errors import ConfigError
     ),
 )
 @click.option("--data", required=True, help=f"Labelled or captioned data: {DATA_HELP}")
-@click.option("--out", metavar="FILE", required=True, help="Where to save the classifier.")
+@click.option("--out", metavar="FILE", required=True, help="File for the classifier.")
 @click.option("--resolution", type=click.IntRange(16), default=64, show_default=True, help="Input size in pixels.")
 @click.option(
     "--network", type=click.Choice(["resnet18", "plain"]), default="resnet18", show_default=True, help="Architecture."
@@ -37,21 +37,21 @@ from stackflower.errors import ConfigError
 @click.option(
     "--features",
     metavar="NAME",
-    help="Train a layer over this pretrained network instead: a part of the kind features.",
+    help="Train a layer on top of this pretrained network (a part of the kind features) instead of --network.",
 )
-@click.option("--fine-tune", is_flag=True, help="With --features: train that network too, in a few passes.")
+@click.option("--fine-tune", is_flag=True, help="With --features: also train that network, for a few passes.")
 @click.option(
-    "--text", metavar="NAME|MODEL", help="Learn to match captions too, embedded by this encoder, for R-precision."
+    "--text", metavar="NAME|MODEL", help="Also learn to match captions, embedded by this encoder, for R-precision."
 )
 @click.option(
     "--epochs",
     type=click.IntRange(1),
-    help="Passes over the data.  [default: 45; 60 with --features, 6 with --fine-tune, 30 for plain]",
+    help="Number of passes over the data.  [default: 45; 60 with --features, 6 with --fine-tune, 30 for plain]",
 )
 @click.option(
     "--augmentation",
     type=click.Choice(["light", "strong"]),
-    help="light: crops and mirroring; strong: also rotation, relighting and mixing.  "
+    help="light: crops and mirroring; strong: in addition rotation, relighting and mixing.  "
     "[default: strong for resnet18, else light]",
 )
 @click.option(
@@ -59,7 +59,7 @@ from stackflower.errors import ConfigError
     type=click.Choice(["train", "validation", "test"]),
     default="train",
     show_default=True,
-    help="Split to train on; a protocol such as StackGAN's wants a classifier of the test classes.",
+    help="Split to train on; a protocol such as StackGAN's needs a classifier of the test classes.",
 )
 @seed_option
 @settings_option("An option of data or features.")
@@ -82,23 +82,23 @@ def train_classifier(
     from stackflower.evaluation.classifier.training import train_classifier as train
     from stackflower.runs.trained_text import find_text_encoder
 
-    given = parse_part_options(settings, ("data", "features"), "data.skip_bad=true")
-    if (given["features"] or options["fine_tune"]) and features is None:
+    part_options = parse_part_options(settings, ("data", "features"), "data.skip_bad=true")
+    if (part_options["features"] or options["fine_tune"]) and features is None:
         flag = "--fine-tune" if options["fine_tune"] else "--set features.OPTION"
         raise ConfigError(f"{flag} needs --features NAME.")
-    part = None if features is None else {"name": features, **given["features"]}
-    source = open_source(data, given["data"])
+    part = None if features is None else {"name": features, **part_options["features"]}
+    source = open_source(data, part_options["data"])
     request = ClassifierRequest(data, features=part, text=find_text_encoder(text), **options)
     model = train(source, Path(out), request)
     show(
         {"out": out, **model.held_out},
         as_json,
-        lambda: f"{out}: {format_accuracies(model.held_out) or 'no held-out split'}",
+        lambda: f"{out}: {format_accuracies(model.held_out) or 'no held-out split to measure it on'}",
     )
 
 
 def format_accuracies(held_out: dict[str, Any]) -> str:
-    """Format what was measured of a classifier, in one line."""
+    """Format the held-out accuracies of a classifier as one line."""
     parts = [f"held-out accuracy of {name} {value:.4f}" for name, value in held_out.get("accuracy", {}).items()]
     parts += [f"R-precision {held_out['r_precision']:.4f}"] if "r_precision" in held_out else []
     return ", ".join(parts)

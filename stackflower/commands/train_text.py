@@ -28,9 +28,9 @@ from stackflower.commands.options import (
     ),
 )
 @click.option("--data", required=True, help=f"Captioned data: {DATA_HELP}")
-@click.option("--out", metavar="DIR", required=True, help="Where to save the encoder: a new folder, for --text.")
+@click.option("--out", metavar="DIR", required=True, help="New folder for the encoder, to pass to --text.")
 @click.option("--text", default="rnn", show_default=True, metavar="NAME", help="Text encoder: rnn or char-cnn-rnn.")
-@click.option("--epochs", type=click.IntRange(1), default=20, show_default=True, help="Passes over the data.")
+@click.option("--epochs", type=click.IntRange(1), default=20, show_default=True, help="Number of passes over the data.")
 @click.option("--batch-size", type=click.IntRange(2), default=64, show_default=True, help="Batch size.")
 @click.option("--lr", type=Finite(0, min_open=True), default=1e-3, show_default=True, help="Learning rate.")
 @seed_option

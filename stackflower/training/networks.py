@@ -69,7 +69,7 @@ class Networks:
     Args:
         config: the run's configuration.
         accelerator: device, precision and processes.
-        make_batches: builds the training batches, given how they are drawn.
+        make_batches: function that builds the training batches for a `Drawing`.
         text_dim: size T of the embeddings.
         text: text encoder to train with the GAN; None if captions were encoded once.
         previous_weights: weights of the earlier stages, the latest first.

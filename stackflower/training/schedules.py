@@ -1,4 +1,4 @@
-"""The length of a training and the learning rates over it, counted in images."""
+"""The length of a training and its learning rates, as functions of the number of images seen."""
 
 from __future__ import annotations
 
@@ -14,22 +14,23 @@ from torch import Tensor
 
 from stackflower.config.schema import Optimizer
 
-REFITS = 100  # how often a time limit's length is estimated anew
-WINDOW = 0.05  # share of the limit over which the speed is measured
-TIMED = (8, 64)  # steps of the first estimate, at least and at most
-PAUSES = 0.1  # share of the time that grids and checkpoints may take, where they come by themselves
-LAST = 0.2  # share of the time that is reserved for the last grid and checkpoint at most
-LATEST = 5  # pauses of a kind whose median is expected of the next
+ESTIMATES = 100  # number of times that the length under a time limit is estimated
+SPEED_WINDOW = 0.05  # share of the limit over which the speed is measured
+FIRST_STEPS = (8, 64)  # minimum and maximum number of steps before the first estimate
+PAUSE_SHARE = 0.1  # share of the time that grids and checkpoints may take if no interval is set for them
+RESERVED_SHARE = 0.2  # maximum share of the time that is reserved for the last grid and checkpoint
+MEDIAN_PAUSES = 5  # number of pauses of a kind whose median predicts the next one
 
 
 class Length:
     """Length of a training in images, and the share of it that is done.
 
-    It is fixed from the start, or re-estimated to end at a time limit (`refit`). Every estimate is a knot, from which
-    the share grows linearly to 1 at the estimated total. The run keeps its knots, so that a resumed run repeats them.
+    The length is fixed from the start, or estimated repeatedly so that the training ends at a time limit (`refit`).
+    Each estimate is a knot, from which the share grows linearly to 1 at the estimated total. The run records its knots,
+    so that a resumed run repeats them.
 
     Args:
-        knots: (images, share done, estimated total) of each estimate, in order; none: nothing is known yet.
+        knots: (images, share done, estimated total) of each estimate, in order; empty before the first estimate.
     """
 
     def __init__(self, knots: Sequence[Sequence[float]] = ()):
@@ -37,10 +38,11 @@ class Length:
 
     @classmethod
     def from_total(cls, total: int) -> Length:
-        """Create a length of `total` images."""
+        """Create a fixed length of `total` images."""
         return cls([(0, 0.0, total)])
 
     def _find_knot(self, images: int) -> tuple[int, float, int] | None:
+        """Return the last knot at or before `images` images."""
         return next((knot for knot in reversed(self.knots) if knot[0] <= images), None)
 
     def get_total(self, images: int) -> int | None:
@@ -62,48 +64,60 @@ class Length:
         return total is not None and images >= total
 
     def refit(self, images: int, total: int) -> None:
-        """Add an estimate made after `images` images; the share that is done continues from its current value."""
+        """Add an estimate, from which the share that is done continues.
+
+        Args:
+            images: number of images seen.
+            total: estimated length in images.
+        """
         share = self.get_share(images)
         self.knots = [knot for knot in self.knots if knot[0] < images] + [(images, share, max(total, images))]
 
 
 class Pace:
-    """Estimator of how many images fit into a time limit.
+    """Estimator of the number of images that fit into a time limit.
 
-    It uses the recent speed of the steps, and the time that grids and checkpoints take.
+    It uses the recent speed of the steps, and the time that grids and checkpoints take. A pause is anything for which
+    the training waits: a grid, a checkpoint or scores.
 
     Args:
         deadline: end of the limit, by `time.monotonic`.
-        limit: seconds of the whole limit.
-        step: images per step.
-        timed: number of steps before the first estimate, so that they include every lazy penalty.
+        limit: the whole limit, in seconds.
+        step: number of images per step.
+        timed: number of steps before the first estimate, high enough to include every lazy penalty.
         sparing: whether to skip grids and checkpoints that take too long (see `can_pause`).
     """
 
     def __init__(self, deadline: float, limit: float, step: int, timed: int, sparing: bool = True):
         self.deadline, self.limit, self.step, self.sparing = deadline, limit, step, sparing
-        self.timed = min(max(timed, TIMED[0]), TIMED[1])
-        self.marks: deque[tuple[float, int]] = deque()  # times without pauses, and images
-        self.paused = 0.0
-        self.pauses: dict[str, list[float]] = {}  # seconds of each grid, checkpoint, score
-        self.shares: dict[str, float] = {}  # of the training at the latest of each kind
+        self.timed = min(max(timed, FIRST_STEPS[0]), FIRST_STEPS[1])
+        self.marks: deque[tuple[float, int]] = deque()  # times, without pauses, and images seen then
+        self.paused = 0.0  # seconds of all pauses
+        self.pauses: dict[str, list[float]] = {}  # seconds of each pause, by kind
+        self.shares: dict[str, float] = {}  # share of the training done at the latest pause, by kind
 
     def start(self, images: int) -> None:
-        """Start the clock, after the warm-up steps."""
+        """Start measuring the speed, after the warm-up steps."""
         self.marks.append((time.monotonic(), images))
 
     def restart(self) -> None:
-        """Measure the speed again, after a return to a checkpoint."""
+        """Discard the measured speed, after a return to a checkpoint."""
         self.marks.clear()
 
     def pause(self, kind: str, seconds: float, share: float) -> None:
-        """Record that a grid, checkpoint or other `kind` of pause took `seconds` at a `share` of the training."""
+        """Record a pause.
+
+        Args:
+            kind: kind of pause, such as "grid" or "checkpoint".
+            seconds: length of the pause.
+            share: share of the training that is done.
+        """
         self.pauses.setdefault(kind, []).append(seconds)
         self.paused, self.shares[kind] = self.paused + seconds, share
 
     def can_pause(self) -> bool:
-        """Return whether another grid or checkpoint leaves nine tenths of the time so far to the training."""
-        return not self.sparing or self.paused + self._estimate_pauses() <= PAUSES * (
+        """Return whether all pauses, with another one of each kind, take at most a tenth of the elapsed time."""
+        return not self.sparing or self.paused + self._estimate_pauses() <= PAUSE_SHARE * (
             self.limit - self.get_seconds_left()
         )
 
@@ -112,49 +126,60 @@ class Pace:
         return max(0.0, self.deadline - time.monotonic())
 
     def is_due(self, images: int) -> bool:
-        """Return whether it is time for an estimate."""
+        """Return whether the next estimate is due after `images` images."""
         if len(self.marks) < 2:
             return bool(self.marks) and images - self.marks[0][1] >= self.timed * self.step
-        return time.monotonic() - self.paused - self.marks[-1][0] >= self.limit / REFITS
+        return time.monotonic() - self.paused - self.marks[-1][0] >= self.limit / ESTIMATES
 
     def estimate(self, images: int, share: float) -> int:
-        """Estimate the length that ends at the deadline, in whole steps.
+        """Estimate the length of a training that ends at the deadline, in whole steps.
 
         Args:
             images: number of images seen.
             share: share of the training that is done.
+
+        Returns:
+            The length in images.
         """
         now = time.monotonic()
         active = now - self.paused
         self.marks.append((active, images))
-        while len(self.marks) > 2 and active - self.marks[0][0] > WINDOW * self.limit:
+        while len(self.marks) > 2 and active - self.marks[0][0] > SPEED_WINDOW * self.limit:
             self.marks.popleft()
         began, first = self.marks[0]
         speed = (images - first) / max(active - began, 1e-9)
-        # a checkpoint that took most of the time must not end the training before the learning rate has fallen
+        # a slow checkpoint must not end the training before the learning rate has decayed
         usual = self._estimate_pauses()
-        left = max(0.0, self.deadline - now - min(usual, LAST * self.limit))
+        left = max(0.0, self.deadline - now - min(usual, RESERVED_SHARE * self.limit))
         between = sum(self._estimate_remaining_pauses(kind, share) for kind in self.pauses)
         if self.sparing and between:
-            between = min(between, usual * max(0, int((PAUSES * (self.limit - usual) - self.paused) / usual)))
+            between = min(between, usual * max(0, int((PAUSE_SHARE * (self.limit - usual) - self.paused) / usual)))
         training = max(left - between, left / 2)
         return images + math.ceil(training * speed / self.step) * self.step
 
     def _estimate_pauses(self) -> float:
-        """Return the seconds that one pause of every kind takes."""
+        """Return the seconds that one pause of each kind takes together."""
         return sum(map(self._estimate_pause, self.pauses))
 
     def _estimate_pause(self, kind: str) -> float:
-        return median(self.pauses[kind][-LATEST:])
+        """Return the seconds that the next pause of a kind takes."""
+        return median(self.pauses[kind][-MEDIAN_PAUSES:])
 
     def _estimate_remaining_pauses(self, kind: str, share: float) -> float:
-        """Return the seconds of the pauses of a kind before the last one, if they come as often as before."""
+        """Return the seconds of the future pauses of a kind except the last, if they stay as frequent as so far."""
         every = self.shares[kind] / len(self.pauses[kind])
         return self._estimate_pause(kind) * max(0, math.ceil((1 - share) / every - 1e-6) - 1) if every else 0.0
 
 
 def compute_learning_rate(settings: Optimizer, images: int, share: float, epoch: int) -> float:
-    """Return the learning rate after `images` images, at a `share` of the training, with `epoch` images per epoch."""
+    """Compute the learning rate of a step.
+
+    Args:
+        settings: settings of the optimizer.
+        images: number of images seen.
+        share: share of the training that is done.
+        epoch: number of images per pass over the data.
+    """
     rate = settings.lr
     if settings.halve_every:
         rate *= 0.5 ** int(images / (settings.halve_every * epoch))
@@ -165,10 +190,16 @@ def compute_learning_rate(settings: Optimizer, images: int, share: float, epoch:
 
 @dataclass
 class Plateau:
-    """Halves a learning rate whenever a measure has stopped falling (BEGAN, section 4.1).
+    """Scale of a learning rate that is halved whenever a measure stops falling (Berthelot et al. 2017, section 4.1).
 
-    The measure of every step is summed on its device. At the end of a window of images its mean is read; the rate is
-    halved unless the mean is below the best so far.
+    The measure of each step is summed on its device. At the end of a window of images, the mean is read, and the scale
+    is halved unless the mean is lower than the lowest so far.
+
+    Args:
+        scale: scale of the learning rate.
+        best: lowest mean of a window so far.
+        total: sum of the measures in the current window.
+        count: number of steps in the current window.
     """
 
     scale: float = 1.0
@@ -177,11 +208,11 @@ class Plateau:
     count: int = 0
 
     def add(self, measure: Tensor) -> None:
-        """Add a step's measure, without waiting for the device."""
+        """Add the measure of a step, without waiting for the device."""
         self.total, self.count = self.total + measure, self.count + 1
 
     def close(self) -> bool:
-        """End a window, waiting for the device; whether that halved the rate."""
+        """End a window and return whether the scale was halved. Waits for the device."""
         mean = float(self.total) / max(self.count, 1)
         halved = mean >= self.best
         if halved:
@@ -190,5 +221,5 @@ class Plateau:
         return halved
 
     def to_dict(self) -> dict[Any, Any]:
-        """As JSON holds it; `Plateau(**values)` is the inverse."""
+        """Convert to JSON types; ``Plateau(**values)`` is the inverse."""
         return {"scale": self.scale, "best": self.best, "total": float(self.total), "count": self.count}

@@ -1,4 +1,4 @@
-"""Run one training: from a configuration and a folder to the networks' last weights."""
+"""Run one training, from a resolved configuration to the last checkpoint."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a training ended.
+    """The outcome of a training.
 
     Args:
-        run: folder of the run.
+        run: the run.
         images: number of images seen.
-        stopped: why it stopped early; None: it did not.
-        signal: number of the signal that stopped it.
+        stopped: why the training stopped early, if it did.
+        signal: number of the signal that stopped it, if one did.
         caption: a caption of the data, to try the run with.
         is_main: whether this is the main process.
     """
@@ -54,14 +54,14 @@ class Outcome:
 
 @dataclass(frozen=True)
 class _Setup:
-    """What a training is made of before its data are read."""
+    """The components of a training that are built before its data are read."""
 
     accelerator: Accelerator
     encoder: TextEncoder
     source: Source
     features: Features | None
-    resolution: int  # of the generated images
-    size: int  # px at which images are loaded
+    resolution: int  # of the generated images, in pixels
+    size: int  # height and width of the prepared images, in pixels
     resume: bool
 
     @property
@@ -73,16 +73,29 @@ class _Setup:
 def run_training(
     config: RunConfig, run: Run, request: TrainingRequest, stop: Stop, callbacks: Callback, tune_malloc: bool
 ) -> Outcome:
-    """Train. The order of the steps is a contract: whatever can be refused is refused before anything is written.
+    """Run a training.
 
-    1. Build what is asked for: processes, encoder, data set, networks. Their mistakes cost no time and no file.
-    2. Start the clock of a limit that ends the training at any length; a limit that sets the length has its own.
-    3. Claim the run's folder: a new run's must be free, a resumed run's is locked.
-    4. Read the data and the scorer's real images. This can take minutes, and refuses data that can't be used.
-    5. Handle signals: until here nothing needs to be saved, and Ctrl-C ends the program at once.
-    6. Write: create and lock a new run, or compare a resumed one with its record. Other processes wait for this.
-    7. Make the trainer, restore the last checkpoint, and record the run only when that succeeded.
+    The order of the steps is a contract: everything that can be refused is refused before anything is written.
+
+    1. Build processes, text encoder, data set and networks. Mistakes are reported early and leave no files.
+    2. Start the clock of a limit that stops a training of set length. A limit that sets the length has its own clock.
+    3. Claim the run's folder: a new run needs a free folder, and the folder of a resumed run is locked.
+    4. Read the data and the scorer's real images. This can take minutes, and refuses unusable data.
+    5. Handle signals. Up to here nothing needs to be saved, and Ctrl-C ends the program at once.
+    6. Create and lock a new run, or compare a resumed run with its record. Other processes wait for this step.
+    7. Build the trainer and restore the last checkpoint. Record the run only if both succeed.
     8. Train.
+
+    Args:
+        config: configuration of the run.
+        run: the run.
+        request: request for the training.
+        stop: ends the training early.
+        callbacks: callbacks of the training.
+        tune_malloc: let glibc keep freed memory, on a CPU.
+
+    Raises:
+        StackflowerError: the training was refused or failed.
     """
     setup = _build_setup(config, run, request)
     timed = config.train.time_limit is not None and not request.resume
@@ -107,19 +120,19 @@ def run_training(
 
 
 def _build_setup(config: RunConfig, run: Run, request: TrainingRequest) -> _Setup:
-    """Build what the configuration names, so that mistakes are found before anything is read or written."""
+    """Build the components of a training; mistakes are reported before anything is read or written."""
     resume = bool(request.resume)
     accelerator = make_accelerator(config, request.report_to, str(run.path))
     encoder = build.build_encoder(config, find_kept_text(config, run, resume), accelerator.device)
     source = build.build_source(config)
     features = build.build_features(config)
-    stage, _ = build.build_networks(config, encoder.dim)  # for what they refuse; the trainer builds its own
+    stage, _ = build.build_networks(config, encoder.dim)  # only to find mistakes early; the trainer builds its own
     size = build.compute_load_size(config, stage, source)
     return _Setup(accelerator, encoder, source, features, stage.resolutions[-1], size, resume)
 
 
 def _claim_folder(setup: _Setup, run: Run, stack: ExitStack) -> None:
-    """Refuse the folder of a new run that is taken; lock that of a resumed run until `stack` is closed."""
+    """Check that the folder of a new run is free, or lock the folder of a resumed run until `stack` is closed."""
     if setup.is_main and setup.resume:
         stack.enter_context(run.lock())
     elif setup.is_main:
@@ -127,14 +140,14 @@ def _claim_folder(setup: _Setup, run: Run, stack: ExitStack) -> None:
 
 
 def _make_scorer(config: RunConfig, setup: _Setup) -> TrainingScorer | None:
-    """Make what scores the networks while they train; None where the configuration has no scores."""
+    """Build the scorer of the networks in training; None if the configuration asks for no scores."""
     if config.output.eval_every <= 0:
         return None
     return TrainingScorer(config, setup.source, setup.resolution, setup.size, setup.encoder)
 
 
 def _make_record(config: RunConfig, run: Run, setup: _Setup, inputs: Inputs) -> RunRecord:
-    """Describe the training for ``config.json``."""
+    """Build the record of the run for ``config.json``."""
     return RunRecord(
         stackflower=version("stackflower"),
         text_dim=setup.encoder.dim,
@@ -162,7 +175,7 @@ def _open_run(config: RunConfig, run: Run, record: RunRecord, setup: _Setup, sta
 
 
 def _start_process(setup: _Setup, request: TrainingRequest, tune_malloc: bool) -> None:
-    """Start the trackers, and set this process's allocator where that was asked for."""
+    """Start the trackers, and configure the memory allocator of this process if requested."""
     if request.report_to:
         setup.accelerator.init_trackers("stackflower", config=None)
     if tune_malloc and setup.accelerator.device.type == "cpu":
@@ -170,18 +183,25 @@ def _start_process(setup: _Setup, request: TrainingRequest, tune_malloc: bool) -
 
 
 def _read_length(config: RunConfig, run: Run) -> list[tuple[int, float, int]]:
-    """Return the estimates of a time-limited run's length, which a resumed run repeats."""
+    """Read the estimated lengths of a time-limited run, which a resumed run repeats."""
     return run.read_record().length if config.train.time_limit is not None else []
 
 
 def find_kept_text(config: RunConfig, run: Run, resume: bool) -> Path | None:
-    """Return the folder that already holds the text encoder: that of the run to resume, or of the previous stage."""
+    """Return the folder that holds the text encoder, of the run to resume or of the previous stage; None for a new run.
+
+    Args:
+        config: configuration of the run.
+        run: the run.
+        resume: whether the run is resumed.
+    """
     if resume:
         return run.text_folder
     return None if config.below is None else Run(config.below.run).text_folder
 
 
 def _save_encoder(encoder: TextEncoder, run: Run) -> None:
+    """Save the text encoder in the run's folder."""
     try:
         encoder.save(run.text_folder)
     except (OSError, SafetensorError) as error:
@@ -191,16 +211,16 @@ def _save_encoder(encoder: TextEncoder, run: Run) -> None:
 
 
 def _restore(trainer: Trainer, run: Run) -> None:
-    """Restore the last complete checkpoint. RunError where the run has a model and no checkpoint."""
+    """Restore the last complete checkpoint, if any; raise RunError if a trained model would be overwritten."""
     complete = run.list_checkpoints()
     if complete:
         trainer.state.restore(complete[-1])
         sentence = f"Resuming at {trainer.images:,} images."
     elif run.weights_file.exists():
         raise RunError(
-            f"{run} has a trained model and no checkpoint ({run.checkpoints} is empty or missing), so it can't be "
-            "resumed: training from scratch would overwrite the model. `stackflower sample` still works with it; train "
-            "a new run with another `out`."
+            f"{run} has a trained model but no complete checkpoint in {run.checkpoints}, so it can't be resumed: "
+            "starting from scratch would overwrite the model. `stackflower sample` still works with it; train a new "
+            "run with another `out`."
         )
     else:
         sentence = "No complete checkpoint found; starting from scratch."

@@ -151,7 +151,7 @@ class StreamedInputs(Inputs):
 
 
 def read_inputs(config: RunConfig, source: Source, encoder: TextEncoder, size: int, accelerator: Accelerator) -> Inputs:
-    """Prepare or index the training data: in the main process first, whose results the others read from the cache.
+    """Prepare or index the training data, in the main process first; the others read its results from the cache.
 
     Args:
         config: the run's configuration.
@@ -185,6 +185,7 @@ def _read_stream(
     size: int,
     accelerator: Accelerator,
 ) -> StreamedInputs:
+    """Index the shards and fit the text encoder; raise ConfigError if the encoder needs all captions."""
     if encoder.reads_all:
         raise ConfigError(
             f"The text encoder {config.text.name} needs all captions of the data before training, and a stream does "

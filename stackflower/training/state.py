@@ -1,4 +1,4 @@
-"""How far a training is, and its checkpoints: everything that a resumed run needs to go on bit for bit."""
+"""The counters and checkpoints of a training: everything that a resumed run needs to continue bit for bit."""
 
 from __future__ import annotations
 
@@ -33,20 +33,20 @@ from stackflower.training.schedules import Plateau
 
 
 class TrainingState:
-    """Counters of a training beside its networks, and their checkpoints.
+    """The counters of a training, and the checkpoints of counters and networks.
 
-    A new number that a resumed run needs is a field of `CheckpointState`, which `make_checkpoint_state` writes and
-    `restore` reads.
+    To save another counter, add a field to `CheckpointState`, write it in `make_checkpoint_state` and read it in
+    `restore`.
 
     Args:
-        run: the run's folder.
-        networks: what is trained.
+        run: the run.
+        networks: networks of the training.
     """
 
     def __init__(self, run: Run, networks: Networks):
         self.run, self.networks, self.accelerator = run, networks, networks.accelerator
         self.images = self.step = self.checkpoints = self.rollbacks = 0
-        self.rate_scale = 1.0  # halved by every return to a checkpoint
+        self.rate_scale = 1.0  # scale of the learning rates, halved by each return to a checkpoint
         self.plateaus = {name: Plateau() for name in networks.learners}
 
     def make_checkpoint_state(self) -> CheckpointState:
@@ -64,7 +64,15 @@ class TrainingState:
         )
 
     def save(self, keep_last: int, keep_every: int) -> None:
-        """Write a checkpoint and, as the run's model, the averaged stage; older checkpoints go."""
+        """Write a checkpoint, and the averaged networks as the run's model; delete old checkpoints.
+
+        Args:
+            keep_last: number of newest checkpoints to keep.
+            keep_every: also keep every Nth checkpoint; 0: none.
+
+        Raises:
+            TrainingFailed: the checkpoint or the model can't be written.
+        """
         writer = CheckpointWriter(self.run, self.images)
         if self.accelerator.is_main_process:
             self.checkpoints += 1
@@ -82,7 +90,7 @@ class TrainingState:
         self.accelerator.wait_for_everyone()
 
     def _save_model(self, kept: str) -> None:
-        """Write the averaged stage (and encoder) as the run's model.
+        """Write the averaged stage, and the text encoder if it is trained, as the run's model.
 
         Args:
             kept: sentence that says what is safe if writing fails.
@@ -98,7 +106,16 @@ class TrainingState:
             ) from error
 
     def save_best(self, value: float, scores: Mapping[str, float], protocol: Mapping[str, Any]) -> None:
-        """Write the averaged stage (and encoder) as the run's best model. TrainingFailed where it can't be."""
+        """Write the averaged stage, and the text encoder if it is trained, as the run's best model.
+
+        Args:
+            value: score that selects the best model.
+            scores: all scores by name.
+            protocol: protocol of the scores.
+
+        Raises:
+            TrainingFailed: the model can't be written.
+        """
         best = json.dumps({"images": self.images, "value": value, "scores": dict(scores), "protocol": dict(protocol)})
         try:
             if self.networks.text is not None:
@@ -115,7 +132,17 @@ class TrainingState:
                 shutil.rmtree(path, ignore_errors=True)
 
     def set_best_aside(self, images: int) -> Path:
-        """Keep the best model, of `images` images, under a name of its own; the file."""
+        """Rename the best model so that the next one does not replace it.
+
+        Args:
+            images: number of images after which the model was written.
+
+        Returns:
+            The new path.
+
+        Raises:
+            TrainingFailed: the file can't be renamed.
+        """
         aside = self.run.path / f"generator-best-{images:09d}.safetensors"
         try:
             os.replace(self.run.best_weights, aside)
@@ -124,7 +151,15 @@ class TrainingState:
         return aside
 
     def restore(self, path: Path) -> None:
-        """Put everything back as it was when the checkpoint at `path` was written."""
+        """Restore networks, optimizers, counters and random state from a checkpoint.
+
+        Args:
+            path: folder of the checkpoint.
+
+        Raises:
+            RunError: the checkpoint is damaged or belongs to other networks.
+            TrainingFailed: the run's model can't be written.
+        """
         state = read_state(path)
         check_files(path, state)
         otherwise = f"Delete {path} to resume from the checkpoint before."
@@ -132,7 +167,7 @@ class TrainingState:
             load_weights(module, path / f"{name}.safetensors", otherwise)
         for name, learner in self.networks.learners.items():
             restore_optimizer(learner.optimizer, learner.module, read_tensors(path, f"optimizer-{name}"))
-        if self.accelerator.process_index < state.processes:  # new processes keep their own
+        if self.accelerator.process_index < state.processes:  # additional processes keep their own random state
             random = read_tensors(path, f"rng-{self.accelerator.process_index}")
             restore_rng(random, self.accelerator.device)
         if state.scaler and self.accelerator.scaler is not None:
@@ -142,13 +177,21 @@ class TrainingState:
         for name, values in state.plateaus.items():
             numbers: Any = values
             self.plateaus[name] = Plateau(**numbers)
-        if self.accelerator.is_main_process:  # a kill may have come between this checkpoint and the run's model
+        if self.accelerator.is_main_process:  # the run may have been killed before it wrote this checkpoint's model
             self._save_model(f"{path.name} is untouched")
 
     def roll_back(self, path: Path) -> None:
-        """Back to the checkpoint at `path` with half the learning rates, which it remembers."""
+        """Return to a checkpoint with half the learning rates, and record these in the checkpoint.
+
+        Args:
+            path: folder of the checkpoint.
+
+        Raises:
+            RunError: the checkpoint is damaged.
+            TrainingFailed: the run's model can't be written.
+        """
         rollbacks, scale = self.rollbacks + 1, self.rate_scale / 2
         self.restore(path)
         self.rollbacks, self.rate_scale = rollbacks, scale
-        if self.accelerator.is_main_process:  # so that a run killed now goes on with the lower rates
+        if self.accelerator.is_main_process:  # a run that is killed now resumes with the lower rates
             write_state(path, replace(read_state(path), rollbacks=rollbacks, rate_scale=scale))

@@ -1,4 +1,4 @@
-"""Ending a training early: by a signal, a time limit or the end of another process."""
+"""The early end of a training, by a signal, a time limit or the loss of another process."""
 
 from __future__ import annotations
 
@@ -14,10 +14,12 @@ from stackflower.errors import TrainingFailed, summarise_error
 
 
 class Stop:
-    """Ends the training loop after its step, for Ctrl-C, SIGTERM or the time limit; a second Ctrl-C ends it at once.
+    """Request to end the training after the current step, by Ctrl-C, SIGTERM, the time limit or a callback.
+
+    A second Ctrl-C ends the program at once.
 
     Args:
-        handle_signals: whether signals are handled at all.
+        handle_signals: whether to handle signals.
     """
 
     def __init__(self, handle_signals: bool):
@@ -27,16 +29,24 @@ class Stop:
         self.signal: int | None = None
 
     def start(self, time_limit: float | None) -> None:
-        """Start the clock of a time limit in seconds; None: no limit."""
+        """Start the clock.
+
+        Args:
+            time_limit: limit in seconds; None: no limit.
+        """
         self.deadline = None if time_limit is None else time.monotonic() + time_limit
 
     def request(self, reason: str) -> None:
-        """Stop after this step, because of `reason`."""
+        """Request the end of the training after the current step.
+
+        Args:
+            reason: what stops the training, as the end of the sentence "Stopped by …".
+        """
         self.reason = self.reason or reason
 
     @contextmanager
     def listening(self) -> Iterator[Stop]:
-        """Handle the signals inside the block, in the main thread."""
+        """Handle signals inside the block, if it runs in the main thread."""
         if not self.handle_signals:
             yield self
             return
@@ -48,7 +58,7 @@ class Stop:
 
         try:
             previous = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
-        except ValueError:  # not the main thread, which alone can set signal handlers
+        except ValueError:  # only the main thread can set signal handlers
             previous = {}
         try:
             yield self
@@ -57,7 +67,7 @@ class Stop:
                 signal.signal(number, handler)
 
     def is_requested(self) -> bool:
-        """Whether this process should stop."""
+        """Return whether this process should stop."""
         if self.reason is None and self.deadline is not None and time.monotonic() >= self.deadline:
             self.reason = "the time limit"
         return self.reason is not None
@@ -65,22 +75,26 @@ class Stop:
 
 @contextmanager
 def naming_lost_processes(run: Path) -> Iterator[None]:
-    """Raise TrainingFailed where another process of the training was lost.
+    """Raise TrainingFailed if another process of the training is lost inside the block.
 
-    torch raises a RuntimeError for it wherever the main thread happens to be.
+    torch raises a RuntimeError in that case, from whatever the main thread is doing.
+
+    Args:
+        run: folder of the run, for the message.
     """
     try:
         yield
     except RuntimeError as error:
-        on = f"Checkpoints are kept; resume with `resume={run}`"
-        if found := re.match(r"DataLoader worker \(pid.*?\) (is|exited) ([^.]*)", str(error)):
+        advice = f"Checkpoints are kept; resume with `resume={run}`"
+        if match := re.match(r"DataLoader worker \(pid.*?\) (is|exited) ([^.]*)", str(error)):
             raise TrainingFailed(
-                f"A worker process that decodes the stream {found[1].replace('is', 'was')} {found[2]}; memory, or "
-                f"space in /dev/shm, may have run out. {on}, or use less of both with `data.workers=0`."
+                f"A worker process that decodes the stream {match[1].replace('is', 'was')} {match[2]}; memory or "
+                f"space in /dev/shm may have run out. {advice}, or use less of both with `data.workers=0`."
             ) from error
         if re.search(r"gloo|nccl|Connection (closed|reset) by peer", str(error), re.IGNORECASE):
             raise TrainingFailed(
-                f"Another process of this training ended, or can't be reached; what it said is above or below. {on}. "
+                "Another process of this training ended or can't be reached; its own message is above or below. "
+                f"{advice}. "
                 f"({summarise_error(error)})"
             ) from error
         raise

@@ -1,4 +1,4 @@
-"""Train a text encoder on a data set's images and captions, to be used frozen afterwards."""
+"""Train a text encoder on the images and captions of a data set, for use with frozen weights."""
 
 from __future__ import annotations
 
@@ -26,15 +26,20 @@ from stackflower.utils.atomic import write_text
 from stackflower.utils.devices import get_process_state
 from stackflower.utils.progress import progress_bar
 
-RESOLUTION = 64
-
-
-CANDIDATES = 32  # images among which a caption retrieves its own
+RESOLUTION = 64  # of the images, in pixels
+CANDIDATES = 32  # number of images among which a caption retrieves its own
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """How long and how fast an encoder is trained."""
+    """Length, batches and learning rate of the training of an encoder.
+
+    Args:
+        epochs: number of passes over the data.
+        batch_size: number of images per step.
+        lr: initial learning rate, which decays to zero along a cosine.
+        seed: random seed.
+    """
 
     epochs: int
     batch_size: int
@@ -51,16 +56,20 @@ def train_text(
         data: name and options of the data set.
         text: name and options of the encoder.
         out: a new folder.
-        schedule: length and learning rate of the training.
+        schedule: length, batches and learning rate of the training.
 
     Returns:
-        What is known of the encoder, and a sentence about it.
+        The description that is saved with the encoder, with its folder, and a sentence that summarises it.
+
+    Raises:
+        ConfigError: the encoder can't be trained.
+        DataError: the folder is not empty or can't be written, or the data can't be used.
     """
     out = out.expanduser()
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise DataError(f"{out} already exists and is not empty; choose another `out`.")
     if "weights" in text:
-        raise ConfigError("`text.weights` names an encoder to use frozen, and a new one is trained here; leave it out.")
+        raise ConfigError("`text.weights` is an encoder that is already trained; leave it out to train a new one.")
     encoder = _build_encoder(Part.from_dict(text))
     source: Source = Part.from_dict(data).create("data")
     size = clamp_size(round(RESOLUTION * LOAD_RATIO), source)
@@ -72,39 +81,43 @@ def train_text(
     _fit(ranking, encoder, train, device, schedule)
     split = source.get_held_out_split()
     held_out = prepare(source, split or "train", size)
-    first = [captions[0] for captions in held_out.captions]
-    candidates = min(CANDIDATES, len(first))
-    tokens, images = encoder.tokenise(first).to(device), held_out.crop_centre(RESOLUTION).to(device)
+    queries = [captions[0] for captions in held_out.captions]
+    candidates = min(CANDIDATES, len(queries))
+    tokens, images = encoder.tokenise(queries).to(device), held_out.crop_centre(RESOLUTION).to(device)
     accuracy = compute_retrieval_accuracy(ranking, tokens, images, candidates)
-    found = {
+    description = {
         "text": dict(text),
         "epochs": schedule.epochs,
         "seed": schedule.seed,
         "data": source.title(),
         "retrieval_accuracy": accuracy,
         "candidates": candidates,
-        "split": split or "train (there is no other)",
+        "split": split or "train (no held-out split)",
     }
-    _save(encoder, out, found)
-    chance = f"among {candidates} images ({found['split']}; chance is {1 / candidates:.1%})"
+    _save(encoder, out, description)
+    chance = f"among {candidates} images ({description['split']}; chance is {1 / candidates:.1%})"
     summary = f"{out}: captions retrieve their own image first in {accuracy:.1%} of cases {chance}"
     if candidates < 2:
-        summary = f"{out}: one image in {found['split']} says nothing about retrieval"
-    return {"out": str(out), **found}, summary
+        summary = f"{out}: retrieval can't be measured on a single image ({description['split']})"
+    return {"out": str(out), **description}, summary
 
 
-def _save(encoder: LearnedEncoder, out: Path, about: dict[str, Any]) -> None:
+def _save(encoder: LearnedEncoder, out: Path, description: dict[str, Any]) -> None:
+    """Save the encoder and its description."""
     try:
         encoder.save(out)
-        write_text(out / ENCODER_FILE, json.dumps(about, indent=2, ensure_ascii=False) + "\n")
+        write_text(out / ENCODER_FILE, json.dumps(description, indent=2, ensure_ascii=False) + "\n")
     except (OSError, SafetensorError) as error:
         raise DataError(f"{out} can't be written: {error}. Choose another `out`.") from error
 
 
 def _build_encoder(part: Part) -> LearnedEncoder:
+    """Build the encoder; raise ConfigError if it can't be trained."""
     encoder = part.create("text")
     if not isinstance(encoder, LearnedEncoder):
-        learned = [one for one in registry.list_parts("text") if issubclass(registry.get("text", one), LearnedEncoder)]
+        learned = [
+            name for name in registry.list_parts("text") if issubclass(registry.get("text", name), LearnedEncoder)
+        ]
         raise ConfigError(f"`text={part.name}` has no weights to train. Allowed: {', '.join(learned)}.")
     return encoder
 
@@ -116,20 +129,23 @@ def compute_retrieval_accuracy(ranking: TextRanking, tokens: Tensor, images: Ten
     Args:
         ranking: text encoder and image encoder.
         tokens: tokens `(N, L)` of one caption per image.
-        images: uint8 `(N, 3, R, R)`.
-        candidates: number of images that a caption is compared with.
+        images: images, uint8 `(N, 3, R, R)`.
+        candidates: number of images that each caption is compared with.
+
+    Returns:
+        The share, in `[0, 1]`; a last group of fewer than `candidates` images is left out.
     """
     ranking.eval()
-    right, count = 0, 0
+    correct, count = 0, 0
     same = tokens.unique(dim=0, return_inverse=True)[1]
     for first in range(0, len(images) - candidates + 1, candidates):
         image = ranking.image_encoder(images[first : first + candidates].float().div(127.5).sub(1))
         text = ranking.network(tokens[first : first + candidates])
         score = torch.nn.functional.normalize(text, dim=1) @ torch.nn.functional.normalize(image, dim=1).T
-        own = same[first : first + candidates]
-        right += int((own[score.argmax(1)] == own).sum())
+        texts = same[first : first + candidates]
+        correct += int((texts[score.argmax(1)] == texts).sum())
         count += candidates
-    return right / count
+    return correct / count
 
 
 def _fit(
@@ -139,6 +155,7 @@ def _fit(
     device: torch.device,
     schedule: Schedule,
 ) -> None:
+    """Train text encoder and image encoder on a prepared split."""
     tokens = encoder.tokenise(data.flatten_captions()).to(device)
     batch_size = min(schedule.batch_size, len(data.rows))
     drawing = Drawing(RESOLUTION, schedule.seed, lambda count, generator: torch.zeros(count, 0, device=device))

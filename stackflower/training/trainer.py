@@ -1,6 +1,6 @@
-"""The training loop: steps, learning rates, logs, grids, checkpoints, and the return from losses that are not finite.
+"""The training loop: steps, learning rates, logs, grids, checkpoints, and the recovery from non-finite losses.
 
-Everything counts images seen. Nothing here waits for the device but at the log interval.
+Intervals are counted in images seen. The loop waits for the device only at the log interval.
 """
 
 from __future__ import annotations
@@ -25,36 +25,41 @@ from stackflower.training.state import TrainingState
 from stackflower.training.step import TrainingStep
 from stackflower.training.stopping import Stop
 
-AGREE_EVERY = 10  # steps between the moments at which several processes agree to stop, and on the length
-ROLLBACKS = 3  # how often a run goes back to its last checkpoint before it gives up
-WARM_UP = 2  # steps before the speed is measured
-TENTHS = 10  # grids and checkpoints in a training, unless an interval is set
+AGREEMENT_INTERVAL = 10  # steps after which several processes agree on the length and whether to stop
+MAX_ROLLBACKS = 3  # number of returns to the last checkpoint before a run fails
+WARM_UP_STEPS = 2  # steps before the speed is measured
+DEFAULT_PAUSES = 10  # grids and checkpoints per training, unless an interval is set
 
 
 class Scorer(Protocol):
-    """Scores of the networks in training, on every process."""
+    """Scorer of the networks in training, called in every process."""
 
-    measure: str  # of the scores, the one by which the best model is chosen
+    measure: str  # name of the score that selects the best model
     lower_is_better: bool
-    protocol: dict[str, Any]  # what scores that compare have in common
+    protocol: dict[str, Any]  # scores are comparable if their protocols are equal
 
     def __call__(self, stage: Stage, encoder: TextEncoder | None) -> dict[str, float]:
-        """Score the averaged `stage`, with the averaged `encoder` where that is trained too."""
+        """Compute scores by name.
+
+        Args:
+            stage: averaged stage.
+            encoder: averaged text encoder, if it is trained with the GAN.
+        """
 
 
 class Trainer:
-    """Trains one run.
+    """Trainer of one run.
 
     Args:
-        config: the run's configuration.
-        run: its folder, locked by the caller.
-        networks: what is trained.
-        logger: where progress is reported.
-        length: of the training.
-        pace: fits the length to a time limit; None where the length is known.
-        save_length: called with the length whenever it is fitted anew.
-        scorer: scores the averaged networks on held-out images; None: no scores.
-        callbacks: run while it trains.
+        config: configuration of the run.
+        run: the run, locked by the caller.
+        networks: networks of the training.
+        logger: logger of the run.
+        length: length of the training.
+        pace: estimator of the length under a time limit; None: the length is known.
+        save_length: called with the length after each estimate.
+        scorer: scorer of the averaged networks on held-out images; None: no scores.
+        callbacks: callbacks of the training.
     """
 
     def __init__(
@@ -74,29 +79,33 @@ class Trainer:
         self.accelerator: Accelerator = networks.accelerator
         self.device = self.accelerator.device
         self.callbacks = callbacks or Callback()
-        self.can_pause = True  # whether there is time for grids and checkpoints before the last
+        self.can_pause = True  # whether the time limit allows grids and checkpoints before the end
         self.state = TrainingState(run, networks)
         self.training_step = TrainingStep(networks, logger.add)
 
     @property
     def images(self) -> int:
-        """Images seen."""
+        """Number of images seen."""
         return self.state.images
 
     @property
     def epoch(self) -> int:
-        """Images of a pass over the data."""
+        """Number of images per pass over the data."""
         return len(self.networks.batches)
 
     def describe_progress(self, stop: Stop) -> TrainingProgress:
-        """Return how far the training is, for callbacks."""
+        """Return the progress of the training, for callbacks.
+
+        Args:
+            stop: ends the training early.
+        """
         share, total = self.length.get_share(self.images), self.length.get_total(self.images)
         return TrainingProgress(self.run, self.images, self.state.step, share, total, stop.request)
 
     # ---- one step
 
     def train_step(self) -> None:
-        """Train on the next batch (with `critic_steps`, batches)."""
+        """Train on the next batch (several with `train.critic_steps`), and update rates, objectives and averages."""
         before = self.images
         self._set_rates()
         self.state.images = self.training_step(before, self.state.step)
@@ -109,6 +118,7 @@ class Trainer:
         self.state.step += 1
 
     def _set_rates(self) -> None:
+        """Set the learning rates of the next step."""
         share = self.length.get_share(self.images)
         for name, learner in self.networks.learners.items():
             rate = compute_learning_rate(self.config.optimizer[name], self.images, share, self.epoch)
@@ -116,7 +126,7 @@ class Trainer:
                 group["lr"] = rate * self.state.rate_scale * self.state.plateaus[name].scale
 
     def _update_adversaries(self, images: int) -> None:
-        """Update objectives and augmentations with state by the terms of a step, averaged over processes."""
+        """Update stateful objectives and augmentations with the terms of a step, averaged over processes."""
         for name, adversary in self.networks.adversaries.items():
             if not adversary.has_state:
                 continue
@@ -129,7 +139,7 @@ class Trainer:
                 plateau.add(measured["convergence"])
 
     def _follow_plateaus(self, before: int) -> None:
-        """Halve learning rates whose convergence measure has stopped falling over a window of images."""
+        """Halve learning rates if the convergence measure did not fall over the last window of images."""
         for name, plateau in self.state.plateaus.items():
             window = self.config.optimizer[name].plateau * self.epoch
             if window and before // window != self.images // window and plateau.close():
@@ -138,7 +148,17 @@ class Trainer:
     # ---- the run
 
     def train(self, stop: Stop) -> str | None:
-        """Train to the end or until asked to stop; why it stopped, or None. TrainingFailed if it can't go on."""
+        """Train to the end, or until requested to stop.
+
+        Args:
+            stop: ends the training early.
+
+        Returns:
+            Why the training stopped early; None if it did not.
+
+        Raises:
+            TrainingFailed: a loss stayed non-finite, or a checkpoint could not be written.
+        """
         output = self.config.output
         if not self.run.list_checkpoints():
             self._save()
@@ -151,8 +171,8 @@ class Trainer:
             stopping = self._agree(stop)
             done = self.length.is_done(self.images)
             save = done or stopping or self._has_crossed(before, output.checkpoint_every)
-            if (save or self.state.step % output.log_every == 0) and (bad := self._report(save, stop)):
-                self._roll_back(bad)
+            if (save or self.state.step % output.log_every == 0) and (non_finite := self._report(save, stop)):
+                self._roll_back(non_finite)
                 continue
             grid = done or self._has_crossed(before, output.sample_every)
             if grid:
@@ -160,7 +180,7 @@ class Trainer:
             scored = self.scorer is not None and (
                 done or before // output.eval_every != self.images // output.eval_every
             )
-            if scored and not stopping:  # before the checkpoint: a run that is killed while it scores goes on before it
+            if scored and not stopping:  # before the checkpoint, so that a run killed while scoring scores when resumed
                 self._run_paused("score", self._score)
             if save:
                 self._run_paused("checkpoint", self._save)
@@ -174,7 +194,7 @@ class Trainer:
         return stopped
 
     def _run_paused(self, kind: str, work: Callable[[], None]) -> None:
-        """Do what training waits for, which a time limit reckons with."""
+        """Do work for which the training waits, and record its time for the time limit."""
         began = self.logger.clock()
         work()
         if self.pace is not None:
@@ -187,8 +207,8 @@ class Trainer:
         """
         if every:
             return before // every != self.images // every
-        return self.can_pause and int(self.length.get_share(before) * TENTHS) != int(
-            self.length.get_share(self.images) * TENTHS
+        return self.can_pause and int(self.length.get_share(before) * DEFAULT_PAUSES) != int(
+            self.length.get_share(self.images) * DEFAULT_PAUSES
         )
 
     def _agree(self, stop: Stop) -> bool:
@@ -197,25 +217,26 @@ class Trainer:
             self._refit(self._estimate())
             self.can_pause = self._can_pause()
             return stop.is_requested()
-        if self.state.step % AGREE_EVERY and self.state.step % self.config.output.log_every:
+        if self.state.step % AGREEMENT_INTERVAL and self.state.step % self.config.output.log_every:
             return False
-        # one process's estimate for all, and whether any was asked to stop
+        # all processes use the main process's estimate, and stop if any process was requested to
         main = self.accelerator.is_main_process
-        own = [float(stop.is_requested()), float(self._estimate() if main else 0), float(main and self._can_pause())]
-        agreed = torch.tensor(own, device=self.device, dtype=torch.float64)
-        stopping, total, affords = self.accelerator.reduce(agreed, "sum").tolist()
+        votes = [float(stop.is_requested()), float(self._estimate() if main else 0), float(main and self._can_pause())]
+        tensor = torch.tensor(votes, device=self.device, dtype=torch.float64)
+        stopping, total, can_pause = self.accelerator.reduce(tensor, "sum").tolist()
         self._refit(int(total))
-        self.can_pause = bool(affords)
+        self.can_pause = bool(can_pause)
         return bool(stopping)
 
     def _can_pause(self) -> bool:
+        """Return whether the time limit, if any, allows another grid and checkpoint."""
         return self.pace is None or self.pace.can_pause()
 
     def _estimate(self) -> int:
-        """Return the length that fits the time limit if it is time to estimate it, otherwise 0."""
+        """Return the length that fits the time limit if an estimate is due, otherwise 0."""
         if self.pace is None:
             return 0
-        if not self.pace.marks and self.state.step >= WARM_UP:
+        if not self.pace.marks and self.state.step >= WARM_UP_STEPS:
             self.pace.start(self.images)
         if not self.pace.is_due(self.images):
             return 0
@@ -224,6 +245,7 @@ class Trainer:
         return self.pace.estimate(self.images, self.length.get_share(self.images))
 
     def _refit(self, total: int) -> None:
+        """Set the estimated length; 0 keeps the current one."""
         if total:
             first = not self.length.knots
             self.length.refit(self.images, total)
@@ -234,13 +256,23 @@ class Trainer:
                 )
 
     def _report(self, saving: bool, stop: Stop) -> list[str]:
-        """Log the measures since the last report; the names of those that are not finite."""
+        """Log the measures since the last report.
+
+        Args:
+            saving: whether a checkpoint follows, so that the weights are checked too.
+            stop: ends the training early.
+
+        Returns:
+            The names of measures and weights that are not finite; nothing is logged if there are any.
+        """
         measures = self.logger.collect_measures()
-        bad = [name for name, value in measures.items() if not math.isfinite(value)]
-        if saving:  # the losses of the last step may be finite and the weights after it not
-            bad += self.networks.find_non_finite()
-        if not bad:
-            rates = {f"lr/{name}": one.prepared.param_groups[0]["lr"] for name, one in self.networks.learners.items()}
+        non_finite = [name for name, value in measures.items() if not math.isfinite(value)]
+        if saving:  # weights may become non-finite in a step with finite losses
+            non_finite += self.networks.find_non_finite()
+        if not non_finite:
+            rates = {
+                f"lr/{name}": learner.prepared.param_groups[0]["lr"] for name, learner in self.networks.learners.items()
+            }
             share, total = self.length.get_share(self.images), self.length.get_total(self.images)
             waiting = {"data/waiting": self.training_step.waited / self.logger.get_seconds_since_last()}
             most = math.inf if self.pace is None else self.pace.get_seconds_left()
@@ -248,17 +280,18 @@ class Trainer:
             self.logger.log(self.images, self.state.step, share, total, measures, most)
             self.callbacks.on_log(self.describe_progress(stop), measures)
         self.training_step.waited = 0.0
-        return bad
+        return non_finite
 
-    def _roll_back(self, bad: list[str]) -> None:
-        """Return to the last complete checkpoint with half the learning rate, at most three times."""
+    def _roll_back(self, non_finite: list[str]) -> None:
+        """Return to the last complete checkpoint with half the learning rate, at most `MAX_ROLLBACKS` times."""
         images, complete = self.images, self.run.list_checkpoints()
-        if self.state.rollbacks >= ROLLBACKS or not complete:
-            self.logger.log_event(images, "failed", terms=bad)
+        if self.state.rollbacks >= MAX_ROLLBACKS or not complete:
+            self.logger.log_event(images, "failed", terms=non_finite)
             raise TrainingFailed(
-                f"Not finite after {images:,} images: {', '.join(bad)}, with {self.state.rollbacks} returns to the "
-                f"last checkpoint and the learning rate scaled by {self.state.rate_scale:g}. {self.run} keeps the "
-                "last finite checkpoint. A lower learning rate (`lr`) or a penalty such as `penalty=r1` usually helps."
+                f"Non-finite after {images:,} images: {', '.join(non_finite)}, after {self.state.rollbacks} returns to "
+                f"the last checkpoint and with the learning rate scaled by {self.state.rate_scale:g}. {self.run} keeps "
+                "the last finite checkpoint. A lower learning rate (`lr`) or a penalty such as `penalty=r1` usually "
+                "helps."
             )
         self.state.roll_back(complete[-1])
         self.logger.forget()
@@ -270,22 +303,23 @@ class Trainer:
         self.logger.log_event(
             images,
             "rollback",
-            terms=bad,
+            terms=non_finite,
             back_to=self.images,
             rate_scale=scale,
             time_number=self.state.rollbacks,
-            text=f"{', '.join(bad)} not finite at {images:,} images: returning to {self.images:,}, learning "
-            f"rate × {scale:g}.",
+            text=f"Non-finite at {images:,} images: {', '.join(non_finite)}. Returning to {self.images:,} images with "
+            f"the learning rate × {scale:g}.",
         )
 
     def _save_grid(self) -> None:
+        """Save a sample grid of the averaged stage."""
         if self.accelerator.is_main_process:
             with self.accelerator.autocast():
                 encoder = None if self.networks.text is None else self.networks.averaged_encoder
                 self.logger.save_grid(self.networks.ema.module, self.images, encoder)
 
     def _score(self) -> None:
-        """Score the averaged networks, and keep them if no earlier ones were better by the chosen metric."""
+        """Score the averaged networks, and keep them as the best model if no earlier ones scored better."""
         assert self.scorer is not None
         encoder = None if self.networks.text is None else self.networks.averaged_encoder
         scores = self.scorer(self.networks.ema.module, encoder)
@@ -295,7 +329,7 @@ class Trainer:
         value, best = scores[self.scorer.measure], self.run.read_best()
         if best is not None and best["protocol"] != self.scorer.protocol:
             aside = self.state.set_best_aside(best["images"])
-            text = f"The best model so far was scored by another protocol; it is kept as {aside.name}."
+            text = f"The best model so far was scored with another protocol; it is kept as {aside.name}."
             self.logger.log_event(self.images, "best", kept=aside.name, value=best["value"], text=text)
             best = None
         if best is None:
@@ -306,4 +340,5 @@ class Trainer:
             self.state.save_best(value, scores, self.scorer.protocol)
 
     def _save(self) -> None:
+        """Save a checkpoint."""
         self.state.save(self.config.output.keep_last, self.config.output.keep_every)

@@ -68,6 +68,6 @@ def test_a_run_without_checkpoints_keeps_its_model(stackflower, tmp_path: Path, 
     shutil.rmtree(tmp_path / "run" / "checkpoints")
     before = (tmp_path / "run" / "generator.safetensors").read_bytes()
     out = stackflower("train", "--resume", "run", "--images", 128, code=2).output
-    assert "no checkpoint (run/checkpoints is empty or missing)" in out
+    assert "has a trained model but no complete checkpoint in run/checkpoints" in out
     assert (tmp_path / "run" / "generator.safetensors").read_bytes() == before
     assert (tmp_path / "run" / "metrics.jsonl").read_bytes() == (trained / "metrics.jsonl").read_bytes()

@@ -73,7 +73,7 @@ def test_a_loss_that_turns_infinite_goes_back_with_half_the_rate(
     )
     events = [line for line in lines(tmp_path / "run") if line.get("event") == "rollback"]
     assert [event["rate_scale"] for event in events] == [0.5, 0.25]
-    assert "not finite" in result.output and events[0]["terms"]
+    assert "Non-finite at" in result.output and events[0]["terms"]
     assert "generator's weights" in events[0]["terms"], "found before the checkpoint was written"
     assert lines(tmp_path / "run")[-1]["lr/generator"] <= 0.25 * 5e-4
     weights = load_file(tmp_path / "run" / "generator.safetensors")

@@ -18,7 +18,7 @@ from stackflower.text.encoders.ngram import NgramEncoder
 from stackflower.training.batches.batch import Batch, Drawing
 from stackflower.training.batches.decoding import CaptionDraws, Decoder
 from stackflower.training.batches.order import StreamOrder
-from stackflower.training.batches.streamed import POOL, EmbeddingCache, StreamedBatches
+from stackflower.training.batches.streamed import POOL_SIZE, EmbeddingCache, StreamedBatches
 
 
 @pytest.mark.parametrize("batch", [1, 4, 6, 7, 16, 64])
@@ -136,7 +136,7 @@ def test_negatives_come_from_the_images_before(tmp_path: Path) -> None:
     for first in range(0, 4 * 200, 4):
         batch = make(first, 4)
     assert batch.others is not None and len(batch.others.label.unique()) == 5
-    assert make._pool is not None and len(make._pool) == POOL
+    assert make._pool is not None and len(make._pool) == POOL_SIZE
 
 
 def test_workers_fetch_every_sample_into_a_full_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -48,7 +48,7 @@ def test_an_encoder_trained_before_finds_a_captions_picture(stackflower, tmp_pat
     stackflower("sample", "run", "a red flower", "a word nobody wrote", "--out", "drawn")
     for arguments, message in (
         (["--text", "ngram"], "no weights to train"),
-        (["--set", "text.weights=words"], "names an encoder to use frozen"),
+        (["--set", "text.weights=words"], "text.weights is an encoder that is already trained"),
     ):
         assert message in stackflower("train-text", "--data", "flowers", *arguments, "--out", "x", code=2).output
 

@@ -1,7 +1,8 @@
-"""Assemble batches, whatever their images and captions come from: draw, crop, flip and pair, on the training device.
+"""Assemble batches on the training device from any source of images and captions: draw, crop, flip and pair.
 
-Every draw comes from one generator seeded by (seed, images seen), is made for the whole batch over all processes, and
-is then sliced: N processes see the batch that one would, and a resumed run the batch it would have seen.
+All draws come from one generator seeded by (seed, images seen). They are made for the whole batch over all processes
+and are then sliced, so that N processes see the same batches as one, and a resumed run the same as an uninterrupted
+one.
 """
 
 from __future__ import annotations
@@ -18,41 +19,52 @@ from stackflower.utils.rng import create_rng
 
 
 class Rows(ABC):
-    """The images and captions of one batch: what differs between a prepared split and a stream."""
+    """The images and captions of one batch: the part of a batch that differs between a prepared split and a stream."""
 
     images: Tensor  # uint8 (M, S, S, 3) on the device
-    index: Tensor  # (n,) of this process's rows among `images`
-    label: Tensor  # (N,) int64 class of the text of each row, of all processes
-    caption: Tensor  # (n,) int64 number of each caption of this process; -1 in a stream
+    index: Tensor  # (n,) index in `images` of each row of this process
+    label: Tensor  # (N,) int64, class of the text of each row, over all processes
+    caption: Tensor  # (n,) int64, number of the caption of each row of this process; -1 in a stream
 
     @abstractmethod
     def embed(self, rows: Tensor) -> Tensor:
-        """Embed the captions of rows (k,) of the whole batch, given on the CPU: (k, T)."""
+        """Embed captions of the whole batch.
+
+        Args:
+            rows: row numbers `(k,)` on the CPU.
+
+        Returns:
+            Embeddings `(k, T)`.
+        """
 
     @abstractmethod
     def choose_negatives(self, text: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Choose, for each row of this process, the most similar of a few captions of other images (VSE++).
+        """Choose the most similar of a few captions of other images for each row of this process (VSE++).
 
         Args:
-            text: (n, T) embeddings of the rows' own captions.
-            generator: of the batch's draws.
+            text: embeddings `(n, T)` of the rows' own captions.
+            generator: generator of the batch's draws.
 
         Returns:
-            Embeddings (n, T), and numbers of the captions (n,), -1 in a stream.
+            Embeddings `(n, T)` of the chosen captions, and their numbers `(n,)`, which are -1 in a stream.
         """
 
     @abstractmethod
     def draw_others(self, generator: torch.Generator) -> OtherTexts | None:
-        """Draw captions of any images for the contrast; None where the drawing has none."""
+        """Draw captions of any images for the contrastive loss; None if the drawing asks for none.
+
+        Args:
+            generator: generator of the batch's draws.
+        """
 
 
 class Batches(ABC):
-    """The training split on a device: one batch per step.
+    """The training split as batches on a device.
 
     Args:
         drawing: how batches are drawn.
         device: device of the training.
-        size: S, px of the images before they are cropped.
+        size: height and width S of the images before cropping, in pixels.
     """
 
     def __init__(self, drawing: Drawing, device: torch.device, size: int):
@@ -60,21 +72,28 @@ class Batches(ABC):
 
     @abstractmethod
     def __len__(self) -> int:
-        """Return the number of images of a pass over the data."""
+        """Return the number of images per pass over the data."""
 
     @abstractmethod
     def read_rows(self, first: int, total: int, share: slice, generator: torch.Generator) -> Rows:
-        """Read the images and captions of a batch; `generator` is the one its other draws come from."""
-
-    def __call__(self, first: int, total: int, share: slice = slice(None)) -> Batch:
-        """Assemble the batch of `total` images that starts at image number `first`.
-
-        The order of the draws is a contract: another order gives every seed other batches.
+        """Read the images and captions of a batch.
 
         Args:
             first: number of the first image.
             total: number of images, over all processes.
-            share: this process's part.
+            share: rows of this process.
+            generator: generator of the batch's draws.
+        """
+
+    def __call__(self, first: int, total: int, share: slice = slice(None)) -> Batch:
+        """Assemble a batch.
+
+        The order of the draws is a contract: another order would change the batches of every seed.
+
+        Args:
+            first: number of the first image.
+            total: number of images, over all processes.
+            share: rows of this process.
         """
         drawing, generator = self.drawing, create_rng(self.drawing.seed, 2, first, device=self.device)
         places = self.size - drawing.resolution + 1
@@ -105,27 +124,34 @@ class Batches(ABC):
         )
 
     def _draw_half(self, total: int, generator: torch.Generator) -> Tensor:
-        """Draw bool (total,), true with probability ½."""
+        """Draw booleans `(total,)` that are true with probability ½."""
         return torch.rand(total, generator=generator, device=self.device) < 0.5
 
 
 def pair_texts(rows: Rows, drawing: Drawing, total: int, share: slice) -> tuple[Tensor, Tensor, Tensor]:
-    """Embed a process's captions, and those it generates images for, some of them halfway between two.
+    """Embed the captions of a process, and the texts for which it generates images.
+
+    Args:
+        rows: images and captions of the batch.
+        drawing: how batches are drawn; it may ask for texts halfway between two captions.
+        total: number of images of the batch, over all processes.
+        share: rows of this process.
 
     Returns:
-        Embeddings of its rows' captions (n, T), of what it generates (n, T), and the classes (N,) of what all generate.
+        Embeddings `(n, T)` of the process's captions, embeddings `(n, T)` of the texts to generate, and the classes
+        `(N,)` of the texts to generate, over all processes.
     """
     device = rows.label.device
     place = torch.arange(total)
     source, beside, mixed = drawing.choose_fake_rows(total)
-    # all processes draw the same rows, and each embeds the ones it needs, once
-    wanted = (place, source, beside) if mixed else (place, source)
-    needed, where = torch.cat([part[share] for part in wanted]).unique(return_inverse=True)
-    where, place, source = (part.to(device, non_blocking=True) for part in (where, place, source))
-    text, fake_text, *beside_text = rows.embed(needed)[where].chunk(len(wanted))
+    # all processes choose the same rows; each embeds those that it needs, once
+    row_sets = (place, source, beside) if mixed else (place, source)
+    needed, where = torch.cat([row_set[share] for row_set in row_sets]).unique(return_inverse=True)
+    where, place, source = (tensor.to(device, non_blocking=True) for tensor in (where, place, source))
+    text, fake_text, *beside_text = rows.embed(needed)[where].chunk(len(row_sets))
     fake_label = rows.label[source]
     if mixed:
         between = place < mixed
         fake_text = torch.where(between[share, None], (fake_text + beside_text[0]) / 2, fake_text)
-        fake_label = torch.where(between, -1 - source, fake_label)  # not the class of any image
+        fake_label = torch.where(between, -1 - source, fake_label)  # a class that no image has
     return text, fake_text, fake_label

@@ -1,4 +1,4 @@
-"""What a training step is given, and how it is drawn."""
+"""The batch of a training step, and the settings of its draws."""
 
 from __future__ import annotations
 
@@ -13,27 +13,31 @@ from stackflower.config.schema import RunConfig
 from stackflower.stages.base import OtherTexts
 
 DrawNoise = Callable[[int, torch.Generator], Tensor]
-"""(count, seeded generator) → noise (count, Z), as `Stage.draw_noise`."""
+"""Function of a count and a seeded generator that returns noise `(count, Z)`, such as `Stage.draw_noise`."""
 
 
 @dataclass(frozen=True)
 class Batch:
-    """One process's share of a step."""
+    """The rows of a batch that belong to one process."""
 
     images: Tensor  # (N, 3, R, R) float32 in [-1, 1], channels-last
-    text: Tensor  # (N, T) embeddings of captions of these images
-    negative_text: Tensor  # (N, T) of captions of images of other classes
-    fake_text: Tensor  # (N, T) what to generate: `text`, or a part of it several times
+    text: Tensor  # (N, T), embeddings of captions of the images
+    negative_text: Tensor  # (N, T), embeddings of captions of images of other classes
+    fake_text: Tensor  # (N, T), embeddings of the texts to generate: `text`, or part of it several times
     noise: Tensor  # (N, Z)
-    label: Tensor  # (N,) int64 class of `text`: texts of one class are not negatives for one another's images
-    fake_label: Tensor  # (N,) int64 the same for `fake_text`
-    caption: Tensor  # (N,) int64 number of the caption that `text` embeds; -1 in a stream
-    negative_caption: Tensor  # (N,) int64 number of the caption that `negative_text` embeds; -1 in a stream
-    augmentation: Tensor  # (N, A) uniform in [0, 1), what the augmentation of each row is drawn from
-    others: OtherTexts | None  # captions of any images, with which the contrast compares too
+    label: Tensor  # (N,) int64, class of `text`; a text is not a negative for images of its class
+    fake_label: Tensor  # (N,) int64, class of `fake_text`
+    caption: Tensor  # (N,) int64, number of the caption of `text`; -1 in a stream
+    negative_caption: Tensor  # (N,) int64, number of the caption of `negative_text`; -1 in a stream
+    augmentation: Tensor  # (N, A), uniform in [0, 1), draws for the augmentation of each row
+    others: OtherTexts | None  # captions of any images for the contrastive loss
 
     def split(self, parts: int) -> list[Batch]:
-        """Split into equal parts, each with all of `others`."""
+        """Split the batch into equal parts, each with all of `others`.
+
+        Args:
+            parts: number of parts.
+        """
         if parts == 1:
             return [self]
         names = [field.name for field in dataclasses.fields(self) if field.name != "others"]
@@ -45,23 +49,23 @@ class Batch:
 
 @dataclass(frozen=True)
 class Drawing:
-    """How batches are drawn, whatever the images come from.
+    """Settings of the draws of a batch, for any source of images.
 
     Args:
-        resolution: R of the images.
-        seed: seed of the order and of every draw.
-        draw_noise: draws the noise of the stage.
+        resolution: height and width R of the images, in pixels.
+        seed: seed of the order of the images and of all draws.
+        draw_noise: function that draws the noise of the stage.
         averaged: number of captions whose embeddings are averaged for one image.
         flip: mirror half of the images left to right.
         flip_vertical: flip half of the images upside down.
-        hard_negatives: number of negative captions drawn per image, of which the most similar to its own caption is
-            used. Of many, the most similar shares what the embedding weighs most, so that the rest of the caption is
+        hard_negatives: number of negative captions drawn per image, of which the one most similar to its own caption is
+            used. A very similar negative shares what the embedding weighs most, so that the rest of the caption is
             learned.
         interpolated: share of a generated batch whose text is halfway between the embeddings of two captions (Reed et
             al. 2016, section 4.3, GAN-INT with β = ½).
-        latents_per_caption: number of neighbours of a generated batch that share a caption, each with its own noise.
-        augmentation_dim: A, the draws of the augmentation per image.
-        contrasted: M, captions of any images that a batch has in addition to its own, for the contrast.
+        latents_per_caption: number of neighbouring generated images that share a caption, each with its own noise.
+        augmentation_dim: number A of draws of the augmentation per image.
+        contrasted: number M of captions of any images that are added to the batch's own in the contrastive loss.
     """
 
     resolution: int
@@ -77,11 +81,14 @@ class Drawing:
     contrasted: int = 0
 
     def choose_fake_rows(self, total: int) -> tuple[Tensor, Tensor, int]:
-        """Choose what a batch of `total` rows generates, on the CPU.
+        """Choose the texts that a batch generates, on the CPU.
+
+        Args:
+            total: number of rows of the batch.
 
         Returns:
-            The row (total,) whose caption each row generates, the row (total,) it is interpolated with, and the number
-            of rows, from the first, that are interpolated.
+            For each row, the row `(total,)` whose caption it generates, and the row `(total,)` with which that caption
+            is interpolated; and the number of interpolated rows, counted from the first.
         """
         source = torch.arange(total) // self.latents_per_caption * self.latents_per_caption
         groups = round(total * self.interpolated / self.latents_per_caption)
@@ -89,7 +96,14 @@ class Drawing:
 
 
 def build_drawing(config: RunConfig, resolution: int, draw_noise: DrawNoise, augmentation_dim: int) -> Drawing:
-    """Build the drawing that a configuration describes."""
+    """Build the drawing of a run.
+
+    Args:
+        config: configuration of the run.
+        resolution: height and width of the images, in pixels.
+        draw_noise: function that draws the noise of the stage.
+        augmentation_dim: number of draws of the augmentation per image.
+    """
     train = config.train
     return Drawing(
         resolution=resolution,

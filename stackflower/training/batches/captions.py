@@ -1,4 +1,4 @@
-"""Draw and embed captions of a split by number, on the device."""
+"""Draw and embed the captions of a prepared split by number, on the training device."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from stackflower.data.prepared import Prepared
 from stackflower.utils.rng import draw_below
 
 Embed = Callable[[Tensor], Tensor]
-"""Numbers of captions (…,) int64 → embeddings (…, T) float32, by a table or an encoder that is being trained."""
+"""Function from caption numbers `(…)`, int64, to embeddings `(…, T)`, float32: a table, or an encoder in training."""
 
 
 class Captions:
-    """Draw captions of images and embed them.
+    """The captions of a prepared split.
 
     Args:
-        data: the prepared split; captions are numbered image by image.
-        embed: embeds captions by number.
+        data: prepared split; captions are numbered image by image.
+        embed: function that embeds captions by number.
         averaged: number of captions whose embeddings are averaged for one image (StackGAN averages four).
         device: device of the draws.
     """
@@ -31,7 +31,15 @@ class Captions:
         self.embed, self.averaged, self.device = embed, averaged, device
 
     def draw(self, index: Tensor, generator: torch.Generator) -> Tensor:
-        """Draw numbers (n, `averaged`) of different captions of images `index` (n,); -1 where an image has fewer."""
+        """Draw different captions of each image.
+
+        Args:
+            index: images `(n,)`.
+            generator: generator of the draws.
+
+        Returns:
+            Numbers of the captions `(n, averaged)`, padded with -1 if an image has fewer.
+        """
         if self.averaged == 1:
             return (self.offsets[index] + draw_below(self.counts[index], generator))[:, None]
         count = self.counts[index, None]
@@ -42,7 +50,14 @@ class Captions:
         return torch.where(valid, self.offsets[index, None] + chosen, -1)
 
     def compute_mean_embedding(self, captions: Tensor) -> Tensor:
-        """Compute the mean embeddings (…, T) of captions (…, A), where -1 is left out."""
+        """Compute mean embeddings of captions.
+
+        Args:
+            captions: numbers of captions `(…, A)`; -1 is left out.
+
+        Returns:
+            Embeddings `(…, T)`.
+        """
         if captions.shape[-1] == 1:
             return self.embed(captions[..., 0])
         valid = captions[..., None] >= 0

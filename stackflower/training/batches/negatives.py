@@ -9,17 +9,17 @@ from stackflower.data.prepared import Prepared
 from stackflower.training.batches.captions import Captions
 from stackflower.utils.rng import draw_below
 
-TRIES = 8  # captions drawn to find one that is not among the image's own
+TRIES = 8  # captions drawn to find one that the image does not have
 
 
 class NegativeSampler:
-    """Draw, for each image, another of a different class, uniformly.
+    """Sampler that draws, for each image, another image of a different class, uniformly.
 
-    Images without classes are one class each. With one class only, any other image is drawn.
+    If the images have no classes or are all of one class, each image is a class of its own.
 
     Args:
-        labels: (N,) int64 class of each image, or None.
-        count: N, used where labels are None.
+        labels: classes of the images, int64 `(N,)`, or None.
+        count: number N of images.
         device: device of the draws.
     """
 
@@ -31,10 +31,18 @@ class NegativeSampler:
         starts = sizes.cumsum(0) - sizes
         self.order = labels.argsort(stable=True).to(device)  # images, class by class
         self.start, self.size = starts[labels].to(device), sizes[labels].to(device)
-        self.labels = labels.to(device)  # (N,), the class of each image
+        self.labels = labels.to(device)  # (N,), class of each image
 
     def __call__(self, index: Tensor, generator: torch.Generator) -> Tensor:
-        """Draw (n,) images of other classes than those of images `index` (n,)."""
+        """Draw images of other classes.
+
+        Args:
+            index: images `(n,)`.
+            generator: generator of the draws.
+
+        Returns:
+            Images `(n,)`.
+        """
         start, size = self.start[index], self.size[index]
         others = (len(self.order) - size).clamp_min(1)
         draw = draw_below(others, generator)
@@ -42,12 +50,12 @@ class NegativeSampler:
 
 
 class NegativeCaptions:
-    """Draw captions of other images, none of them word for word one of the image's own.
+    """Sampler of captions of other images, none of which is identical to a caption of the image.
 
     Args:
-        data: the prepared split.
+        data: prepared split.
         captions: its captions on the device.
-        count: captions drawn per image; `choose_hardest` chooses one of them.
+        count: number of captions drawn per image, from which `choose_hardest` chooses.
         device: device of the draws.
     """
 
@@ -57,7 +65,15 @@ class NegativeCaptions:
         self.shared = SharedTexts.find_in(data, device)
 
     def __call__(self, index: Tensor, generator: torch.Generator) -> Tensor:
-        """Draw numbers (n, `count`, averaged) of captions for images `index` (n,); -1 where an image has fewer."""
+        """Draw captions of other images.
+
+        Args:
+            index: images `(n,)`.
+            generator: generator of the draws.
+
+        Returns:
+            Numbers of the captions `(n, count, averaged)`, padded with -1 if an image has fewer.
+        """
         repeated = index.repeat_interleave(self.count)
         if self.shared is None:
             numbers = self.captions.draw(self.images(repeated, generator), generator)
@@ -70,11 +86,11 @@ class NegativeCaptions:
         """Choose hard negatives (Faghri et al. 2018, VSE++).
 
         Args:
-            candidates: (n, K, A) numbers of captions.
-            matching: (n, T) embeddings of the images' own captions.
+            candidates: numbers of captions `(n, K, A)`.
+            matching: embeddings `(n, T)` of the images' own captions.
 
         Returns:
-            The embeddings (n, T) most similar to `matching`, and the numbers of their captions (n,).
+            The embeddings `(n, T)` that are most similar to `matching`, and the numbers of their captions `(n,)`.
         """
         embeddings = self.captions.compute_mean_embedding(candidates)
         hardest = torch.einsum("nkt,nt->nk", embeddings, matching).argmax(1)
@@ -82,9 +98,13 @@ class NegativeCaptions:
         return embeddings[rows, hardest], candidates[rows, hardest, 0]
 
     def label(self, index: Tensor, captions: Tensor) -> Tensor:
-        """Return the class of each text: that of its image, or the text itself where classes share captions.
+        """Return the class of each text: the class of its image, or the text itself if classes share captions.
 
-        A text that occurs twice is not a negative for either image.
+        A text that two images share is then not a negative for either image.
+
+        Args:
+            index: images `(n,)`.
+            captions: numbers of their captions `(n, averaged)`.
         """
         if self.shared is None or self.captions.averaged > 1:
             return self.images.labels[index]
@@ -92,11 +112,11 @@ class NegativeCaptions:
 
 
 class SharedTexts:
-    """Captions that images of different classes share, as they may without labels.
+    """The texts of captions, for data without labels in which different images share captions.
 
     Args:
-        text_of: (C,) number of each caption's text.
-        own: (N, most) texts of each image, -1 where it has fewer.
+        text_of: number of the text of each caption `(C,)`; identical captions have the same number.
+        own: numbers of the texts of each image `(N, most)`, padded with -1.
     """
 
     def __init__(self, text_of: Tensor, own: Tensor):
@@ -104,7 +124,15 @@ class SharedTexts:
 
     @classmethod
     def find_in(cls, data: Prepared, device: torch.device) -> SharedTexts | None:
-        """Find the shared captions; None where the data have labels, or no caption is shared."""
+        """Find the shared captions of a prepared split.
+
+        Args:
+            data: prepared split.
+            device: device of the draws.
+
+        Returns:
+            The texts; None if the data have labels, or no caption is shared.
+        """
         if data.labels is not None:
             return None
         number_of: dict[str, int] = {}
@@ -118,9 +146,16 @@ class SharedTexts:
         return cls(numbers.to(device), own.to(device))
 
     def choose_negative(self, index: Tensor, drawn: Tensor) -> Tensor:
-        """Choose one of the captions (n, TRIES, averaged) drawn for images `index` (n,).
+        """Choose one of several drawn captions for each image.
 
-        It is the first that is not among the image's own texts, or the one that shares fewest with them.
+        It is the first that shares no text with the image, or else the one that shares fewest.
+
+        Args:
+            index: images `(n,)`.
+            drawn: numbers of captions `(n, TRIES, averaged)`.
+
+        Returns:
+            Numbers of captions `(n, averaged)`.
         """
         text = torch.where(drawn >= 0, self.text_of[drawn.clamp_min(0)], -2)
         shared = (text[..., None] == self.own[index][:, None, None]).any(3).sum(2)

@@ -13,17 +13,17 @@ MOST_LANES = 8
 
 
 class StreamOrder:
-    """An endless sequence of samples, in which each pass has every sample once, in a new random order.
+    """An endless sequence of samples, in which each pass contains every sample once, in a new random order.
 
-    A batch's rows are divided equally into lanes, and a lane reads a stretch of the shards one after another, so that a
-    process whose rows are whole lanes opens no other process's shards, except one that two lanes share at their border.
-    The shards of a pass are shuffled, and the samples of a lane are shuffled in windows of `window`. Any place of the
-    sequence is computed, not counted up to: a resumed run continues at the same shard and sample.
+    The rows of a batch are divided equally into lanes, and each lane reads its own stretch of the shards. A process
+    whose rows are whole lanes therefore opens only the shards of its lanes; two lanes share at most the shard at their
+    border. The shards of a pass are shuffled, and so are the samples of a lane, in windows of `window`. Every position
+    of the sequence is computed directly, so that a resumed run continues at the same shard and sample.
 
     Args:
         counts: number of samples of each shard.
         seed: seed of the order.
-        batch: number of images of a step, over all processes.
+        batch: number of images per step, over all processes.
         window: number of samples of a lane that are shuffled together.
     """
 
@@ -38,13 +38,17 @@ class StreamOrder:
         return self.total
 
     def _count_in_lane(self, lane: np.ndarray, before: np.ndarray) -> np.ndarray:
-        """Count the images of a lane among images number 0 to `before`; lanes have the same rows in every batch."""
+        """Count the images of a lane among the first `before` images; a lane has the same rows in every batch."""
         rows = self.batch // self.lanes
         whole, rest = np.divmod(before, self.batch)
         return whole * rows + np.clip(rest - lane * rows, 0, rows)
 
     def _shuffle_shards(self, epoch: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Return the shards of a pass in order, where each ends, and where each lane starts (and the last ends)."""
+        """Shuffle the shards of a pass.
+
+        Returns:
+            The shards in order, where each ends, and where each lane starts, followed by where the last one ends.
+        """
         order = torch.randperm(len(self.counts), generator=create_rng(self.seed, 40, epoch)).numpy()
         lanes = np.arange(self.lanes)
         bounds = np.array([epoch, epoch + 1]) * self.total
@@ -52,18 +56,29 @@ class StreamOrder:
         return order, self.counts[order].cumsum(), np.concatenate([[0], sizes.cumsum()])
 
     def _shuffle_window(self, epoch: int, lane: int, number: int, size: int) -> np.ndarray:
+        """Return the order of the samples in one window of a lane."""
         return torch.randperm(size, generator=create_rng(self.seed, 41, epoch, lane, number)).numpy()
 
     def __call__(self, first: int, rows: range) -> tuple[np.ndarray, np.ndarray]:
-        """Return shard and sample of rows of the batch that starts at image number `first`."""
+        """Find the samples of rows of a batch.
+
+        Args:
+            first: number of the batch's first image.
+            rows: rows of the batch.
+
+        Returns:
+            Shard and sample of each row, two arrays `(n,)`.
+        """
         image = first + np.array(rows)
         lane = image % self.batch * self.lanes // self.batch
         shard, sample = np.empty_like(image), np.empty_like(image)
         for epoch in np.unique(image // self.total):
             order, ends, starts = self._shards(int(epoch))
-            these = np.flatnonzero(image // self.total == epoch)
-            lanes = lane[these]
-            offset = self._count_in_lane(lanes, image[these]) - self._count_in_lane(lanes, np.array(epoch * self.total))
+            in_epoch = np.flatnonzero(image // self.total == epoch)
+            lanes = lane[in_epoch]
+            offset = self._count_in_lane(lanes, image[in_epoch]) - self._count_in_lane(
+                lanes, np.array(epoch * self.total)
+            )
             place = np.empty_like(offset)
             for at, (number, within) in enumerate(zip(*np.divmod(offset, self.window), strict=True)):
                 begin, end = int(starts[lanes[at]]), int(starts[lanes[at] + 1])
@@ -71,6 +86,6 @@ class StreamOrder:
                 shuffled = self._window(int(epoch), int(lanes[at]), int(number), size)
                 place[at] = begin + number * self.window + shuffled[within]
             chosen = np.searchsorted(ends, place, side="right")
-            shard[these] = order[chosen]
-            sample[these] = place - (ends[chosen] - self.counts[order[chosen]])
+            shard[in_epoch] = order[chosen]
+            sample[in_epoch] = place - (ends[chosen] - self.counts[order[chosen]])
         return shard, sample

@@ -1,4 +1,4 @@
-"""Batches of a prepared split, whose images and captions are all at hand."""
+"""Batches of a prepared split, whose images and captions are all in memory."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from stackflower.utils.rng import create_rng
 
 @dataclass(frozen=True)
 class PreparedRows(Rows):
-    """The rows of a batch among all images of the split, with the captions that were drawn for them."""
+    """The rows of a batch as indices of the images of the split, with their drawn captions."""
 
-    images: Tensor  # all of the split
+    images: Tensor  # all images of the split
     index: Tensor
     label: Tensor
     caption: Tensor
-    captions: Tensor  # (N, averaged) numbers of the drawn captions of all rows
-    candidates: Tensor  # (n, hard_negatives, averaged) numbers of negative captions
+    captions: Tensor  # (N, averaged), numbers of the drawn captions of all rows
+    candidates: Tensor  # (n, hard_negatives, averaged), numbers of negative captions
     negatives: NegativeCaptions
     contrasted: int
 
@@ -46,11 +46,11 @@ class PreparedRows(Rows):
 
 
 class PreparedBatches(Batches):
-    """Batches of a prepared split, in a new random order each pass.
+    """Batches of a prepared split, in a new random order in each pass.
 
     Args:
-        data: the prepared split.
-        embed: embeds captions by number, in the order of the captions of `data`.
+        data: prepared split.
+        embed: function that embeds captions by number, in the order of the captions of `data`.
         drawing: how batches are drawn.
         device: device of the training.
     """
@@ -81,7 +81,15 @@ class PreparedBatches(Batches):
         )
 
     def get_indices(self, first: int, count: int) -> Tensor:
-        """Return the images number `first` to `first + count` of the endless shuffled sequence."""
+        """Return a section of the endless shuffled sequence of images.
+
+        Args:
+            first: position of the first image in the sequence.
+            count: number of images.
+
+        Returns:
+            Images `(count,)`.
+        """
         parts = []
         while count > 0:
             epoch, position = divmod(first, len(self))

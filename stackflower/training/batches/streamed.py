@@ -1,4 +1,4 @@
-"""Batches of a stream, whose negative captions come from the images before."""
+"""Batches of a stream, whose negative captions come from the preceding images."""
 
 from __future__ import annotations
 
@@ -18,36 +18,41 @@ from stackflower.training.batches.decoding import Decoder, compute_mean_embeddin
 from stackflower.training.batches.negatives import TRIES
 from stackflower.utils.distributed import gather_detached
 
-POOL = 512  # images whose captions are negatives for the next ones
-CACHED = 2**26  # bytes of embeddings to keep
+POOL_SIZE = 512  # preceding images whose captions can be negatives
+CACHE_BYTES = 2**26  # of embeddings
 
 
 class StreamTexts(NamedTuple):
-    """Drawn texts of images, one row per image."""
+    """The drawn texts of images, one row per image."""
 
     embedding: Tensor  # (N, T)
-    label: Tensor  # (N,) int64, the class, or the text where it has none
-    code: Tensor  # (N,) int64, tells the drawn text from others
+    label: Tensor  # (N,) int64, class of the image, or code of the text if the image has no class
+    code: Tensor  # (N,) int64, code of the drawn text
 
 
 class TextPool:
-    """The texts of the last images of a stream.
+    """The texts of the latest images of a stream.
 
-    The number of an image gives its place, so that a resumed run finds each text where it was.
+    The place of a text depends only on the number of its image, so that it is the same in a resumed run.
 
     Args:
-        total: number of images of a batch.
+        total: number of images per batch.
     """
 
     def __init__(self, total: int):
-        self.size = -(-max(POOL, total) // total) * total
-        self.end = 0  # number of the image after the last
+        self.size = -(-max(POOL_SIZE, total) // total) * total
+        self.end = 0  # number of the image after the latest
         self.texts: StreamTexts | None = None
 
     def add(self, first: int, texts: StreamTexts) -> None:
-        """Replace the oldest texts by those of the batch that starts at image number `first`."""
+        """Replace the oldest texts by those of a batch.
+
+        Args:
+            first: number of the batch's first image.
+            texts: texts of the whole batch.
+        """
         if self.texts is None:
-            self.texts = StreamTexts(*(one.new_zeros((self.size, *one.shape[1:])) for one in texts))
+            self.texts = StreamTexts(*(column.new_zeros((self.size, *column.shape[1:])) for column in texts))
         place = first % self.size
         for column, new in zip(self.texts, texts, strict=True):
             column[place : place + len(new)] = new
@@ -62,10 +67,10 @@ class TextPool:
 
 
 class EmbeddingCache:
-    """Embed captions as they come, and keep the embeddings that were used last, on a device.
+    """Function that embeds captions, and keeps the most recently used embeddings on a device.
 
     Args:
-        encode: embeds captions as (N, T), as `TextEncoder.__call__`.
+        encode: function that embeds captions as `(N, T)`, such as a `TextEncoder`.
         device: device of the training.
     """
 
@@ -74,7 +79,7 @@ class EmbeddingCache:
         self._kept: OrderedDict[str, Tensor] = OrderedDict()
 
     def __call__(self, captions: Sequence[str]) -> Tensor:
-        """Return embeddings (N, T)."""
+        """Return embeddings `(N, T)` of captions."""
         missing = [caption for caption in dict.fromkeys(captions) if caption not in self._kept]
         if missing:
             new = self.encode(missing).to(self.device)
@@ -82,22 +87,22 @@ class EmbeddingCache:
         for caption in captions:
             self._kept.move_to_end(caption)
         embeddings = torch.stack([self._kept[caption] for caption in captions])
-        while len(self._kept) > max(1, CACHED // (4 * embeddings.shape[1])):
+        while len(self._kept) > max(1, CACHE_BYTES // (4 * embeddings.shape[1])):
             self._kept.popitem(last=False)
         return embeddings
 
 
 @dataclass(frozen=True)
 class StreamedRows(Rows):
-    """This process's decoded rows of a batch, and the texts of the whole batch and of the images before it."""
+    """The decoded rows of a batch that belong to this process, and the texts of the batch and of preceding images."""
 
     images: Tensor
     index: Tensor
     label: Tensor
     caption: Tensor
-    embedding: Tensor  # (N, T) of the drawn captions of all rows
+    embedding: Tensor  # (N, T), embeddings of the drawn captions of all rows
     pool: TextPool
-    own_codes: Tensor  # (n, most) int64 codes of all texts of each row of this process, -1 where it has fewer
+    own_codes: Tensor  # (n, most) int64, codes of all texts of each row of this process, padded with -1
     share: slice
     drawing: Drawing
 
@@ -109,7 +114,7 @@ class StreamedRows(Rows):
         shape = (len(self.label), self.drawing.hard_negatives, TRIES)
         place = torch.randint(len(self.pool), shape, generator=generator, device=self.label.device)[self.share]
         label, code = self.pool.texts.label[place], self.pool.texts.code[place]
-        # of the tries, the first that is of another class and another text, or else differs in one of them
+        # choose the first try that differs in class and in text, or else the first that differs in either
         same = (label == self.label[self.share, None, None]).byte()
         same += (code[..., None] == self.own_codes[:, None, None]).any(3)
         candidates = self.pool.texts.embedding[place.gather(2, same.argmin(2, keepdim=True))[..., 0]]
@@ -127,12 +132,12 @@ class StreamedRows(Rows):
 class StreamedBatches(Batches):
     """Batches of a stream.
 
-    Negative captions, and those of the contrast, come from the batch and from the `POOL` images before it, over all
-    processes.
+    Negative captions, and additional captions of the contrastive loss, come from the batch and from about `POOL_SIZE`
+    images before it, over all processes.
 
     Args:
-        decoder: reads the stream.
-        embed: embeds captions as (N, T) on the device.
+        decoder: decoder of the stream.
+        embed: function that embeds captions as `(N, T)` on the device.
         drawing: how batches are drawn.
         device: device of the training.
         notify: called with a sentence for each image that can't be read.
@@ -185,19 +190,19 @@ class StreamedBatches(Batches):
 
         Args:
             total: number of images of the batch.
-            captions: drawn captions of this process's rows; unused where they are embedded.
-            numbers: (2, n) their classes and codes.
-            embedding: (n, T); None: embed the captions here.
+            captions: drawn captions of this process's rows; not used with `embedding`.
+            numbers: classes and codes `(2, n)` of the captions.
+            embedding: embeddings `(n, T)` of the captions; None: compute them here.
         """
-        mine = compute_mean_embedding(captions, self.embed) if embedding is None else torch.from_numpy(embedding)
-        mine = mine.to(self.device, non_blocking=True)
+        embeddings = compute_mean_embedding(captions, self.embed) if embedding is None else torch.from_numpy(embedding)
+        embeddings = embeddings.to(self.device, non_blocking=True)
         labels = torch.from_numpy(numbers).to(self.device, non_blocking=True)
         if labels.shape[1] < total:
-            mine, labels = gather_detached(mine), gather_detached(labels.T).T
-        return StreamTexts(mine, labels[0], labels[1])
+            embeddings, labels = gather_detached(embeddings), gather_detached(labels.T).T
+        return StreamTexts(embeddings, labels[0], labels[1])
 
     def _read_pool(self, first: int, total: int, places: range) -> TextPool:
-        """Return the texts of the images before `first`, read again after a jump."""
+        """Return the texts of the images before `first`; read them again if the position has changed."""
         if self._pool is not None and self._pool.end == first:
             return self._pool
         self._pool = TextPool(total)
