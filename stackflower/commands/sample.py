@@ -27,7 +27,11 @@ from stackflower.commands.options import Finite, checkpoint_option, format_examp
     "--per-caption", type=click.IntRange(1), default=1, show_default=True, help="Number of images per caption."
 )
 @seed_option
-@click.option("--out", metavar="DIR|FILE.png", help="Folder or file for the images.  [default: RUN/generated]")
+@click.option(
+    "--out",
+    metavar="DIR|FILE.png",
+    help="Folder for the images, or file, whose suffix sets the format: .png, .jpg, .webp …  [default: RUN/generated]",
+)
 @click.option("--grid", is_flag=True, help="Save one image grid with a row per caption.")
 @click.option(
     "--truncation", type=Finite(0, min_open=True), help="Truncate the noise at this many standard deviations."

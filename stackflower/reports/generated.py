@@ -15,7 +15,8 @@ import numpy as np
 from accelerate import PartialState
 
 from stackflower.data.caption_files import collect_captions
-from stackflower.data.images import draw_captioned_grid, save_png, sharpen
+from stackflower.data.grids import check_writable_format, draw_captioned_grid, names_image_file, save_image
+from stackflower.data.images import sharpen
 from stackflower.errors import ConfigError, DataError
 from stackflower.pipeline import Pipeline
 from stackflower.utils.atomic import replacing, reporting_write_errors
@@ -101,8 +102,10 @@ def write_samples(request: SampleRequest) -> WrittenImages | None:
     if request.interpolate is not None:
         return _interpolate(request, captions, state)
     total, out = len(captions) * request.per_caption, request.out
-    one_file = out is not None and out.lower().endswith(".png")
     base = Path(out).expanduser() if out else Path(request.run).expanduser() / "generated"
+    one_file = out is not None and names_image_file(base)
+    if one_file:
+        check_writable_format(base)
     if one_file and total > 1 and not request.grid:
         raise ConfigError(f"{total:,} images don't fit into the file {out}; name a folder, or add `grid=true`.")
     if request.grid and total > MAX_GRID_IMAGES:
@@ -111,7 +114,7 @@ def write_samples(request: SampleRequest) -> WrittenImages | None:
             "or generate fewer."
         )
     if not one_file and base.is_file():
-        raise ConfigError(f"`out={base}` is a file; name a folder, or a new file ending in .png.")
+        raise ConfigError(f"`out={base}` is a file; name a folder, or a new image file, such as flower.png.")
     pipeline = Pipeline.from_run(
         request.run, state.device, with_discriminator=request.best_of > 1, checkpoint=request.checkpoint
     )
@@ -162,7 +165,9 @@ def _interpolate(request: SampleRequest, captions: list[str], state: PartialStat
             f"`interpolate={steps}` with {rows} rows: at most {MAX_GRID_IMAGES:,} images fit into a grid."
         )
     out = Path(request.out).expanduser() if request.out else Path(request.run).expanduser() / "generated"
-    path = out if out.suffix.lower() == ".png" else out / f"interpolation-{uuid.uuid4().hex[:6]}.png"
+    if one_file := request.out is not None and names_image_file(out):
+        check_writable_format(out)
+    path = out if one_file else out / f"interpolation-{uuid.uuid4().hex[:6]}.png"
     pipeline = Pipeline.from_run(request.run, state.device, checkpoint=request.checkpoint)
     if not state.is_main_process:
         return None
@@ -177,7 +182,7 @@ def _interpolate(request: SampleRequest, captions: list[str], state: PartialStat
     )
     images = np.concatenate([batch.numpy() for batch in batches])
     with reporting_write_errors(path, DataError):
-        save_png(draw_captioned_grid(images, [" → ".join(captions), *[""] * (rows - 1)]), path)
+        save_image(draw_captioned_grid(images, [" -> ".join(captions), *[""] * (rows - 1)]), path, grid=True)
     return WrittenImages(str(path.parent), captions, 1, str(path))
 
 
@@ -191,7 +196,7 @@ def _write_grid(
         images_drawn = gather_object(images_drawn)
     if not state.is_main_process:
         return None
-    save_png(draw_captioned_grid(np.stack(images_drawn), captions), path)
+    save_image(draw_captioned_grid(np.stack(images_drawn), captions), path, grid=True)
     return WrittenImages(str(path.parent), captions, 1, str(path))
 
 
@@ -206,7 +211,7 @@ def _write_files(
     first = len(captions) * per_caption * state.process_index // state.num_processes
     for row, image in enumerate(images, first):
         name = f"{row // per_caption:05d}-{row % per_caption:02d}.png"
-        save_png(image, base if one_file else base / name)
+        save_image(image, base if one_file else base / name)
     state.wait_for_everyone()
     if not state.is_main_process:
         return None

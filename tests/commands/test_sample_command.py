@@ -25,6 +25,32 @@ def test_sample_prints_where_it_wrote(stackflower, tmp_path: Path, trained: Path
     assert rows[3]["text"] == "a blue flower" and (tmp_path / "many" / "00001-02.png").exists()
 
 
+@pytest.mark.parametrize(("suffix", "kind"), [(".jpg", "JPEG"), (".JPEG", "JPEG"), (".webp", "WEBP"), (".png", "PNG")])
+def test_the_suffix_of_a_file_sets_its_format(
+    suffix: str, kind: str, stackflower, tmp_path: Path, trained: Path
+) -> None:
+    for name, flags in (("one", []), ("grid", ["--grid", "--per-caption", 2]), ("between", ["--interpolate", 3])):
+        stackflower("sample", trained, "a red flower", "--out", f"{name}{suffix}", *flags)
+        with Image.open(tmp_path / f"{name}{suffix}") as image:
+            assert image.format == kind
+
+
+@pytest.mark.parametrize("suffix", [".heic", ".svg", ".xbm"])
+def test_a_format_that_cannot_be_written_is_refused(suffix: str, stackflower, tmp_path: Path, trained: Path) -> None:
+    for flags in ([], ["--interpolate", 3]):
+        said = stackflower("sample", trained, "a red flower", "--out", f"x{suffix}", *flags, code=2).output
+        assert f"can't write images as {suffix}" in said and not (tmp_path / f"x{suffix}").exists()
+
+
+def test_a_name_with_a_dot_is_a_folder_unless_it_is_that_of_an_image(
+    stackflower, tmp_path: Path, trained: Path
+) -> None:
+    (tmp_path / "taken.jpg").mkdir()
+    for name in ("v1.5", "taken.jpg"):
+        stackflower("sample", trained, "a red flower", "--out", name)
+        assert (tmp_path / name / "00000-00.png").is_file()
+
+
 def test_sample_is_seeded_and_independent_of_the_batch(stackflower, tmp_path: Path, trained: Path) -> None:
     for name, arguments in {"a": [], "b": ["--batch-size", 2], "c": ["--seed", 1]}.items():
         stackflower("sample", trained, "a red flower", "--per-caption", 5, "--out", name, *arguments)
