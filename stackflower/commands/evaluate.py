@@ -45,7 +45,7 @@ PROTOCOL = ("split", "samples", "per_caption", "splits", "kept", "seed", "trunca
     ),
 )
 @click.argument("runs", metavar="[RUN]...", nargs=-1)
-@click.option("--images", metavar="DIR", help="Score a folder of images instead of a run.")
+@click.option("--images", metavar="DIR|ARCHIVE", help="Score a folder or archive of images instead of a run.")
 @click.option("--real", metavar="SPLIT", help="Score the real images of a split instead, as a reference for runs.")
 @click.option(
     "--checkpoint",

@@ -148,7 +148,7 @@ def open_files(path: Path, follow_links: bool = False) -> Files:
         files = Zip(path)
     else:
         raise DataError(
-            f"{path} is not an archive that can be read: `data` takes a folder, or a file that ends in "
+            f"{path} is not an archive that can be read; expected a folder, or a file that ends in "
             f"{', '.join(ARCHIVE_SUFFIXES)}."
         )
     tops = {name.partition("/")[0] if "/" in name else "" for name in files.names}

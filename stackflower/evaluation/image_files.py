@@ -1,10 +1,12 @@
-"""A folder of images from anywhere, decoded in batches for an extractor."""
+"""A folder or archive of images from anywhere, decoded in batches for an extractor."""
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from itertools import compress
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +14,11 @@ import torch
 from torch import Tensor
 
 from stackflower.data.archives import open_files
-from stackflower.data.caption_files import read_text
-from stackflower.data.images import EXTENSIONS, load_square, open_image
+from stackflower.data.caption_files import name_text_file
+from stackflower.data.files import Files
+from stackflower.data.grids import is_grid
+from stackflower.data.image_formats import EXTENSIONS, decide_by_name
+from stackflower.data.images import load_square, open_image
 from stackflower.data.rows import join_problems
 from stackflower.data.sources.folder import METADATA, read_metadata
 from stackflower.errors import DataError
@@ -27,30 +32,47 @@ MAX_LISTED = 5  # files that an error names
 
 @dataclass
 class ImageFiles:
-    """The images of a folder and of the folders in it, in random order.
+    """The images of a folder or archive and of the folders in it, in random order.
+
+    Hidden files and grids that Stackflower drew are left out.
 
     Args:
-        folder: directory to scan.
-        files: image paths, shuffled.
+        folder: directory or archive, as given.
+        source: its files.
+        files: names of the images, shuffled.
         resolution: height and width of their central squares.
         trim: cut borders of one colour off first.
+        grids: number of grids that are left out.
+        refused: sentences about files and folders that can't be opened.
     """
 
     folder: Path
-    files: list[Path]
+    source: Files
+    files: list[str]
     resolution: int
     trim: bool = False
+    grids: int = 0
+    refused: list[str] = field(default_factory=list)
     bad: dict[int, str] = field(default_factory=dict)  # place → what was wrong with one that could not be read
     sizes: set[tuple[int, int]] = field(default_factory=set)  # width and height of those that could
 
     @classmethod
     def of(cls, folder: Path, resolution: int, trim: bool = False, seed: int = 0) -> ImageFiles:
-        """Scan a folder. DataError if it has no images."""
-        files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in EXTENSIONS and path.is_file())
+        """List the images of a folder or archive.
+
+        Raises:
+            DataError: it can't be opened or has no images.
+        """
+        source = open_files(folder, follow_links=True)
+        with ThreadPoolExecutor() as pool:
+            grids = set(compress(source.images, pool.map(lambda name: _try_is_grid(source, name), source.images)))
+        files = [name for name in source.images if name not in grids]
+        refused = [f"{source.path / name} {reason}." for name, reason in source.refused.items() if decide_by_name(name)]
+        refused = [*source.problems, *refused]
         if not files:
-            raise DataError(f"{folder} has no images; wanted are files that end in {', '.join(sorted(EXTENSIONS))}.")
+            raise DataError(_explain_no_images(source, bool(grids), refused))
         order = torch.randperm(len(files), generator=create_rng(seed, 4)).tolist()
-        return cls(folder, [files[place] for place in order], resolution, trim)
+        return cls(folder, source, [files[place] for place in order], resolution, trim, len(grids), refused)
 
     def batches(self, part: tuple[int, int] = (0, 1)) -> Iterator[tuple[Tensor, Tensor]]:
         """Decode the k-th of n equal shares of the files, batch by batch.
@@ -76,10 +98,11 @@ class ImageFiles:
                     )
 
     def _read(self, number: int) -> np.ndarray | None:
-        path = self.files[number]
+        name = self.files[number]
         try:
-            image = load_square(path, self.resolution, self.trim)
-            with open_image(path) as header:
+            content = self.source.read(name)
+            image = load_square(self.source.path / name, self.resolution, self.trim, content)
+            with open_image(io.BytesIO(content)) as header:
                 self.sizes.add(header.size)
         except (DataError, OSError) as error:
             self.bad[number] = str(error)
@@ -95,18 +118,43 @@ class ImageFiles:
         Raises:
             DataError: the metadata can't be read.
         """
-        captions: dict[Path, str] = {}
-        for folder in sorted({path.parent for name in METADATA for path in self.folder.rglob(name)}):
-            listing = read_metadata(open_files(folder))
+        captions: dict[str, str] = {}
+        for folder in sorted({name.rpartition("/")[0] for name in self.source.names if _get_base(name) in METADATA}):
+            listing = read_metadata(self.source.within(folder))
             if listing.problems:
-                raise DataError(f"{folder} can't be used as it is:\n{join_problems(listing.problems)}")
-            captions |= {folder / row["file_name"]: row["text"][0] for row in listing.rows}
-        return [captions.get(path) if captions else _read_caption_file(path.with_suffix(".txt")) for path in self.files]
+                raise DataError(
+                    f"{self.source.path / folder} can't be used as it is:\n{join_problems(listing.problems)}"
+                )
+            prefix = f"{folder}/" if folder else ""
+            captions |= {prefix + row["file_name"]: row["text"][0] for row in listing.rows}
+        return [captions.get(name) if captions else self._read_caption_file(name) for name in self.files]
+
+    def _read_caption_file(self, image: str) -> str | None:
+        """Return the first line that is not empty of the text file beside an image; None without such a file."""
+        name = name_text_file(image)
+        return next(iter(split_lines(self.source.text(name))), None) if name in self.source else None
 
 
-def _read_caption_file(path: Path) -> str | None:
-    """Return the first line of a text file that is not empty; None without such a file or line."""
-    return next(iter(split_lines(read_text(path))), None) if path.is_file() else None
+def _get_base(name: str) -> str:
+    return name.rpartition("/")[2]
+
+
+def _try_is_grid(source: Files, name: str) -> bool:
+    """Return whether a file is a grid; a file that can't be read is reported when it is decoded."""
+    try:
+        return is_grid(source, name)
+    except DataError:
+        return False
+
+
+def _explain_no_images(source: Files, has_grids: bool, refused: list[str]) -> str:
+    """Explain why nothing can be scored."""
+    if refused:
+        return f"{source.path} has no images that can be read:\n{join_problems(refused)}"
+    if has_grids:
+        return f"{source.path} holds only image grids, which are not scored; name a folder of single images."
+    found = f" {source.names[0]} {source.explain_not_image(source.names[0])}." if source.names else ""
+    return f"{source.path} has no images; wanted are files that end in {', '.join(sorted(EXTENSIONS))}.{found}"
 
 
 def describe_unreadable(bad: list[str], total: int, folder: Path) -> str:

@@ -1,4 +1,4 @@
-"""Subjects whose images already exist: a folder of images, and the real images of a split."""
+"""Subjects whose images already exist: a folder or archive of images, and the real images of a split."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from stackflower.data.rows import join_problems
 from stackflower.data.source import Source
 from stackflower.errors import DataError
 from stackflower.evaluation.extraction import DistributedExtractor
@@ -22,10 +23,10 @@ from stackflower.utils.rng import create_rng
 
 
 class FolderSubject(Subject):
-    """A folder of images from anywhere.
+    """A folder or archive of images from anywhere.
 
     Args:
-        folder: directory to scan.
+        folder: directory or archive.
         resolution: height and width that the images are resized to.
         protocol: protocol of the scores, which sets the seed and whether borders are cropped.
     """
@@ -44,6 +45,11 @@ class FolderSubject(Subject):
         sizes = set(extractor.processes.gather(list(files.sizes)))
         if bad and not protocol.skip_bad:
             raise DataError(describe_unreadable(list(bad.values()), len(files.files), folder))
+        if files.refused and not protocol.skip_bad:
+            raise DataError(
+                f"{folder} can't be used as it is:\n{join_problems(files.refused)}\n"
+                "`skip_bad=true` leaves such files out."
+            )
         if fake.count < 2:
             raise DataError(
                 f"{folder} has {fake.count} image{'s' * (fake.count != 1)} that can be read; scores need at least 2."
@@ -52,6 +58,10 @@ class FolderSubject(Subject):
         captions, pairs, missing, warnings = self._find_captions(readable, reference, protocol)
         if bad:
             warnings.append(f"{len(bad)} of {len(files.files):,} images can't be read and were left out.")
+        if files.refused:
+            warnings.append(f"{len(files.refused):,} files were left out. The first: {files.refused[0]}")
+        if files.grids:
+            warnings.append(f"{files.grids:,} image grids that Stackflower drew are not scored.")
         # The real images may be ordered by class.
         order = torch.randperm(len(reference.data.rows), generator=create_rng(protocol.seed, 4))
         inputs = build_inputs(
@@ -82,7 +92,7 @@ class FolderSubject(Subject):
         return SubjectInputs(inputs, description, protocol_fields, warnings)
 
     def _list_names(self, places: list[int]) -> list[str]:
-        return [self.files.files[place].relative_to(self.files.folder).as_posix() for place in places]
+        return [self.files.files[place] for place in places]
 
     def _find_captions(
         self, readable: list[int], reference: Reference, protocol: Protocol

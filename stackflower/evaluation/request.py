@@ -21,7 +21,7 @@ class EvaluationRequest:
 
     Args:
         runs: folders of runs.
-        images: folder of images.
+        images: folder or archive of images.
         real: split whose real images to score.
         function: function that maps captions and a seed to images.
         data: name and options of the data set to compare with; None: the run's own.
@@ -79,8 +79,8 @@ class EvaluationRequest:
             )
         if self.data is None and subjects != ["a run"]:
             raise ConfigError(f"{subjects[-1]}: name the data to compare with, as in `data=my-flowers`.")
-        if self.images is not None and not Path(self.images).expanduser().is_dir():
-            raise ConfigError(f"`images={self.images}`: this folder does not exist.")
+        if self.images is not None and not Path(self.images).expanduser().exists():
+            raise ConfigError(f"`images={self.images}`: this folder or archive does not exist.")
         refused = sorted(set(self.protocol.metrics or ()) - set(list_folder_metrics()))
         if refused and (self.images or self.real):
             raise ConfigError(

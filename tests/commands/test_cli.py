@@ -87,7 +87,7 @@ def test_scores_carry_their_protocol(stackflower, trained: Path, tmp_path: Path)
             ["eval", "--images", ".", "--data", "synthetic-flowers", "--metrics", "diversity"],
             "--metrics diversity needs a subject that generates images",
         ),
-        (["eval", "--images", "nowhere", "--data", "synthetic-flowers"], "this folder does not exist"),
+        (["eval", "--images", "nowhere", "--data", "synthetic-flowers"], "this folder or archive does not exist"),
         (["ls", "generators"], "Did you mean 'generator'?"),
         (["embed"], "No caption given"),
         (["embed", "a", "--out", "x.csv"], "the name must end in .npy"),

@@ -297,7 +297,9 @@ def test_files_that_cannot_be_read_do_not_move_others(tmp_path: Path, kept: int)
     for row, place in enumerate(left[: len(one.rows.features)]):
         from stackflower.data.images import load_square
 
-        pixels = torch.tensor(load_square(files.files[place], 16)).permute(2, 0, 1).flatten().float()
+        pixels = (
+            torch.tensor(load_square(tmp_path / "mine" / files.files[place], 16)).permute(2, 0, 1).flatten().float()
+        )
         assert torch.equal(one.rows.features[row], pixels[:6]), "row i is the i-th file that can be read"
 
 
