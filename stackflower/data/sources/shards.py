@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from stackflower.data.archives import PartReader, read_tar_entries
-from stackflower.data.files import Files
+from stackflower.data.files import Files, is_hidden
 from stackflower.data.images import EXTENSIONS
 from stackflower.data.listed import ListedSource, Listing
 from stackflower.data.remote import is_remote, local_copy
@@ -75,7 +75,7 @@ def read_shard(path: Path) -> Shard:
     refused: dict[str, str] = {}
     for name, place in read_tar_entries(path, path, problems, refused):
         folder, slash, base = name.rpartition("/")
-        if base.startswith("."):
+        if is_hidden(name):
             continue
         # As in WebDataset, a key ends at the first dot of the file name.
         stem, _, suffix = base.partition(".")
@@ -153,6 +153,11 @@ class ShardFiles(Files):
                 if sample.image is not None:
                     self._places[f"{name}/{sample.key}"] = (location, *sample.image)
             yield name, shard
+
+    @cached_property
+    def entries(self) -> dict[str, Any]:
+        # Hidden files were left out by their names within a shard; the path of the shard itself may be hidden.
+        return dict(sorted(self.list_entries()))
 
     def list_entries(self) -> Iterator[tuple[str, Any]]:
         if not self._places:
