@@ -20,6 +20,7 @@ from typing import Any
 import click
 
 from stackflower.errors import StackflowerError
+from stackflower.utils.open_files import explain_read_error, is_limit_reached
 from stackflower.utils.progress import above_bars, progress_bars
 
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
@@ -55,6 +56,11 @@ class Command(click.Command):
             except StackflowerError as error:
                 click.echo(f"Error: {self.spell(str(error))}", err=True)
                 ctx.exit(error.exit_code)
+            except OSError as error:
+                if not is_limit_reached(error):
+                    raise
+                click.echo(f"Error: {explain_read_error(error)}.".replace("too", "Too", 1), err=True)
+                ctx.exit(1)
             except KeyboardInterrupt:
                 click.echo(f"Interrupted. {self.when_interrupted}".strip(), err=True)
                 ctx.exit(128 + signal.SIGINT)

@@ -21,6 +21,7 @@ from stackflower.data.image_formats import HEAD_SIZE
 from stackflower.errors import DataError
 from stackflower.utils.atomic import replacing
 from stackflower.utils.cache import build_cache_error, compute_key, make_cache_folder
+from stackflower.utils.open_files import explain_read_error
 
 LARGEST_FILE = 2**30  # bytes of an unpacked file
 LARGEST_RATIO = 200  # of unpacked to packed size; beyond it, all but small archives are decompression bombs
@@ -229,11 +230,12 @@ class PartReader:
                 if self.file is None or path != self.path:
                     if self.file is not None:
                         self.file.close()
+                    self.file = None  # if the next line fails, no closed file is left
                     self.path, self.file = path, path.open("rb")
                 self.file.seek(offset)
                 return self.file.read(size)
         except OSError as error:
-            raise DataError(f"{path} can't be read: {error.strerror}.") from error
+            raise DataError(f"{path} can't be read: {explain_read_error(error)}.") from error
 
 
 def _has_end_mark(path: Path, offset: int) -> bool:

@@ -19,6 +19,7 @@ from stackflower.data.image_formats import (
     is_readable_image,
 )
 from stackflower.errors import DataError
+from stackflower.utils.open_files import explain_read_error
 
 # Files that a system, an editor or a file server keeps beside those of the user.
 HIDDEN = re.compile(r"(?:^|/)(?:\.|__MACOSX/|@eaDir/|\$RECYCLE\.BIN/|(?:Thumbs\.db|desktop\.ini)$)", re.IGNORECASE)
@@ -172,7 +173,7 @@ class Folder(Files):
             try:
                 entries = list(os.scandir(folder))
             except OSError as error:
-                self.problems.append(f"{folder} can't be opened ({error.strerror}).")
+                self.problems.append(f"{folder} can't be opened ({explain_read_error(error)}).")
                 continue
             for entry in entries:
                 name, link = prefix + entry.name, entry.is_symlink()
@@ -207,7 +208,7 @@ class Folder(Files):
             with open(self.entries[name], "rb", buffering=0 if 0 <= size <= TEXT_HEAD_SIZE else -1) as file:
                 return file.read(size)
         except OSError as error:
-            raise DataError(f"{self.path / name} can't be read: {error.strerror}.") from error
+            raise DataError(f"{self.path / name} can't be read: {explain_read_error(error)}.") from error
 
 
 class _Subfolder(Files):
