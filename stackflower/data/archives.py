@@ -184,14 +184,8 @@ def read_tar_entries(
                     name = _simplify_name(member.name)
                     if member.isdir():
                         continue
-                    if reason := _explain_unsafe_name(name):
+                    if reason := _explain_unread_member(member, name, seen):
                         refused[escape_name(name)] = reason
-                    elif not member.isreg() or member.issparse():
-                        refused[name] = "is a link or a special file, which are not read in archives"
-                    elif name in seen:
-                        refused[name] = "occurs twice"
-                    elif member.size < 0:
-                        refused[name] = "has a size below 0"
                     elif member.offset_data + member.size > length:
                         problems.append(f"{shown} is cut off in the middle of {name}.")
                         whole = False
@@ -213,6 +207,15 @@ def read_tar_entries(
         problems.append(
             f"{shown} continues after its end mark, where nothing is read: it may be several tar files in one."
         )
+
+
+def _explain_unread_member(member: tarfile.TarInfo, name: str, seen: set[str]) -> str | None:
+    """Return why a member of a tar file is not read, or None; `seen` has the names of the members before it."""
+    if reason := _explain_unsafe_name(name):
+        return reason
+    if not member.isreg() or member.issparse():
+        return "is a link or a special file, which are not read in archives"
+    return "occurs twice" if name in seen else "has a size below 0" if member.size < 0 else None
 
 
 class PartReader:

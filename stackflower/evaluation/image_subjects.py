@@ -43,25 +43,15 @@ class FolderSubject(Subject):
         fake = extractor.compute_statistics(files.batches(extractor.processes.part), len(files.files), protocol)
         bad = dict(extractor.processes.gather(list(files.bad.items())))
         sizes = set(extractor.processes.gather(list(files.sizes)))
-        if bad and not protocol.skip_bad:
-            raise DataError(describe_unreadable(list(bad.values()), len(files.files), folder))
-        if files.refused and not protocol.skip_bad:
-            raise DataError(
-                f"{folder} can't be used as it is:\n{join_problems(files.refused)}\n"
-                "`skip_bad=true` leaves such files out."
-            )
+        if not protocol.skip_bad:
+            self._check_files(bad)
         if fake.count < 2:
             raise DataError(
                 f"{folder} has {fake.count} image{'s' * (fake.count != 1)} that can be read; scores need at least 2."
             )
         readable = [place for place in range(len(files.files)) if place not in bad]
         captions, pairs, missing, warnings = self._find_captions(readable, reference, protocol)
-        if bad:
-            warnings.append(f"{len(bad)} of {len(files.files):,} images can't be read and were left out.")
-        if files.refused:
-            warnings.append(f"{len(files.refused):,} files were left out. The first: {files.refused[0]}")
-        if files.grids:
-            warnings.append(f"{files.grids:,} image grids that Stackflower drew are not scored.")
+        warnings += self._list_left_out(bad)
         # The real images may be ordered by class.
         order = torch.randperm(len(reference.data.rows), generator=create_rng(protocol.seed, 4))
         inputs = build_inputs(
@@ -90,6 +80,27 @@ class FolderSubject(Subject):
             "shuffle": "files in random order by the seed",
         }
         return SubjectInputs(inputs, description, protocol_fields, warnings)
+
+    def _check_files(self, bad: dict[int, str]) -> None:
+        """Raise DataError if images can't be read, or files of the folder or archive can't be opened."""
+        if bad:
+            raise DataError(describe_unreadable(list(bad.values()), len(self.files.files), self.files.folder))
+        if self.files.refused:
+            raise DataError(
+                f"{self.files.folder} can't be used as it is:\n{join_problems(self.files.refused)}\n"
+                "`skip_bad=true` leaves such files out."
+            )
+
+    def _list_left_out(self, bad: dict[int, str]) -> list[str]:
+        """Return a sentence for each kind of file that is not scored."""
+        files, sentences = self.files, []
+        if bad:
+            sentences.append(f"{len(bad)} of {len(files.files):,} images can't be read and were left out.")
+        if files.refused:
+            sentences.append(f"{len(files.refused):,} other files were left out. The first: {files.refused[0]}")
+        if files.grids:
+            sentences.append(f"{files.grids:,} image grids that Stackflower drew are not scored.")
+        return sentences
 
     def _list_names(self, places: list[int]) -> list[str]:
         return [self.files.files[place] for place in places]

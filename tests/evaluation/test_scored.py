@@ -308,6 +308,6 @@ def test_files_of_an_archive_that_are_not_read_are_named(stackflower, tmp_path: 
     said = stackflower("eval", "--images", "mine.zip", *domain_flags, code=2).output
     assert "outside.png leads out of the archive" in said and "--skip-bad" in said
     scores = score_images(stackflower, "mine.zip", domain_flags, "--skip-bad")
-    assert scores["protocol"]["images"] == 12 and "1 files were left out" in scores["warnings"][0]
+    assert scores["protocol"]["images"] == 12 and "1 other files were left out" in scores["warnings"][0]
     (tmp_path / "note.zip").write_text("no archive")
     assert "can't be read as a zip archive" in stackflower("eval", "--images", "note.zip", *domain_flags, code=2).output
