@@ -16,6 +16,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
 
 from stackflower.data.files import Files, Folder
+from stackflower.data.image_formats import HEAD_SIZE
 from stackflower.errors import DataError
 from stackflower.utils.atomic import replacing
 from stackflower.utils.cache import build_cache_error, compute_key, make_cache_folder
@@ -71,10 +72,12 @@ class Zip(Files):
         return info.file_size, info.CRC
 
     def read(self, name: str) -> bytes:
-        info = self.entries[name]
+        return self.head(name, self.entries[name].file_size + 1)
+
+    def head(self, name: str, size: int = HEAD_SIZE) -> bytes:
         try:
-            with self.archive.open(info) as file:
-                return file.read(info.file_size + 1)
+            with self.archive.open(self.entries[name]) as file:
+                return file.read(size)
         except (
             zipfile.BadZipFile,
             zlib.error,
@@ -112,6 +115,10 @@ class Tar(Files):
 
     def read(self, name: str) -> bytes:
         return self.read_part(self.plain, *self.entries[name])
+
+    def head(self, name: str, size: int = HEAD_SIZE) -> bytes:
+        offset, length = self.entries[name]
+        return self.read_part(self.plain, offset, min(size, length))
 
     def order_for_reading(self, names: Iterable[str]) -> list[str]:
         return sorted(names, key=lambda name: self.entries[name][0])

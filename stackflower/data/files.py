@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from abc import ABC, abstractmethod
 from codecs import BOM_UTF16_BE, BOM_UTF16_LE
 from collections.abc import Iterable, Iterator
@@ -10,8 +11,17 @@ from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from stackflower.data.image_formats import (
+    HEAD_SIZE,
+    TEXT_HEAD_SIZE,
+    decide_by_name,
+    explain_not_image,
+    is_readable_image,
+)
 from stackflower.errors import DataError
 
+# Files that a system, an editor or a file server keeps beside those of the user.
+HIDDEN = re.compile(r"(?:^|/)(?:\.|__MACOSX/|@eaDir/|\$RECYCLE\.BIN/|(?:Thumbs\.db|desktop\.ini)$)", re.IGNORECASE)
 LINK_REASON = "is a link out of the folder; `data.follow_links=true` reads such files"
 
 
@@ -26,6 +36,7 @@ class Files(ABC):
         self.path = path
         self.problems: list[str] = []  # sentences about the folder or archive as a whole
         self.refused: dict[str, str] = {}  # reason for each file that is not read, by name: the end of a sentence
+        self._image_by_content: dict[str, bool] = {}  # whether files are images whose names don't tell
 
     @cached_property
     def entries(self) -> dict[str, Any]:
@@ -60,6 +71,38 @@ class Files(ABC):
         Raises:
             DataError: the file can't be read.
         """
+
+    def head(self, name: str, size: int = HEAD_SIZE) -> bytes:
+        """Read the first bytes of a file; fewer if the file is shorter.
+
+        Raises:
+            DataError: the file can't be read.
+        """
+        return self.read(name)[:size]
+
+    def is_image(self, name: str) -> bool:
+        """Return whether a file is an image: by its extension or, if that does not tell, by its first bytes."""
+        by_name = decide_by_name(name)
+        if by_name is not None or name not in self.entries:
+            return bool(by_name)
+        if name not in self._image_by_content:
+            try:
+                self._image_by_content[name] = is_readable_image(self.head(name))
+            except DataError:
+                self._image_by_content[name] = False
+        return self._image_by_content[name]
+
+    @cached_property
+    def images(self) -> list[str]:
+        """Names of all images, in order."""
+        return [name for name in self.entries if self.is_image(name)]
+
+    def explain_not_image(self, name: str) -> str:
+        """Explain what a file is that is not an image: the end of a sentence that begins with its name."""
+        try:
+            return explain_not_image(name, self.head(name, TEXT_HEAD_SIZE))
+        except DataError as error:
+            return f"is not an image that can be read: {str(error).rstrip('.')}"
 
     def order_for_reading(self, names: Iterable[str]) -> list[str]:
         """Sort names into the order in which reading is fastest."""
@@ -133,6 +176,8 @@ class Folder(Files):
                 continue
             for entry in entries:
                 name, link = prefix + entry.name, entry.is_symlink()
+                if _is_hidden(name) or _is_hidden(f"{name}/"):
+                    continue
                 if link and not self.follow_links and not _is_inside(entry.path, root):
                     self.refused[name] = LINK_REASON
                     continue
@@ -155,9 +200,12 @@ class Folder(Files):
         return status.st_size, status.st_mtime_ns
 
     def read(self, name: str) -> bytes:
+        return self.head(name, -1)
+
+    def head(self, name: str, size: int = HEAD_SIZE) -> bytes:
         try:
-            with open(self.entries[name], "rb") as file:
-                return file.read()
+            with open(self.entries[name], "rb", buffering=0 if 0 <= size <= TEXT_HEAD_SIZE else -1) as file:
+                return file.read(size)
         except OSError as error:
             raise DataError(f"{self.path / name} can't be read: {error.strerror}.") from error
 
@@ -186,6 +234,12 @@ class _Subfolder(Files):
     def read(self, name: str) -> bytes:
         return self.whole.read(self.prefix + name)
 
+    def head(self, name: str, size: int = HEAD_SIZE) -> bytes:
+        return self.whole.head(self.prefix + name, size)
+
+    def is_image(self, name: str) -> bool:
+        return self.whole.is_image(self.prefix + name)
+
     def order_for_reading(self, names: Iterable[str]) -> list[str]:
         ordered = self.whole.order_for_reading(self.prefix + name for name in names)
         return [name[len(self.prefix) :] for name in ordered]
@@ -196,7 +250,7 @@ def _is_inside(path: str, root: str) -> bool:
 
 
 def _is_hidden(name: str) -> bool:
-    return name.startswith((".", "__MACOSX/")) or "/." in name
+    return HIDDEN.search(name) is not None
 
 
 def _is_undecodable(name: str) -> bool:

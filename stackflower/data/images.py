@@ -24,11 +24,11 @@ from PIL import (
 from skimage.util import img_as_ubyte, montage
 from torch import Tensor
 
+from stackflower.data.image_formats import EXTENSIONS as EXTENSIONS
+from stackflower.data.image_formats import FORMATS, TEXT_HEAD_SIZE, detect_format, explain_not_image
 from stackflower.errors import ConfigError, DataError
 from stackflower.utils.atomic import replacing
 
-EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm"})
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM")  # other formats run programs: EPS runs Ghostscript
 MAX_PIXELS = 200_000_000  # larger images are treated as decompression bombs
 
 
@@ -105,12 +105,20 @@ def load_square(
     except DataError as error:
         raise DataError(str(error) if str(path) in str(error) else f"{path}: {error}") from error
     except UnidentifiedImageError as error:
-        empty = not content if content is not None else not path.stat().st_size
-        reason = "it is empty" if empty else f"its format is not one of {', '.join(FORMATS)}"
-        raise DataError(f"{path} can't be read as an image: {reason}.") from error
+        raise DataError(f"{path} can't be read as an image: it {_explain_unidentified(path, content)}.") from error
     except Exception as error:  # decoders raise any exception for a damaged file: EOFError, struct.error, KeyError …
         reason = str(error).replace(str(path), "it")
         raise DataError(f"{path} can't be read as an image: {reason}.") from error
+
+
+def _explain_unidentified(path: Path, content: bytes | None) -> str:
+    """Explain what Pillow could not identify: the end of a sentence."""
+    if content is None:
+        with path.open("rb") as file:
+            content = file.read(TEXT_HEAD_SIZE)
+    head = content[:TEXT_HEAD_SIZE]
+    kind = detect_format(head)
+    return f"is a damaged {kind} image" if kind in FORMATS else explain_not_image(path.name, head)
 
 
 def _crop(image: Image.Image, box: tuple[float, float, float, float]) -> Image.Image:

@@ -1,0 +1,165 @@
+"""Formats of image files, detected by name and by the first bytes."""
+
+from __future__ import annotations
+
+import importlib
+import re
+from codecs import BOM_UTF16_BE, BOM_UTF16_LE, getincrementaldecoder
+from contextlib import suppress
+from pathlib import PurePosixPath
+
+from PIL import features
+
+HEAD_SIZE = 32  # bytes that tell an image's format
+TEXT_HEAD_SIZE = 1024  # bytes that tell what kind of text a file is
+CONVERT = "which can't be read; convert it to JPEG or PNG"
+
+
+def _find_optional_formats() -> dict[str, str]:
+    """Return the format and extension of each kind of image that only some installations of Pillow read."""
+    formats = {}
+    if "avif" in features.modules and features.check("avif"):  # Pillow 11.3 or later
+        formats["AVIF"] = ".avif"
+    with suppress(ImportError):
+        importlib.import_module("pillow_jxl")  # registers the format with Pillow
+        formats["JXL"] = ".jxl"
+    return formats
+
+
+OPTIONAL_FORMATS = _find_optional_formats()
+EXTENSIONS = frozenset(
+    {
+        *(".jpg", ".jpeg", ".jpe", ".jfif", ".pjpeg", ".pjp", ".jif"),
+        *(".png", ".apng", ".webp", ".bmp", ".dib", ".gif", ".tif", ".tiff"),
+        *(".ppm", ".pgm", ".pbm", ".pnm"),
+        *OPTIONAL_FORMATS.values(),
+    }
+)
+# Other formats run programs: EPS runs Ghostscript.
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", *OPTIONAL_FORMATS)
+
+# Files of data sets that are not images, so that nothing has to be read to know it.
+OTHER_EXTENSIONS = frozenset(
+    {
+        *(".txt", ".text", ".caption", ".md", ".rst", ".html", ".htm", ".pdf", ".log", ".tex", ".bib"),
+        *(".json", ".jsonl", ".ndjson", ".csv", ".tsv", ".xml", ".yaml", ".yml", ".toml", ".ini", ".cfg"),
+        *(".parquet", ".arrow", ".feather", ".db", ".sqlite", ".sqlite3", ".xlsx", ".xls", ".h5", ".hdf5", ".lmdb"),
+        *(".npy", ".npz", ".mat", ".pickle", ".pkl", ".t7", ".tfrecord"),
+        *(".safetensors", ".pt", ".pth", ".ckpt", ".onnx", ".gguf", ".index"),
+        *(".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".zst", ".7z", ".rar"),
+        *(".py", ".pyc", ".ipynb", ".sh", ".lua", ".bat", ".m"),
+        *(".mp4", ".mov", ".avi", ".mkv", ".webm", ".mp3", ".wav", ".svg"),
+    }
+)
+# Raw files of cameras are TIFF files with a thumbnail, which Pillow would read instead of the photograph.
+RAW_EXTENSIONS = frozenset({".dng", ".cr2", ".cr3", ".nef", ".nrw", ".arw", ".orf", ".rw2", ".pef", ".srw", ".raf"})
+
+MAGIC: tuple[tuple[re.Pattern[bytes], str], ...] = tuple(
+    (re.compile(pattern, re.DOTALL), kind)
+    for pattern, kind in (
+        (rb"\xff\xd8\xff", "JPEG"),
+        (rb"\x89PNG\r\n\x1a\n", "PNG"),
+        (rb"GIF8[79]a", "GIF"),
+        (rb"RIFF....WEBP", "WEBP"),
+        # The size of the header that follows tells a bitmap from a text that begins with "BM".
+        (rb"BM.{12}[\x0c\x28\x34\x38\x40\x6c\x7c]\0\0\0", "BMP"),
+        (rb"II\*\0........CR|FUJIFILMCCD-RAW|IIRO|IIU\0", "raw"),
+        (rb"II[*+]\0|MM\0[*+]", "TIFF"),
+        (rb"P[1-6]\s+[#\d]", "PPM"),
+        (rb"\0\0\0\x0cJXL \r\n\x87\n|\xff\x0a", "JXL"),
+        (rb"\0\0\0\x0cjP  \r\n\x87\n|\xff\x4f\xff\x51", "JPEG 2000"),
+        (rb"8BPS", "PSD"),
+        (rb"\x76\x2f\x31\x01", "OpenEXR"),
+        (rb"\0\0\x01\0[^\0]", "ICO"),
+        (rb"%PDF", "PDF"),
+        (rb"%!PS|\xc5\xd0\xd3\xc6", "PostScript"),
+        (rb"PK\x03\x04|\x1f\x8b|BZh|\xfd7zXZ|7z\xbc\xaf|Rar!", "archive"),
+        (rb"\x1aE\xdf\xa3|RIFF....AVI ", "video"),
+        (rb"\0\x05\x16\x07", "AppleDouble"),
+    )
+)
+NOT_READ = {
+    "HEIC": f"is a HEIC image, {CONVERT}",
+    "JPEG 2000": f"is a JPEG 2000 image, {CONVERT}",
+    "PSD": f"is a Photoshop image, {CONVERT}",
+    "OpenEXR": f"is an OpenEXR image, {CONVERT}",
+    "ICO": f"is an icon, {CONVERT}",
+    "SVG": f"is an SVG image, {CONVERT}",
+    "raw": f"is a raw image of a camera, {CONVERT}",
+    "PostScript": f"is a PostScript file, {CONVERT}",
+    "PDF": "is a PDF file, not an image",
+    "archive": "is an archive, not an image; unpack it",
+    "video": "is a video, not an image",
+    "AppleDouble": "is a resource file of macOS, not an image; delete it",
+    "Git LFS": "is a pointer of Git LFS, not an image; fetch the images with `git lfs pull`",
+    "web page": "is a web page, not an image; download it again",
+    "text": "is a text file, not an image",
+    "empty": "is empty",
+    "unknown": f"is not an image in a known format ({', '.join(FORMATS)})",
+}
+
+
+def detect_format(head: bytes) -> str | None:
+    """Detect the format of a file from its first bytes.
+
+    Args:
+        head: `HEAD_SIZE` bytes or more, or the whole file.
+
+    Returns:
+        Pillow's name of an image format, a key of `NOT_READ` for other known files, or None.
+    """
+    if head[4:8] == b"ftyp":
+        brands = {head[8:12], *(head[start : start + 4] for start in range(16, min(len(head), HEAD_SIZE), 4))}
+        if brands & {b"avif", b"avis"}:
+            return "AVIF"
+        heic = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"}
+        return "HEIC" if brands & heic else "raw" if b"crx " in brands else "video"
+    return next((kind for pattern, kind in MAGIC if pattern.match(head)), None)
+
+
+def decide_by_name(name: str) -> bool | None:
+    """Return whether the name of a file is that of an image; None if the name does not tell."""
+    suffix = PurePosixPath(name).suffix.lower()
+    return True if suffix in EXTENSIONS else False if suffix in OTHER_EXTENSIONS | RAW_EXTENSIONS else None
+
+
+def is_readable_image(head: bytes) -> bool:
+    """Return whether a file that begins with `head` is an image in one of `FORMATS`."""
+    return detect_format(head) in FORMATS
+
+
+def explain_not_image(name: str, head: bytes) -> str:
+    """Explain what a file is that is not an image: the end of a sentence.
+
+    Args:
+        name: name of the file.
+        head: its first `TEXT_HEAD_SIZE` bytes.
+    """
+    kind = _detect_text(head) if (detected := detect_format(head)) is None else detected
+    if PurePosixPath(name).suffix.lower() in RAW_EXTENSIONS:
+        kind = "raw"
+    if kind in FORMATS:
+        return f"has the name of another kind of file but is a {kind} image; rename it"
+    if kind in ("AVIF", "JXL"):
+        return f"is {'an' if kind == 'AVIF' else 'a'} {kind} image, which the installed Pillow can't read; convert it"
+    return NOT_READ[kind]
+
+
+def _detect_text(head: bytes) -> str:
+    """Detect the kind of a text, or "unknown" if it is not one."""
+    if not head:
+        return "empty"
+    if head.startswith((BOM_UTF16_LE, BOM_UTF16_BE)):
+        return "text"
+    try:
+        text = getincrementaldecoder("utf-8-sig")().decode(head)  # the last character may be cut off
+    except UnicodeDecodeError:
+        return "unknown"
+    start = text.lstrip().lower()
+    if start.startswith("version https://git-lfs"):
+        return "Git LFS"
+    if "<svg" in start:
+        return "SVG"
+    if start.startswith(("<!doctype html", "<html")):
+        return "web page"
+    return "text" if all(character.isprintable() or character.isspace() for character in text) else "unknown"
