@@ -23,7 +23,7 @@ from filelock import FileLock
 from torch import Tensor
 
 from stackflower.data.json_lines import JsonLines, write_json_lines
-from stackflower.data.rows import build_rows, check_row
+from stackflower.data.rows.checks import build_rows, check_row
 from stackflower.data.source import Rows, Source
 from stackflower.errors import DataError
 from stackflower.utils.atomic import RESUME_ADVICE, replacing, reporting_write_errors, write_text
@@ -286,7 +286,7 @@ def _read(folder: Path, key: str) -> Prepared:
     images = np.load(folder / IMAGES, mmap_mode="c")
     lines = JsonLines(folder / ROWS)
     for line in lines:
-        _, problem = check_row(line)
+        _, problem = check_row(line, needs_caption=False)
         if problem or not isinstance(line.get("file_name", ""), str):
             raise ValueError(f"{ROWS} has a row that {problem or 'does not name its file'}")
     rows = build_rows(lines)

@@ -11,13 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from stackflower.data.archives import open_files
-from stackflower.data.caption_files import read_text
 from stackflower.data.images import EXTENSIONS, load_square, open_image
-from stackflower.data.rows import join_problems
-from stackflower.data.sources.folder import METADATA, read_metadata
+from stackflower.data.opening import open_source
 from stackflower.errors import DataError
-from stackflower.formats.lines import split_lines
 from stackflower.utils.distributed import share
 from stackflower.utils.rng import create_rng
 
@@ -89,24 +85,19 @@ class ImageFiles:
     def captions(self) -> list[str | None]:
         """Return the first caption of each file, or None for a file without captions.
 
-        Captions come from metadata.jsonl or metadata.csv in the folder and its subfolders, or from a text file beside
-        the image.
+        Captions come from metadata, a table or text files, as those of data do.
 
         Raises:
-            DataError: the metadata can't be read.
+            DataError: the captions can't be used.
         """
-        captions: dict[Path, str] = {}
-        for folder in sorted({path.parent for name in METADATA for path in self.folder.rglob(name)}):
-            listing = read_metadata(open_files(folder))
-            if listing.problems:
-                raise DataError(f"{folder} can't be used as it is:\n{join_problems(listing.problems)}")
-            captions |= {folder / row["file_name"]: row["text"][0] for row in listing.rows}
-        return [captions.get(path) if captions else _read_caption_file(path.with_suffix(".txt")) for path in self.files]
-
-
-def _read_caption_file(path: Path) -> str | None:
-    """Return the first line of a text file that is not empty; None without such a file or line."""
-    return next(iter(split_lines(read_text(path))), None) if path.is_file() else None
+        source = open_source(str(self.folder), {"skip_bad": False})
+        if not source.is_captioned:
+            return [None] * len(self.files)
+        captions: dict[str, str] = {}
+        for split in source.splits():
+            rows = source.rows(split)
+            captions |= {name: texts[0] for name, texts in zip(rows.files or (), rows.captions, strict=False)}
+        return [captions.get(path.relative_to(self.folder).as_posix()) for path in self.files]
 
 
 def describe_unreadable(bad: list[str], total: int, folder: Path) -> str:
