@@ -93,6 +93,8 @@ class ListedSource(Source):
         listings = self.read()
         files, notes = self.files, listings["train"].notes
         listings["train"].problems[:0] = files.problems
+        if not any(listing.rows or listing.problems for listing in listings.values()):
+            listings["train"].problems.append(f"{files.path} has no images that can be used.")
         nested = [name for name in files.names if is_archive(name)]
         if nested:
             notes.append(
@@ -116,7 +118,13 @@ class ListedSource(Source):
         return len(self.get_listing(split).rows)
 
     def get_listing(self, split: str) -> Listing:
-        """Return the rows of a split."""
+        """Return the rows of a split.
+
+        Raises:
+            DataError: the data have no such split.
+        """
+        if split not in self.listings:
+            raise DataError(f"{self.files.path} has no split {split!r}; its splits are {', '.join(self.listings)}.")
         return self.listings[split]
 
     def _draw_validation(self, whole: Listing) -> dict[str, Listing]:

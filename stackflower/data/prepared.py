@@ -285,10 +285,14 @@ def _read(folder: Path, key: str) -> Prepared:
     """
     images = np.load(folder / IMAGES, mmap_mode="c")
     lines = JsonLines(folder / ROWS)
+    uncaptioned = 0
     for line in lines:
-        _, problem = check_row(line, needs_caption=False)
+        uncaptioned += line.get("text") == []
+        _, problem = check_row(line, needs_caption=line.get("text") != [])
         if problem or not isinstance(line.get("file_name", ""), str):
             raise ValueError(f"{ROWS} has a row that {problem or 'does not name its file'}")
+    if 0 < uncaptioned < len(lines):
+        raise ValueError(f"{ROWS} has a row that has no caption")
     rows = build_rows(lines)
     left_out = json.loads((folder / LEFT_OUT).read_text(encoding="utf-8"))
     if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1] != images.shape[2] or images.shape[3] != 3:

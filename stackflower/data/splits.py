@@ -51,5 +51,6 @@ def assign_splits(names: Iterable[str]) -> dict[str, str | None]:
 
 
 def find_split_folders(files: Files) -> list[str]:
-    """List the top folders whose names contain the keyword of a split."""
-    return sorted(folder for folder in files.folders if "/" not in folder and find_split(folder))
+    """List the top folders whose names contain the keyword of a split, in the order of the splits."""
+    splits = {folder: split for folder in sorted(files.folders) if "/" not in folder and (split := find_split(folder))}
+    return sorted(splits, key=lambda folder: list(KEYWORDS).index(splits[folder]))

@@ -16,7 +16,7 @@ from stackflower.data.rows.checks import check_row
 from stackflower.data.rows.columns import FIXED, INSPECTED_ROWS, Columns, find_columns, normalise
 from stackflower.data.rows.containers import RawRow, RawTable
 from stackflower.data.rows.names import NameResolver
-from stackflower.data.splits import KEYWORDS, assign_splits
+from stackflower.data.splits import KEYWORDS, assign_splits, find_split
 from stackflower.errors import DataError
 
 Key = tuple[str | None, str]  # value of the split, and file or cell
@@ -133,6 +133,9 @@ class Assembler:
         self.named: set[str] = set()  # files that rows name
         self.renamed: dict[str, str] = {}  # names that were found elsewhere, by file
         self.labels_are_numbers = True
+        self.declared: set[str | None] = set()  # splits of tables, which may have no rows
+        self.uncaptioned: list[str] = []  # rows without a caption of images that other rows give some
+        self.outside: list[str] = []  # images that a layout lists outside the split folders
 
     def read(self, table: RawTable) -> None:
         """Read the rows of a table.
@@ -141,6 +144,7 @@ class Assembler:
             DataError: the columns are unclear.
         """
         resolver, rows = NameResolver(self.files.files, table.folder), iter(table.rows)
+        self.declared |= {table.split} & KEYWORDS.keys()
         head = list(itertools.islice(rows, INSPECTED_ROWS))
         samples = [row.values for row in head if row.problem is None]
         columns = FIXED
@@ -173,7 +177,10 @@ class Assembler:
         image, problem = ("", row.problem) if row.problem else self._find_image(table, columns.image, resolver, row)
         if split is None and self.folders and not row.problem:
             split = top if (top := image.partition("/")[0]) in self.folders else None
-            if split is None and not problem:
+            if split is None and not problem and "train" in map(find_split, self.folders):
+                if table.is_fixed:
+                    self.outside.append(image)
+                    return
                 problem = f"names {image}, which is outside the split folders ({', '.join(self.folders)})"
         kept, row_problem = normalise(values, columns, table.class_names.get(columns.label, ()))
         if problem := problem or row_problem:
@@ -257,8 +264,8 @@ class Assembler:
         if numbered := sum(isinstance(label, int) for label in labels):
             name = next(label for label in labels if not isinstance(label, int))
             self.notes.append(
-                f"{numbered:,} of {len(labels):,} labels in {self.files.path} are numbers and the others names, such as "
-                f"{name!r}, so all are used as names of classes."
+                f"{numbered:,} of {len(labels):,} labels in {self.files.path} are numbers and the others names, such "
+                f"as {name!r}, so all are used as names of classes."
             )
 
         def name_label(row: dict[str, Any]) -> None:
@@ -281,12 +288,11 @@ class Assembler:
                 listing.problems.append(f"{row['where']} gives {row['file_name']} another class than {where}.")
             else:
                 _merge(merged, row)
-        if merged["text"]:
-            listing.notes += [
-                f"{row['where']} has no caption, but other rows of {row['file_name']} do."
-                for row in rows
-                if not row["text"]
-            ][:1]
+        empty = [row["where"] for row in rows if not row["text"]]
+        if self.needs_captions and len(empty) == len(rows):
+            listing.problems += [f"{place} has no caption." for place in empty]
+            return
+        self.uncaptioned += empty if self.needs_captions else []
         listing.add(merged, where, self.needs_captions)
 
     def _describe_files(self) -> list[str]:
@@ -296,6 +302,13 @@ class Assembler:
         if unused and self.reports_unused:
             examples = f"{', '.join(unused[:3])}{', …' if len(unused) > 3 else ''}"
             notes.append(f"{len(unused):,} images in {self.files.path} have no row and are not used ({examples}).")
+        if self.outside:
+            notes.append(
+                f"{len(self.outside):,} images in {self.files.path} are outside the split folders and are not used, "
+                f"such as {self.outside[0]}."
+            )
+        if self.uncaptioned:
+            notes.append(f"{len(self.uncaptioned):,} rows have no caption, such as {self.uncaptioned[0]}.")
         if self.renamed:
             file, name = next(iter(self.renamed.items()))
             notes.append(
@@ -322,6 +335,8 @@ def _get_name(cell: Any) -> str:
 def _merge(merged: dict[str, Any], row: Mapping[str, Any]) -> None:
     """Add the captions and attributes of another row of the same image."""
     before, mentioned = len(merged["text"]), (merged.get("mentioned_attributes"), row.get("mentioned_attributes"))
+    if row["text"] == merged["text"]:  # the same row twice
+        return
     merged["text"] = [*merged["text"], *row["text"]]
     if any(names is not None for names in mentioned):
         lengths = (before, len(row["text"]))

@@ -159,6 +159,8 @@ def find_columns(
         if column is not None and column not in names:
             raise DataError(f"{where} has no column {column!r}; its columns are {', '.join(names) or 'none'}.")
     usual = {_normalise(name): name for name in reversed(names)}
+    if not names:  # each row lacks the usual ones
+        return Columns("file_name", ("text",))
     image = chosen.get("image") or _find_image_column(rows, names, usual, is_image)
     if not image:
         raise _build_error("image", names, where)

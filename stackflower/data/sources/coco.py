@@ -31,7 +31,6 @@ class CocoCaptions(ListedSource):
 
     layout = "COCO's captions"
     precedence = 5
-    reports_unused = False  # each split lists its images
 
     @classmethod
     def recognises(cls, files: Files) -> bool:

@@ -84,9 +84,10 @@ class Cub200(ListedSource):
         raise DataError(f"{self.path} has no captions: unpack text_c10 of Reed et al. in it or beside it.")
 
     def list_tables(self) -> Iterator[RawTable]:
-        yield RawTable("", self._list_rows(), is_fixed=True)
+        for split in ("train", "test"):
+            yield RawTable("", self._list_rows(split), split=split, is_fixed=True)
 
-    def _list_rows(self) -> Iterator[RawRow]:
+    def _list_rows(self, split: str) -> Iterator[RawRow]:
         files, classes = self._read_table("images.txt"), self._read_table("classes.txt")
         try:
             labels = {number: int(label) for number, label in self._read_table("image_class_labels.txt").items()}
@@ -117,11 +118,14 @@ class Cub200(ListedSource):
                 if not present
             ]
             if missing:
-                yield RawRow(where, row, f"has no line in {missing[0]}")
+                if split == "train":
+                    yield RawRow(where, row, f"has no line in {missing[0]}")
+                continue
+            if (number in training) != (split == "train"):
                 continue
             name = classes.get(labels[number], str(labels[number]))
             name = name.partition(".")[2].replace("_", " ") or name
-            row |= {"split": "train" if number in training else "test", "label": labels[number], "class_name": name}
+            row |= {"label": labels[number], "class_name": name}
             yield read_text_row(where, row, texts, name_text_file(file))
 
     def square(self, content: bytes, where: Path, row: dict[str, Any], size: int) -> np.ndarray:

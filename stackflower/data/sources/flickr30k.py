@@ -14,6 +14,7 @@ from stackflower.formats.lines import split_lines
 from stackflower.registry import register
 
 CAPTIONS = re.compile(r"(?:.*/)?(?:results(?:_\d+)?\.(?:token|csv)|Flickr8k\.token\.txt)")
+HEADER = b"image_name| comment_number| comment"  # of results.csv
 SPLIT_LIST = re.compile(r"(?:.*/)?Flickr_?8k\.(train|dev|test)Images\.txt")
 
 
@@ -30,7 +31,7 @@ class Flickr30k(ListedSource):
 
     @classmethod
     def recognises(cls, files: Files) -> bool:
-        return any(map(CAPTIONS.fullmatch, files.names))
+        return bool(_find_captions(files))
 
     def list_tables(self) -> Iterator[RawTable]:
         splits = {
@@ -39,7 +40,7 @@ class Flickr30k(ListedSource):
             if (match := SPLIT_LIST.fullmatch(name))
             for image in split_lines(self.files.text(name))
         }
-        name = next(filter(CAPTIONS.fullmatch, self.files.names))
+        name = _find_captions(self.files)[0]
         table = open_table(
             self.files, name, delimiter="|" if name.endswith(".csv") else "\t", header=name.endswith(".csv")
         )
@@ -51,3 +52,9 @@ class Flickr30k(ListedSource):
             image, *_, text = map(str, values.values()) if len(values) > 1 else ("", "")
             image = image.partition("#")[0].strip()
             yield RawRow(place, {"image": image, "text": text, "split": splits.get(image)}, problem)
+
+
+def _find_captions(files: Files) -> list[str]:
+    """List the files of captions."""
+    names = filter(CAPTIONS.fullmatch, files.names)
+    return [name for name in names if not name.endswith(".csv") or files.head(name, len(HEADER)) == HEADER]

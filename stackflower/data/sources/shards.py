@@ -290,7 +290,7 @@ class ShardSource(ListedSource):
         if not unread:
             return []
         reason = ", because their names belong to no split" if self.found.left_out else ""
-        return [f"{len(unread):,} tar files are not read{reason}, such as {unread[0]}."]
+        return [f"{len(unread):,} tar files in {self.location} are not read{reason}, such as {unread[0]}."]
 
 
 def _list_rows(name: str, shard: Shard) -> Iterator[RawRow]:

@@ -67,6 +67,8 @@ class SidecarSource(ListedSource):
                     if row.problem
                     else row._replace(values={**row.values, "text": self._join_tags(row.values["text"])})
                 )
+        for name, reason in self.files.refused.items():
+            yield RawRow(name, {"image": name}, reason)
         others = {_strip(name): name for name in self.files.names if name not in texts.names}
         for text in texts.names:
             if text not in used:

@@ -12,7 +12,7 @@ from stackflower.data.files import Files, Folder
 from stackflower.data.listed import ListedSource
 from stackflower.data.rows.assembly import Assembler
 from stackflower.data.rows.columns import INSPECTED_ROWS
-from stackflower.data.rows.containers import ARROW_SUFFIXES, RawTable, is_container, open_table
+from stackflower.data.rows.containers import ARROW_SUFFIXES, JSON_SUFFIXES, RawTable, is_container, open_table
 from stackflower.data.splits import find_split, find_split_folders
 from stackflower.errors import DataError, MissingDependency
 from stackflower.options import Below1, Seed
@@ -94,7 +94,8 @@ class TableSource(ListedSource):
             if is_container(name) and not _is_other(name) and (folder in tops or suffix in ARROW_SUFFIXES):
                 by_suffix.setdefault(suffix, []).append(name)
         groups = [names for names in map(_select_tables, by_suffix.values()) if names]
-        return next((names for names in groups if _names_images(files, names[0])), groups[0] if groups else [])
+        tables = [names for names in groups if PurePosixPath(names[0]).suffix.lower() not in JSON_SUFFIXES]
+        return next((names for names in groups if _names_images(files, names[0])), tables[0] if tables else [])
 
     def list_tables(self) -> Iterator[RawTable]:
         if self.table is not None and self.table not in self.files:
