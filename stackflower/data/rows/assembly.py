@@ -218,9 +218,7 @@ class Assembler:
     def finish(self) -> dict[str, Listing]:
         """Return the checked rows of each split; the training split always exists."""
         splits = self._assign_splits()
-        present = {
-            splits[value] for value in (*(value for value, _ in self.groups), *(value for value, _ in self.problems))
-        }
+        present = {splits[value] for value, _ in itertools.chain(self.groups, self.problems)} | self.declared
         listings = {split: Listing(self.files) for split in KEYWORDS if split == "train" or split in present}
         name_label = self._build_namer(splits)
         left_out, homes = Counter[str | None](), dict[str, str | None]()
