@@ -49,7 +49,7 @@ class Reference:
         )
         return {
             "data": self.source.title(),
-            "data_key": self.data.key,
+            "data_key": self.data.digest,
             "split": f"{self.split}{note}",
             "real_crop": f"central {self.resolution} of {self.data.images.shape[1]} px",
         }
