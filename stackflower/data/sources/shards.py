@@ -19,10 +19,10 @@ from stackflower.data.files import Files
 from stackflower.data.image_formats import EXTENSIONS
 from stackflower.data.listed import ListedSource
 from stackflower.data.remote import is_remote, local_copy
-from stackflower.data.rows.assembly import Listing
 from stackflower.data.rows.checks import check_row
 from stackflower.data.rows.columns import name_columns, normalise
 from stackflower.data.rows.containers import RawRow, RawTable, parse_object
+from stackflower.data.rows.listing import Listing
 from stackflower.data.shard_locations import ShardSplits, find_shards, get_file_name
 from stackflower.data.splits import find_split
 from stackflower.errors import DataError
