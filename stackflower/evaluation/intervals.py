@@ -43,12 +43,12 @@ def compute_offsets(values: Tensor, count: int, seed: int = 0) -> tuple[float, f
     return float(low) * shrink, float(high) * shrink
 
 
-def interval(values: Tensor) -> list[float] | None:
+def compute_interval(values: Tensor) -> list[float] | None:
     """Return the 95% interval of the mean of `values` `(M,)`, or None for fewer than two."""
-    return interval_around(float(values.double().mean()), values, len(values))
+    return compute_interval_around(float(values.double().mean()), values, len(values))
 
 
-def interval_around(score: float, values: Tensor, count: int) -> list[float] | None:
+def compute_interval_around(score: float, values: Tensor, count: int) -> list[float] | None:
     """Return the 95% interval of a score.
 
     Args:

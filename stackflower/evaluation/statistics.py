@@ -74,8 +74,8 @@ class ClassSums:
         self.negentropy = self.negentropy + other.negentropy
         self.probability = self.probability + other.probability
 
-    def scores(self) -> Tensor:
-        """(S,) exp E KL(p(y|x) ‖ p(y)) of each split; NaN for one without images."""
+    def compute_scores(self) -> Tensor:
+        """Compute exp E KL(p(y|x) ‖ p(y)) `(S,)` within each split; NaN for a split without images."""
         marginal = self.probability / self.count[:, None]
         return torch.exp(self.negentropy / self.count - torch.xlogy(marginal, marginal).sum(1))
 
