@@ -64,7 +64,7 @@ def caption_accuracy(
 
 @register("metric", "captions")
 class CaptionAccuracy(Metric):
-    """Share of the captions that mention an attribute whose images show it, according to a classifier."""
+    """For the captions that mention an attribute, the share of images that show it, according to a classifier."""
 
     needs_captions = needs_attributes = True
     limits: ClassVar[dict[str, str]] = {"captions": "caption_accuracy: all_mentioned"}
