@@ -71,11 +71,11 @@ def precompute_inputs(
 def compute_calibration_error(logits: Tensor, target: Tensor, bins: int = CALIBRATION_BINS) -> float:
     """Compute the expected calibration error (Guo et al. 2017, eq. 3).
 
-    It is the mean difference of confidence and accuracy over bins of confidence.
+    It is the mean absolute difference between confidence and accuracy, over bins of confidence.
 
     Args:
-        logits: (N, K).
-        target: (N,).
+        logits: logits `(N, K)`.
+        target: classes `(N,)`.
         bins: number of bins.
     """
     confidence, predicted = logits.double().softmax(1).max(1)
