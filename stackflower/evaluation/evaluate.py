@@ -74,7 +74,7 @@ def evaluate(
         progress_bar: show progress bars on stderr.
 
     Returns:
-        The scores by name, with their intervals and protocol; empty on processes other than the main one.
+        The scores by name, with their intervals and protocol; empty on processes other than the first.
 
     Raises:
         StackflowerError: the subject can't be scored; the message says why.

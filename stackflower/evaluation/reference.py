@@ -65,11 +65,11 @@ class Reference:
             Numbers of the images, and of their captions.
         """
         available = len(self.data.rows)
-        wanted = min(available, MAX_DEFAULT_CAPTIONS) if count is None else count
+        total = min(available, MAX_DEFAULT_CAPTIONS) if count is None else count
         generator = create_rng(seed, 4)
-        permutations = [torch.randperm(available, generator=generator) for _ in range(-(-wanted // available))]
-        images = torch.cat(permutations)[:wanted].tolist()
-        draws = torch.rand(wanted, generator=generator, dtype=torch.float64).tolist()
+        permutations = [torch.randperm(available, generator=generator) for _ in range(-(-total // available))]
+        images = torch.cat(permutations)[:total].tolist()
+        draws = torch.rand(total, generator=generator, dtype=torch.float64).tolist()
         return images, [int(draw * len(self.data.captions[image])) for image, draw in zip(images, draws, strict=True)]
 
     def find_mentioned_attributes(self, image: int, caption: int) -> dict[str, str]:
@@ -86,7 +86,7 @@ class Reference:
         return {name: value for name, value in values.items() if value and f" {value.lower()} " in padded}
 
     def find_similar(self, selection: Sequence[tuple[int, int]], count: int, seed: int) -> tuple[Tensor, Tensor, str]:
-        """Find real images to compare the diversity of images of one caption with.
+        """Find real images whose diversity is compared with that of images generated for one caption.
 
         If the source can render images, they show the attributes that each caption mentions, and form one group per
         caption; otherwise they are all images of the captions' classes, in one group per class.

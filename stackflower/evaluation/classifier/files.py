@@ -15,7 +15,7 @@ from stackflower.evaluation.classifier.network import DomainClassifier
 from stackflower.utils.atomic import replacing
 
 METADATA_KEY = "domain_classifier"
-READ_ERRORS = (  # errors raised for damaged files and files of other kinds
+READ_ERRORS = (  # raised for damaged files and files of other kinds
     SafetensorError,
     AttributeError,
     LookupError,
