@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from stackflower.evaluation.classifier.files import load_classifier
 from stackflower.evaluation.classifier.network import DomainClassifier
-from stackflower.evaluation.metrics.diversity import within_group_variance
+from stackflower.evaluation.metrics.diversity import compute_within_group_variance
 from stackflower.evaluation.metrics.frechet_distance import frechet_distance
 from stackflower.evaluation.metrics.inception_score import inception_score
 from stackflower.evaluation.metrics.precision_recall import precision_recall
@@ -206,4 +206,6 @@ class Judges:
         """
         features = extract_features(self.a.body, images, A_SIZE)
         groups = torch.arange(len(features)) // per_caption
-        return within_group_variance(features, groups) / within_group_variance(self.real_a, self.held_out.classes)
+        return compute_within_group_variance(features, groups) / compute_within_group_variance(
+            self.real_a, self.held_out.classes
+        )

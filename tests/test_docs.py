@@ -20,7 +20,7 @@ from stackflower.cli import main
 from stackflower.config.merge import merge
 from stackflower.config.resolve import resolve
 from stackflower.config.schema import Optimizer, Output, Train
-from stackflower.recipes.load import load_recipe, recipes
+from stackflower.recipes.load import describe_recipes, load_recipe
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
@@ -116,7 +116,7 @@ def test_the_page_on_parts_works_as_written(tmp_path: Path) -> None:
     assert "my-parts" in run("ls", "discriminator") and "my-parts" not in run("ls", "objective")
 
 
-@pytest.mark.parametrize("name", sorted(recipes()))
+@pytest.mark.parametrize("name", sorted(describe_recipes()))
 def test_every_recipe_resolves_and_says_where_it_is_from(name: str) -> None:
     recipe = load_recipe(name)
     assert recipe["description"] and recipe["source"]

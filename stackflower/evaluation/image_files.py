@@ -17,72 +17,79 @@ from stackflower.errors import DataError
 from stackflower.utils.distributed import share
 from stackflower.utils.rng import create_rng
 
-BATCH = 200
-MAX_LISTED = 5  # files that an error names
+BATCH_SIZE = 200
+MAX_LISTED = 5  # files listed in an error
 
 
 @dataclass
 class ImageFiles:
-    """The images of a folder and of the folders in it, in random order.
+    """The images of a folder and its subfolders, in random order.
 
     Args:
         folder: directory to scan.
         files: image paths, shuffled.
-        resolution: height and width of their central squares.
-        trim: cut borders of one colour off first.
+        resolution: height and width that their central squares are resized to.
+        trim: crop borders of one colour first.
+        bad: for each unreadable file, its place and the reason.
+        sizes: widths and heights of the files read so far.
     """
 
     folder: Path
     files: list[Path]
     resolution: int
     trim: bool = False
-    bad: dict[int, str] = field(default_factory=dict)  # place → what was wrong with one that could not be read
-    sizes: set[tuple[int, int]] = field(default_factory=set)  # width and height of those that could
+    bad: dict[int, str] = field(default_factory=dict)
+    sizes: set[tuple[int, int]] = field(default_factory=set)
 
     @classmethod
     def of(cls, folder: Path, resolution: int, trim: bool = False, seed: int = 0) -> ImageFiles:
-        """Scan a folder. DataError if it has no images."""
+        """Scan a folder.
+
+        Raises:
+            DataError: the folder has no images.
+        """
         files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in EXTENSIONS and path.is_file())
         if not files:
-            raise DataError(f"{folder} has no images; wanted are files that end in {', '.join(sorted(EXTENSIONS))}.")
+            raise DataError(f"{folder} has no images; expected files ending in {', '.join(sorted(EXTENSIONS))}.")
         order = torch.randperm(len(files), generator=create_rng(seed, 4)).tolist()
         return cls(folder, [files[place] for place in order], resolution, trim)
 
-    def batches(self, part: tuple[int, int] = (0, 1)) -> Iterator[tuple[Tensor, Tensor]]:
-        """Decode the k-th of n equal shares of the files, batch by batch.
+    def iterate_batches(self, part: tuple[int, int] = (0, 1)) -> Iterator[tuple[Tensor, Tensor]]:
+        """Decode a share of the files, batch by batch.
 
-        Files that can't be read are added to `bad`, and their places stay empty.
+        Files that can't be read are recorded in `bad`, and their places are skipped.
 
         Args:
-            part: (k, n).
+            part: (k, n) to decode the k-th of n equal shares.
 
         Yields:
             Places `(n,)` of the images of a batch, and the images, uint8 `(n, 3, R, R)`.
         """
-        mine = share(len(self.files), part)
+        indices = share(len(self.files), part)
         with ThreadPoolExecutor() as pool:
-            for first in range(mine.start, mine.stop, BATCH):
-                numbers = range(first, min(first + BATCH, mine.stop))
-                read = zip(numbers, pool.map(self._read, numbers), strict=True)
-                decoded = {number: image for number, image in read if image is not None}
+            for first in range(indices.start, indices.stop, BATCH_SIZE):
+                places = range(first, min(first + BATCH_SIZE, indices.stop))
+                images = zip(places, pool.map(self._read, places), strict=True)
+                decoded = {place: image for place, image in images if image is not None}
                 if decoded:
                     yield (
                         torch.tensor(list(decoded)),
                         torch.from_numpy(np.stack(list(decoded.values()))).permute(0, 3, 1, 2),
                     )
 
-    def _read(self, number: int) -> np.ndarray | None:
-        path = self.files[number]
+    def _read(self, place: int) -> np.ndarray | None:
+        """Decode one file; None if it can't be read."""
+        path = self.files[place]
         try:
             image = load_square(path, self.resolution, self.trim)
             with open_image(path) as header:
                 self.sizes.add(header.size)
         except (DataError, OSError) as error:
-            self.bad[number] = str(error)
+            self.bad[place] = str(error)
             return None
         return image
 
-    def captions(self) -> list[str | None]:
+    def read_captions(self) -> list[str | None]:
         """Return the first caption of each file, or None for a file without captions.
 
         Captions come from metadata, a table or text files, as those of data do.
@@ -101,7 +108,7 @@ class ImageFiles:
 
 
 def describe_unreadable(bad: list[str], total: int, folder: Path) -> str:
-    """Return a sentence about the images that can't be read."""
+    """Build the error message about images that can't be read."""
     more = f"\n  and {len(bad) - MAX_LISTED} more" if len(bad) > MAX_LISTED else ""
     listed = "".join(f"\n  {sentence}" for sentence in sorted(bad)[:MAX_LISTED])
     advice = "Repair or delete them, or leave them out with `skip_bad=true`."
@@ -109,7 +116,7 @@ def describe_unreadable(bad: list[str], total: int, folder: Path) -> str:
 
 
 def describe_sizes(sizes: set[tuple[int, int]]) -> str:
-    """Sizes in pixels, in words."""
+    """Describe sizes in pixels: the only one, or their number and the smallest and the largest area."""
     if len(sizes) == 1:
         ((width, height),) = sizes
         return f"{width}×{height}"

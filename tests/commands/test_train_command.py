@@ -42,7 +42,7 @@ def test_precedence_is_recipe_then_flags_then_set(stackflower, tmp_path: Path) -
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--recipe", "stackgam"], "There is no recipe 'stackgam'. Did you mean 'stackgan'?"),
+        (["--recipe", "stackgam"], "Unknown recipe 'stackgam'. Did you mean 'stackgan'?"),
         (["--discriminator", "matchin"], "Unknown discriminator 'matchin'. Did you mean 'matching'?"),
         (["--set", "generator.chanels=3"], "has no option 'chanels'. Did you mean 'channels'?"),
         (["--set", "generator.channels"], "it should be PART.OPTION=VALUE"),

@@ -1,4 +1,4 @@
-"""Any pretrained image network of the kind `features` as an extractor."""
+"""A pretrained network of the kind `features` as an extractor."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from stackflower.registry import register
 
 @register("extractor", "features")
 class PretrainedFeatures(Extractor):
-    """Pretrained network of the kind `features`: its coarsest map, averaged over positions.
+    """Coarsest map of a pretrained network of the kind `features`, averaged over positions.
 
-    It has no classes, so it gives no Inception Score.
+    It has no classes, and hence no Inception Score.
 
     Args:
-        network: name of the features, such as timm, torchvision or huggingface.
+        network: name of the features, such as "timm", "torchvision" or "huggingface".
         model: model of that library.
-        weights: local file of weights; None: the library's own.
+        weights: local file of weights; None: those of the library.
         size: height and width that images are resized to.
     """
 
@@ -33,16 +33,16 @@ class PretrainedFeatures(Extractor):
         weights: str | None = None,
         size: Count = 224,
     ):
-        options = {"model": model, "weights": weights}
-        given = {name: value for name, value in options.items() if value is not None}
-        self.features: Features = registry.create("features", network, **given)
+        choices = {"model": model, "weights": weights}
+        options = {name: value for name, value in choices.items() if value is not None}
+        self.features: Features = registry.create("features", network, **options)
         self.family, self.size = self.features.family, size
 
     def network(self) -> nn.Module:
         return self.features.get_network(self.device, torch.float32)
 
     def to(self, device: torch.device | str) -> None:
-        self.device = torch.device(device)  # features run where their images are
+        self.device = torch.device(device)  # `Features` run on the device of their images
 
     def describe(self) -> dict[str, object]:
         return {
