@@ -111,12 +111,10 @@ def _find_lost(choice: Choice, recipe: Mapping[str, Any], given: set[str]) -> It
     """Yield each dispensable part or setting of the recipe with an unmet requirement, and the reason."""
     penalties = recipe.get("penalties")
     for subject, requirement, sentence in choice.find_unmet():
-        if subject.kind == "penalty":
-            from_recipe = isinstance(penalties, Mapping) and subject.name in penalties
-        else:
-            name = subject.name if subject.kind == SETTING else subject.kind
-            from_recipe = not any(f"{setting}.".startswith(f"{name}.") for setting in given)
-        if from_recipe and isinstance(requirement, Requirement) and requirement.dispensable:
+        name = subject.name if subject.kind == SETTING else _name_table(subject)
+        by_user = any(f"{a}.".startswith(f"{b}.") for setting in given for a, b in ((setting, name), (name, setting)))
+        brought = subject.kind == "penalty" and not (isinstance(penalties, Mapping) and subject.name in penalties)
+        if not (by_user or brought) and isinstance(requirement, Requirement) and requirement.dispensable:
             yield subject, sentence
 
 
