@@ -132,7 +132,7 @@ def test_a_penalty_that_the_user_named_is_refused_where_the_recipes_is_dropped(
 ) -> None:
     dropped = resolve(merge(load_recipe("photographs"), {"discriminator": "matching"}, {}))
     assert "feature-matching" not in [part.name for part in dropped.penalties]
-    with pytest.raises(ConfigError, match="penalty 'feature-matching' compares .*`penalty=feature-matching`"):
+    with pytest.raises(ConfigError, match=r"penalty 'feature-matching' compares .*`penalty=feature-matching`"):
         resolve(merge(load_recipe("photographs"), {"discriminator": "matching", **flags}, settings))
 
 
