@@ -24,11 +24,12 @@ from dataclasses import dataclass
 from functools import cache
 from importlib import metadata
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 from stackflower.declarations import Declaration
 from stackflower.errors import ComponentError, StackflowerError
-from stackflower.options import describe_problem, suggest
+from stackflower.options import describe_problem, describe_value, suggest
 
 ENTRY_POINT_GROUP = "stackflower.components"
 T = TypeVar("T", bound=type)
@@ -334,13 +335,16 @@ def get_value(kind: str, part: Mapping[str, Any], option: str) -> Any:
     return part.get(option, options[option].default) if option in options else None
 
 
-def check(kind: str, name: str, options: Mapping[str, Any]) -> list[str]:
+def check(
+    kind: str, name: str, options: Mapping[str, Any], parameters: Mapping[str, str] = MappingProxyType({})
+) -> list[str]:
     """Check the options of a part without building it.
 
     Args:
         kind: kind of part.
         name: name of the part.
         options: values by option.
+        parameters: parameters that the caller gave, as of `describe_value`.
 
     Returns:
         A sentence for each mistake.
@@ -350,14 +354,15 @@ def check(kind: str, name: str, options: Mapping[str, Any]) -> list[str]:
     except ComponentError as error:
         return [str(error)]
     problems = []
+    table = f"penalties.{name}" if kind == "penalty" else kind
     for key, value in options.items():
         if key not in allowed:
             problems.append(f"{kind} {name!r} has no option {key!r}.{suggest(key, allowed)}")
         elif message := describe_problem(value, allowed[key].annotation):
-            problems.append(f"{kind}.{key} = {value!r}: {message[:-1]} (part {name!r}).")
+            problems.append(f"{describe_value(f'{table}.{key}', value, parameters)}: {message[:-1]} (part {name!r}).")
     for key, parameter in allowed.items():
         if parameter.default is parameter.empty and key not in options:
-            problems.append(f"{kind} {name!r} requires the option {key!r}: set `{kind}.{key}=…`.")
+            problems.append(f"{kind} {name!r} requires the option {key!r}: set `{table}.{key}=…`.")
     return problems
 
 
