@@ -385,14 +385,21 @@ def create(kind: str, name: str, /, **arguments: Any) -> Any:
         >>> create("objective", "hinge").mismatched
         True
     """
-    context = {key: value for key, value in arguments.items() if key in KINDS[kind].context}
+    context = {key: value for key, value in arguments.items() if key in _check_kind(kind).context}
     options = {key: value for key, value in arguments.items() if key not in context}
     problems = check(kind, name, options)
+    cls = get(kind, name)
+    parameters = inspect.signature(cls).parameters  # a part may take only some of the kind's context
+    required = [key for key, parameter in parameters.items() if parameter.default is parameter.empty]
+    missing = [key for key in KINDS[kind].context if key in required and key not in context]
+    if missing:
+        arguments_to_pass = ", ".join(f"{key}=…" for key in missing)
+        problems.append(
+            f"{kind} {name!r} can't be built without {' and '.join(missing)}: pass {arguments_to_pass} to `create`."
+        )
     if problems:
         raise ComponentError("\n".join(problems))
     options = {key: tuple(value) if isinstance(value, list) else value for key, value in options.items()}
-    parameters = inspect.signature(get(kind, name)).parameters  # a part may take only some of the kind's context
-    cls = get(kind, name)
     try:
         return cls(**{key: value for key, value in context.items() if key in parameters}, **options)
     except StackflowerError:

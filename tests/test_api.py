@@ -196,6 +196,18 @@ def test_create_builds_a_part_from_its_name() -> None:
     assert "projection" in sf.list_parts("discriminator")
 
 
+def test_create_names_missing_arguments_and_unknown_kinds() -> None:
+    with pytest.raises(ComponentError) as raised:
+        sf.create("discriminator", "projection", chanels=3)
+    assert str(raised.value).splitlines() == [
+        "discriminator 'projection' has no option 'chanels'. Did you mean 'channels'? Allowed: channels, spectral.",
+        "discriminator 'projection' can't be built without text_dim and resolution: pass text_dim=…, resolution=… to "
+        "`create`.",
+    ]
+    with pytest.raises(ComponentError, match="Unknown kind of part 'judge'"):
+        sf.create("judge", "projection")
+
+
 @pytest.mark.parametrize(
     "package", ["objectives", "penalties", "augmentations", "features", "stages", "text", "data", "evaluation"]
 )
