@@ -22,6 +22,7 @@ from stackflower.config.schema import (
     read,
 )
 from stackflower.declarations import Declaration, Not, Requirement, SettingRequirement, matches
+from stackflower.options import suggest
 
 Tree = dict[str, Any]
 AnyRequirement = Requirement | SettingRequirement
@@ -274,7 +275,7 @@ def check_scores(output: Output) -> list[str]:
             f"output.best = {output.best!r}: the metrics that can select the best model are {', '.join(ranking)}."
         )
     if unknown := [name for name in output.eval_metrics if name not in allowed]:
-        problems.append(f"Unknown output.eval_metrics: {', '.join(unknown)}; allowed are {', '.join(allowed)}.")
+        problems += [f"output.eval_metrics: unknown metric {name!r}.{suggest(name, allowed)}" for name in unknown]
     elif output.best in ranking and output.best not in output.eval_metrics:
         problems.append(
             f"output.best = {output.best!r} is not among output.eval_metrics = {list(output.eval_metrics)}."

@@ -50,7 +50,7 @@ class Protocol:
         known = registry.list_parts("metric")
         unknown = [name for name in self.metrics or () if name not in known]
         if unknown:
-            raise ConfigError(f"`metrics={','.join(unknown)}`: allowed are {', '.join(known)}.")
+            raise ConfigError(f"`metrics={name}`: unknown metric {name!r}.{suggest(name, known)}" for name in unknown)
 
     def describe(self) -> dict[str, object]:
         """Its part of what a score states."""

@@ -76,10 +76,8 @@ class Run:
 
     @property
     def is_untrained(self) -> bool:
-        """Whether the run stopped before its first checkpoint after a step, so that its model, if any, is untrained."""
-        if self.images or not self.config_file.exists():
-            return False
-        return bool(self.list_checkpoints()) or not self.weights_file.exists()
+        """Whether the run's only checkpoint is from before the first step, so that its model is untrained."""
+        return self.list_checkpoint_images() == [0]
 
     @property
     def config_file(self) -> Path:
