@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from stackflower.features.base import Features, compute_unit_means, resize_images
+from stackflower.utils.pixels import scale_pixels
 
 SIZE = 96  # px at which a pretrained network looks
 THUMBNAIL = 16  # px of the images that are compared where there is none
@@ -43,7 +44,7 @@ def create_describer(features: Features | None) -> Callable[[Tensor], Tensor]:
         size = THUMBNAIL if features is None else SIZE
         parts = []
         for part in images.split(100):
-            x = resize_images(part.float() / 127.5 - 1, size)
+            x = resize_images(scale_pixels(part), size)
             if features is None:
                 parts.append(x.flatten(1))
             else:
