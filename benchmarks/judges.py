@@ -30,6 +30,7 @@ from stackflower.evaluation.metrics.frechet_distance import frechet_distance
 from stackflower.evaluation.metrics.inception_score import inception_score
 from stackflower.evaluation.metrics.precision_recall import precision_recall
 from stackflower.evaluation.metrics.r_precision import r_precision
+from stackflower.utils.pixels import scale_pixels
 
 A_SIZE, B_SIZE, EDGE = 64, 160, 80
 
@@ -77,7 +78,7 @@ def extract_features(network: Callable[[Tensor], Tensor], images: Tensor, size: 
     """
     parts = []
     for part in images.split(batch):
-        x = part.float() / 127.5 - 1
+        x = scale_pixels(part)
         if x.shape[-1] != size:
             x = F.interpolate(x, size=(size, size), mode="bicubic", antialias=True, align_corners=False).clamp(-1, 1)
         parts.append(network(x.contiguous(memory_format=torch.channels_last)))

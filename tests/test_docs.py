@@ -128,7 +128,8 @@ def test_every_part_and_option_is_in_the_docs() -> None:
     sections = (ROOT / "docs" / "parts.md").read_text(encoding="utf-8").split("\n## ")
     lines = {section.partition("\n")[0].strip(): section.splitlines() for section in sections}
     for entry in registry.list_entries():
-        (line,) = [line for line in lines[entry.kind] if line.startswith(f"| `{entry.name}` |")]
+        line = next((line for line in lines[entry.kind] if line.startswith(f"| `{entry.name}` |")), None)
+        assert line is not None, f"add {entry.name} to docs/parts.md, in the table of {entry.kind}"
         for option, parameter in registry.get_options(entry.kind, entry.name).items():
             default = "" if parameter.default is parameter.empty else f" = {parameter.default!r}"
             assert f"`{option}`{default}" in line, f"{entry.kind} {entry.name}: {option}"

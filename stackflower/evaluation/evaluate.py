@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -25,6 +26,8 @@ from stackflower.runs.folder import Run
 from stackflower.utils.atomic import reporting_write_errors, try_writing
 from stackflower.utils.devices import get_process_state
 from stackflower.utils.progress import progress_bars
+
+logger = logging.getLogger(__name__)
 
 DEFAULT_RESOLUTION = 64  # of images that do not come from a run, in pixels
 
@@ -124,6 +127,11 @@ def evaluate_request(request: EvaluationRequest) -> list[dict[str, Any]] | None:
     """
     request.check()
     state = get_process_state()
+    if request.extractor is None and "weights" in request.options and state.is_main_process:
+        logger.info(
+            "Reading %s as the extractor domain; for weights of another one, set `extractor`.",
+            request.options["weights"],
+        )
     if request.out is not None:
         with reporting_write_errors(request.out, ConfigError):
             try_writing(Path(request.out).expanduser())

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from stackflower.features.base import Features, compute_unit_means, resize_images
+from stackflower.utils.pixels import scale_pixels
 
 FEATURES_INPUT_SIZE = 96  # input size of a pretrained network, in pixels
 THUMBNAIL_SIZE = 16  # size of the images that are compared without a pretrained network, in pixels
@@ -43,7 +44,7 @@ def create_describer(features: Features | None) -> Callable[[Tensor], Tensor]:
         size = THUMBNAIL_SIZE if features is None else FEATURES_INPUT_SIZE
         parts = []
         for part in images.split(100):
-            x = resize_images(part.float() / 127.5 - 1, size)
+            x = resize_images(scale_pixels(part), size)
             if features is None:
                 parts.append(x.flatten(1))
             else:

@@ -117,7 +117,7 @@ def test_scores_of_another_protocol_do_not_compare(stackflower, tmp_path: Path, 
         (["--eval-every", "16", *settings("output.best=kid")], "is not among output.eval_metrics"),
         (
             ["--eval-every", "16", *settings('output.eval_metrics=["fid","kidd"]')],
-            "Unknown output.eval_metrics: kidd; allowed are",
+            "output.eval_metrics: unknown metric 'kidd'. Did you mean 'kid'? Allowed: captions,",
         ),
         (["--eval-every", "0"], "--eval-every"),
     ],

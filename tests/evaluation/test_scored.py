@@ -60,6 +60,16 @@ def test_real_images_are_scored_in_the_place_of_generated_ones(
     )
 
 
+def test_weights_without_an_extractor_say_which_one_reads_them(
+    stackflower, tmp_path: Path, domain_flags: list[str]
+) -> None:
+    scoring = ["eval", "--real", "test", *domain_flags, "--resolution", 16, "--metrics", "fid", "--samples", 20]
+    sentence = "Reading j.safetensors as the extractor domain; for weights of another one, set --extractor."
+    assert sentence not in stackflower(*scoring).output
+    flag = scoring.index("--extractor")
+    assert sentence in stackflower(*scoring[:flag], *scoring[flag + 2 :]).output
+
+
 def test_a_function_is_scored_as_a_run(tmp_path: Path, domain_flags: list[str], stackflower, trained: Path) -> None:
     from stackflower import Pipeline, evaluate
 

@@ -16,6 +16,7 @@ from stackflower.evaluation.classifier.network import DomainClassifier
 from stackflower.evaluation.extractors.base import Extracted, Extractor, compute_checksum
 from stackflower.registry import register
 from stackflower.text.base import TextEncoder
+from stackflower.utils.pixels import scale_pixels
 
 
 @register("extractor", "domain")
@@ -49,8 +50,9 @@ class DomainExtractor(Extractor):
         }
 
     def extract(self, images: Tensor) -> Extracted:
-        values = images.float() / 127.5 - 1
+        values = scale_pixels(images)
         if values.shape[-1] != self.model.resolution:
+            # `resize_images` rounds differently where images are enlarged, which would change published scores
             size = (self.model.resolution,) * 2
             values = F.interpolate(values, size=size, mode="bilinear", antialias=True, align_corners=False)
         features, heads, vectors = self.model(values.contiguous(memory_format=torch.channels_last))

@@ -61,6 +61,7 @@ class InceptionExtractor(Extractor):
         }
 
     def extract(self, images: Tensor) -> Extracted:
+        # `resize_images` rounds differently where images are enlarged, which would change published scores
         values = F.interpolate(
             images.float() / 255, size=(299, 299), mode="bilinear", antialias=True, align_corners=False
         )

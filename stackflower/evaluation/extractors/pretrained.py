@@ -10,6 +10,7 @@ from stackflower.evaluation.extractors.base import Extracted, Extractor
 from stackflower.features.base import Features, resize_images
 from stackflower.options import Count
 from stackflower.registry import register
+from stackflower.utils.pixels import scale_pixels
 
 
 @register("extractor", "features")
@@ -54,6 +55,6 @@ class PretrainedFeatures(Extractor):
         }
 
     def extract(self, images: Tensor) -> Extracted:
-        coarsest = self.features(resize_images(images.float() / 127.5 - 1, self.size))[-1]
+        coarsest = self.features(resize_images(scale_pixels(images), self.size))[-1]
         features = coarsest.float().mean((2, 3))
         return Extracted.of(features)
