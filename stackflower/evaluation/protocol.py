@@ -50,7 +50,7 @@ class Protocol:
         allowed = registry.list_parts("metric")
         unknown = [name for name in self.metrics or () if name not in allowed]
         if unknown:
-            raise ConfigError(f"`metrics={name}`: unknown metric {name!r}.{suggest(name, allowed)}" for name in unallowed)
+            raise ConfigError(f"`metrics={name}`: unknown metric {name!r}.{suggest(name, allowed)}" for name in unknown)
 
     def describe(self) -> dict[str, object]:
         """Return the protocol fields that do not depend on the subject or the data."""
