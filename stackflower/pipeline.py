@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import operator
 import os
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
+from typing import Any
 
 import torch
 from PIL import Image
@@ -134,10 +136,10 @@ class Pipeline:
             Batches of images, uint8 `(n, R, R, 3)` on the CPU, or `(n, R, k·R, 3)` with `side_by_side`.
 
         Raises:
-            ConfigError: a caption is empty, or a value is out of range.
+            ConfigError: a caption is empty, or a value is of another type or out of range.
         """
         self._check_arguments(captions, truncation, per_caption=per_caption, batch_size=batch_size, best_of=best_of)
-        noise = NoiseTable(self.stage, seed, truncation)
+        noise = NoiseTable(self.stage, _read_integer("seed", seed), truncation)
         rows = share(len(captions) * per_caption, part)
         step = max(1, batch_size // best_of)
         encode = lru_cache(maxsize=2)(lambda chunk: self._encode_chunk(captions, chunk))
@@ -180,13 +182,13 @@ class Pipeline:
             Batches of images, uint8 `(n, R, R, 3)` on the CPU, row by row.
 
         Raises:
-            ConfigError: a caption is empty, or a value is out of range.
+            ConfigError: a caption is empty, or a value is of another type or out of range.
         """
         self._check_arguments(captions, truncation, per_caption=per_caption, batch_size=batch_size)
-        if steps < 2:
+        if _read_integer("steps", steps) < 2:
             raise ConfigError(f"`steps` must be at least 2, got {steps}.")
         ends = self.encoder(list(captions)).to(self.device)
-        noise, positions = NoiseTable(self.stage, seed, truncation), torch.linspace(0, 1, steps)
+        noise, positions = NoiseTable(self.stage, _read_integer("seed", seed), truncation), torch.linspace(0, 1, steps)
         place = positions * (len(captions) - 1)
         first = place.long().clamp(max=max(len(captions) - 2, 0))
         weight = (place - first)[:, None].to(self.device)
@@ -203,7 +205,7 @@ class Pipeline:
                 yield images
 
     def _check_arguments(self, captions: Sequence[str], truncation: float | None, **counts: int) -> None:
-        """Raise ConfigError for an empty caption or a value that is out of range.
+        """Raise ConfigError for an empty caption or a value that is of another type or out of range.
 
         Args:
             captions: captions to generate images for.
@@ -216,7 +218,7 @@ class Pipeline:
             if not caption.strip():
                 raise ConfigError(f"Caption {number} is empty; describe what the image should show.")
         for name, count in counts.items():
-            if count < 1:
+            if _read_integer(name, count) < 1:
                 raise ConfigError(f"`{name}` must be at least 1, got {count}.")
         best_of = counts.get("best_of", 1)
         if best_of > 1 and self.adversary is None:
@@ -285,7 +287,7 @@ class Pipeline:
             The images of the first caption, then those of the second, and so on.
 
         Raises:
-            ConfigError: a caption is empty, or a value is out of range.
+            ConfigError: a caption is empty, or a value is of another type or out of range.
         """
         texts = [captions] if isinstance(captions, str) else list(captions)
         batches = self.generate(
@@ -297,9 +299,17 @@ class Pipeline:
             best_of=best_of,
             side_by_side=side_by_side,
         )
-        images = []
-        with progress_bars(progress_bar), show_progress("generating", len(texts) * per_caption) as progress:
+        images, total = [], len(texts) * _read_integer("per_caption", per_caption)
+        with progress_bars(progress_bar), show_progress("generating", total) as progress:
             for batch in batches:
                 images += [Image.fromarray(image.numpy()) for image in batch]
                 progress(len(batch))
         return images
+
+
+def _read_integer(name: str, value: Any) -> int:
+    """Return an integer of any library as Python's; raise ConfigError for any other value."""
+    try:
+        return int(operator.index(value))
+    except TypeError:
+        raise ConfigError(f"`{name}` must be an integer, got {value!r}.") from None

@@ -66,22 +66,27 @@ class Command(click.Command):
                 ctx.exit(128 + signal.SIGINT)
 
     def spell(self, text: str) -> str:
-        """Replace the parameters in a message of the library by the flags of this command.
+        """Replace the parameters in a message of the library by the flags and arguments of this command.
 
         Args:
             text: message with parameters in backquotes.
         """
         flags: dict[str, tuple[str, bool]] = {}
+        arguments: dict[str, str] = {}
         for param in self.params:
+            setting = self.settings.get(str(param.name), str(param.name))
             if isinstance(param, click.Option):
-                flag = max(param.opts, key=len), param.is_flag
-                flags[str(param.name)] = flags[self.settings.get(str(param.name), str(param.name))] = flag
+                flags[str(param.name)] = flags[setting] = max(param.opts, key=len), param.is_flag
+            else:
+                arguments[setting] = param.human_readable_name
 
         def replace(match: re.Match[str]) -> str:
             name, value = match.groups()
             if name in flags:
                 flag, is_flag = flags[name]
                 return flag if value is None or is_flag else f"{flag} {value}"
+            if name in arguments:
+                return arguments[name] if value is None else str(value)
             if "." not in name:
                 return match[0]
             return name if value is None else f"--set {name}={value}"

@@ -20,6 +20,9 @@ data = LazyGroup(
 )
 
 
+SOURCE = {"source": "data"}  # the library's name of the argument SOURCE
+
+
 def parse_data_options(settings: tuple[str, ...]) -> dict[str, object]:
     """Read the options of the data set from the values of ``--set``."""
     return parse_part_options(settings, ("data",), "data.seed=1")["data"]
@@ -45,7 +48,7 @@ def make(name: str, out: str, as_json: bool, **numbers: int) -> None:
     show({"out": out, **numbers, "summary": summary}, as_json, lambda: summary)
 
 
-@click.command(cls=Command, epilog=format_examples("stackflower data check my-flowers"))
+@click.command(cls=Command, settings=SOURCE, epilog=format_examples("stackflower data check my-flowers"))
 @click.argument("source")
 @layout_options
 @json_option
@@ -62,7 +65,7 @@ def check(source: str, layout: str | None, settings: tuple[str, ...], as_json: b
         raise SystemExit(2)
 
 
-@click.command(cls=Command, epilog=format_examples("stackflower data info my-flowers"))
+@click.command(cls=Command, settings=SOURCE, epilog=format_examples("stackflower data info my-flowers"))
 @click.argument("source")
 @layout_options
 @json_option

@@ -66,7 +66,9 @@ PROTOCOL = ("split", "samples", "per_caption", "splits", "kept", "seed", "trunca
     help="default, stackgan-birds, stackgan-flowers or competition.",
 )
 @click.option(
-    "--metrics", metavar="NAME,NAME…", help="Metrics to compute, such as is,fid.  [default: all that the data allow]"
+    "--metrics",
+    metavar="NAME,NAME…",
+    help="Metrics to compute, such as is,fid; stackflower ls metric lists them.  [default: all that the data allow]",
 )
 @click.option(
     "--samples", type=click.IntRange(2), help="Number of captions.  [default: as in the split, at most 5,000]"
@@ -92,7 +94,9 @@ PROTOCOL = ("split", "samples", "per_caption", "splits", "kept", "seed", "trunca
 @click.option(
     "--extractor", metavar="NAME", help="Feature extractor: domain, clip, inception-v3, inception-2015, features."
 )
-@click.option("--weights", metavar="FILE", help="File of the extractor's weights.")
+@click.option(
+    "--weights", metavar="FILE", help="File of the extractor's weights.  [without --extractor: of the extractor domain]"
+)
 @settings_option("An option of extractor or data.")
 @click.option(
     "--fail-under",

@@ -1,13 +1,16 @@
-"""Captions in files: one per line of a text file, or in the rows of a metadata.jsonl."""
+"""Captions in files: one per line of a text file, or in the rows of a table."""
 
 from __future__ import annotations
 
-import json
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 
+from stackflower.data.files import Folder, decode_text
+from stackflower.data.rows.columns import name_columns, normalise
+from stackflower.data.rows.containers import RawTable, is_container, open_table
 from stackflower.errors import ConfigError, DataError
-from stackflower.formats.lines import number_lines, split_lines
+from stackflower.formats.lines import split_lines
 
 
 def name_text_file(image: str) -> str:
@@ -37,51 +40,42 @@ def find_by_ending(index: dict[str, str], name: str) -> str | None:
     return next((index[ending] for ending in endings if ending in index), None)
 
 
-def read_text(path: Path) -> str:
-    """Read a text file in UTF-8.
-
-    Raises:
-        DataError: the file can't be read or is not UTF-8.
-    """
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except OSError as error:
-        raise DataError(f"{path} can't be read: {error.strerror}.") from error
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path} is not a text file in UTF-8 ({error}); save it as UTF-8.") from error
-
-
-def read_captions(path: Path, every: bool = False) -> list[str]:
-    """Read captions from a text file, one per line, or from a metadata.jsonl.
+def read_captions(path: Path, every: bool = False, column: str | None = None) -> list[str]:
+    """Read captions from a text file, one per line, or from a table.
 
     Args:
-        path: text file, or a file that ends in ``.jsonl``, with an object that has the key "text" on each line.
-        every: return all captions of each row of a metadata.jsonl instead of the first.
+        path: text file, or a table of any kind that data may have, such as a metadata.jsonl.
+        every: return all captions of each row of a table instead of the first.
+        column: column of the captions. Default: a column with a usual name.
 
     Raises:
-        DataError: the file can't be read or has no captions.
+        DataError: the file can't be read or has no captions, or a row has none.
     """
-    text = read_text(path)
-    if path.suffix == ".jsonl":
-        captions = [caption for row in _parse_rows(text, path) for caption in (row if every else row[:1])]
+    files = Folder(path.parent)
+    if is_container(path.name):
+        table = open_table(files, path.name)
+        captions = [caption for row in _read_rows(table, column) for caption in (row if every else row[:1])]
     else:
-        captions = split_lines(text)
+        try:
+            captions = split_lines(decode_text(path.read_bytes(), path))
+        except OSError as error:
+            raise DataError(f"{path} can't be read: {error.strerror}.") from error
     if not captions:
         raise DataError(f"{path} has no captions.")
     return captions
 
 
-def _parse_rows(text: str, path: Path) -> Iterator[list[str]]:
-    """Yield the captions of each row of a metadata.jsonl."""
-    for number, line in number_lines(text):
-        try:
-            value = json.loads(line)["text"]
-        except (ValueError, KeyError, TypeError, RecursionError) as error:
-            reason = f"{type(error).__name__}: {error}"
-            raise DataError(f'{path}: line {number} is not an object with "text" ({reason}).') from error
-        captions = value if isinstance(value, list) else [value]
-        if not captions or not all(isinstance(caption, str) for caption in captions):
-            raise DataError(f'{path}: line {number} has a "text" that is neither a string nor a list of strings.')
+def _read_rows(table: RawTable, column: str | None) -> Iterator[list[str]]:
+    """Yield the captions of each row of a table."""
+    for row in table.rows:
+        values, problem = (
+            ({}, row.problem) if row.problem else normalise(row.values, name_columns(tuple(row.values), column))
+        )
+        captions = values.get("text", [])
+        if problem is None and (not captions or not all(caption.strip() for caption in captions)):
+            problem = "has no caption"
+        if problem is not None:
+            raise DataError(f"{table.locate(row)} {problem}.")
         yield captions
 
 
@@ -100,8 +94,13 @@ def collect_captions(given: Sequence[str], file: str | None, every: bool = False
                 'No caption given: give one or more sentences, as in "a red flower", or a file (`file=FILE`).'
             )
         return list(given)
+    if file == "-":
+        lines = split_lines(decode_text(sys.stdin.buffer.read(), Path("standard input")))
+        if not lines:
+            raise DataError("Standard input has no captions.")
+        return lines
     path = Path(file).expanduser()
     if not path.is_file():
-        expected = "`file` takes a text file with one caption per line, or a metadata.jsonl"
+        expected = "`file` takes a text file with one caption per line, a table, or - for standard input"
         raise DataError(f"{path} does not exist; {expected}.")
     return read_captions(path, every)

@@ -8,7 +8,7 @@ from abc import ABC, abstractmethod
 from codecs import BOM_UTF16_BE, BOM_UTF16_LE
 from collections.abc import Iterable, Iterator
 from functools import cached_property
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 from stackflower.data.image_formats import (
@@ -109,29 +109,23 @@ class Files(ABC):
         """Sort names into the order in which reading is fastest."""
         return list(names)
 
-    def text(self, name: str) -> str:
-        """Read a text file in UTF-8, or in UTF-16 with a byte order mark.
+    def locate(self, name: str) -> Path | None:
+        """Return the path of a file, if it lies on disk as it is, and not in an archive."""
+        return None
+
+    def text(self, name: str, encoding: str | None = None) -> str:
+        """Read a text file.
+
+        Args:
+            name: name of the file.
+            encoding: its encoding. Default: UTF-8, or UTF-16 with a byte order mark.
 
         Raises:
             DataError: the file does not exist, can't be read, or is encoded otherwise.
         """
         if name not in self.entries:
             raise DataError(f"{self.path} has no {name}.")
-        content = self.read(name)
-        try:
-            return content.decode("utf-16" if content.startswith((BOM_UTF16_LE, BOM_UTF16_BE)) else "utf-8-sig")
-        except UnicodeDecodeError as error:
-            raise DataError(f"{self.path / name} is not a text file in UTF-8 ({error}); save it as UTF-8.") from error
-
-    def explain_missing(self, name: str) -> str:
-        """Explain why a file can't be read: the end of a sentence that begins with the row that names it."""
-        if name in self.refused:
-            return f"names {name}, which {self.refused[name]}"
-        return f"names {name}, which does not exist"
-
-    def normalise(self, name: str) -> str:
-        """Return the name of the file that `name` means, which metadata may write with backslashes or ``./``."""
-        return name if name in self.entries else PurePosixPath(name.replace("\\", "/")).as_posix()
+        return decode_text(self.read(name), self.path / name, encoding)
 
     @cached_property
     def folders(self) -> set[str]:
@@ -166,7 +160,7 @@ class Folder(Files):
         self.follow_links = follow_links
 
     def list_entries(self) -> Iterator[tuple[str, Any]]:
-        root = os.path.realpath(self.path)
+        root = _find_hub_repository(os.path.realpath(self.path))
         pending, visited = [("", str(self.path))], {root}
         while pending:
             prefix, folder = pending.pop()
@@ -195,6 +189,9 @@ class Folder(Files):
                     if not link or real not in visited:  # a link may lead to one of its parent folders
                         visited |= {real} if link else set()
                         pending.append((f"{name}/", entry.path))
+
+    def locate(self, name: str) -> Path | None:
+        return Path(self.entries[name])
 
     def stamp(self, name: str) -> object:
         status = os.stat(self.entries[name])
@@ -229,6 +226,9 @@ class _Subfolder(Files):
             if name.startswith(self.prefix)
         )
 
+    def locate(self, name: str) -> Path | None:
+        return self.whole.locate(self.prefix + name)
+
     def stamp(self, name: str) -> object:
         return self.whole.stamp(self.prefix + name)
 
@@ -244,6 +244,34 @@ class _Subfolder(Files):
     def order_for_reading(self, names: Iterable[str]) -> list[str]:
         ordered = self.whole.order_for_reading(self.prefix + name for name in names)
         return [name[len(self.prefix) :] for name in ordered]
+
+
+def decode_text(content: bytes, where: Path, encoding: str | None = None) -> str:
+    """Decode the content of a text file (see `Files.text`).
+
+    Raises:
+        DataError: the text is encoded otherwise, or the encoding is unknown.
+    """
+    detected = "utf-16" if content.startswith((BOM_UTF16_LE, BOM_UTF16_BE)) else "utf-8-sig"
+    try:
+        return content.decode(encoding or detected)
+    except LookupError as error:
+        raise DataError(f"Unknown encoding {encoding!r}; use one of Python's, such as utf-8 or cp1252.") from error
+    except UnicodeError as error:
+        name = encoding or ("UTF-16" if detected == "utf-16" else "UTF-8")
+        raise DataError(
+            f"{where} is not a text file in {name} ({error}); save it as UTF-8, or name its encoding, as in "
+            "`data.encoding=cp1252` for tables that Excel saved."
+        ) from error
+
+
+def _find_hub_repository(path: str) -> str:
+    """Return the folder that links may lead to: the path, or its repository in the cache of the Hugging Face hub.
+
+    A snapshot in that cache consists of links to the folder ``blobs`` beside ``snapshots``.
+    """
+    repository, found, _ = path.rpartition(f"{os.sep}snapshots{os.sep}")
+    return repository if found and os.path.isdir(os.path.join(repository, "blobs")) else path
 
 
 def _is_inside(path: str, root: str) -> bool:

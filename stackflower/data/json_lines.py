@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import tempfile
 import threading
@@ -101,6 +102,13 @@ class JsonLines(LazySequence):
             last = max(first + 1, bisect_right(self._ends, self._ends[first] + BLOCK_SIZE) - 1)
             yield from map(json.loads, self._read(self._ends[first], self._ends[last]).removesuffix(b"\n").split(b"\n"))
             first = last
+
+    def compute_digest(self) -> bytes:
+        """Return a hash of the file."""
+        digest, end = hashlib.blake2b(digest_size=16), self._ends[-1]
+        for start in range(0, end, BLOCK_SIZE):
+            digest.update(self._read(start, min(start + BLOCK_SIZE, end)))
+        return digest.digest()
 
     def _read(self, start: int, end: int) -> bytes:
         with self._lock:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import hashlib
 import os
 from abc import abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -17,11 +17,12 @@ import torch
 from stackflower.data.archives import is_archive, open_files
 from stackflower.data.files import Files
 from stackflower.data.images import load_square
-from stackflower.data.json_lines import JsonLines
-from stackflower.data.rows import build_rows, check_row, join_problems
-from stackflower.data.source import Rows, Source
+from stackflower.data.rows.assembly import Assembler
+from stackflower.data.rows.checks import build_rows, join_problems
+from stackflower.data.rows.containers import RawTable
+from stackflower.data.rows.listing import Listing
+from stackflower.data.source import SPLITS, Rows, Source
 from stackflower.errors import DataError
-from stackflower.formats.lines import split_lines
 from stackflower.options import Below1, Seed
 from stackflower.utils.cache import compute_key
 from stackflower.utils.progress import Progress
@@ -30,41 +31,11 @@ from stackflower.utils.rng import create_rng
 READ_AHEAD = 16  # files per thread that are read before they are decoded
 
 
-@dataclass
-class Listing:
-    """Checked rows of one split, and what is wrong with the others."""
-
-    files: Files
-    rows: JsonLines = field(default_factory=JsonLines)  # usable rows; their "file_name" is a name in `files`
-    problems: list[str] = field(default_factory=list)  # a sentence for each row that can't be used
-    notes: list[str] = field(default_factory=list)  # other remarks for the user
-    named: set[str] = field(default_factory=set)  # names of the files that rows refer to
-
-    def add(self, row: dict[str, Any], where: str) -> None:
-        """Add a row with the key "file_name", or what is wrong with the row at `where`."""
-        row, problem = check_row(row)
-        name = str(row["file_name"])
-        if name not in self.files:
-            problem = self.files.explain_missing(name)
-        elif name in self.named:
-            problem = f"names {name} a second time"
-        self.named.add(name)
-        if problem:
-            self.problems.append(f"{where} {problem}.")
-        else:
-            self.rows.append(row)
-
-    def read_captions(self, files: Files, name: str, where: str) -> list[str] | None:
-        """Read the lines of a text file; if that fails, add a problem of the image at `where` and return None."""
-        try:
-            return split_lines(files.text(name))
-        except DataError as error:
-            self.problems.append(f"{where} has no readable captions: {error}")
-            return None
-
-
 class ListedSource(Source):
-    """Data set whose images are files. A subclass lists the images, and documents only the options that it adds.
+    """Data set whose images are files or cells of tables.
+
+    A subclass defines `recognises`, which says whether files have its layout, and `list_tables`, which lists the rows
+    as the files hold them. It documents only the options that it adds.
 
     Args:
         path: folder, or a zip or tar archive of it.
@@ -75,7 +46,10 @@ class ListedSource(Source):
     """
 
     layout: ClassVar[str]
+    reports_unused: ClassVar[bool] = True  # whether images that no row names are reported
     as_files: bool = True  # whether images are used as they are in their files, apart from their size
+    columns: Mapping[str, str | None] = {}  # names of columns that the user chose, by "image", "text", "label", "split"
+    folders: Sequence[str] = ()  # split folders, to which rows without a split belong by their images
 
     def __init__(
         self, *, path: str, held_out: Below1 = 0.0, seed: Seed = 0, skip_bad: bool = False, follow_links: bool = False
@@ -83,19 +57,25 @@ class ListedSource(Source):
         self.path = Path(path).expanduser()
         self.share, self.seed, self.skip_bad = held_out, seed, skip_bad
         self.files = self.open(follow_links)
-        self._listings: dict[str, Listing] = {}
 
     def open(self, follow_links: bool) -> Files:
         """Open the files at `path`."""
         return open_files(self.path, follow_links)
 
     @abstractmethod
-    def find_splits(self) -> list[str]:
-        """Return the names of the splits that the files define."""
+    def list_tables(self) -> Iterable[RawTable]:
+        """List the rows of all splits, as the files hold them.
 
-    @abstractmethod
-    def read_split(self, split: str) -> Listing:
-        """Read the rows of a split; raise DataError if it can't be read at all."""
+        Raises:
+            DataError: the rows can't be read at all.
+        """
+
+    def read(self) -> dict[str, Listing]:
+        """Read and check the rows of all splits."""
+        assembler = Assembler(self.files, self.columns, self.folders, self.reports_unused, self.is_captioned)
+        for table in self.list_tables():
+            assembler.read(table)
+        return assembler.finish()
 
     def square(self, content: bytes, where: Path, row: dict[str, Any], size: int) -> np.ndarray:
         """Decode the image of a row from the bytes of its file, called `where`, to uint8 (size, size, 3).
@@ -108,57 +88,63 @@ class ListedSource(Source):
     def title(self) -> str:
         return self.path.resolve().name
 
+    @cached_property
+    def listings(self) -> dict[str, Listing]:
+        """Rows of each split, which are read once."""
+        listings = self.read()
+        files, notes = self.files, listings["train"].notes
+        listings["train"].problems[:0] = files.problems
+        if not any(listing.rows or listing.problems for listing in listings.values()):
+            listings["train"].problems.append(f"{files.path} has no images that can be used.")
+        nested = [name for name in files.names if is_archive(name)]
+        if nested:
+            notes.append(
+                f"{files.path} holds archives, which are not opened, such as {nested[0]}; unpack it there to use it."
+            )
+        problems = "\n".join(problem for listing in listings.values() for problem in listing.problems)
+        unread = [name for name in files.refused if name not in problems]
+        if unread:
+            reason = files.refused[unread[0]]
+            notes.append(f"{len(unread):,} files in {files.path} are not read, such as {unread[0]}, which {reason}.")
+        if self.share:
+            if "validation" in listings:
+                raise DataError(f"{self.path} has its own validation split: leave out `data.held_out`.")
+            listings |= self._draw_validation(listings["train"])
+        return {split: listings[split] for split in SPLITS if split in listings}
+
     def splits(self) -> list[str]:
-        splits = self.find_splits()
-        if not self.share:
-            return splits
-        if "validation" in splits:
-            raise DataError(f"{self.path} has its own validation split: leave out `data.held_out`.")
-        return [splits[0], "validation", *splits[1:]]
+        return list(self.listings)
 
     def count_images(self, split: str) -> int:
         return len(self.get_listing(split).rows)
 
     def get_listing(self, split: str) -> Listing:
-        """Return the rows of a split, which are read once."""
-        if split not in self._listings:
-            drawn = self.share > 0 and split in ("train", "validation")
-            listing = self.read_split("train" if drawn else split)
-            listing.problems = [*listing.files.problems, *listing.problems]
-            nested = [name for name in listing.files.names if is_archive(name)]
-            if nested:
-                listing.notes.append(f"{listing.files.path} holds archives, which are not opened, such as {nested[0]}.")
-            problems = "\n".join(listing.problems)
-            unread = [name for name in listing.files.refused if name not in problems]
-            if unread:
-                reason = listing.files.refused[unread[0]]
-                listing.notes.append(
-                    f"{len(unread):,} files in {listing.files.path} are not read, such as {unread[0]}, which {reason}."
-                )
-            if drawn:
-                self._draw_validation(listing)
-            else:
-                self._listings[split] = listing
-        return self._listings[split]
+        """Return the rows of a split.
 
-    def _draw_validation(self, whole: Listing) -> None:
+        Raises:
+            DataError: the data have no such split.
+        """
+        if split not in self.listings:
+            raise DataError(f"{self.files.path} has no split {split!r}; its splits are {', '.join(self.listings)}.")
+        return self.listings[split]
+
+    def _draw_validation(self, whole: Listing) -> dict[str, Listing]:
         """Draw the validation split from the training images, and list both."""
-        names = [row["file_name"] for row in whole.rows]
-        by_name = sorted(range(len(names)), key=names.__getitem__)
-        order = torch.randperm(len(names), generator=create_rng(self.seed, 32)).tolist()
-        first = max(1, round(len(names) * self.share))
+        by_name = sorted(range(len(whole.names)), key=whole.names.__getitem__)
+        order = torch.randperm(len(by_name), generator=create_rng(self.seed, 32)).tolist()
+        first = max(1, round(len(order) * self.share))
+        drawn = {"train": Listing(whole.files, problems=whole.problems, notes=whole.notes)}
+        drawn["validation"] = Listing(whole.files)
         for split, positions in (("validation", order[:first]), ("train", order[first:])):
-            listing = Listing(whole.files)
-            listing.rows.extend(whole.rows[by_name[position]] for position in sorted(positions))
-            if split == "train":
-                listing.problems, listing.notes = whole.problems, whole.notes
-            self._listings[split] = listing
+            for position in sorted(positions):
+                drawn[split].append(whole.rows[by_name[position]])
+        return drawn
 
     def fingerprint(self, split: str) -> str:
-        listing, digest = self.get_listing(split), hashlib.blake2b(digest_size=16)
-        for row in listing.rows:
-            stamp = listing.files.stamp(row["file_name"])
-            digest.update(repr((sorted(row.items(), key=repr), stamp)).encode("utf-8", "replace"))
+        listing = self.get_listing(split)
+        digest = hashlib.blake2b(listing.rows.compute_digest(), digest_size=16)
+        for name in listing.names:
+            digest.update(repr(listing.files.stamp(name)).encode())
         return compute_key(digest.hexdigest(), listing.problems, self.skip_bad, self.share, self.seed)
 
     def _get_usable_rows(self, split: str) -> Sequence[dict[str, Any]]:
@@ -221,7 +207,7 @@ class ListedSource(Source):
             The position of a row, and its image or what is wrong with it, as images are finished.
         """
         listing = self.get_listing(split)
-        position_of = {row["file_name"]: position for position, row in enumerate(listing.rows) if wanted[position]}
+        position_of = {name: position for position, name in enumerate(listing.names) if wanted[position]}
 
         def decode(name: str, content: bytes) -> np.ndarray:
             return self.square(content, listing.files.path / name, listing.rows[position_of[name]], size)
@@ -270,12 +256,12 @@ class ListedSource(Source):
     def check(self) -> tuple[list[str], list[str]]:
         problems: list[str] = []
         notes: list[str] = []
-        for split in self.splits():
-            try:
-                listing = self.get_listing(split)
-            except DataError as error:
-                problems.append(str(error))
-                continue
+        try:
+            splits = self.splits()
+        except DataError as error:
+            return [str(error)], []
+        for split in splits:
+            listing = self.get_listing(split)
             problems += [f"{split}: {problem}" for problem in listing.problems]
             notes += [f"{split}: {warning}" for warning in self.warnings(split)]
             problems += [f"{split}: {problem}" for problem in self.find_unreadable(split).values()]

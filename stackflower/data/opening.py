@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from stackflower import registry
-from stackflower.data.archives import is_archive, open_files
+from stackflower.data.archives import open_files
 from stackflower.data.files import LINK_REASON, Files
+from stackflower.data.listed import ListedSource
 from stackflower.data.remote import is_remote
+from stackflower.data.rows.containers import is_container
 from stackflower.data.source import Source
-from stackflower.data.sources.table import FLICKR, SUFFIXES
-from stackflower.errors import ComponentError, ConfigError, DataError
+from stackflower.errors import ComponentError, ConfigError, DataError, StackflowerError
 from stackflower.options import suggest
+
+logger = logging.getLogger(__name__)
+
+OTHER_IMAGES = frozenset({".heic", ".heif", ".jxl", ".avif", ".psd", ".svg", ".tga"})  # that may not be readable
 
 
 def source_part(value: str | None, layout: str | None = None) -> dict[str, Any] | None:
@@ -69,29 +75,64 @@ def _list_layouts() -> dict[str, type[Source]]:
 
 
 def _detect_layout(path: Path, layouts: Mapping[str, type[Source]]) -> str:
-    """Return the name of the source that recognises the files at a path.
+    """Return the name of the source that reads the files at a path.
 
-    If none does, it is the image folder, whose errors say what is missing.
+    Of the sources that recognise the files, it is the one that uses the most images.
+
+    Raises:
+        DataError: no source recognises them.
     """
     if not path.exists():
         return "shards" if path.suffix == ".tar" else "folder"
-    if (path.suffix.lower() in SUFFIXES or path.name == FLICKR) and path.is_file():
+    if path.is_file() and is_container(path.name):
         return "table"
-    if path.is_file() and not is_archive(path):
-        return "folder"
     files = open_files(path)
-    layout = _find_layout(files, layouts)
-    if layout is None and LINK_REASON in files.refused.values():  # the source's error says how to follow links
-        layout = _find_layout(open_files(path, follow_links=True), layouts)
-    if layout is None and path.suffix == ".tar":
+    names = _list_recognised(files, layouts)
+    if not names and LINK_REASON in files.refused.values():  # the source's error says how to follow links
+        names = _list_recognised(open_files(path, follow_links=True), layouts)
+    if not names and path.suffix == ".tar":
         return "shards"
-    return layout or "folder"
+    if not names:
+        raise DataError(_explain_unrecognised(files))
+    contenders = [name for name in names if name != "images"] or names
+    if len(contenders) == 1 or not issubclass(layouts[contenders[0]], ListedSource):
+        return contenders[0]
+    results = {name: _try_layout(name, path) for name in contenders}
+    best = max(contenders, key=lambda name: results[name])
+    counts = {name: images for name, (images, _) in results.items()}
+    others = [name for name in contenders if name != best and counts[name]]
+    if others:
+        ways = ", or ".join(f"{name} with `data.name={name}` ({counts[name]:,} images)" for name in others)
+        logger.info("%s is read as %s (%s images). To read it otherwise: %s.", path, best, f"{counts[best]:,}", ways)
+    return best
 
 
-def _find_layout(files: Files, layouts: Mapping[str, type[Source]]) -> str | None:
-    """Return the source of the highest precedence that recognises the files, or None."""
+def _list_recognised(files: Files, layouts: Mapping[str, type[Source]]) -> list[str]:
+    """List the sources that recognise the files, those of the highest precedence first."""
     ordered = sorted(layouts, key=lambda name: -layouts[name].precedence)
-    return next((name for name in ordered if layouts[name].recognises(files)), None)
+    return [name for name in ordered if layouts[name].recognises(files)]
+
+
+def _try_layout(name: str, path: Path) -> tuple[int, int]:
+    """Return the number of images that a source would use, and the number of problems with a minus sign."""
+    with suppress(StackflowerError):
+        source: ListedSource = registry.create("data", name, path=str(path))
+        listings = [source.get_listing(split) for split in source.splits()]
+        return sum(len(listing.rows) for listing in listings), -sum(len(listing.problems) for listing in listings)
+    return 0, 0
+
+
+def _explain_unrecognised(files: Files) -> str:
+    """Explain that files hold nothing to train on, and name what is there."""
+    refused = "".join(f" {name} {reason}." for name, reason in list(files.refused.items())[:3])
+    others = [name for name in files.names if Path(name).suffix.lower() in OTHER_IMAGES]
+    if others:
+        refused += f" {others[0]} {files.explain_not_image(others[0])}."
+    examples = f" It holds {', '.join(files.names[:3])}{', …' if len(files.names) > 3 else ''}." if files.names else ""
+    return (
+        f"{files.path} holds no images, tables or shards that can be read.{examples}{refused} `data` takes images "
+        "with a metadata.jsonl, a table or text files; WebDataset shards; or Parquet files."
+    )
 
 
 def open_source(value: str, options: Mapping[str, Any] | None = None, layout: str | None = None) -> Source:

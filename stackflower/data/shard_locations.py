@@ -9,10 +9,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import takewhile
 from pathlib import Path
+from typing import NamedTuple
 
 from stackflower.data.files import LINK_REASON
 from stackflower.data.remote import find_matches, is_remote
-from stackflower.data.sources.folder import find_split
+from stackflower.data.source import SPLITS
+from stackflower.data.splits import assign_splits, find_split
 from stackflower.errors import DataError
 
 MOST_SHARDS = 1_000_000
@@ -28,7 +30,19 @@ class _Match:
     root: Path | None = None  # folder that the user named, which links may not leave; None at a URL
 
 
-def find_shards(location: str, follow_links: bool = False) -> dict[str, list[str]]:
+class ShardSplits(NamedTuple):
+    """Locations of shards.
+
+    Attributes:
+        splits: the shards of each split.
+        left_out: shards whose names belong to no split although others are for training.
+    """
+
+    splits: dict[str, list[str]]
+    left_out: list[str]
+
+
+def find_shards(location: str, follow_links: bool = False) -> ShardSplits:
     """Find the shards of each split, which the name of the file or of its folder gives.
 
     Args:
@@ -37,7 +51,7 @@ def find_shards(location: str, follow_links: bool = False) -> dict[str, list[str
             wildcards.
 
     Returns:
-        The locations of the shards by split.
+        The locations of the shards by split, and those of none.
 
     Raises:
         DataError: a pattern names files that don't exist, or a shard is behind a link.
@@ -53,14 +67,19 @@ def find_shards(location: str, follow_links: bool = False) -> dict[str, list[str
     for match in matches:
         if match.root is not None and not follow_links:
             _refuse_links(match.root, map(Path, match.shards))
-    splits: dict[str, list[str]] = {}
-    for shard in shards:
-        name = get_file_name(shard)
-        words = re.split(r"[-_.\d]", name, maxsplit=1)[0], get_file_name(shard[: -len(name) - 1])
-        splits.setdefault(next(filter(None, map(find_split, words)), "train"), []).append(shard)
-    if splits and "train" not in splits:  # without training shards, the first split is used for training
-        return {"train": next(iter(splits.values()))}
-    return splits
+    words = {shard: _find_split_word(shard) for shard in shards}
+    assigned = assign_splits(words.values())
+    splits: dict[str | None, list[str]] = {}
+    for shard, word in words.items():
+        splits.setdefault(assigned[word], []).append(shard)
+    return ShardSplits({split: splits[split] for split in SPLITS if split in splits}, splits.get(None, []))
+
+
+def _find_split_word(shard: str) -> str:
+    """Return the part of a shard's path that names a split: the name of the file or of its folder, else ""."""
+    name = get_file_name(shard)
+    words = name.partition(".")[0], get_file_name(shard[: -len(name) - 1])
+    return next(filter(find_split, words), "")
 
 
 def _match_remote(location: str) -> list[_Match]:

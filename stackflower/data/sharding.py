@@ -16,7 +16,7 @@ from stackflower.data.images import open_image
 from stackflower.data.listed import ListedSource
 from stackflower.data.opening import open_source
 from stackflower.data.prepared import prepare
-from stackflower.data.rows import join_problems
+from stackflower.data.rows.checks import join_problems
 from stackflower.data.source import Rows, Source
 from stackflower.data.sources.stream import INDEX
 from stackflower.errors import DataError

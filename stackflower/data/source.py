@@ -86,7 +86,9 @@ class Source(Declared, ABC):
     Attributes:
         sizes: smallest and largest size in pixels at which images can be prepared.
         layout: the layout in a few words, for data detected at a path; None for data that are selected by name only.
-        precedence: if several sources recognise the same files, the one with the highest precedence reads them.
+        precedence: if several sources recognise the same files and use as many images, the one with the highest
+            precedence reads them.
+        is_captioned: whether the images have captions; without them, they can only be compared with.
 
     Example:
         >>> import numpy as np
@@ -118,6 +120,7 @@ class Source(Declared, ABC):
     sizes: tuple[int, int] = (1, 65_536)
     layout: ClassVar[str | None] = None
     precedence: ClassVar[int] = 0
+    is_captioned: bool = True
 
     @classmethod
     def recognises(cls, files: Files) -> bool:
@@ -238,6 +241,14 @@ class Source(Declared, ABC):
             Everything that is wrong, and remarks, one sentence each; None for data that are generated.
         """
         return None
+
+    def explain_no_captions(self) -> str:
+        """Return a sentence about images without captions that says how to add some."""
+        return (
+            f"{self.title()} has no captions. Add a metadata.jsonl with rows such as "
+            '{"file_name": "0001.jpg", "text": "a red flower"}, a table such as captions.csv, or a text file beside '
+            "each image."
+        )
 
     def get_held_out_split(self) -> str | None:
         """Return the split for choices during development: "validation", else "test"; None without either."""

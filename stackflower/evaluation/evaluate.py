@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -26,7 +27,9 @@ from stackflower.utils.atomic import reporting_write_errors, try_writing
 from stackflower.utils.devices import get_process_state
 from stackflower.utils.progress import progress_bars
 
-FOLDER_RESOLUTION = 64
+logger = logging.getLogger(__name__)
+
+DEFAULT_RESOLUTION = 64  # of images that do not come from a run, in pixels
 
 
 def evaluate(
@@ -74,7 +77,7 @@ def evaluate(
         progress_bar: show progress bars on stderr.
 
     Returns:
-        The scores by name, with their intervals and protocol; empty on processes other than the main one.
+        The scores by name, with their intervals and protocol; empty on processes other than the first.
 
     Raises:
         StackflowerError: the subject can't be scored; the message says why.
@@ -124,10 +127,15 @@ def evaluate_request(request: EvaluationRequest) -> list[dict[str, Any]] | None:
     """
     request.check()
     state = get_process_state()
+    if request.extractor is None and "weights" in request.options and state.is_main_process:
+        logger.info(
+            "Reading %s as the extractor domain; for weights of another one, set `extractor`.",
+            request.options["weights"],
+        )
     if request.out is not None:
         with reporting_write_errors(request.out, ConfigError):
             try_writing(Path(request.out).expanduser())
-    other = None if request.compare is None else read_scores(Path(request.compare).expanduser())
+    other_scores = None if request.compare is None else read_scores(Path(request.compare).expanduser())
     all_scores = []
     with progress_bars(state.is_main_process):
         for subject in _open_subjects(request, state):
@@ -138,10 +146,10 @@ def evaluate_request(request: EvaluationRequest) -> list[dict[str, Any]] | None:
     if not state.is_main_process:
         return None
     for scores in all_scores:
-        if other is not None:
+        if other_scores is not None:
             try:
-                check_comparable(scores, other, Path(request.compare or ""))
-                scores["compared"] = compare(scores, other)
+                check_comparable(scores, other_scores, Path(request.compare or ""))
+                scores["compared"] = compare(scores, other_scores)
             except ConfigError as error:  # the caller raises it once the scores are printed
                 scores["not_comparable"] = str(error)
     if len(all_scores) > 1 and request.out is not None:
@@ -151,7 +159,7 @@ def evaluate_request(request: EvaluationRequest) -> list[dict[str, Any]] | None:
 
 def _open_subjects(request: EvaluationRequest, state: PartialState) -> Iterator[Subject]:
     """Open the subjects of a request, one at a time."""
-    resolution = request.resolution or FOLDER_RESOLUTION
+    resolution = request.resolution or DEFAULT_RESOLUTION
     for run, checkpoint in _list_checkpoints(request):
         yield RunSubject(run, checkpoint, request.protocol, state)
     if request.images is not None:

@@ -28,8 +28,8 @@ class DistributedExtractor:
 
     def extract(self, images: Tensor) -> Extracted:
         """Extract the features of images uint8 `(N, 3, H, W)` that every process holds."""
-        mine = self.processes.share(len(images))
-        return self.extract_batches([images[mine.start : mine.stop]] if mine else [])
+        indices = self.processes.share(len(images))
+        return self.extract_batches([images[indices.start : indices.stop]] if indices else [])
 
     def extract_batches(self, batches: Iterable[Tensor]) -> Extracted:
         """Extract the features of this process's batches, uint8 `(n, 3, H, W)`, and gather those of all processes.

@@ -14,20 +14,18 @@ import torch
 from torch import Tensor
 
 from stackflower.data.archives import open_files
-from stackflower.data.caption_files import name_text_file
 from stackflower.data.files import Files
 from stackflower.data.grids import is_grid
 from stackflower.data.image_formats import EXTENSIONS, decide_by_name
 from stackflower.data.images import load_square, open_image
-from stackflower.data.rows import join_problems
-from stackflower.data.sources.folder import METADATA, read_metadata
+from stackflower.data.opening import open_source
+from stackflower.data.rows.checks import join_problems
 from stackflower.errors import DataError
-from stackflower.formats.lines import split_lines
 from stackflower.utils.distributed import share
 from stackflower.utils.rng import create_rng
 
-BATCH = 200
-MAX_LISTED = 5  # files that an error names
+BATCH_SIZE = 200
+MAX_LISTED = 5  # files listed in an error
 
 
 @dataclass
@@ -44,6 +42,8 @@ class ImageFiles:
         trim: cut borders of one colour off first.
         grids: number of grids that are left out.
         refused: sentences about files and folders that can't be opened.
+        bad: for each unreadable file, its place and the reason.
+        sizes: widths and heights of the files read so far.
     """
 
     folder: Path
@@ -53,8 +53,8 @@ class ImageFiles:
     trim: bool = False
     grids: int = 0
     refused: list[str] = field(default_factory=list)
-    bad: dict[int, str] = field(default_factory=dict)  # place → what was wrong with one that could not be read
-    sizes: set[tuple[int, int]] = field(default_factory=set)  # width and height of those that could
+    bad: dict[int, str] = field(default_factory=dict)
+    sizes: set[tuple[int, int]] = field(default_factory=set)
 
     @classmethod
     def of(cls, folder: Path, resolution: int, trim: bool = False, seed: int = 0) -> ImageFiles:
@@ -74,69 +74,58 @@ class ImageFiles:
         order = torch.randperm(len(files), generator=create_rng(seed, 4)).tolist()
         return cls(folder, source, [files[place] for place in order], resolution, trim, len(grids), refused)
 
-    def batches(self, part: tuple[int, int] = (0, 1)) -> Iterator[tuple[Tensor, Tensor]]:
-        """Decode the k-th of n equal shares of the files, batch by batch.
+    def iterate_batches(self, part: tuple[int, int] = (0, 1)) -> Iterator[tuple[Tensor, Tensor]]:
+        """Decode a share of the files, batch by batch.
 
-        Files that can't be read are added to `bad`, and their places stay empty.
+        Files that can't be read are recorded in `bad`, and their places are skipped.
 
         Args:
-            part: (k, n).
+            part: (k, n) to decode the k-th of n equal shares.
 
         Yields:
             Places `(n,)` of the images of a batch, and the images, uint8 `(n, 3, R, R)`.
         """
-        mine = share(len(self.files), part)
+        indices = share(len(self.files), part)
         with ThreadPoolExecutor() as pool:
-            for first in range(mine.start, mine.stop, BATCH):
-                numbers = range(first, min(first + BATCH, mine.stop))
-                read = zip(numbers, pool.map(self._read, numbers), strict=True)
-                decoded = {number: image for number, image in read if image is not None}
+            for first in range(indices.start, indices.stop, BATCH_SIZE):
+                places = range(first, min(first + BATCH_SIZE, indices.stop))
+                images = zip(places, pool.map(self._read, places), strict=True)
+                decoded = {place: image for place, image in images if image is not None}
                 if decoded:
                     yield (
                         torch.tensor(list(decoded)),
                         torch.from_numpy(np.stack(list(decoded.values()))).permute(0, 3, 1, 2),
                     )
 
-    def _read(self, number: int) -> np.ndarray | None:
-        name = self.files[number]
+    def _read(self, place: int) -> np.ndarray | None:
+        """Decode one file; None if it can't be read."""
+        name = self.files[place]
         try:
             content = self.source.read(name)
             image = load_square(self.source.path / name, self.resolution, self.trim, content)
             with open_image(io.BytesIO(content)) as header:
                 self.sizes.add(header.size)
         except (DataError, OSError) as error:
-            self.bad[number] = str(error)
+            self.bad[place] = str(error)
             return None
         return image
 
-    def captions(self) -> list[str | None]:
+    def read_captions(self) -> list[str | None]:
         """Return the first caption of each file, or None for a file without captions.
 
-        Captions come from metadata.jsonl or metadata.csv in the folder and its subfolders, or from a text file beside
-        the image.
+        Captions come from metadata, a table or text files, as those of data do.
 
         Raises:
-            DataError: the metadata can't be read.
+            DataError: the captions can't be used.
         """
+        source = open_source(str(self.folder), {"skip_bad": False})
+        if not source.is_captioned:
+            return [None] * len(self.files)
         captions: dict[str, str] = {}
-        for folder in sorted({name.rpartition("/")[0] for name in self.source.names if _get_base(name) in METADATA}):
-            listing = read_metadata(self.source.within(folder))
-            if listing.problems:
-                raise DataError(
-                    f"{self.source.path / folder} can't be used as it is:\n{join_problems(listing.problems)}"
-                )
-            prefix = f"{folder}/" if folder else ""
-            captions |= {prefix + row["file_name"]: row["text"][0] for row in listing.rows}
-        return [captions.get(name) if captions else self._read_caption_file(name) for name in self.files]
-
-    def _read_caption_file(self, image: str) -> str | None:
-        """Return the first line that is not empty of the text file beside an image; None without such a file."""
-        name = name_text_file(image)
-        return next(iter(split_lines(self.source.text(name))), None) if name in self.source else None
-
-
-def _get_base(name: str) -> str:
-    return name.rpartition("/")[2]
+        for split in source.splits():
+            rows = source.rows(split)
+            captions |= {name: texts[0] for name, texts in zip(rows.files or (), rows.captions, strict=False)}
+        return [captions.get(name) for name in self.files]
 
 
 def _try_is_grid(source: Files, name: str) -> bool:
@@ -158,7 +147,7 @@ def _explain_no_images(source: Files, has_grids: bool, refused: list[str]) -> st
 
 
 def describe_unreadable(bad: list[str], total: int, folder: Path) -> str:
-    """Return a sentence about the images that can't be read."""
+    """Build the error message about images that can't be read."""
     more = f"\n  and {len(bad) - MAX_LISTED} more" if len(bad) > MAX_LISTED else ""
     listed = "".join(f"\n  {sentence}" for sentence in sorted(bad)[:MAX_LISTED])
     advice = "Repair or delete them, or leave them out with `skip_bad=true`."
@@ -166,7 +155,7 @@ def describe_unreadable(bad: list[str], total: int, folder: Path) -> str:
 
 
 def describe_sizes(sizes: set[tuple[int, int]]) -> str:
-    """Sizes in pixels, in words."""
+    """Describe sizes in pixels: the only one, or their number and the smallest and the largest area."""
     if len(sizes) == 1:
         ((width, height),) = sizes
         return f"{width}×{height}"

@@ -72,8 +72,8 @@ class EvaluationRequest:
         if not subjects:
             raise ConfigError("Give one or more run folders, `images=DIR` or `real=SPLIT`.")
         self._check_choices(subjects)
-        several = len(self.runs) + len(subjects) - bool(self.runs) > 1
-        if self.per_image and (self.protocol.name != "competition" or several):
+        several_subjects = len(self.runs) + len(subjects) - bool(self.runs) > 1
+        if self.per_image and (self.protocol.name != "competition" or several_subjects):
             raise ConfigError(
                 f"`out={self.out}`: a table of per-image scores needs exactly one subject and `protocol=competition`."
             )
@@ -81,10 +81,10 @@ class EvaluationRequest:
             raise ConfigError(f"{subjects[-1]}: name the data to compare with, as in `data=my-flowers`.")
         if self.images is not None and not Path(self.images).expanduser().exists():
             raise ConfigError(f"`images={self.images}`: this folder or archive does not exist.")
-        refused = sorted(set(self.protocol.metrics or ()) - set(list_folder_metrics()))
-        if refused and (self.images or self.real):
+        unavailable = sorted(set(self.protocol.metrics or ()) - set(list_folder_metrics()))
+        if unavailable and (self.images or self.real):
             raise ConfigError(
-                f"`metrics={','.join(refused)}` needs a subject that generates images, and {subjects[-1]} does not; "
+                f"`metrics={','.join(unavailable)}` needs a subject that generates images, unlike {subjects[-1]}; "
                 f"use {', '.join(list_folder_metrics())}."
             )
 

@@ -25,7 +25,7 @@ from stackflower.utils.devices import get_process_state
 logger = logging.getLogger(__name__)
 
 MAX_GRID_IMAGES = 10_000  # a grid is one file, drawn in memory
-MAX_UNKNOWN_WORDS = 10  # unknown words that a warning lists
+MAX_UNKNOWN_WORDS = 10  # unknown words listed in a warning
 FILE_NAME = re.compile(r"(\d{5,})-(\d{2,})\.png")
 
 
@@ -152,12 +152,12 @@ def _warn_about_unknown_words(pipeline: Pipeline, captions: list[str], state: Pa
 
 def _interpolate(request: SampleRequest, captions: list[str], state: PartialState) -> WrittenImages | None:
     """Write one grid with a row per noise: from the first caption to the last, or between noises for one caption."""
-    flags = {
+    options = {
         "`best_of`": request.best_of > 1,
         "`side_by_side`": request.side_by_side,
         "`sharpen`": request.sharpen != 1,
     }
-    if refused := [flag for flag, is_set in flags.items() if is_set]:
+    if refused := [name for name, is_set in options.items() if is_set]:
         raise ConfigError(f"{', '.join(refused)} can't be combined with `interpolate`; leave it out.")
     steps, rows = request.interpolate or 0, request.per_caption
     if steps * rows > MAX_GRID_IMAGES:
@@ -191,12 +191,12 @@ def _write_grid(
 ) -> WrittenImages | None:
     from accelerate.utils import gather_object
 
-    images_drawn = list(images)
+    all_images = list(images)
     if state.num_processes > 1:
-        images_drawn = gather_object(images_drawn)
+        all_images = gather_object(all_images)
     if not state.is_main_process:
         return None
-    save_image(draw_captioned_grid(np.stack(images_drawn), captions), path, grid=True)
+    save_image(draw_captioned_grid(np.stack(all_images), captions), path, grid=True)
     return WrittenImages(str(path.parent), captions, 1, str(path))
 
 

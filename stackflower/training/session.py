@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 from stackflower import build
 from stackflower.config.schema import RunConfig
 from stackflower.data.source import Source
-from stackflower.errors import RunError
+from stackflower.errors import DataError, RunError
 from stackflower.evaluation.during_training import TrainingScorer
 from stackflower.features.base import Features
 from stackflower.runs.folder import Run
@@ -125,6 +125,8 @@ def _build_setup(config: RunConfig, run: Run, request: TrainingRequest) -> _Setu
     accelerator = make_accelerator(config, request.report_to, str(run.path))
     encoder = build.build_encoder(config, find_kept_text(config, run, resume), accelerator.device)
     source = build.build_source(config)
+    if not source.is_captioned:
+        raise DataError(source.explain_no_captions())
     features = build.build_features(config)
     stage, _ = build.build_networks(config, encoder.dim)  # only to find mistakes early; the trainer builds its own
     size = build.compute_load_size(config, stage, source)

@@ -41,7 +41,7 @@ class Inputs(ABC):
     """Training data: images with embeddings of their captions.
 
     Attributes:
-        key: key of the training split.
+        key: hash of the training split, which is the same for a copy of the data.
         epoch: number of images per pass.
         text: text encoder that is trained with the GAN, if any.
     """
@@ -84,7 +84,7 @@ class PreparedInputs(Inputs):
     text: LearnedText | None = None
 
     def __post_init__(self) -> None:
-        self.key, self.epoch = self.data.key, len(self.data.rows)
+        self.key, self.epoch = self.data.digest, len(self.data.rows)
 
     def build_batches(self, drawing: Drawing) -> PreparedBatches:
         embed = self.table.__getitem__ if self.text is None else self.text.embed

@@ -24,6 +24,7 @@ from stackflower.training.batches.batch import Drawing
 from stackflower.training.batches.prepared import PreparedBatches
 from stackflower.utils.atomic import write_text
 from stackflower.utils.devices import get_process_state
+from stackflower.utils.pixels import scale_pixels
 from stackflower.utils.progress import progress_bar
 
 RESOLUTION = 64  # of the images, in pixels
@@ -139,7 +140,7 @@ def compute_retrieval_accuracy(ranking: TextRanking, tokens: Tensor, images: Ten
     correct, count = 0, 0
     same = tokens.unique(dim=0, return_inverse=True)[1]
     for first in range(0, len(images) - candidates + 1, candidates):
-        image = ranking.image_encoder(images[first : first + candidates].float().div(127.5).sub(1))
+        image = ranking.image_encoder(scale_pixels(images[first : first + candidates]))
         text = ranking.network(tokens[first : first + candidates])
         score = torch.nn.functional.normalize(text, dim=1) @ torch.nn.functional.normalize(image, dim=1).T
         texts = same[first : first + candidates]

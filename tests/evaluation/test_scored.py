@@ -62,6 +62,16 @@ def test_real_images_are_scored_in_the_place_of_generated_ones(
     )
 
 
+def test_weights_without_an_extractor_say_which_one_reads_them(
+    stackflower, tmp_path: Path, domain_flags: list[str]
+) -> None:
+    scoring = ["eval", "--real", "test", *domain_flags, "--resolution", 16, "--metrics", "fid", "--samples", 20]
+    sentence = "Reading j.safetensors as the extractor domain; for weights of another one, set --extractor."
+    assert sentence not in stackflower(*scoring).output
+    flag = scoring.index("--extractor")
+    assert sentence in stackflower(*scoring[:flag], *scoring[flag + 2 :]).output
+
+
 def test_a_function_is_scored_as_a_run(tmp_path: Path, domain_flags: list[str], stackflower, trained: Path) -> None:
     from stackflower import Pipeline, evaluate
 
@@ -138,8 +148,8 @@ def test_the_competitions_files_are_scored_and_its_table_written(
     assert sorted(row.split(",")[1] for row in rows[1:])[0] in {path.stem[10:] for path in folder.iterdir()}
     (folder / "another.png").write_bytes(next(folder.glob("*.png")).read_bytes())
     assert (
-        "1 of 91 files, such as another.png, have no number of an image of the split validation, as inference_"
-        in stackflower(*scoring, code=2).output
+        "1 of 91 files, such as another.png, do not match an image of the split validation by number; expected names "
+        "such as inference_" in stackflower(*scoring, code=2).output
     )
     assert "--protocol competition" in stackflower(*scoring[:-2], "--out", "score.csv", code=2).output
 
@@ -209,7 +219,7 @@ def test_captions_in_folders_of_a_folder_are_found(stackflower, tmp_path: Path, 
         (tmp_path / "mine" / part / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
     scoring = ["eval", "--images", "mine", *domain_flags, "--resolution", 16, "--splits", 2, "--json"]
     found = json.loads(stackflower(*scoring).stdout)
-    assert "r-precision" in found["metrics"] and "of no real images" in found["omitted"]["cosine"]
+    assert "r-precision" in found["metrics"] and "do not belong to real images" in found["omitted"]["cosine"]
     (tmp_path / "mine" / "b" / "metadata.jsonl").unlink()
     assert "60 of 120 images have no caption" in stackflower(*scoring, "--metrics", "r-precision", code=2).output
 
@@ -226,7 +236,7 @@ def test_real_images_that_are_all_the_same_leave_diversity_out(stackflower, tmp_
     save_classifier(DomainClassifier(heads={"label": ("a", "b")}, resolution=16, width=4), tmp_path / "c.safetensors")
     scoring = ["eval", trained, "--data", "grey", "--extractor", "domain", "--weights", "c.safetensors", "--splits", 2]
     found = json.loads(stackflower(*scoring, "--json").stdout)
-    assert "all the same" in found["omitted"]["diversity"] and "fid" in found["metrics"]
+    assert "all have the same features" in found["omitted"]["diversity"] and "fid" in found["metrics"]
 
 
 def test_flags_for_another_subject_are_refused(stackflower, trained: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import shutil
 import signal
@@ -106,6 +107,9 @@ def test_a_run_does_not_resume_with_other_data(stackflower, tmp_path: Path) -> N
     flowers = ["data", "make", "synthetic-flowers", "--count", 16, "--validation", 8, "--test", 8, "--resolution", 64]
     stackflower(*flowers, "--out", "flowers")
     stackflower("train", "--data", "flowers", "--out", "run", "--images", 16, *TINY_NETWORKS)
+    for file in (tmp_path / "flowers").rglob("*.*"):  # a copy has other times
+        os.utime(file, (1e9, 1e9))
+    stackflower("train", "--resume", "run", "--images", 24)
     metadata = tmp_path / "flowers" / "train" / "metadata.jsonl"
     metadata.write_text(metadata.read_text().replace("flower", "bloom"))
     assert "the images or captions changed" in stackflower("train", "--resume", "run", "--images", 32, code=2).output

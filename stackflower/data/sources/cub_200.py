@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -13,7 +14,8 @@ from stackflower.data.archives import open_files
 from stackflower.data.caption_files import name_text_file
 from stackflower.data.files import Files
 from stackflower.data.images import load_square
-from stackflower.data.listed import ListedSource, Listing
+from stackflower.data.listed import ListedSource
+from stackflower.data.rows.containers import RawRow, RawTable, read_text_row
 from stackflower.errors import DataError
 from stackflower.formats.lines import split_lines
 from stackflower.options import Positive, Seed
@@ -59,9 +61,6 @@ class Cub200(ListedSource):
     def recognises(cls, files: Files) -> bool:
         return files.has_folder(_find_root(files) + "images") and _find_root(files) + "bounding_boxes.txt" in files
 
-    def find_splits(self) -> list[str]:
-        return ["train", "test"]
-
     def fingerprint(self, split: str) -> str:
         return f"{super().fingerprint(split)}-{self.box:g}"
 
@@ -84,7 +83,11 @@ class Cub200(ListedSource):
             return open_files(beside)
         raise DataError(f"{self.path} has no captions: unpack text_c10 of Reed et al. in it or beside it.")
 
-    def read_split(self, split: str) -> Listing:
+    def list_tables(self) -> Iterator[RawTable]:
+        for split in ("train", "test"):
+            yield RawTable("", self._list_rows(split), split=split, is_fixed=True)
+
+    def _list_rows(self, split: str) -> Iterator[RawRow]:
         files, classes = self._read_table("images.txt"), self._read_table("classes.txt")
         try:
             labels = {number: int(label) for number, label in self._read_table("image_class_labels.txt").items()}
@@ -101,8 +104,10 @@ class Cub200(ListedSource):
             drawn = torch.randperm(len(numbers), generator=create_rng(self.seed, 31))[:UNSEEN_CLASSES].tolist()
             unseen = {numbers[position] for position in drawn}
             training = {number for number in files if labels.get(number) not in unseen}
-        texts, listing = self.texts, Listing(self.files)
+        texts = self.texts
         for number, file in files.items():
+            where = f"images/{file}"
+            row: dict[str, Any] = {"image": f"{self.root}images/{file}"}
             missing = [
                 name
                 for name, present in (
@@ -114,16 +119,14 @@ class Cub200(ListedSource):
             ]
             if missing:
                 if split == "train":
-                    listing.problems.append(f"images/{file} has no line in {missing[0]}.")
+                    yield RawRow(where, row, f"has no line in {missing[0]}")
                 continue
             if (number in training) != (split == "train"):
                 continue
-            row: dict[str, Any] = {"file_name": f"{self.root}images/{file}"}
             name = classes.get(labels[number], str(labels[number]))
-            row |= {"label": labels[number], "class_name": name.partition(".")[2].replace("_", " ") or name}
-            if (captions := listing.read_captions(texts, name_text_file(file), f"images/{file}")) is not None:
-                listing.add({**row, "text": captions}, f"images/{file}")
-        return listing
+            name = name.partition(".")[2].replace("_", " ") or name
+            row |= {"label": labels[number], "class_name": name}
+            yield read_text_row(where, row, texts, name_text_file(file))
 
     def square(self, content: bytes, where: Path, row: dict[str, Any], size: int) -> np.ndarray:
         return load_boxed(content, where, self.boxes.get(row["file_name"]) if self.box else None, self.box, size)

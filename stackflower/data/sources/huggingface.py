@@ -1,94 +1,41 @@
-"""Data sets of the Hugging Face hub, or in a folder in its Parquet form."""
+"""Data sets of the Hugging Face hub."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from inspect import signature
 from pathlib import Path
 from typing import Any
 
 from stackflower.data.files import Files
-from stackflower.data.listed import ListedSource, Listing
-from stackflower.data.tables import build_column_error, find_column
+from stackflower.data.listed import ListedSource
+from stackflower.data.rows.arrow import ArrowTable
+from stackflower.data.rows.containers import RawRow, RawTable
 from stackflower.errors import DataError, MissingDependency, summarise_error
 from stackflower.options import Below1, Seed
 from stackflower.registry import register
+from stackflower.utils.cache import compute_key
 
-NAMES = {"train": ("train",), "validation": ("validation", "val", "valid", "dev"), "test": ("test",)}
 PREFIXES = ("hf://datasets/", "hf://")
-
-
-class HubImages(Files):
-    """Images of a data set, named by split and number.
-
-    Args:
-        path: folder or id of the data set.
-        parts: data of each split.
-        column: column of the images.
-        folders: folders of the data set's files. Cells may only name image files in these folders.
-    """
-
-    def __init__(self, path: Path, parts: dict[str, Any], column: str, folders: Sequence[Path]):
-        super().__init__(path)
-        self.parts, self.column = parts, column
-        self.roots = [folder.resolve() for folder in folders]
-
-    def list_entries(self) -> Iterator[tuple[str, Any]]:
-        for split, part in self.parts.items():
-            for number in range(len(part)):
-                yield f"{split}/{number:08d}", (split, number)
-
-    def stamp(self, name: str) -> object:
-        return self.parts[self.entries[name][0]]._fingerprint
-
-    def read(self, name: str) -> bytes:
-        split, number = self.entries[name]
-        cell = self.parts[split][number][self.column]
-        if isinstance(cell, dict) and isinstance(cell.get("bytes"), bytes):
-            return bytes(cell["bytes"])
-        try:
-            path = (self.path / cell["path"]).resolve()
-            if not any(path.is_relative_to(folder) for folder in self.roots):
-                raise DataError(f"{self.path / name} names the file {cell['path']}, which is not in the data set.")
-            return path.read_bytes()
-        except (OSError, ValueError, TypeError, KeyError) as error:
-            raise DataError(f"{self.path / name} does not hold an image ({error}).") from error
-
-
-def _load(path: str, config: str | None, revision: str | None) -> Any:
-    """Load a data set, but refuse to run its script, which `datasets` up to version 3 would offer to do."""
-    import datasets
-
-    refusal = {"trust_remote_code": False} if "trust_remote_code" in signature(datasets.load_dataset).parameters else {}
-    return datasets.load_dataset(path, config, revision=revision, **refusal)
-
-
-def _folders_of(path: str) -> list[Path]:
-    """List the folders that may hold files of a data set: its own, or the caches of downloads and of unpacked files."""
-    import datasets
-    from huggingface_hub.constants import HF_HUB_CACHE
-
-    unpacked = Path(datasets.config.HF_DATASETS_CACHE)
-    return [Path(path) if Path(path).is_dir() else Path(HF_HUB_CACHE), unpacked]
 
 
 @register("data", "huggingface")
 class HuggingFaceDataset(ListedSource):
-    """Data set of the Hugging Face hub, ``hf://owner/name``, or a folder of its Parquet files.
+    """Data set of the Hugging Face hub, ``hf://owner/name``.
 
-    It needs the extra ``datasets``. Code that comes with a data set is never run.
+    It needs the extra ``datasets``. Code that comes with a data set is never run. A folder of Parquet or Arrow files is
+    read by the layout ``table``, which does not need the extra.
 
     Args:
-        path: id of the data set, with or without ``hf://``, or the folder.
+        path: id of the data set, with or without ``hf://``.
         config: configuration of the data set. Default: its default configuration.
         revision: branch, tag or commit. Default: the newest.
-        image_column: column of the images. Default: a column with a usual name.
+        image_column: column of the images. Default: the column that holds images.
         text_column: column of the captions, strings or lists of strings. Default: a column with a usual name.
         label_column: column of the classes. Default: a column with a usual name, if there is one.
     """
 
     layout = "a Hugging Face data set"
-    precedence = -20
 
     def __init__(
         self,
@@ -105,12 +52,8 @@ class HuggingFaceDataset(ListedSource):
     ):
         self.id = next((path.removeprefix(prefix) for prefix in PREFIXES if path.startswith(prefix)), path)
         self.config, self.revision = config, revision
-        self.columns = {"image": image_column, "text": text_column, "label": label_column}
         super().__init__(path=path, held_out=held_out, seed=seed, skip_bad=skip_bad)
-
-    @classmethod
-    def recognises(cls, files: Files) -> bool:
-        return any(name.endswith(".parquet") for name in files.names)
+        self.columns = {"image": image_column, "text": text_column, "label": label_column}
 
     def open(self, follow_links: bool) -> Files:
         try:
@@ -119,46 +62,87 @@ class HuggingFaceDataset(ListedSource):
             raise MissingDependency("datasets", "datasets", f"The data set {self.id}") from None
         try:
             loaded = _load(self.id, self.config, self.revision)
-            self.parts = {split: loaded[name] for split, names in NAMES.items() for name in names if name in loaded}
-            self.parts = self.parts or {"train": next(iter(loaded.values()))}
-            first = next(iter(self.parts.values()))
-            self.column = {content: self._find_column(content, first) for content in self.columns}
-            images = datasets.Image(decode=False)
-            self.parts = {split: part.cast_column(self.column["image"], images) for split, part in self.parts.items()}
-        except DataError:
-            raise
+            self.parts = {str(split): part.flatten_indices() for split, part in loaded.items()}
+            for split, part in self.parts.items():
+                images = [name for name, feature in part.features.items() if isinstance(feature, datasets.Image)]
+                for name in images:
+                    self.parts[split] = part = part.cast_column(name, datasets.Image(decode=False))
         except Exception as error:  # the hub, files and formats raise all kinds of exceptions
-            reason = summarise_error(error)
             raise DataError(
-                f"The data set {self.id!r} can't be loaded: {reason} Use the id of a data set on the Hugging Face hub, "
-                "as in `data=hf://owner/name` (this needs a network), or a folder of its Parquet files."
+                f"The data set {self.id!r} can't be loaded: {summarise_error(error)} Use the id of a data set on the "
+                "Hugging Face hub, as in `data=hf://owner/name` (this needs a network), or a folder of its Parquet "
+                "files."
             ) from error
-        return HubImages(Path(self.id), self.parts, self.column["image"], _folders_of(self.id))
-
-    def _find_column(self, content: str, part: Any) -> str:
-        """Return the column that holds the image, the text or the label; "" for data without labels."""
-        names, where = list(part.column_names), f"The data set {self.id!r}"
-        column = find_column(content, self.columns[content], names, where)
-        if not column and content != "label":
-            raise build_column_error(content, names, where)
-        return column
-
-    def find_splits(self) -> list[str]:
-        return [split for split in NAMES if split in self.parts]
+        return _NoFiles(Path(self.id))
 
     def title(self) -> str:
-        return Path(self.id).name if Path(self.id).is_dir() else self.id
+        return self.id
 
-    def read_split(self, split: str) -> Listing:
-        part, listing = self.parts[split], Listing(self.files)
-        texts = part[self.column["text"]]
-        labels = part[self.column["label"]] if self.column["label"] else None
-        names = getattr(part.features.get(self.column["label"]), "names", None)
-        for number, text in enumerate(texts):
-            row: dict[str, Any] = {"file_name": f"{split}/{number:08d}", "text": text}
-            if labels is not None and labels[number] is not None:
-                row["label"] = labels[number]
-                if names and isinstance(labels[number], int) and 0 <= labels[number] < len(names):
-                    row["class_name"] = names[labels[number]]
-            listing.add(row, f"{split}, row {number + 1}")
-        return listing
+    def list_tables(self) -> Iterator[RawTable]:
+        for split, part in self.parts.items():
+            table = _HubTable(part.data.table, _list_cache_folders())
+            rows = (RawRow(number, values) for number, values in table.read_rows())
+            yield RawTable(split, rows, "row", split=split, class_names=table.class_names, embedded=table)
+
+    def fingerprint(self, split: str) -> str:
+        return compute_key(super().fingerprint(split), *(part._fingerprint for part in self.parts.values()))
+
+
+class _NoFiles(Files):
+    """The files of a data set whose images are all in cells."""
+
+    def list_entries(self) -> Iterator[tuple[str, Any]]:
+        return iter(())
+
+    def stamp(self, name: str) -> object:
+        raise KeyError(name)
+
+    def read(self, name: str) -> bytes:
+        raise KeyError(name)
+
+
+class _HubTable(ArrowTable):
+    """Rows of a data set whose cells may name image files in the caches of `datasets` and of the hub.
+
+    Args:
+        table: the rows, a `pyarrow.Table`.
+        folders: folders in which the files may be.
+    """
+
+    def __init__(self, table: Any, folders: list[Path]):
+        super().__init__(table)
+        self.folders = [folder.resolve() for folder in folders]
+
+    def read_rows(self) -> Iterator[tuple[int, dict[str, Any]]]:
+        for number, values in super().read_rows():
+            for name in self.image_columns:
+                values[name] = values[name]._replace(is_filled=values[name].is_filled or values[name].path is not None)
+            yield number, values
+
+    def read_image(self, column: str, number: int) -> bytes:
+        cell = self.table.column(column)[number - 1].as_py()
+        if not isinstance(cell, dict) or cell.get("bytes") is not None:
+            return super().read_image(column, number)
+        try:
+            path = Path(cell["path"]).resolve()
+            if not any(path.is_relative_to(folder) for folder in self.folders):
+                raise DataError(f"it names the file {cell['path']}, which is not in the data set.")
+            return path.read_bytes()
+        except (OSError, ValueError, TypeError) as error:
+            raise DataError(f"its file can't be read ({error}).") from error
+
+
+def _load(path: str, config: str | None, revision: str | None) -> Any:
+    """Load a data set, but refuse to run its script, which `datasets` up to version 3 would offer to do."""
+    import datasets
+
+    refusal = {"trust_remote_code": False} if "trust_remote_code" in signature(datasets.load_dataset).parameters else {}
+    return datasets.load_dataset(path, config, revision=revision, **refusal)
+
+
+def _list_cache_folders() -> list[Path]:
+    """List the folders that may hold files of a data set: the caches of downloads and of unpacked files."""
+    import datasets
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    return [Path(HF_HUB_CACHE), Path(datasets.config.HF_DATASETS_CACHE)]

@@ -5,13 +5,16 @@ from __future__ import annotations
 import io
 import json
 import re
+from collections.abc import Iterator
 from functools import cached_property
 from typing import Any, Literal
 
 import torch
 
 from stackflower.data.files import Files
-from stackflower.data.listed import ListedSource, Listing
+from stackflower.data.listed import ListedSource
+from stackflower.data.rows.containers import RawRow, RawTable, read_text_row
+from stackflower.data.rows.listing import Listing
 from stackflower.errors import DataError
 from stackflower.options import Seed
 from stackflower.registry import register
@@ -54,10 +57,7 @@ class Oxford102(ListedSource):
 
     @classmethod
     def recognises(cls, files: Files) -> bool:
-        return files.has_folder("jpg") and files.has_folder("text_c10") and "imagelabels.mat" in files
-
-    def find_splits(self) -> list[str]:
-        return ["train", "test"] if self.by == "classes" else list(SPLIT_KEYS)
+        return files.has_folder("jpg") and "imagelabels.mat" in files
 
     @cached_property
     def labels(self) -> list[int]:
@@ -99,25 +99,32 @@ class Oxford102(ListedSource):
         last = len(order) if split == "test" else first + round(SHARES[split] * len(order))
         return sorted(order[first:last])
 
-    def read_split(self, split: str) -> Listing:
-        names, listing = self._read_class_names(), Listing(self.files)
-        members = self._list_members(split)
-        existing = [number for number in members if number in self.images]
-        for number in existing:
-            image = self.images[number]
-            row: dict[str, Any] = {"file_name": image}
+    def list_tables(self) -> Iterator[RawTable]:
+        if not self.files.has_folder("text_c10"):
+            raise DataError(f"{self.path} has no captions: unpack text_c10 of Reed et al. in it.")
+        for split in ("train", "test") if self.by == "classes" else SPLIT_KEYS:
+            yield RawTable("", self._list_rows(split), split=split, is_fixed=True)
+
+    def read(self) -> dict[str, Listing]:
+        listings = super().read()
+        missing = [number for number in range(1, len(self.labels) + 1) if number not in self.images]
+        if missing:
+            listings["train"].notes.append(
+                f"{len(missing):,} of the {len(self.labels):,} images are missing in {self.files.path / 'jpg'}."
+            )
+        return listings
+
+    def _list_rows(self, split: str) -> Iterator[RawRow]:
+        names = self._read_class_names()
+        for number in self._list_members(split):
+            if (image := self.images.get(number)) is None:
+                continue
+            row: dict[str, Any] = {"image": image}
             if number <= len(self.labels):
                 label = self.labels[number - 1]
                 row |= {"label": label} | ({"class_name": names[label]} if label in names else {})
             file = f"text_c10/class_{row.get('label', 0):05d}/image_{number:05d}.txt"
-            if (captions := listing.read_captions(self.files, file, image)) is not None:
-                listing.add({**row, "text": captions}, image)
-        if len(existing) < len(members):
-            listing.notes.append(
-                f"{len(members) - len(existing):,} of the {len(members):,} images of this split are missing in "
-                f"{self.files.path / 'jpg'}."
-            )
-        return listing
+            yield read_text_row(image, row, self.files, file)
 
     def _read_class_names(self) -> dict[int, str]:
         if "cat_to_name.json" not in self.files:

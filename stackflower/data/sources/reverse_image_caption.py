@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import PurePosixPath
 from typing import Any
 
 from stackflower.data.files import Files
-from stackflower.data.listed import ListedSource, Listing
+from stackflower.data.listed import ListedSource
+from stackflower.data.rows.containers import RawRow, RawTable
 from stackflower.errors import DataError
 from stackflower.formats.pickled_tables import extract_columns
 from stackflower.formats.pickles import load_npy, load_pickle
@@ -35,9 +37,6 @@ class ReverseImageCaption(ListedSource):
     def recognises(cls, files: Files) -> bool:
         return any(PurePosixPath(name).name == TABLE_FILE for name in files.names)
 
-    def find_splits(self) -> list[str]:
-        return ["train"]
-
     def _find_file(self, *names: str) -> str:
         """Return the first file that has one of these names, in any folder."""
         for name in names:
@@ -55,27 +54,21 @@ class ReverseImageCaption(ListedSource):
         id_column, word_column = (0, 1) if name.endswith(WORD_FILES[0]) else (1, 0)
         return {str(pair[id_column]): str(pair[word_column]) for pair in pairs.tolist()}
 
-    def read_split(self, split: str) -> Listing:
-        listing, words, name = Listing(self.files), self._read_dictionary(), self._find_file(TABLE_FILE)
-        table = extract_columns(load_pickle(self.files.read(name), name), name)
+    def list_tables(self) -> Iterator[RawTable]:
+        name = self._find_file(TABLE_FILE)
+        yield RawTable(name, self._read_rows(name), "row", is_fixed=True)
+
+    def _read_rows(self, name: str) -> Iterator[RawRow]:
+        words, table = self._read_dictionary(), extract_columns(load_pickle(self.files.read(name), name), name)
         if not {"Captions", "ImagePath"} <= set(table):
             raise DataError(f"{self.files.path / name} has no columns Captions and ImagePath.")
         images = {PurePosixPath(file).name: file for file in self.files.names}
-        captions: dict[str, list[Any]] = {}
-        for index, (path, encoded) in enumerate(zip(table["ImagePath"], table["Captions"], strict=True)):
-            where, file = f"{name}, row {index + 1}", images.get(PurePosixPath(str(path)).name)
+        for number, (path, encoded) in enumerate(zip(table["ImagePath"], table["Captions"], strict=True), 1):
+            row = {"image": images.get(PurePosixPath(str(path)).name, str(path))}
             try:
-                texts = [_join_words(caption, words) for caption in encoded]
+                yield RawRow(number, {**row, "text": [_join_words(caption, words) for caption in encoded]})
             except (KeyError, TypeError) as error:
-                listing.problems.append(f"{where} has a word {error} that is not in the dictionary.")
-                continue
-            if file is None:
-                listing.problems.append(f"{where} names {path}, which does not exist.")
-            else:
-                captions.setdefault(file, []).extend(texts)
-        for file, texts in captions.items():
-            listing.add({"file_name": file, "text": texts}, f"{name}, {file}")
-        return listing
+                yield RawRow(number, row, f"has a word {error} that is not in the dictionary")
 
 
 def _join_words(caption: Any, words: dict[str, str]) -> str:

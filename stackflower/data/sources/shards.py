@@ -11,23 +11,38 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, BinaryIO
+from types import NoneType
+from typing import Any, BinaryIO, NamedTuple
 
 from stackflower.data.archives import PartReader, read_tar_entries
 from stackflower.data.files import Files, is_hidden
-from stackflower.data.images import EXTENSIONS
-from stackflower.data.listed import ListedSource, Listing
+from stackflower.data.image_formats import EXTENSIONS
+from stackflower.data.listed import ListedSource
 from stackflower.data.remote import is_remote, local_copy
-from stackflower.data.rows import check_row, parse_row
-from stackflower.data.shard_locations import find_shards, get_file_name
-from stackflower.data.sources.folder import SPLIT_FOLDERS, find_split
+from stackflower.data.rows.checks import check_row
+from stackflower.data.rows.columns import name_columns, normalise
+from stackflower.data.rows.containers import RawRow, RawTable, parse_object
+from stackflower.data.rows.listing import Listing
+from stackflower.data.shard_locations import ShardSplits, find_shards, get_file_name
+from stackflower.data.splits import find_split
 from stackflower.errors import DataError
 from stackflower.formats.lines import split_lines
 from stackflower.options import Below1, Seed
 from stackflower.registry import register
 
+TEXT_SUFFIXES = (".cls", ".json", ".txt")
 MAX_TEXT_SIZE = 10_000_000  # bytes per caption file
 Place = tuple[int, int]  # offset and size in bytes
+
+
+class Keys(NamedTuple):
+    """Keys of the captions and of the class in JSON files; None: those with usual names."""
+
+    text: str | None = None
+    label: str | None = None
+
+
+USUAL_KEYS = Keys()
 
 
 @dataclass
@@ -64,8 +79,12 @@ class Shard:
         return [*self.problems, *bad]
 
 
-def read_shard(path: Path) -> Shard:
+def read_shard(path: Path, keys: Keys = USUAL_KEYS) -> Shard:
     """Read the samples of a shard and check their captions, without reading images.
+
+    Args:
+        path: the shard.
+        keys: keys of the JSON files.
 
     Raises:
         DataError: the file is not a tar file.
@@ -77,56 +96,60 @@ def read_shard(path: Path) -> Shard:
         folder, slash, base = name.rpartition("/")
         if is_hidden(name):
             continue
-        # As in WebDataset, a key ends at the first dot of the file name.
+        # As in WebDataset, a key ends at the first dot of the file name. The last part of what follows is the format.
         stem, _, suffix = base.partition(".")
-        key = f"{folder}{slash}{stem}"
+        key, suffix = f"{folder}{slash}{stem}", f".{suffix.lower().rpartition('.')[2]}"
         sample = samples.setdefault(key, Sample(key))
-        suffix = f".{suffix.lower()}"
         if suffix in EXTENSIONS:
             sample.problem = "has two images" if sample.image is not None else sample.problem
             sample.image = place
-        elif suffix in (".json", ".txt"):
+        elif suffix in TEXT_SUFFIXES:
             sample.texts[suffix] = place
     with path.open("rb") as handle:
         for sample in samples.values():
-            read_row(sample, handle)
+            read_row(sample, handle, keys)
     problems += [f"{path / name} {reason}." for name, reason in refused.items()]
     return Shard(path, list(samples.values()), problems)
 
 
-def read_row(sample: Sample, handle: BinaryIO) -> None:
+def read_row(sample: Sample, handle: BinaryIO, keys: Keys) -> None:
     """Read and check the captions of a sample.
 
     Args:
         sample: sample whose row and problem to set.
         handle: the open shard.
+        keys: keys of the JSON file.
     """
-    for suffix, (offset, size) in sorted(sample.texts.items()):  # a JSON file takes precedence over a text file
+    values: dict[str, Any] = {}
+    for suffix, (offset, size) in sorted(sample.texts.items()):  # .cls, then .json, which has precedence over .txt
         if size > MAX_TEXT_SIZE:
             sample.problem = f"has a caption file of {size:,} bytes; the limit is {MAX_TEXT_SIZE:,}"
             continue
         handle.seek(offset)
-        row, problem = _parse_texts(suffix, handle.read(size))
-        sample.row = {**row, **sample.row}
+        parsed, problem = _parse_texts(suffix, handle.read(size), keys)
+        values |= {key: value for key, value in parsed.items() if value != [] and not values.get(key)}
         sample.problem = sample.problem or problem
-    if sample.problem is None and "text" not in sample.row and "caption" in sample.row:
-        sample.row["text"] = sample.row["caption"]  # img2dataset calls it "caption"
-    sample.row, problem = check_row(sample.row)
+    label = values.pop("label", None)
+    row, problem = check_row(values if isinstance(label, (str, NoneType)) else {**values, "label": label})
+    sample.row = row if label is None else {**row, "label": label}
     sample.problem = sample.problem or problem
     if sample.image is None:
         sample.problem = "has captions but no image" if sample.texts else "has no image"
 
 
-def _parse_texts(suffix: str, content: bytes) -> tuple[dict[str, Any], str | None]:
-    """Return the row in a text or JSON file, and what is wrong with it or None."""
+def _parse_texts(suffix: str, content: bytes, keys: Keys) -> tuple[dict[str, Any], str | None]:
+    """Return the row in a text, class or JSON file, and what is wrong with it or None."""
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         return {}, f"has a caption file that is not UTF-8 ({error})"
-    if suffix == ".json":
-        row, problem = parse_row(text)
-        return row, problem and f"has a JSON file that {problem}"
-    return {"text": split_lines(text)}, None
+    if suffix == ".txt":
+        return {"text": split_lines(text)}, None
+    values, problem = ({"label": text}, None) if suffix == ".cls" else parse_object(text)
+    if problem is None:
+        values, problem = normalise(values, name_columns(tuple(values), keys.text, keys.label))
+        return values, problem
+    return {}, f"has a JSON file that {problem}"
 
 
 class ShardFiles(Files):
@@ -135,24 +158,32 @@ class ShardFiles(Files):
     Args:
         path: path that the user gave, for messages.
         shards: locations of the shards.
+        keys: keys of the JSON files.
     """
 
-    def __init__(self, path: Path, shards: list[str]):
+    def __init__(self, path: Path, shards: list[str], keys: Keys = USUAL_KEYS):
         super().__init__(path)
+        self.keys = keys
         names = list(map(get_file_name, shards))
         self.shards = dict(zip(shards, names if len(set(names)) == len(names) else shards, strict=True))
         self.read_part = PartReader()
         self._places: dict[str, tuple[str, int, int]] = {}
 
-    def read_shards(self) -> Iterator[tuple[str, Shard]]:
-        """Read the shards one by one, note where their images are, and yield the name and samples of each."""
+    def read_shards(self) -> Iterator[tuple[str, str, Shard]]:
+        """Read the shards one by one, note where their images are, and yield location, name and samples of each."""
         for location, name in self.shards.items():
             with local_copy(location) as path:
-                shard = read_shard(path)
+                shard = read_shard(path, self.keys)
             for sample in shard.samples:
                 if sample.image is not None:
                     self._places[f"{name}/{sample.key}"] = (location, *sample.image)
-            yield name, shard
+            yield location, name, shard
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._places
+
+    def is_image(self, name: str) -> bool:
+        return name in self._places
 
     @cached_property
     def entries(self) -> dict[str, Any]:
@@ -185,25 +216,39 @@ class ShardSource(ListedSource):
 
     Args:
         path: folder, tar file, or pattern with ``*``, ``{000..006}`` or ``{train,test}``, also at a URL that fsspec
-            reads. Files whose names begin with validation, val or valid, or whose folder has such a name, hold the
-            validation split. Likewise, test stands for the test split. All others hold the training split.
+            reads. The names of files or of their folders give the splits, such as train-000.tar, val-000.tar or
+            test/000.tar. Shards of no split are for training, or left out if others are called train.
+
+        text_column: key of the captions in JSON files. Default: a key with a usual name.
+        label_column: key of the classes in JSON files. Default: a key with a usual name.
     """
 
     layout = "WebDataset shards"
+    reports_unused = False
 
     def __init__(
-        self, *, path: str, held_out: Below1 = 0.0, seed: Seed = 0, skip_bad: bool = False, follow_links: bool = False
+        self,
+        *,
+        path: str,
+        text_column: str | None = None,
+        label_column: str | None = None,
+        held_out: Below1 = 0.0,
+        seed: Seed = 0,
+        skip_bad: bool = False,
+        follow_links: bool = False,
     ):
         self.location, self.follow_links = path, follow_links
+        self.keys = Keys(text_column, label_column)
         super().__init__(path=path, held_out=held_out, seed=seed, skip_bad=skip_bad, follow_links=follow_links)
 
-    def open(self, follow_links: bool) -> Files:
+    def open(self, follow_links: bool) -> ShardFiles:
         if not self.shards:
             raise DataError(
                 f"No shards found at {self.location!r}. `data` takes a folder of images with metadata, a folder of "
-                '.tar shards, or a pattern such as "shards/train-{000..006}.tar".'
+                '.tar shards, or a pattern such as "shards/train-{000000..000006}.tar".'
             )
-        return ShardFiles(self.path, [shard for shards in self.shards.values() for shard in shards])
+        locations = [shard for shards in self.shards.values() for shard in shards]
+        return ShardFiles(self.path, locations, self.keys)
 
     @classmethod
     def recognises(cls, files: Files) -> bool:
@@ -211,9 +256,14 @@ class ShardSource(ListedSource):
         return any(not folder or find_split(folder) for folder in shards)
 
     @cached_property
+    def found(self) -> ShardSplits:
+        """Locations of the shards of each split, and of those that belong to none."""
+        return find_shards(self.location, self.follow_links)
+
+    @property
     def shards(self) -> dict[str, list[str]]:
         """Locations of the shards of each split."""
-        return find_shards(self.location, self.follow_links)
+        return self.found.splits
 
     def title(self) -> str:
         if is_remote(self.location):
@@ -221,21 +271,33 @@ class ShardSource(ListedSource):
         path = Path(self.location).expanduser()
         return path.resolve().name if path.is_dir() else path.parent.resolve().name
 
-    def find_splits(self) -> list[str]:
-        return [name for name in SPLIT_FOLDERS if name in self.shards]
+    def list_tables(self) -> Iterator[RawTable]:
+        split_of = {shard: split for split, shards in self.shards.items() for shard in shards}
+        assert isinstance(self.files, ShardFiles)
+        for location, name, shard in self.files.read_shards():
+            self.files.problems += shard.problems
+            yield RawTable(name, _list_rows(name, shard), split=split_of[location], is_fixed=True)
 
-    def read_split(self, split: str) -> Listing:
-        files = ShardFiles(self.path, self.shards[split])
-        listing = Listing(files)
-        for name, shard in files.read_shards():
-            listing.problems += shard.faults
-            usable = [sample for sample in shard.samples if not sample.problem]
-            listing.rows.extend({**sample.row, "file_name": f"{name}/{sample.key}"} for sample in usable)
-        if split == "train" and self.path.is_dir():
-            read = {Path(shard).resolve() for shards in self.shards.values() for shard in shards}
-            unread = [file for file in sorted(self.path.rglob("*.tar")) if file.resolve() not in read]
-            if unread:
-                listing.notes.append(f"{len(unread):,} tar files in {self.path} are not read, such as {unread[0]}.")
-        if not listing.rows and not listing.problems:
-            listing.problems.append(f"The shards of {self.location} ({split}) hold no images.")
-        return listing
+    def read(self) -> dict[str, Listing]:
+        listings = super().read()
+        for split in self.shards:
+            listing = listings.setdefault(split, Listing(self.files))
+            if not listing.rows and not listing.problems:
+                listing.problems.append(f"The shards of {self.location} ({split}) hold no images.")
+        listings["train"].notes += self.list_unread_shards()
+        return listings
+
+    def list_unread_shards(self) -> list[str]:
+        """Return a sentence about tar files that are not read, if there are any."""
+        read = {Path(shard).resolve() for shards in self.shards.values() for shard in shards}
+        files = sorted(self.path.rglob("*.tar")) if self.path.is_dir() else map(Path, self.found.left_out)
+        unread = [str(file) for file in files if file.resolve() not in read]
+        if not unread:
+            return []
+        reason = ", because their names belong to no split" if self.found.left_out else ""
+        return [f"{len(unread):,} tar files in {self.location} are not read{reason}, such as {unread[0]}."]
+
+
+def _list_rows(name: str, shard: Shard) -> Iterator[RawRow]:
+    for sample in shard.samples:
+        yield RawRow(str(shard.path / sample.key), {**sample.row, "image": f"{name}/{sample.key}"}, sample.problem)

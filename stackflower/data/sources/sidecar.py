@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import PurePosixPath
 
-from stackflower.data.caption_files import name_text_file
 from stackflower.data.files import Files
-from stackflower.data.listed import ListedSource, Listing
-from stackflower.data.sources.folder import is_image, list_splits, list_unused_images, select_split
+from stackflower.data.listed import ListedSource
+from stackflower.data.rows.containers import RawRow, RawTable, read_text_row
+from stackflower.data.splits import find_split_folders
 from stackflower.options import Below1, Seed
 from stackflower.registry import register
 
+SUFFIXES = (".txt", ".caption")
 INSPECTED_IMAGES = 200  # number of images to inspect to recognise the layout
 
 
 @register("data", "sidecar")
 class SidecarSource(ListedSource):
-    """Images, each with a text file of the same name: ``1.png`` and ``1.txt`` with one caption per line.
+    """Images, each with a text file of its captions, one per line: ``1.png`` and ``1.txt``.
 
-    The data may be in split folders ``train``, ``validation`` and ``test``.
+    The text file may also be called ``1.caption`` or ``1.png.txt``, or lie in another folder, as in ``images/1.png``
+    and ``text/1.txt``. The data may be in split folders ``train``, ``validation`` and ``test``.
 
     Args:
         separator: separator of tags, such as a comma. The tags of each text file are then joined by commas to one
@@ -39,40 +42,80 @@ class SidecarSource(ListedSource):
         follow_links: bool = False,
     ):
         super().__init__(path=path, held_out=held_out, seed=seed, skip_bad=skip_bad, follow_links=follow_links)
-        self.separator = separator
+        self.separator, self.folders = separator, find_split_folders(self.files)
 
     @classmethod
     def recognises(cls, files: Files) -> bool:
-        images = [name for name in files.names if is_image(name)][:INSPECTED_IMAGES]
-        return any(name_text_file(name) in files for name in images)
+        texts = _TextFiles(files)
+        return any(texts.find(name) for name in files.images[:INSPECTED_IMAGES])
 
-    def find_splits(self) -> list[str]:
-        return list_splits(self.files)
+    def list_tables(self) -> Iterator[RawTable]:
+        yield RawTable("", self._list_rows(), is_fixed=True)
 
-    def read_split(self, split: str) -> Listing:
-        files = select_split(self.files, split)
-        listing, used = Listing(files), set[str]()
-        for name in files.names:
-            if not is_image(name):
-                continue
-            text = name_text_file(name)
-            if text in used:
-                listing.problems.append(f"{name} shares {text} with another image.")
-                continue
-            used.add(text)
-            if text not in files:
-                listing.problems.append(f"{name} has no {PurePosixPath(text).name} beside it.")
-                continue
-            if (lines := listing.read_captions(files, text, name)) is not None:
-                listing.add({"file_name": name, "text": self._join_tags(lines)}, name)
-        listing.problems += [f"{name} {reason}." for name, reason in files.refused.items()]
-        listing.notes += list_unused_images(self.files) if split == "train" else []
-        unused = [name for name in files.names if name.lower().endswith(".txt") and name not in used]
-        listing.problems += [f"{name} has no image beside it." for name in unused]
-        return listing
+    def _list_rows(self) -> Iterator[RawRow]:
+        texts, used = _TextFiles(self.files), dict[str, str]()
+        for image in self.files.images:
+            text = texts.find(image)
+            if text is None:
+                yield RawRow(image, {"image": image}, f"has no {PurePosixPath(image).stem}.txt beside it")
+            elif used.setdefault(text, image) != image:
+                yield RawRow(image, {"image": image}, f"shares {text} with {used[text]}")
+            else:
+                row = read_text_row(image, {"image": image}, self.files, text)
+                yield (
+                    row
+                    if row.problem
+                    else row._replace(values={**row.values, "text": self._join_tags(row.values["text"])})
+                )
+        for name, reason in self.files.refused.items():
+            yield RawRow(name, {"image": name}, reason)
+        others = {_strip(name): name for name in self.files.names if name not in texts.names}
+        for text in texts.names:
+            if text not in used:
+                other = others.get(_strip(text))
+                problem = "has no image beside it"
+                if other is not None and not self.files.is_image(other):
+                    problem = f"is beside {other}, which {self.files.explain_not_image(other)}"
+                yield RawRow(text, {"image": text}, problem)
 
     def _join_tags(self, lines: list[str]) -> list[str]:
         """Join the tags in the lines of a text file to one caption; without a separator, return the lines."""
         if not self.separator:
             return lines
         return [", ".join(tag.strip() for line in lines for tag in line.split(self.separator) if tag.strip())]
+
+
+class _TextFiles:
+    """The text files of a data set, found by their images."""
+
+    def __init__(self, files: Files):
+        self.names = dict.fromkeys(name for name in files.names if name.lower().endswith(SUFFIXES))
+        self.parallel: dict[tuple[int, str], list[str]] = {}
+        if not any(map(self._find_beside, files.images)):
+            for name in self.names:
+                for key in _list_parallel_keys(name):
+                    self.parallel.setdefault(key, []).append(name)
+
+    def find(self, image: str) -> str | None:
+        """Return the text file beside an image, or the only one in a parallel folder; None without one."""
+        if not self.parallel:
+            return self._find_beside(image)
+        found = {name for key in _list_parallel_keys(image) for name in self.parallel.get(key, ())}
+        return found.pop() if len(found) == 1 else None
+
+    def _find_beside(self, image: str) -> str | None:
+        stem = _strip(image)
+        return next(
+            (name for base in (stem, image) for suffix in SUFFIXES if (name := base + suffix) in self.names), None
+        )
+
+
+def _strip(name: str) -> str:
+    """Return the path of a file without its suffix."""
+    return str(PurePosixPath(name).with_suffix(""))
+
+
+def _list_parallel_keys(name: str) -> list[tuple[int, str]]:
+    """Return the path of a file without its suffix and one of its folders, with the position of that folder."""
+    *folders, _ = parts = PurePosixPath(name).with_suffix("").parts
+    return [(position, "/".join((*parts[:position], *parts[position + 1 :]))) for position in range(len(folders))]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -10,9 +11,9 @@ import numpy as np
 
 from stackflower.data.caption_files import find_by_ending, index_by_ending
 from stackflower.data.files import Files
-from stackflower.data.listed import ListedSource, Listing
+from stackflower.data.listed import ListedSource
+from stackflower.data.rows.containers import RawRow, RawTable, read_text_row
 from stackflower.data.sources.cub_200 import Box, load_boxed, read_boxes
-from stackflower.data.sources.folder import is_image
 from stackflower.errors import DataError
 from stackflower.formats.pickles import load_pickle
 from stackflower.options import Positive
@@ -48,8 +49,9 @@ class StackGanFolder(ListedSource):
     def recognises(cls, files: Files) -> bool:
         return f"train/{NAMES_FILE}" in files
 
-    def find_splits(self) -> list[str]:
-        return [split for split in ("train", "test") if f"{split}/{NAMES_FILE}" in self.files]
+    def list_tables(self) -> Iterator[RawTable]:
+        for index, split in enumerate(split for split in ("train", "test") if f"{split}/{NAMES_FILE}" in self.files):
+            yield RawTable(f"{split}/{NAMES_FILE}", self._list_rows(split, index), "entry", split=split, is_fixed=True)
 
     def _load_pickle(self, name: str) -> Any:
         return load_pickle(self.files.read(name), self.files.path / name)
@@ -63,7 +65,7 @@ class StackGanFolder(ListedSource):
     @cached_property
     def images(self) -> dict[str, str]:
         """Image files by the endings of their names."""
-        return index_by_ending(name for name in self.files.names if is_image(name))
+        return index_by_ending(self.files.images)
 
     @cached_property
     def texts(self) -> dict[str, str]:
@@ -92,13 +94,13 @@ class StackGanFolder(ListedSource):
             )
         return classes
 
-    def _join_words(self, split: str, count: int) -> list[list[str]] | None:
-        """Decode AttnGAN's captions, of word ids, of each of `count` images; None without such a file."""
+    def _join_words(self, split: str, index: int, count: int) -> list[list[str]] | None:
+        """Decode AttnGAN's captions, of word ids, of the `count` images of a split; None without such a file."""
         if CAPTIONS_FILE not in self.files:
             return None
         content = self._load_pickle(CAPTIONS_FILE)
         try:
-            captions, words = content[self.find_splits().index(split)], content[2]
+            captions, words = content[index], content[2]
             texts = [" ".join(words[int(number)] for number in caption) for caption in captions]
         except (KeyError, IndexError, TypeError, ValueError) as error:
             raise DataError(f"{self.files.path / CAPTIONS_FILE} is not in AttnGAN's format ({error!r}).") from error
@@ -110,23 +112,22 @@ class StackGanFolder(ListedSource):
             )
         return [texts[index * per_image : (index + 1) * per_image] for index in range(count)]
 
-    def read_split(self, split: str) -> Listing:
-        listing, names = Listing(self.files), self._read_names(split)
+    def _list_rows(self, split: str, index: int) -> Iterator[RawRow]:
+        names = self._read_names(split)
         classes = self._read_classes(split, len(names))
         in_text_files = any(find_by_ending(self.texts, name) for name in names[:100])
-        joined = None if in_text_files else self._join_words(split, len(names))
-        for index, name in enumerate(names):
-            where = f"{split}/{NAMES_FILE}, entry {index + 1}"
+        joined = None if in_text_files else self._join_words(split, index, len(names))
+        for number, name in enumerate(names):
+            where = f"{split}/{NAMES_FILE}, entry {number + 1}"
             image, text = find_by_ending(self.images, name), find_by_ending(self.texts, name)
+            row: dict[str, Any] = {"image": image or name} | ({} if classes is None else {"label": classes[number]})
             if image is None or (text is None and joined is None):
                 missing = "image" if image is None else "text"
-                listing.problems.append(f"{where} names {name}, but no {missing} file has this name.")
-                continue
-            captions = joined[index] if joined is not None else listing.read_captions(self.files, str(text), where)
-            if captions is not None:
-                label = {} if classes is None else {"label": classes[index]}
-                listing.add({"file_name": image, "text": captions, **label}, where)
-        return listing
+                yield RawRow(where, row, f"names {name}, but no {missing} file has this name")
+            elif joined is not None:
+                yield RawRow(where, {**row, "text": joined[number]})
+            else:
+                yield read_text_row(where, row, self.files, str(text))
 
     def fingerprint(self, split: str) -> str:
         return f"{super().fingerprint(split)}-{self.box:g}"

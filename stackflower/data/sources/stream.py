@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import os
+import zlib
 from collections import OrderedDict
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -17,9 +19,9 @@ import numpy as np
 
 from stackflower.data.images import load_square
 from stackflower.data.remote import fetch_file, is_remote, list_matches, local_copy
-from stackflower.data.rows import join_problems
+from stackflower.data.rows.checks import join_problems
 from stackflower.data.shard_locations import get_file_name
-from stackflower.data.sources.shards import Sample, ShardSource, read_row, read_shard
+from stackflower.data.sources.shards import TEXT_SUFFIXES, USUAL_KEYS, Keys, Sample, ShardSource, read_row, read_shard
 from stackflower.errors import DataError
 from stackflower.options import Count, Natural
 from stackflower.registry import register
@@ -39,7 +41,7 @@ class ShardIndex:
     """Index of the samples in a shard.
 
     Attributes:
-        places: offset and size, in bytes, of the image, the JSON file and the text file of each sample, (n, 6).
+        places: offset and size, in bytes, of the image and of the files with `TEXT_SUFFIXES` of each sample, (n, 8).
         faults: sentences about samples that can't be used, which are not in `places`.
     """
 
@@ -47,11 +49,12 @@ class ShardIndex:
     faults: list[str]
 
 
-def load_index(location: str) -> ShardIndex:
+def load_index(location: str, keys: Keys = USUAL_KEYS) -> ShardIndex:
     """Load the index of a shard from the cache, or read the shard and save its index there.
 
     Args:
         location: path or URL of the shard.
+        keys: keys of the JSON files.
 
     Raises:
         DataError: the file can't be read or is not a tar file.
@@ -62,21 +65,18 @@ def load_index(location: str) -> ShardIndex:
         except OSError as error:
             raise DataError(f"{location} can't be read: {error.strerror}.") from error
         stamp = path.name if is_remote(location) else (str(path.resolve()), status.st_mtime_ns)
-        cached = make_cache_folder("shard-index") / f"{compute_key(stamp, status.st_size)}.npy"
+        cached = make_cache_folder("shard-index") / f"{compute_key(stamp, status.st_size, keys, TEXT_SUFFIXES)}.npy"
         with suppress(OSError, ValueError):
             places = np.load(cached, mmap_mode="r")
             return ShardIndex(places, json.loads(cached.with_suffix(".json").read_text(encoding="utf-8")))
-        shard = read_shard(path)
+        shard = read_shard(path, keys)
+    absent = (ABSENT, 0)
     rows = [
-        [
-            *(sample.image or (ABSENT, 0)),
-            *sample.texts.get(".json", (ABSENT, 0)),
-            *sample.texts.get(".txt", (ABSENT, 0)),
-        ]
+        [*(sample.image or absent), *(part for suffix in TEXT_SUFFIXES for part in sample.texts.get(suffix, absent))]
         for sample in shard.samples
         if not sample.problem
     ]
-    places = np.array(rows, dtype=np.int64).reshape(-1, 6)
+    places = np.array(rows, dtype=np.int64).reshape(-1, 2 + 2 * len(TEXT_SUFFIXES))
     write_text(cached.with_suffix(".json"), json.dumps(shard.faults))
     with replacing(cached) as temporary:
         np.save(temporary, places)
@@ -89,10 +89,11 @@ class ShardReader:
     Args:
         locations: locations of the shards.
         counts: number of usable samples of each shard.
+        keys: keys of the JSON files.
     """
 
-    def __init__(self, locations: Sequence[str], counts: Sequence[int]):
-        self.locations, self.counts = list(locations), list(counts)
+    def __init__(self, locations: Sequence[str], counts: Sequence[int], keys: Keys = USUAL_KEYS):
+        self.locations, self.counts, self.keys = list(locations), list(counts), keys
         self._open: OrderedDict[int, tuple[BinaryIO, np.ndarray]] = OrderedDict()
 
     def __getstate__(self) -> dict[str, Any]:
@@ -108,7 +109,7 @@ class ShardReader:
         while len(self._open) >= max(1, limit):
             self._open.popitem(last=False)[1][0].close()
         try:
-            index = load_index(location)
+            index = load_index(location, self.keys)
         except OSError as error:
             raise DataError(f"{location} can't be read: {explain_read_error(error)}.") from error
         if len(index.places) != self.counts[number]:
@@ -131,14 +132,18 @@ class ShardReader:
             DataError: the sample has changed since it was counted.
         """
         file, places = self._open_shard(shard)
-        _, _, json_at, json_size, text_at, text_size = places[sample].tolist()
-        texts = {".json": (json_at, json_size), ".txt": (text_at, text_size)}
-        content = Sample("", (0, 0), {suffix: place for suffix, place in texts.items() if place[0] != ABSENT})
-        read_row(content, file)
+        pairs = places[sample].reshape(-1, 2).tolist()
+        texts = {
+            suffix: (at, size) for suffix, (at, size) in zip(TEXT_SUFFIXES, pairs[1:], strict=True) if at != ABSENT
+        }
+        content = Sample("", (0, 0), texts)
+        read_row(content, file, self.keys)
         if content.problem:
             raise DataError(
                 f"{self.locations[shard]}: sample {sample} {content.problem}; it has changed since the training began."
             )
+        if isinstance(label := content.row.get("label"), str):  # names can't be numbered without reading all shards
+            content.row["label"] = zlib.crc32(label.encode("utf-8", "replace")) >> 1
         return content.row
 
     def image(self, shard: int, sample: int, size: int) -> np.ndarray:
@@ -177,12 +182,16 @@ class ShardStream(ShardSource):
         self,
         *,
         path: str,
+        text_column: str | None = None,
+        label_column: str | None = None,
         window: Count = 2048,
         workers: Natural | None = None,
         skip_bad: bool = False,
         follow_links: bool = False,
     ):
-        super().__init__(path=path, skip_bad=skip_bad, follow_links=follow_links)
+        super().__init__(
+            path=path, text_column=text_column, label_column=label_column, skip_bad=skip_bad, follow_links=follow_links
+        )
         self.window, self.workers = window, workers
         self._counts: dict[str, list[int]] = {}
         self._faults: list[str] = []
@@ -194,7 +203,7 @@ class ShardStream(ShardSource):
 
     def reader(self, split: str) -> ShardReader:
         """Create a reader of the samples of a split."""
-        return ShardReader(self.shards[split], self.count(split))
+        return ShardReader(self.shards[split], self.count(split), self.keys)
 
     def count(self, split: str) -> list[int]:
         """Count the usable samples of each shard.
@@ -237,7 +246,7 @@ class ShardStream(ShardSource):
         """Index every shard and count its samples."""
         counts, faults = [], []
         with progress_bar(f"indexing {len(locations):,} shards of {split}", len(locations)) as progress:
-            for index in _load_indexes(locations):
+            for index in _load_indexes(locations, self.keys):
                 counts.append(len(index.places))
                 self._digest.update(index.places.tobytes())
                 faults += index.faults
@@ -252,8 +261,9 @@ class ShardStream(ShardSource):
         return counts
 
     def stream_warnings(self) -> list[str]:
-        """Return warnings about the samples that were counted."""
-        return [f"{len(self._faults):,} samples are left out. The first: {self._faults[0]}"] if self._faults else []
+        """Return warnings about the samples that were counted, and about shards that are not read."""
+        faults = [f"{len(self._faults):,} samples are left out. The first: {self._faults[0]}"] if self._faults else []
+        return [*faults, *self.list_unread_shards()]
 
     def stream_key(self, split: str) -> str:
         """Compute a key of everything that the stream depends on.
@@ -278,11 +288,11 @@ def _parse_count(value: object) -> int:
     return value
 
 
-def _load_indexes(locations: list[str]) -> Any:
+def _load_indexes(locations: list[str], keys: Keys) -> Any:
     """Yield the index of each shard, in order."""
     processes = min(os.cpu_count() or 1, len(locations) // 4)
     if processes < 2:
-        yield from map(load_index, locations)
+        yield from (load_index(location, keys) for location in locations)
         return
     with ProcessPoolExecutor(processes) as pool:
-        yield from pool.map(load_index, locations, chunksize=2)
+        yield from pool.map(load_index, locations, itertools.repeat(keys), chunksize=2)

@@ -1,14 +1,14 @@
-"""Rows of metadata: parsing, checks, and their combination to the rows of a split."""
+"""Checks of rows, and their combination to the rows of a split."""
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Sequence
 from sys import intern
 from typing import Any
 
 from stackflower.data.json_lines import Column
+from stackflower.data.rows.cells import show
 from stackflower.data.source import Rows
 
 MAX_WORDS = 1_000  # of a caption
@@ -24,29 +24,18 @@ KEYS = (  # all others are ignored
 LONE_SURROGATE = re.compile("[\ud800-\udfff]")  # half of a surrogate pair
 
 
-def parse_row(text: str) -> tuple[dict[str, Any], str | None]:
-    """Parse a row from JSON.
-
-    Returns:
-        The row, and what is wrong with it (the end of a sentence) or None.
-    """
-    try:
-        row = json.loads(text)
-    except RecursionError:
-        return {}, "is nested too deeply"
-    except ValueError as error:  # malformed JSON, or a number of too many digits
-        return {}, f"is not JSON ({getattr(error, 'msg', None) or str(error).split(';')[0]})"
-    return (row, None) if isinstance(row, dict) else ({}, "is not a JSON object")
-
-
-def check_row(row: dict[str, Any]) -> tuple[dict[str, Any], str | None]:
+def check_row(row: dict[str, Any], needs_caption: bool = True) -> tuple[dict[str, Any], str | None]:
     """Check a row of metadata.
+
+    Args:
+        row: the row.
+        needs_caption: whether a row without captions is a mistake.
 
     Returns:
         The known keys of the row, with "text" as a list of captions, and what is wrong with the row (the end of a
         sentence) or None.
     """
-    texts, problem = _check_captions(row)
+    texts, problem = _check_captions(row) if needs_caption or row.get("text") else ([], None)
     problem = problem or _check_label(row) or _check_attributes(row, texts)
     kept = {key: row[key] for key in KEYS if key in row} | {"text": texts}
     if problem is None:  # a Parquet file may also hold dates and decimals
@@ -75,21 +64,14 @@ def _check_captions(row: dict[str, Any]) -> tuple[list[str], str | None]:
 def _check_label(row: dict[str, Any]) -> str | None:
     label = row.get("label", 0)
     if isinstance(label, bool) or not isinstance(label, int) or not 0 <= label <= MAX_LABEL:
-        shown = (
-            str(label)
-            if isinstance(label, int) and abs(label) < 10**20
-            else repr(label)
-            if isinstance(label, str)
-            else "(not shown)"
-        )
-        return f"has the label {shown}; a label must be a whole number from 0 to {MAX_LABEL:,}"
+        return f"has the label {show(label)}; a label must be a whole number from 0 to {MAX_LABEL:,}"
     return None
 
 
 def _check_attributes(row: dict[str, Any], texts: list[str]) -> str | None:
     attributes, mentioned = row.get("attributes"), row.get("mentioned_attributes")
     if attributes is not None and not isinstance(attributes, dict):
-        return f"has the attributes {attributes!r}; they must be an object of names and values"
+        return f"has the attributes {show(attributes)}; they must be an object of names and values"
     words = [row.get("class_name"), *(attributes or {}), *(attributes or {}).values()]
     if any(isinstance(word, str) and not word.isascii() and LONE_SURROGATE.search(word) for word in words):
         return "has a class name or an attribute with half of a surrogate pair, which is not valid text"

@@ -1,0 +1,278 @@
+"""Assembly of the rows of tables to the rows of splits."""
+
+from __future__ import annotations
+
+import itertools
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from stackflower.data.files import Files
+from stackflower.data.json_lines import JsonLines
+from stackflower.data.rows.arrow import Embedded
+from stackflower.data.rows.cells import is_missing, parse_whole_number, show
+from stackflower.data.rows.columns import FIXED, INSPECTED_ROWS, Columns, find_columns, normalise
+from stackflower.data.rows.containers import RawRow, RawTable
+from stackflower.data.rows.listing import FilesAndCells, Listing
+from stackflower.data.rows.names import NameResolver
+from stackflower.data.splits import KEYWORDS, assign_splits, find_split
+
+Key = tuple[str | None, str]  # value of the split, and file or cell
+
+
+class Assembler:
+    """Assembles the rows of tables to the rows of splits.
+
+    The tables are read once, row by row. Rows are kept in a temporary file until all are known, because rows of one
+    image need not be adjacent, and the splits depend on all names of splits.
+
+    Args:
+        files: files of the data set.
+        chosen: names of columns that the user chose (see `find_columns`).
+        folders: split folders. A row without a split belongs to that of its image's top folder.
+        reports_unused: report images that no row names.
+        needs_captions: whether rows without captions are mistakes.
+    """
+
+    def __init__(
+        self,
+        files: Files,
+        chosen: Mapping[str, str | None] | None = None,
+        folders: Iterable[str] = (),
+        reports_unused: bool = True,
+        needs_captions: bool = True,
+    ):
+        self.files = FilesAndCells(files)
+        self.chosen, self.folders, self.reports_unused = chosen or {}, list(folders), reports_unused
+        self.needs_captions = needs_captions
+        self.kept = JsonLines()
+        self.groups: dict[Key, int | list[int]] = {}  # numbers of the rows in `kept`
+        self.problems: list[tuple[str | None, str]] = []  # value of the split, and a sentence
+        self.notes: list[str] = []
+        self.named: set[str] = set()  # files that rows name
+        self.renamed: dict[str, str] = {}  # names that were found elsewhere, by file
+        self.labels_are_numbers = True
+        self.declared: set[str | None] = set()  # splits of tables, which may have no rows
+        self.uncaptioned: list[str] = []  # rows without a caption of images that other rows give some
+        self.outside: list[str] = []  # images that a layout lists outside the split folders
+
+    def read(self, table: RawTable) -> None:
+        """Read the rows of a table.
+
+        Raises:
+            DataError: the columns are unclear.
+        """
+        resolver, rows = NameResolver(self.files.files, table.folder), iter(table.rows)
+        self.declared |= {table.split} & KEYWORDS.keys()
+        head = list(itertools.islice(rows, INSPECTED_ROWS))
+        samples = [row.values for row in head if row.problem is None]
+        columns = FIXED
+        if not table.is_fixed and samples:
+            where = self.files.path / table.name
+            columns = find_columns(samples, self.chosen, lambda cell: self._is_image(resolver, cell), where)
+            self.notes += [columns.note] if columns.note else []
+        elif not table.is_fixed and not head:
+            self.problems.append((table.split, f"{self.files.path / table.name} has no rows."))
+        known = {name for values in samples for name in values}
+        for row in itertools.chain(head, rows):
+            if not table.is_fixed and not row.values.keys() <= known:
+                known |= row.values.keys()
+                columns = columns.extend(known)
+            self._keep(table, columns, resolver, row)
+
+    def _is_image(self, resolver: NameResolver, cell: Any) -> bool:
+        """Return whether a cell holds or names an image."""
+        if isinstance(cell, Embedded) and cell.is_filled:
+            return True
+        name = _get_name(cell)
+        file = resolver.find(name).file if name else None
+        return file is not None and self.files.is_image(file)
+
+    def _keep(self, table: RawTable, columns: Columns, resolver: NameResolver, row: RawRow) -> None:
+        """Normalise a row and keep it, or note what is wrong with it."""
+        where, values, split = table.locate(row), row.values, table.split
+        if not is_missing(values.get(columns.split)) and columns.split:
+            split = str(values[columns.split]).strip()
+        image, problem = ("", row.problem) if row.problem else self._find_image(table, columns.image, resolver, row)
+        if split is None and self.folders and not row.problem:
+            split = top if (top := image.partition("/")[0]) in self.folders else None
+            if split is None and not problem and "train" in map(find_split, self.folders):
+                if table.is_fixed:
+                    self.outside.append(image)
+                    return
+                problem = f"names {image}, which is outside the split folders ({', '.join(self.folders)})"
+        kept, row_problem = normalise(values, columns, table.class_names.get(columns.label, ()))
+        if problem := problem or row_problem:
+            self.problems.append((split, f"{where} {problem}."))
+            return
+        if "label" in kept:
+            self.labels_are_numbers &= isinstance(kept["label"], int)
+        kept |= {"where": where, "file_name": image}
+        number, key_of_group = len(self.kept), (split, image)
+        self.kept.append(kept)
+        before = self.groups.setdefault(key_of_group, number)
+        if before != number:
+            self.groups[key_of_group] = [before, number] if isinstance(before, int) else [*before, number]
+
+    def _find_image(self, table: RawTable, column: str, resolver: NameResolver, row: RawRow) -> tuple[str, str | None]:
+        """Return the file or cell of the image of a row, and what is wrong with it (the end of a sentence) or None."""
+        cell = row.values.get(column)
+        if isinstance(cell, Embedded) and cell.is_filled and table.embedded is not None:
+            return self.files.add_cell(table.name, table.embedded, column, int(row.place)), None
+        name = _get_name(cell)
+        if not name:
+            return "", f'has no "{column}"' if cell is None else f'has no image: "{column}" is {show(cell)}'
+        match = resolver.find(name)
+        if match.file is None:
+            return name, match.problem
+        self.named.add(match.file)
+        if not self.files.is_image(match.file):
+            return match.file, f"names {match.file}, which {self.files.explain_not_image(match.file)}"
+        if not match.is_exact and self.renamed.setdefault(match.file, name) != name:
+            return match.file, f"names {name}, but {match.file} was found for {self.renamed[match.file]}"
+        return match.file, None
+
+    # ---- after all tables
+
+    def finish(self) -> dict[str, Listing]:
+        """Return the checked rows of each split; the training split always exists."""
+        splits = self._assign_splits()
+        present = {splits[value] for value, _ in itertools.chain(self.groups, self.problems)} | self.declared
+        listings = {split: Listing(self.files) for split in KEYWORDS if split == "train" or split in present}
+        name_label = self._build_namer(splits)
+        left_out, homes = Counter[str | None](), dict[str, str | None]()
+        for (value, image), group in self.groups.items():
+            numbers, split = [group] if isinstance(group, int) else group, splits[value]
+            if split is None:
+                left_out[value] += len(numbers)
+            elif (home := homes.setdefault(image, value)) != value:
+                where = self.kept[numbers[0]]["where"]
+                listings[split].problems.append(
+                    f"{where} gives {image} the split {value!r}, but another row gives it {home!r}."
+                )
+            else:
+                self._add_image(listings[split], [self.kept[number] for number in numbers], name_label)
+        for value, sentence in self.problems:
+            listings[splits[value] or "train"].problems.append(sentence)
+        listings["train"].notes += [*self.notes, *_describe_left_out(left_out), *self._describe_files()]
+        return listings
+
+    def _assign_splits(self) -> dict[str | None, str | None]:
+        """Assign the values of splits, and None for rows without one, to splits."""
+        values = dict.fromkeys(value for value, _ in (*self.groups, *self.problems) if value is not None)
+        splits: dict[str | None, str | None] = dict(assign_splits(values).items())
+        has_training = any(splits.get(value) == "train" for value, _ in self.groups)
+        rest = any(value is None for value, _ in self.groups)
+        return {**splits, None: None if has_training and rest else "train"}
+
+    def _build_namer(self, splits: Mapping[str | None, str | None]) -> Callable[[dict[str, Any]], None]:
+        """Build a function that replaces the label of a row by a number if labels are names.
+
+        They are names unless all are numbers. Names are numbered in the order of their first use in the training split.
+        """
+        if self.labels_are_numbers:
+            return lambda row: None
+        training = (group for (value, _), group in self.groups.items() if splits[value] == "train")
+        numbers = (number for group in training for number in ([group] if isinstance(group, int) else group))
+        labels = [row["label"] for row in map(self.kept.load, numbers) if "label" in row]
+        if labels and all(isinstance(label, int) for label in labels):  # only other splits have names
+            return lambda row: None
+        classes = {name: number for number, name in enumerate(dict.fromkeys(map(str, labels)))}
+        if numbered := sum(isinstance(label, int) for label in labels):
+            name = next(label for label in labels if not isinstance(label, int))
+            self.notes.append(
+                f"{numbered:,} of {len(labels):,} labels in {self.files.path} are numbers and the others names, such "
+                f"as {name!r}, so all are used as names of classes."
+            )
+
+        def name_label(row: dict[str, Any]) -> None:
+            if "label" in row:
+                row.setdefault("class_name", str(row["label"]))
+                row["label"] = classes.setdefault(str(row["label"]), len(classes))
+
+        return name_label
+
+    def _add_image(
+        self, listing: Listing, rows: list[dict[str, Any]], name_label: Callable[[dict[str, Any]], None]
+    ) -> None:
+        """Merge the rows of an image, and add it to a listing."""
+        for row in rows:
+            name_label(row)
+        merged = dict(rows[0])
+        where = merged.pop("where")
+        for row in rows[1:]:
+            if "label" in row and merged.setdefault("label", row["label"]) != row["label"]:
+                listing.problems.append(f"{row['where']} gives {row['file_name']} another class than {where}.")
+            else:
+                _merge(merged, row)
+        empty = [row["where"] for row in rows if not row["text"]]
+        if self.needs_captions and len(empty) == len(rows):
+            listing.problems += [f"{place} has no caption." for place in empty]
+            return
+        self.uncaptioned += empty if self.needs_captions else []
+        listing.add(merged, where, self.needs_captions)
+
+    def _describe_files(self) -> list[str]:
+        """Describe images that no row names, and those that rows name otherwise."""
+        notes = []
+        unused = [name for name in self.files.files.images if name not in self.named]
+        if unused and self.reports_unused:
+            examples = f"{', '.join(unused[:3])}{', …' if len(unused) > 3 else ''}"
+            notes.append(f"{len(unused):,} images in {self.files.path} have no row and are not used ({examples}).")
+        if self.outside:
+            notes.append(
+                f"{len(self.outside):,} images in {self.files.path} are outside the split folders and are not used, "
+                f"such as {self.outside[0]}."
+            )
+        if self.uncaptioned:
+            notes.append(f"{len(self.uncaptioned):,} rows have no caption, such as {self.uncaptioned[0]}.")
+        if self.renamed:
+            file, name = next(iter(self.renamed.items()))
+            notes.append(
+                f"{len(self.renamed):,} images in {self.files.path} have other names in the metadata, such as {name} "
+                f"for {file}."
+            )
+        return notes
+
+
+def _get_name(cell: Any) -> str:
+    """Return the name in a cell, or "" for a cell without one."""
+    if isinstance(cell, Embedded):
+        cell = cell.path
+    if isinstance(cell, Mapping):
+        cell = cell.get("path") or cell.get("file_name") or cell.get("filename")
+    if isinstance(cell, (list, tuple)) and len(cell) == 1:
+        cell = cell[0]
+    if is_missing(cell) or isinstance(cell, (bytes, bool, list, tuple, Mapping)):
+        return ""
+    number = parse_whole_number(cell)
+    return str(number) if isinstance(cell, float) and number is not None else str(cell)
+
+
+def _merge(merged: dict[str, Any], row: Mapping[str, Any]) -> None:
+    """Add the captions and attributes of another row of the same image."""
+    before, mentioned = len(merged["text"]), (merged.get("mentioned_attributes"), row.get("mentioned_attributes"))
+    if row["text"] == merged["text"]:  # the same row twice
+        return
+    merged["text"] = [*merged["text"], *row["text"]]
+    if any(names is not None for names in mentioned):
+        lengths = (before, len(row["text"]))
+        merged["mentioned_attributes"] = [
+            item
+            for names, length in zip(mentioned, lengths, strict=True)
+            for item in (names if isinstance(names, list) else [[]] * length)
+        ]
+    if isinstance(row.get("attributes"), dict) and isinstance(merged.get("attributes", {}), dict):
+        merged["attributes"] = {**row["attributes"], **merged.get("attributes", {})}
+    if "class_name" in row:
+        merged.setdefault("class_name", row["class_name"])
+
+
+def _describe_left_out(left_out: Mapping[str | None, int]) -> list[str]:
+    """Describe rows of splits that are none of ours."""
+    return [
+        f"{count:,} rows of the split {value!r} are left out, because it is none of train, validation and test."
+        if value
+        else f"{count:,} rows without a split are left out, because others are for training."
+        for value, count in left_out.items()
+    ]

@@ -1,0 +1,107 @@
+"""Cells of tables: missing values, captions, labels and objects, in the forms in which programs write them."""
+
+from __future__ import annotations
+
+import ast
+import json
+import math
+import re
+from collections.abc import Mapping
+from typing import Any
+
+MISSING = frozenset({"", "nan", "null", "none", "n/a", "<na>", "\\n"})  # as pandas, SQL and R write missing values
+TEXT_KEYS = ("raw", "text", "caption", "sentence", "value")  # of captions that are objects
+LONGEST_LITERAL = 1_000_000  # characters of a list or an object in a cell
+MAX_SHOWN = 200  # characters of a value in a message
+STRING = r"""(?:'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*")"""
+STRINGS = re.compile(STRING, re.DOTALL)
+LIST_OF_STRINGS = re.compile(rf"\[\s*{STRING}(?:(?:\s*,\s*|\s+){STRING})*\s*,?\s*\]", re.DOTALL)
+WHOLE_NUMBER = re.compile(r"[+-]?\d{1,19}(?:\.0+)?")
+
+
+def is_missing(cell: object) -> bool:
+    """Return whether a cell holds nothing: None, NaN, blanks, or a word for a missing value."""
+    if isinstance(cell, str):
+        return cell.strip().lower() in MISSING
+    return cell is None or (isinstance(cell, float) and math.isnan(cell))
+
+
+def parse_whole_number(cell: object) -> int | None:
+    """Parse a cell as a whole number, such as 3, 3.0 or "3"; None if it is not one."""
+    if isinstance(cell, bool):
+        return None
+    if isinstance(cell, int):
+        return cell
+    if isinstance(cell, float):
+        return int(cell) if cell.is_integer() and abs(cell) < 2**53 else None
+    if isinstance(cell, str) and WHOLE_NUMBER.fullmatch(cell.strip()):
+        return int(cell.strip().partition(".")[0])
+    return None
+
+
+def parse_literal(cell: object) -> Any:
+    """Parse a list or an object that a text holds, as JSON or as Python or NumPy print it; return others unchanged."""
+    if not isinstance(cell, str) or len(cell) > LONGEST_LITERAL:
+        return cell
+    text = cell.strip()
+    if text[:1] + text[-1:] not in ("[]", "{}"):
+        return cell
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        pass
+    try:
+        if LIST_OF_STRINGS.fullmatch(text):  # one by one, because Python joins strings without a comma between them
+            return [ast.literal_eval(string) for string in STRINGS.findall(text)]
+        value = ast.literal_eval(text)
+    except (ValueError, SyntaxError, RecursionError, MemoryError):
+        return cell
+    return value if isinstance(value, (list, dict)) else cell
+
+
+def parse_texts(cell: object) -> list[str] | None:
+    """Parse the captions in a cell.
+
+    A cell holds a caption, a list of captions, or objects that hold one. A number is a caption of one word.
+
+    Returns:
+        The captions, of which some may be empty; no captions for a missing cell; None for a cell of another type.
+    """
+    value = parse_literal(cell)
+    if is_missing(value):
+        return []
+    if isinstance(value, Mapping):
+        value = [value]
+    if not isinstance(value, (list, tuple)):
+        value = [value]
+    texts = [_parse_text(item) for item in value]
+    return None if None in texts else [text for text in texts if text is not None]
+
+
+def _parse_text(item: object) -> str | None:
+    if isinstance(item, Mapping):
+        item = next((item[key] for key in TEXT_KEYS if key in item), b"")
+    if is_missing(item):
+        return ""
+    if isinstance(item, str):
+        return item
+    if isinstance(item, (int, float)) and not isinstance(item, bool):
+        return str(item)
+    return None
+
+
+def show(value: object) -> str:
+    """Format a value for a message: at most 200 characters, and never bytes."""
+    if isinstance(value, (bytes, bytearray, memoryview)):
+        return f"{len(value):,} bytes"
+    if isinstance(value, Mapping):
+        return "{" + _cut(", ".join(f"{key!r}: {show(item)}" for key, item in value.items())) + "}"
+    if isinstance(value, (list, tuple)):
+        return "[" + _cut(", ".join(map(show, value[:20]))) + "]"
+    if isinstance(value, int) and abs(value) >= 10**20:
+        return "a number of more than 20 digits"
+    return _cut(repr(value))
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}…"

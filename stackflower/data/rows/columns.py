@@ -1,0 +1,228 @@
+"""Columns of tables: which one holds the images, the captions, the classes and the splits."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
+from typing import Any
+
+from stackflower.data.rows.cells import is_missing, parse_literal, parse_texts, parse_whole_number, show
+from stackflower.errors import DataError
+
+USUAL = {  # usual names, in lower case and with underscores
+    "image": (
+        "file_name",
+        "filename",
+        "file_path",
+        "filepath",
+        "file",
+        "image",
+        "image_path",
+        "imagepath",
+        "image_name",
+        "image_file",
+        "path",
+        "img",
+        "img_path",
+        "image_id",
+        "img_id",
+        "id",
+        "key",
+    ),
+    "text": (
+        "text",
+        "texts",
+        "caption",
+        "captions",
+        "caption_text",
+        "title",
+        "description",
+        "comment",
+        "sentence",
+        "sentences",
+        "prompt",
+        "raw",
+        "tags",
+    ),
+    "label": ("label", "class", "class_id", "category_id", "target", "category", "species", "class_name"),
+    "split": ("split", "subset", "partition"),
+}
+NUMBERED_TEXT = re.compile(r"(?:text|caption|sentence|comment|description)s?_?\d+")
+OTHERS = ("class_name", "attributes", "mentioned_attributes")  # found by their names alone
+INSPECTED_ROWS = 50  # number of rows to inspect to find the columns
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Names of the columns of a table, or "" for those that it lacks; several columns may hold captions."""
+
+    image: str
+    texts: tuple[str, ...]
+    label: str = ""
+    split: str = ""
+    others: Mapping[str, str] = field(default_factory=dict)
+    note: str | None = None  # a sentence about a column that was chosen without a usual name
+
+    def extend(self, names: Iterable[str]) -> Columns:
+        """Look for missing columns, except those of images and captions, among the names of all columns."""
+        usual = {_normalise(name): name for name in names}
+        taken = {self.image, *self.texts}
+        label = self.label or _find_usual("label", usual, taken)
+        split = self.split or _find_usual("split", usual, {*taken, label})
+        return replace(self, label=label, split=split, others={key: usual[key] for key in OTHERS if key in usual})
+
+
+FIXED = Columns("image", ("text",), "label", "split", {key: key for key in OTHERS})  # of rows that a layout builds
+
+
+@lru_cache
+def name_columns(names: tuple[str, ...], text: str | None = None, label: str | None = None) -> Columns:
+    """Find the columns of captions and classes by their names alone, such as the keys of an object.
+
+    Args:
+        names: names of all columns.
+        text: name of the column of the captions, if the user chose it.
+        label: name of the column of the classes, if the user chose it.
+    """
+    usual = {_normalise(name): name for name in reversed(names)}
+    texts = [usual[name] for name in USUAL["text"] if name in usual]
+    texts = texts or [column for name, column in reversed(usual.items()) if NUMBERED_TEXT.fullmatch(name)]
+    label = label or _find_usual("label", usual, set(texts))
+    return Columns("", (text,) if text else tuple(texts[:1]), label).extend(names)
+
+
+def normalise(
+    values: Mapping[str, Any], columns: Columns, class_names: Sequence[str] = ()
+) -> tuple[dict[str, Any], str | None]:
+    """Normalise the cells of a row.
+
+    Args:
+        values: cells by column.
+        columns: columns of the table.
+        class_names: names of the classes that the numbers in the column of labels stand for.
+
+    Returns:
+        The captions as "text" and, if the row has them, "label", a number or a name, "class_name", "attributes" and
+        "mentioned_attributes"; and what is wrong with the row (the end of a sentence) or None.
+    """
+    row: dict[str, Any] = {"text": []}
+    for column in columns.texts:
+        texts = parse_texts(values.get(column))
+        if texts is None:
+            shown = show(values[column])
+            return row, f'has no caption: "{column}" must be a string or a list of strings, and it is {shown}'
+        row["text"] += texts
+    cell = values.get(columns.label) if columns.label else None
+    if not is_missing(cell):
+        label = parse_whole_number(cell)
+        if label is None and not isinstance(cell, (str, bool)):
+            return row, f"has the label {show(cell)}; a label must be a whole number or a name"
+        if label is not None and 0 <= label < len(class_names):
+            row["class_name"] = class_names[label]
+        row["label"] = label if label is not None else cell.strip() if isinstance(cell, str) else cell
+    for key, column in columns.others.items():
+        if not is_missing(values.get(column)):
+            row.setdefault(key, _to_json(parse_literal(values[column])))
+    return row, None
+
+
+def _to_json(value: Any) -> Any:
+    """Convert a cell to JSON types: a Parquet file may also hold dates and decimals."""
+    if isinstance(value, Mapping):
+        return {str(key): _to_json(item) for key, item in value.items() if item is not None}
+    if isinstance(value, (list, tuple)):
+        return [_to_json(item) for item in value]
+    return value if value is None or isinstance(value, (str, int, float)) else str(value)
+
+
+def find_columns(
+    rows: Sequence[Mapping[str, Any]],
+    chosen: Mapping[str, str | None],
+    is_image: Callable[[Any], bool],
+    where: object,
+) -> Columns:
+    """Find the columns of a table, by the user's choice, usual names and the cells of its first rows.
+
+    Args:
+        rows: first rows of the table.
+        chosen: names of columns that the user chose, by "image", "text", "label" and "split".
+        is_image: function that returns whether a cell is or names an existing image.
+        where: name of the table, for messages.
+
+    Raises:
+        DataError: the table lacks a column that the user chose, or the column of images or captions is unclear.
+    """
+    names = list(dict.fromkeys(key for row in rows for key in row))
+    for column in chosen.values():
+        if column is not None and column not in names:
+            raise DataError(f"{where} has no column {column!r}; its columns are {', '.join(names) or 'none'}.")
+    usual = {_normalise(name): name for name in reversed(names)}
+    if not names:  # each row lacks the usual ones
+        return Columns("file_name", ("text",))
+    image = chosen.get("image") or _find_image_column(rows, names, usual, is_image)
+    if not image:
+        raise _build_error("image", names, where)
+    label = chosen.get("label") or _find_usual("label", usual, {image})
+    split = chosen.get("split") or _find_usual("split", usual, {image, label})
+    note = None
+    if text := chosen.get("text"):
+        texts: tuple[str, ...] = (text,)
+    else:
+        texts = tuple(_find_usual_texts(rows, usual, {image, label, split}))
+    if not texts and (guess := _guess_text_column(rows, names, {image, label, split})):
+        texts = (guess,)
+        note = f"The captions of {where} are read from the column {guess!r}; `data.text_column=NAME` chooses another."
+    if not texts:
+        raise _build_error("text", names, where)
+    return Columns(image, texts, label, split, {key: usual[key] for key in OTHERS if key in usual}, note)
+
+
+def _normalise(name: str) -> str:
+    return re.sub(r"[\s\-.]+", "_", str(name).strip().lower())
+
+
+def _find_usual(content: str, usual: Mapping[str, str], taken: set[str]) -> str:
+    return next((usual[name] for name in USUAL[content] if usual.get(name, "") not in {"", *taken}), "")
+
+
+def _find_image_column(
+    rows: Sequence[Mapping[str, Any]], names: Sequence[str], usual: Mapping[str, str], is_image: Callable[[Any], bool]
+) -> str:
+    """Return the column whose cells name the most existing images, or else the first with a usual name."""
+    candidates = [usual[name] for name in USUAL["image"] if name in usual]
+    for columns in (candidates, [name for name in names if name not in candidates]):
+        counts = {column: sum(is_image(row.get(column)) for row in rows) for column in columns}
+        if any(counts.values()):
+            return max(columns, key=lambda column: counts[column])
+    return candidates[0] if candidates and _normalise(candidates[0]) not in ("id", "key") else ""
+
+
+def _find_usual_texts(rows: Sequence[Mapping[str, Any]], usual: Mapping[str, str], taken: set[str]) -> Iterable[str]:
+    """Return the first column with a usual name that holds a caption, or all numbered columns of captions."""
+    free = {name: column for name, column in usual.items() if column not in taken}
+    named = [free[name] for name in USUAL["text"] if name in free]
+    for column in named:
+        if any(parse_texts(row.get(column)) for row in rows):
+            return [column]
+    numbered = [column for name, column in reversed(free.items()) if NUMBERED_TEXT.fullmatch(name)]
+    return numbered or named[:1]
+
+
+def _guess_text_column(rows: Sequence[Mapping[str, Any]], names: Sequence[str], taken: set[str]) -> str:
+    """Return the only column whose cells are sentences; "" for none or several."""
+    columns = [name for name in names if name not in taken and _holds_sentences([row.get(name) for row in rows])]
+    return columns[0] if len(columns) == 1 else ""
+
+
+def _holds_sentences(cells: Sequence[Any]) -> bool:
+    texts = [" ".join(parse_texts(cell) or []) for cell in cells if not is_missing(cell)]
+    return bool(texts) and sum(len(text.split()) > 1 for text in texts) * 2 > len(texts)
+
+
+def _build_error(content: str, names: Sequence[str], where: object) -> DataError:
+    return DataError(
+        f"Can't tell which column of {where} holds the {content}s (columns: {', '.join(map(str, names)) or 'none'}). "
+        f"Use `data.{content}_column=NAME`."
+    )

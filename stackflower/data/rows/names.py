@@ -1,0 +1,150 @@
+"""Names of files in metadata, which may come from another system, folder or computer."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections import defaultdict
+from collections.abc import Iterable
+from functools import cached_property
+from pathlib import PurePosixPath
+from posixpath import normpath
+from typing import NamedTuple
+from urllib.parse import unquote
+
+from stackflower.data.files import Files
+from stackflower.data.rows.cells import show
+from stackflower.data.splits import find_split
+
+SCHEME = re.compile(r"[a-z][a-z0-9+.-]+://[^/]*|[a-z]:(?=/)", re.IGNORECASE)  # of a URL, or a drive of Windows
+CAPTION_NUMBER = re.compile(r"#\d+$")  # Flickr's tables append the number of the caption
+USUAL_FOLDERS = ("images", "imgs", "img", "flickr30k_images", "flickr30k-images", "Flicker8k_Dataset")
+
+
+class Match(NamedTuple):
+    """The file that a name refers to.
+
+    Attributes:
+        file: name of the file; None if no file fits, or several do.
+        is_exact: whether the file lies where the name says.
+        problem: why no file was found (the end of a sentence); None for a match.
+    """
+
+    file: str | None
+    is_exact: bool = True
+    problem: str | None = None
+
+
+class NameResolver:
+    """Finds the files that metadata name.
+
+    A name is first taken as a path relative to the metadata or to the data set. Names are then compared after Unicode
+    normalisation and without case, and at last by their endings, so that absolute paths of another computer, URLs and
+    ids without an extension are found, provided that exactly one file fits.
+
+    Args:
+        files: files of the data set.
+        folder: folder of the metadata. Only files below it match, unless a name is relative to the data set.
+    """
+
+    def __init__(self, files: Files, folder: str = ""):
+        self.files, self.folder, self.prefix = files, folder, f"{folder}/" if folder else ""
+
+    def find(self, name: str) -> Match:
+        """Find the file of a name."""
+        if (file := self.prefix + name) in self.files:
+            return Match(file)
+        if not name:
+            return Match(None, problem="names no image")
+        path = _clean(name)
+        # a name may be relative to the metadata, to a usual folder beside them, or to the data set
+        for place in (self.prefix, *(f"{self.prefix}{folder}/" for folder in USUAL_FOLDERS), ""):
+            file = normpath(place + path)
+            if file in self.files:
+                return Match(file)
+        return self._find_similar(name, path)
+
+    def _find_similar(self, name: str, path: str) -> Match:
+        """Find the only file whose path ends like a name, or that is the end of it."""
+        key = _make_key(path).lstrip("./")
+        for attempt in dict.fromkeys((key, CAPTION_NUMBER.sub("", key), _make_key(unquote(path)).lstrip("./"))):
+            for index, base in ((self.by_name, attempt.rpartition("/")[2]), (self.by_stem, attempt.rpartition("/")[2])):
+                candidates = index.get(base, [])
+                fitting = [file for file in candidates if _fits(self._relative_key(file, index), attempt)]
+                if not fitting and _is_absolute(name):
+                    fitting = [file for file in candidates if not _contradicts(name, file)]
+                longest = max((file.count("/") for file in fitting), default=0)
+                best = [file for file in fitting if file.count("/") == longest]
+                if len(best) == 1:
+                    return Match(best[0], is_exact=_make_key(best[0]) == _make_key(self.prefix + attempt))
+                if best:
+                    return Match(None, problem=f"names {_show(name)}, which may be {best[0]} or {best[1]}")
+        return Match(None, problem=self._explain_missing(name, path))
+
+    def _explain_missing(self, name: str, path: str) -> str:
+        for file in (self.prefix + path, path):
+            if file in self.files.refused:
+                return f"names {_show(name)}, which {self.files.refused[file]}"
+        return f"names {_show(name)}, which does not exist"
+
+    def _relative_key(self, file: str, index: dict[str, list[str]]) -> str:
+        key = _make_key(file[len(self.prefix) :])
+        return str(PurePosixPath(key).with_suffix("")) if index is self.by_stem else key
+
+    @cached_property
+    def by_name(self) -> dict[str, list[str]]:
+        """Files of the folder by the last part of their normalised names."""
+        return _index((_make_key(file).rpartition("/")[2], file) for file in self._list_files())
+
+    @cached_property
+    def by_stem(self) -> dict[str, list[str]]:
+        """Images of the folder by the last part of their normalised names, without the extension."""
+        return _index(
+            (PurePosixPath(_make_key(file)).stem, file) for file in self._list_files() if self.files.is_image(file)
+        )
+
+    def _list_files(self) -> Iterable[str]:
+        return (name for name in self.files.names if name.startswith(self.prefix))
+
+
+def _clean(name: str) -> str:
+    """Return a path with forward slashes and without a scheme, from a name that may be of Windows or a URL."""
+    path = name.strip().replace("\\", "/")
+    stripped = SCHEME.sub("", path, count=1)
+    return unquote(stripped.partition("?")[0]) if stripped != path else path
+
+
+def _is_absolute(name: str) -> bool:
+    path = name.strip().replace("\\", "/")
+    return path.startswith(("/", "~")) or SCHEME.match(path) is not None
+
+
+def _make_key(name: str) -> str:
+    """Return a name as it is compared: in one Unicode form, without case."""
+    return unicodedata.normalize("NFC", unicodedata.normalize("NFKC", name).casefold())
+
+
+def _fits(file: str, name: str) -> bool:
+    """Return whether one of two paths is the end of the other, part by part."""
+    return f"/{file}".endswith(f"/{name}") or f"/{name}".endswith(f"/{file}")
+
+
+def _contradicts(name: str, file: str) -> bool:
+    """Return whether the folders of a name and of a file belong to different splits."""
+    splits = [
+        next(filter(None, map(find_split, reversed(path.replace("\\", "/").split("/")[:-1]))), None)
+        for path in (name, file)
+    ]
+    return None not in splits and splits[0] != splits[1]
+
+
+def _index(pairs: Iterable[tuple[str, str]]) -> dict[str, list[str]]:
+    index = defaultdict[str, list[str]](list)
+    for key, file in pairs:
+        index[key].append(file)
+    return dict(index)
+
+
+def _show(name: str) -> str:
+    """Format a name for a message: as it is if it is short and printable."""
+    return name if len(name) <= 200 and name.isprintable() else show(name)

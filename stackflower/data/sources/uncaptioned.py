@@ -1,0 +1,78 @@
+"""Images without captions, perhaps in a folder per class."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import PurePosixPath
+
+from stackflower.data.files import Files
+from stackflower.data.listed import ListedSource
+from stackflower.data.rows.containers import RawRow, RawTable
+from stackflower.data.splits import find_split, find_split_folders
+from stackflower.errors import ConfigError
+from stackflower.options import Below1, Seed
+from stackflower.registry import register
+
+CLASS_NAME = "{class_name}"
+
+
+@register("data", "images")
+class UncaptionedSource(ListedSource):
+    """Images without captions, for metrics that need none; images in a folder per class have labels.
+
+    The data may be in split folders ``train``, ``validation`` and ``test``.
+
+    Args:
+        caption: caption of every image, such as "a photo of a {class_name}", so that the images can be trained on.
+            Default: no captions.
+    """
+
+    layout = "images without captions"
+    precedence = -100  # everything else has captions
+
+    def __init__(
+        self,
+        *,
+        path: str,
+        caption: str | None = None,
+        held_out: Below1 = 0.0,
+        seed: Seed = 0,
+        skip_bad: bool = False,
+        follow_links: bool = False,
+    ):
+        super().__init__(path=path, held_out=held_out, seed=seed, skip_bad=skip_bad, follow_links=follow_links)
+        self.caption, self.folders = caption, find_split_folders(self.files)
+        self.is_captioned = caption is not None
+        classes = {_find_class(name) for name in self.files.images}
+        self.has_classes = len(classes) > 1
+        if caption is not None and CLASS_NAME in caption and not self.has_classes:
+            raise ConfigError(f"`data.caption` = {caption!r}: {self.path} has no folder per class.")
+
+    @classmethod
+    def recognises(cls, files: Files) -> bool:
+        return bool(files.images)
+
+    def list_tables(self) -> Iterator[RawTable]:
+        rows = (RawRow(name, self._describe_image(name)) for name in self.files.images)
+        yield RawTable("", rows, is_fixed=True)
+
+    def _describe_image(self, name: str) -> dict[str, str]:
+        row = {"image": name}
+        class_name = _find_class(name)
+        if self.has_classes:
+            row["label"] = class_name
+        if self.caption is not None:
+            row["text"] = self.caption.replace(CLASS_NAME, class_name.replace("_", " "))
+        return row
+
+    def explain_no_captions(self) -> str:
+        example = ""
+        if self.has_classes:
+            example = f" To use the names of its folders, set `data.caption=a photo of a {CLASS_NAME}`."
+        return super().explain_no_captions() + example
+
+
+def _find_class(name: str) -> str:
+    """Return the name of the folder of an image, or "" for an image at the top or in a split folder."""
+    folders = PurePosixPath(name).parts[:-1]
+    return folders[-1] if len(folders) > 1 or (folders and not find_split(folders[0])) else ""

@@ -1,0 +1,56 @@
+"""Names of splits: which split a folder, a file, a shard or a cell belongs to."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+from stackflower.data.files import Files
+
+KEYWORDS = {  # those of the Hugging Face hub
+    "train": ("train", "training"),
+    "validation": ("validation", "valid", "val", "dev"),
+    "test": ("test", "testing", "eval", "evaluation"),
+}
+SEPARATORS = re.compile(r"[-_.\s\d]+")
+
+
+def find_split(name: str) -> str | None:
+    """Return the split whose keyword is a word of a name, in upper or lower case; None without one.
+
+    Words are separated by hyphens, underscores, dots, blanks and digits.
+
+    Example:
+        >>> find_split("train-00000-of-00007.parquet"), find_split("Val2017"), find_split("latest")
+        ('train', 'validation', None)
+    """
+    words = SEPARATORS.split(name.lower())
+    return next((split for word in words for split, keywords in KEYWORDS.items() if word in keywords), None)
+
+
+def assign_splits(names: Iterable[str]) -> dict[str, str | None]:
+    """Assign each name to a split.
+
+    Names without a keyword are for training if no name stands for the training split, and belong to no split
+    otherwise. If all names stand for validation or test, the first split of the two is used for training.
+
+    Args:
+        names: names of all folders, files, shards or cells.
+
+    Returns:
+        The split of each name; None for a name whose data must be left out.
+    """
+    splits = {name: find_split(name) for name in names}
+    present = set(splits.values())
+    if "train" in present or not present:
+        return splits
+    if None in present:
+        return {name: split or "train" for name, split in splits.items()}
+    first = "validation" if "validation" in present else "test"
+    return {name: "train" if split == first else split for name, split in splits.items()}
+
+
+def find_split_folders(files: Files) -> list[str]:
+    """List the top folders whose names contain the keyword of a split, in the order of the splits."""
+    splits = {folder: split for folder in sorted(files.folders) if "/" not in folder and (split := find_split(folder))}
+    return sorted(splits, key=lambda folder: list(KEYWORDS).index(splits[folder]))
