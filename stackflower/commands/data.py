@@ -20,7 +20,7 @@ data = LazyGroup(
 )
 
 
-SOURCE = {"source": "data"}  # the library's name of the argument SOURCE
+SOURCE = {"source": "data", "layout": "data.name"}  # the library's names of SOURCE and --format
 
 
 def parse_data_options(settings: tuple[str, ...]) -> dict[str, object]:

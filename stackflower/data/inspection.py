@@ -29,6 +29,8 @@ def check_data(value: str, options: Mapping[str, Any], layout: str | None) -> di
         report[1].insert(0, f"{value} is {source.layout}.")
     if report is None:
         raise ConfigError(f"{value} can't be checked: it is generated, not read from a folder or shards.")
+    if not source.is_captioned:
+        report[0].append(source.explain_no_captions())
     return {"problems": report[0], "notes": report[1]}
 
 

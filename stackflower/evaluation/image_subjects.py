@@ -208,7 +208,8 @@ class SplitSubject(Subject):
             raise DataError(
                 f"The split {self.split} has {len(order)} images, too few to compare; each side needs at least 2."
             )
-        captions = [scored.data.captions[image][0] for image in scored_rows.tolist()]
+        has_captions = reference.source.is_captioned
+        captions = [scored.data.captions[image][0] for image in scored_rows.tolist()] if has_captions else None
         inputs = build_inputs(
             extractor,
             reference,
@@ -216,7 +217,7 @@ class SplitSubject(Subject):
             fake=compute_split_statistics(extractor, scored, scored_rows, protocol),
             real=load_or_compute(extractor, reference, real, protocol),
             captions=captions,
-            pairs=[(image, 0) for image in scored_rows.tolist()] if same_split else None,
+            pairs=[(image, 0) for image in scored_rows.tolist()] if same_split and has_captions else None,
             chosen=real.tolist(),
         )
         protocol_fields = {

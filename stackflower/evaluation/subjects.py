@@ -87,6 +87,8 @@ class GeneratedSubject(Subject):
     generate: GenerateFunction
 
     def extract(self, extractor: DistributedExtractor, reference: Reference, protocol: Protocol) -> SubjectInputs:
+        if not reference.source.is_captioned:
+            raise DataError(reference.source.explain_no_captions())
         selection = Selection.draw(reference, protocol)
         real = load_or_compute(extractor, reference, selection.chosen, protocol)
         protocol_fields = {

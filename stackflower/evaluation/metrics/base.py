@@ -75,7 +75,8 @@ class MetricInputs:
                 "with a text encoder (`stackflower train-classifier`).",
             )
         real_images = self.real.rows.vectors
-        real_captions = [self.reference.data.captions[image][0] for image in self.chosen[: len(real_images)]]
+        chosen = [self.reference.data.captions[image][:1] for image in self.chosen[: len(real_images)]]
+        real_captions = [caption for captions_of_image in chosen for caption in captions_of_image]
         real_texts = self.embed(real_captions) if real_captions else None
         real = None if real_texts is None else CaptionPairs(real_images, real_texts, real_captions)
         return CaptionPairs(images, texts, captions), real
