@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 
 from stackflower.data.files import Folder, decode_text
-from stackflower.data.rows.columns import Columns, build_column_error, find_text_columns, normalise
+from stackflower.data.rows.columns import Columns, build_column_error, find_text_columns, is_usual, normalise
 from stackflower.data.rows.containers import TEXT_SUFFIXES, is_container, open_table
 from stackflower.errors import ConfigError, DataError
 from stackflower.formats.lines import split_lines
@@ -70,7 +70,9 @@ def _read_rows(path: Path, column: str | None) -> Iterator[list[str]]:
     rows = list(table.rows)
     names = tuple(dict.fromkeys(name for row in rows for name in row.values))
     columns = find_text_columns([row.values for row in rows if row.problem is None], column, path)
-    if columns is None and len(names) <= 1 and path.suffix.lower() in TEXT_SUFFIXES:  # a list without a header
+    is_text = path.suffix.lower() in TEXT_SUFFIXES
+    if is_text and column is None and not any(is_usual("text", name) for name in names) and len(names) <= 1:
+        # a list without a header
         rows = list(open_table(files, path.name, header=False).rows)
         columns = ("1",)
     if columns is None:

@@ -198,6 +198,11 @@ def find_text_columns(rows: Sequence[Mapping[str, Any]], chosen: str | None, whe
     return tuple(filter(None, texts)) or None
 
 
+def is_usual(content: str, name: str) -> bool:
+    """Return whether a name is usual for the column of "image", "text", "label" or "split"."""
+    return _normalise(name) in USUAL[content]
+
+
 def _normalise(name: str) -> str:
     return re.sub(r"[\s\-.]+", "_", str(name).strip().lower())
 
