@@ -5,7 +5,15 @@ from __future__ import annotations
 import click
 
 from stackflower.commands.console import Command, LazyGroup, show, spell
-from stackflower.commands.options import format_examples, json_option, layout_options, parse_part_options, seed_option
+from stackflower.commands.options import (
+    format_examples,
+    format_option,
+    json_option,
+    layout_options,
+    parse_part_options,
+    seed_option,
+    settings_option,
+)
 
 data = LazyGroup(
     "data",
@@ -60,13 +68,13 @@ def make(name: str, out: str, as_json: bool, **numbers: int) -> None:
     metavar="NAME|MODEL",
     help="Text encoder that the captions are checked for, as in train.",
 )
-@layout_options
+@format_option
+@settings_option("An option of the layout or the text encoder.")
 @json_option
 def check(source: str, text: str, layout: str | None, settings: tuple[str, ...], as_json: bool) -> None:
     """Open every image of a data set and list all problems. The exit code is 2 if there are any.
 
-    Captions are checked too: what the text encoder drops, and captions that it can't tell apart. Options of the
-    encoder are set as in train, by --set text.OPTION=VALUE.
+    Captions are checked too: what the text encoder drops, and captions that it can't tell apart.
     """
     from functools import partial
 

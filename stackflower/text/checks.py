@@ -36,6 +36,7 @@ logger = logging.getLogger(__name__)
 
 MAX_CONFUSED = 0.01  # share of the captions that may have the embedding of a caption of other words
 MAX_SHARED = 0.9  # share of the images that may have the same caption without a warning
+CHUNK = 1024  # captions whose embeddings are held at a time
 EXAMPLES = 5  # in a message
 EXAMPLE_LENGTH = 80  # characters
 
@@ -81,8 +82,12 @@ def check_captions(
     unique = list(rows)
     dropped = encoder.find_dropped(unique)
     if not dropped.kept and not dropped.empty:
-        table = encoder(unique) if embed is None else embed()
-        for caption, code in zip(unique, _hash_rows(table, list(rows.values())), strict=True):
+        if embed is None:
+            chunks = (encoder(unique[first : first + CHUNK]) for first in range(0, len(unique), CHUNK))
+            codes = [code for chunk in chunks for code in _hash_rows(chunk).tolist()]
+        else:
+            codes = _hash_rows(embed())[list(rows.values())].tolist()
+        for caption, code in zip(unique, codes, strict=True):
             dropped.keep(caption, code, code == 0)
     name = f"The text encoder {registry.find_name('text', type(encoder))}"
     losses = [f"{name} {_describe_loss(loss, len(unique))}" for loss in dropped.losses.values()]
@@ -267,17 +272,16 @@ def _find_words(caption: str) -> frozenset[str]:
     return frozenset(word for word in split_words(caption) if not is_punctuation(word))
 
 
-def _hash_rows(table: Tensor, rows: Sequence[int]) -> list[int]:
-    """Return a number for each of some rows of a table: equal for equal rows, and 0 only for a row of zeros."""
+def _hash_rows(table: Tensor) -> np.ndarray:
+    """Return a number for each row of a table, int64: equal for equal rows, and 0 for a row of zeros."""
     weights = np.random.default_rng(0).integers(1, 2**62, table.shape[1]) | 1
-    codes = np.concatenate(
+    return np.concatenate(
         [
             # adding 0 removes the sign of zeros
             (chunk.float().cpu().numpy() + np.float32(0)).view(np.int32).astype(np.int64) @ weights
-            for chunk in table.split(1024)
+            for chunk in table.split(CHUNK)
         ]
     )
-    return codes[np.asarray(rows)].tolist()
 
 
 def _describe_loss(loss: Loss, total: int) -> str:
