@@ -21,6 +21,7 @@ from stackflower.runs.folder import Run
 from stackflower.stages.base import Generated, Stage, Text
 from stackflower.stages.noise import NoiseTable
 from stackflower.text.base import TextEncoder
+from stackflower.text.checks import clean_captions, report_given_captions
 from stackflower.utils.distributed import share
 from stackflower.utils.progress import progress_bar as show_progress
 from stackflower.utils.progress import progress_bars
@@ -105,6 +106,23 @@ class Pipeline:
         """Height and width of the images, in pixels."""
         return self.stage.resolutions[-1]
 
+    def check_captions(self, captions: Sequence[str]) -> list[str]:
+        """Check captions as those of data are checked, and log warnings about what the text encoder drops.
+
+        Args:
+            captions: one or more sentences.
+
+        Returns:
+            The captions, with single spaces between words, as in data.
+
+        Raises:
+            ConfigError: a caption is empty, too long or not valid text.
+            DataError: the text encoder can represent nothing of a caption.
+        """
+        cleaned = clean_captions(captions)
+        report_given_captions(self.encoder, cleaned)
+        return cleaned
+
     def generate(
         self,
         captions: Sequence[str],
@@ -120,7 +138,8 @@ class Pipeline:
         """Generate images batch by batch.
 
         An image depends on its caption, the seed and its position in the list, but not on `batch_size` or on later
-        captions. Memory use does not grow with the number of images.
+        captions. Memory use does not grow with the number of images. What the text encoder drops from the captions is
+        not reported (see `check_captions`).
 
         Args:
             captions: one or more sentences.
@@ -205,18 +224,14 @@ class Pipeline:
                 yield images
 
     def _check_arguments(self, captions: Sequence[str], truncation: float | None, **counts: int) -> None:
-        """Raise ConfigError for an empty caption or a value that is of another type or out of range.
+        """Raise ConfigError for a caption that can't be used or a value that is of another type or out of range.
 
         Args:
             captions: captions to generate images for.
             truncation: truncation of the noise, if any.
             counts: values of other parameters by name, at least 1 each.
         """
-        if not captions:
-            raise ConfigError('No caption was given; give one or more sentences, such as "a red flower".')
-        for number, caption in enumerate(captions, 1):
-            if not caption.strip():
-                raise ConfigError(f"Caption {number} is empty; describe what the image should show.")
+        clean_captions(captions)
         for name, count in counts.items():
             if _read_integer(name, count) < 1:
                 raise ConfigError(f"`{name}` must be at least 1, got {count}.")
@@ -287,9 +302,10 @@ class Pipeline:
             The images of the first caption, then those of the second, and so on.
 
         Raises:
-            ConfigError: a caption is empty, or a value is of another type or out of range.
+            ConfigError: a caption is empty, too long or not valid text, or a value is of another type or out of range.
+            DataError: the text encoder can represent nothing of a caption.
         """
-        texts = [captions] if isinstance(captions, str) else list(captions)
+        texts = self.check_captions([captions] if isinstance(captions, str) else list(captions))
         batches = self.generate(
             texts,
             per_caption=per_caption,

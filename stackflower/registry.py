@@ -256,6 +256,16 @@ def get(kind: str, name: str) -> type:
     return _classes[kind, name]
 
 
+def find_name(kind: str, cls: type) -> str:
+    """Return the name of a part's class; the name of the class itself if it is not registered.
+
+    Args:
+        kind: kind of the part.
+        cls: class of the part.
+    """
+    return next((name for (known, name), part in _classes.items() if known == kind and part is cls), cls.__name__)
+
+
 def get_options(kind: str, name: str) -> dict[str, inspect.Parameter]:
     """Return the options of a part: its constructor's keyword parameters, without those that the builder supplies.
 

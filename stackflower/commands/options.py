@@ -76,6 +76,7 @@ checkpoint_option = click.option(
     help="Weights to use: those that scored best in training (with --eval-every), or the checkpoint after this many "
     "images.  [default: the last]",
 )
+format_option = click.option("--format", "layout", metavar="NAME", help="Layout of the source.  [default: detected]")
 on_error_option = click.option(
     "--on-error",
     type=click.Choice(["fail", "skip"]),
@@ -97,10 +98,7 @@ def settings_option(what: str, metavar: str = "PART.OPTION=VALUE") -> Callable[[
 
 def layout_options(command: F) -> F:
     """Add the options ``--set`` and ``--format`` to a command that reads any data set."""
-    command = settings_option("An option of the layout.", "data.OPTION=VALUE")(command)
-    return click.option("--format", "layout", metavar="NAME", help="Layout of the source.  [default: detected]")(
-        command
-    )
+    return format_option(settings_option("An option of the layout.", "data.OPTION=VALUE")(command))
 
 
 def parse_settings(

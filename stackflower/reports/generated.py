@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import re
 import uuid
 from collections.abc import Iterator
@@ -19,13 +18,11 @@ from stackflower.data.grids import check_writable_format, draw_captioned_grid, n
 from stackflower.data.images import sharpen
 from stackflower.errors import ConfigError, DataError
 from stackflower.pipeline import Pipeline
+from stackflower.text.checks import clean_captions, report_given_captions
 from stackflower.utils.atomic import replacing, reporting_write_errors
 from stackflower.utils.devices import get_process_state
 
-logger = logging.getLogger(__name__)
-
 MAX_GRID_IMAGES = 10_000  # a grid is one file, drawn in memory
-MAX_UNKNOWN_WORDS = 10  # unknown words listed in a warning
 FILE_NAME = re.compile(r"(\d{5,})-(\d{2,})\.png")
 
 
@@ -94,10 +91,10 @@ def write_samples(request: SampleRequest) -> WrittenImages | None:
         The written images, or None on processes other than the first, which write their share.
 
     Raises:
-        ConfigError: options of the request are incompatible.
-        DataError: the images can't be written.
+        ConfigError: options of the request are incompatible, or a caption is empty, too long or not valid text.
+        DataError: the text encoder can represent nothing of a caption, or the images can't be written.
     """
-    captions = collect_captions(request.captions, request.file)
+    captions = clean_captions(collect_captions(request.captions, request.file))
     state = get_process_state()
     if request.interpolate is not None:
         return _interpolate(request, captions, state)
@@ -123,7 +120,8 @@ def write_samples(request: SampleRequest) -> WrittenImages | None:
             f"`side_by_side=true`: {request.run} generates {pipeline.resolution} px only; later stages (`stage=2`) and "
             "trees generate several resolutions."
         )
-    _warn_about_unknown_words(pipeline, captions, state)
+    if state.is_main_process:
+        report_given_captions(pipeline.encoder, captions)
     batches = pipeline.generate(
         captions,
         per_caption=request.per_caption,
@@ -140,14 +138,6 @@ def write_samples(request: SampleRequest) -> WrittenImages | None:
             path = base if one_file else base / f"grid-{uuid.uuid4().hex[:6]}.png"
             return _write_grid(images, captions, path, state)
         return _write_files(images, captions, request.per_caption, base, one_file, state)
-
-
-def _warn_about_unknown_words(pipeline: Pipeline, captions: list[str], state: PartialState) -> None:
-    """Warn about words or tags unknown to the text encoder, which images can't show."""
-    unknown = pipeline.encoder.unknown(captions) if state.is_main_process else []
-    if unknown:
-        more = f" and {len(unknown) - MAX_UNKNOWN_WORDS:,} more" if len(unknown) > MAX_UNKNOWN_WORDS else ""
-        logger.warning("The run's text encoder does not know: %s%s.", ", ".join(unknown[:MAX_UNKNOWN_WORDS]), more)
 
 
 def _interpolate(request: SampleRequest, captions: list[str], state: PartialState) -> WrittenImages | None:
@@ -171,7 +161,7 @@ def _interpolate(request: SampleRequest, captions: list[str], state: PartialStat
     pipeline = Pipeline.from_run(request.run, state.device, checkpoint=request.checkpoint)
     if not state.is_main_process:
         return None
-    _warn_about_unknown_words(pipeline, captions, state)
+    report_given_captions(pipeline.encoder, captions)
     batches = pipeline.interpolate(
         captions,
         steps,

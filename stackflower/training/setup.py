@@ -6,6 +6,7 @@ import logging
 import os
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
+from functools import cache
 
 import torch
 from accelerate import Accelerator
@@ -21,6 +22,7 @@ from stackflower.runs.folder import Run
 from stackflower.runs.record import RunRecord
 from stackflower.text.base import TextEncoder
 from stackflower.text.cache import embed
+from stackflower.text.checks import report_captions
 from stackflower.text.learned import LearnedEncoder
 from stackflower.training.batches.assembly import Batches
 from stackflower.training.batches.batch import Drawing
@@ -35,6 +37,8 @@ from stackflower.training.schedules import Length, Pace
 from stackflower.training.trainer import Scorer, Trainer
 
 logger = logging.getLogger(__name__)
+
+CHECKED_SAMPLES = 1_000  # of a stream, whose captions are checked before the training
 
 
 class Inputs(ABC):
@@ -144,10 +148,18 @@ class StreamedInputs(Inputs):
 
     def select_grid_captions(self, rows: int = 8) -> tuple[list[str], Tensor]:
         """Return the first caption of each of evenly spaced images of the first shard, and their embeddings."""
+        captions = [texts[0] for texts in self.read_captions(rows)]
+        return captions, self.embed(captions)
+
+    def read_captions(self, rows: int) -> list[list[str]]:
+        """Return the captions of evenly spaced images of the first shard.
+
+        Args:
+            rows: number of images; a small shard has fewer.
+        """
         reader, shard = self.source.reader("train"), next(number for number, count in enumerate(self.counts) if count)
         places = dict.fromkeys(row * self.counts[shard] // rows for row in range(rows))
-        captions = [reader.row(shard, place)["text"][0] for place in places]
-        return captions, self.embed(captions)
+        return [reader.row(shard, place)["text"] for place in places]
 
 
 def read_inputs(config: RunConfig, source: Source, encoder: TextEncoder, size: int, accelerator: Accelerator) -> Inputs:
@@ -171,8 +183,11 @@ def read_inputs(config: RunConfig, source: Source, encoder: TextEncoder, size: i
         data = prepare(source, "train", size)
         captions = data.flatten_captions()
         build.fit_encoder(config, encoder, captions)
+        embeddings = cache(lambda: embed(captions, encoder))
+        if main:
+            report_captions(encoder, data.captions, embeddings)
         if not (isinstance(encoder, LearnedEncoder) and encoder.learns):
-            return PreparedInputs(data, embed(captions, encoder).to(accelerator.device), accelerator.device)
+            return PreparedInputs(data, embeddings().to(accelerator.device), accelerator.device)
         tokens = encoder.tokenise(captions).to(accelerator.device)
     encoder.to(accelerator.device)
     return PreparedInputs(data, tokens, accelerator.device, LearnedText(encoder, tokens))
@@ -198,7 +213,10 @@ def _read_stream(
             logger.warning(warning)
     encoder.fit(())
     encoder.to(accelerator.device)
-    return StreamedInputs(source, encoder, size, config.train.batch_size, accelerator)
+    inputs = StreamedInputs(source, encoder, size, config.train.batch_size, accelerator)
+    if accelerator.is_main_process:
+        report_captions(encoder, inputs.read_captions(CHECKED_SAMPLES))
+    return inputs
 
 
 def make_trainer(

@@ -19,6 +19,7 @@ from stackflower.data.prepared import Prepared, prepare
 from stackflower.data.source import Source
 from stackflower.errors import ConfigError, DataError
 from stackflower.runs.trained_text import ENCODER_FILE
+from stackflower.text.checks import report_captions
 from stackflower.text.learned import LearnedEncoder, TextRanking
 from stackflower.training.batches.batch import Drawing
 from stackflower.training.batches.prepared import PreparedBatches
@@ -78,6 +79,7 @@ def train_text(
     device = get_process_state().device
     torch.manual_seed(schedule.seed)
     encoder.fit(train.flatten_captions())
+    report_captions(encoder, train.captions)
     ranking = TextRanking(encoder, RESOLUTION).to(device)
     _fit(ranking, encoder, train, device, schedule)
     split = source.get_held_out_split()

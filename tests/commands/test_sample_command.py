@@ -87,10 +87,21 @@ def test_wrong_calls_of_sample_get_a_sentence(stackflower, trained: Path, argume
     assert message in stackflower("sample", trained, *arguments, code=2).output
 
 
-def test_a_caption_of_ten_thousand_words_can_be_drawn(stackflower, trained: Path) -> None:
-    stackflower("sample", trained, "petal " * 10_000, "--out", "long.png")
+def test_captions_that_are_given_are_checked_as_those_of_data(stackflower, trained: Path) -> None:
+    stackflower("sample", trained, "petal " * 1_000, "--out", "long.png")
     with Image.open("long.png") as picture:
         assert picture.size == (16, 16)
+    said = stackflower("sample", trained, "petal " * 1_001, "--out", "x.png", code=2).output
+    assert "Caption 1 has 1,001 words; at most 1,000 are allowed" in said
+    Path("captions.txt").write_text("a flower\n_\n", encoding="utf-8")
+    for captions in (["--captions", "captions.txt"], ["a flower", "_"]):
+        said = stackflower("sample", trained, *captions, "--out", "x", code=2).output
+        assert "The text encoder ngram finds no word in 1 of 2 different captions: '_'." in said
+    assert "half of a surrogate pair" in stackflower("sample", trained, "a \udcff", "--out", "x", code=2).output
+    one, other = (Path(f"{name}.png") for name in "ab")
+    stackflower("sample", trained, " a  red\nflower", "--out", one)
+    stackflower("sample", trained, "a red flower", "--out", other)
+    assert one.read_bytes() == other.read_bytes()
 
 
 def test_drawing_with_another_encoder_than_was_trained_with_is_refused(
