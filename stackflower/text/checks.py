@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 
 from stackflower import registry
-from stackflower.data.rows import LONE_SURROGATE, MAX_WORDS
+from stackflower.data.rows.checks import LONE_SURROGATE, MAX_WORDS
 from stackflower.data.source import SPLITS, Source
 from stackflower.errors import ConfigError, DataError
 from stackflower.text.base import TextEncoder, split_words
