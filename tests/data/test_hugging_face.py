@@ -1,4 +1,4 @@
-"""Data sets of the Hugging Face hub, without a network."""
+"""Folders of data sets of the Hugging Face hub, and data sets of the hub, without a network."""
 
 from __future__ import annotations
 
@@ -32,20 +32,19 @@ def test_a_hugging_face_data_set_is_read_and_trained_on(tmp_path: Path, stackflo
         datasets.Dataset.from_dict(rows, features=features).to_parquet(
             tmp_path / "hub" / f"{split}-00000-of-00001.parquet"
         )
-    assert source_part(str(tmp_path / "hub"))["name"] == "huggingface"
+    assert source_part(str(tmp_path / "hub"))["name"] == "table"
     assert source_part("hf://owner/name") == {"name": "huggingface", "path": "hf://owner/name"}
     source = open_source(str(tmp_path / "hub"))
     assert source.splits() == ["train", "test"] and source.rows("train").class_names == {0: "rose", 1: "iris"}
     assert source.rows("test").captions == [["flower 0"], ["flower 1"]]
     stackflower("train", "--data", "hub", "--images", 8, "--out", "run", *TINY_NETWORKS)
     with pytest.raises(DataError, match="has no column 'caption'"):
-        open_source(str(tmp_path / "hub"), {"text_column": "caption"})
+        open_source(str(tmp_path / "hub"), {"text_column": "caption"}).rows("train")
 
 
 @pytest.mark.extras
-def test_cells_of_a_hugging_face_data_set_can_not_name_files_elsewhere(tmp_path: Path) -> None:
-    pytest.importorskip("datasets")
-    import pyarrow
+def test_cells_of_a_parquet_file_can_not_name_files_elsewhere(tmp_path: Path) -> None:
+    pyarrow = pytest.importorskip("pyarrow")
     from pyarrow import parquet
 
     root = tmp_path / "hub"
@@ -62,11 +61,15 @@ def test_cells_of_a_hugging_face_data_set_can_not_name_files_elsewhere(tmp_path:
     cells = [{"bytes": None, "path": name} for name in names]
     table = pyarrow.table({"image": cells, "text": [f"flower {number}" for number in range(len(names))]})
     parquet.write_table(table, root / "train-00000-of-00001.parquet")
-    files = open_source(str(root), layout="huggingface").get_listing("train").files
-    assert [files.read(name)[:2] for name in files.names[:2]] == [b"\xff\xd8"] * 2
-    for name in files.names[2:]:
-        with pytest.raises(DataError, match="which is not in the data set"):
-            files.read(name)
+    listing = open_source(str(root)).get_listing("train")
+    assert list(listing.names) == ["pictures/a.jpg"] and listing.files.read("pictures/a.jpg")[:2] == b"\xff\xd8"
+    assert listing.rows[0]["text"] == ["flower 0", "flower 1"], "by both names"
+    place = "train-00000-of-00001.parquet, row"
+    assert listing.problems == [
+        f"{place} 3 names ../secret.jpg, which does not exist.",
+        f"{place} 4 names {tmp_path / 'secret.jpg'}, which does not exist.",
+        f"{place} 5 names link.jpg, which is a link out of the folder; `data.follow_links=true` reads such files.",
+    ]
 
 
 @pytest.mark.extras

@@ -13,6 +13,7 @@ from PIL import Image
 from safetensors.torch import load_file
 from sample_data import write_folder, write_picture
 
+from stackflower.data.opening import open_source
 from stackflower.data.prepared import prepare
 from stackflower.data.source import Rows
 from stackflower.data.sources.folder import FolderSource
@@ -36,7 +37,7 @@ def test_csv_metadata_in_folders_of_splits_are_read(tmp_path: Path) -> None:
         )
     source = FolderSource(path=str(tmp_path))
     assert source.splits() == ["train", "validation"]
-    assert source.rows("validation") == Rows(captions=[["red", "rot"]], labels=[4], files=["deep/a b.png"])
+    assert source.rows("validation") == Rows(captions=[["red", "rot"]], labels=[4], files=["val/deep/a b.png"])
 
 
 def test_metadata_beside_the_folders_of_splits_are_divided_among_them(stackflower, tmp_path: Path) -> None:
@@ -60,17 +61,19 @@ def test_metadata_beside_the_folders_of_splits_are_divided_among_them(stackflowe
     written.write_text("\n".join(map(json.dumps, [*rows[1:], {"file_name": "more/9.png", "text": "a rose"}])))
     said = stackflower("data", "check", tmp_path, code=2).output
     assert "names more/9.png, which is outside the split folders (train, val, test)" in said and "1 problem." in said
-    assert "1 images in" in said and "have no row in metadata.jsonl and are not used (train/0.png)" in said
+    assert "1 images in" in said and "have no row and are not used (train/0.png)" in said
     (tmp_path / "train" / "metadata.jsonl").write_text(json.dumps({"file_name": "0.png", "text": "its own"}))
+    (tmp_path / "val" / "metadata.jsonl").write_text(json.dumps({"file_name": "0.png", "text": "its own"}))
     said = stackflower("data", "check", tmp_path, code=2).output
-    assert "2 rows of" in said and "because their folders (train) have their own metadata" in said
-    assert "names more/9.png, which is outside the split folders (val, test, train)" in said and "1 problem." in said
+    assert "names more/9.png, which is outside the split folders (train, val, test)" in said and "1 problem." in said
     source = FolderSource(path=str(tmp_path), skip_bad=True)
-    assert source.rows("train").captions == [["its own"]] and len(source.rows("test")) == 3
-    for folder in ("val", "test"):
-        (tmp_path / folder / "metadata.jsonl").write_text(json.dumps({"file_name": "0.png", "text": "its own"}))
-    said = stackflower("data", "check", tmp_path).output
-    assert "metadata.jsonl is not used, because every split folder (train, val, test) has its own metadata." in said
+    assert dict(zip(source.rows("train").files, source.rows("train").captions, strict=True)) == {
+        "train/0.png": ["its own"],
+        "train/1.png": ["flower train/1.png"],
+        "train/2.png": ["flower train/2.png"],
+    }
+    assert source.rows("validation").captions[0] == ["flower val/0.png", "its own"], "both are used"
+    assert len(source.rows("test")) == 3
 
 
 def test_a_broken_line_of_the_metadata_of_all_splits_counts_once(stackflower, tmp_path: Path) -> None:
@@ -86,19 +89,22 @@ def test_a_broken_line_of_the_metadata_of_all_splits_counts_once(stackflower, tm
     assert "2 problems." in said and said.count("metadata.csv is not used, because metadata.jsonl is beside it.") == 1
 
 
-def test_folders_of_splits_without_one_for_training_are_told(stackflower, tmp_path: Path) -> None:
+def test_a_test_folder_stays_test_where_images_outside_of_it_are_for_training(stackflower, tmp_path: Path) -> None:
     for name in ("0.png", "test/1.png"):
         write_picture(tmp_path / name)
         (tmp_path / name).with_suffix(".txt").write_text("a flower")
     said = stackflower("data", "check", tmp_path).output
-    assert "has no folder train, so test are not splits but part of the training data" in said
+    assert "train: 1 images, 1 captions." in said and "test: 1 images, 1 captions." in said
+    source = open_source(str(tmp_path))
+    assert source.rows("train").files == ["0.png"] and source.rows("test").files == ["test/1.png"]
     write_folder(tmp_path, [{"file_name": name, "text": "a flower"} for name in ("0.png", "test/1.png")])
     write_folder(tmp_path / "test", [{"file_name": "1.png", "text": "another"}])
     said = stackflower("data", "check", tmp_path).output
-    assert "has no folder train" in said and "Not used: test/metadata.jsonl." in said
+    assert "train: 1 images, 1 captions." in said and "test: 1 images, 2 captions." in said
     (tmp_path / "metadata.jsonl").unlink()
-    said = stackflower("data", "check", tmp_path, code=2).output
-    assert "It has test/metadata.jsonl; the training folder must be called train." in said
+    source = FolderSource(path=str(tmp_path))
+    assert source.splits() == ["train"] and source.rows("train").files == ["test/1.png"], "the only images with rows"
+    assert "1 images in" in source.warnings("train")[0] and "not used (0.png)" in source.warnings("train")[0]
 
 
 def test_a_drawn_validation_split_follows_the_metadata_it_is_drawn_from(tmp_path: Path) -> None:
@@ -110,21 +116,26 @@ def test_a_drawn_validation_split_follows_the_metadata_it_is_drawn_from(tmp_path
         write_folder(tmp_path / "train", [{"file_name": f"{n}.png", "text": f"{count} {n}"} for n in range(count)])
         source = FolderSource(path=str(tmp_path), held_out=0.5, skip_bad=True)
         both = [prepare(source, split, 16).rows for split in ("train", "validation")]
-        assert sorted(name for rows in both for name in rows.files) == [f"{n}.png" for n in range(count)]
+        assert sorted(name for rows in both for name in rows.files) == [f"train/{n}.png" for n in range(count)]
 
 
 @pytest.mark.parametrize(
     ("row", "message"),
     [
         ({"file_name": "gone.jpg", "text": "a"}, "names gone.jpg, which does not exist"),
-        ({"file_name": "1.jpg", "text": "a"}, "names 1.jpg a second time"),
+        ({"file_name": "1.jpg", "text": "a", "label": 2}, "gives 1.jpg another class than metadata.jsonl, line 2."),
         ({"text": "a"}, 'has no "file_name"'),
-        ({"file_name": "99.jpg"}, "has no caption"),
-        ({"file_name": "99.jpg", "text": []}, "has no caption"),
-        ({"file_name": "99.jpg", "text": "   "}, "has an empty caption"),
+        ({"file_name": "99.jpg"}, "has no caption."),
+        ({"file_name": "99.jpg", "text": []}, "has no caption."),
+        ({"file_name": "99.jpg", "text": "   "}, "has no caption."),
+        ({"file_name": "99.jpg", "text": "N/A"}, "has no caption."),
+        ({"file_name": "99.jpg", "text": None}, "has no caption."),
         ({"file_name": "99.jpg", "text": ["fine", ""]}, "has an empty caption"),
         ({"file_name": "99.jpg", "text": "petal " * 10_000}, "has a caption of 10,000 words"),
-        ({"file_name": "99.jpg", "text": "a", "label": "rose"}, "has the label 'rose'"),
+        ({"file_name": "99.jpg", "text": "a", "label": ["rose"]}, "has the label ['rose']"),
+        ({"file_name": "99.jpg", "text": "a", "label": -1}, "has the label -1"),
+        ({"file_name": "99.jpg", "text": "a", "label": True}, "has the label True"),
+        ({"file_name": "99.jpg", "text": {"a": 1}}, 'has no caption: "text" must be a string or a list of strings'),
         ([1, 2], "is not a JSON object"),
     ],
 )
@@ -141,9 +152,15 @@ def test_a_folder_without_metadata_names_what_is_there(stackflower, tmp_path: Pa
     write_picture(tmp_path / "bare" / "1.png")
     (tmp_path / "bare" / "metadata.json").write_text("{}")
     out = stackflower("train", "--data", tmp_path / "bare", code=2).output
-    assert (
-        "has no metadata.jsonl, metadata.csv or metadata.parquet. If metadata.json holds the metadata, rename it" in out
-    )
+    assert "bare has no captions. Add a metadata.jsonl with rows such as" in out
+    assert "a table such as captions.csv, or a text file beside each image." in out
+    (tmp_path / "bare" / "metadata.json").write_text('[{"file_name": "1.png", "text": "a flower"}]')
+    assert "train: 1 images, 1 captions." in stackflower("data", "check", tmp_path / "bare").output
+    (tmp_path / "bare" / "1.png").unlink()
+    (tmp_path / "bare" / "metadata.json").unlink()
+    (tmp_path / "bare" / "notes.doc").write_text("?")
+    out = stackflower("train", "--data", tmp_path / "bare", code=2).output
+    assert "bare holds no images, tables or shards that can be read. It holds notes.doc." in out
 
 
 def test_a_picture_without_a_row_is_warned_of(stackflower, good: Path) -> None:

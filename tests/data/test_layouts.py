@@ -36,10 +36,7 @@ def test_oxford_102_is_recognised_and_read_in_each_of_its_splits(tmp_path: Path,
     (root / "jpg" / "image_00030.jpg").unlink()
     (root / "text_c10" / "class_00001" / "image_00001.txt").unlink()
     said = stackflower("data", "check", root, code=2).output
-    assert (
-        "1 of the 10 images of this split are missing in" in said
-        and "jpg/image_00001.jpg has no readable captions" in said
-    )
+    assert "1 of the 30 images are missing in" in said and "jpg/image_00001.jpg has no readable captions" in said
     (root / "setid.mat").write_bytes(b"damaged")
     with pytest.raises(DataError, match="is not the file of Oxford-102"):
         open_source(str(root)).rows("train")
@@ -93,7 +90,7 @@ def test_images_with_a_text_beside_each_are_recognised_and_read(tmp_path: Path, 
     for problem in (
         "0.PNG has no 0.txt",
         "lonely.txt has no image",
-        "1.txt is not a text file in UTF-8",
+        "1.txt is not a text file in UTF-16",
         "2.PNG has no caption",
     ):
         assert problem in said
@@ -110,13 +107,15 @@ def test_coco_captions_are_recognised_and_read(tmp_path: Path, stackflower) -> N
             {"image_id": one["id"], "caption": f"number {one['id']}{end}"} for end in ("", " again") for one in images
         ]
         (root / "annotations").mkdir(exist_ok=True)
+        picture(root / part / "silent.jpg")
         silent_image = {"id": 99, "file_name": "silent.jpg"}
         found = {"images": [*images, silent_image], "annotations": texts}
         (root / "annotations" / f"captions_{part}.json").write_text(json.dumps(found))
     source = open_source(str(root))
     assert source_part(str(root))["name"] == "coco" and source.splits() == ["train", "validation"]
     assert source.rows("train").captions[1] == ["number 11", "number 11 again"] and source.rows("train").labels is None
-    assert "1 images of captions_train2017.json have no caption" in stackflower("data", "check", root).output
+    said = stackflower("data", "check", root).output
+    assert "2 images in" in said and "are not used (train2017/silent.jpg, val2017/silent.jpg)" in said
     (root / "train2017" / "000000000003.jpg").unlink()
     assert "image 13 names 000000000003.jpg, which does not exist" in stackflower("data", "check", root, code=2).output
     (root / "annotations" / "captions_val2017.json").write_text('{"images": 3}')

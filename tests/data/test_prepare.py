@@ -87,14 +87,14 @@ def test_duplicates_and_near_empty_captions_are_told(tmp_path: Path, stackflower
     assert "line 10 names gone.jpg" in said and not (tmp_path / "out" / "prepared.json").exists()
     said = stackflower("data", "prepare", "flowers", "out", "--on-error", "skip").output
     assert "train: 10 images" in said and "2 rows or images are left out" in said
-    assert "1 images are duplicates. The first: 5.jpg has the same pixels as 4.jpg" in said
-    assert "1 captions are near-empty. The first: 7.jpg has the caption '?!'" in said
+    assert "1 images are duplicates. The first: train/5.jpg has the same pixels as train/4.jpg" in said
+    assert "1 captions are near-empty. The first: train/7.jpg has the caption '?!'" in said
     left_out = (tmp_path / "out" / "left-out.txt").read_text().splitlines()
     assert len(left_out) == 2 and "gone.jpg" in left_out[0] and "3.jpg can't be read as an image" in left_out[1]
     page = (tmp_path / "out" / "summary.html").read_text()
     for part in (
         "kind 2",
-        "5.jpg has the same pixels as 4.jpg",
+        "train/5.jpg has the same pixels as train/4.jpg",
         "gone.jpg",
         "data:image/jpeg;base64",
         "1 images occur in more than one split",

@@ -81,7 +81,7 @@ def test_a_damaged_prepared_folder_is_refused(tmp_path: Path, stackflower) -> No
         whole.replace('"label": 0', f'"label": {10**30}'): "a label must be a whole number",
         whole.replace('"file_name": "0.png"', '"file_name": 5'): "does not name its file",
         "[]\n" * 4: "is damaged",
-        whole.replace('"text": ["a"]', '"text": []'): "has no caption",
+        whole.replace('"text": ["a"]', '"text": []', 1): "has no caption",
     }
     for text, why in damage.items():
         file.write_text(text)

@@ -47,7 +47,7 @@ def test_data_shard_writes_what_it_reads(tmp_path: Path, stackflower) -> None:
             b.class_names,
             b.attributes,
         )
-    stored = one.get_listing("train").files.read("4.jpg")  # type: ignore[attr-defined]
+    stored = one.get_listing("train").files.read("train/4.jpg")  # type: ignore[attr-defined]
     assert stored == other.get_listing("train").files.read("train-000001.tar/000000004")  # type: ignore[attr-defined]
     assert json.loads((tmp_path / "shards" / "index.json").read_text())["train-000002.tar"]["samples"] == 1
     before = {path.name: path.read_bytes() for path in (tmp_path / "shards").iterdir()}

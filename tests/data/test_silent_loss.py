@@ -16,18 +16,19 @@ from stackflower.data.opening import open_source
 from stackflower.errors import DataError
 
 
-def coco(root: Path, images: list[dict[str, Any]], year: int = 2017) -> Path:
+def coco(root: Path, images: list[dict[str, Any]], year: int = 2017, captions: str = "aaaa") -> Path:
     (root / "annotations").mkdir(parents=True, exist_ok=True)
     for one in images:
         picture(root / f"train{year}" / one["file_name"])
-    found = {"images": images, "annotations": [{"image_id": n, "caption": "a"} for n in {one["id"] for one in images}]}
-    (root / "annotations" / f"captions_train{year}.json").write_text(json.dumps(found))
+    annotations = [{"image_id": number, "caption": captions[number]} for number in {one["id"] for one in images}]
+    written = json.dumps({"images": images, "annotations": annotations})
+    (root / "annotations" / f"captions_train{year}.json").write_text(written)
     return root
 
 
-def test_a_file_that_is_listed_twice_is_told(tmp_path: Path, stackflower) -> None:
-    coco(tmp_path / "coco", [{"id": n, "file_name": f"{min(n, 1)}.png"} for n in range(3)])
-    assert "image 2 names 1.png a second time" in stackflower("data", "check", "coco", code=2).output
+def test_captions_of_a_file_that_is_listed_twice_are_merged(tmp_path: Path, stackflower) -> None:
+    root = coco(tmp_path / "coco", [{"id": n, "file_name": f"{min(n, 1)}.png"} for n in range(3)], captions="abc")
+    assert open_source(str(root)).rows("train").captions == [["a"], ["b", "c"]]
     coco(tmp_path / "ids", [{"id": 0, "file_name": "0.png"}, {"id": 0, "file_name": "1.png"}])
     assert "lists the image 0 several times" in stackflower("data", "check", "ids", code=2).output
     root = tmp_path / "birds"
@@ -37,16 +38,16 @@ def test_a_file_that_is_listed_twice_is_told(tmp_path: Path, stackflower) -> Non
         picture(root / "images" / "c" / f"{number}.png")
         (root / "text" / "c").mkdir(parents=True, exist_ok=True)
         (root / "text" / "c" / f"{number}.txt").write_text("a bird")
-    assert "entry 3 names images/c/1.png a second time" in stackflower("data", "check", "birds", code=2).output
+    assert open_source(str(root)).rows("train").captions == [["a bird"], ["a bird"]]
 
 
 def test_annotations_of_another_year_are_named(tmp_path: Path, stackflower) -> None:
     root = coco(tmp_path / "coco", [{"id": 0, "file_name": "0.png"}], 2014)
     coco(root, [{"id": 0, "file_name": "0.png"}], 2017)
-    assert (
-        "captions_train2014.json is used, so annotations/captions_train2017.json is not read"
-        in stackflower("data", "check", "coco").output
-    )
+    said = stackflower("data", "check", "coco").output
+    assert "1 files in" in said and "are not read, such as annotations/captions_train2017.json, which " in said
+    assert "is of the same split as the captions that are used." in said
+    assert "1 images in" in said and "have no row and are not used (train2017/0.png)" in said
 
 
 def test_folders_of_splits_in_capitals_are_splits_and_images_outside_of_them_are_told(
@@ -57,8 +58,9 @@ def test_folders_of_splits_in_capitals_are_splits_and_images_outside_of_them_are
         sidecar(root / folder, 2)
     source = open_source(str(root))
     assert source.splits() == ["train", "validation", "test"]
-    assert [len(source.rows(split)) for split in source.splits()] == [2, 2, 2]
-    assert "4 images in " in stackflower("data", "check", "data").output, "of valid/, and beside the folders"
+    assert [len(source.rows(split)) for split in source.splits()] == [2, 4, 2], "val and valid"
+    said = stackflower("data", "check", "data").output
+    assert "2 images in " in said and "are outside the split folders and are not used, such as 0.png." in said
 
 
 def test_zip_archives_of_other_programs_are_read(tmp_path: Path) -> None:
@@ -87,7 +89,7 @@ def test_lines_of_a_table_without_a_caption_are_told(tmp_path: Path, stackflower
     for number in range(2):
         picture(tmp_path / "data" / f"{number}.png")
     (tmp_path / "data" / "x.csv").write_text("image,caption\n0.png,a\n0.png\n1.png,b\n")
-    assert "1 lines of x.csv have no caption, such as line 3" in stackflower("data", "check", "data").output
+    assert "1 rows have no caption, such as x.csv, line 3." in stackflower("data", "check", "data").output
 
 
 def test_classes_of_a_test_split_do_not_collide(tmp_path: Path) -> None:
@@ -109,11 +111,17 @@ def test_a_class_of_two_names_is_told(tmp_path: Path, stackflower) -> None:
     assert "names the class 1 both 'rose' and 'iris'" in stackflower("data", "check", "data").output
 
 
-@pytest.mark.parametrize("label", ["--5", "5-", "٣", "1e3"])
-def test_labels_are_whole_numbers_in_any_script(tmp_path: Path, stackflower, label: str) -> None:
+@pytest.mark.parametrize(
+    ("label", "number", "names"),
+    [("٣", 3, {}), ("3.0", 3, {}), (" 3 ", 3, {})] + [(name, 0, {0: name}) for name in ("--5", "5-", "1e3", "rose")],
+)
+def test_labels_are_whole_numbers_in_any_script_or_names(
+    tmp_path: Path, label: str, number: int, names: dict[int, str]
+) -> None:
     picture(tmp_path / "data" / "0.png")
     (tmp_path / "data" / "metadata.csv").write_text(f"file_name,text,label\n0.png,a,{label}\n", encoding="utf-8")
-    stackflower("data", "check", "data", code=0 if label == "٣" else 2)
+    rows = open_source(str(tmp_path / "data")).rows("train")
+    assert rows.labels == [number] and rows.class_names == names
 
 
 @pytest.mark.parametrize("row", [{"class_name": "\ud800", "label": 1}, {"attributes": {"a": "\ud800"}}])

@@ -169,6 +169,27 @@ def stackgan(root: Path, rows: dict[str, list[Row]]) -> dict[str, Any]:
 
 
 @layout
+def flickr30k(root: Path, rows: dict[str, list[Row]]) -> dict[str, Any]:
+    lines = []
+    for split, name in (("train", "train"), ("validation", "dev"), ("test", "test")):
+        images = {f"{split}_{row['file_name']}": row for row in rows[split]}
+        put(root / f"Flickr_8k.{name}Images.txt", "\n".join(images) + "\n")
+        for image, row in images.items():
+            put(root / "Flicker8k_Dataset" / image, row["image"])
+            lines += [f"{image}#{number}\t{caption}" for number, caption in enumerate(row["text"])]
+    put(root / "Flickr8k.token.txt", "\n".join(lines) + "\n")
+    return {"path": str(root)}
+
+
+@layout
+def images(root: Path, rows: dict[str, list[Row]]) -> dict[str, Any]:
+    for split, own in rows.items():
+        for row in own:
+            put(root / split / f"class {row['label']}" / row["file_name"], row["image"])
+    return {"path": str(root)}
+
+
+@layout
 def reverse_image_caption(root: Path, rows: dict[str, list[Row]]) -> dict[str, Any]:
     from sample_data import data_frame
 
@@ -206,7 +227,9 @@ def huggingface(root: Path, rows: dict[str, list[Row]]) -> dict[str, Any]:
 
 WITHOUT = {"coco": ("test",), "cub-200": ("validation",), "stackgan": ("validation",)}  # splits that layouts don't have
 WITHOUT["reverse-image-caption"] = ("validation", "test")
-UNLABELLED = ("coco", "sidecar", "reverse-image-caption")
+UNLABELLED = ("coco", "sidecar", "reverse-image-caption", "flickr30k")
+UNCAPTIONED = ("images",)
+NAMED = ("images",)  # whose classes are the names of folders, numbered in the order of the training images
 FROM_1 = ("cub-200", "oxford-102")  # whose classes are numbered so
 MARKS = {"huggingface": pytest.mark.extras}
 
@@ -231,9 +254,16 @@ def test_every_registered_source_is_read_shared_out_and_checked(
     for split, count in counts.items():
         found = source.rows(split)
         assert len(found) == count
-        assert [sorted(captions) for captions in found.captions] == [sorted(row["text"]) for row in rows[split]]
+        captions = [[] if name in UNCAPTIONED else sorted(row["text"]) for row in rows[split]]
+        if name in NAMED:  # images are ordered by their classes, too
+            order = sorted(range(count), key=lambda number: (f"class {rows[split][number]['label']}", number))
+            assert [found.class_names[label] for label in found.labels] == [
+                f"class {rows[split][number]['label']}" for number in order
+            ]
+        assert [sorted(texts) for texts in found.captions] == captions
+        assert source.is_captioned == (name not in UNCAPTIONED)
         labels = [row["label"] + (name in FROM_1) for row in rows[split]]
-        assert found.labels == (None if name in UNLABELLED else labels)
+        assert name in NAMED or found.labels == (None if name in UNLABELLED else labels)
         images, done = np.zeros((count, 64, 64, 3), np.uint8), []
         assert source.fill(split, images, done.append) == {}
         assert sum(done) == count and (images.std((1, 2, 3)) > 5).all(), "no picture was left blank"

@@ -57,8 +57,8 @@ def test_a_table_that_excel_saved_as_unicode_text_is_read(tmp_path: Path) -> Non
 def test_columns_can_be_named_where_they_are_not_recognised(tmp_path: Path, stackflower) -> None:
     root = write_images(tmp_path / "data", "1.jpg", "2.jpg")
     (root / "x.csv").write_text("a,b,c\n1.jpg,a red flower,7\n2.jpg,a blue one,8\n")
-    said = stackflower("data", "check", root, code=2).output
-    assert "holds the text (columns: a, b, c)" in said and "--set data.text_column=NAME" in said
+    said = stackflower("data", "check", root).output
+    assert "are read from the column 'b'; --set data.text_column=NAME chooses another." in said
     assert (
         "No problems"
         in stackflower("data", "check", root, *settings("data.text_column=b", "data.label_column=c")).output
@@ -66,6 +66,9 @@ def test_columns_can_be_named_where_they_are_not_recognised(tmp_path: Path, stac
     assert open_source(str(root), {"text_column": "b", "label_column": "c"}).rows("train").labels == [7, 8]
     said = stackflower("data", "check", root, *settings("data.text_column=d"), code=2).output
     assert "has no column 'd'" in said
+    (root / "x.csv").write_text("a,b,c\n1.jpg,a red flower,in the sun\n2.jpg,a blue one,at night\n")
+    said = stackflower("data", "check", root, code=2).output
+    assert "holds the texts (columns: a, b, c)" in said and "--set data.text_column=NAME" in said
     (root / "x.csv").write_text("image,text\n1.jpg,a,b\n2.jpg,ok\n")
     assert "line 2 has 3 cells in 2 columns" in stackflower("data", "check", root, code=2).output
     assert (
@@ -131,5 +134,8 @@ def test_classes_of_a_table_are_numbers_or_names(tmp_path: Path, stackflower) ->
     root = write_images(tmp_path / "data", *(f"{number}.jpg" for number in range(3)))
     (root / "x.csv").write_text("image,text,class\n0.jpg,a,0\n1.jpg,b,rose\n2.jpg,c,0\n")
     assert open_source(str(root)).rows("train").class_names == {0: "0", 1: "rose"}
+    said = stackflower("data", "check", root).output
+    assert "2 of 3 labels in" in said and "such as 'rose', so all are used as names of classes." in said
     (root / "x.csv").write_text("image,text,class\n0.jpg,a,0\n0.jpg,b,1\n")
-    assert "line 3 gives 0.jpg another class than line 2" in stackflower("data", "check", root, code=2).output
+    said = stackflower("data", "check", root, code=2).output
+    assert "x.csv, line 3 gives 0.jpg another class than x.csv, line 2." in said

@@ -52,7 +52,7 @@ class Assembler:
         self.named: set[str] = set()  # files that rows name
         self.renamed: dict[str, str] = {}  # names that were found elsewhere, by file
         self.labels_are_numbers = True
-        self.declared: set[str | None] = set()  # splits of tables, which may have no rows
+        self.declared = set[str]()  # splits of tables, which may have no rows
         self.uncaptioned: list[str] = []  # rows without a caption of images that other rows give some
         self.outside: list[str] = []  # images that a layout lists outside the split folders
 
@@ -63,7 +63,8 @@ class Assembler:
             DataError: the columns are unclear.
         """
         resolver, rows = NameResolver(self.files.files, table.folder), iter(table.rows)
-        self.declared |= {table.split} & KEYWORDS.keys()
+        if table.split is not None:
+            self.declared.add(table.split)
         head = list(itertools.islice(rows, INSPECTED_ROWS))
         samples = [row.values for row in head if row.problem is None]
         columns = FIXED
@@ -137,7 +138,8 @@ class Assembler:
     def finish(self) -> dict[str, Listing]:
         """Return the checked rows of each split; the training split always exists."""
         splits = self._assign_splits()
-        present = {splits[value] for value, _ in itertools.chain(self.groups, self.problems)} | self.declared
+        with_rows = (value for value, _ in itertools.chain(self.groups, self.problems))
+        present = {splits[value] for value in itertools.chain(with_rows, self.declared)}
         listings = {split: Listing(self.files) for split in KEYWORDS if split == "train" or split in present}
         name_label = self._build_namer(splits)
         left_out, homes = Counter[str | None](), dict[str, str | None]()
@@ -159,10 +161,11 @@ class Assembler:
 
     def _assign_splits(self) -> dict[str | None, str | None]:
         """Assign the values of splits, and None for rows without one, to splits."""
-        values = dict.fromkeys(value for value, _ in (*self.groups, *self.problems) if value is not None)
-        splits: dict[str | None, str | None] = dict(assign_splits(values).items())
-        has_training = any(splits.get(value) == "train" for value, _ in self.groups)
+        with_rows = (value for value, _ in (*self.groups, *self.problems) if value is not None)
+        values = dict.fromkeys((*with_rows, *self.declared))
         rest = any(value is None for value, _ in self.groups)
+        splits: dict[str | None, str | None] = dict(assign_splits([*values, ""] if rest else values).items())
+        has_training = any(splits.get(value) == "train" for value, _ in self.groups)
         return {**splits, None: None if has_training and rest else "train"}
 
     def _build_namer(self, splits: Mapping[str | None, str | None]) -> Callable[[dict[str, Any]], None]:

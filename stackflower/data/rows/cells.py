@@ -14,8 +14,10 @@ TEXT_KEYS = ("raw", "text", "caption", "sentence", "value")  # of captions that 
 LONGEST_LITERAL = 1_000_000  # characters of a list or an object in a cell
 MAX_SHOWN = 200  # characters of a value in a message
 STRING = r"""(?:'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*")"""
-STRINGS = re.compile(STRING, re.DOTALL)
-LIST_OF_STRINGS = re.compile(rf"\[\s*{STRING}(?:(?:\s*,\s*|\s+){STRING})*\s*,?\s*\]", re.DOTALL)
+ITEM = rf"(?:{STRING}|nan|None)"
+ITEMS = re.compile(ITEM, re.DOTALL)
+# Blanks match in one way only, so that the time is linear.
+LIST_OF_STRINGS = re.compile(rf"\[\s*{ITEM}(?:\s*,\s*{ITEM}|\s+{ITEM})*\s*(?:,\s*)?\]", re.DOTALL)
 WHOLE_NUMBER = re.compile(r"[+-]?\d{1,19}(?:\.0+)?")
 
 
@@ -52,7 +54,7 @@ def parse_literal(cell: object) -> Any:
         pass
     try:
         if LIST_OF_STRINGS.fullmatch(text):  # one by one, because Python joins strings without a comma between them
-            return [ast.literal_eval(string) for string in STRINGS.findall(text)]
+            return [None if item in ("nan", "None") else ast.literal_eval(item) for item in ITEMS.findall(text)]
         value = ast.literal_eval(text)
     except (ValueError, SyntaxError, RecursionError, MemoryError):
         return cell
