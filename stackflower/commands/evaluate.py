@@ -18,6 +18,7 @@ from stackflower.commands.options import (
     parse_part_options,
     seed_option,
     settings_option,
+    threads_option,
 )
 from stackflower.errors import ConfigError
 
@@ -114,6 +115,7 @@ PROTOCOL = ("split", "samples", "per_caption", "splits", "kept", "seed", "trunca
 )
 @click.option("--out", metavar="FILE", help="JSON file for the scores.  [default: a file in the run's scores/]")
 @click.option("--compare", metavar="FILE", help="Compare with saved scores, which must have the same protocol.")
+@threads_option
 @json_option
 def evaluate(
     as_json: bool,

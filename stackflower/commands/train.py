@@ -22,6 +22,7 @@ from stackflower.commands.options import (
     json_option,
     parse_settings,
     settings_option,
+    threads_option,
 )
 from stackflower.errors import ConfigError
 
@@ -36,6 +37,7 @@ SETTINGS = {
     "batch_size": "train.batch_size",
     "gradient_accumulation": "train.gradient_accumulation",
     "compile": "train.compile",
+    "threads": "train.threads",
     "eval_every": "output.eval_every",
 }
 PARTS = ("conditioning", "generator", "discriminator", "features", "augmentation", "objective")
@@ -103,6 +105,7 @@ PARTS = ("conditioning", "generator", "discriminator", "features", "augmentation
     help="Precision; auto: bf16 if the device supports it natively.",
 )
 @click.option("--compile", is_flag=True, default=None, help="Compile the networks (torch.compile): faster on a GPU.")
+@threads_option
 @click.option("--resume", metavar="[RUN|latest]", is_flag=False, flag_value="latest", help="Resume a run.")
 @click.option("--report-to", metavar="TRACKER", multiple=True, help="tensorboard, wandb or mlflow.")
 @settings_option("Any other setting.")

@@ -20,6 +20,7 @@ from stackflower.errors import ConfigError, DataError
 from stackflower.pipeline import Pipeline
 from stackflower.utils.atomic import replacing, reporting_write_errors
 from stackflower.utils.devices import get_process_state
+from stackflower.utils.threads import choosing_threads, time_batches
 
 logger = logging.getLogger(__name__)
 
@@ -49,6 +50,7 @@ class SampleRequest:
     side_by_side: bool = False
     checkpoint: str | None = None
     interpolate: int | None = None
+    threads: int | None = None
 
 
 @dataclass(frozen=True)
@@ -98,6 +100,11 @@ def write_samples(request: SampleRequest) -> WrittenImages | None:
     """
     captions = collect_captions(request.captions, request.file)
     state = get_process_state()
+    with choosing_threads(request.threads, state.device.type != "cpu" or state.num_processes > 1):
+        return _write_samples(request, captions, state)
+
+
+def _write_samples(request: SampleRequest, captions: list[str], state: PartialState) -> WrittenImages | None:
     if request.interpolate is not None:
         return _interpolate(request, captions, state)
     total, out = len(captions) * request.per_caption, request.out
@@ -131,7 +138,7 @@ def write_samples(request: SampleRequest) -> WrittenImages | None:
         side_by_side=request.side_by_side,
         part=(state.process_index, state.num_processes),
     )
-    images = (sharpen(image, request.sharpen) for batch in batches for image in batch.numpy())
+    images = (sharpen(image, request.sharpen) for batch in time_batches(batches) for image in batch.numpy())
     with reporting_write_errors(base, DataError):
         if request.grid:
             path = base if one_file else base / f"grid-{uuid.uuid4().hex[:6]}.png"
