@@ -20,6 +20,7 @@ from stackflower.commands.options import (
     settings_option,
     threads_option,
 )
+from stackflower.commands.streams import echo
 from stackflower.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -150,7 +151,7 @@ def evaluate(
         reason for scores in subjects for reason in find_missed_limits(scores, dict(fail_under), dict(fail_over))
     ]
     for sentence in failures:
-        click.echo(sentence, err=True)
+        echo(sentence, err=True)
     if failures:
         raise SystemExit(1)
 

@@ -15,6 +15,7 @@ from stackflower.commands.options import (
     seed_option,
     threads_option,
 )
+from stackflower.commands.streams import decode_argument
 
 
 @click.command(
@@ -63,6 +64,6 @@ def sample(run: str, captions: tuple[str, ...], as_json: bool, **options: Any) -
     """Generate images for captions with a trained run."""
     from stackflower.reports.generated import SampleRequest, write_samples
 
-    written = write_samples(SampleRequest(run, list(captions), **options))
+    written = write_samples(SampleRequest(run, [decode_argument(caption) for caption in captions], **options))
     if written is not None:
         show(written.to_dict() if as_json else {}, as_json, written.summarise)

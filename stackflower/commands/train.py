@@ -24,6 +24,7 @@ from stackflower.commands.options import (
     settings_option,
     threads_option,
 )
+from stackflower.commands.streams import echo
 from stackflower.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -123,7 +124,7 @@ def train(dry_run: bool, as_json: bool, **flags: Any) -> None:
         values = {"config": config.to_dict(), "cost": costs, "run": str(run)}
         lines = [config.to_json().rstrip(), *(f"{label:<28} {value}" for label, value in costs.items())]
         show(values, as_json, lambda: "\n".join(lines))
-        click.echo(f"Nothing was created; the run would be {run}.", err=True)
+        echo(f"Nothing was created; the run would be {run}.", err=True)
         return
     outcome = launch(request, handle_signals=True, tune_malloc=True)
     if outcome.is_main:
@@ -189,7 +190,7 @@ def _show_outcome(outcome: Outcome, as_json: bool) -> None:
     values = {"run": str(outcome.run), "images": outcome.images, "stopped": outcome.stopped}
     if outcome.stopped:
         text = f"Stopped by {outcome.stopped} after {outcome.images:,} images; a checkpoint is saved. To resume:"
-        click.echo(text, err=True)
+        echo(text, err=True)
     show({**values, "samples": [str(path) for path in grids]}, as_json, lambda: _format_next_commands(outcome, grids))
 
 
