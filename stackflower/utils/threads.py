@@ -255,8 +255,14 @@ def make_chooser(
     if threads is not None:
         candidates = [threads]
     else:
-        candidates = [most] if fixed or os.environ.get("OMP_NUM_THREADS") else list_candidates(most)
+        candidates = [most] if fixed or is_fixed_by_environment() else list_candidates(most)
     return ThreadChooser(candidates, record, schedule, until if len(candidates) > 1 else 0, current=most)
+
+
+def is_fixed_by_environment() -> bool:
+    """Return whether ``OMP_NUM_THREADS`` sets a number; OpenMP ignores 0 and what is not a number."""
+    number = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
+    return number.isdecimal() and int(number) > 0
 
 
 def describe_threads(threads: int | None) -> str:
@@ -266,7 +272,7 @@ def describe_threads(threads: int | None) -> str:
         threads: number of threads; None: as `make_chooser` chooses.
     """
     number = torch.get_num_threads() if threads is None else threads
-    chosen = threads is None and number > 1 and not os.environ.get("OMP_NUM_THREADS")
+    chosen = threads is None and number > 1 and not is_fixed_by_environment()
     return f"{'up to ' if chosen else ''}{number} thread{'' if number == 1 else 's'}"
 
 

@@ -18,6 +18,7 @@ from stackflower.utils.threads import (
     Schedule,
     ThreadChooser,
     choosing_threads,
+    is_fixed_by_environment,
     list_candidates,
     make_chooser,
     threads_unchanged,
@@ -113,7 +114,9 @@ def test_the_number_is_fixed_by_the_parameter_or_the_environment(monkeypatch: py
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     assert make_chooser(3).candidates == [3]
     assert make_chooser(None).candidates == [torch.get_num_threads()]
-    monkeypatch.delenv("OMP_NUM_THREADS")
+    for ignored in ("0", "many", ""):
+        monkeypatch.setenv("OMP_NUM_THREADS", ignored)
+        assert not is_fixed_by_environment()
     with threads_unchanged():
         torch.set_num_threads(4)
         assert make_chooser(None).candidates == [4, 3, 2, 1]
