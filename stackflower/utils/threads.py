@@ -36,6 +36,7 @@ WINDOW_ITEMS = 15  # items whose median is the time with the number in use
 SLOWDOWN = 1.3  # a comparison starts when items take this multiple of their usual time
 HOPELESS = 1.5  # a trial ends early at this multiple of the best time, for two items
 ABSURD = 3.0  # the same, for a single item
+ABSURD_FIRST = 5.0  # the same, for the first item with a number, which is slower
 MARGIN = 0.97  # another number must take less than this multiple of the time
 
 
@@ -71,8 +72,7 @@ class ThreadChooser:
     twentieth of the time.
 
     Args:
-        candidates: numbers to choose from, in descending order. The first one is used to start with. A single one is
-            used throughout, and nothing is timed.
+        candidates: numbers to choose from, in descending order. A single one is used throughout, and nothing is timed.
         record: called with the schedule whenever it changes.
         schedule: schedule of an interrupted computation, to repeat.
         until: position at which that computation was interrupted. Nothing is compared before.
@@ -96,7 +96,9 @@ class ThreadChooser:
         self.set_threads, self.clock = set_threads, clock
         self.schedule: Schedule = [(start, threads) for start, threads in schedule or []]
         self.chosen, self.used = self.candidates[0], current
-        self._queue: list[int] = list(self.candidates)  # candidates that the running comparison has yet to time
+        # candidates that the running comparison has yet to time; at first a middle one, which is never very slow
+        middle = next((number for number in self.candidates if number <= self.candidates[0] / 2), self.candidates[0])
+        self._queue = [middle, *(number for number in self.candidates if number != middle)]
         self._results: dict[int, float] = {}  # seconds per unit with each number of the running comparison
         self._trial: list[float] = []  # seconds per unit of the items of the running trial
         self._trial_seconds = 0.0
@@ -204,7 +206,8 @@ class ThreadChooser:
             self._cost += seconds * (1 - best / per_unit)
         if threads not in self._warmed:
             self._warmed.add(threads)
-            return
+            if best is None or per_unit <= ABSURD_FIRST * best:
+                return
         self._trial.append(per_unit)
         self._trial_seconds += seconds
         least = min(self._trial)
@@ -214,8 +217,9 @@ class ThreadChooser:
         self._results[threads] = median(self._trial)
         self._trial, self._trial_seconds = [], 0.0
         self._queue.pop(0)
-        if best is not None and threads == min(self._results) and self._results[threads] > SLOWDOWN * best:
-            self._queue = [number for number in self._queue if number > threads]  # fewer would be slower still
+        fewest = min(self._results)
+        if self._results[fewest] > SLOWDOWN * min(self._results.values()):
+            self._queue = [number for number in self._queue if number > fewest]  # fewer would be slower still
         if not self._queue:
             self._choose()
 

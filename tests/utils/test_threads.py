@@ -83,6 +83,12 @@ def test_comparisons_of_slow_items_take_a_small_share_of_the_time() -> None:
     assert not {1, 2, 4} & set(machine.used), "a number far below the best is not tried"
 
 
+def test_a_number_that_is_far_too_high_costs_a_single_item_per_comparison() -> None:
+    machine = Machine({1: 0.16, 2: 5.0}.__getitem__, [2, 1])
+    machine.run(seconds=50)
+    assert machine.used.count(2) == 1
+
+
 def test_a_single_candidate_is_never_timed() -> None:
     machine = Machine(lambda threads: 1.0, [3])
     machine.run(items=200)
@@ -107,7 +113,7 @@ def test_a_schedule_ends_where_a_computation_returned_to() -> None:
     machine.run(items=10, first=100)
     machine.chooser.rewind(50)
     machine.run(items=1, first=50)
-    assert machine.saved == [(0, 2)]
+    assert machine.saved == [(0, 2), (50, 1)], "not what was used after 100"
 
 
 def test_the_number_is_fixed_by_the_parameter_or_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
