@@ -19,6 +19,7 @@ import stackflower as sf
 from stackflower import registry
 from stackflower.errors import ComponentError, ConfigError, DataError
 from stackflower.training.callbacks import TrainingProgress
+from stackflower.training.stopping import SIGNALS
 
 TINY = {
     "generator.resolution": 16,
@@ -68,7 +69,7 @@ class StopAt(sf.Callback):
 
 def host_state() -> tuple[object, ...]:
     """What a host process would not like to find changed."""
-    handlers = tuple(signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM))
+    handlers = tuple(signal.getsignal(number) for number in SIGNALS)
     loggers = logging.getLogger("stackflower")
     return (
         sys.stdout,
@@ -79,6 +80,7 @@ def host_state() -> tuple[object, ...]:
         loggers.level,
         list(loggers.handlers),
         torch.backends.cudnn.benchmark,
+        torch.get_num_threads(),
     )
 
 

@@ -19,6 +19,7 @@ from typing import Any
 
 import click
 
+from stackflower.commands.streams import can_print, echo, tolerant_streams
 from stackflower.errors import StackflowerError
 from stackflower.utils.open_files import explain_read_error, is_limit_reached
 from stackflower.utils.progress import above_bars, progress_bars
@@ -54,15 +55,20 @@ class Command(click.Command):
             try:
                 return super().invoke(ctx)
             except StackflowerError as error:
-                click.echo(f"Error: {self.spell(str(error))}", err=True)
+                echo(f"Error: {self.spell(str(error))}", err=True)
                 ctx.exit(error.exit_code)
             except OSError as error:
                 if not is_limit_reached(error):
                     raise
-                click.echo(f"Error: {explain_read_error(error)}.".replace("too", "Too", 1), err=True)
+                echo(f"Error: {explain_read_error(error)}.".replace("too", "Too", 1), err=True)
                 ctx.exit(1)
+            except RuntimeError as error:
+                if "home directory" not in str(error):  # as pathlib says it
+                    raise
+                echo("Error: ~ stands for no folder: HOME is not set, and the user has no home directory.", err=True)
+                ctx.exit(2)
             except KeyboardInterrupt:
-                click.echo(f"Interrupted. {self.when_interrupted}".strip(), err=True)
+                echo(f"Interrupted. {self.when_interrupted}".strip(), err=True)
                 ctx.exit(128 + signal.SIGINT)
 
     def spell(self, text: str) -> str:
@@ -122,6 +128,10 @@ class LazyGroup(Group):
         super().__init__(name, context_settings=CONTEXT, **kwargs)
         self.targets = dict(commands)
 
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        with tolerant_streams():
+            return super().main(*args, **kwargs)
+
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(self.targets)
 
@@ -142,7 +152,7 @@ def version_option(version: str) -> click.Option:
 
     def show_version(ctx: click.Context, param: click.Parameter, value: bool) -> None:
         if value and not ctx.resilient_parsing:
-            click.echo(f"stackflower, version {version}")
+            echo(f"stackflower, version {version}")
             ctx.exit()
 
     return click.Option(
@@ -166,7 +176,7 @@ class _Handler(logging.Handler):
         text = self.spell(record.getMessage())
         warning = "Warning: " if record.levelno == logging.WARNING else ""
         with above_bars():
-            click.echo(f"{warning}{text}", err=True)
+            echo(f"{warning}{text}", err=True)
 
 
 @contextmanager
@@ -204,7 +214,11 @@ def show(values: dict[str, Any], as_json: bool, text: Callable[[], str]) -> None
         as_json: print one JSON object instead of text.
         text: function that formats the result as text.
     """
-    click.echo(json.dumps(to_json(values), ensure_ascii=False, allow_nan=False) if as_json else text())
+    if not as_json:
+        echo(text())
+        return
+    line = json.dumps(to_json(values), ensure_ascii=False, allow_nan=False)
+    echo(line if can_print(line) else json.dumps(to_json(values), allow_nan=False))
 
 
 def to_json(value: Any) -> Any:

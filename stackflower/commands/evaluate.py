@@ -18,7 +18,9 @@ from stackflower.commands.options import (
     parse_part_options,
     seed_option,
     settings_option,
+    threads_option,
 )
+from stackflower.commands.streams import echo
 from stackflower.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -118,6 +120,7 @@ PROTOCOL = ("split", "samples", "per_caption", "splits", "kept", "seed", "trunca
 )
 @click.option("--out", metavar="FILE", help="JSON file for the scores.  [default: a file in the run's scores/]")
 @click.option("--compare", metavar="FILE", help="Compare with saved scores, which must have the same protocol.")
+@threads_option
 @json_option
 def evaluate(
     as_json: bool,
@@ -152,7 +155,7 @@ def evaluate(
         reason for scores in subjects for reason in find_missed_limits(scores, dict(fail_under), dict(fail_over))
     ]
     for sentence in failures:
-        click.echo(sentence, err=True)
+        echo(sentence, err=True)
     if failures:
         raise SystemExit(1)
 

@@ -70,6 +70,11 @@ DATA_HELP = "synthetic-flowers, an image folder with metadata.jsonl or metadata.
 
 seed_option = click.option("--seed", type=SEED, default=0, show_default=True, help="Random seed.")
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+threads_option = click.option(
+    "--threads",
+    type=click.IntRange(1),
+    help="Number of threads on a CPU.  [default: OMP_NUM_THREADS, else the fastest number, which is measured]",
+)
 checkpoint_option = click.option(
     "--checkpoint",
     metavar="best|IMAGES",

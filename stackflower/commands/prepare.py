@@ -25,7 +25,13 @@ from stackflower.commands.options import RESUMES, format_examples, json_option, 
 @click.option("--size", type=click.IntRange(16), default=76, show_default=True, help="Size in pixels.")
 @layout_options
 @on_error_option
-@click.option("--jobs", type=click.IntRange(1), help="Number of images decoded at a time.  [default: one per core]")
+@click.option(
+    "--jobs",
+    "--threads",
+    "jobs",
+    type=click.IntRange(1),
+    help="Number of images decoded at a time.  [default: one per core]",
+)
 @json_option
 def prepare(source: str, out: str | None, settings: tuple[str, ...], as_json: bool, **options: Any) -> None:
     """Decode a data set in advance, so that training starts immediately.

@@ -26,6 +26,7 @@ from stackflower.runs.folder import Run
 from stackflower.utils.atomic import reporting_write_errors, try_writing
 from stackflower.utils.devices import get_process_state
 from stackflower.utils.progress import progress_bars
+from stackflower.utils.threads import choosing_threads
 
 logger = logging.getLogger(__name__)
 
@@ -50,6 +51,7 @@ def evaluate(
     load_size: int | None = None,
     checkpoint: str | None = None,
     out: str | os.PathLike[str] | None = None,
+    threads: int | None = None,
     progress_bar: bool = True,
 ) -> dict[str, Any]:
     """Score a run, a folder of images or a function, as ``stackflower eval`` does.
@@ -74,6 +76,8 @@ def evaluate(
         checkpoint: checkpoint of a run: "best", or the number of images after which it was written. Default: the last
             model.
         out: file for the scores. Default: a file in the run's ``scores/``.
+        threads: number of threads on a CPU. Default: the environment variable ``OMP_NUM_THREADS``; otherwise the
+            fastest number, which is measured.
         progress_bar: show progress bars on stderr.
 
     Returns:
@@ -113,6 +117,7 @@ def evaluate(
         load_size=load_size,
         checkpoint=checkpoint,
         out=None if out is None else os.fspath(out),
+        threads=threads,
     )
     with progress_bars(progress_bar), torch.random.fork_rng(devices=[]):
         scores = evaluate_request(request)
@@ -137,7 +142,8 @@ def evaluate_request(request: EvaluationRequest) -> list[dict[str, Any]] | None:
             try_writing(Path(request.out).expanduser())
     other_scores = None if request.compare is None else read_scores(Path(request.compare).expanduser())
     all_scores = []
-    with progress_bars(state.is_main_process):
+    fixed = state.device.type != "cpu" or state.num_processes > 1
+    with progress_bars(state.is_main_process), choosing_threads(request.threads, fixed):
         for subject in _open_subjects(request, state):
             scores = _score_subject(subject, request, state)
             if state.is_main_process:

@@ -35,6 +35,7 @@ class EvaluationRequest:
         compare: file of scores to compare with.
         checkpoint: "best", "all", the number of images after which a checkpoint was written, or None for a run's last
             model.
+        threads: number of threads on a CPU; None: choose (see `utils.threads`).
     """
 
     runs: Sequence[str] = ()
@@ -51,6 +52,7 @@ class EvaluationRequest:
     out: str | None = None
     compare: str | None = None
     checkpoint: str | None = None
+    threads: int | None = None
 
     @property
     def per_image(self) -> bool:

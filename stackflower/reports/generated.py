@@ -21,6 +21,7 @@ from stackflower.pipeline import Pipeline
 from stackflower.text.checks import clean_captions, report_given_captions
 from stackflower.utils.atomic import replacing, reporting_write_errors
 from stackflower.utils.devices import get_process_state
+from stackflower.utils.threads import choosing_threads, time_batches
 
 MAX_GRID_IMAGES = 10_000  # a grid is one file, drawn in memory
 FILE_NAME = re.compile(r"(\d{5,})-(\d{2,})\.png")
@@ -47,6 +48,7 @@ class SampleRequest:
     side_by_side: bool = False
     checkpoint: str | None = None
     interpolate: int | None = None
+    threads: int | None = None
 
 
 @dataclass(frozen=True)
@@ -96,6 +98,11 @@ def write_samples(request: SampleRequest) -> WrittenImages | None:
     """
     captions = clean_captions(collect_captions(request.captions, request.file))
     state = get_process_state()
+    with choosing_threads(request.threads, state.device.type != "cpu" or state.num_processes > 1):
+        return _write_samples(request, captions, state)
+
+
+def _write_samples(request: SampleRequest, captions: list[str], state: PartialState) -> WrittenImages | None:
     if request.interpolate is not None:
         return _interpolate(request, captions, state)
     total, out = len(captions) * request.per_caption, request.out
@@ -132,7 +139,7 @@ def write_samples(request: SampleRequest) -> WrittenImages | None:
         side_by_side=request.side_by_side,
         part=(state.process_index, state.num_processes),
     )
-    images = (sharpen(image, request.sharpen) for batch in batches for image in batch.numpy())
+    images = (sharpen(image, request.sharpen) for batch in time_batches(batches) for image in batch.numpy())
     with reporting_write_errors(base, DataError):
         if request.grid:
             path = base if one_file else base / f"grid-{uuid.uuid4().hex[:6]}.png"

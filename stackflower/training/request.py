@@ -33,6 +33,7 @@ RESUMABLE = (
     "train.images",
     "train.epochs",
     "train.compile",
+    "train.threads",
     "features.weights",
     "output",
     "mixed_precision",

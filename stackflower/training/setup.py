@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import logging
-import os
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cache
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -35,6 +36,8 @@ from stackflower.training.logger import RunLogger
 from stackflower.training.networks import LearnedText, Networks
 from stackflower.training.schedules import Length, Pace
 from stackflower.training.trainer import Scorer, Trainer
+from stackflower.utils.launcher import count_local_processes
+from stackflower.utils.threads import Schedule, ThreadChooser, make_chooser
 
 logger = logging.getLogger(__name__)
 
@@ -135,7 +138,7 @@ class StreamedInputs(Inputs):
             self.size,
             self.source.workers,
             self.source.skip_bad,
-            int(os.environ.get("LOCAL_WORLD_SIZE", self.accelerator.num_processes)),
+            count_local_processes(self.accelerator.num_processes),
         )
         reported = set[str]()
 
@@ -263,8 +266,38 @@ def make_trainer(
         sparing = not (output.checkpoint_every or output.sample_every or output.eval_every)
         pace = Pace(began + limit, limit, train.batch_size * train.critic_steps, rarest, sparing)
 
-    def save_length(length: Length) -> None:
+    def save(**values: Any) -> None:
+        nonlocal record
+        record = replace(record, **values)
         if accelerator.is_main_process:
-            run.update(replace(record, length=length.knots))
+            run.update(record)
 
-    return Trainer(config, run, networks, run_logger, length, pace, save_length, scorer, callbacks)
+    threads = _make_thread_chooser(config, run, record, accelerator, lambda schedule: save(threads=schedule))
+    return Trainer(
+        config,
+        run,
+        networks,
+        run_logger,
+        length,
+        pace,
+        lambda length: save(length=length.knots),
+        scorer,
+        callbacks,
+        threads,
+    )
+
+
+def _make_thread_chooser(
+    config: RunConfig, run: Run, record: RunRecord, accelerator: Accelerator, save: Callable[[Schedule], None]
+) -> ThreadChooser:
+    """Make the chooser of the number of threads, which repeats what an interrupted run used after its checkpoint."""
+    fixed = accelerator.device.type != "cpu" or accelerator.num_processes > 1 or config.train.compile
+    interrupted = max((row["images"] for row in run.read_metrics()), default=0) if record.threads else 0
+
+    def save_recent(schedule: Schedule) -> None:
+        oldest = min(run.list_checkpoint_images(), default=0)
+        past = [entry for entry in schedule if entry[0] <= oldest]
+        save([*past[-1:], *schedule[len(past) :]])
+
+    on_cpu = accelerator.device.type == "cpu"
+    return make_chooser(config.train.threads, save_recent if on_cpu else None, record.threads, interrupted, fixed=fixed)

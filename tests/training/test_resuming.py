@@ -20,6 +20,7 @@ from stackflower import registry
 from stackflower.objectives.hinge import Hinge
 from stackflower.runs import checkpoint
 from stackflower.runs.folder import Run
+from stackflower.training.stopping import SIGNALS
 
 
 @pytest.mark.parametrize(
@@ -142,6 +143,18 @@ def test_an_objectives_state_moves_and_survives_a_resume(
     assert lines(tmp_path / "run")[-1]["discriminator-16/steps"] > 0
 
 
+@posix
+def test_a_signal_that_the_caller_ignores_does_not_stop_a_run(tmp_path: Path) -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does
+    try:
+        process = start(tmp_path, "--out", "run", *SLOW, "--images", "400")
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    wait_for(lambda: (tmp_path / "run" / "metrics.jsonl").exists())
+    process.send_signal(signal.SIGHUP)
+    assert process.wait(60) == 0 and Run(tmp_path / "run").list_checkpoint_images()[-1] == 400
+
+
 def test_a_killed_and_resumed_run_equals_an_uninterrupted_one(tmp_path: Path, stackflower) -> None:
     stackflower("train", "--out", "whole", *SLOW)
     process = start(tmp_path, "--out", "run", *SLOW)
@@ -158,7 +171,7 @@ def test_a_killed_and_resumed_run_equals_an_uninterrupted_one(tmp_path: Path, st
 
 
 @posix
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", SIGNALS, ids=lambda number: number.name)
 def test_a_run_asked_to_stop_saves_and_prints_the_line_that_resumes(tmp_path: Path, number: int) -> None:
     process = start(tmp_path, "--out", "run", *SLOW, "--images", "400000", "--set", "output.checkpoint_every=1000000")
     wait_for(lambda: (tmp_path / "run" / "metrics.jsonl").exists())
