@@ -60,7 +60,8 @@ class Command(click.Command):
             except OSError as error:
                 if not is_limit_reached(error):
                     raise
-                echo(f"Error: {explain_read_error(error)}.".replace("too", "Too", 1), err=True)
+                reason = explain_read_error(error)
+                echo(f"Error: {reason[:1].upper()}{reason[1:]}.", err=True)
                 ctx.exit(1)
             except RuntimeError as error:
                 if "home directory" not in str(error):  # as pathlib says it
