@@ -150,7 +150,7 @@ def several(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 def test_a_run_interrupted_between_choices_resumes_with_the_same_weights(stackflower, tmp_path: Path, several) -> None:
-    flags = ["--images", 800, *TINY, "--set", "output.checkpoint_every=400", "--set", "output.log_every=1"]
+    flags = ["--images", 240, *TINY, "--set", "output.checkpoint_every=120", "--set", "output.log_every=1"]
     stackflower("train", "--out", "run", *flags, "--set", "output.keep_last=10")
     record = json.loads((tmp_path / "run" / "config.json").read_text())
     assert len(record["threads"]) > 3 and torch.get_num_threads() == 2
@@ -158,7 +158,7 @@ def test_a_run_interrupted_between_choices_resumes_with_the_same_weights(stackfl
     for path in last(tmp_path / "run").iterdir():
         path.unlink()
     last_kept = Run(tmp_path / "run").list_checkpoint_images()[-1]
-    assert last_kept == 400
+    assert last_kept == 120
     stackflower("train", "--resume", "run")
     after = {path.name: path.read_bytes() for path in last(tmp_path / "run").iterdir()}
     assert after.keys() == before.keys() and all(after[name] == before[name] for name in before)
