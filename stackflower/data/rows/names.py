@@ -57,8 +57,8 @@ class NameResolver:
             return Match(file)
         if not name:
             return Match(None, problem="names no image")
-        path = _clean(name)
-        if path.startswith(self.root) and (file := normpath(path[len(self.root) :])) in self.files:
+        path, plain = _clean(name), name.strip().replace("\\", "/")
+        if plain.startswith(self.root) and (file := normpath(plain[len(self.root) :])) in self.files:
             return Match(file)
         # a name may be relative to the metadata, to a usual folder beside them, or to the data set
         for attempt in dict.fromkeys((path, CAPTION_NUMBER.sub("", path))):
