@@ -14,7 +14,7 @@ from stackflower.data.rows.cells import is_missing, parse_whole_number, show
 from stackflower.data.rows.columns import FIXED, INSPECTED_ROWS, Columns, find_columns, normalise
 from stackflower.data.rows.containers import RawRow, RawTable
 from stackflower.data.rows.listing import FilesAndCells, Listing
-from stackflower.data.rows.names import NameResolver
+from stackflower.data.rows.names import NameResolver, are_same, show_name
 from stackflower.data.splits import KEYWORDS, assign_splits, find_split
 
 Key = tuple[str | None, str]  # value of the split, and file or cell
@@ -118,6 +118,8 @@ class Assembler:
     def _find_image(self, table: RawTable, column: str, resolver: NameResolver, row: RawRow) -> tuple[str, str | None]:
         """Return the file or cell of the image of a row, and what is wrong with it (the end of a sentence) or None."""
         cell = row.values.get(column)
+        if isinstance(cell, Embedded) and cell == (None, False):
+            cell = None
         if isinstance(cell, Embedded) and cell.is_filled and table.embedded is not None:
             return self.files.add_cell(table.name, table.embedded, column, int(row.place)), None
         name = _get_name(cell)
@@ -126,11 +128,16 @@ class Assembler:
         match = resolver.find(name)
         if match.file is None:
             return name, match.problem
+        is_named_exactly = match.file in self.named and match.file not in self.renamed
         self.named.add(match.file)
         if not self.files.is_image(match.file):
             return match.file, f"names {match.file}, which {self.files.explain_not_image(match.file)}"
-        if not match.is_exact and self.renamed.setdefault(match.file, name) != name:
-            return match.file, f"names {name}, but {match.file} was found for {self.renamed[match.file]}"
+        if match.is_exact:
+            other = self.renamed.get(match.file)
+        else:
+            other = match.file if is_named_exactly else self.renamed.setdefault(match.file, name)
+        if other is not None and not are_same(name, other):  # two names, perhaps of two images of which one is missing
+            return match.file, f"names {show_name(name)}, but {match.file} was found for {show_name(other)}"
         return match.file, None
 
     # ---- after all tables

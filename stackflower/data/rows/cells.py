@@ -6,6 +6,7 @@ import ast
 import json
 import math
 import re
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -53,9 +54,10 @@ def parse_literal(cell: object) -> Any:
     except (ValueError, RecursionError):
         pass
     try:
-        if LIST_OF_STRINGS.fullmatch(text):  # one by one, because Python joins strings without a comma between them
-            return [None if item in ("nan", "None") else ast.literal_eval(item) for item in ITEMS.findall(text)]
-        value = ast.literal_eval(text)
+        with warnings.catch_warnings(action="ignore"):  # of backslashes that escape nothing
+            if LIST_OF_STRINGS.fullmatch(text):  # one by one, because Python joins strings without a comma between them
+                return [None if item in ("nan", "None") else ast.literal_eval(item) for item in ITEMS.findall(text)]
+            value = ast.literal_eval(text)
     except (ValueError, SyntaxError, RecursionError, MemoryError):
         return cell
     return value if isinstance(value, (list, dict)) else cell

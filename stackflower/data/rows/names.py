@@ -49,6 +49,7 @@ class NameResolver:
 
     def __init__(self, files: Files, folder: str = ""):
         self.files, self.folder, self.prefix = files, folder, f"{folder}/" if folder else ""
+        self.root = f"{files.path.absolute().as_posix()}/"
 
     def find(self, name: str) -> Match:
         """Find the file of a name."""
@@ -56,12 +57,15 @@ class NameResolver:
             return Match(file)
         if not name:
             return Match(None, problem="names no image")
-        path = _clean(name)
+        path, plain = _clean(name), name.strip().replace("\\", "/")
+        if plain.startswith(self.root) and (file := normpath(plain[len(self.root) :])) in self.files:
+            return Match(file)
         # a name may be relative to the metadata, to a usual folder beside them, or to the data set
-        for place in (self.prefix, *(f"{self.prefix}{folder}/" for folder in USUAL_FOLDERS), ""):
-            file = normpath(place + path)
-            if file in self.files:
-                return Match(file)
+        for attempt in dict.fromkeys((path, CAPTION_NUMBER.sub("", path))):
+            for place in (self.prefix, *(f"{self.prefix}{folder}/" for folder in USUAL_FOLDERS), ""):
+                file = normpath(place + attempt)
+                if file in self.files:
+                    return Match(file, is_exact=not _is_absolute(name))
         return self._find_similar(name, path)
 
     def _find_similar(self, name: str, path: str) -> Match:
@@ -76,16 +80,17 @@ class NameResolver:
                 longest = max((file.count("/") for file in fitting), default=0)
                 best = [file for file in fitting if file.count("/") == longest]
                 if len(best) == 1:
-                    return Match(best[0], is_exact=_make_key(best[0]) == _make_key(self.prefix + attempt))
+                    is_exact = not _is_absolute(name) and _make_key(best[0]) == _make_key(self.prefix + attempt)
+                    return Match(best[0], is_exact)
                 if best:
-                    return Match(None, problem=f"names {_show(name)}, which may be {best[0]} or {best[1]}")
+                    return Match(None, problem=f"names {show_name(name)}, which may be {best[0]} or {best[1]}")
         return Match(None, problem=self._explain_missing(name, path))
 
     def _explain_missing(self, name: str, path: str) -> str:
         for file in (self.prefix + path, path):
             if file in self.files.refused:
-                return f"names {_show(name)}, which {self.files.refused[file]}"
-        return f"names {_show(name)}, which does not exist"
+                return f"names {show_name(name)}, which {self.files.refused[file]}"
+        return f"names {show_name(name)}, which does not exist"
 
     def _relative_key(self, file: str, index: dict[str, list[str]]) -> str:
         key = _make_key(file[len(self.prefix) :])
@@ -105,6 +110,12 @@ class NameResolver:
 
     def _list_files(self) -> Iterable[str]:
         return (name for name in self.files.names if name.startswith(self.prefix))
+
+
+def are_same(name: str, other: str) -> bool:
+    """Return whether two names differ only in how they are written, or in the number of the caption."""
+    keys = [CAPTION_NUMBER.sub("", _make_key(_clean(each))) for each in (name, other)]
+    return keys[0] == keys[1]
 
 
 def _clean(name: str) -> str:
@@ -145,6 +156,6 @@ def _index(pairs: Iterable[tuple[str, str]]) -> dict[str, list[str]]:
     return dict(index)
 
 
-def _show(name: str) -> str:
+def show_name(name: str) -> str:
     """Format a name for a message: as it is if it is short and printable."""
     return name if len(name) <= 200 and name.isprintable() else show(name)
