@@ -138,4 +138,4 @@ def decode_argument(text: str) -> str:
     try:
         return os.fsencode(text).decode("utf-8")
     except UnicodeError:
-        return text.encode("utf-8", "replace").decode("utf-8")
+        return text

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
@@ -51,7 +52,7 @@ def read_captions(path: Path, every: bool = False, column: str | None = None) ->
     Raises:
         DataError: the file can't be read or has no captions, or a row has none.
     """
-    if is_container(path.name):
+    if is_container(path.name) and (path.suffix.lower() != ".txt" or _is_table(path)):
         captions = [caption for row in _read_rows(path, column) for caption in (row if every else row[:1])]
     else:
         try:
@@ -61,6 +62,16 @@ def read_captions(path: Path, every: bool = False, column: str | None = None) ->
     if not captions:
         raise DataError(f"{path} has no captions.")
     return captions
+
+
+def _is_table(path: Path) -> bool:
+    """Return whether the first line of a text file names the columns of a table, as in Flickr8k's captions.txt."""
+    try:
+        with path.open(encoding="utf-8-sig") as file:
+            names = re.split(r"[,\t;|]", file.readline())
+    except (OSError, UnicodeDecodeError):
+        return False
+    return all(any(is_usual(content, name) for name in names) for content in ("image", "text"))
 
 
 def _read_rows(path: Path, column: str | None) -> Iterator[list[str]]:

@@ -18,8 +18,10 @@ from stackflower.data.files import Files
 from stackflower.data.grids import is_grid
 from stackflower.data.image_formats import EXTENSIONS, decide_by_name
 from stackflower.data.images import load_square, open_image
+from stackflower.data.listed import ListedSource
 from stackflower.data.opening import open_source
 from stackflower.data.rows.checks import join_problems
+from stackflower.data.sources.table import METADATA
 from stackflower.errors import DataError
 from stackflower.utils.distributed import share
 from stackflower.utils.rng import create_rng
@@ -118,14 +120,26 @@ class ImageFiles:
         Raises:
             DataError: the captions can't be used.
         """
-        source = open_source(str(self.folder), {"skip_bad": False})
-        if not source.is_captioned:
-            return [None] * len(self.files)
+        captions: dict[str, str] = {}
+        folders = {name.rpartition("/")[0] for name in self.source.names if name.rpartition("/")[2] in METADATA}
+        for folder in sorted(folders) if self.folder.is_dir() else []:
+            captions |= self._read_folder_captions(folder, "folder")
+        if not captions:
+            captions = self._read_folder_captions("")
+        return [captions.get(name) for name in self.files]
+
+    def _read_folder_captions(self, folder: str, layout: str | None = None) -> dict[str, str]:
+        """Read the first caption of each image that the metadata, table or text files of a folder name."""
+        source = open_source(str(self.folder / folder), layout=layout)
+        if not source.is_captioned or not isinstance(source, ListedSource):
+            return {}
         captions: dict[str, str] = {}
         for split in source.splits():
-            rows = source.rows(split)
-            captions |= {name: texts[0] for name, texts in zip(rows.files or (), rows.captions, strict=False)}
-        return [captions.get(name) for name in self.files]
+            listing = source.get_listing(split)
+            if listing.problems and layout is not None:
+                raise DataError(f"{self.folder / folder} can't be used as it is:\n{join_problems(listing.problems)}")
+            captions |= {f"{folder}/{row['file_name']}".lstrip("/"): row["text"][0] for row in listing.rows}
+        return captions
 
 
 def _try_is_grid(source: Files, name: str) -> bool:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from stackflower.data.opening import open_source
-from stackflower.data.prepared import IMAGES, KEY, ROWS, Prepared, is_partial, prepare, prepare_into
+from stackflower.data.prepared import DIGEST, IMAGES, KEY, ROWS, Prepared, is_partial, prepare, prepare_into
 from stackflower.data.prepared import LEFT_OUT as LEFT_OUT_ROWS
 from stackflower.data.source import SPLITS
 from stackflower.data.sources.prepared import DESCRIPTION_FILE
@@ -21,7 +21,7 @@ from stackflower.utils.atomic import RESUME_ADVICE, reporting_write_errors, try_
 logger = logging.getLogger(__name__)
 
 PAGE_FILE, LEFT_OUT_FILE = "summary.html", "left-out.txt"
-SPLIT_FILES = (IMAGES, ROWS, KEY, LEFT_OUT_ROWS)  # files in the folder of a split
+SPLIT_FILES = (IMAGES, ROWS, KEY, LEFT_OUT_ROWS, DIGEST)  # files in the folder of a split
 
 
 def prepare_data(
