@@ -209,11 +209,12 @@ class Assembler:
         for row in rows:
             name_label(row)
         merged = dict(rows[0])
-        where = merged.pop("where")
+        where, texts = merged.pop("where"), {tuple(merged["text"])}
         for row in rows[1:]:
             if "label" in row and merged.setdefault("label", row["label"]) != row["label"]:
                 listing.problems.append(f"{row['where']} gives {row['file_name']} another class than {where}.")
-            else:
+            elif (text := tuple(row["text"])) not in texts:  # else the same row again
+                texts.add(text)
                 _merge(merged, row)
         empty = [row["where"] for row in rows if not row["text"]]
         if self.needs_captions and len(empty) == len(rows):
@@ -262,8 +263,6 @@ def _get_name(cell: Any) -> str:
 def _merge(merged: dict[str, Any], row: Mapping[str, Any]) -> None:
     """Add the captions and attributes of another row of the same image."""
     before, mentioned = len(merged["text"]), (merged.get("mentioned_attributes"), row.get("mentioned_attributes"))
-    if row["text"] == merged["text"]:  # the same row twice
-        return
     merged["text"] = [*merged["text"], *row["text"]]
     if any(names is not None for names in mentioned):
         lengths = (before, len(row["text"]))

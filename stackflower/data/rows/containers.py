@@ -22,6 +22,7 @@ TEXT_SUFFIXES = (".csv", ".tsv", ".token", ".token.txt", "captions.txt")
 ARROW_SUFFIXES = (".parquet", ".arrow", ".feather")
 SUFFIXES = (*JSON_SUFFIXES, *TEXT_SUFFIXES, *ARROW_SUFFIXES)
 DELIMITERS = ",\t;|"
+EXCEL_NOTE = re.compile(r"\"?sep=(.)\"?", re.IGNORECASE)  # in the first line, which Excel reads and hides
 MAX_CELL = 10_000_000  # characters
 MAX_LINES = 1_000  # of a row with line breaks
 Values = dict[str, Any]  # cells by column
@@ -210,8 +211,8 @@ def read_delimited(
     """
     lines = text.splitlines(keepends=True) if "\x0b" not in text and "\x0c" not in text else _split_lines(text)
     start = next((number for number, line in enumerate(lines) if line.strip()), len(lines))
-    if start < len(lines) and lines[start].strip().lower().startswith("sep=") and len(lines[start].strip()) == 5:
-        delimiter, start = delimiter or lines[start].strip()[4], start + 1  # Excel's note
+    if start < len(lines) and (note := EXCEL_NOTE.fullmatch(lines[start].strip("\r\n "))):
+        delimiter, start = delimiter or note[1], start + 1
     if start == len(lines):
         return
     delimiter = delimiter or _guess_delimiter(where, lines[start])
@@ -233,7 +234,8 @@ def read_delimited(
 
 def _is_image_name(cell: str) -> bool:
     """Return whether a cell is the name of an image, to which Flickr's tables append the number of the caption."""
-    return PurePosixPath(re.sub(r"#\d+$", "", cell.strip().lower())).suffix in EXTENSIONS
+    name = re.sub(r"#\d+$", "", cell.strip().lower())
+    return PurePosixPath(name.partition("?")[0] if "://" in name else name).suffix in EXTENSIONS
 
 
 def _split_lines(text: str) -> list[str]:

@@ -122,7 +122,7 @@ def _clean(name: str) -> str:
     """Return a path with forward slashes and without a scheme, from a name that may be of Windows or a URL."""
     path = name.strip().replace("\\", "/")
     stripped = SCHEME.sub("", path, count=1)
-    return unquote(stripped.partition("?")[0]) if stripped != path else path
+    return unquote(stripped.partition("?")[0]) if "://" in path and stripped != path else stripped
 
 
 def _is_absolute(name: str) -> bool:

@@ -1,0 +1,92 @@
+"""Columns of tables: found by usual names, by cells, or chosen."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from stackflower.data.rows.columns import find_columns, name_columns, normalise
+from stackflower.errors import DataError
+
+IMAGES = {"1.jpg", "2.jpg"}
+
+
+def find(*rows: dict[str, Any], **chosen: str) -> Any:
+    return find_columns(rows, chosen, lambda cell: cell in IMAGES, "x.csv")
+
+
+@pytest.mark.parametrize("text", ["text", "Caption", "CAPTIONS", "prompt", "Title", "description", "sentence", "raw"])
+@pytest.mark.parametrize("image", ["file_name", "File Name", "IMAGE", "image-path", "img", "filename"])
+def test_usual_names_are_found_in_any_capitalisation(image: str, text: str) -> None:
+    columns = find({"other": "a b c", text: "a red flower", image: "9.jpg", "Class": 1, "Split": "train"})
+    assert (columns.image, columns.texts, columns.label, columns.split) == (image, (text,), "Class", "Split")
+    assert columns.note is None
+
+
+def test_the_column_that_names_images_is_preferred() -> None:
+    columns = find({"image": "x", "filename": "1.jpg", "text": "a"}, {"image": "y", "filename": "2.jpg", "text": "b"})
+    assert columns.image == "filename"
+    assert find({"Datei": "1.jpg", "text": "a"}).image == "Datei"
+
+
+def test_several_numbered_columns_hold_captions() -> None:
+    columns = find({"image": "1.jpg", "caption_1": "a", "caption_2": "b", "caption_10": None})
+    assert columns.texts == ("caption_1", "caption_2", "caption_10")
+    row, problem = normalise({"image": "1.jpg", "caption_1": "a", "caption_2": "b", "caption_10": None}, columns)
+    assert row == {"text": ["a", "b"]} and problem is None
+
+
+def test_an_empty_column_with_a_usual_name_is_passed_over() -> None:
+    assert find({"image": "1.jpg", "text": "", "caption": "a"}).texts == ("caption",)
+
+
+def test_the_only_column_with_sentences_is_used_with_a_note() -> None:
+    columns = find({"image": "1.jpg", "beschreibung": "eine rote Blume", "width": 3, "url": "http://x/1.jpg"})
+    assert columns.texts == ("beschreibung",)
+    assert columns.note == (
+        "The captions of x.csv are read from the column 'beschreibung'; `data.text_column=NAME` chooses another."
+    )
+
+
+@pytest.mark.parametrize(
+    ("row", "chosen", "message"),
+    [
+        ({"image": "1.jpg", "a": "a red flower", "b": "in the sun"}, {}, "which column of x.csv holds the texts"),
+        ({"image": "1.jpg", "a": "rose"}, {}, r"holds the texts \(columns: image, a\). Use `data.text_column=NAME`"),
+        ({"a": "x", "text": "a red flower"}, {}, "which column of x.csv holds the images"),
+        ({"id": "7", "text": "a red flower"}, {}, "which column of x.csv holds the images"),
+        ({"image": "1.jpg", "text": "a"}, {"text": "t"}, "x.csv has no column 't'; its columns are image, text"),
+    ],
+)
+def test_unclear_columns_are_named_with_the_setting_that_chooses_one(
+    row: dict[str, Any], chosen: dict[str, str], message: str
+) -> None:
+    with pytest.raises(DataError, match=message):
+        find(row, **chosen)
+
+
+def test_a_chosen_column_is_used_in_place_of_a_usual_one() -> None:
+    row = {"image": "1.jpg", "text": "a", "other": "b", "label": 0, "kind": "rose", "split": "train", "part": "test"}
+    columns = find(row, image="image", text="other", label="kind", split="part")
+    assert (columns.texts, columns.label, columns.split) == (("other",), "kind", "part")
+
+
+@pytest.mark.parametrize(
+    ("label", "kept"),
+    [(3, 3), ("3", 3), (3.0, 3), (" rose ", "rose"), ("--5", "--5"), ("1e3", "1e3"), (True, True), (-1, -1)],
+)
+def test_labels_are_numbers_or_names(label: object, kept: object) -> None:
+    row, problem = normalise({"text": "a", "label": label}, name_columns(("text", "label")))
+    assert problem is None and row["label"] == kept and type(row["label"]) is type(kept)
+
+
+@pytest.mark.parametrize("label", [[1], {"a": 1}, 2.5, b"x"])
+def test_labels_of_other_types_are_refused(label: object) -> None:
+    _, problem = normalise({"text": "a", "label": label}, name_columns(("text", "label")))
+    assert problem is not None and problem.startswith("has the label ") and "x" not in problem.split(";")[0]
+
+
+@pytest.mark.parametrize("label", [None, "", "nan", float("nan"), "N/A"])
+def test_missing_labels_are_no_labels(label: object) -> None:
+    assert normalise({"text": "a", "label": label}, name_columns(("text", "label"))) == ({"text": ["a"]}, None)
