@@ -145,11 +145,7 @@ def test_an_objectives_state_moves_and_survives_a_resume(
 
 @posix
 def test_a_signal_that_the_caller_ignores_does_not_stop_a_run(tmp_path: Path) -> None:
-    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does
-    try:
-        process = start(tmp_path, "--out", "run", *SLOW, "--images", "400")
-    finally:
-        signal.signal(signal.SIGHUP, before)
+    process = start(tmp_path, "--out", "run", *SLOW, "--images", "400", ignores_hangup=True)  # as nohup does
     wait_for(lambda: (tmp_path / "run" / "metrics.jsonl").exists())
     process.send_signal(signal.SIGHUP)
     assert process.wait(60) == 0 and Run(tmp_path / "run").list_checkpoint_images()[-1] == 400
