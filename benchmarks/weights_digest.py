@@ -76,7 +76,7 @@ def main() -> None:
                     recipe, Path(folder) / f"{recipe}-2", "--stage", "2", "--below", str(first_run)
                 )
             except SystemExit as error:
-                if "no [stage2] table" not in str(error):
+                if "has no later stage" not in str(error):
                     raise
                 continue
             print(f"{recipe} 2 {second_digest}", flush=True)
