@@ -29,7 +29,7 @@ from typing import Any
 
 from PIL import Image
 
-from stackflower.recipes.load import load_recipe, recipes
+from stackflower.recipes.load import describe_recipes, load_recipe
 from stackflower.recipes.mini import MINI
 
 HEADER = (
@@ -141,7 +141,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=8.0)
     parser.add_argument("--out", type=Path, default=Path("runs/compare"))
-    parser.add_argument("--recipes", nargs="*", default=[name for name in recipes() if name.endswith(MINI)])
+    parser.add_argument("--recipes", nargs="*", default=[name for name in describe_recipes() if name.endswith(MINI)])
     parser.add_argument("--jobs", type=int, default=1, help="number of runs to train at a time")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()

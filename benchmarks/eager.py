@@ -31,7 +31,7 @@ from stackflower.config.schema import PreviousStage, RunConfig
 from stackflower.data.prepared import Prepared
 from stackflower.data.source import Rows
 from stackflower.errors import ConfigError
-from stackflower.recipes.load import load_recipe, recipes
+from stackflower.recipes.load import describe_recipes, load_recipe
 from stackflower.recipes.mini import MINI
 from stackflower.runs.folder import Run
 from stackflower.stages.base import Discriminator, Text, Verdict
@@ -161,7 +161,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=16)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument(
-        "--recipes", nargs="*", default=["quickstart", *(name for name in recipes() if name.endswith(MINI))]
+        "--recipes", nargs="*", default=["quickstart", *(name for name in describe_recipes() if name.endswith(MINI))]
     )
     args = parser.parse_args()
     print(f"{os.cpu_count()} cores, {torch.get_num_threads()} threads")

@@ -36,7 +36,7 @@ import torch
 from safetensors.torch import load_file
 
 from stackflower.errors import StackflowerError
-from stackflower.recipes.load import recipes
+from stackflower.recipes.load import describe_recipes
 from stackflower.recipes.mini import MINI
 from stackflower.utils.devices import describe_device, has_accelerator, resolve_precision
 
@@ -193,7 +193,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", help="data set, as in stackflower train")
     parser.add_argument("--text", help="text encoder, as in stackflower train")
-    parser.add_argument("--recipes", nargs="*", default=[name for name in recipes() if not name.endswith(MINI)])
+    parser.add_argument(
+        "--recipes", nargs="*", default=[name for name in describe_recipes() if not name.endswith(MINI)]
+    )
     parser.add_argument("--minutes", type=float, default=10.0)
     parser.add_argument("--tiny", action="store_true")
     parser.add_argument("--out", type=Path, default=Path("gpu.json"))

@@ -25,11 +25,12 @@ from torch import Tensor, nn
 
 from stackflower.evaluation.classifier.files import load_classifier
 from stackflower.evaluation.classifier.network import DomainClassifier
-from stackflower.evaluation.metrics.diversity import within_group_variance
+from stackflower.evaluation.metrics.diversity import compute_within_group_variance
 from stackflower.evaluation.metrics.frechet_distance import frechet_distance
 from stackflower.evaluation.metrics.inception_score import inception_score
 from stackflower.evaluation.metrics.precision_recall import precision_recall
 from stackflower.evaluation.metrics.r_precision import r_precision
+from stackflower.utils.pixels import scale_pixels
 
 A_SIZE, B_SIZE, EDGE = 64, 160, 80
 
@@ -77,7 +78,7 @@ def extract_features(network: Callable[[Tensor], Tensor], images: Tensor, size: 
     """
     parts = []
     for part in images.split(batch):
-        x = part.float() / 127.5 - 1
+        x = scale_pixels(part)
         if x.shape[-1] != size:
             x = F.interpolate(x, size=(size, size), mode="bicubic", antialias=True, align_corners=False).clamp(-1, 1)
         parts.append(network(x.contiguous(memory_format=torch.channels_last)))
@@ -206,4 +207,6 @@ class Judges:
         """
         features = extract_features(self.a.body, images, A_SIZE)
         groups = torch.arange(len(features)) // per_caption
-        return within_group_variance(features, groups) / within_group_variance(self.real_a, self.held_out.classes)
+        return compute_within_group_variance(features, groups) / compute_within_group_variance(
+            self.real_a, self.held_out.classes
+        )

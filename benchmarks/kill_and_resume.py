@@ -26,6 +26,8 @@ RUN = [
     "8",
     "--mixed-precision",
     "no",
+    "--threads",
+    "1",
     "--set",
     "data.count=200",
     "--set",

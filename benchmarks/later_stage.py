@@ -28,13 +28,14 @@ from stackflower.evaluation.classifier.network import DomainClassifier
 from stackflower.evaluation.metrics.frechet_distance import frechet_distance
 from stackflower.evaluation.metrics.inception_score import inception_score
 from stackflower.pipeline import Pipeline
+from stackflower.utils.pixels import scale_pixels
 
 SIZE, EDGE = 128, 144
 
 
 def resize(images: Tensor, size: int) -> Tensor:
     """Resize images uint8 (N, 3, R, R) to `size` px by bicubic interpolation, with antialiasing when shrinking."""
-    x = images.float() / 127.5 - 1
+    x = scale_pixels(images)
     parts = [F.interpolate(part, size=(size, size), mode="bicubic", antialias=True) for part in x.split(64)]
     return torch.cat([to_uint8(part.clamp(-1, 1)) for part in parts]).permute(0, 3, 1, 2)
 

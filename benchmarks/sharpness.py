@@ -28,6 +28,7 @@ from stackflower.evaluation.reference import Reference
 from stackflower.pipeline import Pipeline
 from stackflower.runs.folder import Run
 from stackflower.stages.noise import NoiseTable
+from stackflower.utils.pixels import scale_pixels
 
 
 def upsample(images: Tensor, size: int) -> Tensor:
@@ -70,9 +71,7 @@ def main() -> None:
             stage_images.append(to_uint8(generated.images[-1]))
             previous_images.append(to_uint8(upsample(generated.previous[-1].float(), size)))
     previous_size = pipeline.stage.previous.resolutions[-1]
-    downsampled = F.interpolate(
-        real_images.float().div(127.5).sub(1), size=previous_size, mode="bicubic", antialias=True
-    )
+    downsampled = F.interpolate(scale_pixels(real_images), size=previous_size, mode="bicubic", antialias=True)
     sets = {
         "stage": torch.cat(stage_images).permute(0, 3, 1, 2),
         "previous stage, bicubic": torch.cat(previous_images).permute(0, 3, 1, 2),

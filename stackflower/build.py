@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
@@ -20,6 +21,9 @@ from stackflower.runs.record import RunRecord
 from stackflower.stages.base import Stage
 from stackflower.text.base import TextEncoder
 from stackflower.text.learned import LearnedEncoder, TextRanking
+from stackflower.utils.distributed import get_rank_and_size
+
+logger = logging.getLogger(__name__)
 
 LOAD_RATIO = 19 / 16  # StackGAN crops 64 out of 76 pixels and 256 out of 304
 
@@ -175,7 +179,7 @@ def compute_load_size(config: RunConfig, stage: Stage, source: Source) -> int:
 def load_run(
     folder: Run, with_discriminator: bool, checkpoint: str | None
 ) -> tuple[Stage, TextEncoder, Adversary | None]:
-    """Rebuild the networks of a run from its folder.
+    """Rebuild the networks of a run from its folder; warn about a run whose model is untrained.
 
     Args:
         folder: the run.
@@ -197,6 +201,8 @@ def load_run(
     stage = build_stage(record.config, record.text_dim)
     load_weights(stage, weights)
     load_previous(stage, folder.previous_weights_files(record.config.stage))
+    if checkpoint is None and folder.is_untrained and get_rank_and_size()[0] == 0:
+        logger.warning("%s is untrained: its only checkpoint is from before the first step.", folder)
     adversary: Adversary | None = None
     if with_discriminator:
         complete = folder.list_checkpoints()

@@ -11,6 +11,7 @@ import inspect
 import json
 from collections.abc import Iterable, Mapping
 from functools import cache
+from types import MappingProxyType
 from typing import Annotated, Any, TypeVar, get_type_hints
 
 from annotated_types import Ge, Gt, Le, Lt
@@ -74,7 +75,28 @@ def suggest(unknown: str, allowed: Iterable[str]) -> str:
     return f"{hint} Allowed: {', '.join(allowed) or 'none'}."
 
 
-def read_section(cls: type[T], values: Any, name: str, problems: list[str], partial: bool = False) -> T | None:
+def describe_value(name: str, value: Any, parameters: Mapping[str, str]) -> str:
+    """Format a refused value as the start of a sentence: `` `lr=-1` `` for a parameter, ``train.lr = -1`` in a file.
+
+    Args:
+        name: dotted name of the setting or option.
+        value: its value.
+        parameters: parameters that the caller gave, by the dotted names of what they set.
+    """
+    if name not in parameters:
+        return f"{name} = {value!r}"
+    is_json = value is None or isinstance(value, (bool, Mapping, list, tuple))
+    return f"`{parameters[name]}={json.dumps(value, default=str) if is_json else value}`"
+
+
+def read_section(
+    cls: type[T],
+    values: Any,
+    name: str,
+    problems: list[str],
+    partial: bool = False,
+    parameters: Mapping[str, str] = MappingProxyType({}),
+) -> T | None:
     """Build a dataclass from plain values.
 
     Args:
@@ -83,6 +105,7 @@ def read_section(cls: type[T], values: Any, name: str, problems: list[str], part
         name: name of the section, for messages.
         problems: list to which a sentence is added for each mistake.
         partial: use the default of each refused field instead of returning None.
+        parameters: parameters that the caller gave, as of `describe_value`.
 
     Returns:
         The dataclass; None if the values have a mistake and `partial` is false.
@@ -92,7 +115,8 @@ def read_section(cls: type[T], values: Any, name: str, problems: list[str], part
     """
     hints = get_type_hints(cls, include_extras=True)
     if not isinstance(values, Mapping):
-        problems.append(f"{name} = {values!r}: it should be a table with {', '.join(hints)}.")
+        value = describe_value(name, values, parameters)
+        problems.append(f"{value}: it should be a table with {', '.join(hints)}.")
         return cls() if partial else None
     before, accepted = len(problems), {}
     problems += [f"Unknown setting {name}.{key}.{suggest(key, hints)}" for key in values if key not in hints]
@@ -101,7 +125,8 @@ def read_section(cls: type[T], values: Any, name: str, problems: list[str], part
             if field.default is field.default_factory is dataclasses.MISSING:
                 problems.append(f"{name}.{field.name} is missing.")
         elif wrong := describe_problem(values[field.name], hints[field.name]):
-            problems.append(f"{name}.{field.name} = {values[field.name]!r}: {wrong}")
+            value = describe_value(f"{name}.{field.name}", values[field.name], parameters)
+            problems.append(f"{value}: {wrong}")
         else:
             accepted[field.name] = values[field.name]
     return cls(**accepted) if partial or len(problems) == before else None

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import operator
 import os
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
+from typing import Any
 
 import torch
 from PIL import Image
@@ -19,6 +21,7 @@ from stackflower.runs.folder import Run
 from stackflower.stages.base import Generated, Stage, Text
 from stackflower.stages.noise import NoiseTable
 from stackflower.text.base import TextEncoder
+from stackflower.text.checks import clean_captions, report_given_captions
 from stackflower.utils.distributed import share
 from stackflower.utils.progress import progress_bar as show_progress
 from stackflower.utils.progress import progress_bars
@@ -103,6 +106,23 @@ class Pipeline:
         """Height and width of the images, in pixels."""
         return self.stage.resolutions[-1]
 
+    def check_captions(self, captions: Sequence[str]) -> list[str]:
+        """Check captions as those of data are checked, and log warnings about what the text encoder drops.
+
+        Args:
+            captions: one or more sentences.
+
+        Returns:
+            The captions, with single spaces between words, as in data.
+
+        Raises:
+            ConfigError: a caption is empty, too long or not valid text.
+            DataError: the text encoder can represent nothing of a caption.
+        """
+        cleaned = clean_captions(captions)
+        report_given_captions(self.encoder, cleaned)
+        return cleaned
+
     def generate(
         self,
         captions: Sequence[str],
@@ -118,7 +138,8 @@ class Pipeline:
         """Generate images batch by batch.
 
         An image depends on its caption, the seed and its position in the list, but not on `batch_size` or on later
-        captions. Memory use does not grow with the number of images.
+        captions. Memory use does not grow with the number of images. What the text encoder drops from the captions is
+        not reported (see `check_captions`).
 
         Args:
             captions: one or more sentences.
@@ -134,10 +155,10 @@ class Pipeline:
             Batches of images, uint8 `(n, R, R, 3)` on the CPU, or `(n, R, k·R, 3)` with `side_by_side`.
 
         Raises:
-            ConfigError: a caption is empty, or a value is out of range.
+            ConfigError: a caption is empty, or a value is of another type or out of range.
         """
         self._check_arguments(captions, truncation, per_caption=per_caption, batch_size=batch_size, best_of=best_of)
-        noise = NoiseTable(self.stage, seed, truncation)
+        noise = NoiseTable(self.stage, _read_integer("seed", seed), truncation)
         rows = share(len(captions) * per_caption, part)
         step = max(1, batch_size // best_of)
         encode = lru_cache(maxsize=2)(lambda chunk: self._encode_chunk(captions, chunk))
@@ -180,13 +201,13 @@ class Pipeline:
             Batches of images, uint8 `(n, R, R, 3)` on the CPU, row by row.
 
         Raises:
-            ConfigError: a caption is empty, or a value is out of range.
+            ConfigError: a caption is empty, or a value is of another type or out of range.
         """
         self._check_arguments(captions, truncation, per_caption=per_caption, batch_size=batch_size)
-        if steps < 2:
+        if _read_integer("steps", steps) < 2:
             raise ConfigError(f"`steps` must be at least 2, got {steps}.")
         ends = self.encoder(list(captions)).to(self.device)
-        noise, positions = NoiseTable(self.stage, seed, truncation), torch.linspace(0, 1, steps)
+        noise, positions = NoiseTable(self.stage, _read_integer("seed", seed), truncation), torch.linspace(0, 1, steps)
         place = positions * (len(captions) - 1)
         first = place.long().clamp(max=max(len(captions) - 2, 0))
         weight = (place - first)[:, None].to(self.device)
@@ -203,20 +224,16 @@ class Pipeline:
                 yield images
 
     def _check_arguments(self, captions: Sequence[str], truncation: float | None, **counts: int) -> None:
-        """Raise ConfigError for an empty caption or a value that is out of range.
+        """Raise ConfigError for a caption that can't be used or a value that is of another type or out of range.
 
         Args:
             captions: captions to generate images for.
             truncation: truncation of the noise, if any.
             counts: values of other parameters by name, at least 1 each.
         """
-        if not captions:
-            raise ConfigError('No caption was given; give one or more sentences, such as "a red flower".')
-        for number, caption in enumerate(captions, 1):
-            if not caption.strip():
-                raise ConfigError(f"Caption {number} is empty; describe what the image should show.")
+        clean_captions(captions)
         for name, count in counts.items():
-            if count < 1:
+            if _read_integer(name, count) < 1:
                 raise ConfigError(f"`{name}` must be at least 1, got {count}.")
         best_of = counts.get("best_of", 1)
         if best_of > 1 and self.adversary is None:
@@ -285,9 +302,10 @@ class Pipeline:
             The images of the first caption, then those of the second, and so on.
 
         Raises:
-            ConfigError: a caption is empty, or a value is out of range.
+            ConfigError: a caption is empty, too long or not valid text, or a value is of another type or out of range.
+            DataError: the text encoder can represent nothing of a caption.
         """
-        texts = [captions] if isinstance(captions, str) else list(captions)
+        texts = self.check_captions([captions] if isinstance(captions, str) else list(captions))
         batches = self.generate(
             texts,
             per_caption=per_caption,
@@ -297,9 +315,17 @@ class Pipeline:
             best_of=best_of,
             side_by_side=side_by_side,
         )
-        images = []
-        with progress_bars(progress_bar), show_progress("generating", len(texts) * per_caption) as progress:
+        images, total = [], len(texts) * _read_integer("per_caption", per_caption)
+        with progress_bars(progress_bar), show_progress("generating", total) as progress:
             for batch in batches:
                 images += [Image.fromarray(image.numpy()) for image in batch]
                 progress(len(batch))
         return images
+
+
+def _read_integer(name: str, value: Any) -> int:
+    """Return an integer of any library as Python's; raise ConfigError for any other value."""
+    try:
+        return int(operator.index(value))
+    except TypeError:
+        raise ConfigError(f"`{name}` must be an integer, got {value!r}.") from None

@@ -24,11 +24,12 @@ from dataclasses import dataclass
 from functools import cache
 from importlib import metadata
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 from stackflower.declarations import Declaration
 from stackflower.errors import ComponentError, StackflowerError
-from stackflower.options import describe_problem, suggest
+from stackflower.options import describe_problem, describe_value, suggest
 
 ENTRY_POINT_GROUP = "stackflower.components"
 T = TypeVar("T", bound=type)
@@ -255,6 +256,16 @@ def get(kind: str, name: str) -> type:
     return _classes[kind, name]
 
 
+def find_name(kind: str, cls: type) -> str:
+    """Return the name of a part's class; the name of the class itself if it is not registered.
+
+    Args:
+        kind: kind of the part.
+        cls: class of the part.
+    """
+    return next((name for (known, name), part in _classes.items() if known == kind and part is cls), cls.__name__)
+
+
 def get_options(kind: str, name: str) -> dict[str, inspect.Parameter]:
     """Return the options of a part: its constructor's keyword parameters, without those that the builder supplies.
 
@@ -334,13 +345,16 @@ def get_value(kind: str, part: Mapping[str, Any], option: str) -> Any:
     return part.get(option, options[option].default) if option in options else None
 
 
-def check(kind: str, name: str, options: Mapping[str, Any]) -> list[str]:
+def check(
+    kind: str, name: str, options: Mapping[str, Any], parameters: Mapping[str, str] = MappingProxyType({})
+) -> list[str]:
     """Check the options of a part without building it.
 
     Args:
         kind: kind of part.
         name: name of the part.
         options: values by option.
+        parameters: parameters that the caller gave, as of `describe_value`.
 
     Returns:
         A sentence for each mistake.
@@ -350,14 +364,15 @@ def check(kind: str, name: str, options: Mapping[str, Any]) -> list[str]:
     except ComponentError as error:
         return [str(error)]
     problems = []
+    table = f"penalties.{name}" if kind == "penalty" else kind
     for key, value in options.items():
         if key not in allowed:
             problems.append(f"{kind} {name!r} has no option {key!r}.{suggest(key, allowed)}")
         elif message := describe_problem(value, allowed[key].annotation):
-            problems.append(f"{kind}.{key} = {value!r}: {message[:-1]} (part {name!r}).")
+            problems.append(f"{describe_value(f'{table}.{key}', value, parameters)}: {message[:-1]} (part {name!r}).")
     for key, parameter in allowed.items():
         if parameter.default is parameter.empty and key not in options:
-            problems.append(f"{kind} {name!r} requires the option {key!r}: set `{kind}.{key}=…`.")
+            problems.append(f"{kind} {name!r} requires the option {key!r}: set `{table}.{key}=…`.")
     return problems
 
 
@@ -380,14 +395,21 @@ def create(kind: str, name: str, /, **arguments: Any) -> Any:
         >>> create("objective", "hinge").mismatched
         True
     """
-    context = {key: value for key, value in arguments.items() if key in KINDS[kind].context}
+    context = {key: value for key, value in arguments.items() if key in _check_kind(kind).context}
     options = {key: value for key, value in arguments.items() if key not in context}
     problems = check(kind, name, options)
+    cls = get(kind, name)
+    parameters = inspect.signature(cls).parameters  # a part may take only some of the kind's context
+    required = [key for key, parameter in parameters.items() if parameter.default is parameter.empty]
+    missing = [key for key in KINDS[kind].context if key in required and key not in context]
+    if missing:
+        arguments_to_pass = ", ".join(f"{key}=…" for key in missing)
+        problems.append(
+            f"{kind} {name!r} can't be built without {' and '.join(missing)}: pass {arguments_to_pass} to `create`."
+        )
     if problems:
         raise ComponentError("\n".join(problems))
     options = {key: tuple(value) if isinstance(value, list) else value for key, value in options.items()}
-    parameters = inspect.signature(get(kind, name)).parameters  # a part may take only some of the kind's context
-    cls = get(kind, name)
     try:
         return cls(**{key: value for key, value in context.items() if key in parameters}, **options)
     except StackflowerError:

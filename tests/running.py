@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -54,13 +55,19 @@ def with_features(arguments: list[str], projected_flags: list[str]) -> list[str]
     return [one for given in arguments for one in (projected_flags if given == "PROJECTED" else [given])]
 
 
-def start(tmp_path: Path, *arguments: str) -> subprocess.Popen[str]:
+def start(tmp_path: Path, *arguments: str, ignores_hangup: bool = False) -> subprocess.Popen[str]:
+    """Start a training, which ignores SIGHUP only if asked, even if `nohup` runs the tests."""
+
+    def set_hangup() -> None:
+        signal.signal(signal.SIGHUP, signal.SIG_IGN if ignores_hangup else signal.SIG_DFL)
+
     return subprocess.Popen(
         [sys.executable, "-m", "stackflower", "train", *arguments],
         cwd=tmp_path,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        preexec_fn=set_hangup if os.name == "posix" else None,
     )
 
 

@@ -19,6 +19,7 @@ import stackflower as sf
 from stackflower import registry
 from stackflower.errors import ComponentError, ConfigError, DataError
 from stackflower.training.callbacks import TrainingProgress
+from stackflower.training.stopping import SIGNALS
 
 TINY = {
     "generator.resolution": 16,
@@ -68,7 +69,7 @@ class StopAt(sf.Callback):
 
 def host_state() -> tuple[object, ...]:
     """What a host process would not like to find changed."""
-    handlers = tuple(signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM))
+    handlers = tuple(signal.getsignal(number) for number in SIGNALS)
     loggers = logging.getLogger("stackflower")
     return (
         sys.stdout,
@@ -79,6 +80,7 @@ def host_state() -> tuple[object, ...]:
         loggers.level,
         list(loggers.handlers),
         torch.backends.cudnn.benchmark,
+        torch.get_num_threads(),
     )
 
 
@@ -143,6 +145,27 @@ def test_mistakes_name_parameters_and_come_in_one_list() -> None:
 
 
 @pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"lr": -1}, "`lr=-1`: it should be greater than 0."),
+        ({"batch_size": 0}, "`batch_size=0`: it should be greater than 0."),
+        ({"images": "many"}, "`images=many`: it should be a valid integer"),
+        ({"time_limit": -5}, "`time_limit=-5`: it should be greater than 0."),
+        ({"seed": -1}, "`seed=-1`: it should be greater than or equal to 0."),
+        ({"mixed_precision": "fp8"}, "`mixed_precision=fp8`: allowed are auto, no, bf16, fp16."),
+        ({"batch_size": 8, "settings": {"train.batch_size": 0}}, "`train.batch_size=0`: it should be greater than 0."),
+        ({"settings": {"generator.style": 3}}, "`generator.style=3`: it should be a valid boolean (part 'stage1')."),
+        ({"penalty": {"r1": {"weight": -1}}}, "`penalties.r1.weight=-1`: it should be greater than or equal to 0"),
+    ],
+)
+def test_a_wrong_value_names_the_parameter_that_gave_it(arguments: dict[str, object], message: str) -> None:
+    with pytest.raises(ConfigError) as raised:
+        sf.train("quickstart", **arguments)
+    assert [problem for problem in raised.value.problems if problem.startswith(message)], raised.value.problems
+    assert len(raised.value.problems) == 1
+
+
+@pytest.mark.parametrize(
     ("parts", "message"),
     [
         ({"generator": {"resolution": 16}}, "`generator` = {'resolution': 16}: give a name, or a dict with a name"),
@@ -173,6 +196,18 @@ def test_create_builds_a_part_from_its_name() -> None:
     part = sf.create("discriminator", "projection", text_dim=384, resolution=64)
     assert part.trunk(torch.zeros(2, 3, 64, 64)) is not None
     assert "projection" in sf.list_parts("discriminator")
+
+
+def test_create_names_missing_arguments_and_unknown_kinds() -> None:
+    with pytest.raises(ComponentError) as raised:
+        sf.create("discriminator", "projection", chanels=3)
+    assert str(raised.value).splitlines() == [
+        "discriminator 'projection' has no option 'chanels'. Did you mean 'channels'? Allowed: channels, spectral.",
+        "discriminator 'projection' can't be built without text_dim and resolution: pass text_dim=…, resolution=… to "
+        "`create`.",
+    ]
+    with pytest.raises(ComponentError, match="Unknown kind of part 'judge'"):
+        sf.create("judge", "projection")
 
 
 @pytest.mark.parametrize(

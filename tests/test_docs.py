@@ -20,7 +20,7 @@ from stackflower.cli import main
 from stackflower.config.merge import merge
 from stackflower.config.resolve import resolve
 from stackflower.config.schema import Optimizer, Output, Train
-from stackflower.recipes.load import load_recipe, recipes
+from stackflower.recipes.load import describe_recipes, load_recipe
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
@@ -116,7 +116,7 @@ def test_the_page_on_parts_works_as_written(tmp_path: Path) -> None:
     assert "my-parts" in run("ls", "discriminator") and "my-parts" not in run("ls", "objective")
 
 
-@pytest.mark.parametrize("name", sorted(recipes()))
+@pytest.mark.parametrize("name", sorted(describe_recipes()))
 def test_every_recipe_resolves_and_says_where_it_is_from(name: str) -> None:
     recipe = load_recipe(name)
     assert recipe["description"] and recipe["source"]
@@ -128,7 +128,8 @@ def test_every_part_and_option_is_in_the_docs() -> None:
     sections = (ROOT / "docs" / "parts.md").read_text(encoding="utf-8").split("\n## ")
     lines = {section.partition("\n")[0].strip(): section.splitlines() for section in sections}
     for entry in registry.list_entries():
-        (line,) = [line for line in lines[entry.kind] if line.startswith(f"| `{entry.name}` |")]
+        line = next((line for line in lines[entry.kind] if line.startswith(f"| `{entry.name}` |")), None)
+        assert line is not None, f"add {entry.name} to docs/parts.md, in the table of {entry.kind}"
         for option, parameter in registry.get_options(entry.kind, entry.name).items():
             default = "" if parameter.default is parameter.empty else f" = {parameter.default!r}"
             assert f"`{option}`{default}" in line, f"{entry.kind} {entry.name}: {option}"

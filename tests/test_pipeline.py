@@ -51,6 +51,19 @@ def test_a_pipeline_refuses_counts_of_none(trained: Path, count: str) -> None:
         Pipeline.from_run(trained, with_discriminator=True)("a red flower", **{count: 0})
 
 
+@pytest.mark.parametrize("name", ["seed", "per_caption", "batch_size", "best_of"])
+@pytest.mark.parametrize("value", ["x", 1.5, None])
+def test_a_pipeline_refuses_what_is_not_an_integer(trained: Path, name: str, value: object) -> None:
+    with pytest.raises(ConfigError, match=f"`{name}` must be an integer, got {value!r}"):
+        Pipeline.from_run(trained)("a red flower", **{name: value})
+
+
+def test_an_integer_of_numpy_is_the_same_seed(trained: Path) -> None:
+    pipeline = Pipeline.from_run(trained)
+    one, other = (pipeline("a red flower", seed=seed)[0] for seed in (3, np.int64(3)))
+    assert one.tobytes() == other.tobytes()
+
+
 def test_the_discriminator_chooses_the_best_of_several(trained: Path) -> None:
     pipeline = Pipeline.from_run(trained, "cpu", with_discriminator=True)
     captions = ["a red flower", "a blue flower"]

@@ -19,7 +19,9 @@ from typing import Any
 
 import click
 
+from stackflower.commands.streams import can_print, echo, tolerant_streams
 from stackflower.errors import StackflowerError
+from stackflower.utils.open_files import explain_read_error, is_limit_reached
 from stackflower.utils.progress import above_bars, progress_bars
 
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
@@ -53,29 +55,45 @@ class Command(click.Command):
             try:
                 return super().invoke(ctx)
             except StackflowerError as error:
-                click.echo(f"Error: {self.spell(str(error))}", err=True)
+                echo(f"Error: {self.spell(str(error))}", err=True)
                 ctx.exit(error.exit_code)
+            except OSError as error:
+                if not is_limit_reached(error):
+                    raise
+                reason = explain_read_error(error)
+                echo(f"Error: {reason[:1].upper()}{reason[1:]}.", err=True)
+                ctx.exit(1)
+            except RuntimeError as error:
+                if "home directory" not in str(error):  # as pathlib says it
+                    raise
+                echo("Error: ~ stands for no folder: HOME is not set, and the user has no home directory.", err=True)
+                ctx.exit(2)
             except KeyboardInterrupt:
-                click.echo(f"Interrupted. {self.when_interrupted}".strip(), err=True)
+                echo(f"Interrupted. {self.when_interrupted}".strip(), err=True)
                 ctx.exit(128 + signal.SIGINT)
 
     def spell(self, text: str) -> str:
-        """Replace the parameters in a message of the library by the flags of this command.
+        """Replace the parameters in a message of the library by the flags and arguments of this command.
 
         Args:
             text: message with parameters in backquotes.
         """
         flags: dict[str, tuple[str, bool]] = {}
+        arguments: dict[str, str] = {}
         for param in self.params:
+            setting = self.settings.get(str(param.name), str(param.name))
             if isinstance(param, click.Option):
-                flag = max(param.opts, key=len), param.is_flag
-                flags[str(param.name)] = flags[self.settings.get(str(param.name), str(param.name))] = flag
+                flags[str(param.name)] = flags[setting] = max(param.opts, key=len), param.is_flag
+            else:
+                arguments[setting] = param.human_readable_name
 
         def replace(match: re.Match[str]) -> str:
             name, value = match.groups()
             if name in flags:
                 flag, is_flag = flags[name]
                 return flag if value is None or is_flag else f"{flag} {value}"
+            if name in arguments:
+                return arguments[name] if value is None else str(value)
             if "." not in name:
                 return match[0]
             return name if value is None else f"--set {name}={value}"
@@ -111,6 +129,10 @@ class LazyGroup(Group):
         super().__init__(name, context_settings=CONTEXT, **kwargs)
         self.targets = dict(commands)
 
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        with tolerant_streams():
+            return super().main(*args, **kwargs)
+
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(self.targets)
 
@@ -131,7 +153,7 @@ def version_option(version: str) -> click.Option:
 
     def show_version(ctx: click.Context, param: click.Parameter, value: bool) -> None:
         if value and not ctx.resilient_parsing:
-            click.echo(f"stackflower, version {version}")
+            echo(f"stackflower, version {version}")
             ctx.exit()
 
     return click.Option(
@@ -155,7 +177,7 @@ class _Handler(logging.Handler):
         text = self.spell(record.getMessage())
         warning = "Warning: " if record.levelno == logging.WARNING else ""
         with above_bars():
-            click.echo(f"{warning}{text}", err=True)
+            echo(f"{warning}{text}", err=True)
 
 
 @contextmanager
@@ -193,7 +215,11 @@ def show(values: dict[str, Any], as_json: bool, text: Callable[[], str]) -> None
         as_json: print one JSON object instead of text.
         text: function that formats the result as text.
     """
-    click.echo(json.dumps(to_json(values), ensure_ascii=False, allow_nan=False) if as_json else text())
+    if not as_json:
+        echo(text())
+        return
+    line = json.dumps(to_json(values), ensure_ascii=False, allow_nan=False)
+    echo(line if can_print(line) else json.dumps(to_json(values), allow_nan=False))
 
 
 def to_json(value: Any) -> Any:

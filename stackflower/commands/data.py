@@ -5,7 +5,15 @@ from __future__ import annotations
 import click
 
 from stackflower.commands.console import Command, LazyGroup, show, spell
-from stackflower.commands.options import format_examples, json_option, layout_options, parse_part_options, seed_option
+from stackflower.commands.options import (
+    format_examples,
+    format_option,
+    json_option,
+    layout_options,
+    parse_part_options,
+    seed_option,
+    settings_option,
+)
 
 data = LazyGroup(
     "data",
@@ -18,6 +26,9 @@ data = LazyGroup(
         "info": "stackflower.commands.data:info",
     },
 )
+
+
+SOURCE = {"source": "data", "layout": "data.name"}  # the library's names of SOURCE and --format
 
 
 def parse_data_options(settings: tuple[str, ...]) -> dict[str, object]:
@@ -45,15 +56,39 @@ def make(name: str, out: str, as_json: bool, **numbers: int) -> None:
     show({"out": out, **numbers, "summary": summary}, as_json, lambda: summary)
 
 
-@click.command(cls=Command, epilog=format_examples("stackflower data check my-flowers"))
+@click.command(
+    cls=Command,
+    settings=SOURCE,
+    epilog=format_examples(
+        "stackflower data check my-flowers",
+        "stackflower data check my-tags --text multi-hot --set data.separator=,",
+    ),
+)
 @click.argument("source")
-@layout_options
+@click.option(
+    "--text",
+    default="ngram",
+    show_default=True,
+    metavar="NAME|MODEL",
+    help="Text encoder that the captions are checked for, as in train.",
+)
+@format_option
+@settings_option("An option of the layout or the text encoder.")
 @json_option
-def check(source: str, layout: str | None, settings: tuple[str, ...], as_json: bool) -> None:
-    """Open every image of a data set and list all problems. The exit code is 2 if there are any."""
-    from stackflower.data.inspection import check_data
+def check(source: str, text: str, layout: str | None, settings: tuple[str, ...], as_json: bool) -> None:
+    """Open every image of a data set and list all problems. The exit code is 2 if there are any.
 
-    report = check_data(source, parse_data_options(settings), layout)
+    Captions are checked too: what the text encoder drops, and captions that it can't tell apart.
+    """
+    from functools import partial
+
+    from stackflower.data.inspection import check_data
+    from stackflower.runs.trained_text import find_text_encoder
+    from stackflower.text.checks import check_source_captions
+
+    options = parse_part_options(settings, ("data", "text"), "data.seed=1")
+    encoder = {**(find_text_encoder(text) or {}), **options["text"]}
+    report = check_data(source, options["data"], layout, partial(check_source_captions, text=encoder))
     problems = report["problems"]
     count = f"{len(problems):,} problem{'s' if len(problems) > 1 else ''}."
     end = count if problems else "No problems found; the data set can be used for training."
@@ -62,7 +97,7 @@ def check(source: str, layout: str | None, settings: tuple[str, ...], as_json: b
         raise SystemExit(2)
 
 
-@click.command(cls=Command, epilog=format_examples("stackflower data info my-flowers"))
+@click.command(cls=Command, settings=SOURCE, epilog=format_examples("stackflower data info my-flowers"))
 @click.argument("source")
 @layout_options
 @json_option

@@ -18,7 +18,9 @@ from stackflower.commands.options import (
     parse_part_options,
     seed_option,
     settings_option,
+    threads_option,
 )
+from stackflower.commands.streams import echo
 from stackflower.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -45,7 +47,7 @@ PROTOCOL = ("split", "samples", "per_caption", "splits", "kept", "seed", "trunca
     ),
 )
 @click.argument("runs", metavar="[RUN]...", nargs=-1)
-@click.option("--images", metavar="DIR", help="Score a folder of images instead of a run.")
+@click.option("--images", metavar="DIR|ARCHIVE", help="Score a folder or archive of images instead of a run.")
 @click.option("--real", metavar="SPLIT", help="Score the real images of a split instead, as a reference for runs.")
 @click.option(
     "--checkpoint",
@@ -66,7 +68,9 @@ PROTOCOL = ("split", "samples", "per_caption", "splits", "kept", "seed", "trunca
     help="default, stackgan-birds, stackgan-flowers or competition.",
 )
 @click.option(
-    "--metrics", metavar="NAME,NAME…", help="Metrics to compute, such as is,fid.  [default: all that the data allow]"
+    "--metrics",
+    metavar="NAME,NAME…",
+    help="Metrics to compute, such as is,fid; stackflower ls metric lists them.  [default: all that the data allow]",
 )
 @click.option(
     "--samples", type=click.IntRange(2), help="Number of captions.  [default: as in the split, at most 5,000]"
@@ -92,7 +96,9 @@ PROTOCOL = ("split", "samples", "per_caption", "splits", "kept", "seed", "trunca
 @click.option(
     "--extractor", metavar="NAME", help="Feature extractor: domain, clip, inception-v3, inception-2015, features."
 )
-@click.option("--weights", metavar="FILE", help="File of the extractor's weights.")
+@click.option(
+    "--weights", metavar="FILE", help="File of the extractor's weights.  [without --extractor: of the extractor domain]"
+)
 @settings_option("An option of extractor or data.")
 @click.option(
     "--fail-under",
@@ -114,6 +120,7 @@ PROTOCOL = ("split", "samples", "per_caption", "splits", "kept", "seed", "trunca
 )
 @click.option("--out", metavar="FILE", help="JSON file for the scores.  [default: a file in the run's scores/]")
 @click.option("--compare", metavar="FILE", help="Compare with saved scores, which must have the same protocol.")
+@threads_option
 @json_option
 def evaluate(
     as_json: bool,
@@ -148,7 +155,7 @@ def evaluate(
         reason for scores in subjects for reason in find_missed_limits(scores, dict(fail_under), dict(fail_over))
     ]
     for sentence in failures:
-        click.echo(sentence, err=True)
+        echo(sentence, err=True)
     if failures:
         raise SystemExit(1)
 

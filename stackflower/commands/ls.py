@@ -13,7 +13,7 @@ from stackflower.commands.console import Command, show
 from stackflower.commands.options import json_option
 from stackflower.errors import ConfigError
 from stackflower.options import suggest
-from stackflower.recipes.load import recipes
+from stackflower.recipes.load import describe_recipes
 from stackflower.registry import Entry
 
 
@@ -59,7 +59,7 @@ def list_rows(kind: str | None) -> list[dict[str, str]]:
     if kind in (None, "recipe"):
         rows += [
             {"kind": "recipe", "name": name, "from": "stackflower", "description": text}
-            for name, text in recipes().items()
+            for name, text in describe_recipes().items()
         ]
     return rows
 

@@ -70,12 +70,18 @@ DATA_HELP = "synthetic-flowers, an image folder with metadata.jsonl or metadata.
 
 seed_option = click.option("--seed", type=SEED, default=0, show_default=True, help="Random seed.")
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+threads_option = click.option(
+    "--threads",
+    type=click.IntRange(1),
+    help="Number of threads on a CPU.  [default: OMP_NUM_THREADS, else the fastest number, which is measured]",
+)
 checkpoint_option = click.option(
     "--checkpoint",
     metavar="best|IMAGES",
     help="Weights to use: those that scored best in training (with --eval-every), or the checkpoint after this many "
     "images.  [default: the last]",
 )
+format_option = click.option("--format", "layout", metavar="NAME", help="Layout of the source.  [default: detected]")
 on_error_option = click.option(
     "--on-error",
     type=click.Choice(["fail", "skip"]),
@@ -97,10 +103,7 @@ def settings_option(what: str, metavar: str = "PART.OPTION=VALUE") -> Callable[[
 
 def layout_options(command: F) -> F:
     """Add the options ``--set`` and ``--format`` to a command that reads any data set."""
-    command = settings_option("An option of the layout.", "data.OPTION=VALUE")(command)
-    return click.option("--format", "layout", metavar="NAME", help="Layout of the source.  [default: detected]")(
-        command
-    )
+    return format_option(settings_option("An option of the layout.", "data.OPTION=VALUE")(command))
 
 
 def parse_settings(

@@ -7,12 +7,13 @@ from typing import Any
 import click
 
 from stackflower.commands.console import Command, show, spell
-from stackflower.commands.data import parse_data_options
+from stackflower.commands.data import SOURCE, parse_data_options
 from stackflower.commands.options import RESUMES, format_examples, json_option, layout_options, on_error_option
 
 
 @click.command(
     cls=Command,
+    settings=SOURCE,
     when_interrupted=RESUMES,
     epilog=format_examples(
         "stackflower data prepare my-flowers --size 76",
@@ -24,7 +25,13 @@ from stackflower.commands.options import RESUMES, format_examples, json_option, 
 @click.option("--size", type=click.IntRange(16), default=76, show_default=True, help="Size in pixels.")
 @layout_options
 @on_error_option
-@click.option("--jobs", type=click.IntRange(1), help="Number of images decoded at a time.  [default: one per core]")
+@click.option(
+    "--jobs",
+    "--threads",
+    "jobs",
+    type=click.IntRange(1),
+    help="Number of images decoded at a time.  [default: one per core]",
+)
 @json_option
 def prepare(source: str, out: str | None, settings: tuple[str, ...], as_json: bool, **options: Any) -> None:
     """Decode a data set in advance, so that training starts immediately.

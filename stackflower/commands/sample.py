@@ -7,7 +7,15 @@ from typing import Any
 import click
 
 from stackflower.commands.console import Command, show
-from stackflower.commands.options import Finite, checkpoint_option, format_examples, json_option, seed_option
+from stackflower.commands.options import (
+    Finite,
+    checkpoint_option,
+    format_examples,
+    json_option,
+    seed_option,
+    threads_option,
+)
+from stackflower.commands.streams import decode_argument
 
 
 @click.command(
@@ -27,7 +35,11 @@ from stackflower.commands.options import Finite, checkpoint_option, format_examp
     "--per-caption", type=click.IntRange(1), default=1, show_default=True, help="Number of images per caption."
 )
 @seed_option
-@click.option("--out", metavar="DIR|FILE.png", help="Folder or file for the images.  [default: RUN/generated]")
+@click.option(
+    "--out",
+    metavar="DIR|FILE.png",
+    help="Folder for the images, or file, whose suffix sets the format: .png, .jpg, .webp …  [default: RUN/generated]",
+)
 @click.option("--grid", is_flag=True, help="Save one image grid with a row per caption.")
 @click.option(
     "--truncation", type=Finite(0, min_open=True), help="Truncate the noise at this many standard deviations."
@@ -50,11 +62,12 @@ from stackflower.commands.options import Finite, checkpoint_option, format_examp
 )
 @click.option("--side-by-side", is_flag=True, help="Join all resolutions of the run in one image.")
 @click.option("--batch-size", type=click.IntRange(1), default=64, show_default=True, help="Number of images at a time.")
+@threads_option
 @json_option
 def sample(run: str, captions: tuple[str, ...], as_json: bool, **options: Any) -> None:
     """Generate images for captions with a trained run."""
     from stackflower.reports.generated import SampleRequest, write_samples
 
-    written = write_samples(SampleRequest(run, list(captions), **options))
+    written = write_samples(SampleRequest(run, [decode_argument(caption) for caption in captions], **options))
     if written is not None:
         show(written.to_dict() if as_json else {}, as_json, written.summarise)

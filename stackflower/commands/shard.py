@@ -7,12 +7,13 @@ from typing import Any
 import click
 
 from stackflower.commands.console import Command, show
-from stackflower.commands.data import parse_data_options
+from stackflower.commands.data import SOURCE, parse_data_options
 from stackflower.commands.options import RESUMES, format_examples, json_option, layout_options, on_error_option
 
 
 @click.command(
     cls=Command,
+    settings=SOURCE,
     when_interrupted=RESUMES,
     epilog=format_examples(
         "stackflower data shard my-flowers shards",

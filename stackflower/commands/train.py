@@ -22,7 +22,9 @@ from stackflower.commands.options import (
     json_option,
     parse_settings,
     settings_option,
+    threads_option,
 )
+from stackflower.commands.streams import echo
 from stackflower.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -36,6 +38,7 @@ SETTINGS = {
     "batch_size": "train.batch_size",
     "gradient_accumulation": "train.gradient_accumulation",
     "compile": "train.compile",
+    "threads": "train.threads",
     "eval_every": "output.eval_every",
 }
 PARTS = ("conditioning", "generator", "discriminator", "features", "augmentation", "objective")
@@ -103,6 +106,7 @@ PARTS = ("conditioning", "generator", "discriminator", "features", "augmentation
     help="Precision; auto: bf16 if the device supports it natively.",
 )
 @click.option("--compile", is_flag=True, default=None, help="Compile the networks (torch.compile): faster on a GPU.")
+@threads_option
 @click.option("--resume", metavar="[RUN|latest]", is_flag=False, flag_value="latest", help="Resume a run.")
 @click.option("--report-to", metavar="TRACKER", multiple=True, help="tensorboard, wandb or mlflow.")
 @settings_option("Any other setting.")
@@ -120,7 +124,7 @@ def train(dry_run: bool, as_json: bool, **flags: Any) -> None:
         values = {"config": config.to_dict(), "cost": costs, "run": str(run)}
         lines = [config.to_json().rstrip(), *(f"{label:<28} {value}" for label, value in costs.items())]
         show(values, as_json, lambda: "\n".join(lines))
-        click.echo(f"Nothing was created; the run would be {run}.", err=True)
+        echo(f"Nothing was created; the run would be {run}.", err=True)
         return
     outcome = launch(request, handle_signals=True, tune_malloc=True)
     if outcome.is_main:
@@ -186,7 +190,7 @@ def _show_outcome(outcome: Outcome, as_json: bool) -> None:
     values = {"run": str(outcome.run), "images": outcome.images, "stopped": outcome.stopped}
     if outcome.stopped:
         text = f"Stopped by {outcome.stopped} after {outcome.images:,} images; a checkpoint is saved. To resume:"
-        click.echo(text, err=True)
+        echo(text, err=True)
     show({**values, "samples": [str(path) for path in grids]}, as_json, lambda: _format_next_commands(outcome, grids))
 
 

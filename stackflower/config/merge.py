@@ -69,8 +69,9 @@ def apply_flags(tree: Tree, flags: Mapping[str, Any]) -> set[str]:
         flags: parts by kind, and values by dotted name.
 
     Returns:
-        The names of the flags.
+        The names of the flags; each penalty has its own, ``penalties.NAME``.
     """
+    given: set[str] = set()
     for key, value in flags.items():
         if key in (*PARTS, *OPTIONAL):
             name, options = (value["name"], value) if isinstance(value, dict) else (value, {})
@@ -80,7 +81,8 @@ def apply_flags(tree: Tree, flags: Mapping[str, Any]) -> set[str]:
             tree["penalties"] = _add_penalties(tree.get("penalties", {}), value)
         else:
             put(tree, key, value)
-    return set(flags)
+        given |= {f"penalties.{name}" for name in value} if key == "penalties" else {key}
+    return given
 
 
 def apply_settings(tree: Tree, settings: Mapping[str, Any]) -> set[str]:

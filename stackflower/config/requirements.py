@@ -22,6 +22,7 @@ from stackflower.config.schema import (
     read,
 )
 from stackflower.declarations import Declaration, Not, Requirement, SettingRequirement, matches
+from stackflower.options import suggest
 
 Tree = dict[str, Any]
 AnyRequirement = Requirement | SettingRequirement
@@ -111,12 +112,10 @@ def _find_lost(choice: Choice, recipe: Mapping[str, Any], given: set[str]) -> It
     """Yield each dispensable part or setting of the recipe with an unmet requirement, and the reason."""
     penalties = recipe.get("penalties")
     for subject, requirement, sentence in choice.find_unmet():
-        if subject.kind == "penalty":
-            from_recipe = isinstance(penalties, Mapping) and subject.name in penalties
-        else:
-            name = subject.name if subject.kind == SETTING else subject.kind
-            from_recipe = not any(f"{setting}.".startswith(f"{name}.") for setting in given)
-        if from_recipe and isinstance(requirement, Requirement) and requirement.dispensable:
+        name = subject.name if subject.kind == SETTING else _name_table(subject)
+        by_user = any(f"{a}.".startswith(f"{b}.") for setting in given for a, b in ((setting, name), (name, setting)))
+        brought = subject.kind == "penalty" and not (isinstance(penalties, Mapping) and subject.name in penalties)
+        if not (by_user or brought) and isinstance(requirement, Requirement) and requirement.dispensable:
             yield subject, sentence
 
 
@@ -276,7 +275,7 @@ def check_scores(output: Output) -> list[str]:
             f"output.best = {output.best!r}: the metrics that can select the best model are {', '.join(ranking)}."
         )
     if unknown := [name for name in output.eval_metrics if name not in allowed]:
-        problems.append(f"Unknown output.eval_metrics: {', '.join(unknown)}; allowed are {', '.join(allowed)}.")
+        problems += [f"output.eval_metrics: unknown metric {name!r}.{suggest(name, allowed)}" for name in unknown]
     elif output.best in ranking and output.best not in output.eval_metrics:
         problems.append(
             f"output.best = {output.best!r} is not among output.eval_metrics = {list(output.eval_metrics)}."

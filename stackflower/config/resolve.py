@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from stackflower import registry
@@ -21,18 +22,19 @@ from stackflower.config.schema import (
     Train,
 )
 from stackflower.errors import ConfigError
-from stackflower.options import Count, Seed, describe_problem, read_section, suggest
+from stackflower.options import Count, Seed, describe_problem, describe_value, read_section, suggest
 
 HEADER = ("description", "source", "deviations", "recipe", "stage", "seed", "mixed_precision", "below")
 PRECISIONS = ("auto", "no", "bf16", "fp16")
 OPTIMIZER_DEFAULTS: dict[str, dict[str, Any]] = {"text": {"clip_norm": 10.0}}  # the competition report's
 
 
-def resolve(tree: Mapping[str, Any]) -> RunConfig:
+def resolve(tree: Mapping[str, Any], parameters: Mapping[str, str] = MappingProxyType({})) -> RunConfig:
     """Check a merged tree and return it as a RunConfig.
 
     Args:
         tree: result of `merge` or of `RunConfig.to_dict`.
+        parameters: parameters that the caller gave, as of `describe_value`, so that messages name them.
 
     Raises:
         ConfigError: a list of all mistakes.
@@ -40,10 +42,11 @@ def resolve(tree: Mapping[str, Any]) -> RunConfig:
     problems: list[str] = []
     allowed = (*HEADER, *PARTS, *OPTIONAL, *SECTIONS, "penalties", "optimizer")
     problems += [f"Unknown section or key {key!r}.{suggest(key, allowed)}" for key in tree if key not in allowed]
-    problems += _check_header(tree)
-    parts = {kind: _read_part(tree, kind, problems) for kind in PARTS}
+    problems += _check_header(tree, parameters)
+    parts = {kind: _read_part(tree, kind, problems, parameters) for kind in PARTS}
     sections: dict[str, Any] = {
-        name: read_section(cls, tree.get(name, {}), name, problems, partial=True) for name, cls in SECTIONS.items()
+        name: read_section(cls, tree.get(name, {}), name, problems, partial=True, parameters=parameters)
+        for name, cls in SECTIONS.items()
     }
     config = RunConfig(
         recipe=str(tree.get("recipe", "")),
@@ -57,15 +60,15 @@ def resolve(tree: Mapping[str, Any]) -> RunConfig:
         discriminator=parts["discriminator"],
         augmentation=parts["augmentation"],
         objective=parts["objective"],
-        features=_read_features(tree, problems),
-        penalties=_read_penalties(tree.get("penalties", {}), problems),
+        features=_read_features(tree, problems, parameters),
+        penalties=_read_penalties(tree.get("penalties", {}), problems, parameters),
         train=sections["train"],
         output=sections["output"],
-        optimizer=_read_optimizers(tree.get("optimizer", {}), problems),
+        optimizer=_read_optimizers(tree.get("optimizer", {}), problems, parameters),
         below=_read_previous_stage(tree.get("below"), problems),
     )
     if not problems:  # refused values were replaced by defaults, which say nothing about the length
-        problems += _check_length(config.train)
+        problems += _check_length(config.train, parameters)
     problems += requirements.check_scores(config.output)
     if describe_problem(config.stage, Count) is None:
         problems += _check_stage(config)
@@ -75,7 +78,7 @@ def resolve(tree: Mapping[str, Any]) -> RunConfig:
     return config
 
 
-def _check_header(tree: Mapping[str, Any]) -> list[str]:
+def _check_header(tree: Mapping[str, Any], parameters: Mapping[str, str]) -> list[str]:
     """Check the keys of the tree that are not tables; raise ConfigError if one is missing."""
     missing = [f"{key} is missing." for key in ("stage", "seed", "mixed_precision") if key not in tree]
     if missing:
@@ -83,16 +86,17 @@ def _check_header(tree: Mapping[str, Any]) -> list[str]:
     problems = []
     if not isinstance(tree.get("recipe", ""), str):
         problems.append(f"recipe = {tree['recipe']!r}: it should be the name of a recipe, or a TOML file.")
+    values = {key: describe_value(key, tree[key], parameters) for key in ("stage", "seed", "mixed_precision")}
     if describe_problem(tree["stage"], Count):
-        problems.append(f"stage = {tree['stage']!r}: allowed are 1, 2, 3 …")
+        problems.append(f"{values['stage']}: allowed are 1, 2, 3 …")
     if tree["mixed_precision"] not in PRECISIONS:
-        problems.append(f"mixed_precision = {tree['mixed_precision']!r}: allowed are {', '.join(PRECISIONS)}.")
+        problems.append(f"{values['mixed_precision']}: allowed are {', '.join(PRECISIONS)}.")
     if wrong := describe_problem(tree["seed"], Seed):
-        problems.append(f"seed = {tree['seed']!r}: {wrong}")
+        problems.append(f"{values['seed']}: {wrong}")
     return problems
 
 
-def _check_length(train: Train) -> list[str]:
+def _check_length(train: Train, parameters: Mapping[str, str]) -> list[str]:
     """Check the length of the training and the parts of a batch, each of which depends on several settings."""
     problems = []
     lengths = [name for name in LENGTHS if getattr(train, name) is not None]
@@ -104,8 +108,8 @@ def _check_length(train: Train) -> list[str]:
     parts = train.gradient_accumulation * train.latents_per_caption
     if train.batch_size % parts:
         problems.append(
-            f"train.batch_size = {train.batch_size} must be divisible by gradient_accumulation × latents_per_caption = "
-            f"{parts}."
+            f"{describe_value('train.batch_size', train.batch_size, parameters)} must be divisible by "
+            f"gradient_accumulation × latents_per_caption = {parts}."
         )
     return problems
 
@@ -120,7 +124,7 @@ def _check_stage(config: RunConfig) -> list[str]:
     return []
 
 
-def _read_optimizers(values: Any, problems: list[str]) -> dict[str, Optimizer]:
+def _read_optimizers(values: Any, problems: list[str], parameters: Mapping[str, str]) -> dict[str, Optimizer]:
     if not (isinstance(values, Mapping) and all(isinstance(settings, Mapping) for settings in values.values())):
         problems.append(
             f"optimizer = {values!r}: it should be a table per network, as in [optimizer.generator] lr = 2e-4."
@@ -132,44 +136,48 @@ def _read_optimizers(values: Any, problems: list[str]) -> dict[str, Optimizer]:
     optimizers = {}
     for name in OPTIMIZERS:
         settings = {**OPTIMIZER_DEFAULTS.get(name, {}), **values.get(name, {})}
-        optimizers[name] = read_section(Optimizer, settings, f"optimizer.{name}", problems, partial=True) or Optimizer()
+        section = read_section(Optimizer, settings, f"optimizer.{name}", problems, partial=True, parameters=parameters)
+        optimizers[name] = section or Optimizer()
     return optimizers
 
 
-def _read_part(tree: Mapping[str, Any], kind: str, problems: list[str]) -> Part:
+def _read_part(tree: Mapping[str, Any], kind: str, problems: list[str], parameters: Mapping[str, str]) -> Part:
     values = tree.get(kind)
     if not isinstance(values, Mapping) or not isinstance(values.get("name"), str):
         problems.append(f'{kind} = {values!r}: it should be a table with a name, as in [{kind}] name = "…".')
         return Part("")
-    return _check_part(kind, values["name"], {key: value for key, value in values.items() if key != "name"}, problems)
+    options = {key: value for key, value in values.items() if key != "name"}
+    return _check_part(kind, values["name"], options, problems, parameters)
 
 
-def _check_part(kind: str, name: str, options: Mapping[str, Any], problems: list[str]) -> Part:
+def _check_part(
+    kind: str, name: str, options: Mapping[str, Any], problems: list[str], parameters: Mapping[str, str]
+) -> Part:
     """Check a part and add the defaults of its other options, so that a run keeps them if a later version changes."""
-    mistakes = registry.check(kind, name, options)
+    mistakes = registry.check(kind, name, options, parameters)
     problems += mistakes
     return Part(name, options if mistakes else registry.complete_options(kind, name, options))
 
 
-def _read_features(tree: Mapping[str, Any], problems: list[str]) -> Part | None:
+def _read_features(tree: Mapping[str, Any], problems: list[str], parameters: Mapping[str, str]) -> Part | None:
     """Read the pretrained network; make the path of its weights absolute, so that a run resumes from any folder."""
     if tree.get("features") is None:
         return None
-    part = _read_part(tree, "features", problems)
+    part = _read_part(tree, "features", problems, parameters)
     weights = part.options.get("weights")
     if not isinstance(weights, str):
         return part
     return Part(part.name, {**part.options, "weights": str(Path(weights).expanduser().resolve())})
 
 
-def _read_penalties(values: Any, problems: list[str]) -> tuple[Part, ...]:
+def _read_penalties(values: Any, problems: list[str], parameters: Mapping[str, str]) -> tuple[Part, ...]:
     if not isinstance(values, Mapping):
         problems.append(f"penalties = {values!r}: it should be a table per penalty, as in [penalties.r1] weight = 10.")
         return ()
     parts = []
     for name, options in values.items():
         options = options if isinstance(options, Mapping) else {"weight": options}
-        parts.append(_check_part("penalty", name, options, problems))
+        parts.append(_check_part("penalty", name, options, problems, parameters))
     return tuple(parts)
 
 

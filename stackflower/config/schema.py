@@ -82,6 +82,7 @@ class Train:
     contrasted: Natural = 0  # captions in the contrastive loss in addition to those of the batch
     sync_batch_norm: bool = True  # compute batch statistics over all processes
     compile: bool = False  # compile generator and discriminator (torch.compile): slow to start, faster on a GPU
+    threads: Count | None = None  # threads on a CPU; None: OMP_NUM_THREADS, else the fastest, as timed in training
 
 
 LENGTHS = ("images", "epochs", "time_limit")  # one of them sets the length of the training

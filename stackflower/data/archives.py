@@ -7,6 +7,7 @@ import gzip
 import lzma
 import shutil
 import stat
+import struct
 import tarfile
 import threading
 import zipfile
@@ -15,16 +16,22 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
 
-from stackflower.data.files import Files, Folder
+from stackflower.data.files import UNDECODABLE_REASON, Files, Folder, escape_name, is_undecodable
 from stackflower.data.image_formats import HEAD_SIZE
 from stackflower.errors import DataError
 from stackflower.utils.atomic import replacing
 from stackflower.utils.cache import build_cache_error, compute_key, make_cache_folder
+from stackflower.utils.open_files import explain_read_error
 
 LARGEST_FILE = 2**30  # bytes of an unpacked file
 LARGEST_RATIO = 200  # of unpacked to packed size; beyond it, all but small archives are decompression bombs
 SMALL_ARCHIVE = 2**30  # bytes, unpacked
 MOST_FILES = 50_000_000
+# Exceptions that zipfile and the decompressors raise for damaged archives.
+DAMAGE = (
+    *(zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error, OSError, EOFError, ValueError),
+    *(IndexError, OverflowError, NotImplementedError, RuntimeError),
+)
 DECOMPRESSORS: dict[str, Callable[..., Any]] = {
     ".gz": gzip.open,
     ".tgz": gzip.open,
@@ -42,7 +49,7 @@ class Zip(Files):
         super().__init__(path)
         try:
             self.archive = zipfile.ZipFile(path)
-        except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
+        except DAMAGE as error:
             raise DataError(f"{path} can't be read as a zip archive ({error}).") from error
 
     def list_entries(self) -> Iterator[tuple[str, Any]]:
@@ -50,11 +57,12 @@ class Zip(Files):
         _check_limits(self.path, len(infos), sum(info.file_size for info in infos), packed)
         seen = set[str]()
         for info in infos:
-            if info.is_dir():
+            if info.filename.endswith("/"):
                 continue
-            mode, name = info.external_attr >> 16, info.filename.removeprefix("./")
+            mode, name = info.external_attr >> 16, info.filename
             if "/" not in name:
                 name = name.replace("\\", "/")  # some programs for Windows write backslashes
+            name = _simplify_name(name)
             reason = _explain_unsafe_name(name)
             if reason is None and stat.S_ISLNK(mode):
                 reason = "is a link, which is not followed in archives"
@@ -78,15 +86,7 @@ class Zip(Files):
         try:
             with self.archive.open(self.entries[name]) as file:
                 return file.read(size)
-        except (
-            zipfile.BadZipFile,
-            zlib.error,
-            lzma.LZMAError,
-            OSError,
-            EOFError,
-            NotImplementedError,
-            RuntimeError,
-        ) as error:
+        except DAMAGE as error:
             raise DataError(f"{self.path / name} can't be read: the archive is damaged ({error}).") from error
 
     def order_for_reading(self, names: Iterable[str]) -> list[str]:
@@ -104,7 +104,7 @@ class Tar(Files):
 
     def list_entries(self) -> Iterator[tuple[str, Any]]:
         for name, entry in read_tar_entries(self.plain, self.path, self.problems, self.refused):
-            if reason := _explain_unsafe_name(name) or _explain_bad_size(entry[1]):
+            if reason := _explain_bad_size(entry[1]):
                 self.refused[name] = reason
             else:
                 yield name, entry
@@ -148,7 +148,7 @@ def open_files(path: Path, follow_links: bool = False) -> Files:
         files = Zip(path)
     else:
         raise DataError(
-            f"{path} is not an archive that can be read: `data` takes a folder, or a file that ends in "
+            f"{path} is not an archive that can be read; expected a folder, or a file that ends in "
             f"{', '.join(ARCHIVE_SUFFIXES)}."
         )
     tops = {name.partition("/")[0] if "/" in name else "" for name in files.names}
@@ -170,7 +170,7 @@ def read_tar_entries(
         path: the tar file.
         shown: path to show in messages.
         problems: gets a sentence if the tar file is cut off or continues after its end mark.
-        refused: gets the reason for each file that is not read, such as a link, by name.
+        refused: gets the reason for each file that is not read, such as a link or a name that leads out of the archive.
 
     Raises:
         DataError: the file is not a plain tar file.
@@ -181,15 +181,11 @@ def read_tar_entries(
             try:
                 for member in archive:
                     archive.members = []  # type: ignore[attr-defined]  # or they would fill the memory
-                    name = member.name.removeprefix("./")
+                    name = _simplify_name(member.name)
                     if member.isdir():
                         continue
-                    if not member.isreg() or member.issparse():
-                        refused[name] = "is a link or a special file, which are not read in archives"
-                    elif name in seen:
-                        refused[name] = "occurs twice"
-                    elif member.size < 0:
-                        refused[name] = "has a size below 0"
+                    if reason := _explain_unread_member(member, name, seen):
+                        refused[escape_name(name)] = reason
                     elif member.offset_data + member.size > length:
                         problems.append(f"{shown} is cut off in the middle of {name}.")
                         whole = False
@@ -213,6 +209,15 @@ def read_tar_entries(
         )
 
 
+def _explain_unread_member(member: tarfile.TarInfo, name: str, seen: set[str]) -> str | None:
+    """Return why a member of a tar file is not read, or None; `seen` has the names of the members before it."""
+    if reason := _explain_unsafe_name(name):
+        return reason
+    if not member.isreg() or member.issparse():
+        return "is a link or a special file, which are not read in archives"
+    return "occurs twice" if name in seen else "has a size below 0" if member.size < 0 else None
+
+
 class PartReader:
     """Reader of parts of files, which keeps the file that it read last open."""
 
@@ -228,11 +233,12 @@ class PartReader:
                 if self.file is None or path != self.path:
                     if self.file is not None:
                         self.file.close()
+                    self.file = None  # if the next line fails, no closed file is left
                     self.path, self.file = path, path.open("rb")
                 self.file.seek(offset)
                 return self.file.read(size)
         except OSError as error:
-            raise DataError(f"{path} can't be read: {error.strerror}.") from error
+            raise DataError(f"{path} can't be read: {explain_read_error(error)}.") from error
 
 
 def _has_end_mark(path: Path, offset: int) -> bool:
@@ -297,8 +303,20 @@ def _explain_bad_size(size: int) -> str | None:
     )
 
 
+def _simplify_name(name: str) -> str:
+    """Leave out the parts of a path that mean nothing: ``a/b`` for ``./a//./b``."""
+    if name.startswith("./") or "//" in name or "/./" in name:
+        root = "/" if name.startswith("/") else ""
+        return root + "/".join(part for part in name.split("/") if part not in ("", "."))
+    return name
+
+
 def _explain_unsafe_name(name: str) -> str | None:
     """Return what is wrong with the name of a file in an archive, or None."""
+    if is_undecodable(name):
+        return UNDECODABLE_REASON
+    if not name:
+        return "has no name"
     path = PurePosixPath(name.replace("\\", "/"))
     if path.is_absolute() or ".." in path.parts or (path.parts and path.parts[0].endswith(":")):
         return "leads out of the archive"

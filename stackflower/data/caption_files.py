@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 
 from stackflower.data.files import Folder, decode_text
-from stackflower.data.rows.columns import name_columns, normalise
-from stackflower.data.rows.containers import RawTable, is_container, open_table
+from stackflower.data.rows.columns import Columns, build_column_error, find_text_columns, is_usual, normalise
+from stackflower.data.rows.containers import TEXT_SUFFIXES, is_container, open_table
 from stackflower.errors import ConfigError, DataError
 from stackflower.formats.lines import split_lines
 
@@ -51,10 +52,8 @@ def read_captions(path: Path, every: bool = False, column: str | None = None) ->
     Raises:
         DataError: the file can't be read or has no captions, or a row has none.
     """
-    files = Folder(path.parent)
-    if is_container(path.name):
-        table = open_table(files, path.name)
-        captions = [caption for row in _read_rows(table, column) for caption in (row if every else row[:1])]
+    if is_container(path.name) and (path.suffix.lower() != ".txt" or _is_table(path)):
+        captions = [caption for row in _read_rows(path, column) for caption in (row if every else row[:1])]
     else:
         try:
             captions = split_lines(decode_text(path.read_bytes(), path))
@@ -65,17 +64,37 @@ def read_captions(path: Path, every: bool = False, column: str | None = None) ->
     return captions
 
 
-def _read_rows(table: RawTable, column: str | None) -> Iterator[list[str]]:
+def _is_table(path: Path) -> bool:
+    """Return whether the first line of a text file names the columns of a table, as in Flickr8k's captions.txt."""
+    try:
+        with path.open(encoding="utf-8-sig") as file:
+            names = re.split(r"[,\t;|]", file.readline())
+    except (OSError, UnicodeDecodeError):
+        return False
+    return all(any(is_usual(content, name) for name in names) for content in ("image", "text"))
+
+
+def _read_rows(path: Path, column: str | None) -> Iterator[list[str]]:
     """Yield the captions of each row of a table."""
-    for row in table.rows:
-        values, problem = (
-            ({}, row.problem) if row.problem else normalise(row.values, name_columns(tuple(row.values), column))
-        )
-        captions = values.get("text", [])
-        if problem is None and (not captions or not all(caption.strip() for caption in captions)):
+    files = Folder(path.parent)
+    table = open_table(files, path.name)
+    rows = list(table.rows)
+    names = tuple(dict.fromkeys(name for row in rows for name in row.values))
+    columns = find_text_columns([row.values for row in rows if row.problem is None], column, path)
+    is_text = path.suffix.lower() in TEXT_SUFFIXES
+    if is_text and column is None and not any(is_usual("text", name) for name in names) and len(names) <= 1:
+        # a list without a header
+        rows = list(open_table(files, path.name, header=False).rows)
+        columns = ("1",)
+    if columns is None:
+        raise build_column_error("text", names, path)
+    for row in rows:
+        values, problem = normalise(row.values, Columns("", columns))
+        captions = values["text"]
+        if row.problem is None and problem is None and not any(caption.strip() for caption in captions):
             problem = "has no caption"
-        if problem is not None:
-            raise DataError(f"{table.locate(row)} {problem}.")
+        if row.problem or problem:
+            raise DataError(f"{table.locate(row)} {row.problem or problem}.")
         yield captions
 
 

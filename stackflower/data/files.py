@@ -19,9 +19,11 @@ from stackflower.data.image_formats import (
     is_readable_image,
 )
 from stackflower.errors import DataError
+from stackflower.utils.open_files import explain_read_error
 
 # Files that a system, an editor or a file server keeps beside those of the user.
 HIDDEN = re.compile(r"(?:^|/)(?:\.|__MACOSX/|@eaDir/|\$RECYCLE\.BIN/|(?:Thumbs\.db|desktop\.ini)$)", re.IGNORECASE)
+UNDECODABLE_REASON = "has a name that is not UTF-8; rename it"
 LINK_REASON = "is a link out of the folder; `data.follow_links=true` reads such files"
 
 
@@ -41,11 +43,10 @@ class Files(ABC):
     @cached_property
     def entries(self) -> dict[str, Any]:
         """How to find each file, by name, in alphabetical order."""
-        entries = {name: entry for name, entry in self.list_entries() if not _is_hidden(name)}
-        for name in [name for name in entries if not name.isprintable() and _is_undecodable(name)]:
+        entries = {name: entry for name, entry in self.list_entries() if not is_hidden(name)}
+        for name in [name for name in entries if is_undecodable(name)]:
             del entries[name]
-            shown = name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
-            self.refused[shown] = "has a name that is not UTF-8; rename it"
+            self.refused[escape_name(name)] = UNDECODABLE_REASON
         return dict(sorted(entries.items()))
 
     @property
@@ -166,11 +167,11 @@ class Folder(Files):
             try:
                 entries = list(os.scandir(folder))
             except OSError as error:
-                self.problems.append(f"{folder} can't be opened ({error.strerror}).")
+                self.problems.append(f"{folder} can't be opened ({explain_read_error(error)}).")
                 continue
             for entry in entries:
                 name, link = prefix + entry.name, entry.is_symlink()
-                if _is_hidden(name) or _is_hidden(f"{name}/"):
+                if is_hidden(name) or is_hidden(f"{name}/"):
                     continue
                 if link and not self.follow_links and not _is_inside(entry.path, root):
                     self.refused[name] = LINK_REASON
@@ -204,7 +205,7 @@ class Folder(Files):
             with open(self.entries[name], "rb", buffering=0 if 0 <= size <= TEXT_HEAD_SIZE else -1) as file:
                 return file.read(size)
         except OSError as error:
-            raise DataError(f"{self.path / name} can't be read: {error.strerror}.") from error
+            raise DataError(f"{self.path / name} can't be read: {explain_read_error(error)}.") from error
 
 
 class _Subfolder(Files):
@@ -277,9 +278,16 @@ def _is_inside(path: str, root: str) -> bool:
     return os.path.realpath(path).startswith(root.rstrip(os.sep) + os.sep)
 
 
-def _is_hidden(name: str) -> bool:
+def is_hidden(name: str) -> bool:
+    """Return whether a file is left out, because its name or a folder of it says that it is not the user's."""
     return HIDDEN.search(name) is not None
 
 
-def _is_undecodable(name: str) -> bool:
-    return any("\ud800" <= character <= "\udfff" for character in name)
+def is_undecodable(name: str) -> bool:
+    """Return whether the bytes of a name are not UTF-8."""
+    return not name.isprintable() and any("\ud800" <= character <= "\udfff" for character in name)
+
+
+def escape_name(name: str) -> str:
+    """Return a name for a message, with escapes for bytes that are not UTF-8."""
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")

@@ -4,24 +4,22 @@ from __future__ import annotations
 
 import io
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
 from PIL import (
     Image,
-    ImageDraw,
     ImageEnhance,
-    ImageFont,
     ImageOps,
-    TiffImagePlugin,  # noqa: F401 - Pillow reads the formats that are imported
+    TiffImagePlugin,
     UnidentifiedImageError,
-    WebPImagePlugin,  # noqa: F401
+    WebPImagePlugin,  # noqa: F401 - Pillow reads the formats that are imported
 )
-from skimage.util import img_as_ubyte, montage
+from skimage.util import montage
 from torch import Tensor
 
 from stackflower.data.image_formats import EXTENSIONS as EXTENSIONS
@@ -29,22 +27,63 @@ from stackflower.data.image_formats import FORMATS, TEXT_HEAD_SIZE, detect_forma
 from stackflower.errors import ConfigError, DataError
 from stackflower.utils.atomic import replacing
 
+TIFF_BITS, TIFF_PHOTOMETRIC, TIFF_SAMPLE_FORMAT = 258, 262, 339  # tags
+WHITE_IS_ZERO, SIGNED = 0, 2  # values of the last two tags
 MAX_PIXELS = 200_000_000  # larger images are treated as decompression bombs
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """Convert an image of any mode to 8-bit RGB; 16 bits are scaled down, transparent pixels are laid over white."""
-    if image.mode.startswith(("I", "F")):
-        values = np.asarray(image)
-        if values.dtype == np.int32 or values.dtype == np.float32:
-            values = (
-                values.clip(0, 65535).astype(np.uint16) if values.max() > 255 else values.clip(0, 255).astype(np.uint8)
-            )
-        return Image.fromarray(img_as_ubyte(values)).convert("RGB")
+    """Convert an image of any mode to 8-bit RGB; 16 bits are scaled down, transparent pixels are laid over white.
+
+    Raises:
+        DataError: the range of the pixels is unknown (see `find_range`).
+    """
+    if _is_deep(image):
+        return reduce_depth(image, *find_range(image)).convert("RGB")
     if "A" in image.getbands() or "transparency" in image.info:
         image = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
     return image.convert("RGB")
+
+
+def _is_deep(image: Image.Image) -> bool:
+    """Return whether the pixels of an image are other than 8-bit unsigned integers or single bits."""
+    return image.mode.startswith(("I", "F")) or SIGNED in _get_tags(image).get(TIFF_SAMPLE_FORMAT, ())
+
+
+def _get_tags(image: Image.Image) -> Mapping[int, Any]:
+    """Return the tags of an image that was opened from a TIFF file; none for other images."""
+    return image.tag_v2 if isinstance(image, TiffImagePlugin.TiffImageFile) else {}
+
+
+def find_range(image: Image.Image) -> tuple[int, int]:
+    """Return the values of black and white pixels of a high-bit image.
+
+    They follow from the format of the file, never from the pixels, so that a dark image stays dark.
+
+    Args:
+        image: image as opened; a copy does not know its format.
+
+    Raises:
+        DataError: the format does not state the range: pixels are floating-point, signed, or have 32 bits.
+    """
+    tags = _get_tags(image)
+    if image.mode.startswith("I;16"):
+        highest = int(2 ** tags.get(TIFF_BITS, (16,))[0] - 1)
+        return (highest, 0) if tags.get(TIFF_PHOTOMETRIC) == WHITE_IS_ZERO else (0, highest)
+    if image.mode == "I" and image.format in ("PNG", "PPM"):  # Pillow gives the 16 bits of these formats in 32
+        return 0, 65535
+    signed = SIGNED in tags.get(TIFF_SAMPLE_FORMAT, ())
+    kind = "floating-point" if image.mode == "F" else "signed" if signed else "32-bit"
+    raise DataError(
+        f"it has {kind} pixels, whose range is unknown; scale them to 0 to 255 and save the image as an 8-bit PNG file."
+    )
+
+
+def reduce_depth(image: Image.Image, black: int, white: int) -> Image.Image:
+    """Convert a greyscale image with pixels from `black` to `white` to 8 bits."""
+    values = np.abs(np.asarray(image).astype(np.int64) - black).clip(0, highest := abs(white - black))
+    return Image.fromarray(((values * 255 + highest // 2) // highest).astype(np.uint8))
 
 
 @contextmanager
@@ -97,7 +136,9 @@ def load_square(
             # A large JPEG file is decoded at a fraction of its size, which is faster.
             if box is None:
                 image.draft("RGB", (size * 2, size * 2))
+            limits = find_range(image) if _is_deep(image) else None
             upright = ImageOps.exif_transpose(image)
+            upright = upright if limits is None else reduce_depth(upright, *limits)
             upright = upright if box is None else _crop(upright, box)
             upright = crop_border(upright) if trim else upright
             square = ImageOps.fit(to_rgb(upright), (size, size), Image.Resampling.LANCZOS)
@@ -209,48 +250,6 @@ def tile(images: np.ndarray, columns: int, padding: int = 2) -> np.ndarray:
     """Tile images, uint8 (N, H, W, 3), on a white background, `columns` per row."""
     rows = -(-len(images) // columns)
     return montage(images, grid_shape=(rows, columns), padding_width=padding, fill=(255, 255, 255), channel_axis=-1)
-
-
-def _wrap(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int, most: int = 4) -> list[str]:
-    """Wrap a text to at most `most` lines of `width` pixels."""
-    lines = [""]
-    for word in text.split():
-        longer = f"{lines[-1]} {word}".strip()
-        if font.getlength(longer) <= width or not lines[-1]:
-            lines[-1] = longer
-        else:
-            lines.append(word)
-    return lines[:most]
-
-
-def draw_captioned_grid(images: np.ndarray, captions: Sequence[str], scale: int = 2) -> np.ndarray:
-    """Draw a row of images below each caption.
-
-    Args:
-        images: images of all captions in order, uint8 (N, R, R, 3), the same number for each.
-        captions: the captions.
-        scale: factor by which the images are enlarged.
-
-    Returns:
-        One image, uint8 (H, W, 3).
-    """
-    columns = len(images) // len(captions)
-    rows = []
-    for number, caption in enumerate(captions):
-        row = Image.fromarray(tile(images[number * columns : (number + 1) * columns], columns))
-        row = row.resize((row.width * scale, row.height * scale), Image.Resampling.LANCZOS)
-        font = ImageFont.load_default(size=14)
-        lines = _wrap(caption, font, row.width - 12)
-        sheet = Image.new("RGB", (row.width, row.height + 18 * len(lines) + 8), "white")
-        ImageDraw.Draw(sheet).multiline_text((6, 4), "\n".join(lines), fill="black", font=font, spacing=3)
-        sheet.paste(row, (0, sheet.height - row.height))
-        rows.append(sheet)
-    page = Image.new("RGB", (max(row.width for row in rows), sum(row.height for row in rows)), "white")
-    top = 0
-    for sheet in rows:
-        page.paste(sheet, (0, top))
-        top += sheet.height
-    return np.asarray(page)
 
 
 def grid(images: Sequence[Image.Image], columns: int = 8) -> Image.Image:

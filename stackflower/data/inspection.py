@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from stackflower.data.opening import open_source
+from stackflower.data.source import Source
 from stackflower.errors import ConfigError
 
+CaptionCheck = Callable[[Source], tuple[list[str], list[str]]]
+"""Function that returns problems of a data set's captions, and remarks about them."""
 
-def check_data(value: str, options: Mapping[str, Any], layout: str | None) -> dict[str, list[str]]:
+
+def check_data(
+    value: str, options: Mapping[str, Any], layout: str | None, check_captions: CaptionCheck | None = None
+) -> dict[str, list[str]]:
     """Read every image and row of a data set, and report what is wrong.
 
     Args:
         value: name, path or URL of the data set.
         options: options of its source.
         layout: name of the source. Default: detect it.
+        check_captions: further check, of the captions.
 
     Returns:
         Sentences under "problems", and other remarks under "notes".
@@ -25,11 +32,17 @@ def check_data(value: str, options: Mapping[str, Any], layout: str | None) -> di
     """
     source = open_source(value, options, layout)
     report = source.check()
-    if source.layout is not None and report is not None and (report[1] or not report[0]):
-        report[1].insert(0, f"{value} is {source.layout}.")
     if report is None:
         raise ConfigError(f"{value} can't be checked: it is generated, not read from a folder or shards.")
-    return {"problems": report[0], "notes": report[1]}
+    problems, notes = report
+    if source.layout is not None and (notes or not problems):
+        notes.insert(0, f"{value} is {source.layout}.")
+    if not source.is_captioned:
+        problems = [*problems, source.explain_no_captions()]
+    elif check_captions is not None:
+        more_problems, more_notes = check_captions(source)
+        problems, notes = [*problems, *more_problems], [*notes, *more_notes]
+    return {"problems": problems, "notes": notes}
 
 
 def count_data(value: str, options: Mapping[str, Any], layout: str | None) -> dict[str, Any]:

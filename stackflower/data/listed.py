@@ -17,9 +17,10 @@ import torch
 from stackflower.data.archives import is_archive, open_files
 from stackflower.data.files import Files
 from stackflower.data.images import load_square
-from stackflower.data.rows.assembly import Assembler, Listing
+from stackflower.data.rows.assembly import Assembler
 from stackflower.data.rows.checks import build_rows, join_problems
 from stackflower.data.rows.containers import RawTable
+from stackflower.data.rows.listing import Listing
 from stackflower.data.source import SPLITS, Rows, Source
 from stackflower.errors import DataError
 from stackflower.options import Below1, Seed

@@ -15,6 +15,7 @@ from stackflower.data.listed import ListedSource
 from stackflower.data.remote import is_remote
 from stackflower.data.rows.containers import is_container
 from stackflower.data.source import Source
+from stackflower.data.sources.shards import TEXT_SUFFIXES
 from stackflower.errors import ComponentError, ConfigError, DataError, StackflowerError
 from stackflower.options import suggest
 
@@ -90,11 +91,12 @@ def _detect_layout(path: Path, layouts: Mapping[str, type[Source]]) -> str:
     names = _list_recognised(files, layouts)
     if not names and LINK_REASON in files.refused.values():  # the source's error says how to follow links
         names = _list_recognised(open_files(path, follow_links=True), layouts)
-    if not names and path.suffix == ".tar":
+    contenders = [name for name in names if name != "images"]  # which fits all images
+    if not contenders and path.suffix == ".tar" and any(name.endswith(TEXT_SUFFIXES) for name in files.names):
         return "shards"
-    if not names:
+    contenders = contenders or names
+    if not contenders:
         raise DataError(_explain_unrecognised(files))
-    contenders = [name for name in names if name != "images"] or names
     if len(contenders) == 1 or not issubclass(layouts[contenders[0]], ListedSource):
         return contenders[0]
     results = {name: _try_layout(name, path) for name in contenders}

@@ -6,6 +6,7 @@ content and the settings, is written atomically, and can be deleted at any time.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import mmap
 import os
@@ -30,7 +31,7 @@ from stackflower.utils.atomic import RESUME_ADVICE, replacing, reporting_write_e
 from stackflower.utils.cache import compute_key, make_cache_folder, reporting_cache_errors
 from stackflower.utils.progress import Progress, progress_bar
 
-IMAGES, ROWS, LEFT_OUT, KEY = "images.npy", "rows.jsonl", "left-out.json", "key.json"
+IMAGES, ROWS, LEFT_OUT, KEY, DIGEST = "images.npy", "rows.jsonl", "left-out.json", "key.json", "digest.json"
 DONE, KEPT = "done.npy", "kept.npy"  # during preparation: which images are finished, and the images without bad ones
 ROWS_PER_BLOCK = 4096
 # what reading a damaged file may raise
@@ -44,13 +45,16 @@ class Prepared:
     Attributes:
         images: square images, uint8 (N, S, S, 3), memory-mapped.
         rows: captions, labels and attributes.
-        key: key of the content and the settings.
+        key: key of the source, the split and the size, which finds the split in the cache. It depends on the times of
+            files.
+        digest: hash of the pixels and rows, which is the same for a copy of the data.
         left_out: a sentence for each row or image that can't be used.
     """
 
     images: Tensor
     rows: Rows
     key: str
+    digest: str = ""
     left_out: list[str] = field(default_factory=list)
 
     @property
@@ -216,6 +220,7 @@ def _decode(source: Source, split: str, size: int, folder: Path, key: str, jobs:
     write_json_lines(partial / ROWS, (rows.row(number) for number in range(len(rows)) if number not in bad))
     if bad:
         (partial / KEPT).replace(partial / IMAGES)
+    write_text(partial / DIGEST, json.dumps(_compute_digest(partial)))
     (partial / DONE).unlink()
     shutil.rmtree(folder, ignore_errors=True)
     partial.rename(folder)
@@ -223,6 +228,15 @@ def _decode(source: Source, split: str, size: int, folder: Path, key: str, jobs:
         if is_partial(other, folder.name):
             shutil.rmtree(other, ignore_errors=True)
     return _read(folder, key)
+
+
+def _compute_digest(folder: Path) -> str:
+    """Compute the hash of the pixels and rows in a folder."""
+    digests = []
+    for name in (IMAGES, ROWS):
+        with (folder / name).open("rb") as file:
+            digests.append(hashlib.file_digest(file, "sha256").hexdigest())
+    return compute_key(*digests)
 
 
 def _free_written_pages(images: np.memmap[Any, Any], progress: Progress) -> Progress:
@@ -294,9 +308,9 @@ def _read(folder: Path, key: str) -> Prepared:
     if 0 < uncaptioned < len(lines):
         raise ValueError(f"{ROWS} has a row that has no caption")
     rows = build_rows(lines)
-    left_out = json.loads((folder / LEFT_OUT).read_text(encoding="utf-8"))
+    left_out, digest = (json.loads((folder / name).read_text(encoding="utf-8")) for name in (LEFT_OUT, DIGEST))
     if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1] != images.shape[2] or images.shape[3] != 3:
         raise ValueError(f"{IMAGES} holds {images.dtype} {images.shape}")
     if len(images) != len(rows):
         raise ValueError("images and rows differ in number")
-    return Prepared(torch.from_numpy(images), rows, key, left_out)
+    return Prepared(torch.from_numpy(images), rows, key, str(digest), left_out)

@@ -13,8 +13,8 @@ from stackflower.errors import ConfigError, DataError
 from stackflower.evaluation.scoring import collect_numbers
 from stackflower.utils.atomic import reporting_write_errors, write_text
 
-DESCRIPTIVE_FIELDS = ("data", "trained_on", "held_out", "shuffle")  # redundant with checksums and seeds
-# how images were generated; compared only if both state it
+DESCRIPTIVE_FIELDS = ("data", "trained_on", "held_out", "shuffle")  # ignored: checksums and seeds cover them
+# how images were generated; compared only if both protocols have the field
 GENERATION_FIELDS = ("captions", "per_caption", "truncation", "resized_to", "borders")
 
 
@@ -29,13 +29,11 @@ def save_scores(scores: Mapping[str, Any], path: Path) -> None:
 
 
 def build_file_name(scores: Mapping[str, Any]) -> str:
-    """Return the file name of scores; the same weights and protocol have the same name."""
+    """Return the file name of scores; scores of the same weights and protocol have the same name."""
     protocol = scores["protocol"]
-    what = json.dumps([select_comparable_fields(protocol), scores.get("scored", {})], sort_keys=True, default=str)
+    key = json.dumps([select_comparable_fields(protocol), scores.get("scored", {})], sort_keys=True, default=str)
     words = f"{str(protocol['split']).split()[0]}-{protocol['extractor']}"
-    return (
-        f"{re.sub(r'[^a-z0-9]+', '-', words.lower()).strip('-')}-{hashlib.sha256(what.encode()).hexdigest()[:8]}.json"
-    )
+    return f"{re.sub(r'[^a-z0-9]+', '-', words.lower()).strip('-')}-{hashlib.sha256(key.encode()).hexdigest()[:8]}.json"
 
 
 def read_scores(path: Path) -> dict[str, Any]:
@@ -45,15 +43,14 @@ def read_scores(path: Path) -> dict[str, Any]:
         DataError: the file is missing or contains anything else.
     """
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-        _ = dict(found["protocol"]), list(found["metrics"])
+        scores: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        _ = dict(scores["protocol"]), list(scores["metrics"])
     except FileNotFoundError:
         raise DataError(f"{path} does not exist; `stackflower eval` with `out={path}` writes one.") from None
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise DataError(
             f"{path} does not contain scores written by `stackflower eval` ({type(error).__name__}: {error})."
         ) from error
-    scores: dict[str, Any] = found
     return scores
 
 
@@ -62,28 +59,38 @@ def select_comparable_fields(protocol: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in protocol.items() if name not in DESCRIPTIVE_FIELDS}
 
 
-def check_comparable(one: Mapping[str, Any], other: Mapping[str, Any], path: Path) -> None:
-    """Raise ConfigError if the protocols of two scores differ, listing the differences."""
-    mine, theirs = (json.loads(json.dumps(select_comparable_fields(scores["protocol"]))) for scores in (one, other))
-    listed = [
-        f"  {name}: {mine.get(name, 'not stated')!r} here, {theirs.get(name, 'not stated')!r} there"
-        for name in dict.fromkeys([*mine, *theirs])
-        if mine.get(name) != theirs.get(name) and (name not in GENERATION_FIELDS or (name in mine and name in theirs))
+def check_comparable(scores: Mapping[str, Any], other_scores: Mapping[str, Any], path: Path) -> None:
+    """Raise ConfigError if the protocols of two scores differ, listing the differences.
+
+    Args:
+        scores: the scores.
+        other_scores: scores to compare them with.
+        path: file of the other scores, for the message.
+    """
+    here, there = (
+        json.loads(json.dumps(select_comparable_fields(side["protocol"]))) for side in (scores, other_scores)
+    )
+    differences = [
+        f"  {name}: {here.get(name, 'not stated')!r} here, {there.get(name, 'not stated')!r} there"
+        for name in dict.fromkeys([*here, *there])
+        if here.get(name) != there.get(name) and (name not in GENERATION_FIELDS or (name in here and name in there))
     ]
-    if listed:
+    if differences:
         raise ConfigError(
-            "\n".join([f"These scores and those of {path} are not comparable because their protocols differ:", *listed])
-            + "\nScore both in the same way."
+            "\n".join(
+                [f"These scores and those of {path} are not comparable because their protocols differ:", *differences]
+            )
+            + "\nScore both with the same protocol."
         )
 
 
-def compare(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, dict[str, float]]:
-    """Compare the numbers that both contain; return ``here``, ``there`` and their ``difference``."""
-    mine, theirs = collect_numbers(one), collect_numbers(other)
+def compare(scores: Mapping[str, Any], other_scores: Mapping[str, Any]) -> dict[str, dict[str, float]]:
+    """Compare the numbers that both scores contain; return ``here``, ``there`` and ``difference`` for each."""
+    here, there = collect_numbers(scores), collect_numbers(other_scores)
     return {
-        name: {"here": value, "there": theirs[name], "difference": value - theirs[name]}
-        for name, value in mine.items()
-        if name in theirs
+        name: {"here": value, "there": there[name], "difference": value - there[name]}
+        for name, value in here.items()
+        if name in there
     }
 
 

@@ -1,4 +1,4 @@
-"""Score the networks of a training while it runs."""
+"""Score networks during their training."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ from stackflower.utils.devices import get_process_state
 
 
 class TrainingScorer:
-    """Scorer of networks in training, on the held-out split.
+    """Scorer of networks during their training, on the held-out split.
 
-    The scores equal those that `evaluate` returns for the same weights.
+    The scores equal those of `evaluate` for the same weights.
 
     Args:
         config: configuration of the run; its `output` sets the metrics, the number of images and the extractor.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -25,8 +26,11 @@ from stackflower.runs.folder import Run
 from stackflower.utils.atomic import reporting_write_errors, try_writing
 from stackflower.utils.devices import get_process_state
 from stackflower.utils.progress import progress_bars
+from stackflower.utils.threads import choosing_threads
 
-FOLDER_RESOLUTION = 64
+logger = logging.getLogger(__name__)
+
+DEFAULT_RESOLUTION = 64  # of images that do not come from a run, in pixels
 
 
 def evaluate(
@@ -47,6 +51,7 @@ def evaluate(
     load_size: int | None = None,
     checkpoint: str | None = None,
     out: str | os.PathLike[str] | None = None,
+    threads: int | None = None,
     progress_bar: bool = True,
 ) -> dict[str, Any]:
     """Score a run, a folder of images or a function, as ``stackflower eval`` does.
@@ -71,10 +76,12 @@ def evaluate(
         checkpoint: checkpoint of a run: "best", or the number of images after which it was written. Default: the last
             model.
         out: file for the scores. Default: a file in the run's ``scores/``.
+        threads: number of threads on a CPU. Default: the environment variable ``OMP_NUM_THREADS``; otherwise the
+            fastest number, which is measured.
         progress_bar: show progress bars on stderr.
 
     Returns:
-        The scores by name, with their intervals and protocol; empty on processes other than the main one.
+        The scores by name, with their intervals and protocol; empty on processes other than the first.
 
     Raises:
         StackflowerError: the subject can't be scored; the message says why.
@@ -110,6 +117,7 @@ def evaluate(
         load_size=load_size,
         checkpoint=checkpoint,
         out=None if out is None else os.fspath(out),
+        threads=threads,
     )
     with progress_bars(progress_bar), torch.random.fork_rng(devices=[]):
         scores = evaluate_request(request)
@@ -124,12 +132,18 @@ def evaluate_request(request: EvaluationRequest) -> list[dict[str, Any]] | None:
     """
     request.check()
     state = get_process_state()
+    if request.extractor is None and "weights" in request.options and state.is_main_process:
+        logger.info(
+            "Reading %s as the extractor domain; for weights of another one, set `extractor`.",
+            request.options["weights"],
+        )
     if request.out is not None:
         with reporting_write_errors(request.out, ConfigError):
             try_writing(Path(request.out).expanduser())
-    other = None if request.compare is None else read_scores(Path(request.compare).expanduser())
+    other_scores = None if request.compare is None else read_scores(Path(request.compare).expanduser())
     all_scores = []
-    with progress_bars(state.is_main_process):
+    fixed = state.device.type != "cpu" or state.num_processes > 1
+    with progress_bars(state.is_main_process), choosing_threads(request.threads, fixed):
         for subject in _open_subjects(request, state):
             scores = _score_subject(subject, request, state)
             if state.is_main_process:
@@ -138,10 +152,10 @@ def evaluate_request(request: EvaluationRequest) -> list[dict[str, Any]] | None:
     if not state.is_main_process:
         return None
     for scores in all_scores:
-        if other is not None:
+        if other_scores is not None:
             try:
-                check_comparable(scores, other, Path(request.compare or ""))
-                scores["compared"] = compare(scores, other)
+                check_comparable(scores, other_scores, Path(request.compare or ""))
+                scores["compared"] = compare(scores, other_scores)
             except ConfigError as error:  # the caller raises it once the scores are printed
                 scores["not_comparable"] = str(error)
     if len(all_scores) > 1 and request.out is not None:
@@ -151,7 +165,7 @@ def evaluate_request(request: EvaluationRequest) -> list[dict[str, Any]] | None:
 
 def _open_subjects(request: EvaluationRequest, state: PartialState) -> Iterator[Subject]:
     """Open the subjects of a request, one at a time."""
-    resolution = request.resolution or FOLDER_RESOLUTION
+    resolution = request.resolution or DEFAULT_RESOLUTION
     for run, checkpoint in _list_checkpoints(request):
         yield RunSubject(run, checkpoint, request.protocol, state)
     if request.images is not None:

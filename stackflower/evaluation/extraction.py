@@ -11,6 +11,7 @@ from stackflower.evaluation.extractors.base import Extracted, Extractor
 from stackflower.evaluation.processes import Processes
 from stackflower.evaluation.protocol import Protocol
 from stackflower.evaluation.statistics import Statistics
+from stackflower.utils.threads import time_batches
 
 BATCH_SIZE = 64  # number of images generated and extracted at a time
 
@@ -28,15 +29,15 @@ class DistributedExtractor:
 
     def extract(self, images: Tensor) -> Extracted:
         """Extract the features of images uint8 `(N, 3, H, W)` that every process holds."""
-        mine = self.processes.share(len(images))
-        return self.extract_batches([images[mine.start : mine.stop]] if mine else [])
+        indices = self.processes.share(len(images))
+        return self.extract_batches([images[indices.start : indices.stop]] if indices else [])
 
     def extract_batches(self, batches: Iterable[Tensor]) -> Extracted:
         """Extract the features of this process's batches, uint8 `(n, 3, H, W)`, and gather those of all processes.
 
         At least one process must have a batch.
         """
-        gathered = self.processes.gather([self.extractor(batch) for batch in batches])
+        gathered = self.processes.gather([self.extractor(batch) for batch in time_batches(batches)])
         return Extracted.concatenate(gathered)
 
     def compute_statistics(
@@ -51,7 +52,7 @@ class DistributedExtractor:
             protocol: protocol of the scores, which sets the number of splits and of images whose features are kept.
         """
         statistics = Statistics(total, protocol.splits, protocol.kept)
-        for places, batch in batches:
+        for places, batch in time_batches(batches, lambda pair: len(pair[0])):
             statistics.add(self.extractor(batch), places)
         merged: Statistics
         merged, *others = self.processes.gather([statistics])

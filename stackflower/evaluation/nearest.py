@@ -1,4 +1,4 @@
-"""The nearest training image of each generated one: whether a run copies what it was trained on."""
+"""The nearest training image of each generated image, to detect whether a run copies its training images."""
 
 from __future__ import annotations
 
@@ -9,25 +9,26 @@ import torch
 from torch import Tensor
 
 from stackflower.features.base import Features, compute_unit_means, resize_images
+from stackflower.utils.pixels import scale_pixels
 
-SIZE = 96  # px at which a pretrained network looks
-THUMBNAIL = 16  # px of the images that are compared where there is none
-CLOSE = 0.01  # share of training images that lie closer to another one than this limit
-SAME = 1e-5  # of the mean length: nearer points are the same image
-CHUNK = 1024
+FEATURES_INPUT_SIZE = 96  # input size of a pretrained network, in pixels
+THUMBNAIL_SIZE = 16  # size of the images that are compared without a pretrained network, in pixels
+CLOSE_SHARE = 0.01  # share of training images that are closer to another training image than the limit
+DUPLICATE_TOLERANCE = 1e-5  # points closer than this share of the mean length are the same image
+CHUNK = 1024  # points compared at a time
 
 
 @dataclass(frozen=True)
 class Nearest:
-    """Of each generated image, the nearest training image."""
+    """The nearest training image of each generated image."""
 
-    index: Tensor  # (N,) its number
+    index: Tensor  # (N,) number of the training image
     distance: Tensor  # (N,)
-    limit: float  # distance below which a share `CLOSE` of training images has another training image
+    limit: float  # distance within which `CLOSE_SHARE` of the training images have another training image
 
     @property
     def copies(self) -> Tensor:
-        """(N,) bool: nearer to a training image than 99% of training images are to one another."""
+        """Whether each image is nearer to a training image than 99% of training images to one another, bool `(N,)`."""
         return self.distance < self.limit
 
 
@@ -40,10 +41,10 @@ def create_describer(features: Features | None) -> Callable[[Tensor], Tensor]:
 
     @torch.inference_mode()
     def describe(images: Tensor) -> Tensor:
-        size = THUMBNAIL if features is None else SIZE
+        size = THUMBNAIL_SIZE if features is None else FEATURES_INPUT_SIZE
         parts = []
         for part in images.split(100):
-            x = resize_images(part.float() / 127.5 - 1, size)
+            x = resize_images(scale_pixels(part), size)
             if features is None:
                 parts.append(x.flatten(1))
             else:
@@ -63,26 +64,33 @@ def find_nearest(generated: Tensor, training: Tensor) -> Nearest:
         training: points `(V, M, F)` of V views of each training image, such as its mirror image; the nearest view
             counts. M is at least 2.
     """
-    generated, training = generated.double(), training.double()  # distances of equal points are rounding errors
-    training_distance, _ = _find_closest(training[0], training, own=True)
-    known = training_distance[training_distance > SAME * float(training.square().sum(2).mean()) ** 0.5]
-    limit = float(known.quantile(CLOSE)) if len(known) else 0.0
-    distance, index = _find_closest(generated, training, own=False)
+    generated, training = generated.double(), training.double()  # keeps the rounding errors of equal points small
+    training_distance, _ = _find_closest(training[0], training, exclude_own=True)
+    tolerance = DUPLICATE_TOLERANCE * float(training.square().sum(2).mean()) ** 0.5
+    distinct = training_distance[training_distance > tolerance]
+    limit = float(distinct.quantile(CLOSE_SHARE)) if len(distinct) else 0.0
+    distance, index = _find_closest(generated, training, exclude_own=False)
     return Nearest(index, distance, limit)
 
 
-def _find_closest(points: Tensor, among: Tensor, own: bool) -> tuple[Tensor, Tensor]:
-    """Return distance and number of the closest point; with `own`, a point's own views are left out.
+def _find_closest(points: Tensor, views: Tensor, exclude_own: bool) -> tuple[Tensor, Tensor]:
+    """Find the image closest to each point, in memory that grows with M rather than N·M.
 
-    Memory grows with M, not with N·M.
+    Args:
+        points: points `(N, F)`.
+        views: points `(V, M, F)` of V views of each image.
+        exclude_own: exclude image i for point i.
+
+    Returns:
+        Distances `(N,)`, and numbers of the images `(N,)`.
     """
     distances, numbers = [], []
     for first in range(0, len(points), CHUNK):
-        table = torch.cdist(points[first : first + CHUNK], among).amin(0)
-        if own:
+        table = torch.cdist(points[first : first + CHUNK], views).amin(0)
+        if exclude_own:
             rows = torch.arange(len(table))
             table[rows, first + rows] = torch.inf
-        found = table.min(1)
-        distances.append(found.values)
-        numbers.append(found.indices)
+        closest = table.min(1)
+        distances.append(closest.values)
+        numbers.append(closest.indices)
     return torch.cat(distances), torch.cat(numbers)

@@ -1,4 +1,4 @@
-"""Scores of single images as a table."""
+"""Write a table of per-image scores."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from stackflower.utils.atomic import reporting_write_errors, write_text
 
 
 def parse_number(name: str) -> int | None:
-    """Return the last number in a file's name."""
+    """Return the last number in a file's name, or None without digits."""
     numbers = re.findall(r"\d+", Path(name).stem)
     return int(numbers[-1]) if numbers else None
 
@@ -21,31 +21,36 @@ def parse_number(name: str) -> int | None:
 def save_per_image(inputs: MetricInputs, files: Sequence[str] | None, path: Path) -> None:
     """Write ``score,id`` for each image.
 
-    The score is the cosine distance from the real image of its caption; the id is the number in its file's name, or its
-    place.
+    The score is the cosine distance from the real image of its caption. The id is the number in the file's name, or the
+    number of the real image if the data has no files.
+
+    Args:
+        inputs: metric inputs of the images.
+        files: names of the images; None: those of the real images.
+        path: file to write.
 
     Raises:
-        DataError: features were kept of some of the images only, or the file can't be written.
+        DataError: the outputs of some images were not kept, ids are missing or ambiguous, or the file can't be written.
     """
     rows, distances = compute_pair_distances(inputs)
     if len(rows) < inputs.fake.count:
         raise DataError(
-            f"{path} would hold {len(rows):,} of {inputs.fake.count:,} images: keep the features of all, with "
-            f"`kept={inputs.fake.count}`."
+            f"{path} would hold the scores of only {len(rows):,} of {inputs.fake.count:,} images; keep the features of "
+            f"all with `kept={inputs.fake.count}`."
         )
-    files_of_rows = inputs.reference.data.rows.files
+    real_files = inputs.reference.data.rows.files
     names = (
-        [str(image) if files_of_rows is None else files_of_rows[image] for image, _ in inputs.pairs or ()]
+        [str(image) if real_files is None else real_files[image] for image, _ in inputs.pairs or ()]
         if files is None
         else files
     )
-    scored: dict[int, float] = {}
+    score_of: dict[int, float] = {}
     for row, value in zip(rows.tolist(), distances.tolist(), strict=True):
         number = parse_number(names[row])
-        if number is None or number in scored:
-            why = "no number" if number is None else "the number of another"
-            raise DataError(f"{path}: {names[row]} has {why}, and scores are named by it.")
-        scored[number] = value
-    lines = [f"{value:.6f},{number:04d}" for number, value in sorted(scored.items())]
+        if number is None or number in score_of:
+            problem = "has no number" if number is None else "has the same number as another"
+            raise DataError(f"{path}: the name {names[row]} {problem}; the number in the name identifies a score.")
+        score_of[number] = value
+    lines = [f"{value:.6f},{number:04d}" for number, value in sorted(score_of.items())]
     with reporting_write_errors(path, DataError):
         write_text(path, "\n".join(["score,id", *lines]) + "\n")

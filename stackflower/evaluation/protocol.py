@@ -1,4 +1,4 @@
-"""How scores are computed: what is chosen on the command line, and what every score states."""
+"""Evaluation protocols: the choices that determine how scores are computed."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from stackflower import registry
 from stackflower.errors import ConfigError
 from stackflower.options import suggest
 
-KEPT = 10_000
+DEFAULT_KEPT = 10_000
 
 
 @dataclass(frozen=True)
@@ -20,12 +20,12 @@ class Protocol:
     Args:
         name: name of the protocol.
         metrics: names of metrics; None: all that the data allow.
-        split: reference split; None: the one that scores are reported on.
+        split: reference split; None: the split that scores are reported on.
         samples: number of captions; None: one for each image of the split, at most 5,000.
         per_caption: number of images per caption.
         splits: splits of the Inception Score.
-        kept: number of images of each side whose features are kept, the first in a random order, for metrics that
-            compare images one by one.
+        kept: maximum number of generated and of real images whose features are kept, for metrics that compare single
+            images; in random order, the first images are kept.
         unseen_classes: numbers of classes of the training split and of `split`, which must not overlap; None: any.
         seed: seed of captions, noise and shuffling.
         truncation: standard deviations at which noise is truncated; None: not truncated.
@@ -39,7 +39,7 @@ class Protocol:
     samples: int | None = None
     per_caption: int = 1
     splits: int = 10
-    kept: int = KEPT
+    kept: int = DEFAULT_KEPT
     unseen_classes: tuple[int, int] | None = None
     seed: int = 0
     truncation: float | None = None
@@ -47,13 +47,13 @@ class Protocol:
     skip_bad: bool = False
 
     def __post_init__(self) -> None:
-        known = registry.list_parts("metric")
-        unknown = [name for name in self.metrics or () if name not in known]
+        allowed = registry.list_parts("metric")
+        unknown = [name for name in self.metrics or () if name not in allowed]
         if unknown:
-            raise ConfigError(f"`metrics={','.join(unknown)}`: allowed are {', '.join(known)}.")
+            raise ConfigError(f"`metrics={name}`: unknown metric {name!r}.{suggest(name, allowed)}" for name in unknown)
 
     def describe(self) -> dict[str, object]:
-        """Its part of what a score states."""
+        """Return the protocol fields that do not depend on the subject or the data."""
         return {"protocol": self.name, "splits": self.splits, "seed": self.seed}
 
 
@@ -71,38 +71,39 @@ PROTOCOLS: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 """Protocols by name.
 
-``stackgan-birds`` and ``stackgan-flowers`` are those of StackGAN (Zhang et al. 2017): the test classes do not occur in
+``stackgan-birds`` and ``stackgan-flowers`` follow StackGAN (Zhang et al. 2017): the test classes do not occur in
 training, ten images are generated per caption, and the Inception Score uses ten splits and a classifier of the test
-classes. ``competition`` is that of the reverse image caption: the Inception Score of all images, and the cosine
-distance of logits to the real image.
+classes. ``competition`` follows the reverse image caption competition: the Inception Score of all images without
+splits, and the cosine distance of logits to the real image.
 """
 
 
-def find_protocol(name: str, given: Mapping[str, Any]) -> Protocol:
-    """Return a protocol by name.
+def find_protocol(name: str, choices: Mapping[str, Any]) -> Protocol:
+    """Return a protocol by name, with further choices.
 
     Args:
         name: name of the protocol.
-        given: choices that the protocol leaves open; None stands for the default.
+        choices: choices that the protocol leaves open; None stands for the default.
 
     Raises:
         ConfigError: the name is unknown, or the protocol fixes one of the choices.
     """
     if name not in PROTOCOLS:
-        raise ConfigError(f"`protocol={name}`: unknown protocol.{suggest(name, list(PROTOCOLS))}")
-    fixed, chosen = PROTOCOLS[name], {key: value for key, value in given.items() if value is not None}
+        raise ConfigError(f"Unknown protocol {name!r}.{suggest(name, list(PROTOCOLS))}")
+    fixed, chosen = PROTOCOLS[name], {key: value for key, value in choices.items() if value is not None}
     if "metrics" in chosen:
         metrics = chosen["metrics"]
         chosen["metrics"] = tuple(metrics.split(",") if isinstance(metrics, str) else metrics)
     for key, value in chosen.items():
         if key in fixed and value != fixed[key]:
             raise ConfigError(
-                f"`{key}`: the protocol {name} fixes {_format_fixed(key, fixed[key])}; leave out one of them."
+                f"`{key}`: the protocol {name} {_describe_fixed(key, fixed[key])}; leave out `{key}` or `protocol`."
             )
     return Protocol(**{**fixed, **chosen}, name=name)
 
 
-def _format_fixed(key: str, value: Any) -> str:
+def _describe_fixed(key: str, value: Any) -> str:
+    """Describe a choice fixed by a protocol, as the end of a sentence."""
     if value is None:
-        return f"that there is no `{key}`"
-    return f"`{key}={','.join(value) if isinstance(value, tuple) else value}`"
+        return f"does not allow `{key}`"
+    return f"fixes `{key}={','.join(value) if isinstance(value, tuple) else value}`"

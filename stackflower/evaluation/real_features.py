@@ -1,4 +1,4 @@
-"""The cache of statistics of real images, with which every run is compared."""
+"""Cache of the statistics of real images."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from stackflower.utils.cache import compute_key, make_cache_folder, reporting_ca
 def build_path(extractor: Extractor, reference: Reference, rows: Tensor, protocol: Protocol) -> Path:
     """Return the cache file of the statistics of the images `rows` `(n,)` of a split.
 
-    Its name depends on weights, resizing, images and crop.
+    Its name depends on the extractor's weights and resizing, on the images and their crop, and on the protocol.
     """
-    described = sorted((key, str(value)) for key, value in extractor.describe().items())
+    fields = sorted((key, str(value)) for key, value in extractor.describe().items())
     settings = reference.data.key, reference.resolution, protocol.splits, protocol.kept
-    key = compute_key("real", described, settings, extractor.device.type, rows.tolist())
+    key = compute_key("real", fields, settings, extractor.device.type, rows.tolist())
     return make_cache_folder("features") / f"{key}.safetensors"
 
 
@@ -36,6 +36,10 @@ def load(path: Path) -> Statistics | None:
 
 
 def save(statistics: Statistics, path: Path) -> None:
-    """Save statistics. DataError where the cache can't be written."""
+    """Write statistics to the cache.
+
+    Raises:
+        DataError: the cache can't be written.
+    """
     with reporting_cache_errors(path.parent), replacing(path) as temporary:
         save_file(statistics.to_tensors(), temporary)

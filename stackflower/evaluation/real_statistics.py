@@ -1,4 +1,4 @@
-"""Compute the statistics of real images, with which generated ones are compared."""
+"""Compute and cache the statistics of real images, which generated images are compared with."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from stackflower.utils.rng import create_rng
 def load_or_compute(
     extractor: DistributedExtractor, reference: Reference, rows: Tensor, protocol: Protocol
 ) -> Statistics:
-    """Return the statistics of images `rows` (n,) of a split, from the cache where every process finds them there."""
+    """Return the statistics of images `rows` `(n,)` of a split, from the cache if all processes have them there."""
     path = real_features.build_path(extractor.extractor, reference, rows, protocol)
     cached = real_features.load(path)
-    everywhere = all(extractor.processes.gather([cached is not None]))
-    if cached is not None and everywhere:
+    cached_everywhere = all(extractor.processes.gather([cached is not None]))
+    if cached is not None and cached_everywhere:
         return cached
     computed = compute_split_statistics(extractor, reference, rows, protocol)
     if extractor.processes.is_main:
@@ -33,17 +33,17 @@ def load_or_compute(
 def compute_split_statistics(
     extractor: DistributedExtractor, reference: Reference, rows: Tensor, protocol: Protocol
 ) -> Statistics:
-    """Compute the statistics of images `rows` (n,) of a split."""
-    mine = extractor.processes.share(len(rows))
-    parts = rows[mine.start : mine.stop].split(BATCH_SIZE) if mine else ()
+    """Compute the statistics of images `rows` `(n,)` of a split."""
+    indices = extractor.processes.share(len(rows))
+    parts = rows[indices.start : indices.stop].split(BATCH_SIZE) if indices else ()
     batches = (reference.data.crop_centre(reference.resolution, part) for part in parts)
-    return extractor.compute_statistics(number_images(batches, mine.start), len(rows), protocol)
+    return extractor.compute_statistics(number_images(batches, indices.start), len(rows), protocol)
 
 
 def load_training_statistics(
     extractor: DistributedExtractor, reference: Reference, protocol: Protocol
 ) -> Statistics | None:
-    """Return the statistics of at most `Protocol.kept` training images; None where they are the reference."""
+    """Return the statistics of at most `Protocol.kept` training images; None if they are the reference split."""
     if reference.split == "train":
         return None
     with extractor.processes.main_first():

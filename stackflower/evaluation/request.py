@@ -21,7 +21,7 @@ class EvaluationRequest:
 
     Args:
         runs: folders of runs.
-        images: folder of images.
+        images: folder or archive of images.
         real: split whose real images to score.
         function: function that maps captions and a seed to images.
         data: name and options of the data set to compare with; None: the run's own.
@@ -35,6 +35,7 @@ class EvaluationRequest:
         compare: file of scores to compare with.
         checkpoint: "best", "all", the number of images after which a checkpoint was written, or None for a run's last
             model.
+        threads: number of threads on a CPU; None: choose (see `utils.threads`).
     """
 
     runs: Sequence[str] = ()
@@ -51,6 +52,7 @@ class EvaluationRequest:
     out: str | None = None
     compare: str | None = None
     checkpoint: str | None = None
+    threads: int | None = None
 
     @property
     def per_image(self) -> bool:
@@ -72,19 +74,19 @@ class EvaluationRequest:
         if not subjects:
             raise ConfigError("Give one or more run folders, `images=DIR` or `real=SPLIT`.")
         self._check_choices(subjects)
-        several = len(self.runs) + len(subjects) - bool(self.runs) > 1
-        if self.per_image and (self.protocol.name != "competition" or several):
+        several_subjects = len(self.runs) + len(subjects) - bool(self.runs) > 1
+        if self.per_image and (self.protocol.name != "competition" or several_subjects):
             raise ConfigError(
                 f"`out={self.out}`: a table of per-image scores needs exactly one subject and `protocol=competition`."
             )
         if self.data is None and subjects != ["a run"]:
             raise ConfigError(f"{subjects[-1]}: name the data to compare with, as in `data=my-flowers`.")
-        if self.images is not None and not Path(self.images).expanduser().is_dir():
-            raise ConfigError(f"`images={self.images}`: this folder does not exist.")
-        refused = sorted(set(self.protocol.metrics or ()) - set(list_folder_metrics()))
-        if refused and (self.images or self.real):
+        if self.images is not None and not Path(self.images).expanduser().exists():
+            raise ConfigError(f"`images={self.images}`: this folder or archive does not exist.")
+        unavailable = sorted(set(self.protocol.metrics or ()) - set(list_folder_metrics()))
+        if unavailable and (self.images or self.real):
             raise ConfigError(
-                f"`metrics={','.join(refused)}` needs a subject that generates images, and {subjects[-1]} does not; "
+                f"`metrics={','.join(unavailable)}` needs a subject that generates images, unlike {subjects[-1]}; "
                 f"use {', '.join(list_folder_metrics())}."
             )
 

@@ -46,11 +46,11 @@ class Selection:
 
     reference: Reference
     protocol: Protocol
-    pairs: list[tuple[int, int]]  # for each generated image: number of a real image, number of its caption
+    pairs: list[tuple[int, int]]  # for each generated image: numbers of a real image and of its caption
 
     @classmethod
     def draw(cls, reference: Reference, protocol: Protocol) -> Selection:
-        """Draw captions and images as the protocol says.
+        """Draw captions and real images according to the protocol.
 
         With several images per caption, each caption is used once before any is repeated.
         """
@@ -108,7 +108,7 @@ class Selection:
 def build_inputs(
     extractor: DistributedExtractor, reference: Reference, protocol: Protocol, **fields: Any
 ) -> MetricInputs:
-    """Build the inputs of metrics from `fields`, the extractor and the split."""
+    """Build the inputs of metrics from the extractor, the split and further `fields` of `MetricInputs`."""
     return MetricInputs(
         protocol=protocol,
         reference=reference,

@@ -1,4 +1,4 @@
-"""Scores by the registered metrics, as numbers and as text."""
+"""Compute the registered metrics, and format their scores."""
 
 from __future__ import annotations
 
@@ -12,52 +12,57 @@ from stackflower.evaluation.metrics.base import Metric, MetricInputs
 
 
 def create_metrics() -> dict[str, Metric]:
-    """Every registered metric by its name, in the order of the report."""
-    every: dict[str, Metric] = {}
+    """Create every registered metric; return them by name, in the order of the report."""
+    metrics: dict[str, Metric] = {}
     for name in registry.list_parts("metric"):
-        with suppress(
-            ComponentError
-        ):  # one of another distribution that can't be built, unless it is asked for by name
-            every[name] = registry.create("metric", name)
-    return dict(sorted(every.items(), key=lambda item: item[1].position))
+        with suppress(ComponentError):  # a broken plugin must not break the others; `score` reports it on request
+            metrics[name] = registry.create("metric", name)
+    return dict(sorted(metrics.items(), key=lambda item: item[1].position))
 
 
 def list_folder_metrics() -> list[str]:
-    """Names of the metrics that generate no images themselves."""
+    """List the metrics that do not generate images themselves."""
     return [name for name, metric in create_metrics().items() if not metric.needs_run]
 
 
 def score(inputs: MetricInputs) -> dict[str, Any]:
     """Compute the metrics of the protocol.
 
-    If the protocol names none, compute all that the data allow, and state why the others are missing.
+    If the protocol names none, compute all that the data allow.
+
+    Returns:
+        The scores by name; ``metrics``, the names of the metrics; and ``omitted``, the reason for each metric left out.
+
+    Raises:
+        ConfigError: no metric can be computed.
+        DataError: a named metric can't be computed.
     """
-    named, scores, omitted = inputs.protocol.metrics, {}, {}
-    for name in named or ():
-        registry.create("metric", name)  # what is wrong with it, if anything
+    requested, scores, omitted = inputs.protocol.metrics, {}, {}
+    for name in requested or ():
+        registry.create("metric", name)  # raises if the metric is broken
     for name, metric in create_metrics().items():
-        wanted = metric.by_default if named is None else name in named
-        if not wanted or (named is None and _is_inapplicable(metric, inputs)):
+        selected = metric.by_default if requested is None else name in requested
+        if not selected or (requested is None and _is_inapplicable(metric, inputs)):
             continue
         try:
             if metric.needs_captions and inputs.captions is None:
                 raise DataError(f"{name} can't be computed: {inputs.no_captions_reason}")
             scores[name] = metric.compute(inputs)
         except DataError as error:
-            if named is not None:
+            if requested is not None:
                 raise
             omitted[name] = str(error)
     if not scores:
         reasons = "".join(f"\n  {reason}" for reason in omitted.values())
         raise ConfigError(
-            f"None of the metrics {', '.join(named or create_metrics())} can be computed from this data.{reasons}"
+            f"None of the metrics {', '.join(requested or create_metrics())} can be computed from this data.{reasons}"
         )
-    every = {key: value for found in scores.values() for key, value in found.items()}
-    return every | {"metrics": list(scores), "omitted": omitted}
+    merged = {key: value for metric_scores in scores.values() for key, value in metric_scores.items()}
+    return merged | {"metrics": list(scores), "omitted": omitted}
 
 
 def _is_inapplicable(metric: Metric, inputs: MetricInputs) -> bool:
-    """Whether a metric makes no sense for what is scored."""
+    """Return whether the subject or the data lack what a metric needs."""
     return (
         (metric.needs_captions and inputs.captions is None)
         or (metric.needs_run and inputs.generate is None)
@@ -66,18 +71,18 @@ def _is_inapplicable(metric: Metric, inputs: MetricInputs) -> bool:
 
 
 def find_limit(name: str) -> tuple[str, str]:
-    """Return the metric and the score, as `collect_numbers` names it, that a limit refers to.
+    """Return the metric that a limit refers to, and the score as `collect_numbers` names it.
 
     Raises:
         ConfigError: no score has that name.
     """
-    known: dict[str, tuple[str, str]] = {}
-    for each, metric in create_metrics().items():
-        known |= {} if metric.measure is None else {each: (each, metric.measure)}
-        known |= {other: (each, score) for other, score in metric.limits.items()}
-    if name not in known:
-        raise ConfigError(f"{name!r} is no score that can have a limit; allowed are {', '.join(known)}.")
-    return known[name]
+    targets: dict[str, tuple[str, str]] = {}
+    for metric_name, metric in create_metrics().items():
+        targets |= {} if metric.measure is None else {metric_name: (metric_name, metric.measure)}
+        targets |= {limit_name: (metric_name, score) for limit_name, score in metric.limits.items()}
+    if name not in targets:
+        raise ConfigError(f"{name!r} is not a score that can have a limit; allowed are {', '.join(targets)}.")
+    return targets[name]
 
 
 def find_missed_limits(scores: Mapping[str, Any], under: Mapping[str, float], over: Mapping[str, float]) -> list[str]:
@@ -86,15 +91,15 @@ def find_missed_limits(scores: Mapping[str, Any], under: Mapping[str, float], ov
     Raises:
         ConfigError: a limited score was not computed.
     """
-    found, values = [], collect_numbers(scores)
+    missed, values = [], collect_numbers(scores)
     for limits, word in ((under, "under"), (over, "over")):
         for name, limit in limits.items():
             value = values.get(find_limit(name)[1])
             if value is None:
                 raise ConfigError(f"`fail_{word}={name}={limit:g}`: this score can't be computed from this data.")
-            if not (value >= limit if word == "under" else value <= limit):  # what is no number misses every limit
-                found.append(f"{name} = {value:.4g} is {word} {limit:g}.")
-    return found
+            if not (value >= limit if word == "under" else value <= limit):  # NaN misses every limit
+                missed.append(f"{name} = {value:.4g} is {word} {limit:g}.")
+    return missed
 
 
 def describe(scores: Mapping[str, Any]) -> str:
@@ -108,20 +113,20 @@ def describe(scores: Mapping[str, Any]) -> str:
     return "\n".join([*lines, *warnings, *(["scored", *scored] if scored else []), *_describe_protocol(scores)])
 
 
-def describe_side_by_side(found: Sequence[Mapping[str, Any]]) -> str:
+def describe_side_by_side(all_scores: Sequence[Mapping[str, Any]]) -> str:
     """Format the scores of several subjects as a table, with the protocol of the first."""
-    names = [", ".join(str(value) for value in _select_names(scores).values()) for scores in found]
-    columns = [collect_numbers(scores) for scores in found]
+    names = [", ".join(str(value) for value in _select_names(scores).values()) for scores in all_scores]
+    columns = [collect_numbers(scores) for scores in all_scores]
     measures = list(dict.fromkeys(name for column in columns for name in column))
     width = max(len(name) for name in measures)
-    heads = [f"  {number}  {name}" for number, name in enumerate(names, 1)]
+    legend = [f"  {number}  {name}" for number, name in enumerate(names, 1)]
     rows = [
         f"{name:<{width}}" + "".join(f"{column[name]:>12.4g}" if name in column else " " * 12 for column in columns)
         for name in measures
     ]
-    warnings = [f"Warning: {text}" for scores in found for text in scores.get("warnings", ())]
-    numbered = " " * width + "".join(f"{number:>12}" for number in range(1, len(found) + 1))
-    return "\n".join([*heads, numbered, *rows, *dict.fromkeys(warnings), *_describe_protocol(found[0])])
+    warnings = [f"Warning: {text}" for scores in all_scores for text in scores.get("warnings", ())]
+    numbered = " " * width + "".join(f"{number:>12}" for number in range(1, len(all_scores) + 1))
+    return "\n".join([*legend, numbered, *rows, *dict.fromkeys(warnings), *_describe_protocol(all_scores[0])])
 
 
 def _describe_protocol(scores: Mapping[str, Any]) -> list[str]:
@@ -132,15 +137,15 @@ def _describe_protocol(scores: Mapping[str, Any]) -> list[str]:
 def _format_value(value: Any) -> str:
     """Format a value of a protocol."""
     if isinstance(value, Mapping):
-        parts = [f"{name} {_format_value(each)}" for name, each in value.items()]
+        parts = [f"{name} {_format_value(item)}" for name, item in value.items()]
         return ", ".join(parts)
     return str(value)
 
 
 def _select_names(scores: Mapping[str, Any]) -> dict[str, Any]:
     """Return the fields that identify a subject."""
-    wanted = ("run", "folder", "function", "real_images_of", "weights")
-    return {name: value for name, value in scores["scored"].items() if name in wanted}
+    fields = ("run", "folder", "function", "real_images_of", "weights")
+    return {name: value for name, value in scores["scored"].items() if name in fields}
 
 
 def find_interval(scores: Mapping[str, Any], name: str) -> tuple[float, float] | None:
@@ -148,16 +153,16 @@ def find_interval(scores: Mapping[str, Any], name: str) -> tuple[float, float] |
     *groups, key = name.split(": ")
     for group in groups:
         scores = scores[group]
-    found = scores.get("interval" if key == "value" else f"{key}_interval")
-    return None if not found else (float(found[0]), float(found[1]))
+    interval = scores.get("interval" if key == "value" else f"{key}_interval")
+    return None if not interval else (float(interval[0]), float(interval[1]))
 
 
-def collect_numbers(scores: Mapping[str, Any], before: str = "") -> dict[str, float]:
-    """Every number among scores, those of a group by its name too."""
-    found: dict[str, float] = {}
+def collect_numbers(scores: Mapping[str, Any], prefix: str = "") -> dict[str, float]:
+    """Collect all scores that are numbers; those of a group are named ``GROUP: NAME``."""
+    numbers: dict[str, float] = {}
     for name, value in scores.items():
         if isinstance(value, float):
-            found[before + name] = value
+            numbers[prefix + name] = value
         elif isinstance(value, dict) and name not in ("protocol", "scored", "omitted", "compared"):
-            found |= collect_numbers(value, f"{before}{name}: ")
-    return found
+            numbers |= collect_numbers(value, f"{prefix}{name}: ")
+    return numbers

@@ -44,7 +44,7 @@ def open_data(data: Mapping[str, Any] | None, options: Mapping[str, Any]) -> Sou
     """Open a data set.
 
     Args:
-        data: its name and options.
+        data: name and options of the data set.
         options: further options, which override those in `data`.
 
     Raises:
@@ -57,7 +57,7 @@ def open_data(data: Mapping[str, Any] | None, options: Mapping[str, Any]) -> Sou
 
 
 class Subject(ABC):
-    """Base class of what can be scored."""
+    """Base class of subjects: everything that can be scored."""
 
     resolution: int
     name: str  # for messages and tables
@@ -87,6 +87,8 @@ class GeneratedSubject(Subject):
     generate: GenerateFunction
 
     def extract(self, extractor: DistributedExtractor, reference: Reference, protocol: Protocol) -> SubjectInputs:
+        if not reference.source.is_captioned:
+            raise DataError(reference.source.explain_no_captions())
         selection = Selection.draw(reference, protocol)
         real = load_or_compute(extractor, reference, selection.chosen, protocol)
         protocol_fields = {
@@ -141,14 +143,14 @@ class RunSubject(GeneratedSubject):
     def describe(self) -> dict[str, Any]:
         best = self.run.read_best() if self.checkpoint == "best" else None
         weights = "averaged (EMA)" if self.config.train.ema_half_life else "current"
-        seen = max((row["images"] for row in self.run.read_metrics()), default=None)
+        images_seen = max((row["images"] for row in self.run.read_metrics()), default=None)
         if best is not None:
-            seen = best["images"]
-            weights += f", best {best['protocol'].get('metric')} in training, after {seen:,} images"
+            images_seen = best["images"]
+            weights += f", best {best['protocol'].get('metric')} in training, after {images_seen:,} images"
         elif self.checkpoint is not None:
-            seen = int(self.checkpoint)
-            weights += f", after {seen:,} images"
-        return {"run": str(self.run), "weights": weights, "images_seen": seen, "generated_at": self.resolution}
+            images_seen = int(self.checkpoint)
+            weights += f", after {images_seen:,} images"
+        return {"run": str(self.run), "weights": weights, "images_seen": images_seen, "generated_at": self.resolution}
 
     def list_warnings(self, extractor: Extractor) -> list[str]:
         features = self.run.read_record().features
@@ -188,8 +190,8 @@ class FunctionSubject(GeneratedSubject):
         Each block of captions has its own seed: the noise does not repeat, and does not depend on the number of
         processes.
         """
-        mine = share(len(captions) * per_caption, part)
-        for number in range(mine.start // BATCH_SIZE, -(-mine.stop // BATCH_SIZE)):
+        indices = share(len(captions) * per_caption, part)
+        for number in range(indices.start // BATCH_SIZE, -(-indices.stop // BATCH_SIZE)):
             rows = range(number * BATCH_SIZE, min((number + 1) * BATCH_SIZE, len(captions) * per_caption))
             block_seed = create_rng(seed, 12, number).initial_seed() % 2**31
             images = self.function([captions[row // per_caption] for row in rows], block_seed)
@@ -201,4 +203,4 @@ class FunctionSubject(GeneratedSubject):
                 raise DataError(
                     f"{self.name} returned {actual} for {len(rows)} captions; expected a uint8 tensor of shape {shape}."
                 )
-            yield images[max(mine.start - rows.start, 0) : mine.stop - rows.start]
+            yield images[max(indices.start - rows.start, 0) : indices.stop - rows.start]

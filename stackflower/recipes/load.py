@@ -1,7 +1,8 @@
 """Recipes: one TOML file of plain values per published model, and its mini variant.
 
-``NAME`` is the model as published. ``NAME-mini`` is its mini variant: `narrowed` derives it, and the ``[mini]`` table
-of the recipe changes it, with the reason beside each value. Further tables override values:
+``NAME`` is the model as published. ``NAME-mini`` is its mini variant: `derive_mini` applies the rules common to all
+recipes, and the ``[mini]`` table of the recipe adds what its variant needs beyond them, with the reason beside each
+value. Further tables override values:
 
 - ``[stage2]`` in a later stage, ``[stage2.mini]`` in a later stage of the mini variant;
 - ``[gpu]`` on a machine with a GPU, ``[stage2.gpu]`` in a later stage there.
@@ -19,7 +20,7 @@ from typing import Any
 from stackflower import registry
 from stackflower.errors import ConfigError
 from stackflower.options import suggest
-from stackflower.recipes.mini import MINI, merged_tables, narrowed
+from stackflower.recipes.mini import MINI, derive_mini, merge_tables
 
 
 @cache
@@ -32,7 +33,7 @@ def _built_in() -> dict[str, str]:
     }
 
 
-def recipes() -> dict[str, str]:
+def describe_recipes() -> dict[str, str]:
     """Return the one-line description of each built-in recipe, including mini variants, by name."""
     descriptions = {}
     for name, text in _built_in().items():
@@ -46,7 +47,7 @@ def recipes() -> dict[str, str]:
 def has_later_stage(name: str) -> bool:
     """Return whether a recipe, built-in or a file, has a ``[stage2]`` table; False if the recipe can't be read."""
     try:
-        return "stage2" in _parse(name, _read(name, name.removesuffix(MINI) if name in recipes() else name))
+        return "stage2" in _parse(name, _read(name, name.removesuffix(MINI) if name in describe_recipes() else name))
     except ConfigError:
         return False
 
@@ -65,14 +66,14 @@ def load_recipe(name: str, stage: int = 1, gpu: bool = False) -> dict[str, Any]:
     Raises:
         ConfigError: the recipe does not exist, is not TOML, or has no later stage.
     """
-    base = name.removesuffix(MINI) if name in recipes() else name
+    base = name.removesuffix(MINI) if name in describe_recipes() else name
     values = _parse(name, _read(name, base))
     mini, later, on_gpu = (_pop_table(name, values, table) for table in ("mini", "stage2", "gpu"))
     if stage > 1:
         values, mini = _later_stage(name, values, later)
         on_gpu = _pop_table(name, values, "gpu")
     if gpu and base == name:
-        values = merged_tables(values, on_gpu or {})
+        values = merge_tables(values, on_gpu or {})
     if base != name:
         values = _mini_variant(values, {} if mini is None else mini, stage)
     return {**values, "recipe": name, "stage": stage}
@@ -85,7 +86,8 @@ def _read(name: str, base: str) -> str:
     path = Path(name).expanduser()
     if not path.is_file():
         raise ConfigError(
-            f"There is no recipe {name!r}.{suggest(name, recipes())} For a recipe of your own, use `recipe=FILE.toml`."
+            f"Unknown recipe {name!r}.{suggest(name, describe_recipes())} For a recipe of your own, use "
+            "`recipe=FILE.toml`."
         )
     try:
         return path.read_text(encoding="utf-8")
@@ -94,6 +96,7 @@ def _read(name: str, base: str) -> str:
 
 
 def _parse(name: str, text: str) -> dict[str, Any]:
+    """Parse the text of a recipe; raise ConfigError if it is not TOML."""
     try:
         return tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
@@ -115,11 +118,11 @@ def _later_stage(
     if later is None:
         with_later_stage = [recipe for recipe, text in _built_in().items() if "stage2" in tomllib.loads(text)]
         raise ConfigError(
-            f"Recipe {name} has no later stage: it has no [stage2] table. Use `recipe=NAME` with one of "
+            f"Recipe {name} has no later stage: a [stage2] table is missing. Use `recipe=NAME` with one of "
             f"{', '.join(with_later_stage)}."
         )
     mini = later.pop("mini", {})
-    values = merged_tables(values, later)
+    values = merge_tables(values, later)
     train = values.get("train")
     # without its own load_size, a later stage crops by the same share as the previous stage
     if isinstance(train, dict) and "load_size" not in (later.get("train") or {}):
@@ -128,8 +131,8 @@ def _later_stage(
 
 
 def _mini_variant(values: dict[str, Any], mini: Mapping[str, Any], stage: int) -> dict[str, Any]:
-    """Return the mini variant of a stage: `narrowed`, the ``mini`` table and, in Stage-I, a small crop margin."""
-    values = merged_tables(narrowed(values), mini)
+    """Apply `derive_mini`, then the ``mini`` table; in Stage-I, prepare images 1/32 larger than the crop."""
+    values = merge_tables(derive_mini(values), mini)
     if stage == 1:
         resolution = registry.get_value("generator", values["generator"], "resolution") or 64
         values["train"] = {**values["train"], "load_size": round(resolution * 33 / 32)}

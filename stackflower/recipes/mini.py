@@ -9,28 +9,28 @@ from typing import Any
 from stackflower import registry
 
 MINI = "-mini"
-NARROWER = {"generator": 1 / 4, "discriminator": 3 / 8}  # share of the published width
+WIDTH_SHARES = {"generator": 1 / 4, "discriminator": 3 / 8}  # share of the published number of channels
 
 
-def merged_tables(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
-    """Merge `other` into `one`, table by table, and return the result.
+def merge_tables(base: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """Merge `overrides` into a copy of `base`, table by table, and return the result.
 
     A table that names another part replaces the old table. `false` removes the old table.
     """
-    values = dict(one)
-    for key, value in other.items():
+    values = dict(base)
+    for key, value in overrides.items():
         old = values.get(key)
         if value is False and isinstance(old, Mapping):
             del values[key]
         elif isinstance(old, Mapping) and isinstance(value, Mapping):
-            same = value.get("name", old.get("name")) == old.get("name")
-            values[key] = merged_tables(old, value) if same else copy.deepcopy(dict(value))
+            same_part = value.get("name", old.get("name")) == old.get("name")
+            values[key] = merge_tables(old, value) if same_part else copy.deepcopy(dict(value))
         else:
             values[key] = copy.deepcopy(value)
     return values
 
 
-def narrowed(values: Mapping[str, Any]) -> dict[str, Any]:
+def derive_mini(values: Mapping[str, Any]) -> dict[str, Any]:
     """Derive the mini variant of a recipe, by the same rules for all recipes.
 
     - a quarter of the generator's width and three eighths of the discriminator's;
@@ -44,7 +44,7 @@ def narrowed(values: Mapping[str, Any]) -> dict[str, Any]:
     - a length in images instead of epochs.
     """
     mini = copy.deepcopy(dict(values))
-    for kind, share in NARROWER.items():
+    for kind, share in WIDTH_SHARES.items():
         part = mini.setdefault(kind, {})
         width = registry.get_value(kind, part, "channels")
         if width is not None:

@@ -11,18 +11,10 @@ from stackflower.errors import MissingDependency
 
 MAX_POINTS = 300  # per curve; longer curves are averaged
 INK, FRAME = "#010203", "#040506"  # placeholders, replaced by the colours of the page
-DASHES: tuple[Any, ...] = (
-    "-",
-    "--",
-    "-.",
-    ":",
-    (0, (8, 2)),
-    (0, (1, 3)),
-    (0, (5, 1, 1, 1, 1, 1)),
-    (0, (3, 5)),
-)  # one per run
+# line style of each run
+DASHES: tuple[Any, ...] = ("-", "--", "-.", ":", (0, (8, 2)), (0, (1, 3)), (0, (5, 1, 1, 1, 1, 1)), (0, (3, 5)))
 Curves = dict[str, dict[str, list[tuple[float, float]]]]
-"""Group → measure → pairs (images, value)."""
+"""For each group and measure, the pairs (number of images, value)."""
 
 
 def collect_curves(rows: Sequence[Mapping[str, Any]]) -> Curves:
@@ -34,7 +26,7 @@ def collect_curves(rows: Sequence[Mapping[str, Any]]) -> Curves:
             if name == "images_per_second":
                 group, slash, measure = "speed", "/", "images per second"
             if slash and isinstance(value, (int, float)) and math.isfinite(value):
-                # Scores differ in scale, so each has its own chart.
+                # scores differ in scale: each gets its own chart
                 group, measure = (f"eval: {measure}", measure) if group == "eval" else (group, measure)
                 curves.setdefault(group, {}).setdefault(measure, []).append((row["images"], value))
     return curves
@@ -82,13 +74,12 @@ def plot(runs: Mapping[str, Curves], columns: int = 2) -> str:
         axes = figure.subplots(rows, columns, squeeze=False).flatten()
         for axis, group in zip(axes, groups, strict=False):
             for style_number, (run, curves) in enumerate(runs.items()):
-                axis.set_prop_cycle(None)  # the same colour for a measure in every run
+                axis.set_prop_cycle(None)  # a measure has the same colour in every run
                 for measure, points in curves.get(group, {}).items():
                     label = f"{run}: {measure}" if len(runs) > 1 else measure
-                    label = label.replace("$", r"\$")  # not a formula
-                    label = (
-                        f"\u200b{label}" if label.startswith("_") else label
-                    )  # matplotlib hides labels that start with "_"
+                    label = label.replace("$", r"\$")  # else matplotlib reads a formula
+                    if label.startswith("_"):  # matplotlib hides such labels
+                        label = f"\u200b{label}"
                     line = DASHES[style_number % len(DASHES)]
                     axis.plot(*zip(*average_points(points), strict=True), label=label, linewidth=1, linestyle=line)
             axis.set(title=group, xlabel="images", facecolor="none")

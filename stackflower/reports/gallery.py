@@ -1,4 +1,4 @@
-"""Images of a report, as data URIs: the page needs no other files."""
+"""Images of a report as data URIs, which make the page self-contained."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from stackflower.pipeline import Pipeline
 from stackflower.runs.folder import Run
 
 CAPTION_COUNT, NOISE_COUNT = 5, 5
-STEPS, ROWS = 8, 2  # columns and rows of interpolations
+INTERPOLATION_STEPS, INTERPOLATION_ROWS = 8, 2  # columns and rows of an interpolation
 MAX_GRIDS = 24  # evenly spaced grids shown of a longer training
 JPEG_QUALITY = 85
 
@@ -109,16 +109,24 @@ def generate_gallery(run: Run, captions: Sequence[str], seed: int = 0) -> Captio
     return CaptionGallery(
         captions=rows,
         between_captions=Picture(
-            draw_strip(pipeline.interpolate(ends, STEPS, per_caption=ROWS, seed=seed), STEPS), " → ".join(ends)
+            draw_strip(
+                pipeline.interpolate(ends, INTERPOLATION_STEPS, per_caption=INTERPOLATION_ROWS, seed=seed),
+                INTERPOLATION_STEPS,
+            ),
+            " → ".join(ends),
         ),
         between_noises=Picture(
-            draw_strip(pipeline.interpolate(ends[:1], STEPS, per_caption=ROWS, seed=seed), STEPS), ends[0]
+            draw_strip(
+                pipeline.interpolate(ends[:1], INTERPOLATION_STEPS, per_caption=INTERPOLATION_ROWS, seed=seed),
+                INTERPOLATION_STEPS,
+            ),
+            ends[0],
         ),
     )
 
 
 def try_generating_gallery(run: Run, captions: Sequence[str]) -> CaptionGallery | str:
-    """Generate the gallery, or return the reason why that fails."""
+    """Generate the gallery, or return the reason why it can't be generated."""
     try:
         return generate_gallery(run, captions) if captions else "The data has no captions to generate images for."
     except StackflowerError as error:

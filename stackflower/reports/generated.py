@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import re
 import uuid
 from collections.abc import Iterator
@@ -15,16 +14,16 @@ import numpy as np
 from accelerate import PartialState
 
 from stackflower.data.caption_files import collect_captions
-from stackflower.data.images import draw_captioned_grid, save_png, sharpen
+from stackflower.data.grids import check_writable_format, draw_captioned_grid, names_image_file, save_image
+from stackflower.data.images import sharpen
 from stackflower.errors import ConfigError, DataError
 from stackflower.pipeline import Pipeline
+from stackflower.text.checks import clean_captions, report_given_captions
 from stackflower.utils.atomic import replacing, reporting_write_errors
 from stackflower.utils.devices import get_process_state
-
-logger = logging.getLogger(__name__)
+from stackflower.utils.threads import choosing_threads, time_batches
 
 MAX_GRID_IMAGES = 10_000  # a grid is one file, drawn in memory
-MAX_UNKNOWN_WORDS = 10  # unknown words that a warning lists
 FILE_NAME = re.compile(r"(\d{5,})-(\d{2,})\.png")
 
 
@@ -49,6 +48,7 @@ class SampleRequest:
     side_by_side: bool = False
     checkpoint: str | None = None
     interpolate: int | None = None
+    threads: int | None = None
 
 
 @dataclass(frozen=True)
@@ -93,16 +93,23 @@ def write_samples(request: SampleRequest) -> WrittenImages | None:
         The written images, or None on processes other than the first, which write their share.
 
     Raises:
-        ConfigError: options of the request are incompatible.
-        DataError: the images can't be written.
+        ConfigError: options of the request are incompatible, or a caption is empty, too long or not valid text.
+        DataError: the text encoder can represent nothing of a caption, or the images can't be written.
     """
-    captions = collect_captions(request.captions, request.file)
+    captions = clean_captions(collect_captions(request.captions, request.file))
     state = get_process_state()
+    with choosing_threads(request.threads, state.device.type != "cpu" or state.num_processes > 1):
+        return _write_samples(request, captions, state)
+
+
+def _write_samples(request: SampleRequest, captions: list[str], state: PartialState) -> WrittenImages | None:
     if request.interpolate is not None:
         return _interpolate(request, captions, state)
     total, out = len(captions) * request.per_caption, request.out
-    one_file = out is not None and out.lower().endswith(".png")
     base = Path(out).expanduser() if out else Path(request.run).expanduser() / "generated"
+    one_file = out is not None and names_image_file(base)
+    if one_file:
+        check_writable_format(base)
     if one_file and total > 1 and not request.grid:
         raise ConfigError(f"{total:,} images don't fit into the file {out}; name a folder, or add `grid=true`.")
     if request.grid and total > MAX_GRID_IMAGES:
@@ -111,7 +118,7 @@ def write_samples(request: SampleRequest) -> WrittenImages | None:
             "or generate fewer."
         )
     if not one_file and base.is_file():
-        raise ConfigError(f"`out={base}` is a file; name a folder, or a new file ending in .png.")
+        raise ConfigError(f"`out={base}` is a file; name a folder, or a new image file, such as flower.png.")
     pipeline = Pipeline.from_run(
         request.run, state.device, with_discriminator=request.best_of > 1, checkpoint=request.checkpoint
     )
@@ -120,7 +127,8 @@ def write_samples(request: SampleRequest) -> WrittenImages | None:
             f"`side_by_side=true`: {request.run} generates {pipeline.resolution} px only; later stages (`stage=2`) and "
             "trees generate several resolutions."
         )
-    _warn_about_unknown_words(pipeline, captions, state)
+    if state.is_main_process:
+        report_given_captions(pipeline.encoder, captions)
     batches = pipeline.generate(
         captions,
         per_caption=request.per_caption,
@@ -131,7 +139,7 @@ def write_samples(request: SampleRequest) -> WrittenImages | None:
         side_by_side=request.side_by_side,
         part=(state.process_index, state.num_processes),
     )
-    images = (sharpen(image, request.sharpen) for batch in batches for image in batch.numpy())
+    images = (sharpen(image, request.sharpen) for batch in time_batches(batches) for image in batch.numpy())
     with reporting_write_errors(base, DataError):
         if request.grid:
             path = base if one_file else base / f"grid-{uuid.uuid4().hex[:6]}.png"
@@ -139,22 +147,14 @@ def write_samples(request: SampleRequest) -> WrittenImages | None:
         return _write_files(images, captions, request.per_caption, base, one_file, state)
 
 
-def _warn_about_unknown_words(pipeline: Pipeline, captions: list[str], state: PartialState) -> None:
-    """Warn about words or tags unknown to the text encoder, which images can't show."""
-    unknown = pipeline.encoder.unknown(captions) if state.is_main_process else []
-    if unknown:
-        more = f" and {len(unknown) - MAX_UNKNOWN_WORDS:,} more" if len(unknown) > MAX_UNKNOWN_WORDS else ""
-        logger.warning("The run's text encoder does not know: %s%s.", ", ".join(unknown[:MAX_UNKNOWN_WORDS]), more)
-
-
 def _interpolate(request: SampleRequest, captions: list[str], state: PartialState) -> WrittenImages | None:
     """Write one grid with a row per noise: from the first caption to the last, or between noises for one caption."""
-    flags = {
+    options = {
         "`best_of`": request.best_of > 1,
         "`side_by_side`": request.side_by_side,
         "`sharpen`": request.sharpen != 1,
     }
-    if refused := [flag for flag, is_set in flags.items() if is_set]:
+    if refused := [name for name, is_set in options.items() if is_set]:
         raise ConfigError(f"{', '.join(refused)} can't be combined with `interpolate`; leave it out.")
     steps, rows = request.interpolate or 0, request.per_caption
     if steps * rows > MAX_GRID_IMAGES:
@@ -162,11 +162,13 @@ def _interpolate(request: SampleRequest, captions: list[str], state: PartialStat
             f"`interpolate={steps}` with {rows} rows: at most {MAX_GRID_IMAGES:,} images fit into a grid."
         )
     out = Path(request.out).expanduser() if request.out else Path(request.run).expanduser() / "generated"
-    path = out if out.suffix.lower() == ".png" else out / f"interpolation-{uuid.uuid4().hex[:6]}.png"
+    if one_file := request.out is not None and names_image_file(out):
+        check_writable_format(out)
+    path = out if one_file else out / f"interpolation-{uuid.uuid4().hex[:6]}.png"
     pipeline = Pipeline.from_run(request.run, state.device, checkpoint=request.checkpoint)
     if not state.is_main_process:
         return None
-    _warn_about_unknown_words(pipeline, captions, state)
+    report_given_captions(pipeline.encoder, captions)
     batches = pipeline.interpolate(
         captions,
         steps,
@@ -177,7 +179,7 @@ def _interpolate(request: SampleRequest, captions: list[str], state: PartialStat
     )
     images = np.concatenate([batch.numpy() for batch in batches])
     with reporting_write_errors(path, DataError):
-        save_png(draw_captioned_grid(images, [" → ".join(captions), *[""] * (rows - 1)]), path)
+        save_image(draw_captioned_grid(images, [" -> ".join(captions), *[""] * (rows - 1)]), path, grid=True)
     return WrittenImages(str(path.parent), captions, 1, str(path))
 
 
@@ -186,12 +188,12 @@ def _write_grid(
 ) -> WrittenImages | None:
     from accelerate.utils import gather_object
 
-    images_drawn = list(images)
+    all_images = list(images)
     if state.num_processes > 1:
-        images_drawn = gather_object(images_drawn)
+        all_images = gather_object(all_images)
     if not state.is_main_process:
         return None
-    save_png(draw_captioned_grid(np.stack(images_drawn), captions), path)
+    save_image(draw_captioned_grid(np.stack(all_images), captions), path, grid=True)
     return WrittenImages(str(path.parent), captions, 1, str(path))
 
 
@@ -206,7 +208,7 @@ def _write_files(
     first = len(captions) * per_caption * state.process_index // state.num_processes
     for row, image in enumerate(images, first):
         name = f"{row // per_caption:05d}-{row % per_caption:02d}.png"
-        save_png(image, base if one_file else base / name)
+        save_image(image, base if one_file else base / name)
     state.wait_for_everyone()
     if not state.is_main_process:
         return None

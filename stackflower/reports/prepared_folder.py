@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from stackflower.data.opening import open_source
-from stackflower.data.prepared import IMAGES, KEY, ROWS, Prepared, is_partial, prepare, prepare_into
+from stackflower.data.prepared import DIGEST, IMAGES, KEY, ROWS, Prepared, is_partial, prepare, prepare_into
 from stackflower.data.prepared import LEFT_OUT as LEFT_OUT_ROWS
 from stackflower.data.source import SPLITS
 from stackflower.data.sources.prepared import DESCRIPTION_FILE
@@ -21,7 +21,7 @@ from stackflower.utils.atomic import RESUME_ADVICE, reporting_write_errors, try_
 logger = logging.getLogger(__name__)
 
 PAGE_FILE, LEFT_OUT_FILE = "summary.html", "left-out.txt"
-SPLIT_FILES = (IMAGES, ROWS, KEY, LEFT_OUT_ROWS)  # in the folder of a split
+SPLIT_FILES = (IMAGES, ROWS, KEY, LEFT_OUT_ROWS, DIGEST)  # files in the folder of a split
 
 
 def prepare_data(
@@ -93,14 +93,14 @@ def _check_folder(folder: Path) -> None:
         if not folder.is_dir():
             raise DataError(f"{folder} is a file; name a new folder.")
         for path in sorted(folder.iterdir()):
-            ours = path.name in (DESCRIPTION_FILE, PAGE_FILE, LEFT_OUT_FILE) or any(
+            expected = path.name in (DESCRIPTION_FILE, PAGE_FILE, LEFT_OUT_FILE) or any(
                 is_partial(path, split) for split in SPLITS
             )
             if path.name in SPLITS and path.is_dir() and (path / KEY).is_file():
-                path, ours = next(
+                path, expected = next(
                     ((child, False) for child in sorted(path.iterdir()) if child.name not in SPLIT_FILES), (path, True)
                 )
-            if not ours:
+            if not expected:
                 raise DataError(f"{folder} already exists and holds {path.relative_to(folder)}; name a new folder.")
     with reporting_write_errors(folder, DataError):
         try_writing(folder / DESCRIPTION_FILE)

@@ -28,7 +28,7 @@ class Table:
 
     protocol: dict[str, Any]
     runs: list[str]
-    rows: list[tuple[str, list[str]]]  # measure, and its value for each run
+    rows: list[tuple[str, list[str]]]  # name of a measure, and its value in each column
 
 
 def build_score_tables(runs: dict[str, Run]) -> tuple[list[Table], list[str]]:
@@ -43,8 +43,8 @@ def build_score_tables(runs: dict[str, Run]) -> tuple[list[Table], list[str]]:
                 problems.append(str(error))
                 continue
             key = json.dumps(select_comparable_fields(scores["protocol"]), sort_keys=True, default=str)
-            _, comma, which = str(scores.get("scored", {}).get("weights", "")).partition(", ")
-            by_protocol.setdefault(key, {})[f"{name} ({which})" if comma else name] = scores
+            _, comma, checkpoint = str(scores.get("scored", {}).get("weights", "")).partition(", ")
+            by_protocol.setdefault(key, {})[f"{name} ({checkpoint})" if comma else name] = scores
     return [_build_table(columns) for columns in by_protocol.values()], problems
 
 
@@ -63,7 +63,7 @@ def _build_table(columns: dict[str, dict[str, Any]]) -> Table:
 
 
 def _format_cell(scores: dict[str, Any], measure: str, value: float | None) -> str:
-    """Format a score with its interval."""
+    """Format a score with its interval; empty if the run lacks the score."""
     interval = find_interval(scores, measure)
     return "" if value is None else f"{value:.4g}" + (f" ({interval[0]:.4g} to {interval[1]:.4g})" if interval else "")
 
@@ -71,16 +71,16 @@ def _format_cell(scores: dict[str, Any], measure: str, value: float | None) -> s
 def _name_runs(runs: Sequence[str | Path]) -> dict[str, Run]:
     """Name each run by its folder, or by its path where two folders have the same name."""
     if len(runs) > MAX_RUNS:
-        raise ConfigError(f"{len(runs)} runs: at most {MAX_RUNS} fit side by side.")
+        raise ConfigError(f"{len(runs)} runs given; a report compares at most {MAX_RUNS}.")
     folders = [Run(run) for run in runs]
     names = [folder.path.resolve().name for folder in folders]
-    named: dict[str, Run] = {}
+    by_name: dict[str, Run] = {}
     for folder, name in zip(folders, names, strict=True):
         name = name if names.count(name) == 1 else str(folder)
-        if name in named:
-            raise ConfigError(f"{folder} is named twice.")
-        named[name] = folder
-    return named
+        if name in by_name:
+            raise ConfigError(f"{folder} is given twice; name each run once.")
+        by_name[name] = folder
+    return by_name
 
 
 def write_report(runs: Sequence[str | Path], nearest: int = 0, out: str | Path | None = None) -> dict[str, Any]:
@@ -97,29 +97,31 @@ def write_report(runs: Sequence[str | Path], nearest: int = 0, out: str | Path |
         ``report``, the path of the file; ``last``, the last measures of each run; and, if requested, ``nearest``, the
         distances to the nearest training images.
     """
-    named = _name_runs(runs)
-    measures = {name: _read_measures(run) for name, run in named.items()}
+    by_name = _name_runs(runs)
+    measures = {name: _read_measures(run) for name, run in by_name.items()}
     curves = plot({name: collect_curves(rows) for name, rows in measures.items()})
     try:
-        captions, missing = gallery.choose_captions(next(iter(named.values()))), ""
+        captions, reason = gallery.choose_captions(next(iter(by_name.values()))), ""
     except StackflowerError as error:
-        captions, missing = [], str(error)
-    pairs = {name: gallery.find_nearest_training(run, nearest) for name, run in named.items()} if nearest else {}
-    tables, problems = build_score_tables(named)
+        captions, reason = [], str(error)
+    pairs = {name: gallery.find_nearest_training(run, nearest) for name, run in by_name.items()} if nearest else {}
+    tables, problems = build_score_tables(by_name)
     page = Environment(loader=PackageLoader("stackflower.reports"), autoescape=True).get_template("report.html")
     html = page.render(
-        title=", ".join(named),
-        runs=[_describe_run(name, run, measures[name]) for name, run in named.items()],
+        title=", ".join(by_name),
+        runs=[_describe_run(name, run, measures[name]) for name, run in by_name.items()],
         curves=curves,
         captions=captions,
         generated={
-            name: gallery.try_generating_gallery(run, captions) if captions else missing for name, run in named.items()
+            name: gallery.try_generating_gallery(run, captions) if captions else reason for name, run in by_name.items()
         },
         tables=tables,
         problems=problems,
         pairs=pairs,
     )
-    path = Path(out).expanduser() if out else (named.popitem()[1].path if len(named) == 1 else Path()) / "report.html"
+    path = (
+        Path(out).expanduser() if out else (by_name.popitem()[1].path if len(by_name) == 1 else Path()) / "report.html"
+    )
     with reporting_write_errors(path, RunError):
         write_text(path, html + "\n")
     last = {name: _select_last(rows) for name, rows in measures.items()}

@@ -75,6 +75,11 @@ class Run:
         return max(self.list_checkpoint_images(), default=0)
 
     @property
+    def is_untrained(self) -> bool:
+        """Whether the run's only checkpoint is from before the first step, so that its model is untrained."""
+        return self.list_checkpoint_images() == [0]
+
+    @property
     def config_file(self) -> Path:
         """Path of ``config.json``."""
         return self.path / "config.json"
@@ -251,9 +256,15 @@ class Run:
         """Check that the folder is empty or does not exist.
 
         Raises:
-            RunError: the folder holds a run or other files.
+            RunError: the folder holds a run or other files; the message says how to proceed.
         """
         if self.path.is_file() or (self.path.is_dir() and any(self._contents())):
+            if self.is_untrained:
+                with self.lock():  # a run that is in its first steps must not be deleted
+                    raise RunError(
+                        f"{self.path} holds an untrained run. Resume it with `resume={self.path}`; to train with other "
+                        "settings, delete the folder or choose another `out`."
+                    )
             content = "already holds a run" if self.config_file.exists() else "already exists and is not empty"
             raise RunError(f"{self.path} {content}. Choose another `out`, or resume a run with `resume={self.path}`.")
 

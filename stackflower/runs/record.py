@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -31,6 +31,7 @@ class RunRecord:
         precision: precision of the training.
         length: images, share and total of each estimate of the length of a time-limited training.
         run: `RunConfig.to_dict` of the configuration.
+        threads: images seen and number of threads of each change, since the oldest checkpoint.
     """
 
     stackflower: str
@@ -43,6 +44,7 @@ class RunRecord:
     precision: str
     length: list[tuple[Natural, Share, Natural]]
     run: dict[str, Any]
+    threads: list[tuple[Natural, Count]] = field(default_factory=list)
 
     @cached_property
     def config(self) -> RunConfig:

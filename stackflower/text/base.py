@@ -7,7 +7,7 @@ import math
 import re
 import unicodedata
 from abc import ABC, abstractmethod
-from collections.abc import Container, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar
 
@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from stackflower.declarations import Declared
+from stackflower.text.dropped import Dropped
 
 WORD = re.compile(r"[^\W_]+|[^\w\s]", re.UNICODE)
 
@@ -29,12 +30,6 @@ def split_words(caption: str) -> list[str]:
         ['yellow', 'flowers', ',', 'no', 'stem']
     """
     return WORD.findall(unicodedata.normalize("NFKC", caption).casefold())
-
-
-def find_unknown_words(captions: Sequence[str], vocabulary: Container[str]) -> list[str]:
-    """Return the words that are not in the vocabulary, without punctuation marks, in order of first use."""
-    words = dict.fromkeys(word for caption in captions for word in split_words(caption))
-    return [word for word in words if word not in vocabulary and re.search(r"\w", word)]
 
 
 def compute_digest(*tensors: Tensor) -> str:
@@ -122,13 +117,19 @@ class TextEncoder(Declared, ABC):
             DataError: the captions or the encoder's files can't be used.
         """
 
-    def unknown(self, captions: Sequence[str]) -> list[str]:
-        """Return the words or tags that are out of vocabulary, in order of first use.
+    def find_dropped(self, captions: Sequence[str]) -> Dropped:
+        """Find what the encoder drops from captions, such as words outside its vocabulary or beyond its maximum length.
+
+        It is called after `fit` or `restore`, with up to all captions of a data set, and must not encode them. The
+        default reports nothing, and the checks then compare embeddings (see `stackflower.text.checks`).
 
         Args:
-            captions: captions to search.
+            captions: different captions.
+
+        Returns:
+            What is dropped, and what is kept of each caption.
         """
-        return []
+        return Dropped()
 
     def to(self, device: torch.device | str) -> None:
         """Move the encoder to a device.

@@ -13,6 +13,7 @@ from safetensors.numpy import save_file
 from stackflower import registry
 from stackflower.errors import ConfigError, DataError
 from stackflower.text.base import TextEncoder
+from stackflower.text.checks import report_given_captions
 from stackflower.utils.atomic import replacing, reporting_write_errors
 
 
@@ -28,6 +29,7 @@ def embed_captions(captions: Sequence[str], text: Mapping[str, Any]) -> np.ndarr
 
     Raises:
         ConfigError: the encoder has to be trained first.
+        DataError: the encoder can represent nothing of a caption.
     """
     encoder: TextEncoder = registry.create("text", text["name"], **{k: v for k, v in text.items() if k != "name"})
     if encoder.learns:
@@ -35,6 +37,7 @@ def embed_captions(captions: Sequence[str], text: Mapping[str, Any]) -> np.ndarr
             f"`text={text['name']}` is not trained yet. Train it with `stackflower train-text`, then give its folder."
         )
     encoder.fit(captions)
+    report_given_captions(encoder, captions)
     return encoder.encode(captions).numpy()
 
 

@@ -13,6 +13,7 @@ from accelerate.state import AcceleratorState, is_initialized
 from stackflower.config.schema import RunConfig, Train
 from stackflower.errors import ConfigError, MissingDependency
 from stackflower.utils import devices
+from stackflower.utils.launcher import launcher_environment
 
 
 def keep_memory() -> bool:
@@ -118,13 +119,14 @@ def make_accelerator(config: RunConfig, report_to: Sequence[str] = (), project: 
     check_trackers(report_to)
     check_host(precision)
     check_batch_size(config.train, devices.get_process_state().num_processes)
-    accelerator = Accelerator(
-        cpu=not devices.has_accelerator(),  # processes on CPUs communicate over gloo
-        mixed_precision=precision,
-        log_with=list(report_to) or None,
-        project_dir=project,
-        # batch statistics are already synchronised, and a network may run several times before backward
-        kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
-    )
+    with launcher_environment(devices.has_accelerator()):
+        accelerator = Accelerator(
+            cpu=not devices.has_accelerator(),  # processes on CPUs communicate over gloo
+            mixed_precision=precision,
+            log_with=list(report_to) or None,
+            project_dir=project,
+            # batch statistics are already synchronised, and a network may run several times before backward
+            kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
+        )
     set_backends(accelerator.device)
     return accelerator

@@ -26,6 +26,7 @@ from stackflower.training.session import Outcome, find_kept_text, run_training
 from stackflower.training.stopping import Stop, naming_lost_processes
 from stackflower.utils import devices
 from stackflower.utils.progress import progress_bars
+from stackflower.utils.threads import describe_threads, threads_unchanged
 
 logger = logging.getLogger(__name__)
 
@@ -52,6 +53,7 @@ def train(
     lr: float | None = None,
     seed: int | None = None,
     mixed_precision: str | None = None,
+    threads: int | None = None,
     settings: Mapping[str, Any] | None = None,
     resume: str | os.PathLike[str] | None = None,
     callbacks: Callback | Sequence[Callback] = (),
@@ -63,8 +65,8 @@ def train(
     """Train a stage, or resume a training, as ``stackflower train`` does.
 
     It runs in a notebook, and on several processes in a script that ``accelerate launch`` starts. The standard streams,
-    signal handlers, environment, torch's random state and memory allocator of the process stay as they are, unless
-    `handle_signals` or `tune_malloc` is set. Messages go to the logger ``stackflower``.
+    signal handlers, environment, memory allocator, and torch's random state and number of threads stay as they are,
+    unless `handle_signals` or `tune_malloc` is set. Messages go to the logger ``stackflower``.
 
     Args:
         recipe: name of a recipe, or a TOML file. Default: "quickstart"; "photographs" for other data, where the extra
@@ -92,12 +94,16 @@ def train(
         lr: learning rate of generator and discriminator.
         seed: random seed. Default: 0.
         mixed_precision: "auto", "no", "bf16" or "fp16". Default: "auto".
+        threads: number of threads on a CPU. Default: the environment variable ``OMP_NUM_THREADS``; otherwise the
+            fastest number, which is measured during the training. Weights are reproducible bit for bit only with a
+            fixed number.
         settings: any other setting by its dotted name: ``{"generator.channels": 96}``.
         resume: run to resume, or "latest". Length and outputs may change, nothing else.
         callbacks: one or several `Callback`.
         report_to: trackers: "tensorboard", "wandb", "mlflow".
         progress_bar: show progress bars on stderr.
-        handle_signals: save a checkpoint and stop on SIGINT and SIGTERM (main thread only).
+        handle_signals: save a checkpoint and stop on SIGINT, SIGTERM, SIGHUP, SIGUSR1, SIGUSR2 and SIGXCPU (main thread
+            only).
         tune_malloc: let glibc keep freed memory, which speeds up training on a CPU by about a fifth.
 
     Returns:
@@ -129,6 +135,7 @@ def train(
         "train.images": images,
         "train.epochs": epochs,
         "train.batch_size": batch_size,
+        "train.threads": threads,
         "optimizer.generator.lr": lr,
         "optimizer.discriminator.lr": lr,
     }
@@ -174,7 +181,7 @@ def launch(
     Args:
         request: what to train.
         callbacks: one or several `Callback`.
-        handle_signals: save a checkpoint and stop on SIGINT and SIGTERM (main thread only).
+        handle_signals: save a checkpoint and stop on the signals in `stopping.SIGNALS` (main thread only).
         tune_malloc: let glibc keep freed memory.
 
     Raises:
@@ -184,7 +191,7 @@ def launch(
     precision = devices.resolve_precision(config.mixed_precision)
     main = devices.get_process_state().is_main_process
     if main:
-        logger.info("%s %s.", reason, devices.describe_device(precision))
+        logger.info("%s %s.", reason, devices.describe_device(precision, describe_threads(config.train.threads)))
     stop = Stop(handle_signals)
     with naming_lost_processes(run.path), host_unchanged(), progress_bars(main):
         return run_training(config, run, request, stop, CallbackList(callbacks), tune_malloc)
@@ -192,12 +199,12 @@ def launch(
 
 @contextmanager
 def host_unchanged() -> Iterator[None]:
-    """Restore what a training changes in the process: environment, random state, Accelerate's state and CUDA flags."""
+    """Restore what a training changes: environment, random state, threads, Accelerate's state and CUDA flags."""
     environment, used_before = dict(os.environ), is_initialized()
     cuda, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
     flags = cuda.allow_tf32, cudnn.allow_tf32, cudnn.benchmark
     try:
-        with torch.random.fork_rng():
+        with torch.random.fork_rng(), threads_unchanged():
             yield
     finally:
         if not used_before:  # a program that uses Accelerate itself keeps its state
@@ -221,7 +228,8 @@ def dry_run(request: TrainingRequest) -> tuple[RunConfig, dict[str, str], Run]:
         StackflowerError: the training would be refused.
     """
     config, run, reason = request.resolve()
-    logger.info("%s %s.", reason, devices.describe_device(devices.resolve_precision(config.mixed_precision)))
+    precision, threads = devices.resolve_precision(config.mixed_precision), describe_threads(config.train.threads)
+    logger.info("%s %s.", reason, devices.describe_device(precision, threads))
     check_trackers(request.report_to)
     if not request.resume:
         run.refuse_taken()

@@ -15,7 +15,8 @@ from accelerate import Accelerator
 from torch import Tensor
 from tqdm import tqdm
 
-from stackflower.data.images import draw_captioned_grid, save_png, to_uint8
+from stackflower.data.grids import draw_captioned_grid, save_image
+from stackflower.data.images import to_uint8
 from stackflower.runs.folder import Run
 from stackflower.stages.base import Stage
 from stackflower.text.base import TextEncoder
@@ -231,6 +232,6 @@ class RunLogger:
         generated = stage(embeddings.repeat_interleave(columns, 0), noise).images[-1]
         try:
             path = self.run.samples / f"images-{images:09d}.png"
-            save_png(draw_captioned_grid(to_uint8(generated).numpy(), self.captions), path)
+            save_image(draw_captioned_grid(to_uint8(generated).numpy(), self.captions), path, grid=True)
         except OSError as error:
             self.log_message(f"The sample grid could not be written: {error}")

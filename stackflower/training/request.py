@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,11 +22,18 @@ from stackflower.utils import devices
 logger = logging.getLogger(__name__)
 
 SYNTHETIC = "synthetic-flowers"  # the default data set
+# parameters of `sf.train`, and flags, by the setting that they set
+PARAMETERS = {
+    **{name: name for name in ("stage", "seed", "mixed_precision")},
+    **{f"train.{name}": name for name in ("images", "epochs", "time_limit", "batch_size")},
+    **{f"optimizer.{network}.lr": "lr" for network in ("generator", "discriminator")},
+}
 # settings that may differ in a resumed run; contents are compared too, so a moved folder must hold the same data
 RESUMABLE = (
     "train.images",
     "train.epochs",
     "train.compile",
+    "train.threads",
     "features.weights",
     "output",
     "mixed_precision",
@@ -131,11 +138,27 @@ def resolve_request(request: TrainingRequest, recipe: str) -> RunConfig:
         parts["train.time_limit"] = request.time_limit  # without another length, the limit sets it
     notes: list[str] = []
     tree = merge(load_recipe(recipe, stage, devices.has_accelerator()), parts, request.settings, notes.append)
-    config = resolve(tree)
+    config = resolve(tree, name_parameters(request))
     check_text(config, parts)
     for note in notes:
         logger.info(note)
     return config
+
+
+def name_parameters(request: TrainingRequest) -> dict[str, str]:
+    """Return the parameters that the caller gave, as of `stackflower.options.describe_value`."""
+    given = {"stage": request.stage, "train.time_limit": request.time_limit, **request.parts}
+    names = _list_dotted_names({name: value for name, value in given.items() if value is not None})
+    return {name: PARAMETERS.get(name, name) for name in names} | {name: name for name in request.settings}
+
+
+def _list_dotted_names(values: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    """Yield the dotted names of values in nested mappings."""
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            yield from _list_dotted_names(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}"
 
 
 def _find_run_to_resume(request: TrainingRequest) -> Run:
@@ -182,7 +205,7 @@ def resume_config(request: TrainingRequest, run: Run) -> RunConfig:
         raise RunError(
             f"{run} was trained with `recipe={old.recipe}`, not {request.recipe}; leave out `recipe` to resume it."
         )
-    new = resolve(merge(old.to_dict(), request.parts, request.settings))
+    new = resolve(merge(old.to_dict(), request.parts, request.settings), name_parameters(request))
     changed = [
         (key, was, now)
         for key, was, now in _list_differences(old.to_dict(), new.to_dict())

@@ -161,6 +161,7 @@ def _make_record(config: RunConfig, run: Run, setup: _Setup, inputs: Inputs) -> 
         precision=setup.accelerator.mixed_precision,
         length=_read_length(config, run) if setup.resume else [],
         run=config.to_dict(),
+        threads=run.read_record().threads if setup.resume else [],
     )
 
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
-import os
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cache
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -21,6 +23,7 @@ from stackflower.runs.folder import Run
 from stackflower.runs.record import RunRecord
 from stackflower.text.base import TextEncoder
 from stackflower.text.cache import embed
+from stackflower.text.checks import report_captions
 from stackflower.text.learned import LearnedEncoder
 from stackflower.training.batches.assembly import Batches
 from stackflower.training.batches.batch import Drawing
@@ -33,15 +36,19 @@ from stackflower.training.logger import RunLogger
 from stackflower.training.networks import LearnedText, Networks
 from stackflower.training.schedules import Length, Pace
 from stackflower.training.trainer import Scorer, Trainer
+from stackflower.utils.launcher import count_local_processes
+from stackflower.utils.threads import Schedule, ThreadChooser, make_chooser
 
 logger = logging.getLogger(__name__)
+
+CHECKED_SAMPLES = 1_000  # of a stream, whose captions are checked before the training
 
 
 class Inputs(ABC):
     """Training data: images with embeddings of their captions.
 
     Attributes:
-        key: key of the training split.
+        key: hash of the training split, which is the same for a copy of the data.
         epoch: number of images per pass.
         text: text encoder that is trained with the GAN, if any.
     """
@@ -84,7 +91,7 @@ class PreparedInputs(Inputs):
     text: LearnedText | None = None
 
     def __post_init__(self) -> None:
-        self.key, self.epoch = self.data.key, len(self.data.rows)
+        self.key, self.epoch = self.data.digest, len(self.data.rows)
 
     def build_batches(self, drawing: Drawing) -> PreparedBatches:
         embed = self.table.__getitem__ if self.text is None else self.text.embed
@@ -131,7 +138,7 @@ class StreamedInputs(Inputs):
             self.size,
             self.source.workers,
             self.source.skip_bad,
-            int(os.environ.get("LOCAL_WORLD_SIZE", self.accelerator.num_processes)),
+            count_local_processes(self.accelerator.num_processes),
         )
         reported = set[str]()
 
@@ -144,10 +151,18 @@ class StreamedInputs(Inputs):
 
     def select_grid_captions(self, rows: int = 8) -> tuple[list[str], Tensor]:
         """Return the first caption of each of evenly spaced images of the first shard, and their embeddings."""
+        captions = [texts[0] for texts in self.read_captions(rows)]
+        return captions, self.embed(captions)
+
+    def read_captions(self, rows: int) -> list[list[str]]:
+        """Return the captions of evenly spaced images of the first shard.
+
+        Args:
+            rows: number of images; a small shard has fewer.
+        """
         reader, shard = self.source.reader("train"), next(number for number, count in enumerate(self.counts) if count)
         places = dict.fromkeys(row * self.counts[shard] // rows for row in range(rows))
-        captions = [reader.row(shard, place)["text"][0] for place in places]
-        return captions, self.embed(captions)
+        return [reader.row(shard, place)["text"] for place in places]
 
 
 def read_inputs(config: RunConfig, source: Source, encoder: TextEncoder, size: int, accelerator: Accelerator) -> Inputs:
@@ -171,8 +186,11 @@ def read_inputs(config: RunConfig, source: Source, encoder: TextEncoder, size: i
         data = prepare(source, "train", size)
         captions = data.flatten_captions()
         build.fit_encoder(config, encoder, captions)
+        embeddings = cache(lambda: embed(captions, encoder))
+        if main:
+            report_captions(encoder, data.captions, embeddings)
         if not (isinstance(encoder, LearnedEncoder) and encoder.learns):
-            return PreparedInputs(data, embed(captions, encoder).to(accelerator.device), accelerator.device)
+            return PreparedInputs(data, embeddings().to(accelerator.device), accelerator.device)
         tokens = encoder.tokenise(captions).to(accelerator.device)
     encoder.to(accelerator.device)
     return PreparedInputs(data, tokens, accelerator.device, LearnedText(encoder, tokens))
@@ -198,7 +216,10 @@ def _read_stream(
             logger.warning(warning)
     encoder.fit(())
     encoder.to(accelerator.device)
-    return StreamedInputs(source, encoder, size, config.train.batch_size, accelerator)
+    inputs = StreamedInputs(source, encoder, size, config.train.batch_size, accelerator)
+    if accelerator.is_main_process:
+        report_captions(encoder, inputs.read_captions(CHECKED_SAMPLES))
+    return inputs
 
 
 def make_trainer(
@@ -245,8 +266,38 @@ def make_trainer(
         sparing = not (output.checkpoint_every or output.sample_every or output.eval_every)
         pace = Pace(began + limit, limit, train.batch_size * train.critic_steps, rarest, sparing)
 
-    def save_length(length: Length) -> None:
+    def save(**values: Any) -> None:
+        nonlocal record
+        record = replace(record, **values)
         if accelerator.is_main_process:
-            run.update(replace(record, length=length.knots))
+            run.update(record)
 
-    return Trainer(config, run, networks, run_logger, length, pace, save_length, scorer, callbacks)
+    threads = _make_thread_chooser(config, run, record, accelerator, lambda schedule: save(threads=schedule))
+    return Trainer(
+        config,
+        run,
+        networks,
+        run_logger,
+        length,
+        pace,
+        lambda length: save(length=length.knots),
+        scorer,
+        callbacks,
+        threads,
+    )
+
+
+def _make_thread_chooser(
+    config: RunConfig, run: Run, record: RunRecord, accelerator: Accelerator, save: Callable[[Schedule], None]
+) -> ThreadChooser:
+    """Make the chooser of the number of threads, which repeats what an interrupted run used after its checkpoint."""
+    fixed = accelerator.device.type != "cpu" or accelerator.num_processes > 1 or config.train.compile
+    interrupted = max((row["images"] for row in run.read_metrics()), default=0) if record.threads else 0
+
+    def save_recent(schedule: Schedule) -> None:
+        oldest = min(run.list_checkpoint_images(), default=0)
+        past = [entry for entry in schedule if entry[0] <= oldest]
+        save([*past[-1:], *schedule[len(past) :]])
+
+    on_cpu = accelerator.device.type == "cpu"
+    return make_chooser(config.train.threads, save_recent if on_cpu else None, record.threads, interrupted, fixed=fixed)

@@ -12,11 +12,20 @@ from types import FrameType
 
 from stackflower.errors import TrainingFailed, summarise_error
 
+# Ctrl-C, `kill`, a closed terminal, warnings before the end of a job (SLURM's `--signal`), and a limit of CPU time;
+# Windows has the first two
+SIGNALS = tuple(
+    getattr(signal, name)
+    for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2", "SIGXCPU")
+    if hasattr(signal, name)
+)
+
 
 class Stop:
-    """Request to end the training after the current step, by Ctrl-C, SIGTERM, the time limit or a callback.
+    """Request to end the training after the current step, by a signal, the time limit or a callback.
 
-    A second Ctrl-C ends the program at once.
+    A second Ctrl-C ends the program at once. A signal that the caller ignores, such as SIGHUP with ``nohup``, stays
+    ignored.
 
     Args:
         handle_signals: whether to handle signals.
@@ -57,7 +66,11 @@ class Stop:
             self.signal, self.reason = number, signal.Signals(number).name
 
         try:
-            previous = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+            previous = {
+                number: signal.signal(number, handle)
+                for number in SIGNALS
+                if number == signal.SIGINT or signal.getsignal(number) is not signal.SIG_IGN
+            }
         except ValueError:  # only the main thread can set signal handlers
             previous = {}
         try:

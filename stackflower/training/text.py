@@ -19,11 +19,13 @@ from stackflower.data.prepared import Prepared, prepare
 from stackflower.data.source import Source
 from stackflower.errors import ConfigError, DataError
 from stackflower.runs.trained_text import ENCODER_FILE
+from stackflower.text.checks import report_captions
 from stackflower.text.learned import LearnedEncoder, TextRanking
 from stackflower.training.batches.batch import Drawing
 from stackflower.training.batches.prepared import PreparedBatches
 from stackflower.utils.atomic import write_text
 from stackflower.utils.devices import get_process_state
+from stackflower.utils.pixels import scale_pixels
 from stackflower.utils.progress import progress_bar
 
 RESOLUTION = 64  # of the images, in pixels
@@ -77,6 +79,7 @@ def train_text(
     device = get_process_state().device
     torch.manual_seed(schedule.seed)
     encoder.fit(train.flatten_captions())
+    report_captions(encoder, train.captions)
     ranking = TextRanking(encoder, RESOLUTION).to(device)
     _fit(ranking, encoder, train, device, schedule)
     split = source.get_held_out_split()
@@ -139,7 +142,7 @@ def compute_retrieval_accuracy(ranking: TextRanking, tokens: Tensor, images: Ten
     correct, count = 0, 0
     same = tokens.unique(dim=0, return_inverse=True)[1]
     for first in range(0, len(images) - candidates + 1, candidates):
-        image = ranking.image_encoder(images[first : first + candidates].float().div(127.5).sub(1))
+        image = ranking.image_encoder(scale_pixels(images[first : first + candidates]))
         text = ranking.network(tokens[first : first + candidates])
         score = torch.nn.functional.normalize(text, dim=1) @ torch.nn.functional.normalize(image, dim=1).T
         texts = same[first : first + candidates]

@@ -24,6 +24,7 @@ from stackflower.training.schedules import Length, Pace, compute_learning_rate
 from stackflower.training.state import TrainingState
 from stackflower.training.step import TrainingStep
 from stackflower.training.stopping import Stop
+from stackflower.utils.threads import ThreadChooser, make_chooser
 
 AGREEMENT_INTERVAL = 10  # steps after which several processes agree on the length and whether to stop
 MAX_ROLLBACKS = 3  # number of returns to the last checkpoint before a run fails
@@ -60,6 +61,7 @@ class Trainer:
         save_length: called with the length after each estimate.
         scorer: scorer of the averaged networks on held-out images; None: no scores.
         callbacks: callbacks of the training.
+        threads: chooser of the number of threads; None: keep torch's.
     """
 
     def __init__(
@@ -73,12 +75,14 @@ class Trainer:
         save_length: Callable[[Length], None] = lambda length: None,
         scorer: Scorer | None = None,
         callbacks: Callback | None = None,
+        threads: ThreadChooser | None = None,
     ):
         self.config, self.run, self.networks, self.logger = config, run, networks, logger
         self.length, self.pace, self.save_length, self.scorer = length, pace, save_length, scorer
         self.accelerator: Accelerator = networks.accelerator
         self.device = self.accelerator.device
         self.callbacks = callbacks or Callback()
+        self.threads = threads or make_chooser(None, fixed=True)
         self.can_pause = True  # whether the time limit allows grids and checkpoints before the end
         self.state = TrainingState(run, networks)
         self.training_step = TrainingStep(networks, logger.add)
@@ -166,7 +170,8 @@ class Trainer:
         stopped: str | None = None
         while not self.length.is_done(self.images):
             before = self.images
-            self.train_step()
+            with self.threads.timing(self.images):
+                self.train_step()
             self.callbacks.on_step(self.describe_progress(stop))
             stopping = self._agree(stop)
             done = self.length.is_done(self.images)
@@ -295,6 +300,7 @@ class Trainer:
             )
         self.state.roll_back(complete[-1])
         self.logger.forget()
+        self.threads.rewind(self.images)
         if self.pace is not None:
             self.pace.restart()
         scale = self.state.rate_scale

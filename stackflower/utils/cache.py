@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
+import logging
 import os
+import tempfile
 from contextlib import AbstractContextManager
+from functools import lru_cache
 from pathlib import Path
 
 from stackflower.errors import DataError
 from stackflower.utils.atomic import describe_write_error, reporting_write_errors
+
+logger = logging.getLogger(__name__)
 
 VERSION = 2  # part of every key
 ADVICE = "Free some disk space, or set the environment variable STACKFLOWER_CACHE to another folder."
@@ -19,15 +25,46 @@ def make_cache_folder(kind: str) -> Path:
 
     Args:
         kind: name of a folder in the cache, such as "prepared" or "embeddings". The cache is the folder that the
-            environment variable ``STACKFLOWER_CACHE`` names, by default ``~/.cache/stackflower``.
+            environment variable ``STACKFLOWER_CACHE`` names, by default ``~/.cache/stackflower``, or one in the
+            temporary folder if nothing can be written there.
 
     Raises:
         DataError: the folder can't be created.
     """
-    folder = Path(os.environ.get("STACKFLOWER_CACHE") or Path.home() / ".cache" / "stackflower").expanduser() / kind
+    chosen = os.environ.get("STACKFLOWER_CACHE")
+    folder = (Path(chosen).expanduser() if chosen else _find_default_cache()) / kind
     with reporting_cache_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
     return folder
+
+
+@lru_cache(maxsize=1)
+def _find_default_cache() -> Path:
+    """Return the cache in the home folder, or one in the temporary folder if nothing can be written there."""
+    try:
+        folder = Path.home() / ".cache" / "stackflower"
+        folder.mkdir(parents=True, exist_ok=True)
+        if os.access(folder, os.W_OK | os.X_OK):
+            return folder
+        reason = f"{folder} can't be written"
+    except RuntimeError:
+        reason = "the user has no home folder"
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            return folder
+        reason = f"{folder} can't be created"
+    user = os.getuid() if hasattr(os, "getuid") else "cache"
+    temporary = Path(tempfile.gettempdir()) / f"stackflower-{user}"
+    with reporting_cache_errors(temporary):
+        temporary.mkdir(mode=0o700, exist_ok=True)
+        if hasattr(os, "getuid") and temporary.stat().st_uid != os.getuid():
+            raise PermissionError(errno.EPERM, "it belongs to another user")
+    logger.warning(
+        "The cache is in %s, because %s. Set the environment variable STACKFLOWER_CACHE to keep it elsewhere.",
+        temporary,
+        reason,
+    )
+    return temporary
 
 
 def reporting_cache_errors(folder: Path) -> AbstractContextManager[None]:

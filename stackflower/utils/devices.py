@@ -6,6 +6,8 @@ import torch
 from accelerate import PartialState
 
 from stackflower.errors import ConfigError
+from stackflower.utils.launcher import launcher_environment
+from stackflower.utils.threads import describe_threads
 
 
 def has_accelerator() -> bool:
@@ -35,20 +37,32 @@ def resolve_precision(precision: str) -> str:
     return precision
 
 
-def describe_device(precision: str) -> str:
-    """Describe the device and the precision: ``CPU, 2 threads, bf16``."""
+def describe_device(precision: str, threads: str | None = None) -> str:
+    """Describe the device and the precision: ``CPU, 2 threads, bf16``.
+
+    Args:
+        precision: precision of the computation.
+        threads: description of the number of threads on a CPU; None: torch's.
+    """
     name = (
         torch.cuda.get_device_name()
         if torch.cuda.is_available()
         else (
             str(torch.accelerator.current_accelerator()).upper()
             if has_accelerator()
-            else f"CPU, {torch.get_num_threads()} threads"
+            else f"CPU, {threads or describe_threads(torch.get_num_threads())}"
         )
     )
     return f"{name}, {'float32' if precision == 'no' else precision}"
 
 
 def get_process_state() -> PartialState:
-    """Return Accelerate's state of this process: its device, its rank and the number of processes."""
-    return PartialState(cpu=not has_accelerator())
+    """Return Accelerate's state of this process: its device, its rank and the number of processes.
+
+    Raises:
+        ConfigError: the environment variables of a launcher can't be used (see `utils.launcher`).
+    """
+    if PartialState._shared_state:
+        return PartialState()
+    with launcher_environment(has_accelerator(), report=True):
+        return PartialState(cpu=not has_accelerator())

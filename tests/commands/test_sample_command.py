@@ -25,6 +25,32 @@ def test_sample_prints_where_it_wrote(stackflower, tmp_path: Path, trained: Path
     assert rows[3]["text"] == "a blue flower" and (tmp_path / "many" / "00001-02.png").exists()
 
 
+@pytest.mark.parametrize(("suffix", "kind"), [(".jpg", "JPEG"), (".JPEG", "JPEG"), (".webp", "WEBP"), (".png", "PNG")])
+def test_the_suffix_of_a_file_sets_its_format(
+    suffix: str, kind: str, stackflower, tmp_path: Path, trained: Path
+) -> None:
+    for name, flags in (("one", []), ("grid", ["--grid", "--per-caption", 2]), ("between", ["--interpolate", 3])):
+        stackflower("sample", trained, "a red flower", "--out", f"{name}{suffix}", *flags)
+        with Image.open(tmp_path / f"{name}{suffix}") as image:
+            assert image.format == kind
+
+
+@pytest.mark.parametrize("suffix", [".heic", ".svg", ".xbm"])
+def test_a_format_that_cannot_be_written_is_refused(suffix: str, stackflower, tmp_path: Path, trained: Path) -> None:
+    for flags in ([], ["--interpolate", 3]):
+        said = stackflower("sample", trained, "a red flower", "--out", f"x{suffix}", *flags, code=2).output
+        assert f"can't write images as {suffix}" in said and not (tmp_path / f"x{suffix}").exists()
+
+
+def test_a_name_with_a_dot_is_a_folder_unless_it_is_that_of_an_image(
+    stackflower, tmp_path: Path, trained: Path
+) -> None:
+    (tmp_path / "taken.jpg").mkdir()
+    for name in ("v1.5", "taken.jpg"):
+        stackflower("sample", trained, "a red flower", "--out", name)
+        assert (tmp_path / name / "00000-00.png").is_file()
+
+
 def test_sample_is_seeded_and_independent_of_the_batch(stackflower, tmp_path: Path, trained: Path) -> None:
     for name, arguments in {"a": [], "b": ["--batch-size", 2], "c": ["--seed", 1]}.items():
         stackflower("sample", trained, "a red flower", "--per-caption", 5, "--out", name, *arguments)
@@ -61,10 +87,21 @@ def test_wrong_calls_of_sample_get_a_sentence(stackflower, trained: Path, argume
     assert message in stackflower("sample", trained, *arguments, code=2).output
 
 
-def test_a_caption_of_ten_thousand_words_can_be_drawn(stackflower, trained: Path) -> None:
-    stackflower("sample", trained, "petal " * 10_000, "--out", "long.png")
+def test_captions_that_are_given_are_checked_as_those_of_data(stackflower, trained: Path) -> None:
+    stackflower("sample", trained, "petal " * 1_000, "--out", "long.png")
     with Image.open("long.png") as picture:
         assert picture.size == (16, 16)
+    said = stackflower("sample", trained, "petal " * 1_001, "--out", "x.png", code=2).output
+    assert "Caption 1 has 1,001 words; at most 1,000 are allowed" in said
+    Path("captions.txt").write_text("a flower\n_\n", encoding="utf-8")
+    for captions in (["--captions", "captions.txt"], ["a flower", "_"]):
+        said = stackflower("sample", trained, *captions, "--out", "x", code=2).output
+        assert "The text encoder ngram finds no word in 1 of 2 different captions: '_'." in said
+    assert "half of a surrogate pair" in stackflower("sample", trained, "a \udcff", "--out", "x", code=2).output
+    one, other = (Path(f"{name}.png") for name in "ab")
+    stackflower("sample", trained, " a  red\nflower", "--out", one)
+    stackflower("sample", trained, "a red flower", "--out", other)
+    assert one.read_bytes() == other.read_bytes()
 
 
 def test_drawing_with_another_encoder_than_was_trained_with_is_refused(

@@ -119,6 +119,23 @@ def test_a_part_that_is_replaced_takes_along_what_it_brought() -> None:
         resolve(merge(load_recipe("stackgan"), named, {}))
 
 
+@pytest.mark.parametrize(
+    ("flags", "settings"),
+    [
+        ({"penalties": {"feature-matching": {}}}, {}),
+        ({}, {"penalties.feature-matching.weight": 2}),
+        ({}, {"penalties": {"feature-matching": {"weight": 2}}}),
+    ],
+)
+def test_a_penalty_that_the_user_named_is_refused_where_the_recipes_is_dropped(
+    flags: dict[str, object], settings: dict[str, object]
+) -> None:
+    dropped = resolve(merge(load_recipe("photographs"), {"discriminator": "matching"}, {}))
+    assert "feature-matching" not in [part.name for part in dropped.penalties]
+    with pytest.raises(ConfigError, match=r"penalty 'feature-matching' compares .*`penalty=feature-matching`"):
+        resolve(merge(load_recipe("photographs"), {"discriminator": "matching", **flags}, settings))
+
+
 def test_a_requirement_may_depend_on_options() -> None:
     flags = {"discriminator": "matching", "objective": "hinge", "penalties": {"gradient": {}}}
     tree = merge(load_recipe("stackgan"), flags, {})

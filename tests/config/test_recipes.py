@@ -10,14 +10,18 @@ from stackflower import registry
 from stackflower.config.merge import merge
 from stackflower.config.resolve import resolve
 from stackflower.errors import ConfigError
-from stackflower.recipes.load import load_recipe, recipes
-from stackflower.recipes.mini import narrowed
+from stackflower.recipes.load import describe_recipes, load_recipe
+from stackflower.recipes.mini import derive_mini
 
 PRETRAINED = ("photographs", "projected-gan", "projected-gan-mini")  # recipes that need the extra `features`
 
 
 @pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=pytest.mark.extras) if name in PRETRAINED else name for name in sorted(recipes())]
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.extras) if name in PRETRAINED else name
+        for name in sorted(describe_recipes())
+    ],
 )
 def test_every_recipe_and_every_stage_of_it_can_start(stackflower, trained: Path, name: str) -> None:
     if name in PRETRAINED:
@@ -31,7 +35,7 @@ def test_every_recipe_and_every_stage_of_it_can_start(stackflower, trained: Path
 
 
 def test_small_siblings_of_recipes_follow_one_rule() -> None:
-    for name in recipes():
+    for name in describe_recipes():
         if name.endswith("-mini"):
             large, small = load_recipe(name.removesuffix("-mini")), load_recipe(name)
             assert small["train"]["batch_size"] <= 16 and small["train"]["images"] and "epochs" not in small["train"]
@@ -42,7 +46,7 @@ def test_small_siblings_of_recipes_follow_one_rule() -> None:
 
 def test_narrowing_changes_what_it_says_and_nothing_else() -> None:
     values = load_recipe("stackgan")
-    small = narrowed(values)
+    small = derive_mini(values)
     assert small["generator"]["channels"] == 32 and small["discriminator"]["channels"] == 24
     assert small["conditioning"]["kl_weight"] == pytest.approx(0.05) and small["conditioning"]["dim"] == 128
     assert small["optimizer"]["generator"]["lr"] == pytest.approx(5e-4)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import os
+import random
 import shutil
 import stat
 import tarfile
@@ -18,6 +20,7 @@ from conftest import TINY_NETWORKS, symlink
 from sample_data import birds, jpeg, oxford
 
 from stackflower.data import archives
+from stackflower.data.archives import open_files
 from stackflower.data.opening import open_source, source_part
 from stackflower.data.prepared import prepare
 from stackflower.errors import DataError
@@ -224,3 +227,75 @@ def test_tar_headers_that_would_do_harm_are_refused(tmp_path: Path, stackflower)
             member.size, member.pax_headers = len(content), {"size": "-50"} if name == "1.jpg" else {}
             archive.addfile(member, io.BytesIO(content))
     assert "negative.tar" in stackflower("data", "check", "negative.tar", code=2).output
+
+
+UNSAFE_NAMES = ("../../x.jpg", "/absolute.jpg", "a/../../x.jpg", "C:/x.jpg", "C:\\x.jpg")
+
+
+def write_members(path: Path, names: tuple[str, ...]) -> None:
+    """A tar file or shard of an image and a caption of each name, and of one good one."""
+    with tarfile.open(path, "w") as archive:
+        for name in ("good.jpg", *names):
+            for member, content in ((name, jpeg()), (f"{name[:-4]}.txt", b"a flower")):
+                info = tarfile.TarInfo(member)
+                info.size = len(content)
+                archive.addfile(info, io.BytesIO(content))
+
+
+@pytest.mark.parametrize("where", ["shards/train-000.tar", "packed.tar"])
+def test_members_of_unsafe_and_odd_names_end_in_a_sentence(stackflower, tmp_path: Path, where: str) -> None:
+    (tmp_path / "shards").mkdir()
+    odd = ("n\0ul.jpg", "\udcff.jpg", "./b/./c.jpg", ".hidden/d.jpg", "__MACOSX/._e.jpg")
+    write_members(tmp_path / where, (*UNSAFE_NAMES, *odd))
+    with tarfile.open(tmp_path / where, "a") as archive:
+        for kind in (tarfile.CHRTYPE, tarfile.BLKTYPE, tarfile.FIFOTYPE):
+            device = tarfile.TarInfo(f"device{kind.decode()}.jpg")
+            device.type = kind
+            archive.addfile(device)
+    data = where.split("/")[0]
+    said = stackflower("data", "check", data, code=2).output
+    for name in UNSAFE_NAMES:
+        assert f"{name.removeprefix('/')} leads out of the archive" in said
+    assert "\\xff.jpg has a name that is not UTF-8" in said and "hidden" not in said and "MACOSX" not in said
+    assert said.count("is a link or a special file") == 3
+    source = type(open_source(data))(path=data, skip_bad=True)
+    files = source.rows("train").files or []
+    assert len(prepare(source, "train", 16).images) == len(files)
+    assert {"good", "c"} <= {Path(name).stem for name in files}
+
+
+def test_shards_in_a_hidden_folder_are_read(tmp_path: Path) -> None:
+    for folder in ("a", "b"):  # of the same name, so that samples are named by the whole path
+        (tmp_path / ".cache" / folder).mkdir(parents=True)
+        write_members(tmp_path / ".cache" / folder / "train-000.tar", ())
+    source = open_source(str(tmp_path / ".cache" / "*" / "*.tar"))
+    assert len(prepare(source, "train", 16).images) == 2
+
+
+def test_an_encrypted_member_of_a_zip_is_named(stackflower, tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "x.zip", "w") as archive:
+        for name, content in (("a.jpg", jpeg()), ("a.txt", b"a flower"), ("b.jpg", jpeg()), ("b.txt", b"a flower")):
+            archive.writestr(name, content)
+    content = bytearray((tmp_path / "x.zip").read_bytes())
+    content[content.index(b"PK\1\2") + 8] |= 1
+    (tmp_path / "x.zip").write_bytes(content)
+    assert "a.jpg is encrypted; unpack the archive" in stackflower("data", "check", "x.zip", code=2).output
+
+
+@pytest.mark.parametrize("kind", ["zip", "tar"])
+def test_damaged_archives_end_in_data_errors(tmp_path: Path, kind: str) -> None:
+    sidecars(tmp_path / "data" / "é")
+    whole = Path(shutil.make_archive(str(tmp_path / "whole"), kind, tmp_path / "data")).read_bytes()
+    rng = random.Random(0)
+    for _ in range(300):
+        damaged = bytearray(whole)
+        for _ in range(rng.choice((1, 2, 5))):
+            damaged[rng.randrange(len(damaged))] = rng.choice((0, 255, rng.randrange(256)))
+        directory = rng.randrange(len(damaged) - 900, len(damaged))
+        damaged[directory] = rng.randrange(256)
+        (tmp_path / f"x.{kind}").write_bytes(damaged)
+        with contextlib.suppress(DataError):
+            files = open_files(tmp_path / f"x.{kind}")
+            for name in files.names:
+                with contextlib.suppress(DataError):
+                    files.read(name)

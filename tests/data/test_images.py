@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from sample_data import tiff, write_picture
 from stackflower.data.images import crop_and_flip, load_square
 from stackflower.data.prepared import prepare
 from stackflower.data.sources.folder import FolderSource
+from stackflower.errors import DataError
 
 
 def test_images_are_cropped_and_flipped_each_in_its_own_way() -> None:
@@ -48,7 +50,6 @@ def test_transparency_is_laid_over_white_and_16_bits_are_scaled(tmp_path: Path) 
 
 def bomb(path: Path) -> None:
     """A tiny file that says it is 60,000 × 60,000 pixels."""
-    import struct
     import zlib
 
     def chunk(kind: bytes, body: bytes) -> bytes:
@@ -90,7 +91,6 @@ def test_pictures_that_cannot_be_read_are_named_or_left_out(stackflower, good: P
         {"mode": "1"},
         {"mode": "P"},
         {"mode": "I;16"},
-        {"mode": "F"},
         {"mode": "LAB"},
         {"mode": "YCbCr"},
         {"compression": "tiff_lzw"},
@@ -114,3 +114,50 @@ def test_of_a_picture_of_several_pictures_the_first_is_read(tmp_path: Path) -> N
         content, "MPO", save_all=True, append_images=[Image.new("RGB", (20, 20), "blue")]
     )
     assert load_square(tmp_path / "x.jpg", 16, content=content.getvalue())[8, 8].argmax() == 0
+
+
+def encode(pixels: np.ndarray, kind: str, **options: Any) -> bytes:
+    content = io.BytesIO()
+    Image.fromarray(pixels).save(content, kind, **options)
+    return content.getvalue()
+
+
+DARK = np.full((16, 16), 200, np.uint16)
+BRIGHT = np.full((16, 16), 65535, np.uint16)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "TIFF", "PPM"])
+@pytest.mark.parametrize(("pixels", "expected"), [(DARK, 1), (BRIGHT, 255), (BRIGHT // 2, 127)])
+def test_16_bits_are_scaled_by_their_format_however_dark_the_image(
+    kind: str, pixels: np.ndarray, expected: int, tmp_path: Path
+) -> None:
+    image = load_square(tmp_path / "x", 16, content=encode(pixels, kind))
+    assert (image == expected).all()
+
+
+def write_tiff(strip: bytes, bits: int, photometric: int) -> bytes:
+    """A TIFF of 16×16 pixels in one strip, which lies behind its tags."""
+    tags = {256: 16, 257: 16, 258: bits, 259: 1, 262: photometric, 273: 8, 277: 1, 278: 16, 279: len(strip)}
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags.items())
+    header = b"II*\0" + struct.pack("<I", 8 + len(strip))
+    return header + strip + struct.pack("<H", len(tags)) + entries + b"\0" * 4
+
+
+def test_12_bits_and_white_as_zero_are_scaled_by_the_tags_of_a_tiff(tmp_path: Path) -> None:
+    bits12 = write_tiff(b"\xff\xf0\x00" * 128, 12, 1)  # 0xFFF and 0x000 in three bytes
+    image = load_square(tmp_path / "x.tif", 16, content=bits12)
+    assert (image[:, ::2] == 255).all() and (image[:, 1::2] == 0).all()
+    inverted = load_square(tmp_path / "x.tif", 16, content=write_tiff(DARK.tobytes(), 16, 0))
+    assert (inverted == 254).all()
+
+
+@pytest.mark.parametrize(
+    ("pixels", "said"),
+    [
+        (np.zeros((16, 16), np.float32), "floating-point pixels"),
+        (np.zeros((16, 16), np.int32), "signed pixels"),
+    ],
+)
+def test_images_of_an_unknown_range_are_refused(pixels: np.ndarray, said: str, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=rf"x\.tif.*{said}, whose range is unknown; scale them to 0 to 255"):
+        load_square(tmp_path / "x.tif", 16, content=encode(pixels, "TIFF"))

@@ -130,7 +130,7 @@ def test_real_oxford_102_as_downloaded_equals_its_other_form() -> None:
         rows, images = other.rows(split), prepare(other, split, 32).images
         assert rows.files is not None and rows.labels is not None
         for number, file in enumerate(rows.files):
-            known[file] = (
+            known[Path(file).name] = (
                 rows.captions[number],
                 rows.labels[number],
                 rows.class_names[rows.labels[number]],

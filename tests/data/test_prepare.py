@@ -112,7 +112,7 @@ def test_preparing_with_any_number_of_jobs_writes_the_same_bytes(tmp_path: Path,
     for out, jobs in (("one", 1), ("two", 4)):
         stackflower("data", "prepare", "flowers", out, "--jobs", jobs)
     files = [path.relative_to(tmp_path / "one") for path in sorted((tmp_path / "one").rglob("*")) if path.is_file()]
-    assert len(files) == 10
+    assert len(files) == 12
     assert all((tmp_path / "one" / file).read_bytes() == (tmp_path / "two" / file).read_bytes() for file in files)
 
 

@@ -117,7 +117,7 @@ def test_scores_of_another_protocol_do_not_compare(stackflower, tmp_path: Path, 
         (["--eval-every", "16", *settings("output.best=kid")], "is not among output.eval_metrics"),
         (
             ["--eval-every", "16", *settings('output.eval_metrics=["fid","kidd"]')],
-            "Unknown output.eval_metrics: kidd; allowed are",
+            "output.eval_metrics: unknown metric 'kidd'. Did you mean 'kid'? Allowed: captions,",
         ),
         (["--eval-every", "0"], "--eval-every"),
     ],
@@ -149,7 +149,7 @@ def test_metrics_that_cannot_be_computed_are_refused_before_training(
     stackflower, tmp_path: Path, scored: list[str]
 ) -> None:
     for flags, said in (
-        (settings("output.eval_samples=1"), "needs 2 images"),
+        (settings("output.eval_samples=1"), "needs at least 2 generated and 2 real images"),
         (settings('output.eval_metrics=["fid","prdc"]', "output.eval_samples=4"), "more than 5"),
     ):
         output = stackflower("train", "--out", "run", "--images", 16, *TINY, *scored, *flags, code=2).output

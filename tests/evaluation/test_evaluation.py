@@ -159,8 +159,8 @@ def test_limits_of_scores_set_the_exit_code(stackflower, tmp_path: Path, trained
         ("is=nan", "METRIC=VALUE"),
         (
             "similar=1",
-            "no score that can have a limit; allowed are is, fid, kid, prdc, precision, recall, density, coverage, "
-            "captions",
+            "is not a score that can have a limit; allowed are is, fid, kid, prdc, precision, recall, density, "
+            "coverage, captions",
         ),
         ("recall=1", "--metrics is,fid,prdc"),
         ("kid=1", "--metrics is,fid,kid"),
@@ -260,9 +260,9 @@ def test_scores_of_a_folder_do_not_depend_on_batches_and_shares(
 ) -> None:
     write_random_images(tmp_path / "mine", 11)
     files = ImageFiles.of(tmp_path / "mine", 16)
-    whole = torch.cat([batch for _, batch in files.batches()])
-    monkeypatch.setattr(image_files, "BATCH", 2)
-    placed = [pair for share in range(3) for pair in files.batches((share, 3))]
+    whole = torch.cat([batch for _, batch in files.iterate_batches()])
+    monkeypatch.setattr(image_files, "BATCH_SIZE", 2)
+    placed = [pair for share in range(3) for pair in files.iterate_batches((share, 3))]
     assert whole.shape == (11, 3, 16, 16) and torch.equal(whole, torch.cat([batch for _, batch in placed]))
     assert torch.cat([places for places, _ in placed]).tolist() == list(range(11))
 
@@ -282,7 +282,7 @@ def test_files_that_cannot_be_read_do_not_move_others(tmp_path: Path, kept: int)
         workers = []
         for index in range(count):
             worker = Statistics(45, 4, kept)
-            for places, batch in files.batches((index, count)):
+            for places, batch in files.iterate_batches((index, count)):
                 pixels = batch.flatten(1).float()
                 worker.add(Extracted.of(pixels[:, :6], pixels[:, 6:9] / 100), places)
             workers.append(worker)
@@ -297,7 +297,9 @@ def test_files_that_cannot_be_read_do_not_move_others(tmp_path: Path, kept: int)
     for row, place in enumerate(left[: len(one.rows.features)]):
         from stackflower.data.images import load_square
 
-        pixels = torch.tensor(load_square(files.files[place], 16)).permute(2, 0, 1).flatten().float()
+        pixels = (
+            torch.tensor(load_square(tmp_path / "mine" / files.files[place], 16)).permute(2, 0, 1).flatten().float()
+        )
         assert torch.equal(one.rows.features[row], pixels[:6]), "row i is the i-th file that can be read"
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from stackflower.evaluation.metrics.caption_accuracy import compute_hits
-from stackflower.evaluation.metrics.diversity import within_group_variance
+from stackflower.evaluation.metrics.diversity import compute_within_group_variance
 from stackflower.evaluation.metrics.frechet_distance import frechet_distance
 from stackflower.evaluation.metrics.inception_score import inception_score
 from stackflower.evaluation.metrics.kernel_distance import kernel_distance, squared_mmd
@@ -145,8 +145,8 @@ def test_the_variance_within_groups_equals_a_plain_loop() -> None:
     features = torch.randn(12, 3)
     groups = torch.tensor([0, 1, 2] * 4)
     expected = sum(features[groups == g].double().var(0).sum() for g in range(3)) / 3
-    assert within_group_variance(features, groups) == pytest.approx(expected.item(), rel=1e-10)
-    assert within_group_variance(torch.ones(4, 2), torch.tensor([0, 0, 1, 1])) == 0
+    assert compute_within_group_variance(features, groups) == pytest.approx(expected.item(), rel=1e-10)
+    assert compute_within_group_variance(torch.ones(4, 2), torch.tensor([0, 0, 1, 1])) == 0
 
 
 def test_the_share_of_hits_counts_only_what_was_asked() -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -58,6 +60,16 @@ def test_real_images_are_scored_in_the_place_of_generated_ones(
         "the training split"
         in stackflower("eval", "--real", "test", *scoring, "--split", "train", "--metrics", "nearest", code=2).output
     )
+
+
+def test_weights_without_an_extractor_say_which_one_reads_them(
+    stackflower, tmp_path: Path, domain_flags: list[str]
+) -> None:
+    scoring = ["eval", "--real", "test", *domain_flags, "--resolution", 16, "--metrics", "fid", "--samples", 20]
+    sentence = "Reading j.safetensors as the extractor domain; for weights of another one, set --extractor."
+    assert sentence not in stackflower(*scoring).output
+    flag = scoring.index("--extractor")
+    assert sentence in stackflower(*scoring[:flag], *scoring[flag + 2 :]).output
 
 
 def test_a_function_is_scored_as_a_run(tmp_path: Path, domain_flags: list[str], stackflower, trained: Path) -> None:
@@ -136,8 +148,8 @@ def test_the_competitions_files_are_scored_and_its_table_written(
     assert sorted(row.split(",")[1] for row in rows[1:])[0] in {path.stem[10:] for path in folder.iterdir()}
     (folder / "another.png").write_bytes(next(folder.glob("*.png")).read_bytes())
     assert (
-        "1 of 91 files, such as another.png, have no number of an image of the split validation, as inference_"
-        in stackflower(*scoring, code=2).output
+        "1 of 91 files, such as another.png, do not match an image of the split validation by number; expected names "
+        "such as inference_" in stackflower(*scoring, code=2).output
     )
     assert "--protocol competition" in stackflower(*scoring[:-2], "--out", "score.csv", code=2).output
 
@@ -207,7 +219,7 @@ def test_captions_in_folders_of_a_folder_are_found(stackflower, tmp_path: Path, 
         (tmp_path / "mine" / part / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
     scoring = ["eval", "--images", "mine", *domain_flags, "--resolution", 16, "--splits", 2, "--json"]
     found = json.loads(stackflower(*scoring).stdout)
-    assert "r-precision" in found["metrics"] and "of no real images" in found["omitted"]["cosine"]
+    assert "r-precision" in found["metrics"] and "do not belong to real images" in found["omitted"]["cosine"]
     (tmp_path / "mine" / "b" / "metadata.jsonl").unlink()
     assert "60 of 120 images have no caption" in stackflower(*scoring, "--metrics", "r-precision", code=2).output
 
@@ -224,7 +236,7 @@ def test_real_images_that_are_all_the_same_leave_diversity_out(stackflower, tmp_
     save_classifier(DomainClassifier(heads={"label": ("a", "b")}, resolution=16, width=4), tmp_path / "c.safetensors")
     scoring = ["eval", trained, "--data", "grey", "--extractor", "domain", "--weights", "c.safetensors", "--splits", 2]
     found = json.loads(stackflower(*scoring, "--json").stdout)
-    assert "all the same" in found["omitted"]["diversity"] and "fid" in found["metrics"]
+    assert "all have the same features" in found["omitted"]["diversity"] and "fid" in found["metrics"]
 
 
 def test_flags_for_another_subject_are_refused(stackflower, trained: Path) -> None:
@@ -248,3 +260,64 @@ def test_several_images_a_caption_are_scored(stackflower, domain_flags: list[str
     )
     assert found["protocol"]["images"] == 60 and found["protocol"]["real_images"] == 20
     assert found["protocol"]["per_caption"] == 3
+
+
+def score_images(stackflower, images: str, domain_flags: list[str], *flags: object) -> dict:
+    scoring = [*domain_flags, "--resolution", 16, "--splits", 2, "--json", *flags]
+    return json.loads(stackflower("eval", "--images", images, *scoring).stdout)
+
+
+def test_hidden_copies_are_not_scored_in_a_folder_or_an_archive(
+    stackflower, tmp_path: Path, domain_flags: list[str]
+) -> None:
+    folder = tmp_path / "mine"
+    write_random_images(folder, 12)
+    alone = score_images(stackflower, "mine", domain_flags)
+    for hidden in (".ipynb_checkpoints/a-checkpoint.png", "._b.png", "__MACOSX/mine/c.png", "@eaDir/d.png"):
+        (folder / hidden).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(folder / "20-000.png", folder / hidden)
+    (folder / "Thumbs.db").write_bytes(b"")
+    for kind, archive in (("zip", "packed.zip"), ("tar", "packed.tar"), ("gztar", "packed.tar.gz")):
+        shutil.make_archive("packed", kind, tmp_path, "mine")
+        packed = score_images(stackflower, archive, domain_flags)
+        assert packed["scored"].pop("folder") == archive
+        assert packed == {**alone, "scored": {key: alone["scored"][key] for key in packed["scored"]}}
+    assert score_images(stackflower, "mine", domain_flags) == alone
+
+
+def test_grids_are_not_scored(stackflower, tmp_path: Path, trained: Path, domain_flags: list[str]) -> None:
+    stackflower("sample", trained, "a red flower", "a blue flower", "--per-caption", 4, "--out", "drawn")
+    alone = score_images(stackflower, "drawn", domain_flags)
+    for flags in (["--grid"], ["--interpolate", 3]):
+        stackflower("sample", trained, "a red flower", "--per-caption", 2, "--out", "drawn", *flags)
+        stackflower("sample", trained, "a red flower", "--out", f"drawn/my{flags[0]}.jpg", *flags)
+    (grid, *_) = (trained / "samples").glob("*.png")
+    shutil.copy(grid, "drawn/samples.png")
+    scored = score_images(stackflower, "drawn", domain_flags)
+    assert scored.pop("warnings") == [*alone.pop("warnings"), "5 image grids that Stackflower drew are not scored."]
+    assert scored == alone and scored["protocol"]["images"] == 8
+    stackflower("sample", trained, "a red flower", "--grid", "--out", "grids")
+    said = stackflower("eval", "--images", "grids", *domain_flags, code=2).output
+    assert "grids holds only image grids" in said
+
+
+def test_images_are_scored_whatever_their_names(stackflower, tmp_path: Path, domain_flags: list[str]) -> None:
+    write_random_images(tmp_path / "mine", 12)
+    alone = score_images(stackflower, "mine", domain_flags)
+    for number, path in enumerate(sorted((tmp_path / "mine").iterdir())):
+        path.rename(path.with_suffix(("", ".jfif", ".image")[number % 3]))
+    assert score_images(stackflower, "mine", domain_flags) == alone
+
+
+def test_files_of_an_archive_that_are_not_read_are_named(stackflower, tmp_path: Path, domain_flags: list[str]) -> None:
+    write_random_images(tmp_path / "mine", 12)
+    with zipfile.ZipFile("mine.zip", "w") as archive:
+        for path in sorted((tmp_path / "mine").iterdir()):
+            archive.write(path, path.name)
+        archive.write(path, "../../outside.png")
+    said = stackflower("eval", "--images", "mine.zip", *domain_flags, code=2).output
+    assert "outside.png leads out of the archive" in said and "--skip-bad" in said
+    scores = score_images(stackflower, "mine.zip", domain_flags, "--skip-bad")
+    assert scores["protocol"]["images"] == 12 and "1 other files were left out" in scores["warnings"][0]
+    (tmp_path / "note.zip").write_text("no archive")
+    assert "can't be read as a zip archive" in stackflower("eval", "--images", "note.zip", *domain_flags, code=2).output

@@ -17,7 +17,7 @@ from stackflower.evaluation.classifier.heads import CaptionHead
 from stackflower.evaluation.classifier.losses import compute_caption_loss
 from stackflower.evaluation.classifier.measuring import compute_calibration_error
 from stackflower.evaluation.extractors.base import Extracted
-from stackflower.evaluation.intervals import RESAMPLES, compute_offsets, interval
+from stackflower.evaluation.intervals import RESAMPLES, compute_interval, compute_offsets
 from stackflower.evaluation.metrics import frechet_distance as frechet
 from stackflower.evaluation.metrics import inception_score, kernel_distance
 from stackflower.evaluation.metrics.ms_ssim import ms_ssim
@@ -58,9 +58,11 @@ def test_streamed_scores_do_not_depend_on_batches_and_processes(sizes: tuple[int
     assert torch.equal(streamed.rows.features, found.features[:20])
     assert torch.allclose(streamed.moments.mean, found.features.double().mean(0), rtol=1e-12)
     assert torch.allclose(streamed.moments.covariance, torch.cov(found.features.double().T), rtol=1e-10)
-    assert inception_score.summarise(streamed) == pytest.approx(inception_score.summarise(whole), rel=1e-12)
+    assert inception_score.summarise_splits(streamed) == pytest.approx(
+        inception_score.summarise_splits(whole), rel=1e-12
+    )
     other = Moments.of(torch.randn(80, 6))
-    distances = [frechet.distance_of_moments(one.moments, other).value for one in (streamed, whole)]
+    distances = [frechet.compute_moment_distance(one.moments, other).value for one in (streamed, whole)]
     assert distances[0] == pytest.approx(distances[1], rel=1e-9)
 
 
@@ -69,7 +71,7 @@ def test_statistics_are_the_same_from_a_file() -> None:
     whole = Statistics.of(found, 4, 12)
     again = Statistics.from_tensors(whole.to_tensors())
     assert (again.count, again.splits, again.total) == (30, 4, 30)
-    assert inception_score.summarise(again) == inception_score.summarise(whole)
+    assert inception_score.summarise_splits(again) == inception_score.summarise_splits(whole)
     for name, values in again.to_tensors().items():
         assert torch.equal(values, whole.to_tensors()[name]), name
     assert again.rows.heads["colour"].shape == (12, 2) and again.rows.vectors.shape == (12, 5)
@@ -100,23 +102,23 @@ def test_the_frechet_distance_of_gaussians_is_the_closed_form() -> None:
         Moments(5, torch.tensor([1.0, 2.0]).double(), 4 * torch.diag(torch.tensor([4.0, 9.0]).double())),
         Moments(9, torch.tensor([0.0, 4.0]).double(), 8 * torch.diag(torch.tensor([1.0, 25.0]).double())),
     )
-    assert frechet.distance_of_moments(one, other).value == pytest.approx(1 + 4 + 1 + 4, rel=1e-12)
-    assert frechet.distance_of_moments(one, one).value == pytest.approx(0, abs=1e-12)
+    assert frechet.compute_moment_distance(one, other).value == pytest.approx(1 + 4 + 1 + 4, rel=1e-12)
+    assert frechet.compute_moment_distance(one, one).value == pytest.approx(0, abs=1e-12)
 
 
 def test_the_influence_on_the_frechet_distance_is_its_derivative() -> None:
     """Moving a little of the first distribution's mass to a point changes the distance by the point's influence."""
     first, second = torch.randn(300, 4).double() @ torch.randn(4, 4).double(), 2 * torch.randn(200, 4).double() + 1
-    found = frechet.distance_of_moments(Moments.of(first), Moments.of(second))
-    influence = found.influence(first)
+    found = frechet.compute_moment_distance(Moments.of(first), Moments.of(second))
+    influence = found.compute_influence(first)
     assert float(influence.mean()) == pytest.approx(0, abs=1e-1 * float(influence.std()))
     mean, covariance, step = first.mean(0), torch.cov(first.T), 1e-5
     for point in first[:5]:
         away = point - mean
         mixed = (1 - step) * covariance + step * (1 - step) * torch.outer(away, away)
         moved = Moments(300, mean + step * away, 299 * mixed)
-        slope = (frechet.distance_of_moments(moved, Moments.of(second)).value - found.value) / step
-        assert slope == pytest.approx(float(found.influence(point[None])), rel=1e-2, abs=1e-2)
+        slope = (frechet.compute_moment_distance(moved, Moments.of(second)).value - found.value) / step
+        assert slope == pytest.approx(float(found.compute_influence(point[None])), rel=1e-2, abs=1e-2)
 
 
 def test_the_influence_on_the_other_scores_is_their_jackknife() -> None:
@@ -126,7 +128,7 @@ def test_the_influence_on_the_other_scores_is_their_jackknife() -> None:
         for n in range(60)
     ]
     jackknife = 59 * (np.mean(without) - np.array(without))
-    found = kernel_distance.influence(one, other).numpy()
+    found = kernel_distance.compute_influence(one, other).numpy()
     assert np.corrcoef(found, jackknife)[0, 1] > 0.999
     assert np.std(found) == pytest.approx(np.std(jackknife), rel=0.05)
 
@@ -136,7 +138,7 @@ def test_the_influence_on_the_other_scores_is_their_jackknife() -> None:
         math.log(inception_score.inception_score(torch.cat([logits[:n], logits[n + 1 :]]), 1)[0]) for n in range(60)
     ]
     jackknife = 59 * (whole - np.array(without))
-    found = inception_score.influence(logits, logits.double().softmax(1).mean(0)).numpy()
+    found = inception_score.compute_influence(logits, logits.double().softmax(1).mean(0)).numpy()
     assert np.corrcoef(found, jackknife)[0, 1] > 0.999
 
 
@@ -144,7 +146,7 @@ def test_intervals_hold_the_mean_as_often_as_they_say() -> None:
     """95 of 100 samples' intervals, give or take; and theirs of few values shrink to those of many."""
     held = 0
     for _ in range(200):
-        low, high = interval(torch.randn(60).exp())
+        low, high = compute_interval(torch.randn(60).exp())
         held += low <= math.exp(0.5) <= high
     assert 0.86 < held / 200 < 0.98
     low, high = compute_offsets(torch.randn(400), 400)
@@ -187,7 +189,7 @@ def test_multi_scale_structural_similarity_is_symmetric_and_falls_with_noise() -
     near, far = ms_ssim(one, one + 5 * torch.randn(one.shape)), ms_ssim(one, torch.rand(2, 3, 192, 192) * 255)
     assert (near > 0.9).all() and (far < 0.5).all()
     assert torch.allclose(ms_ssim(one, near_copy := one.flip(0)), ms_ssim(near_copy, one), rtol=1e-9), "symmetric"
-    with pytest.raises(ValueError, match="needs 11"):
+    with pytest.raises(ValueError, match="needs at least 11 px"):
         ms_ssim(one[..., :10, :10], one[..., :10, :10])
 
 

@@ -67,8 +67,8 @@ def test_a_report_shows_several_runs_side_by_side(stackflower, trained: Path, tm
     assert (tmp_path / "other.html").read_text().count("<summary>Protocol") == 2, (
         "scores of two protocols are two tables"
     )
-    assert "named twice" in stackflower("report", "a", "a", code=2).output
-    assert "fit side by side" in stackflower("report", *["a"] * 9, code=2).output
+    assert "is given twice" in stackflower("report", "a", "a", code=2).output
+    assert "9 runs given; a report compares at most 8" in stackflower("report", *["a"] * 9, code=2).output
 
 
 PROTOCOL = {"extractor": "domain", "split": "test", "images": 16, "seed": 0, "weights_sha256": "0123456789abcdef"}

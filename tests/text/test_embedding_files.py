@@ -128,9 +128,9 @@ def test_files_that_hold_no_embeddings_are_refused(tmp_path: Path, stackflower) 
         save_file({"x": np.ones((2, 3), np.float32)}, tmp_path / "x.safetensors", {"captions": captions})
         with pytest.raises(DataError, match="must hold exactly one tensor of embeddings"):
             PrecomputedEncoder(path=str(tmp_path / "x.safetensors")).encode(["a"])
-    (tmp_path / "c.jsonl").write_text('{"text": 5}\n')
+    (tmp_path / "c.jsonl").write_text('{"text": true}\n')
     np.save(tmp_path / "x.npy", np.ones((1, 3)))
-    with pytest.raises(DataError, match="neither a string nor a list"):
+    with pytest.raises(DataError, match="must be a string or a list of strings"):
         PrecomputedEncoder(path=str(tmp_path / "x.npy"), captions=str(tmp_path / "c.jsonl")).encode(["a"])
     (tmp_path / "filenames.pickle").write_bytes(pickle.dumps([""]))
     (tmp_path / "text").mkdir()

@@ -49,10 +49,11 @@ def test_every_text_encoder_is_seeded_and_survives_a_file(name: str, tmp_path: P
     assert torch.allclose(encoder.encode(captions[:1]), table[:1], atol=1e-5)
     assert encoder(captions).square().mean(1).sqrt() == pytest.approx([1.0] * len(captions), abs=1e-4)
     assert encoder.fingerprint() == make_encoder(name, tmp_path).fingerprint()
-    assert encoder.unknown(["a red flower", CAPTIONS[0]]) == []
-    strange = ["a zyx red flower", "flower zyx!"]
+    assert list(encoder.find_dropped(["a red flower"]).losses) == []
+    dropped = encoder.find_dropped(["a zyx red flower", "flower zyx!"])
+    parts = [part for loss in dropped.losses.values() for part in loss.parts]
     known = {"multi-hot": ["a zyx red flower", "flower zyx!"], "word-vectors": ["zyx"], "rnn": ["zyx"]}
-    assert encoder.unknown(strange) == known.get(name, [])
+    assert parts == known.get(name, [])
     encoder.save(tmp_path / "kept")
     again = registry.create("text", name, **({"path": "gone.txt"} if name in FILES else {}))
     again.restore(tmp_path / "kept")
@@ -73,6 +74,9 @@ def test_tags_become_a_multi_hot_condition(tmp_path: Path, stackflower) -> None:
     flags = ["--data", "data", "--images", 8, *TINY_NETWORKS, "--text", "multi-hot", *settings("text.tags=16")]
     stackflower("train", "--out", "run", *flags)
     said = stackflower("sample", "run", "red hair, tag 1", "--out", "x.png").output
-    assert "does not know" not in said
+    assert "drops" not in said
     said = stackflower("sample", "run", "red hair, blue hare, tag 1", "red hair, tag 7", "--out", "y").output
-    assert "The run's text encoder does not know: blue hare, tag 7." in said
+    assert (
+        "Warning: The text encoder multi-hot drops 2 tags outside its vocabulary (blue hare, tag 7) in 2 of 2 "
+        "different captions, such as 'red hair, blue hare, tag 1'." in said
+    )

@@ -7,11 +7,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import TINY, settings
+from conftest import FEW, TINY, settings
 from running import last, lines
 from safetensors.torch import load_file
 
 from stackflower.errors import TrainingFailed
+from stackflower.pipeline import Pipeline
+from stackflower.runs.folder import Run
 from stackflower.training.step import TrainingStep
 from stackflower.training.stopping import naming_lost_processes
 
@@ -88,3 +90,30 @@ def test_a_loss_that_turns_infinite_three_times_stops_the_run_and_is_named(
     result = stackflower("train", "--out", "run", "--images", 96, *TINY, *seldom, code=1)
     assert "generator/adversarial-16" in result.output and "--penalty r1" in result.output
     assert all(torch.isfinite(v).all() for v in load_file(last(tmp_path / "run") / "generator.safetensors").values())
+
+
+def test_a_run_that_crashes_in_its_first_step_is_untrained(
+    stackflower, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def crash(self: TrainingStep, images: int, step: int) -> int:
+        raise RuntimeError("out of memory")
+
+    with monkeypatch.context() as patch, pytest.raises(RuntimeError, match="out of memory"):
+        patch.setattr(TrainingStep, "__call__", crash)
+        stackflower("train", "--out", "run", "--images", 16, *TINY)
+    warning = "run is untrained: its only checkpoint is from before the first step."
+    assert f"Warning: {warning}" in stackflower("sample", "run", "a red flower", "--out", "one.png").output
+    scored = stackflower("eval", "run", "--data", "synthetic-flowers", *FEW, "--metrics", "fid", "--samples", 8)
+    assert f"Warning: {warning}" in scored.output
+    with caplog.at_level("WARNING", logger="stackflower"):
+        Pipeline.from_run("run")
+    assert warning in caplog.messages
+
+    refused = stackflower("train", "--out", "run", "--images", 16, *TINY, "--batch-size", 4, code=2).output
+    assert "run holds an untrained run. Resume it with --resume run; to train with other settings, delete" in refused
+    with Run("run").lock():
+        refused = stackflower("train", "--out", "run", "--images", 16, *TINY, code=2).output
+    assert "Another process is writing to run." in refused
+    resumed = stackflower("train", "--resume", "run").output
+    assert "Resuming at 0 images." in resumed and Run("run").images == 16
+    assert "untrained" not in stackflower("sample", "run", "a red flower", "--out", "two.png").output

@@ -79,7 +79,7 @@ def test_resuming_a_stage_over_another_is_exact(stackflower, tmp_path: Path) -> 
         (["--stage", "2", "--below", "first", "--text", "rnn"], "encodes captions with ngram"),
         (["--stage", "2", "--below", "nowhere"], "Run folder nowhere does not exist"),
         (["--stage", "2", "--below", "first", "--recipe", "gan-cls"], "has no later stage"),
-        (["--stage", "0"], "stage = 0: allowed are 1, 2"),
+        (["--stage", "0"], "--stage 0: allowed are 1, 2"),
         (["--discriminator", "began", "--objective", "hinge"], "energy scores"),
         (["--discriminator", "projection", "--objective", "began"], "logit scores"),
         (["--recipe", "gan-cls", "--penalty", "gradient"], "scores an image by the whole batch"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import shutil
 import signal
@@ -19,6 +20,7 @@ from stackflower import registry
 from stackflower.objectives.hinge import Hinge
 from stackflower.runs import checkpoint
 from stackflower.runs.folder import Run
+from stackflower.training.stopping import SIGNALS
 
 
 @pytest.mark.parametrize(
@@ -106,6 +108,9 @@ def test_a_run_does_not_resume_with_other_data(stackflower, tmp_path: Path) -> N
     flowers = ["data", "make", "synthetic-flowers", "--count", 16, "--validation", 8, "--test", 8, "--resolution", 64]
     stackflower(*flowers, "--out", "flowers")
     stackflower("train", "--data", "flowers", "--out", "run", "--images", 16, *TINY_NETWORKS)
+    for file in (tmp_path / "flowers").rglob("*.*"):  # a copy has other times
+        os.utime(file, (1e9, 1e9))
+    stackflower("train", "--resume", "run", "--images", 24)
     metadata = tmp_path / "flowers" / "train" / "metadata.jsonl"
     metadata.write_text(metadata.read_text().replace("flower", "bloom"))
     assert "the images or captions changed" in stackflower("train", "--resume", "run", "--images", 32, code=2).output
@@ -138,6 +143,14 @@ def test_an_objectives_state_moves_and_survives_a_resume(
     assert lines(tmp_path / "run")[-1]["discriminator-16/steps"] > 0
 
 
+@posix
+def test_a_signal_that_the_caller_ignores_does_not_stop_a_run(tmp_path: Path) -> None:
+    process = start(tmp_path, "--out", "run", *SLOW, "--images", "400", ignores_hangup=True)  # as nohup does
+    wait_for(lambda: (tmp_path / "run" / "metrics.jsonl").exists())
+    process.send_signal(signal.SIGHUP)
+    assert process.wait(60) == 0 and Run(tmp_path / "run").list_checkpoint_images()[-1] == 400
+
+
 def test_a_killed_and_resumed_run_equals_an_uninterrupted_one(tmp_path: Path, stackflower) -> None:
     stackflower("train", "--out", "whole", *SLOW)
     process = start(tmp_path, "--out", "run", *SLOW)
@@ -154,7 +167,7 @@ def test_a_killed_and_resumed_run_equals_an_uninterrupted_one(tmp_path: Path, st
 
 
 @posix
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", SIGNALS, ids=lambda number: number.name)
 def test_a_run_asked_to_stop_saves_and_prints_the_line_that_resumes(tmp_path: Path, number: int) -> None:
     process = start(tmp_path, "--out", "run", *SLOW, "--images", "400000", "--set", "output.checkpoint_every=1000000")
     wait_for(lambda: (tmp_path / "run" / "metrics.jsonl").exists())

@@ -15,7 +15,9 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from stackflower import registry
+from stackflower.data.opening import open_source
 from stackflower.runs.folder import Run
+from stackflower.text.base import split_words
 from stackflower.training.text import compute_retrieval_accuracy
 
 
@@ -90,14 +92,22 @@ def test_an_encoder_learns_with_the_gan_by_its_own_optimizer(stackflower, tmp_pa
 
 def test_word_vectors_become_part_of_the_run(stackflower, tmp_path: Path) -> None:
     generator = np.random.default_rng(0)
-    words = ["red", "blue", "yellow", "white", "flower", "petals", "pointed", "rounded"]
+    source = open_source("synthetic-flowers", {"count": 48, "validation": 16})
+    captions = [caption for texts in source.rows("train").captions for caption in texts]
+    words = sorted({word for caption in captions for word in split_words(caption)} - {"narrow"})
     lines = [f"{word} {' '.join(f'{value:.3f}' for value in generator.normal(size=12))}" for word in words]
     (tmp_path / "vectors.txt").write_text("\n".join(lines), encoding="utf-8")
     tiny = [*TINY_NETWORKS, *settings("data.count=48", "data.validation=16", "text.path=vectors.txt")]
-    stackflower("train", "--text", "word-vectors", "--out", "run", "--images", 16, *tiny)
+    said = stackflower("train", "--text", "word-vectors", "--out", "run", "--images", 16, *tiny).output
+    assert "Warning: The text encoder word-vectors drops 1 word outside its vocabulary (narrow) in " in said
     (tmp_path / "vectors.txt").unlink()
     stackflower("sample", "run", "a red flower", "--out", "red.png")
     stackflower("train", "--resume", "run", "--images", 24)
+    (tmp_path / "few.txt").write_text(
+        "\n".join(line for line in lines if line.split()[0] in ("flower", "petals", "red"))
+    )
+    said = stackflower("train", "--text", "word-vectors", *tiny[:-1], "text.path=few.txt", code=2).output
+    assert "different captions the embedding of a caption of other words" in said
     broken = [*tiny[:-1], "text.path=broken.txt"]
     for content, message in (
         ("red 1 2 3\nblue 1 2\n", "line 2 has 2 dimensions"),

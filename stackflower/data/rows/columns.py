@@ -163,7 +163,7 @@ def find_columns(
         return Columns("file_name", ("text",))
     image = chosen.get("image") or _find_image_column(rows, names, usual, is_image)
     if not image:
-        raise _build_error("image", names, where)
+        raise build_column_error("image", names, where)
     label = chosen.get("label") or _find_usual("label", usual, {image})
     split = chosen.get("split") or _find_usual("split", usual, {image, label})
     note = None
@@ -175,8 +175,32 @@ def find_columns(
         texts = (guess,)
         note = f"The captions of {where} are read from the column {guess!r}; `data.text_column=NAME` chooses another."
     if not texts:
-        raise _build_error("text", names, where)
+        raise build_column_error("text", names, where)
     return Columns(image, texts, label, split, {key: usual[key] for key in OTHERS if key in usual}, note)
+
+
+def find_text_columns(rows: Sequence[Mapping[str, Any]], chosen: str | None, where: object) -> tuple[str, ...] | None:
+    """Find the columns of captions in a table without images; None if they are unclear.
+
+    Args:
+        rows: rows of the table.
+        chosen: name of the column, if the user chose it.
+        where: name of the table, for messages.
+
+    Raises:
+        DataError: the table lacks the column that the user chose.
+    """
+    names = list(dict.fromkeys(key for row in rows for key in row))
+    if chosen is not None and chosen not in names:
+        raise DataError(f"{where} has no column {chosen!r}; its columns are {', '.join(names) or 'none'}.")
+    usual = {_normalise(name): name for name in reversed(names)}
+    texts = [chosen] if chosen else [*_find_usual_texts(rows, usual, set())] or [_guess_text_column(rows, names, set())]
+    return tuple(filter(None, texts)) or None
+
+
+def is_usual(content: str, name: str) -> bool:
+    """Return whether a name is usual for the column of "image", "text", "label" or "split"."""
+    return _normalise(name) in USUAL[content]
 
 
 def _normalise(name: str) -> str:
@@ -221,7 +245,8 @@ def _holds_sentences(cells: Sequence[Any]) -> bool:
     return bool(texts) and sum(len(text.split()) > 1 for text in texts) * 2 > len(texts)
 
 
-def _build_error(content: str, names: Sequence[str], where: object) -> DataError:
+def build_column_error(content: str, names: Sequence[str], where: object) -> DataError:
+    """Build the error for a column that the user has to choose."""
     return DataError(
         f"Can't tell which column of {where} holds the {content}s (columns: {', '.join(map(str, names)) or 'none'}). "
         f"Use `data.{content}_column=NAME`."

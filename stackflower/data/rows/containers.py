@@ -169,7 +169,7 @@ def _list_entries(value: Any, where: Path) -> Iterator[RawRow]:
     """Yield the rows in a JSON value."""
     lists = [item for item in value.values() if _is_list_of_objects(item)] if isinstance(value, dict) else [value]
     if len(lists) == 1 and isinstance(lists[0], list):
-        rows: Iterable[Any] = lists[0]
+        rows: Iterable[Any] = ({"text": row} if isinstance(row, str) else row for row in lists[0])
     elif isinstance(value, dict) and value and all(isinstance(item, dict) for item in value.values()):
         first = next(iter(value.values()))
         if len(value) > 1 and all(item.keys() == first.keys() for item in value.values()) and _is_numbered(first):

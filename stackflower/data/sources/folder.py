@@ -10,7 +10,7 @@ splits beside them.
 from __future__ import annotations
 
 from stackflower.data.files import Files
-from stackflower.data.rows.assembly import Listing
+from stackflower.data.rows.listing import Listing
 from stackflower.data.sources.table import METADATA, TableSource
 from stackflower.data.splits import find_split_folders
 from stackflower.registry import register

@@ -13,8 +13,8 @@ import torch
 
 from stackflower.data.files import Files
 from stackflower.data.listed import ListedSource
-from stackflower.data.rows.assembly import Listing
 from stackflower.data.rows.containers import RawRow, RawTable, read_text_row
+from stackflower.data.rows.listing import Listing
 from stackflower.errors import DataError
 from stackflower.options import Seed
 from stackflower.registry import register

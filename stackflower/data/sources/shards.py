@@ -15,14 +15,14 @@ from types import NoneType
 from typing import Any, BinaryIO, NamedTuple
 
 from stackflower.data.archives import PartReader, read_tar_entries
-from stackflower.data.files import Files
+from stackflower.data.files import Files, is_hidden
 from stackflower.data.image_formats import EXTENSIONS
 from stackflower.data.listed import ListedSource
 from stackflower.data.remote import is_remote, local_copy
-from stackflower.data.rows.assembly import Listing
 from stackflower.data.rows.checks import check_row
 from stackflower.data.rows.columns import name_columns, normalise
 from stackflower.data.rows.containers import RawRow, RawTable, parse_object
+from stackflower.data.rows.listing import Listing
 from stackflower.data.shard_locations import ShardSplits, find_shards, get_file_name
 from stackflower.data.splits import find_split
 from stackflower.errors import DataError
@@ -94,7 +94,7 @@ def read_shard(path: Path, keys: Keys = USUAL_KEYS) -> Shard:
     refused: dict[str, str] = {}
     for name, place in read_tar_entries(path, path, problems, refused):
         folder, slash, base = name.rpartition("/")
-        if base.startswith("."):
+        if is_hidden(name):
             continue
         # As in WebDataset, a key ends at the first dot of the file name. The last part of what follows is the format.
         stem, _, suffix = base.partition(".")
@@ -184,6 +184,11 @@ class ShardFiles(Files):
 
     def is_image(self, name: str) -> bool:
         return name in self._places
+
+    @cached_property
+    def entries(self) -> dict[str, Any]:
+        # Hidden files were left out by their names within a shard; the path of the shard itself may be hidden.
+        return dict(sorted(self.list_entries()))
 
     def list_entries(self) -> Iterator[tuple[str, Any]]:
         if not self._places:

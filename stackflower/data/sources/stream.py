@@ -27,10 +27,12 @@ from stackflower.options import Count, Natural
 from stackflower.registry import register
 from stackflower.utils.atomic import replacing, write_text
 from stackflower.utils.cache import compute_key, make_cache_folder
+from stackflower.utils.open_files import choose_open_count, explain_read_error
 from stackflower.utils.progress import progress_bar
 
 INDEX = "index.json"  # beside remote shards: the number of samples of each, so that no shard has to be fetched
 MAX_OPEN = 64  # shards kept open
+FILES_PER_SHARD = 2  # the shard and its index
 ABSENT = -1  # offset of a file that a sample does not have
 
 
@@ -103,7 +105,13 @@ class ShardReader:
             self._open.move_to_end(number)
             return self._open[number]
         location = self.locations[number]
-        index = load_index(location, self.keys)
+        limit = choose_open_count(FILES_PER_SHARD * MAX_OPEN, FILES_PER_SHARD * len(self._open)) // FILES_PER_SHARD
+        while len(self._open) >= max(1, limit):
+            self._open.popitem(last=False)[1][0].close()
+        try:
+            index = load_index(location, self.keys)
+        except OSError as error:
+            raise DataError(f"{location} can't be read: {explain_read_error(error)}.") from error
         if len(index.places) != self.counts[number]:
             fault = f" {index.faults[0]}" if index.faults else ""
             raise DataError(
@@ -114,9 +122,7 @@ class ShardReader:
             with local_copy(location) as path:
                 self._open[number] = path.open("rb"), index.places
         except OSError as error:
-            raise DataError(f"{location} can't be read: {error.strerror}.") from error
-        if len(self._open) > MAX_OPEN:
-            self._open.popitem(last=False)[1][0].close()
+            raise DataError(f"{location} can't be read: {explain_read_error(error)}.") from error
         return self._open[number]
 
     def row(self, shard: int, sample: int) -> dict[str, Any]:

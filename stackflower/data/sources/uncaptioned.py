@@ -68,7 +68,7 @@ class UncaptionedSource(ListedSource):
     def explain_no_captions(self) -> str:
         example = ""
         if self.has_classes:
-            example = f" To use the names of its folders, set `data.caption=a photo of a {CLASS_NAME}`."
+            example = f' To make captions of the names of its folders, use `data.caption="a photo of a {CLASS_NAME}"`.'
         return super().explain_no_captions() + example
 
 

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from stackflower.data.images import crop_and_flip
+from stackflower.utils.pixels import scale_pixels
 
 MIXUP_ALPHA = 0.2  # α of the distribution Beta(α, α) of shares
 
@@ -33,7 +34,7 @@ def augment_lightly(images: Tensor, size: int, generator: torch.Generator) -> Te
     n = len(images)
     corner = torch.randint(images.shape[1] - size + 1, (2, n), generator=generator)
     mirror = torch.rand(n, generator=generator) >= 0.5
-    return crop_and_flip(images.contiguous(), torch.arange(n), corner, mirror, None, size).float() / 127.5 - 1
+    return scale_pixels(crop_and_flip(images.contiguous(), torch.arange(n), corner, mirror, None, size))
 
 
 def augment_strongly(images: Tensor, size: int, generator: torch.Generator) -> Tensor:
@@ -69,7 +70,7 @@ def augment_strongly(images: Tensor, size: int, generator: torch.Generator) -> T
 
 def _to_float(images: Tensor) -> Tensor:
     """Convert images uint8 `(n, H, W, 3)` to floats `(n, 3, H, W)` in `[-1, 1]`."""
-    return images.permute(0, 3, 1, 2).float() / 127.5 - 1
+    return scale_pixels(images.permute(0, 3, 1, 2))
 
 
 class Mix(NamedTuple):

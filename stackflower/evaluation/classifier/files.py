@@ -15,7 +15,7 @@ from stackflower.evaluation.classifier.network import DomainClassifier
 from stackflower.utils.atomic import replacing
 
 METADATA_KEY = "domain_classifier"
-READ_ERRORS = (  # errors raised for damaged files and files of other kinds
+READ_ERRORS = (  # raised for damaged files and files of other kinds
     SafetensorError,
     AttributeError,
     LookupError,
@@ -31,7 +31,7 @@ def save_classifier(model: DomainClassifier, path: Path) -> None:
     """Write a classifier to a file atomically."""
     state = {name: value.detach().contiguous() for name, value in model.state_dict().items()}
     with replacing(path) as temporary:
-        save_file(state, temporary, {METADATA_KEY: json.dumps(model.settings())})
+        save_file(state, temporary, {METADATA_KEY: json.dumps(model.get_settings())})
 
 
 def load_classifier(path: Path) -> DomainClassifier:

@@ -12,7 +12,7 @@ from stackflower.evaluation.classifier.augmentation import crop_center
 from stackflower.evaluation.classifier.heads import CaptionHead
 from stackflower.evaluation.classifier.network import DomainClassifier, Outputs
 from stackflower.evaluation.classifier.targets import CaptionTable, LabelledImages
-from stackflower.evaluation.metrics.r_precision import AMONG, r_precision
+from stackflower.evaluation.metrics.r_precision import CANDIDATES, r_precision
 
 CALIBRATION_BINS = 15  # Guo et al. (2017)
 BATCH_SIZE = 200
@@ -71,11 +71,11 @@ def precompute_inputs(
 def compute_calibration_error(logits: Tensor, target: Tensor, bins: int = CALIBRATION_BINS) -> float:
     """Compute the expected calibration error (Guo et al. 2017, eq. 3).
 
-    It is the mean difference of confidence and accuracy over bins of confidence.
+    It is the mean absolute difference between confidence and accuracy, over bins of confidence.
 
     Args:
-        logits: (N, K).
-        target: (N,).
+        logits: logits `(N, K)`.
+        target: classes `(N,)`.
         bins: number of bins.
     """
     confidence, predicted = logits.double().softmax(1).max(1)
@@ -95,7 +95,7 @@ def _compute_r_precision(head: CaptionHead, images: Tensor, captions: CaptionTab
         rows = captions.embeddings[captions.first + number % captions.count]
         texts = torch.cat([head.project_captions(part.to(device)).cpu() for part in rows.split(BATCH_SIZE)])
         keys = [row.tobytes() for row in rows.numpy()]
-        if len(set(keys)) < AMONG:
+        if len(set(keys)) < CANDIDATES:
             return math.nan
         precisions.append(float(r_precision(images, texts, keys).mean()))
     return sum(precisions) / len(precisions)

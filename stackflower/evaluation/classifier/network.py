@@ -74,7 +74,7 @@ class DomainClassifier(nn.Module):
     def forward(self, images: Tensor) -> Outputs:
         return self.classify(self.body.precompute(images))
 
-    def settings(self) -> dict[str, Any]:
+    def get_settings(self) -> dict[str, Any]:
         """Return the arguments that build the same network: `DomainClassifier(**settings)`."""
         return {
             "heads": self.heads,

@@ -1,4 +1,4 @@
-"""The base class of feature extractors: fixed networks from whose outputs scores are computed."""
+"""The base class of feature extractors: fixed networks that scores are computed with."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from stackflower.utils.checksum import compute_sha256
 
 
 class Extracted(NamedTuple):
-    """The output of an extractor."""
+    """Outputs of an extractor for N images."""
 
     features: Tensor  # (N, F)
-    logits: Tensor  # (N, K), K 0 for a network without classes
-    heads: Mapping[str, Tensor]  # attribute → logits (N, values); empty for a plain classifier
-    vectors: Tensor  # (N, D) of unit length in a space that captions have too; D 0 for a network without one
+    logits: Tensor  # (N, K); K = 0 for a network without classes
+    heads: Mapping[str, Tensor]  # attribute → logits (N, values); empty for a network without attributes
+    vectors: Tensor  # (N, D) of unit length, in a common space with captions; D = 0 without such a space
 
     @classmethod
     def of(
@@ -30,18 +30,18 @@ class Extracted(NamedTuple):
         heads: Mapping[str, Tensor] | None = None,
         vectors: Tensor | None = None,
     ) -> Extracted:
-        """Build the outputs of a network that lacks some of them."""
-        none = features.new_zeros(len(features), 0)
-        return cls(features, none if logits is None else logits, heads or {}, none if vectors is None else vectors)
+        """Build the outputs of a network that lacks some outputs."""
+        empty = features.new_zeros(len(features), 0)
+        return cls(features, empty if logits is None else logits, heads or {}, empty if vectors is None else vectors)
 
-    def map(self, change: Callable[[Tensor], Tensor]) -> Extracted:
-        """Every tensor changed."""
-        heads = {name: change(values) for name, values in self.heads.items()}
-        return Extracted(change(self.features), change(self.logits), heads, change(self.vectors))
+    def map(self, function: Callable[[Tensor], Tensor]) -> Extracted:
+        """Apply a function to every tensor."""
+        heads = {name: function(values) for name, values in self.heads.items()}
+        return Extracted(function(self.features), function(self.logits), heads, function(self.vectors))
 
     @classmethod
     def concatenate(cls, parts: Sequence[Extracted]) -> Extracted:
-        """Concatenate outputs."""
+        """Concatenate the outputs of batches."""
         heads = {name: torch.cat([part.heads[name] for part in parts]) for name in parts[0].heads}
         features, logits, vectors = (
             torch.cat([getattr(part, name) for part in parts]) for name in ("features", "logits", "vectors")
@@ -53,21 +53,21 @@ class Extracted(NamedTuple):
         return self.map(lambda values: values[index])
 
     def cpu(self) -> Extracted:
-        """On the CPU."""
+        """Move to the CPU."""
         return self.map(lambda values: values.cpu())
 
 
 class Extractor(Declared, ABC):
-    """Base class of extractors, which compute features and logits of images with one fixed network."""
+    """Base class of extractors, which compute features and logits of images with a fixed network."""
 
     attributes: Mapping[str, tuple[str, ...]] = {}  # attribute → its values, in the order of the logits
-    family: str = ""  # of a pretrained network, as `Features.family`
-    original: bool = False  # whether it is the 2015 Inception network, with which distances are called FID and KID
+    family: str = ""  # `Features.family` of a pretrained network
+    original: bool = False  # it is the 2015 Inception network: the distances are FID and KID
     device: torch.device = torch.device("cpu")
 
     @abstractmethod
     def describe(self) -> dict[str, object]:
-        """Name, checksum of the weights, how images are resized: reported with every score."""
+        """Return protocol fields, reported with every score: name, checksum of the weights, resizing of images."""
 
     @abstractmethod
     def network(self) -> torch.nn.Module:
@@ -92,11 +92,11 @@ class Extractor(Declared, ABC):
 
     @torch.inference_mode()
     def __call__(self, images: Tensor, batch_size: int = 200) -> Extracted:
-        """As `extract`, for any number of images on any device, in batches."""
+        """Extract any number of images, on any device, in batches; the outputs are on the CPU."""
         parts = [self.extract(part.to(self.device)).cpu() for part in images.split(batch_size)]
         return Extracted.concatenate(parts)
 
 
-def checksum(path: Path) -> str:
-    """First 16 hexadecimal digits of a file's SHA-256."""
+def compute_checksum(path: Path) -> str:
+    """Return the first 16 hexadecimal digits of a file's SHA-256."""
     return compute_sha256(path)[:16]

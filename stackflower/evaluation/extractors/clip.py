@@ -17,12 +17,12 @@ from stackflower.features.huggingface import CLIP_STATISTICS
 from stackflower.features.loading import report_loading_errors
 from stackflower.registry import register
 
-TEXTS = 64  # captions at a time
+CAPTION_BATCH = 64  # captions embedded at a time
 
 
 @register("extractor", "clip")
 class ClipExtractor(Extractor):
-    """CLIP (Radford et al. 2021): images and captions in one space, without classes. Needs the extra `text`.
+    """CLIP (Radford et al. 2021): images and captions in a common space, without classes. Needs the extra `text`.
 
     Args:
         model: id on the Hugging Face hub, or a local folder.
@@ -42,7 +42,8 @@ class ClipExtractor(Extractor):
         local = Path(weights or model).expanduser()
         name = str(local.resolve()) if local.is_dir() else weights or model
         with report_loading_errors(
-            f"CLIP {name}", "Give the id of a CLIP model on the Hugging Face hub (and a network), or its local folder."
+            f"CLIP {name}",
+            "Give the id of a CLIP model on the Hugging Face hub (needs the network), or its local folder.",
         ):
             self.tokenizer = AutoTokenizer.from_pretrained(name)
             # safetensors only: a pickled checkpoint could run code
@@ -52,8 +53,8 @@ class ClipExtractor(Extractor):
         self.checksum = hash_weights(self.model)
 
     def network(self) -> nn.Module:
-        found: nn.Module = self.model
-        return found
+        model: nn.Module = self.model
+        return model
 
     def describe(self) -> dict[str, object]:
         return {
@@ -67,7 +68,7 @@ class ClipExtractor(Extractor):
     def extract(self, images: Tensor) -> Extracted:
         size = (self.size, self.size)
         values = F.interpolate(images.float() / 255, size, mode="bicubic", antialias=True, align_corners=False)
-        mean, deviation = (values.new_tensor(each)[:, None, None] for each in CLIP_STATISTICS)
+        mean, deviation = (values.new_tensor(statistic)[:, None, None] for statistic in CLIP_STATISTICS)
         pooled = self.model.vision_model((values.clamp(0, 1) - mean) / deviation).pooler_output
         features = self.model.visual_projection(pooled)
         return Extracted.of(features, vectors=F.normalize(features, dim=1))
@@ -75,9 +76,9 @@ class ClipExtractor(Extractor):
     @torch.inference_mode()
     def embed(self, captions: Sequence[str]) -> Tensor:
         limit, parts = self.model.config.text_config.max_position_embeddings, []
-        for first in range(0, len(captions), TEXTS):
+        for first in range(0, len(captions), CAPTION_BATCH):
             tokens = self.tokenizer(
-                list(captions[first : first + TEXTS]),
+                list(captions[first : first + CAPTION_BATCH]),
                 padding=True,
                 truncation=True,
                 max_length=limit,

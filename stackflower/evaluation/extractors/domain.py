@@ -13,9 +13,10 @@ from stackflower import registry
 from stackflower.errors import DataError
 from stackflower.evaluation.classifier.files import load_classifier
 from stackflower.evaluation.classifier.network import DomainClassifier
-from stackflower.evaluation.extractors.base import Extracted, Extractor, checksum
+from stackflower.evaluation.extractors.base import Extracted, Extractor, compute_checksum
 from stackflower.registry import register
 from stackflower.text.base import TextEncoder
+from stackflower.utils.pixels import scale_pixels
 
 
 @register("extractor", "domain")
@@ -29,7 +30,7 @@ class DomainExtractor(Extractor):
     def __init__(self, *, weights: str):
         self.path = Path(weights).expanduser()
         self.model: DomainClassifier = load_classifier(self.path)
-        self.encoder: TextEncoder | None = None  # of captions, once it is needed
+        self.encoder: TextEncoder | None = None  # text encoder, created when captions are first embedded
         self.family = self.model.body.family
         self.attributes = {name: values for name, values in self.model.heads.items() if name != "label"}
 
@@ -40,7 +41,7 @@ class DomainExtractor(Extractor):
         model = self.model
         return {
             "extractor": "domain",
-            "weights_sha256": checksum(self.path),
+            "weights_sha256": compute_checksum(self.path),
             "classes": len(model.heads.get("label", ())),
             "resolution": model.resolution,
             "resize": "antialiased bilinear",
@@ -49,8 +50,9 @@ class DomainExtractor(Extractor):
         }
 
     def extract(self, images: Tensor) -> Extracted:
-        values = images.float() / 127.5 - 1
+        values = scale_pixels(images)
         if values.shape[-1] != self.model.resolution:
+            # `resize_images` rounds differently where images are enlarged, which would change published scores
             size = (self.model.resolution,) * 2
             values = F.interpolate(values, size=size, mode="bilinear", antialias=True, align_corners=False)
         features, heads, vectors = self.model(values.contiguous(memory_format=torch.channels_last))
@@ -65,8 +67,8 @@ class DomainExtractor(Extractor):
             encoder: TextEncoder = registry.create("text", part.pop("name"), **part)
             if encoder.dim != self.model.text_dim:
                 raise DataError(
-                    f"{self.path} takes embeddings of {self.model.text_dim} numbers, and its text encoder gives "
-                    f"{encoder.dim}: it is damaged, or the encoder has changed; train it again."
+                    f"{self.path} expects embeddings of size {self.model.text_dim}, but its text encoder returns size "
+                    f"{encoder.dim}: the file is damaged or the encoder has changed. Train it again."
                 )
             encoder.to(self.device)
             self.encoder = encoder

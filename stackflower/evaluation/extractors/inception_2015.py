@@ -1,4 +1,4 @@
-"""The 2015 TensorFlow Inception network, by torch-fidelity."""
+"""The 2015 TensorFlow Inception network, as ported by torch-fidelity."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ import torch
 from torch import Tensor, nn
 
 from stackflower.errors import MissingDependency
-from stackflower.evaluation.extractors.base import Extracted, Extractor, checksum
+from stackflower.evaluation.extractors.base import Extracted, Extractor, compute_checksum
 from stackflower.features.loading import report_loading_errors
 from stackflower.registry import register
 
-FILE = "weights-inception-2015-12-05-6726825d.pth"
-DIGEST = "6726825d"  # with which the SHA-256 of torch-fidelity's weights begins
-FEATURES = ("2048", "logits_unbiased")
+WEIGHTS_FILE = "weights-inception-2015-12-05-6726825d.pth"
+WEIGHTS_DIGEST = "6726825d"  # first digits of the SHA-256 of torch-fidelity's weights
+OUTPUT_NAMES = ("2048", "logits_unbiased")
 
 
 @register("extractor", "inception-2015")
@@ -35,21 +35,21 @@ class OriginalInception(Extractor):
             from torch_fidelity import feature_extractor_inceptionv3 as fidelity
         except ImportError:
             raise MissingDependency("torch-fidelity", "fidelity", "The extractor inception-2015") from None
-        self.path = Path(weights).expanduser() if weights else Path(torch.hub.get_dir()) / "checkpoints" / FILE
+        self.path = Path(weights).expanduser() if weights else Path(torch.hub.get_dir()) / "checkpoints" / WEIGHTS_FILE
         with report_loading_errors(
             "The 2015 Inception network",
-            f"Fetch {FILE} from torch-fidelity's releases and name it with `weights=FILE`.",
+            f"Download {WEIGHTS_FILE} from torch-fidelity's releases and set `weights=FILE`.",
         ):
             if weights is None and not self.path.exists():
                 self.path.parent.mkdir(parents=True, exist_ok=True)
-                torch.hub.download_url_to_file(fidelity.URL_INCEPTION_V3, str(self.path), hash_prefix=DIGEST)
-            # torch-fidelity loads the file with weights_only=False: what the same function refuses gets no further
+                torch.hub.download_url_to_file(fidelity.URL_INCEPTION_V3, str(self.path), hash_prefix=WEIGHTS_DIGEST)
+            # torch-fidelity loads with weights_only=False, which can run code: check the file first
             torch.load(self.path, map_location="cpu", weights_only=True)
             self.model: nn.Module = fidelity.FeatureExtractorInceptionV3(
-                "inception-2015", list(FEATURES), feature_extractor_weights_path=str(self.path)
+                "inception-2015", list(OUTPUT_NAMES), feature_extractor_weights_path=str(self.path)
             )
-        self.checksum = checksum(self.path)
-        self.original = self.checksum.startswith(DIGEST)
+        self.checksum = compute_checksum(self.path)
+        self.original = self.checksum.startswith(WEIGHTS_DIGEST)
 
     def network(self) -> nn.Module:
         return self.model

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from stackflower.errors import DataError, summarise_error
-from stackflower.evaluation.extractors.base import Extracted, Extractor, checksum
+from stackflower.evaluation.extractors.base import Extracted, Extractor, compute_checksum
 from stackflower.registry import register
 
 INCEPTION_FILE = "inception_v3_google-0cc3c7bd.pth"
@@ -19,7 +19,7 @@ INCEPTION_FILE = "inception_v3_google-0cc3c7bd.pth"
 class InceptionExtractor(Extractor):
     """Inception-v3 with torchvision's ImageNet weights: 1000 classes, 2048 features, on 299×299 pixels.
 
-    These are not the 2015 TensorFlow weights of published scores; scores by the two are not comparable.
+    Published scores use the 2015 TensorFlow weights instead; scores of the two networks are not comparable.
 
     Args:
         weights: path of the weights file; None: torchvision's cache or download.
@@ -38,29 +38,30 @@ class InceptionExtractor(Extractor):
             state = torch.load(self.path, map_location="cpu", weights_only=True)
             model = inception_v3(weights=None, init_weights=False, aux_logits=True, transform_input=True)
             model.load_state_dict(state)
-        except Exception as error:  # network, file or contents: whatever fails, the weights can't be loaded
+        except Exception as error:  # the network, the file or its contents may fail in many ways
             raise DataError(
                 f"Inception-v3's weights can't be loaded ({type(error).__name__}: {summarise_error(error)[:200]}). "
-                f"Fetch {INCEPTION_FILE} from torchvision's model zoo and name it with `weights=FILE`, or score with a "
-                "classifier of your own data: `extractor=domain`."
+                f"Download {INCEPTION_FILE} from torchvision's model zoo and set `weights=FILE`, or score with a "
+                "classifier trained on your own data: `extractor=domain`."
             ) from error
         self.model = model.eval()
         self.head, self.model.fc = self.model.fc, nn.Identity()
-        self.both = nn.ModuleList([self.model, self.head])
+        self.model_and_head = nn.ModuleList([self.model, self.head])
 
     def network(self) -> nn.Module:
-        return self.both
+        return self.model_and_head
 
     def describe(self) -> dict[str, object]:
         return {
             "extractor": "inception-v3 (torchvision, ImageNet)",
-            "weights_sha256": checksum(self.path),
+            "weights_sha256": compute_checksum(self.path),
             "classes": 1000,
             "resolution": 299,
             "resize": "antialiased bilinear",
         }
 
     def extract(self, images: Tensor) -> Extracted:
+        # `resize_images` rounds differently where images are enlarged, which would change published scores
         values = F.interpolate(
             images.float() / 255, size=(299, 299), mode="bilinear", antialias=True, align_corners=False
         )

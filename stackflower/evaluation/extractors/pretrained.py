@@ -1,4 +1,4 @@
-"""Any pretrained image network of the kind `features` as an extractor."""
+"""A pretrained network of the kind `features` as an extractor."""
 
 from __future__ import annotations
 
@@ -10,18 +10,19 @@ from stackflower.evaluation.extractors.base import Extracted, Extractor
 from stackflower.features.base import Features, resize_images
 from stackflower.options import Count
 from stackflower.registry import register
+from stackflower.utils.pixels import scale_pixels
 
 
 @register("extractor", "features")
 class PretrainedFeatures(Extractor):
-    """Pretrained network of the kind `features`: its coarsest map, averaged over positions.
+    """Coarsest map of a pretrained network of the kind `features`, averaged over positions.
 
-    It has no classes, so it gives no Inception Score.
+    It has no classes, and hence no Inception Score.
 
     Args:
-        network: name of the features, such as timm, torchvision or huggingface.
+        network: name of the features, such as "timm", "torchvision" or "huggingface".
         model: model of that library.
-        weights: local file of weights; None: the library's own.
+        weights: local file of weights; None: those of the library.
         size: height and width that images are resized to.
     """
 
@@ -33,16 +34,16 @@ class PretrainedFeatures(Extractor):
         weights: str | None = None,
         size: Count = 224,
     ):
-        options = {"model": model, "weights": weights}
-        given = {name: value for name, value in options.items() if value is not None}
-        self.features: Features = registry.create("features", network, **given)
+        choices = {"model": model, "weights": weights}
+        options = {name: value for name, value in choices.items() if value is not None}
+        self.features: Features = registry.create("features", network, **options)
         self.family, self.size = self.features.family, size
 
     def network(self) -> nn.Module:
         return self.features.get_network(self.device, torch.float32)
 
     def to(self, device: torch.device | str) -> None:
-        self.device = torch.device(device)  # features run where their images are
+        self.device = torch.device(device)  # `Features` run on the device of their images
 
     def describe(self) -> dict[str, object]:
         return {
@@ -54,6 +55,6 @@ class PretrainedFeatures(Extractor):
         }
 
     def extract(self, images: Tensor) -> Extracted:
-        coarsest = self.features(resize_images(images.float() / 127.5 - 1, self.size))[-1]
+        coarsest = self.features(resize_images(scale_pixels(images), self.size))[-1]
         features = coarsest.float().mean((2, 3))
         return Extracted.of(features)

@@ -1,4 +1,4 @@
-"""The base class of metrics: scores of generated images beside real ones."""
+"""The base class of metrics, which score generated images against real ones."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from stackflower.evaluation.statistics import Statistics
 
 
 class CaptionPairs(NamedTuple):
-    """Images beside their captions in one space."""
+    """Images and their captions in a common space."""
 
     images: Tensor  # (N, D) of unit length
     texts: Tensor  # (N, D) of unit length
@@ -27,68 +27,73 @@ class CaptionPairs(NamedTuple):
 
 @dataclass(frozen=True)
 class MetricInputs:
-    """What metrics are computed from; images of a folder may have no captions, and their captions no real image."""
+    """Inputs of metrics.
+
+    Images of a folder may lack captions, or have captions that describe no real image.
+    """
 
     fake: Statistics  # of the generated images
     real: Statistics  # of the real images
     protocol: Protocol
     reference: Reference
-    attributes: Mapping[
-        str, tuple[str, ...]
-    ]  # the extractor's heads: attribute → its values, in the order of the logits
-    extract: Callable[[Tensor], Extracted]  # uint8 images (N, 3, H, W) → features, shared by all processes
+    attributes: Mapping[str, tuple[str, ...]]  # attribute → its values, in the order of the extractor's logits
+    extract: Callable[[Tensor], Extracted]  # uint8 images (N, 3, H, W) → features; the processes share the work
     embed: Callable[[Sequence[str]], Tensor | None] = lambda captions: None  # captions → (N, D), `Extractor.embed`
     captions: Sequence[str] | None = None  # of each generated image
-    no_captions_reason: str = "these images have no captions."  # why there are none
-    pairs: Sequence[tuple[int, int]] | None = None  # of each generated image: number of a real image and of its caption
-    chosen: Sequence[int] = ()  # numbers of the real images, in their order
-    generate: Callable[[Sequence[str], int, int], Extracted] | None = None  # captions, images of each, seed → features
-    images: Callable[[Sequence[str], int, int], Iterator[Tensor]] | None = None  # the same → uint8 (n, 3, R, R)
-    training: Callable[[], Statistics | None] = lambda: (
-        None
-    )  # of the training split; None where it is what is compared with
-    original_inception: bool = False  # whether the extractor is the one with which distances are called FID and KID
+    no_captions_reason: str = "these images have no captions."  # why `captions` is None
+    pairs: Sequence[tuple[int, int]] | None = None  # for each generated image: numbers of a real image and its caption
+    chosen: Sequence[int] = ()  # numbers of the real images, in the order of `real`
+    # functions of captions, images per caption and seed; None if the subject generates no images
+    generate: Callable[[Sequence[str], int, int], Extracted] | None = None
+    images: Callable[[Sequence[str], int, int], Iterator[Tensor]] | None = None  # → batches, uint8 (n, 3, R, R)
+    # statistics of training images; None if the reference is the training split
+    training: Callable[[], Statistics | None] = lambda: None
+    original_inception: bool = False  # the extractor is the 2015 Inception network: FID, KID
 
-    def kept_captions(self) -> list[str]:
+    def list_kept_captions(self) -> list[str]:
         """Return the captions of the generated images whose outputs are kept."""
         return list(self.captions or ())[: len(self.fake.rows.features)]
 
-    def match_captions(self, what: str) -> tuple[CaptionPairs, CaptionPairs | None]:
+    def match_captions(self, metric: str) -> tuple[CaptionPairs, CaptionPairs | None]:
         """Pair generated images with their captions, and real images with their first caption.
 
         Args:
-            what: name of the metric, for the error message.
+            metric: name of the metric, for the error message.
+
+        Returns:
+            The pairs of the generated images, and those of the real images, or None without real images.
 
         Raises:
             DataError: the extractor has no common space of images and captions.
         """
-        captions, rows = self.kept_captions(), self.fake.rows.vectors
-        texts = self.embed(captions) if captions and rows.shape[1] else None
+        captions, images = self.list_kept_captions(), self.fake.rows.vectors
+        texts = self.embed(captions) if captions and images.shape[1] else None
         if texts is None:
-            raise unavailable_error(
-                what,
+            raise build_unavailable_error(
+                metric,
                 "this extractor does not compare images with captions; use `extractor=clip`, or train a classifier "
                 "with a text encoder (`stackflower train-classifier`).",
             )
-        known = self.real.rows.vectors
-        first = [self.reference.data.captions[image][0] for image in self.chosen[: len(known)]]
-        own = self.embed(first) if first else None
-        return CaptionPairs(rows, texts, captions), None if own is None else CaptionPairs(known, own, first)
+        real_images = self.real.rows.vectors
+        chosen = [self.reference.data.captions[image][:1] for image in self.chosen[: len(real_images)]]
+        real_captions = [caption for captions_of_image in chosen for caption in captions_of_image]
+        real_texts = self.embed(real_captions) if real_captions else None
+        real = None if real_texts is None else CaptionPairs(real_images, real_texts, real_captions)
+        return CaptionPairs(images, texts, captions), real
 
 
 class Metric(Declared, ABC):
-    """One or several related scores. A subclass computes them in float64."""
+    """Base class of metrics, each of one score or several related ones, computed in float64."""
 
-    needs_captions: ClassVar[bool] = False  # whether it is of no use for images without captions
-    needs_run: ClassVar[bool] = False  # whether it generates images itself
-    by_default: ClassVar[bool] = True  # whether it is computed without being asked for
-    needs_attributes: ClassVar[bool] = False  # whether it is of no use for data without attributes
-    measure: ClassVar[str | None] = None  # the score by which one run is better than another; None: none alone
+    needs_captions: ClassVar[bool] = False  # skipped for images without captions
+    needs_run: ClassVar[bool] = False  # generates images itself
+    by_default: ClassVar[bool] = True  # computed unless the protocol names metrics
+    needs_attributes: ClassVar[bool] = False  # skipped for data without attributes
+    measure: ClassVar[str | None] = None  # score that ranks runs; None: the metric has no such score
     lower_is_better: ClassVar[bool] = False
-    limits: ClassVar[
-        Mapping[str, str]
-    ] = {}  # other names that a limit of a score may have, with their score as `scoring.collect_numbers` names it
-    position: ClassVar[int] = 100  # place in the report, the lowest first
+    # further names for limits → the score that they refer to, as `scoring.collect_numbers` names it
+    limits: ClassVar[Mapping[str, str]] = {}
+    position: ClassVar[int] = 100  # place in the report, in ascending order
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -103,7 +108,7 @@ class Metric(Declared, ABC):
             Scores by name, as ``stackflower eval`` prints them in JSON. ``NAME_interval`` is the 95% interval of NAME.
 
         Raises:
-            DataError: the data do not allow it. Users see it only if they asked for this metric.
+            DataError: the data do not allow it. Users see it only if the protocol names this metric.
         """
 
     @abstractmethod
@@ -111,12 +116,12 @@ class Metric(Declared, ABC):
         """Format the scores as text, one line per score."""
 
 
-def line(label: str, text: str, interval: Sequence[float] | None = None) -> str:
+def format_line(label: str, text: str, interval: Sequence[float] | None = None) -> str:
     """Format one line of the report."""
-    within = "" if not interval else f"   95%: {interval[0]:.4g} to {interval[1]:.4g}"
-    return f"{label:<20}{text}{within}"
+    suffix = "" if not interval else f"   95%: {interval[0]:.4g} to {interval[1]:.4g}"
+    return f"{label:<20}{text}{suffix}"
 
 
-def unavailable_error(what: str, why: str) -> DataError:
+def build_unavailable_error(metric: str, reason: str) -> DataError:
     """Build the error for data that do not allow a metric."""
-    return DataError(f"{what} can't be computed: {why}")
+    return DataError(f"{metric} can't be computed: {reason}")

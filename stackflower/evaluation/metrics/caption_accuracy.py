@@ -1,4 +1,4 @@
-"""Caption accuracy: how often a classifier finds the attributes in an image that its caption mentions."""
+"""Caption accuracy: how often a classifier finds the attributes that a caption mentions in its image."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from stackflower.evaluation.intervals import interval
-from stackflower.evaluation.metrics.base import Metric, MetricInputs, line, unavailable_error
+from stackflower.evaluation.intervals import compute_interval
+from stackflower.evaluation.metrics.base import Metric, MetricInputs, build_unavailable_error, format_line
 from stackflower.registry import register
 
 
@@ -35,7 +35,7 @@ def caption_accuracy(
     """Compute the accuracy of each attribute over the captions that mention it, and of all attributes together.
 
     Args:
-        heads: attribute → logits (N, values) of the generated images.
+        heads: attribute → logits `(N, values)` of the generated images.
         attributes: attribute → its values, in the order of the logits.
         mentioned: for each image, the attributes that its caption mentions, attribute → value.
 
@@ -48,23 +48,23 @@ def caption_accuracy(
     all_correct, any_mentioned = torch.ones(count, dtype=torch.bool), torch.zeros(count, dtype=torch.bool)
     for name, values in attributes.items():
         index = {value: number for number, value in enumerate(values)}
-        target = torch.tensor([index.get(one.get(name, ""), -1) for one in mentioned])
+        target = torch.tensor([index.get(attribute_values.get(name, ""), -1) for attribute_values in mentioned])
         mentions = target >= 0
         if mentions.any():
-            found = compute_hits(heads[name], target, mentions)
-            scores[name], scores[f"{name}_interval"] = float(found.mean()), interval(found)
+            hits = compute_hits(heads[name], target, mentions)
+            scores[name], scores[f"{name}_interval"] = float(hits.mean()), compute_interval(hits)
             scores[f"{name}_captions"] = int(mentions.sum())
             any_mentioned |= mentions
             all_correct &= ~mentions | (heads[name].argmax(1) == target)
     if any_mentioned.any():
-        found = all_correct[any_mentioned].double()
-        scores["all_mentioned"], scores["all_mentioned_interval"] = float(found.mean()), interval(found)
+        hits = all_correct[any_mentioned].double()
+        scores["all_mentioned"], scores["all_mentioned_interval"] = float(hits.mean()), compute_interval(hits)
     return scores
 
 
 @register("metric", "captions")
 class CaptionAccuracy(Metric):
-    """Of the captions that mention an attribute, the share whose image shows it, according to a classifier."""
+    """For the captions that mention an attribute, the share of images that show it, according to a classifier."""
 
     needs_captions = needs_attributes = True
     limits: ClassVar[dict[str, str]] = {"captions": "caption_accuracy: all_mentioned"}
@@ -72,11 +72,12 @@ class CaptionAccuracy(Metric):
 
     def compute(self, inputs: MetricInputs) -> dict[str, Any]:
         if not inputs.attributes:
-            raise unavailable_error(
-                "Caption accuracy", "it needs data with attributes, and `extractor=domain` trained on them."
+            raise build_unavailable_error(
+                "Caption accuracy",
+                "it needs data with attributes, and a classifier trained on them (`extractor=domain`).",
             )
         if inputs.pairs is None:
-            raise unavailable_error(
+            raise build_unavailable_error(
                 "Caption accuracy", "the captions of these images do not belong to real images of the split."
             )
         heads = inputs.fake.rows.heads
@@ -85,10 +86,10 @@ class CaptionAccuracy(Metric):
         return {"caption_accuracy": caption_accuracy(heads, inputs.attributes, mentioned)}
 
     def lines(self, scores: Mapping[str, Any]) -> list[str]:
-        found, lines = scores["caption_accuracy"], []
-        for name, value in found.items():
+        accuracy, lines = scores["caption_accuracy"], []
+        for name, value in accuracy.items():
             if not name.endswith(("_captions", "_interval")):
-                count = found.get(f"{name}_captions")
+                count = accuracy.get(f"{name}_captions")
                 text = f"{value:.3f}   {name}" + (f" ({count:,} captions)" if count else "")
-                lines.append(line("caption accuracy", text, found[f"{name}_interval"]))
+                lines.append(format_line("caption accuracy", text, accuracy[f"{name}_interval"]))
         return lines

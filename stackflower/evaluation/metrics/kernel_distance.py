@@ -9,82 +9,85 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from stackflower.evaluation.intervals import interval_around
-from stackflower.evaluation.metrics.base import Metric, MetricInputs, line, unavailable_error
+from stackflower.evaluation.intervals import compute_interval_around
+from stackflower.evaluation.metrics.base import Metric, MetricInputs, build_unavailable_error, format_line
 from stackflower.registry import register
 
 SUBSETS, SUBSET_SIZE, SEED = 100, 1000, 2020  # as in torch-fidelity
-INFLUENCES = 2000  # images that the interval is taken from
+MAX_INFLUENCES = 2000  # images per side whose influence the interval is computed from
 
 
-def kernel(one: Tensor, other: Tensor) -> Tensor:
-    """(N, M) of features (N, F) and (M, F): (x·y / F + 1)³."""
-    return (one @ other.T / one.shape[1] + 1) ** 3
+def compute_kernel(x: Tensor, y: Tensor) -> Tensor:
+    """Compute the kernel `(N, M)` of features `(N, F)` and `(M, F)`: (x·y / F + 1)³."""
+    return (x @ y.T / x.shape[1] + 1) ** 3
 
 
-def squared_mmd(one: Tensor, other: Tensor) -> Tensor:
+def squared_mmd(fake: Tensor, real: Tensor) -> Tensor:
     """Estimate the squared maximum mean discrepancy without bias (Bińkowski et al. 2018, eq. 4).
 
     The kernel is (x·y / F + 1)³.
 
     Args:
-        one: features `(N, F)`, at least two rows.
-        other: features `(M, F)`, at least two rows.
+        fake: features `(N, F)`, at least two rows.
+        real: features `(M, F)`, at least two rows.
     """
-    n, m = len(one), len(other)
+    n, m = len(fake), len(real)
     within = [
         (table.sum() - table.diagonal().sum()) / (len(table) * (len(table) - 1))
-        for table in (kernel(one, one), kernel(other, other))
+        for table in (compute_kernel(fake, fake), compute_kernel(real, real))
     ]
-    return within[0] + within[1] - 2 * kernel(one, other).sum() / (n * m)
+    return within[0] + within[1] - 2 * compute_kernel(fake, real).sum() / (n * m)
 
 
-def influence(one: Tensor, other: Tensor) -> Tensor:
-    """Compute what each row of `one` `(N, F)` adds to the squared discrepancy from `other` `(M, F)`.
+def compute_influence(fake: Tensor, real: Tensor) -> Tensor:
+    """Compute what each row of `fake` `(N, F)` adds to the squared discrepancy from `real` `(M, F)`.
 
     Returns:
         Influence `(N,)`, to first order, minus its mean.
     """
-    one, other = one.double(), other.double()
-    table = kernel(one, one)
-    own = (table.sum(1) - table.diagonal()) / (len(one) - 1)
-    added = 2 * (own - kernel(one, other).mean(1))
-    return added - added.mean()
+    fake, real = fake.double(), real.double()
+    table = compute_kernel(fake, fake)
+    within = (table.sum(1) - table.diagonal()) / (len(fake) - 1)
+    influence = 2 * (within - compute_kernel(fake, real).mean(1))
+    return influence - influence.mean()
 
 
 def kernel_distance(
-    one: Tensor, other: Tensor, subsets: int = SUBSETS, subset_size: int = SUBSET_SIZE, seed: int = SEED
+    fake: Tensor, real: Tensor, subsets: int = SUBSETS, subset_size: int = SUBSET_SIZE, seed: int = SEED
 ) -> tuple[float, float]:
     """Compute mean and population standard deviation of `squared_mmd` over random subsets, drawn as in torch-fidelity.
 
     Args:
-        one: features `(N, F)`, at least `subset_size` rows.
-        other: features `(M, F)`, at least `subset_size` rows.
+        fake: features `(N, F)`, at least `subset_size` rows.
+        real: features `(M, F)`, at least `subset_size` rows.
         subsets: number of subsets.
         subset_size: rows of each subset.
         seed: seed of the subsets.
+
+    Raises:
+        ValueError: fewer images than `subset_size`, or a size below 2.
     """
-    if not 2 <= subset_size <= min(len(one), len(other)):
+    if not 2 <= subset_size <= min(len(fake), len(real)):
         raise ValueError(
-            f"Subsets of {subset_size} of {len(one)} and {len(other)} images: allowed are 2 to "
-            f"{min(len(one), len(other))}."
+            f"`subset_size={subset_size}` for {len(fake)} and {len(real)} images: allowed are 2 to "
+            f"{min(len(fake), len(real))}."
         )
-    one, other, draw = one.double(), other.double(), np.random.RandomState(seed)
-    found = torch.stack(
+    fake, real, draw = fake.double(), real.double(), np.random.RandomState(seed)
+    distances = torch.stack(
         [
-            squared_mmd(*(table[draw.choice(len(table), subset_size, replace=False)] for table in (one, other)))
+            squared_mmd(*(table[draw.choice(len(table), subset_size, replace=False)] for table in (fake, real)))
             for _ in range(subsets)
         ]
     )
-    return float(found.mean()), float(found.std(unbiased=False))
+    return float(distances.mean()), float(distances.std(unbiased=False))
 
 
 @register("metric", "kid")
 class KernelDistance(Metric):
     """Kernel distance of the extractor's features between generated and real images (Bińkowski et al. 2018).
 
-    It is unbiased for any number of images, and KID only with the 2015 Inception weights. The subsets have 1,000
-    images, or half of a smaller sample, so that they differ.
+    It is unbiased for any number of images, and called KID with the 2015 Inception weights only. The subsets have 1,000
+    images; with fewer than 2,000 images on a side, half of them, so that subsets differ.
     """
 
     position = 2
@@ -95,12 +98,14 @@ class KernelDistance(Metric):
         smallest = min(len(fake), len(real))
         size = min(SUBSET_SIZE, smallest // 2)
         if size < 2:
-            raise unavailable_error("The kernel distance", f"it needs 4 images on each side, and one has {smallest}.")
+            raise build_unavailable_error(
+                "The kernel distance", f"it needs 4 images on each side, and one side has {smallest}."
+            )
         mean, deviation = kernel_distance(fake, real, subset_size=size)
-        added = influence(fake[:INFLUENCES], real[:INFLUENCES])
+        influence = compute_influence(fake[:MAX_INFLUENCES], real[:MAX_INFLUENCES])
         return {
             "kernel_distance_mean": mean,
-            "kernel_distance_mean_interval": interval_around(mean, added, len(fake)),
+            "kernel_distance_mean_interval": compute_interval_around(mean, influence, len(fake)),
             "kernel_distance_std": deviation,
             "kernel_distance_subset_size": size,
             "kernel_distance_images": [len(fake), len(real)],
@@ -111,4 +116,4 @@ class KernelDistance(Metric):
         mean, deviation = scores["kernel_distance_mean"], scores["kernel_distance_std"]
         text = f"{mean:.4g} ± {deviation:.2g}   {SUBSETS} subsets of {scores['kernel_distance_subset_size']:,}"
         label = "KID" if scores.get("kernel_distance_is_kid") else "kernel distance"
-        return [line(label, text, scores["kernel_distance_mean_interval"])]
+        return [format_line(label, text, scores["kernel_distance_mean_interval"])]

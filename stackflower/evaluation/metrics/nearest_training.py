@@ -1,4 +1,4 @@
-"""The nearest training image of each generated one: memorisation."""
+"""Memorisation: the nearest training image of each generated image."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from typing import Any
 
 import torch.nn.functional as F
 
-from stackflower.evaluation.intervals import interval
-from stackflower.evaluation.metrics.base import Metric, MetricInputs, line, unavailable_error
+from stackflower.evaluation.intervals import compute_interval
+from stackflower.evaluation.metrics.base import Metric, MetricInputs, build_unavailable_error, format_line
 from stackflower.evaluation.nearest import find_nearest
 from stackflower.registry import register
 
@@ -21,36 +21,38 @@ class NearestTraining(Metric):
     to it.
     """
 
-    by_default = False  # it looks at the whole training split
+    by_default = False  # it extracts the features of the training split
     position = 10
     measure, lower_is_better = "copies", True
 
     def compute(self, inputs: MetricInputs) -> dict[str, Any]:
         training = inputs.training()
         if training is None:
-            raise unavailable_error(
-                "Nearness to the training images", "the split that is compared with is the training split."
+            raise build_unavailable_error(
+                "The share of copies", "the reference split is the training split; choose another `split`."
             )
         if training.count < 2:
-            raise unavailable_error("Nearness to the training images", "there is one of them.")
+            raise build_unavailable_error(
+                "The share of copies", "it needs at least 2 training images, and this data has 1."
+            )
         points = F.normalize(training.rows.features, dim=1)[None]
-        found = find_nearest(F.normalize(inputs.fake.rows.features, dim=1), points)
-        real = find_nearest(F.normalize(inputs.real.rows.features, dim=1), points)
-        copies = found.copies.double()
+        nearest = find_nearest(F.normalize(inputs.fake.rows.features, dim=1), points)
+        real_nearest = find_nearest(F.normalize(inputs.real.rows.features, dim=1), points)
+        copies = nearest.copies.double()
         return {
             "copies": float(copies.mean()),
-            "copies_interval": interval(copies),
-            "real_copies": float(real.copies.double().mean()),
-            "nearest_distance_median": float(found.distance.double().median()),
-            "real_nearest_distance_median": float(real.distance.double().median()),
-            "copies_limit": found.limit,
+            "copies_interval": compute_interval(copies),
+            "real_copies": float(real_nearest.copies.double().mean()),
+            "nearest_distance_median": float(nearest.distance.double().median()),
+            "real_nearest_distance_median": float(real_nearest.distance.double().median()),
+            "copies_limit": nearest.limit,
             "training_images": len(points[0]),
         }
 
     def lines(self, scores: Mapping[str, Any]) -> list[str]:
         text = (
-            f"{scores['copies']:.3f}   real images {scores['real_copies']:.3f}   median distance to the nearest "
-            "training image "
-            f"{scores['nearest_distance_median']:.3f}, real images {scores['real_nearest_distance_median']:.3f}"
+            f"{scores['copies']:.3f}   real images {scores['real_copies']:.3f}   "
+            f"median distance to the nearest training image {scores['nearest_distance_median']:.3f}, "
+            f"real images {scores['real_nearest_distance_median']:.3f}"
         )
-        return [line("copies", text, scores["copies_interval"])]
+        return [format_line("copies", text, scores["copies_interval"])]

@@ -8,19 +8,19 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from stackflower.evaluation.intervals import interval
-from stackflower.evaluation.metrics.base import Metric, MetricInputs, line, unavailable_error
+from stackflower.evaluation.intervals import compute_interval
+from stackflower.evaluation.metrics.base import Metric, MetricInputs, build_unavailable_error, format_line
 from stackflower.registry import register
 
 NEIGHBOURS = 5
-SMALL_SAMPLE = 500  # images below which balls are too wide to tell much
-CHUNK = 1024  # rows of a table of distances, so that memory does not grow with the square of the number of images
+SMALL_SAMPLE = 500  # below this number of images, the balls are too wide to be informative
+CHUNK = 1024  # rows of a table of distances; bounds the memory
 
 
 def compute_radii(features: Tensor, neighbours: int = NEIGHBOURS) -> Tensor:
-    """(N,) distance of each row of (N, F) to the nearest but `neighbours` − 1 of the others."""
-    found = [torch.cdist(part, features).kthvalue(neighbours + 1, 1).values for part in features.split(CHUNK)]
-    return torch.cat(found)
+    """Compute the distance `(N,)` of each row of features `(N, F)` to its `neighbours`-th nearest neighbour."""
+    radii = [torch.cdist(part, features).kthvalue(neighbours + 1, 1).values for part in features.split(CHUNK)]
+    return torch.cat(radii)
 
 
 def precision_recall(real: Tensor, fake: Tensor, neighbours: int = NEIGHBOURS) -> dict[str, float]:
@@ -28,7 +28,7 @@ def precision_recall(real: Tensor, fake: Tensor, neighbours: int = NEIGHBOURS) -
 
     See Kynkäänniemi et al. (2019), eq. 1 and 2, and Naeem et al. (2020), eq. 4 and 5.
 
-    Each image has a ball that reaches to its `neighbours`-th nearest neighbour on the same side.
+    Each image has a ball, which reaches to its `neighbours`-th nearest neighbour on the same side.
 
     - precision: share of generated images within the ball of any real one;
     - recall: share of real images within the ball of any generated one;
@@ -38,7 +38,10 @@ def precision_recall(real: Tensor, fake: Tensor, neighbours: int = NEIGHBOURS) -
     Args:
         real: features `(N, F)`, more than `neighbours` rows.
         fake: features `(M, F)`, more than `neighbours` rows.
-        neighbours: number of neighbours that a ball reaches to.
+        neighbours: which neighbour a ball reaches to.
+
+    Raises:
+        ValueError: too few rows.
     """
     return {name: float(values.mean()) for name, values in compute_per_image(real, fake, neighbours).items()}
 
@@ -49,20 +52,22 @@ def compute_per_image(real: Tensor, fake: Tensor, neighbours: int = NEIGHBOURS) 
     Precision and density have one value per generated image, recall and coverage one per real image.
     """
     if min(len(real), len(fake)) <= neighbours:
-        raise ValueError(f"{len(real)} and {len(fake)} images: wanted are more than {neighbours} on each side.")
+        raise ValueError(
+            f"{len(real)} real and {len(fake)} generated images are too few; each side needs more than {neighbours}."
+        )
     real, fake = real.double(), fake.double()
     real_radius, fake_radius = compute_radii(real, neighbours), compute_radii(fake, neighbours)
-    inside = torch.zeros(len(fake), dtype=torch.float64)  # how many real balls hold a generated image
+    ball_count = torch.zeros(len(fake), dtype=torch.float64)  # number of real balls that contain a generated image
     recalled, covered = [], []
     for part, radius in zip(real.split(CHUNK), real_radius.split(CHUNK), strict=True):
         distance = torch.cdist(part, fake)
-        inside += (distance < radius[:, None]).sum(0)
+        ball_count += (distance < radius[:, None]).sum(0)
         recalled.append((distance < fake_radius).any(1).double())
         covered.append((distance.amin(1) < radius).double())
     return {
-        "precision": (inside > 0).double(),
+        "precision": (ball_count > 0).double(),
         "recall": torch.cat(recalled),
-        "density": inside / neighbours,
+        "density": ball_count / neighbours,
         "coverage": torch.cat(covered),
     }
 
@@ -78,18 +83,18 @@ class PrecisionRecall(Metric):
     def compute(self, inputs: MetricInputs) -> dict[str, Any]:
         real, fake = inputs.real.rows.features, inputs.fake.rows.features
         try:
-            found = compute_per_image(real, fake)
+            values_by_name = compute_per_image(real, fake)
         except ValueError as error:
-            raise unavailable_error("Precision and recall", str(error)) from error
+            raise build_unavailable_error("Precision and recall", str(error)) from error
         scores: dict[str, Any] = {"precision_recall_images": [len(fake), len(real)]}
-        for name, values in found.items():
-            scores[name], scores[f"{name}_interval"] = float(values.mean()), interval(values)
+        for name, values in values_by_name.items():
+            scores[name], scores[f"{name}_interval"] = float(values.mean()), compute_interval(values)
         if min(len(real), len(fake)) < SMALL_SAMPLE:
-            scores["precision_recall_note"] = f"fewer than {SMALL_SAMPLE:,} images on a side: balls are wide"
+            scores["precision_recall_note"] = f"imprecise: fewer than {SMALL_SAMPLE:,} images on a side"
         return scores
 
     def lines(self, scores: Mapping[str, Any]) -> list[str]:
         note = scores.get("precision_recall_note")
         names = ("precision", "recall", "density", "coverage")
-        lines = [line(name, f"{scores[name]:.3f}", scores[f"{name}_interval"]) for name in names]
-        return [*lines, line("", f"({note})")] if note else lines
+        lines = [format_line(name, f"{scores[name]:.3f}", scores[f"{name}_interval"]) for name in names]
+        return [*lines, format_line("", f"({note})")] if note else lines

@@ -5,6 +5,7 @@ Reed et al. (2016), Learning Deep Representations of Fine-Grained Visual Descrip
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections.abc import Sequence
 from typing import Any
@@ -16,6 +17,8 @@ from torch import Tensor, nn
 from stackflower.errors import ComponentError
 from stackflower.options import Count, Weight
 from stackflower.registry import register
+from stackflower.text.base import split_words
+from stackflower.text.dropped import Dropped, is_punctuation
 from stackflower.text.learned import LearnedEncoder
 from stackflower.text.ranking import joint_embedding_loss
 
@@ -104,6 +107,26 @@ class CharacterEncoder(LearnedEncoder):
             folded = unicodedata.normalize("NFKC", caption).casefold()[: self.length]
             row[: len(folded)] = torch.tensor([self.tokens.get(character, 0) for character in folded])
         return table
+
+    def find_dropped(self, captions: Sequence[str]) -> Dropped:
+        dropped = Dropped(
+            "can read no letter or digit of",
+            f"Change these captions, use a larger `text.length` ({self.length} at present), or another encoder, such "
+            "as `text=ngram`, which reads any script.",
+        )
+        foreign = re.compile(f"[^{re.escape(''.join(self.tokens))}]")
+        for caption in captions:
+            folded = unicodedata.normalize("NFKC", caption).casefold()
+            first, rest = folded[: self.length], folded[self.length :]
+            unreadable = [character for character in foreign.findall(first) if not character.isspace()]
+            dropped.drop(caption, "character", "outside its alphabet", unreadable)
+            beyond = [word for word in split_words(rest) if not is_punctuation(word)] if rest else []
+            dropped.drop(caption, "word", f"beyond its maximum of {self.length} characters", beyond)
+            kept = foreign.sub("\0", first).rstrip("\0")  # padding is what the network sees of other characters
+            described = any(not is_punctuation(word) for word in split_words(first))
+            empty = not re.search("[^\\W_]", kept) and (described or not kept.strip("\0 "))
+            dropped.keep(caption, kept, empty)
+        return dropped
 
     def rank(self, image: Tensor, text: Tensor, negative: Tensor, label: Tensor) -> Tensor:
         return joint_embedding_loss(image, text, label, self.margin)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -12,7 +13,10 @@ from torch import Tensor
 from stackflower.errors import DataError, MissingDependency, summarise_error
 from stackflower.options import Count
 from stackflower.registry import register
-from stackflower.text.base import TextEncoder
+from stackflower.text.base import TextEncoder, split_words
+from stackflower.text.dropped import Dropped, is_punctuation
+
+TOKENIZER_BATCH = 4096  # captions
 
 
 @register("text", "huggingface")
@@ -75,6 +79,53 @@ class HuggingFaceEncoder(TextEncoder):
 
     def to(self, device: torch.device | str) -> None:
         self.model.to(device)
+
+    def find_dropped(self, captions: Sequence[str]) -> Dropped:
+        """Find what the tokenizer drops: words that it does not know, and words beyond the maximum length."""
+        dropped = Dropped(
+            "knows no word of",
+            "Change these captions, choose a model that knows their language, or use another encoder, such as "
+            "`text=ngram`.",
+        )
+        limit, unknown = self.max_tokens - self.tokenizer.num_special_tokens_to_add(), self.tokenizer.unk_token_id
+
+        @cache
+        def is_blank(token: int) -> bool:
+            """Return whether a token is a mark of a word boundary, punctuation or the unknown token."""
+            text = str(self.tokenizer.convert_ids_to_tokens(token)).strip("▁Ġ#")
+            return token == unknown or all(map(is_punctuation, text))
+
+        for first in range(0, len(captions), TOKENIZER_BATCH):
+            batch = list(captions[first : first + TOKENIZER_BATCH])
+            encoded = self.tokenizer(
+                batch, add_special_tokens=False, return_attention_mask=False, return_token_type_ids=False
+            )
+            for caption, tokens in zip(batch, encoded["input_ids"], strict=True):
+                kept = tokens[:limit]
+                if unknown in kept or len(tokens) > limit:
+                    parts, rest = self._split_caption(caption, limit)
+                    missing = [part for token, part in zip(kept, parts, strict=False) if token == unknown]
+                    dropped.drop(caption, "word", "outside its vocabulary", missing)
+                    beyond = [word for word in split_words(rest) if not is_punctuation(word)]
+                    dropped.drop(caption, "word", f"beyond its maximum of {self.max_tokens} tokens", beyond)
+                readable = [token for token in kept if token != unknown]
+                blank = all(map(is_blank, kept))
+                described = blank and any(not is_punctuation(word) for word in split_words(caption))
+                dropped.keep(caption, tuple(kept), blank and (described or not readable))
+        return dropped
+
+    def _split_caption(self, caption: str, limit: int) -> tuple[list[str], str]:
+        """Return the part of a caption that each of its first tokens stands for, and the text of the others.
+
+        A slow tokenizer does not say where its tokens are, so the parts are the names of the tokens.
+        """
+        if not self.tokenizer.is_fast:
+            names = self.tokenizer.tokenize(caption)
+            return names[:limit], self.tokenizer.convert_tokens_to_string(names[limit:])
+        encoded = self.tokenizer(caption, add_special_tokens=False, return_offsets_mapping=True)
+        spans = encoded["offset_mapping"]
+        rest = caption[spans[limit][0] :] if len(spans) > limit else ""
+        return [caption[start:end].strip() for start, end in spans[:limit]], rest
 
     @torch.no_grad()
     def encode(self, captions: Sequence[str]) -> Tensor:

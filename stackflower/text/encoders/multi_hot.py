@@ -15,6 +15,7 @@ from stackflower.errors import ConfigError, DataError, RunError
 from stackflower.options import Count
 from stackflower.registry import register
 from stackflower.text.base import TextEncoder, compute_digest
+from stackflower.text.dropped import Dropped
 from stackflower.utils.atomic import write_text
 
 TAGS_FILE = "tags.json"
@@ -71,9 +72,18 @@ class MultiHotEncoder(TextEncoder):
             table[row, places] = 1
         return F.normalize(table, dim=1)
 
-    def unknown(self, captions: Sequence[str]) -> list[str]:
-        tags = dict.fromkeys(tag for caption in captions for tag in self._split_tags(caption))
-        return [tag for tag in tags if tag not in self.places]
+    def find_dropped(self, captions: Sequence[str]) -> Dropped:
+        dropped = Dropped(
+            "knows no tag of",
+            f"Change these captions, use a larger `text.tags` ({self.max_tags:,} at present), or another encoder, such "
+            "as `text=ngram`.",
+        )
+        for caption in captions:
+            tags = self._split_tags(caption)
+            places = frozenset([self.places[tag] for tag in tags if tag in self.places])
+            dropped.drop(caption, "tag", "outside its vocabulary", [tag for tag in tags if tag not in self.places])
+            dropped.keep(caption, places, not places)
+        return dropped
 
     def fingerprint(self) -> str:
         letters = torch.tensor(list("\0".join(self.places).encode()), dtype=torch.float32)

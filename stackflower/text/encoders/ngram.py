@@ -13,6 +13,7 @@ from torch import Tensor
 from stackflower.options import Count, Weight
 from stackflower.registry import register
 from stackflower.text.base import TextEncoder, split_words
+from stackflower.text.dropped import Dropped
 
 _ENGLISH_FUNCTION_WORDS = """
 a an the this that these those it its is are was were be been has have having had does do there here which who whose
@@ -57,6 +58,10 @@ class NgramEncoder(TextEncoder):
             f"ngram-3 dim={self.dim} window={self.window} characters={self.characters} "
             f"function_words={self.function_words}"
         )
+
+    def find_dropped(self, captions: Sequence[str]) -> Dropped:
+        """Return nothing: all words of any script are hashed. Hashes can collide, so embeddings are compared."""
+        return Dropped("finds no word in", "Change these captions, or use a larger `text.dim`.")
 
     def _extract_features(self, words: Sequence[str]) -> Iterator[tuple[str, float]]:
         yield from ((word, self.function_words) for word in words if word in FUNCTION_WORDS)

@@ -22,6 +22,7 @@ from stackflower.formats.pickles import load_npy, load_pickle
 from stackflower.formats.t7 import load_t7
 from stackflower.registry import register
 from stackflower.text.base import TextEncoder, compute_digest
+from stackflower.text.dropped import Dropped
 from stackflower.utils.atomic import replacing, write_text
 
 NAMES_FILE = "filenames.pickle"
@@ -188,6 +189,21 @@ class PrecomputedEncoder(TextEncoder):
                 )
             rows.append(row)
         return F.normalize(self.vectors[rows].float(), dim=1)
+
+    def find_dropped(self, captions: Sequence[str]) -> Dropped:
+        self.fit(())
+        dropped = Dropped(
+            f"finds in {self.path} no embedding of",
+            "Add embeddings of these captions that differ, or use another encoder, such as `text=ngram`.",
+        )
+        known = self.vectors.any(1)
+        for caption in captions:
+            row = self.places.get(" ".join(caption.split()))
+            if row is None:
+                dropped.keep(caption, None, True)
+            else:
+                dropped.keep(caption, self.vectors[row].numpy().tobytes(), not known[row])
+        return dropped
 
     def fingerprint(self) -> str:
         self.fit(())

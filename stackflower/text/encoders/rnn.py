@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from stackflower.errors import ComponentError, DataError
 from stackflower.options import Count, Weight
 from stackflower.registry import register
-from stackflower.text.base import find_unknown_words, split_words
+from stackflower.text.base import split_words
+from stackflower.text.dropped import DEFAULT_REMEDY, Dropped, is_punctuation
 from stackflower.text.learned import LearnedEncoder
 from stackflower.text.ranking import cosine_ranking_loss
 
@@ -112,8 +113,26 @@ class RecurrentEncoder(LearnedEncoder):
             row[: len(tokens)] = torch.tensor(tokens, dtype=torch.int64)
         return table
 
-    def unknown(self, captions: Sequence[str]) -> list[str]:
-        return find_unknown_words(captions, self.tokens)
+    def find_dropped(self, captions: Sequence[str]) -> Dropped:
+        remedy = DEFAULT_REMEDY
+        if not self.frozen:
+            remedy = (
+                f"Change these captions, use a smaller `text.min_count` ({self.min_count} at present) or a larger "
+                f"`text.max_words` ({self.max_words} at present), or another encoder, such as `text=ngram`."
+            )
+        dropped = Dropped("knows no word of", remedy)
+        for caption in captions:
+            words = split_words(caption)
+            first, rest = words[: self.max_words], words[self.max_words :]
+            empty = dropped.drop_unknown(caption, first, self.tokens)
+            dropped.drop(
+                caption,
+                "word",
+                f"beyond its maximum of {self.max_words} words and punctuation marks",
+                [word for word in rest if not is_punctuation(word)],
+            )
+            dropped.keep(caption, tuple(map(self.tokens.get, first)), empty)
+        return dropped
 
     def rank(self, image: Tensor, text: Tensor, negative: Tensor, label: Tensor) -> Tensor:
         return cosine_ranking_loss(image, text, negative, label, self.margin)

@@ -17,7 +17,8 @@ from torch import Tensor
 from stackflower.errors import DataError, RunError
 from stackflower.options import Count
 from stackflower.registry import register
-from stackflower.text.base import TextEncoder, compute_digest, find_unknown_words, split_words
+from stackflower.text.base import TextEncoder, compute_digest, split_words
+from stackflower.text.dropped import Dropped
 from stackflower.utils.atomic import replacing, write_text
 
 FLOAT16_MAX = 65_504  # a run stores the vectors in float16
@@ -115,9 +116,19 @@ class WordVectorEncoder(TextEncoder):
         table[zero] = unknown if unknown.norm() > 1e-12 else torch.ones(self.dim)
         return F.normalize(table, dim=1)
 
-    def unknown(self, captions: Sequence[str]) -> list[str]:
+    def find_dropped(self, captions: Sequence[str]) -> Dropped:
         self.fit(())
-        return find_unknown_words(captions, self.rows)
+        dropped = Dropped(
+            "knows no word of",
+            "Change these captions, name a file that has vectors of their words (`text.path=FILE`), or use another "
+            "encoder, such as `text=ngram`.",
+        )
+        for caption in captions:
+            words = split_words(caption)
+            empty = dropped.drop_unknown(caption, words, self.rows)
+            # the mean does not depend on the order of the words
+            dropped.keep(caption, tuple(sorted(filter(self.rows.__contains__, words))), empty)
+        return dropped
 
     def fingerprint(self) -> str:
         self.fit(())

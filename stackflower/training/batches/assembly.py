@@ -110,6 +110,7 @@ class Batches(ABC):
             rows.images, rows.index, corner[:, share], mirror[share], upside_down, drawing.resolution
         )
         return Batch(
+            # in place and by the reciprocal; `scale_pixels` rounds differently, which would change every run
             images=pixels.to(torch.float32).mul_(1 / 127.5).sub_(1.0),
             text=text,
             negative_text=negative_text,

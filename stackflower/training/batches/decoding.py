@@ -22,6 +22,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from stackflower.data.sources.stream import ShardReader
 from stackflower.errors import DataError
 from stackflower.training.batches.order import StreamOrder
+from stackflower.training.stopping import SIGNALS
 from stackflower.utils.rng import create_rng
 
 BATCHES_AHEAD = 4  # batches that each worker decodes ahead
@@ -291,10 +292,13 @@ def _set_up_worker(worker: int) -> None:
     """Set up a worker so that it decodes in one thread and ends together with the training process.
 
     Otherwise a worker would wait forever to hand over a batch after the training is killed. A signal to all processes
-    of a training, such as that of `timeout`, must not end the workers before the last checkpoint is saved.
+    of a training, such as that of `timeout` or of a closed terminal, must not end the workers before the last
+    checkpoint is saved.
     """
     torch.set_num_threads(1)
     parent = os.getppid()
+    for number in set(SIGNALS) - {signal.SIGINT, signal.SIGTERM}:
+        signal.signal(number, signal.SIG_IGN)
     awaited = {signal.SIGTERM} if hasattr(signal, "sigtimedwait") else set()  # not on macOS
     if awaited:
         signal.pthread_sigmask(signal.SIG_BLOCK, awaited)
