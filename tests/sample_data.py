@@ -15,6 +15,8 @@ import torch
 from PIL import Image
 from scipy.io import savemat
 
+from stackflower.data.opening import open_source
+
 
 def jpeg(size: int = 24) -> bytes:
     content = io.BytesIO()
@@ -213,3 +215,32 @@ def shard(path: Path, *names: str) -> Path:
                 member.size = len(content)
                 tar.addfile(member, io.BytesIO(content))
     return path
+
+
+def write_tar(path: Path, members: dict[str, bytes]) -> None:
+    """Write a tar file of these members."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(path, "w") as tar:
+        for name, content in members.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            tar.addfile(member, io.BytesIO(content))
+
+
+def write_jpegs(root: Path, *names: str) -> Path:
+    """Write JPEG files, whatever their extensions."""
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(jpeg())
+    return root
+
+
+def read_captions(root: Path, split: str = "train", **options: Any) -> list[list[str]]:
+    """Open a data set, and return the captions of a split."""
+    return list(open_source(str(root), options).rows(split).captions)
+
+
+def count_images(root: Path | str) -> dict[str, int]:
+    """Open a data set, and return the number of images of each split."""
+    source = open_source(str(root))
+    return {split: source.count_images(split) for split in source.splits()}

@@ -69,6 +69,11 @@ def test_a_first_line_that_names_an_image_is_a_row(line: str) -> None:
     assert read(line, header=True) == []
 
 
+def test_long_cells_are_read() -> None:
+    text = "a " * 200_000
+    assert values(f'image,caption\n1.jpg,"{text}"\n') == [("1.jpg", text)]
+
+
 def test_two_columns_of_one_name_are_refused() -> None:
     with pytest.raises(DataError, match="two columns 'a'; rename one"):
         read("a,b,a\n1,2,3\n")

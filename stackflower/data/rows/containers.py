@@ -216,6 +216,7 @@ def read_delimited(
     if start == len(lines):
         return
     delimiter = delimiter or _guess_delimiter(where, lines[start])
+    csv.field_size_limit(MAX_CELL)
     columns: list[str] | None = None
     for number, cells, problem in _read_records(lines, start, delimiter):
         if columns is None:
