@@ -146,7 +146,7 @@ def test_a_table_in_another_encoding_names_the_setting(tmp_path: Path, stackflow
     root = write_images(tmp_path / "d", "0.png")
     (root / "captions.csv").write_bytes(b"image,caption\n0.png,une fleur bleut\xe9e\n")
     said = stackflower("data", "check", "d", code=2).output
-    assert "captions.csv is not a text file in UTF-8" in said and '--set data.encoding=cp1252" in said
+    assert "captions.csv is not a text file in UTF-8" in said and "--set data.encoding=cp1252" in said
     assert read_captions(root, encoding="cp1252") == [["une fleur bleutée"]]
 
 
@@ -183,7 +183,8 @@ def test_images_without_captions_are_refused_by_train_and_take_captions_of_their
     write_images(tmp_path / "d", "red_rose/0.png", "iris/0.png", "iris/1.png")
     assert source_part(str(tmp_path / "d"))["name"] == "images"
     said = stackflower("train", "--data", "d", "--images", 8, "--out", "run", *TINY_NETWORKS, code=2).output
-    assert "d has no captions. Add a metadata.jsonl" in said and '--set data.caption="a photo of a {class_name}"' in said
+    assert "d has no captions. Add a metadata.jsonl" in said
+    assert '--set data.caption="a photo of a {class_name}"' in said
     rows = open_source(str(tmp_path / "d"), {"caption": "a {class_name}"}).rows("train")
     assert list(rows.captions) == [["a iris"], ["a iris"], ["a red rose"]]
     assert rows.labels == [0, 0, 1] and rows.class_names == {0: "iris", 1: "red_rose"}
