@@ -7,6 +7,7 @@ import re
 from codecs import BOM_UTF16_BE, BOM_UTF16_LE, getincrementaldecoder
 from contextlib import suppress
 from pathlib import PurePosixPath
+from posixpath import splitext
 
 from PIL import features
 
@@ -38,6 +39,9 @@ EXTENSIONS = frozenset(
 # Other formats run programs: EPS runs Ghostscript.
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", *OPTIONAL_FORMATS)
 
+# Raw files of cameras are TIFF files with a thumbnail, which Pillow would read instead of the photograph.
+RAW_EXTENSIONS = frozenset({".dng", ".cr2", ".cr3", ".nef", ".nrw", ".arw", ".orf", ".rw2", ".pef", ".srw", ".raf"})
+
 # Files of data sets that are not images, so that nothing has to be read to know it.
 OTHER_EXTENSIONS = frozenset(
     {
@@ -49,10 +53,9 @@ OTHER_EXTENSIONS = frozenset(
         *(".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".zst", ".7z", ".rar"),
         *(".py", ".pyc", ".ipynb", ".sh", ".lua", ".bat", ".m"),
         *(".mp4", ".mov", ".avi", ".mkv", ".webm", ".mp3", ".wav", ".svg"),
+        *RAW_EXTENSIONS,
     }
 )
-# Raw files of cameras are TIFF files with a thumbnail, which Pillow would read instead of the photograph.
-RAW_EXTENSIONS = frozenset({".dng", ".cr2", ".cr3", ".nef", ".nrw", ".arw", ".orf", ".rw2", ".pef", ".srw", ".raf"})
 
 MAGIC: tuple[tuple[re.Pattern[bytes], str], ...] = tuple(
     (re.compile(pattern, re.DOTALL), kind)
@@ -119,8 +122,8 @@ def detect_format(head: bytes) -> str | None:
 
 def decide_by_name(name: str) -> bool | None:
     """Return whether the name of a file is that of an image; None if the name does not tell."""
-    suffix = PurePosixPath(name).suffix.lower()
-    return True if suffix in EXTENSIONS else False if suffix in OTHER_EXTENSIONS | RAW_EXTENSIONS else None
+    suffix = splitext(name)[1].lower()  # a path object takes several times as long
+    return True if suffix in EXTENSIONS else False if suffix in OTHER_EXTENSIONS else None
 
 
 def is_readable_image(head: bytes) -> bool:

@@ -79,10 +79,24 @@ class JsonLines(LazySequence):
         Raises:
             DataError: the disk is full.
         """
-        line = _to_line(value)
-        with reporting_write_errors(f"A temporary file in {tempfile.gettempdir()}", DataError, ADVICE), self._lock:
-            self._file.seek(self._ends[-1])
-            self._file.write(line)
+        self._append_line(_to_line(value))
+
+    def append_from(self, other: JsonLines, number: int) -> None:
+        """Append the value at an index of another file to a temporary file, without parsing it.
+
+        Raises:
+            DataError: the disk is full.
+        """
+        self._append_line(other._read(other._ends[number], other._ends[number + 1]))
+
+    def _append_line(self, line: bytes) -> None:
+        try:
+            with self._lock:
+                self._file.seek(self._ends[-1])
+                self._file.write(line)
+        except OSError:
+            with reporting_write_errors(f"A temporary file in {tempfile.gettempdir()}", DataError, ADVICE):
+                raise
         self._ends.append(self._ends[-1] + len(line))
 
     def extend(self, values: Iterable[Any]) -> None:

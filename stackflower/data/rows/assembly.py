@@ -11,6 +11,7 @@ from stackflower.data.files import Files
 from stackflower.data.json_lines import JsonLines
 from stackflower.data.rows.arrow import Embedded
 from stackflower.data.rows.cells import is_missing, parse_whole_number, show
+from stackflower.data.rows.checks import check_row
 from stackflower.data.rows.columns import FIXED, INSPECTED_ROWS, Columns, find_columns, normalise
 from stackflower.data.rows.containers import RawRow, RawTable
 from stackflower.data.rows.listing import FilesAndCells, Listing
@@ -46,6 +47,7 @@ class Assembler:
         self.chosen, self.folders, self.reports_unused = chosen or {}, list(folders), reports_unused
         self.needs_captions = needs_captions
         self.kept = JsonLines()
+        self.has_text = bytearray()  # whether each row has a caption
         self.groups: dict[Key, int | list[int]] = {}  # numbers of the rows in `kept`
         self.problems: list[tuple[str | None, str]] = []  # value of the split, and a sentence
         self.notes: list[str] = []
@@ -103,14 +105,18 @@ class Assembler:
                     return
                 problem = f"names {image}, which is outside the split folders ({', '.join(self.folders)})"
         kept, row_problem = normalise(values, columns, table.class_names.get(columns.label, ()))
-        if problem := problem or row_problem:
+        label = kept.get("label")
+        if isinstance(label, str):  # a name, which is numbered when all rows are known
+            self.labels_are_numbers = False
+            del kept["label"]
+        checked, check_problem = check_row({"file_name": image, **kept}, needs_caption=bool(kept["text"]))
+        if problem := problem or row_problem or check_problem:
             self.problems.append((split, f"{where} {problem}."))
             return
-        if "label" in kept:
-            self.labels_are_numbers &= isinstance(kept["label"], int)
-        kept |= {"where": where, "file_name": image}
+        kept = {**checked, "where": where} | ({"label": label} if label is not None else {})
         number, key_of_group = len(self.kept), (split, image)
         self.kept.append(kept)
+        self.has_text.append(bool(kept["text"]))
         before = self.groups.setdefault(key_of_group, number)
         if before != number:
             self.groups[key_of_group] = [before, number] if isinstance(before, int) else [*before, number]
@@ -159,6 +165,8 @@ class Assembler:
                 listings[split].problems.append(
                     f"{where} gives {image} the split {value!r}, but another row gives it {home!r}."
                 )
+            elif isinstance(group, int) and name_label is None and self.has_text[group]:
+                listings[split].copy(self.kept, group, image)  # as it is
             else:
                 self._add_image(listings[split], [self.kept[number] for number in numbers], name_label)
         for value, sentence in self.problems:
@@ -175,17 +183,17 @@ class Assembler:
         has_training = any(splits.get(value) == "train" for value, _ in self.groups)
         return {**splits, None: None if has_training and rest else "train"}
 
-    def _build_namer(self, splits: Mapping[str | None, str | None]) -> Callable[[dict[str, Any]], None]:
-        """Build a function that replaces the label of a row by a number if labels are names.
+    def _build_namer(self, splits: Mapping[str | None, str | None]) -> Callable[[dict[str, Any]], None] | None:
+        """Build a function that replaces the label of a row by a number if labels are names; None if they are numbers.
 
         They are names unless all are numbers. Names are numbered in the order of their first use in the training split.
         """
         if self.labels_are_numbers:
-            return lambda row: None
+            return None
         training = (group for (value, _), group in self.groups.items() if splits[value] == "train")
         numbers = (number for group in training for number in ([group] if isinstance(group, int) else group))
         labels = [row["label"] for row in map(self.kept.load, numbers) if "label" in row]
-        if labels and all(isinstance(label, int) for label in labels):  # only other splits have names
+        if labels and all(isinstance(label, int) for label in labels):  # only other splits have names: refuse them
             return lambda row: None
         classes = {name: number for number, name in enumerate(dict.fromkeys(map(str, labels)))}
         if numbered := sum(isinstance(label, int) for label in labels):
@@ -203,11 +211,12 @@ class Assembler:
         return name_label
 
     def _add_image(
-        self, listing: Listing, rows: list[dict[str, Any]], name_label: Callable[[dict[str, Any]], None]
+        self, listing: Listing, rows: list[dict[str, Any]], name_label: Callable[[dict[str, Any]], None] | None
     ) -> None:
         """Merge the rows of an image, and add it to a listing."""
-        for row in rows:
-            name_label(row)
+        if name_label is not None:
+            for row in rows:
+                name_label(row)
         merged = dict(rows[0])
         where, texts = merged.pop("where"), {tuple(merged["text"])}
         for row in rows[1:]:
@@ -248,6 +257,8 @@ class Assembler:
 
 def _get_name(cell: Any) -> str:
     """Return the name in a cell, or "" for a cell without one."""
+    if isinstance(cell, str):
+        return "" if is_missing(cell) else cell
     if isinstance(cell, Embedded):
         cell = cell.path
     if isinstance(cell, Mapping):

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 MISSING = frozenset({"", "nan", "null", "none", "n/a", "<na>", "\\n"})  # as pandas, SQL and R write missing values
+LONGEST_MISSING = max(map(len, MISSING))
 TEXT_KEYS = ("raw", "text", "caption", "sentence", "value")  # of captions that are objects
 LONGEST_LITERAL = 1_000_000  # characters of a list or an object in a cell
 MAX_SHOWN = 200  # characters of a value in a message
@@ -25,7 +26,8 @@ WHOLE_NUMBER = re.compile(r"[+-]?\d{1,19}(?:\.0+)?")
 def is_missing(cell: object) -> bool:
     """Return whether a cell holds nothing: None, NaN, blanks, or a word for a missing value."""
     if isinstance(cell, str):
-        return cell.strip().lower() in MISSING
+        text = cell.strip()
+        return len(text) <= LONGEST_MISSING and text.lower() in MISSING
     return cell is None or (isinstance(cell, float) and math.isnan(cell))
 
 
@@ -78,7 +80,7 @@ def parse_texts(cell: object) -> list[str] | None:
         value = [value]
     if not isinstance(value, (list, tuple)):
         value = [value]
-    texts = [_parse_text(item) for item in value]
+    texts = [item if type(item) is str and len(item) > LONGEST_MISSING else _parse_text(item) for item in value]
     return None if None in texts else [text for text in texts if text is not None]
 
 

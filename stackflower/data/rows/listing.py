@@ -31,6 +31,11 @@ class Listing:
         else:
             self.append(row)
 
+    def copy(self, rows: JsonLines, number: int, name: str) -> None:
+        """Add a checked row of a file, without parsing it, whose "file_name" is `name`."""
+        self.rows.append_from(rows, number)
+        self.names.append(name)
+
     def append(self, row: dict[str, Any]) -> None:
         """Add a checked row."""
         self.rows.append(row)

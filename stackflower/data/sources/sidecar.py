@@ -91,7 +91,7 @@ class _TextFiles:
     def __init__(self, files: Files):
         self.names = dict.fromkeys(name for name in files.names if name.lower().endswith(SUFFIXES))
         self.parallel: dict[tuple[int, str], list[str]] = {}
-        if not any(map(self._find_beside, files.images)):
+        if self.names and not any(map(self._find_beside, files.images)):
             for name in self.names:
                 for key in _list_parallel_keys(name):
                     self.parallel.setdefault(key, []).append(name)
