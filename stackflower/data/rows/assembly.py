@@ -47,6 +47,7 @@ class Assembler:
         self.chosen, self.folders, self.reports_unused = chosen or {}, list(folders), reports_unused
         self.needs_captions = needs_captions
         self.kept = JsonLines()
+        self.places = JsonLines()  # the place of each row, for messages
         self.has_text = bytearray()  # whether each row has a caption
         self.groups: dict[Key, int | list[int]] = {}  # numbers of the rows in `kept`
         self.problems: list[tuple[str | None, str]] = []  # value of the split, and a sentence
@@ -113,9 +114,10 @@ class Assembler:
         if problem := problem or row_problem or check_problem:
             self.problems.append((split, f"{where} {problem}."))
             return
-        kept = {**checked, "where": where} | ({"label": label} if label is not None else {})
+        kept = checked if label is None else {**checked, "label": label}
         number, key_of_group = len(self.kept), (split, image)
         self.kept.append(kept)
+        self.places.append(where)
         self.has_text.append(bool(kept["text"]))
         before = self.groups.setdefault(key_of_group, number)
         if before != number:
@@ -161,14 +163,14 @@ class Assembler:
             if split is None:
                 left_out[value] += len(numbers)
             elif (home := homes.setdefault(image, value)) != value:
-                where = self.kept[numbers[0]]["where"]
+                where = self.places[numbers[0]]
                 listings[split].problems.append(
                     f"{where} gives {image} the split {value!r}, but another row gives it {home!r}."
                 )
             elif isinstance(group, int) and name_label is None and self.has_text[group]:
                 listings[split].copy(self.kept, group, image)  # as it is
             else:
-                self._add_image(listings[split], [self.kept[number] for number in numbers], name_label)
+                self._add_image(listings[split], numbers, name_label)
         for value, sentence in self.problems:
             listings[splits[value] or "train"].problems.append(sentence)
         listings["train"].notes += [*self.notes, *_describe_left_out(left_out), *self._describe_files()]
@@ -211,26 +213,27 @@ class Assembler:
         return name_label
 
     def _add_image(
-        self, listing: Listing, rows: list[dict[str, Any]], name_label: Callable[[dict[str, Any]], None] | None
+        self, listing: Listing, numbers: list[int], name_label: Callable[[dict[str, Any]], None] | None
     ) -> None:
         """Merge the rows of an image, and add it to a listing."""
+        rows, places = [self.kept[number] for number in numbers], [self.places[number] for number in numbers]
         if name_label is not None:
             for row in rows:
                 name_label(row)
         merged = dict(rows[0])
-        where, texts = merged.pop("where"), {tuple(merged["text"])}
-        for row in rows[1:]:
+        texts = {tuple(merged["text"])}
+        for row, place in zip(rows[1:], places[1:], strict=True):
             if "label" in row and merged.setdefault("label", row["label"]) != row["label"]:
-                listing.problems.append(f"{row['where']} gives {row['file_name']} another class than {where}.")
+                listing.problems.append(f"{place} gives {row['file_name']} another class than {places[0]}.")
             elif (text := tuple(row["text"])) not in texts:  # else the same row again
                 texts.add(text)
                 _merge(merged, row)
-        empty = [row["where"] for row in rows if not row["text"]]
+        empty = [place for row, place in zip(rows, places, strict=True) if not row["text"]]
         if self.needs_captions and len(empty) == len(rows):
             listing.problems += [f"{place} has no caption." for place in empty]
             return
         self.uncaptioned += empty if self.needs_captions else []
-        listing.add(merged, where, self.needs_captions)
+        listing.add(merged, places[0], self.needs_captions)
 
     def _describe_files(self) -> list[str]:
         """Describe images that no row names, and those that rows name otherwise."""
