@@ -246,7 +246,7 @@ class _Subfolder(Files):
         return [name[len(self.prefix) :] for name in ordered]
 
 
-def decode_text(content: bytes, where: Path, encoding: str | None = None) -> str:
+def decode_text(content: bytes, where: Path, encoding: str | None = None, advice: str = "save it as UTF-8") -> str:
     """Decode the content of a text file (see `Files.text`).
 
     Raises:
@@ -259,10 +259,7 @@ def decode_text(content: bytes, where: Path, encoding: str | None = None) -> str
         raise DataError(f"Unknown encoding {encoding!r}; use one of Python's, such as utf-8 or cp1252.") from error
     except UnicodeError as error:
         name = encoding or ("UTF-16" if detected == "utf-16" else "UTF-8")
-        raise DataError(
-            f"{where} is not a text file in {name} ({error}); save it as UTF-8, or name its encoding, as in "
-            "`data.encoding=cp1252` for tables that Excel saved."
-        ) from error
+        raise DataError(f"{where} is not a text file in {name} ({error}); {advice}.") from error
 
 
 def _find_hub_repository(path: str) -> str:

@@ -7,25 +7,25 @@ from collections.abc import Iterable
 
 from stackflower.data.files import Files
 
-KEYWORDS = {  # those of the Hugging Face hub
-    "train": ("train", "training"),
-    "validation": ("validation", "valid", "val", "dev"),
-    "test": ("test", "testing", "eval", "evaluation"),
+KEYWORDS = {  # those of the Hugging Face hub, and the last one of each split
+    "train": ("train", "training", "trainset"),
+    "validation": ("validation", "valid", "val", "dev", "valset"),
+    "test": ("test", "testing", "eval", "evaluation", "testset"),
 }
-SEPARATORS = re.compile(r"[-_.\s\d]+")
+SEPARATORS = re.compile(r"[-_.\s\d]+|(?<=[a-z])(?=[A-Z])")
 
 
 def find_split(name: str) -> str | None:
     """Return the split whose keyword is a word of a name, in upper or lower case; None without one.
 
-    Words are separated by hyphens, underscores, dots, blanks and digits.
+    Words are separated by hyphens, underscores, dots, blanks, digits and capitals.
 
     Example:
         >>> find_split("train-00000-of-00007.parquet"), find_split("Val2017"), find_split("latest")
         ('train', 'validation', None)
     """
-    words = SEPARATORS.split(name.lower())
-    return next((split for word in words for split, keywords in KEYWORDS.items() if word in keywords), None)
+    words = SEPARATORS.split(name)
+    return next((split for word in words for split, keywords in KEYWORDS.items() if word.lower() in keywords), None)
 
 
 def assign_splits(names: Iterable[str]) -> dict[str, str | None]:

@@ -32,10 +32,10 @@ from stackflower.data.rows.cells import (
         ("['a' 'b']", ["a", "b"]),  # NumPy
         ("[\"it's\" 'b'\n 'c']", ["it's", "b", "c"]),
         ("['a, b' 'c] d']", ["a, b", "c] d"]),
-        ("['a', nan]", ["a", ""]),  # pandas
-        ("['a', None]", ["a", ""]),
+        ("['a', nan]", ["a"]),  # pandas
+        ("['a', None]", ["a"]),
         ("['nan']", [""]),
-        (["a", None], ["a", ""]),
+        (["a", None], ["a"]),
         ("[{'raw': 'a'}, {'raw': 'b', 'tokens': ['b']}]", ["a", "b"]),
         ('[{"caption": "a"}, "b"]', ["a", "b"]),
         ({"text": "a"}, ["a"]),
@@ -51,9 +51,10 @@ from stackflower.data.rows.cells import (
         ("['a'b']", ["['a'b']"]),
         ("[it's a flower]", ["[it's a flower]"]),
         ("{red}", ["{red}"]),
-        ("{'a', 'b'}", ["{'a', 'b'}"]),
+        ("{'a', 'b'}", ["a", "b"]),
         ("[__import__('os')]", ["[__import__('os')]"]),
-        ("('a', 'b')", ["('a', 'b')"]),
+        ("('a', 'b')", ["a", "b"]),
+        ("array(['a', 'b'], dtype=object)", ["a", "b"]),
         # nothing
         (None, []),
         (float("nan"), []),

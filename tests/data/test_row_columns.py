@@ -21,7 +21,7 @@ def find(*rows: dict[str, Any], **chosen: str) -> Any:
 def test_usual_names_are_found_in_any_capitalisation(image: str, text: str) -> None:
     columns = find({"other": "a b c", text: "a red flower", image: "9.jpg", "Class": 1, "Split": "train"})
     assert (columns.image, columns.texts, columns.label, columns.split) == (image, (text,), "Class", "Split")
-    assert columns.note is None
+    assert columns.notes == ()
 
 
 def test_the_column_that_names_images_is_preferred() -> None:
@@ -44,7 +44,7 @@ def test_an_empty_column_with_a_usual_name_is_passed_over() -> None:
 def test_the_only_column_with_sentences_is_used_with_a_note() -> None:
     columns = find({"image": "1.jpg", "beschreibung": "eine rote Blume", "width": 3, "url": "http://x/1.jpg"})
     assert columns.texts == ("beschreibung",)
-    assert columns.note == (
+    assert columns.notes[0] == (
         "The captions of x.csv are read from the column 'beschreibung'; `data.text_column=NAME` chooses another."
     )
 

@@ -129,3 +129,76 @@ def test_half_of_a_surrogate_pair_outside_captions_is_refused(tmp_path: Path, st
     picture(tmp_path / "data" / "0.png")
     (tmp_path / "data" / "metadata.jsonl").write_text(json.dumps({"file_name": "0.png", "text": "a", **row}))
     assert "half of a surrogate pair" in stackflower("data", "check", "data", code=2).output
+
+
+def write_table(root: Path, text: str, count: int = 4) -> Path:
+    for number in range(count):
+        picture(root / "images" / f"{number}.png")
+    (root / "table.csv").write_text(text, encoding="utf-8")
+    return root
+
+
+@pytest.mark.parametrize("counter", ["id", "key", "image_id", "index"])
+@pytest.mark.parametrize("name", ["photo", "image_url", "asset"])
+def test_a_counter_does_not_beat_names_of_files(tmp_path: Path, counter: str, name: str) -> None:
+    rows = "".join(f"{3 - number},{number}.png,flower {number}\n" for number in range(4))
+    source = open_source(str(write_table(tmp_path / "data", f"{counter},{name},caption\n{rows}")))
+    read = dict(zip(source.rows("train").files or (), source.rows("train").captions, strict=True))
+    assert read == {f"images/{number}.png": [f"flower {number}"] for number in range(4)}
+
+
+def test_a_column_of_splits_is_found_by_its_words_and_refused_without_any(tmp_path: Path, stackflower) -> None:
+    words = "".join(f"{number}.png,flower {number},{word}\n" for number, word in enumerate(["train"] * 3 + ["test"]))
+    source = open_source(str(write_table(tmp_path / "words", f"image,caption,usage\n{words}")))
+    assert [len(source.rows(split)) for split in ("train", "test")] == [3, 1]
+    numbers = "".join(f"{number}.png,flower {number},{number // 2}\n" for number in range(4))
+    write_table(tmp_path / "numbers", f"image,caption,split\n{numbers}")
+    said = stackflower("data", "check", "numbers").output
+    assert "numbers holds '0', '1', none of train, validation and test" in said
+    chosen = ("--set", "data.split_column=split")
+    assert "write these words in its cells" in stackflower("data", "check", "numbers", *chosen, code=2).output
+
+
+@pytest.mark.parametrize("folders", [("TrainImages", "TestImages"), ("trainset", "testset")])
+def test_folders_of_splits_may_have_words_in_capitals(tmp_path: Path, folders: tuple[str, str]) -> None:
+    for folder in folders:
+        sidecar(tmp_path / "data" / folder, 2)
+    assert open_source(str(tmp_path / "data")).splits() == ["train", "test"]
+
+
+def test_lists_of_splits_are_told(tmp_path: Path, stackflower) -> None:
+    root = write_table(tmp_path / "data", "image,caption\n" + "".join(f"{n}.png,flower {n}\n" for n in range(4)))
+    for split in ("train", "test"):
+        (root / f"{split}.txt").write_text("0.png\n")
+    assert "test.txt, train.txt may list the images of splits" in stackflower("data", "check", "data").output
+
+
+def test_the_first_row_of_ids_is_no_header(tmp_path: Path) -> None:
+    text = "".join(f"{number},red hair {caption}\n" for number in range(4) for caption in range(2))
+    captions = open_source(str(write_table(tmp_path / "data", text))).rows("train").captions
+    assert captions == [["red hair 0", "red hair 1"]] * 4
+
+
+def test_two_text_files_of_a_sample_are_told(tmp_path: Path, stackflower) -> None:
+    picture(tmp_path / "0.png")
+    (tmp_path / "data").mkdir()
+    with tarfile.open(tmp_path / "data" / "0.tar", "w") as shard:
+        shard.add(tmp_path / "0.png", "0.png")
+        for number in range(2):
+            (tmp_path / "text").write_text(f"flower {number}")
+            shard.add(tmp_path / "text", f"0.caption{number}.txt")
+    assert "has two .txt files" in stackflower("data", "check", "data", code=2).output
+
+
+def test_conversations_are_no_captions(tmp_path: Path, stackflower) -> None:
+    picture(tmp_path / "data" / "0.png")
+    talk = [{"from": "human", "value": "<image> Describe it."}, {"from": "gpt", "value": "A red flower."}]
+    (tmp_path / "data" / "chat.json").write_text(json.dumps([{"image": "0.png", "conversations": talk}]))
+    stackflower("data", "check", "data", code=2)
+
+
+def test_unread_tables_are_named_where_captions_are_missing(tmp_path: Path, stackflower) -> None:
+    root = write_table(tmp_path / "data", "image,caption\n0.png,a flower\n")
+    (root / "labels.csv").write_text("image,label\n0.png,1\n")
+    said = stackflower("data", "check", "data", code=2).output
+    assert "labels.csv, table.csv can't be read as captions of these images" in said

@@ -17,6 +17,7 @@ from stackflower.data.rows.containers import RawRow, RawTable
 from stackflower.data.rows.listing import FilesAndCells, Listing
 from stackflower.data.rows.names import NameResolver, are_same, show_name
 from stackflower.data.splits import KEYWORDS, assign_splits, find_split
+from stackflower.errors import DataError
 
 Key = tuple[str | None, str]  # value of the split, and file or cell
 
@@ -55,6 +56,7 @@ class Assembler:
         self.named: set[str] = set()  # files that rows name
         self.renamed: dict[str, str] = {}  # names that were found elsewhere, by file
         self.labels_are_numbers = True
+        self.split_columns = set[str]()  # that give splits
         self.declared = set[str]()  # splits of tables, which may have no rows
         self.uncaptioned: list[str] = []  # rows without a caption of images that other rows give some
         self.outside: list[str] = []  # images that a layout lists outside the split folders
@@ -73,8 +75,8 @@ class Assembler:
         columns = FIXED
         if not table.is_fixed and samples:
             where = self.files.path / table.name
-            columns = find_columns(samples, self.chosen, lambda cell: self._is_image(resolver, cell), where)
-            self.notes += [columns.note] if columns.note else []
+            columns = find_columns(samples, self.chosen, lambda cell: self._rate_image(resolver, cell), where)
+            self.notes += columns.notes
         elif not table.is_fixed and not head:
             self.problems.append((table.split, f"{self.files.path / table.name} has no rows."))
         known = {name for values in samples for name in values}
@@ -84,19 +86,21 @@ class Assembler:
                 columns = columns.extend(known)
             self._keep(table, columns, resolver, row)
 
-    def _is_image(self, resolver: NameResolver, cell: Any) -> bool:
-        """Return whether a cell holds or names an image."""
+    def _rate_image(self, resolver: NameResolver, cell: Any) -> int:
+        """Return 2 for a cell that holds an image or names one exactly, 1 for a similar name, 0 for no image."""
         if isinstance(cell, Embedded) and cell.is_filled:
-            return True
-        name = _get_name(cell)
-        file = resolver.find(name).file if name else None
-        return file is not None and self.files.is_image(file)
+            return 2
+        match = resolver.find(_get_name(cell))
+        if match.file is None or not self.files.is_image(match.file):
+            return 0
+        return 1 + match.is_exact
 
     def _keep(self, table: RawTable, columns: Columns, resolver: NameResolver, row: RawRow) -> None:
         """Normalise a row and keep it, or note what is wrong with it."""
         where, values, split = table.locate(row), row.values, table.split
         if not is_missing(values.get(columns.split)) and columns.split:
             split = str(values[columns.split]).strip()
+            self.split_columns.add(columns.split)
         image, problem = ("", row.problem) if row.problem else self._find_image(table, columns.image, resolver, row)
         if split is None and self.folders and not row.problem:
             split = top if (top := image.partition("/")[0]) in self.folders else None
@@ -105,16 +109,15 @@ class Assembler:
                     self.outside.append(image)
                     return
                 problem = f"names {image}, which is outside the split folders ({', '.join(self.folders)})"
-        kept, row_problem = normalise(values, columns, table.class_names.get(columns.label, ()))
-        label = kept.get("label")
-        if isinstance(label, str):  # a name, which is numbered when all rows are known
-            self.labels_are_numbers = False
-            del kept["label"]
-        checked, check_problem = check_row({"file_name": image, **kept}, needs_caption=bool(kept["text"]))
-        if problem := problem or row_problem or check_problem:
+        if table.is_checked or problem:
+            kept = {"file_name": image, **values}
+            kept.pop("image", None)
+        else:
+            kept, problem = _check(image, *normalise(values, columns, table.class_names.get(columns.label, ())))
+        if problem:
             self.problems.append((split, f"{where} {problem}."))
             return
-        kept = checked if label is None else {**checked, "label": label}
+        self.labels_are_numbers &= not isinstance(kept.get("label"), str)
         number, key_of_group = len(self.kept), (split, image)
         self.kept.append(kept)
         self.places.append(where)
@@ -153,6 +156,7 @@ class Assembler:
     def finish(self) -> dict[str, Listing]:
         """Return the checked rows of each split; the training split always exists."""
         splits = self._assign_splits()
+        self._check_split_columns()
         with_rows = (value for value, _ in itertools.chain(self.groups, self.problems))
         present = {splits[value] for value in itertools.chain(with_rows, self.declared)}
         listings = {split: Listing(self.files) for split in KEYWORDS if split == "train" or split in present}
@@ -184,6 +188,23 @@ class Assembler:
         splits: dict[str | None, str | None] = dict(assign_splits([*values, ""] if rest else values).items())
         has_training = any(splits.get(value) == "train" for value, _ in self.groups)
         return {**splits, None: None if has_training and rest else "train"}
+
+    def _check_split_columns(self) -> None:
+        """Report a column of splits whose cells name none of them.
+
+        Raises:
+            DataError: the user chose the column.
+        """
+        values = sorted({value for value, _ in self.groups if value is not None})
+        if not self.split_columns or any(map(find_split, values)):
+            return
+        sentence = (
+            f"The column {sorted(self.split_columns)[0]!r} of {self.files.path} holds "
+            f"{', '.join(show(value) for value in values[:5])}, none of train, validation and test"
+        )
+        if self.chosen.get("split"):
+            raise DataError(f"{sentence}; write these words in its cells.")
+        self.notes.append(f"{sentence}, so all rows are for training.")
 
     def _build_namer(self, splits: Mapping[str | None, str | None]) -> Callable[[dict[str, Any]], None] | None:
         """Build a function that replaces the label of a row by a number if labels are names; None if they are numbers.
@@ -256,6 +277,14 @@ class Assembler:
                 f"for {file}."
             )
         return notes
+
+
+def _check(image: str, row: dict[str, Any], problem: str | None) -> tuple[dict[str, Any], str | None]:
+    """Check a normalised row; a name of a class, which is numbered when all rows are known, passes."""
+    label = row.get("label")
+    name = {"label": row.pop("label")} if isinstance(label, str) else {}
+    checked, check_problem = check_row({"file_name": image, **row}, needs_caption=bool(row["text"]))
+    return {**checked, **name}, problem or check_problem
 
 
 def _get_name(cell: Any) -> str:

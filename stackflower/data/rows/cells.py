@@ -12,7 +12,7 @@ from typing import Any
 
 MISSING = frozenset({"", "nan", "null", "none", "n/a", "<na>", "\\n"})  # as pandas, SQL and R write missing values
 LONGEST_MISSING = max(map(len, MISSING))
-TEXT_KEYS = ("raw", "text", "caption", "sentence", "value")  # of captions that are objects
+TEXT_KEYS = ("raw", "text", "caption", "sentence")  # of captions that are objects
 LONGEST_LITERAL = 1_000_000  # characters of a list or an object in a cell
 MAX_SHOWN = 200  # characters of a value in a message
 STRING = r"""(?:'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*")"""
@@ -20,6 +20,7 @@ ITEM = rf"(?:{STRING}|nan|None)"
 ITEMS = re.compile(ITEM, re.DOTALL)
 # Blanks match in one way only, so that the time is linear.
 LIST_OF_STRINGS = re.compile(rf"\[\s*{ITEM}(?:\s*,\s*{ITEM}|\s+{ITEM})*\s*(?:,\s*)?\]", re.DOTALL)
+ARRAY = re.compile(r"array\((\[.*\])(?:,\s*dtype=[^()]*)?\)", re.DOTALL)  # as NumPy represents an array
 WHOLE_NUMBER = re.compile(r"[+-]?\d{1,19}(?:\.0+)?")
 
 
@@ -48,9 +49,11 @@ def parse_literal(cell: object) -> Any:
     """Parse a list or an object that a text holds, as JSON or as Python or NumPy print it; return others unchanged."""
     if not isinstance(cell, str) or len(cell) > LONGEST_LITERAL:
         return cell
-    text = cell.strip()
-    if text[:1] + text[-1:] not in ("[]", "{}"):
+    text = ARRAY.sub(r"\1", cell.strip())
+    if text[:1] + text[-1:] not in ("[]", "{}", "()"):
         return cell
+    if text[0] != "[" and LIST_OF_STRINGS.fullmatch(f"[{text[1:-1]}]"):  # a tuple or a set
+        text = f"[{text[1:-1]}]"
     try:
         return json.loads(text)
     except (ValueError, RecursionError):
@@ -80,6 +83,7 @@ def parse_texts(cell: object) -> list[str] | None:
         value = [value]
     if not isinstance(value, (list, tuple)):
         value = [value]
+    value = [item for item in value if isinstance(item, str) or not is_missing(item)]
     texts = [item if type(item) is str and len(item) > LONGEST_MISSING else _parse_text(item) for item in value]
     return None if None in texts else [text for text in texts if text is not None]
 

@@ -9,6 +9,7 @@ from functools import lru_cache
 from typing import Any
 
 from stackflower.data.rows.cells import is_missing, parse_literal, parse_texts, parse_whole_number, show
+from stackflower.data.splits import KEYWORDS
 from stackflower.errors import DataError
 
 USUAL = {  # usual names, in lower case and with underscores
@@ -63,7 +64,7 @@ class Columns:
     label: str = ""
     split: str = ""
     others: Mapping[str, str] = field(default_factory=dict)
-    note: str | None = None  # a sentence about a column that was chosen without a usual name
+    notes: tuple[str, ...] = ()  # sentences about columns that were chosen without a usual name
 
     def extend(self, names: Iterable[str]) -> Columns:
         """Look for missing columns, except those of images and captions, among the names of all columns."""
@@ -140,7 +141,7 @@ def _to_json(value: Any) -> Any:
 def find_columns(
     rows: Sequence[Mapping[str, Any]],
     chosen: Mapping[str, str | None],
-    is_image: Callable[[Any], bool],
+    rate_image: Callable[[Any], int],
     where: object,
 ) -> Columns:
     """Find the columns of a table, by the user's choice, usual names and the cells of its first rows.
@@ -148,7 +149,7 @@ def find_columns(
     Args:
         rows: first rows of the table.
         chosen: names of columns that the user chose, by "image", "text", "label" and "split".
-        is_image: function that returns whether a cell is or names an existing image.
+        rate_image: function that rates how well a cell names an existing image; 0: not at all.
         where: name of the table, for messages.
 
     Raises:
@@ -161,22 +162,26 @@ def find_columns(
     usual = {_normalise(name): name for name in reversed(names)}
     if not names:  # each row lacks the usual ones
         return Columns("file_name", ("text",))
-    image = chosen.get("image") or _find_image_column(rows, names, usual, is_image)
+    image = chosen.get("image") or _find_image_column(rows, names, usual, rate_image)
     if not image:
         raise build_column_error("image", names, where)
     label = chosen.get("label") or _find_usual("label", usual, {image})
     split = chosen.get("split") or _find_usual("split", usual, {image, label})
-    note = None
+    notes = []
+    if _normalise(image) not in USUAL["image"] and not chosen.get("image"):
+        notes.append(_describe_guess("image", image, where))
+    if not split and (split := _guess_split_column(rows, names, {image, label})):
+        notes.append(_describe_guess("split", split, where))
     if text := chosen.get("text"):
         texts: tuple[str, ...] = (text,)
     else:
         texts = tuple(_find_usual_texts(rows, usual, {image, label, split}))
     if not texts and (guess := _guess_text_column(rows, names, {image, label, split})):
         texts = (guess,)
-        note = f"The captions of {where} are read from the column {guess!r}; `data.text_column=NAME` chooses another."
+        notes.append(_describe_guess("text", guess, where))
     if not texts:
         raise build_column_error("text", names, where)
-    return Columns(image, texts, label, split, {key: usual[key] for key in OTHERS if key in usual}, note)
+    return Columns(image, texts, label, split, {key: usual[key] for key in OTHERS if key in usual}, tuple(notes))
 
 
 def find_text_columns(rows: Sequence[Mapping[str, Any]], chosen: str | None, where: object) -> tuple[str, ...] | None:
@@ -211,15 +216,20 @@ def _find_usual(content: str, usual: Mapping[str, str], taken: set[str]) -> str:
     return next((usual[name] for name in USUAL[content] if usual.get(name, "") not in {"", *taken}), "")
 
 
+def _describe_guess(content: str, column: str, where: object) -> str:
+    what = {"text": "captions", "image": "images", "split": "splits"}[content]
+    return f"The {what} of {where} are read from the column {column!r}; `data.{content}_column=NAME` chooses another."
+
+
 def _find_image_column(
-    rows: Sequence[Mapping[str, Any]], names: Sequence[str], usual: Mapping[str, str], is_image: Callable[[Any], bool]
+    rows: Sequence[Mapping[str, Any]], names: Sequence[str], usual: Mapping[str, str], rate_image: Callable[[Any], int]
 ) -> str:
-    """Return the column whose cells name the most existing images, or else the first with a usual name."""
+    """Return the column whose cells name existing images best, or else the first with a usual name."""
     candidates = [usual[name] for name in USUAL["image"] if name in usual]
-    for columns in (candidates, [name for name in names if name not in candidates]):
-        counts = {column: sum(is_image(row.get(column)) for row in rows) for column in columns}
-        if any(counts.values()):
-            return max(columns, key=lambda column: counts[column])
+    columns = [*candidates, *(name for name in names if name not in candidates)]
+    ratings = {column: sum(rate_image(row.get(column)) for row in rows) for column in columns}
+    if any(ratings.values()):
+        return max(columns, key=lambda column: ratings[column])
     return candidates[0] if candidates and _normalise(candidates[0]) not in ("id", "key") else ""
 
 
@@ -238,6 +248,16 @@ def _guess_text_column(rows: Sequence[Mapping[str, Any]], names: Sequence[str], 
     """Return the only column whose cells are sentences; "" for none or several."""
     columns = [name for name in names if name not in taken and _holds_sentences([row.get(name) for row in rows])]
     return columns[0] if len(columns) == 1 else ""
+
+
+def _guess_split_column(rows: Sequence[Mapping[str, Any]], names: Sequence[str], taken: set[str]) -> str:
+    """Return the first column whose cells are all words for splits; "" without one."""
+    words = {word for keywords in KEYWORDS.values() for word in keywords}
+    for name in names:
+        cells = {str(row.get(name)).strip().lower() for row in rows if not is_missing(row.get(name))}
+        if name not in taken and cells and cells <= words:
+            return name
+    return ""
 
 
 def _holds_sentences(cells: Sequence[Any]) -> bool:

@@ -6,14 +6,16 @@ import csv
 import io
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
-from stackflower.data.files import Files
+from stackflower.data.files import Files, decode_text
 from stackflower.data.image_formats import EXTENSIONS
 from stackflower.data.rows.arrow import ArrowRows, open_arrow
+from stackflower.data.rows.columns import USUAL, is_usual
+from stackflower.data.rows.names import NameResolver
 from stackflower.errors import DataError
 from stackflower.formats.lines import number_lines, split_lines
 
@@ -25,6 +27,7 @@ DELIMITERS = ",\t;|"
 EXCEL_NOTE = re.compile(r"\"?sep=(.)\"?", re.IGNORECASE)  # in the first line, which Excel reads and hides
 MAX_CELL = 10_000_000  # characters
 MAX_LINES = 1_000  # of a row with line breaks
+ENCODING_ADVICE = "save it as UTF-8, or name its encoding, as in `data.encoding=cp1252` for tables that Excel saved"
 Values = dict[str, Any]  # cells by column
 
 
@@ -55,6 +58,7 @@ class RawTable:
         class_names: for a column, the names of the classes that its numbers stand for.
         embedded: the Arrow table whose cells hold images.
         is_fixed: whether the columns have their usual names, which are then not looked for.
+        is_checked: whether the rows are normalised and checked already, except names of classes.
     """
 
     name: str
@@ -65,6 +69,7 @@ class RawTable:
     class_names: Mapping[str, Sequence[str]] = field(default_factory=dict)
     embedded: ArrowRows | None = None
     is_fixed: bool = False
+    is_checked: bool = False
 
     def locate(self, row: RawRow) -> str:
         """Return the place of a row, for messages."""
@@ -103,10 +108,12 @@ def open_table(
         arrow = open_arrow(files.locate(name) or files.read(name), where)
         rows = (RawRow(number, values) for number, values in arrow.read_rows())
         return RawTable(name, rows, "row", folder, split, arrow.class_names, arrow)
-    text = files.text(name, encoding)
+    text = decode_text(files.read(name), where, encoding, ENCODING_ADVICE)
     if suffix in JSON_SUFFIXES:
         return RawTable(name, read_json(text, where), "line" if suffix != ".json" else "entry", folder, split)
-    return RawTable(name, read_delimited(text, where, delimiter, header), "line", folder, split)
+    resolver = NameResolver(files, folder)
+    cells = read_delimited(text, where, delimiter, header, lambda cell: resolver.find(cell).file is not None)
+    return RawTable(name, cells, "line", folder, split)
 
 
 def read_text_row(place: str, values: Values, files: Files, name: str) -> RawRow:
@@ -195,7 +202,11 @@ def _is_numbered(keys: Iterable[str]) -> bool:
 
 
 def read_delimited(
-    text: str, where: Path, delimiter: str | None = None, header: bool | None = None
+    text: str,
+    where: Path,
+    delimiter: str | None = None,
+    header: bool | None = None,
+    names_file: Callable[[str], bool] = lambda cell: False,
 ) -> Iterator[RawRow]:
     """Read rows of delimited text. A row that can't be read does not affect the rows after it.
 
@@ -204,7 +215,8 @@ def read_delimited(
         where: name of the file, for messages.
         delimiter: character between cells. Default: the one that separates the cells of the first line.
         header: whether the first line names the columns; without one they are "1", "2" and so on. Default: unless a
-            cell of the line is the name of an image.
+            cell of the line is the name of an image, or no cell is usual and one names a file.
+        names_file: function that returns whether a cell names an existing file.
 
     Raises:
         DataError: two columns have the same name.
@@ -220,7 +232,10 @@ def read_delimited(
     columns: list[str] | None = None
     for number, cells, problem in _read_records(lines, start, delimiter):
         if columns is None:
-            if not (header if header is not None else not any(map(_is_image_name, cells))):
+            if header is None:
+                is_known = any(is_usual(content, cell) for content in USUAL for cell in cells)
+                header = not (any(map(_is_image_name, cells)) or (not is_known and any(map(names_file, cells))))
+            if not header:
                 columns = [str(position) for position in range(1, len(cells) + 1)]
             else:
                 columns = [cell.strip() for cell in cells]

@@ -88,8 +88,10 @@ class NameResolver:
 
     def _explain_missing(self, name: str, path: str) -> str:
         for file in (self.prefix + path, path):
-            if file in self.files.refused:
-                return f"names {show_name(name)}, which {self.files.refused[file]}"
+            for place in (file, *map(str, PurePosixPath(file).parents)):  # a folder may be a link
+                if place in self.files.refused:
+                    what = "which" if place == file else f"and {place}"
+                    return f"names {show_name(name)}, {what} {self.files.refused[place]}"
         return f"names {show_name(name)}, which does not exist"
 
     def _relative_key(self, file: str, index: dict[str, list[str]]) -> str:

@@ -104,6 +104,8 @@ def read_shard(path: Path, keys: Keys = USUAL_KEYS) -> Shard:
             sample.problem = "has two images" if sample.image is not None else sample.problem
             sample.image = place
         elif suffix in TEXT_SUFFIXES:
+            if suffix in sample.texts:
+                sample.problem = f"has two {suffix} files; put all captions into one, a line each"
             sample.texts[suffix] = place
     with path.open("rb") as handle:
         for sample in samples.values():
@@ -276,7 +278,7 @@ class ShardSource(ListedSource):
         assert isinstance(self.files, ShardFiles)
         for location, name, shard in self.files.read_shards():
             self.files.problems += shard.problems
-            yield RawTable(name, _list_rows(name, shard), split=split_of[location], is_fixed=True)
+            yield RawTable(name, _list_rows(name, shard), split=split_of[location], is_fixed=True, is_checked=True)
 
     def read(self) -> dict[str, Listing]:
         listings = super().read()
@@ -300,4 +302,4 @@ class ShardSource(ListedSource):
 
 def _list_rows(name: str, shard: Shard) -> Iterator[RawRow]:
     for sample in shard.samples:
-        yield RawRow(str(shard.path / sample.key), {**sample.row, "image": f"{name}/{sample.key}"}, sample.problem)
+        yield RawRow(f"{shard.path}/{sample.key}", {**sample.row, "image": f"{name}/{sample.key}"}, sample.problem)

@@ -13,6 +13,7 @@ from stackflower.options import Below1, Seed
 from stackflower.registry import register
 
 SUFFIXES = (".txt", ".caption")
+OTHER_TEXTS = ("readme.txt", "license.txt", "licence.txt", "classes.txt", "requirements.txt")
 INSPECTED_IMAGES = 200  # number of images to inspect to recognise the layout
 
 
@@ -30,6 +31,7 @@ class SidecarSource(ListedSource):
 
     layout = "images with a text file beside each"
     precedence = -10  # text files may have any purpose
+    reports_unused = False  # an image without a text is a problem
 
     def __init__(
         self,
@@ -53,7 +55,7 @@ class SidecarSource(ListedSource):
         yield RawTable("", self._list_rows(), is_fixed=True)
 
     def _list_rows(self) -> Iterator[RawRow]:
-        texts, used = _TextFiles(self.files), dict[str, str]()
+        texts, used, text_of = _TextFiles(self.files), dict[str, str](), dict[str, str]()
         for image in self.files.images:
             text = texts.find(image)
             if text is None:
@@ -61,6 +63,7 @@ class SidecarSource(ListedSource):
             elif used.setdefault(text, image) != image:
                 yield RawRow(image, {"image": image}, f"shares {text} with {used[text]}")
             else:
+                text_of[_strip(image)] = text
                 row = read_text_row(image, {"image": image}, self.files, text)
                 yield (
                     row
@@ -74,6 +77,8 @@ class SidecarSource(ListedSource):
             if text not in used:
                 other = others.get(_strip(text))
                 problem = "has no image beside it"
+                if (chosen := text_of.get(_strip(_strip(text))) or text_of.get(_strip(text))) is not None:
+                    problem = f"is not used, because {chosen} has the captions of its image"
                 if other is not None and not self.files.is_image(other):
                     problem = f"is beside {other}, which {self.files.explain_not_image(other)}"
                 yield RawRow(text, {"image": text}, problem)
@@ -89,7 +94,11 @@ class _TextFiles:
     """The text files of a data set, found by their images."""
 
     def __init__(self, files: Files):
-        self.names = dict.fromkeys(name for name in files.names if name.lower().endswith(SUFFIXES))
+        self.names = dict.fromkeys(
+            name
+            for name in files.names
+            if name.lower().endswith(SUFFIXES) and name.rpartition("/")[2].lower() not in OTHER_TEXTS
+        )
         self.parallel: dict[tuple[int, str], list[str]] = {}
         if self.names and not any(map(self._find_beside, files.images)):
             for name in self.names:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import suppress
 from itertools import islice
@@ -13,6 +14,7 @@ from stackflower.data.listed import ListedSource
 from stackflower.data.rows.assembly import Assembler
 from stackflower.data.rows.columns import INSPECTED_ROWS
 from stackflower.data.rows.containers import ARROW_SUFFIXES, JSON_SUFFIXES, RawTable, is_container, open_table
+from stackflower.data.rows.listing import Listing
 from stackflower.data.splits import find_split, find_split_folders
 from stackflower.errors import DataError, MissingDependency
 from stackflower.options import Below1, Seed
@@ -96,6 +98,16 @@ class TableSource(ListedSource):
         groups = [names for names in map(_select_tables, by_suffix.values()) if names]
         tables = [names for names in groups if PurePosixPath(names[0]).suffix.lower() not in JSON_SUFFIXES]
         return next((names for names in groups if _names_images(files, names[0])), tables[0] if tables else [])
+
+    def read(self) -> dict[str, Listing]:
+        listings = super().read()
+        lists = [name for name in self.files.names if re.fullmatch(r"[^/]*\.(?:txt|lst)", name) and find_split(name)]
+        if lists and len(listings) == 1:
+            listings["train"].notes.append(
+                f"{', '.join(lists)} may list the images of splits, which is not read: name the splits in a column, or "
+                "move the images into folders."
+            )
+        return listings
 
     def list_tables(self) -> Iterator[RawTable]:
         if self.table is not None and self.table not in self.files:

@@ -7,12 +7,13 @@ from pathlib import PurePosixPath
 
 from stackflower.data.files import Files
 from stackflower.data.listed import ListedSource
-from stackflower.data.rows.containers import RawRow, RawTable
+from stackflower.data.rows.containers import RawRow, RawTable, is_container
 from stackflower.data.splits import find_split, find_split_folders
 from stackflower.errors import ConfigError
 from stackflower.options import Below1, Seed
 from stackflower.registry import register
 
+UNREAD = (".xlsx", ".xls", ".gz", ".tab", ".lst", ".pkl", ".pickle", ".xml", ".yaml", ".yml")  # may hold captions
 CLASS_NAME = "{class_name}"
 
 
@@ -69,6 +70,14 @@ class UncaptionedSource(ListedSource):
         example = ""
         if self.has_classes:
             example = f' To make captions of the names of its folders, use `data.caption="a photo of a {CLASS_NAME}"`.'
+        files = [name for name in self.files.names if is_container(name)]
+        if files:
+            example += (
+                f" {', '.join(files[:3])}{', …' if len(files) > 3 else ''} can't be read as captions of these images; "
+                "`data.name=table` and `data.table=NAME` read one of them and say why."
+            )
+        elif others := [name for name in self.files.names if name.lower().endswith(UNREAD)]:
+            example += f" {others[0]} is not read; save it as CSV."
         return super().explain_no_captions() + example
 
 
