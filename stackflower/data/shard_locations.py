@@ -61,8 +61,8 @@ def find_shards(location: str, follow_links: bool = False) -> ShardSplits:
     missing = [get_file_name(match.name) for match in matches if not match.shards]
     if shards and missing:
         raise DataError(
-            f"{location!r} names {len(missing)} files that don't exist, such as {missing[0]}; correct the pattern or "
-            "add the files."
+            f"{location!r} names {len(missing)} files that don't exist, such as {missing[0]}; correct the pattern, "
+            "add the files, or use a wildcard, as in train-*.tar."
         )
     for match in matches:
         if match.root is not None and not follow_links:
