@@ -15,9 +15,7 @@ def create_metrics() -> dict[str, Metric]:
     """Create every registered metric; return them by name, in the order of the report."""
     metrics: dict[str, Metric] = {}
     for name in registry.list_parts("metric"):
-        with suppress(
-            ComponentError
-        ):  # a broken plugin must not affect others; `score` raises its error if it is requested
+        with suppress(ComponentError):  # a broken plugin; `score` raises its error if the metric is requested
             metrics[name] = registry.create("metric", name)
     return dict(sorted(metrics.items(), key=lambda item: item[1].position))
 

@@ -17,13 +17,10 @@ from stackflower.errors import ConfigError
 logger = logging.getLogger(__name__)
 
 PROCESS_VARIABLES = ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")  # set by launchers together with WORLD_SIZE
-SINGLE_PROCESS_IGNORED = (*PROCESS_VARIABLES, "WORLD_SIZE", "LOCAL_WORLD_SIZE")  # ignored for a single process
+IGNORED_FOR_ONE_PROCESS = (*PROCESS_VARIABLES, "WORLD_SIZE", "LOCAL_WORLD_SIZE")
 MPI_SIZES = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MV2_COMM_WORLD_SIZE")  # number of processes that MPI started
-PASSED_THROUGH = (
-    "ACCELERATE_CPU_AFFINITY",
-    "ACCELERATE_DEBUG_MODE",
-    "ACCELERATE_LOG_LEVEL",
-)  # without effect on results
+# variables that Accelerate may read: they do not affect results
+PASSED_THROUGH = ("ACCELERATE_CPU_AFFINITY", "ACCELERATE_DEBUG_MODE", "ACCELERATE_LOG_LEVEL")
 UNSUPPORTED = {
     "ACCELERATE_USE_DEEPSPEED": "DeepSpeed",
     "ACCELERATE_USE_FSDP": "FSDP",
@@ -123,7 +120,7 @@ def launcher_environment(has_accelerator: bool, report: bool = False) -> Iterato
     """
     count = read_process_count(os.environ)
     check_supported(os.environ, has_accelerator)
-    hidden = {name: os.environ[name] for name in (SINGLE_PROCESS_IGNORED if count == 1 else ()) if name in os.environ}
+    hidden = {name: os.environ[name] for name in (IGNORED_FOR_ONE_PROCESS if count == 1 else ()) if name in os.environ}
     hidden |= {
         name: value
         for name, value in os.environ.items()

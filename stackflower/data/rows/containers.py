@@ -180,9 +180,7 @@ def _list_entries(value: Any, where: Path) -> Iterator[RawRow]:
     elif isinstance(value, dict) and value and all(isinstance(item, dict) for item in value.values()):
         first = next(iter(value.values()))
         if len(value) > 1 and all(item.keys() == first.keys() for item in value.values()) and _is_numbered(first):
-            rows = (
-                {name: column[key] for name, column in value.items()} for key in first
-            )  # columns, as pandas writes them
+            rows = ({name: column[key] for name, column in value.items()} for key in first)  # columns, as in pandas
         else:
             rows = ({"image": name, **item} for name, item in value.items())
     elif isinstance(value, dict) and value and all(isinstance(item, (str, list)) for item in value.values()):
