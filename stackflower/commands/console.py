@@ -1,7 +1,7 @@
-"""The output of commands: messages and errors on stderr, results on stdout, parameters spelled as flags.
+"""Output of commands: messages and errors on stderr, results on stdout, parameters spelled as flags.
 
 The library writes parameters in backquotes, as in `seed` or `train.batch_size=8`, and logs to the logger
-``stackflower``. This module replaces the parameters by flags of the running command: ``--seed``, ``--batch-size 8``.
+``stackflower``. This module replaces them with flags of the running command: ``--seed``, ``--batch-size 8``.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ PARAMETER = re.compile(r"`([a-z][a-z0-9_]*(?:\.[a-z0-9_-]+)*)(?:=([^`]*))?`")
 
 
 class Command(click.Command):
-    """A command that prints the library's messages and errors, with parameters spelled as its own flags.
+    """Command that prints messages and errors of the library, with parameters spelled as flags of the command.
 
     Args:
-        settings: the library's names of this command's parameters, by the parameter's name. A parameter that is not
-            listed has the same name in both.
-        when_interrupted: what to do after Ctrl-C, as a sentence.
+        settings: names of parameters in the library, by parameter of the command. Unlisted parameters have the same
+            name in both.
+        when_interrupted: advice to print after Ctrl-C, as a sentence.
     """
 
     def __init__(
@@ -45,7 +45,7 @@ class Command(click.Command):
         self.settings, self.when_interrupted = dict(settings or {}), when_interrupted
         self.params += [
             click.Option(["-q", "--quiet"], is_flag=True, help="Print warnings, errors and results only."),
-            click.Option(["-v", "--verbose"], is_flag=True, help="Print more about what happens."),
+            click.Option(["-v", "--verbose"], is_flag=True, help="Print debug messages, too."),
         ]
 
     def invoke(self, ctx: click.Context) -> Any:
@@ -64,16 +64,16 @@ class Command(click.Command):
                 echo(f"Error: {reason[:1].upper()}{reason[1:]}.", err=True)
                 ctx.exit(1)
             except RuntimeError as error:
-                if "home directory" not in str(error):  # as pathlib says it
+                if "home directory" not in str(error):  # the message of pathlib
                     raise
-                echo("Error: ~ stands for no folder: HOME is not set, and the user has no home directory.", err=True)
+                echo("Error: Can't expand ~ in a path: HOME is not set, and the user has no home directory.", err=True)
                 ctx.exit(2)
             except KeyboardInterrupt:
                 echo(f"Interrupted. {self.when_interrupted}".strip(), err=True)
                 ctx.exit(128 + signal.SIGINT)
 
     def spell(self, text: str) -> str:
-        """Replace the parameters in a message of the library by the flags and arguments of this command.
+        """Replace the parameters in a message of the library with the flags and arguments of this command.
 
         Args:
             text: message with parameters in backquotes.
@@ -118,11 +118,11 @@ class Group(click.Group):
 
 
 class LazyGroup(Group):
-    """A group whose commands are imported when they are used or listed.
+    """Group that imports its commands on first use.
 
     Args:
         name: name of the group.
-        commands: ``module:attribute`` of each command, by the command's name.
+        commands: ``module:attribute`` of each command, by name.
     """
 
     def __init__(self, name: str, *, commands: Mapping[str, str], **kwargs: Any):
@@ -182,11 +182,11 @@ class _Handler(logging.Handler):
 
 @contextmanager
 def messages_on_stderr(level: int, spell: Callable[[str], str]) -> Iterator[None]:
-    """Print the library's messages inside the block.
+    """Print messages of the library to stderr inside the block.
 
     Args:
         level: lowest level to print.
-        spell: function that spells parameters in a message.
+        spell: function that replaces the parameters in a message with flags.
     """
     logger, handler = logging.getLogger("stackflower"), _Handler(level, spell)
     before = logger.level, logger.propagate
@@ -202,7 +202,7 @@ def messages_on_stderr(level: int, spell: Callable[[str], str]) -> Iterator[None
 
 
 def spell(text: str) -> str:
-    """Replace the parameters in a text of the library by the flags of the running command."""
+    """Replace the parameters in a text of the library with the flags of the running command."""
     command = click.get_current_context().command
     return command.spell(text) if isinstance(command, Command) else text
 

@@ -1,6 +1,6 @@
-"""The standard streams of a command: closed ones, full disks, lost terminals, and any encoding.
+"""Standard streams that tolerate closed descriptors, full disks, closed terminals and any encoding.
 
-A command's work must not fail because its talk can't be printed.
+A command must not fail because its messages can't be printed.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ REPLACING = "stackflower-replace"  # name of the error handler
 
 
 def replace_unencodable(error: UnicodeError) -> tuple[bytes | str, int]:
-    """Replace characters that a stream can't encode by question marks; keep the odd bytes of a file name.
+    """Replace unencodable characters with question marks, but keep undecodable bytes of file names.
 
     Args:
-        error: the error that the codec reports.
+        error: error of the codec.
     """
     if not isinstance(error, UnicodeEncodeError):
         raise error
     text = error.object[error.start : error.end]
-    odd = range(0xDC80, 0xDD00)  # bytes that Python could not decode
+    odd = range(0xDC80, 0xDD00)  # surrogates that stand for undecodable bytes
     return bytes(ord(char) - 0xDC00 if ord(char) in odd else ord("?") for char in text), error.end
 
 
@@ -33,11 +33,11 @@ codecs.register_error(REPLACING, replace_unencodable)
 
 
 class TolerantFile(io.FileIO):
-    """A file that drops what can't be written, on a full disk or to a terminal that was closed.
+    """File that drops data that can't be written, because the disk is full or the terminal is closed.
 
     Args:
         descriptor: open file descriptor, which stays open.
-        name: what is printed there, for the warning; None: no warning.
+        name: description of the output, for the warning; None: no warning.
     """
 
     def __init__(self, descriptor: int, name: str | None = None):
@@ -51,7 +51,7 @@ class TolerantFile(io.FileIO):
             return super().write(data)
         except OSError as error:
             if isinstance(error, BrokenPipeError) and self.label is not None:
-                raise  # the reader of the results has enough
+                raise  # the reader of the results closed the pipe
             self.is_lost = True
             if self.label is not None:
                 print(f"Warning: {self.label} can't be written: {error.strerror}.", file=sys.stderr, flush=True)
@@ -59,33 +59,33 @@ class TolerantFile(io.FileIO):
 
 
 def _tolerate(stream: Any, label: str | None) -> TextIO:
-    """Return a stream that writes what `stream` would, and can't fail."""
+    """Return a stream that writes to the same file as `stream`, and does not fail."""
     buffer = getattr(stream, "buffer", None)
     raw = getattr(buffer, "raw", buffer)  # with PYTHONUNBUFFERED, the stream has no buffer
     if type(raw) is io.FileIO:
         stream.flush()
         buffered = io.BufferedWriter(TolerantFile(raw.fileno(), label))
         return io.TextIOWrapper(buffered, stream.encoding, REPLACING, line_buffering=True)
-    if isinstance(stream, io.TextIOWrapper):  # the console of Windows, or the stream of a test
+    if isinstance(stream, io.TextIOWrapper):  # the Windows console, or the stream of a test
         with suppress(OSError, io.UnsupportedOperation):
             stream.reconfigure(errors=REPLACING)
     return stream
 
 
 def open_closed_streams() -> None:
-    """Open closed standard streams on the null device, so that no other file is given their descriptors."""
+    """Open closed standard streams on the null device, so that no other file gets their descriptors."""
     for descriptor, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
         try:
             os.fstat(descriptor)
         except OSError:
-            os.open(os.devnull, os.O_RDWR)  # is given the lowest free descriptor
+            os.open(os.devnull, os.O_RDWR)  # gets the lowest free descriptor
         if getattr(sys, name) is None:
             setattr(sys, name, open(descriptor, mode, encoding="utf-8", closefd=False))  # noqa: SIM115
 
 
 @contextmanager
 def tolerant_streams() -> Iterator[None]:
-    """Print in the block to streams that replace what they can't encode and drop what they can't write."""
+    """Make the standard streams in the block replace unencodable characters and drop unwritable output."""
     open_closed_streams()
     before = sys.stdout, sys.stderr
     sys.stderr = _tolerate(sys.stderr, None)
@@ -100,7 +100,7 @@ def tolerant_streams() -> Iterator[None]:
 
 
 def _close(stream: TextIO) -> None:
-    """Write what is left in the buffers; drop it if nobody reads it."""
+    """Flush the buffers; drop their contents if they can't be written."""
     try:
         stream.flush()
     except (OSError, ValueError):
@@ -130,7 +130,7 @@ def can_print(text: str) -> bool:
 
 
 def decode_argument(text: str) -> str:
-    """Return an argument of the command line as text, if Python read its UTF-8 bytes in another encoding.
+    """Decode a command-line argument as UTF-8, in case Python decoded it in another encoding.
 
     Args:
         text: argument that is not a path.

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 
 from stackflower.data.files import Folder, decode_text
-from stackflower.data.rows.columns import Columns, build_column_error, find_text_columns, is_usual, normalise
+from stackflower.data.rows.columns import Columns, build_column_error, find_text_columns, is_usual, normalise_row
 from stackflower.data.rows.containers import TEXT_SUFFIXES, is_container, open_table
 from stackflower.errors import ConfigError, DataError
 from stackflower.formats.lines import split_lines
@@ -89,7 +89,7 @@ def _read_rows(path: Path, column: str | None) -> Iterator[list[str]]:
     if columns is None:
         raise build_column_error("text", names, path)
     for row in rows:
-        values, problem = normalise(row.values, Columns("", columns))
+        values, problem = normalise_row(row.values, Columns("", columns))
         captions = values["text"]
         if row.problem is None and problem is None and not any(caption.strip() for caption in captions):
             problem = "has no caption"

@@ -1,4 +1,4 @@
-"""Fonts that can draw a text, whatever its script."""
+"""Fonts that can draw a text in any script."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from pathlib import Path
 from PIL import ImageFont, features
 
 FONT_SUFFIXES = (".ttf", ".otf", ".ttc")
-UNASSIGNED = "\u0378"  # a code point without a character, which fonts draw as their sign for missing glyphs
-MAX_FONTS = 5_000  # fonts that are tried for a text
+UNASSIGNED = "\u0378"  # an unassigned code point, which fonts draw as a missing glyph
+MAX_FONTS = 5_000  # number of fonts to try for a text
 # These fonts draw a box with the name of the script, or nothing, for every character.
 PLACEHOLDER_FONTS = ("lastresort", "blank", "notdef", "fallback", "unifont_")
 
@@ -23,17 +23,17 @@ def find_font(text: str, size: int) -> ImageFont.FreeTypeFont | None:
     """Find a font that has all characters of a text: Pillow's, Matplotlib's if installed, or one of the system.
 
     Args:
-        text: the text, as prepared by `normalise`.
+        text: text, as returned by `normalise_text`.
         size: height of the font in pixels.
 
     Returns:
-        The font, or None if no font has them all, or if the script can't be laid out: Arabic and Indic scripts need
-        Pillow's feature ``raqm``.
+        The font; None if no font has all characters, or if the script can't be laid out: Arabic and Indic scripts
+        require Pillow's feature ``raqm``.
     """
     return _find_font(frozenset(text), size)
 
 
-def normalise(text: str) -> str:
+def normalise_text(text: str) -> str:
     """Compose letters and their accents, and drop control characters, which have no glyph."""
     composed = unicodedata.normalize("NFC", text)
     return "".join(" " if character.isspace() else character for character in composed if _is_shown(character))
@@ -58,13 +58,13 @@ def _find_font(characters: frozenset[str], size: int) -> ImageFont.FreeTypeFont 
             plain = ImageFont.truetype(path, size, layout_engine=ImageFont.Layout.BASIC)
             if _has_glyphs(plain, drawn):
                 return ImageFont.truetype(path, size)
-        except (OSError, ValueError):  # not a font, or a font of bitmaps in other sizes
+        except (OSError, ValueError):  # not a font, or a bitmap font of other sizes
             continue
     return None
 
 
 def _has_glyphs(font: ImageFont.FreeTypeFont, characters: list[str]) -> bool:
-    """Return whether a font draws each character otherwise than a missing one."""
+    """Return whether a font has a glyph for each character, by comparison with a missing glyph."""
     missing = _draw(font, UNASSIGNED)
     return all(_draw(font, character) != missing for character in characters)
 
@@ -75,7 +75,7 @@ def _draw(font: ImageFont.FreeTypeFont, character: str) -> tuple[tuple[int, int]
 
 
 def _needs_layout(character: str) -> bool:
-    """Return whether the place or shape of a character depends on its neighbours."""
+    """Return whether the position or shape of a character depends on its neighbours."""
     return unicodedata.bidirectional(character) in ("R", "AL", "AN") or unicodedata.category(character) in ("Mn", "Mc")
 
 
@@ -85,7 +85,7 @@ def _can_lay_out() -> bool:
 
 @cache
 def _list_fonts() -> list[str]:
-    """List the files of fonts, upright ones of regular weight first."""
+    """List the font files, upright ones of regular weight first."""
     files = [
         path
         for folder in _list_font_folders()
@@ -106,7 +106,7 @@ def _rank(path: Path) -> tuple[bool, bool]:
 
 
 def _list_font_folders() -> Iterator[Path]:
-    """Yield the usual folders of fonts that exist on this system."""
+    """Yield the existing font folders of this system."""
     home = Path(os.path.expanduser("~"))
     if sys.platform == "win32":
         local = os.environ.get("LOCALAPPDATA")

@@ -14,7 +14,7 @@ from PIL import Image, ImageDraw, ImageFont
 from PIL.PngImagePlugin import PngInfo
 
 from stackflower.data.files import Files
-from stackflower.data.fonts import find_font, normalise
+from stackflower.data.fonts import find_font, normalise_text
 from stackflower.data.image_formats import detect_format
 from stackflower.data.images import tile
 from stackflower.errors import ConfigError
@@ -23,23 +23,23 @@ from stackflower.utils.atomic import replacing
 logger = logging.getLogger(__name__)
 
 GRID_MARK = "Image grid drawn by Stackflower"
-GRID_MARK_SIZE = 4096  # bytes of a PNG, JPEG or GIF file within which the mark lies
+GRID_MARK_SIZE = 4096  # the mark is within this number of bytes of a PNG, JPEG or GIF file
 TIFF_DESCRIPTION = 270  # tag
-UNWRITABLE_SUFFIXES = (".heic", ".heif", ".svg", ".jxl", ".avif")  # they name a file even if Pillow can't write it
+UNWRITABLE_SUFFIXES = (".heic", ".heif", ".svg", ".jxl", ".avif")  # image files even if Pillow can't write them
 TEXT_SIZE, LINE_HEIGHT = 14, 18  # pixels
 
 
 def names_image_file(path: Path) -> bool:
-    """Return whether the name of a path is that of an image file rather than a folder."""
+    """Return whether a path names an image file rather than a folder, by its suffix."""
     suffix = path.suffix.lower()
     return not path.is_dir() and (suffix in Image.registered_extensions() or suffix in UNWRITABLE_SUFFIXES)
 
 
 def check_writable_format(path: Path) -> None:
-    """Check that Pillow writes images in the format that the suffix of a path names.
+    """Check that Pillow can write images in the format of a path's suffix.
 
     Raises:
-        ConfigError: it does not.
+        ConfigError: Pillow can't write the format.
     """
     try:
         Image.new("RGB", (16, 16)).save(io.BytesIO(), **_find_save_options(path, grid=False))
@@ -51,12 +51,12 @@ def check_writable_format(path: Path) -> None:
 
 
 def save_image(image: np.ndarray, path: Path, grid: bool = False) -> None:
-    """Write an image in the format that the suffix of the path names, atomically.
+    """Write an image atomically, in the format of the path's suffix.
 
     Args:
         image: uint8 (H, W, 3).
         path: file to write.
-        grid: mark the file as a grid, which is not one of the images that `stackflower eval` scores (see `is_grid`).
+        grid: mark the file as a grid, which `stackflower eval` does not score (see `is_grid`).
 
     Raises:
         OSError: the file can't be written.
@@ -66,7 +66,7 @@ def save_image(image: np.ndarray, path: Path, grid: bool = False) -> None:
 
 
 def _find_save_options(path: Path, grid: bool) -> dict[str, Any]:
-    """Return the format of a path, and options of Pillow that keep the quality and mark a grid."""
+    """Return the options of Pillow for a path: its format, a high quality, and the mark of a grid."""
     kind = Image.registered_extensions()[path.suffix.lower()]
     options: dict[str, Any] = {"format": kind}
     if kind in ("JPEG", "AVIF"):
@@ -93,13 +93,13 @@ def is_grid(files: Files, name: str) -> bool:
         DataError: the file can't be read.
     """
     head = files.head(name, GRID_MARK_SIZE)
-    # Other formats have the mark behind the pixels.
+    # Other formats store the mark after the pixels.
     whole = head if detect_format(head) in ("PNG", "JPEG", "GIF") else files.read(name)
     return GRID_MARK.encode() in whole
 
 
 def _wrap(text: str, font: ImageFont.FreeTypeFont, width: int, most: int = 4) -> list[str]:
-    """Wrap a text to at most `most` lines of `width` pixels; words that are longer are broken."""
+    """Wrap a text to at most `most` lines of `width` pixels, and break longer words."""
     lines = [""]
     for word in text.split():
         longer = f"{lines[-1]} {word}".strip()
@@ -120,10 +120,10 @@ def _wrap(text: str, font: ImageFont.FreeTypeFont, width: int, most: int = 4) ->
 def choose_labels(captions: Sequence[str]) -> list[tuple[str, ImageFont.FreeTypeFont]]:
     """Choose a label and a font for each caption: the caption, or its number if no font has its characters.
 
-    The numbers and their captions are logged, once for the same captions.
+    Log the numbers and their captions, once for the same captions.
     """
     digits = cast(ImageFont.FreeTypeFont, ImageFont.load_default(size=TEXT_SIZE))
-    texts = [normalise(caption) for caption in captions]
+    texts = [normalise_text(caption) for caption in captions]
     fonts = [find_font(text, TEXT_SIZE) for text in texts]
     if not all(fonts):
         _log_numbers(tuple(captions), tuple(number for number, font in enumerate(fonts) if font is None))
@@ -144,7 +144,7 @@ def draw_captioned_grid(images: np.ndarray, captions: Sequence[str], scale: int 
 
     Args:
         images: images of all captions in order, uint8 (N, R, R, 3), the same number for each.
-        captions: the captions, of which a grid shows the first lines (see `choose_labels`).
+        captions: captions; a grid shows their first lines (see `choose_labels`).
         scale: factor by which the images are enlarged.
 
     Returns:

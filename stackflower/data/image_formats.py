@@ -1,4 +1,4 @@
-"""Formats of image files, detected by name and by the first bytes."""
+"""Detection of image formats, by name and by the first bytes."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from posixpath import splitext
 
 from PIL import features
 
-HEAD_SIZE = 32  # bytes that tell an image's format
-TEXT_HEAD_SIZE = 1024  # bytes that tell what kind of text a file is
-CONVERT = "which can't be read; convert it to JPEG or PNG"
+HEAD_SIZE = 32  # bytes that identify an image format
+TEXT_HEAD_SIZE = 1024  # bytes that identify the kind of a text file
+CONVERSION_ADVICE = "which can't be read; convert it to JPEG or PNG"
 
 
 def _find_optional_formats() -> dict[str, str]:
-    """Return the format and extension of each kind of image that only some installations of Pillow read."""
+    """Return the extensions of image formats that only some installations of Pillow can read, by format."""
     formats = {}
     if "avif" in features.modules and features.check("avif"):  # Pillow 11.3 or later
         formats["AVIF"] = ".avif"
@@ -36,13 +36,13 @@ EXTENSIONS = frozenset(
         *OPTIONAL_FORMATS.values(),
     }
 )
-# Other formats run programs: EPS runs Ghostscript.
+# Other formats are refused because some run programs: EPS runs Ghostscript.
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", *OPTIONAL_FORMATS)
 
 # Raw files of cameras are TIFF files with a thumbnail, which Pillow would read instead of the photograph.
 RAW_EXTENSIONS = frozenset({".dng", ".cr2", ".cr3", ".nef", ".nrw", ".arw", ".orf", ".rw2", ".pef", ".srw", ".raf"})
 
-# Files of data sets that are not images, so that nothing has to be read to know it.
+# Extensions of other files in data sets, which need not be read to know that they are not images.
 OTHER_EXTENSIONS = frozenset(
     {
         *(".txt", ".text", ".caption", ".md", ".rst", ".html", ".htm", ".pdf", ".log", ".tex", ".bib"),
@@ -64,7 +64,7 @@ MAGIC: tuple[tuple[re.Pattern[bytes], str], ...] = tuple(
         (rb"\x89PNG\r\n\x1a\n", "PNG"),
         (rb"GIF8[79]a", "GIF"),
         (rb"RIFF....WEBP", "WEBP"),
-        # The size of the header that follows tells a bitmap from a text that begins with "BM".
+        # The size of the second header distinguishes a bitmap from a text that begins with "BM".
         (rb"BM.{12}[\x0c\x28\x34\x38\x40\x6c\x7c]\0\0\0", "BMP"),
         (rb"II\*\0........CR|FUJIFILMCCD-RAW|IIRO|IIU\0", "raw"),
         (rb"II[*+]\0|MM\0[*+]", "TIFF"),
@@ -81,20 +81,20 @@ MAGIC: tuple[tuple[re.Pattern[bytes], str], ...] = tuple(
         (rb"\0\x05\x16\x07", "AppleDouble"),
     )
 )
-NOT_READ = {
-    "HEIC": f"is a HEIC image, {CONVERT}",
-    "JPEG 2000": f"is a JPEG 2000 image, {CONVERT}",
-    "PSD": f"is a Photoshop image, {CONVERT}",
-    "OpenEXR": f"is an OpenEXR image, {CONVERT}",
-    "ICO": f"is an icon, {CONVERT}",
-    "SVG": f"is an SVG image, {CONVERT}",
-    "raw": f"is a raw image of a camera, {CONVERT}",
-    "PostScript": f"is a PostScript file, {CONVERT}",
+REJECTION_REASONS = {
+    "HEIC": f"is a HEIC image, {CONVERSION_ADVICE}",
+    "JPEG 2000": f"is a JPEG 2000 image, {CONVERSION_ADVICE}",
+    "PSD": f"is a Photoshop image, {CONVERSION_ADVICE}",
+    "OpenEXR": f"is an OpenEXR image, {CONVERSION_ADVICE}",
+    "ICO": f"is an icon, {CONVERSION_ADVICE}",
+    "SVG": f"is an SVG image, {CONVERSION_ADVICE}",
+    "raw": f"is a raw camera image, {CONVERSION_ADVICE}",
+    "PostScript": f"is a PostScript file, {CONVERSION_ADVICE}",
     "PDF": "is a PDF file, not an image",
     "archive": "is an archive, not an image; unpack it",
     "video": "is a video, not an image",
-    "AppleDouble": "is a resource file of macOS, not an image; delete it",
-    "Git LFS": "is a pointer of Git LFS, not an image; fetch the images with `git lfs pull`",
+    "AppleDouble": "is a macOS resource file, not an image; delete it",
+    "Git LFS": "is a Git LFS pointer, not an image; fetch the images with `git lfs pull`",
     "web page": "is a web page, not an image; download it again",
     "text": "is a text file, not an image",
     "empty": "is empty",
@@ -109,7 +109,7 @@ def detect_format(head: bytes) -> str | None:
         head: `HEAD_SIZE` bytes or more, or the whole file.
 
     Returns:
-        Pillow's name of an image format, a key of `NOT_READ` for other known files, or None.
+        Pillow's name of an image format, a key of `REJECTION_REASONS` for other known files, or None.
     """
     if head[4:8] == b"ftyp":
         brands = {head[8:12], *(head[start : start + 4] for start in range(16, min(len(head), HEAD_SIZE), 4))}
@@ -121,8 +121,8 @@ def detect_format(head: bytes) -> str | None:
 
 
 def decide_by_name(name: str) -> bool | None:
-    """Return whether the name of a file is that of an image; None if the name does not tell."""
-    suffix = splitext(name)[1].lower()  # a path object takes several times as long
+    """Return whether a file is an image, by the extension of its name; None for an unknown extension."""
+    suffix = splitext(name)[1].lower()  # several times faster than a path object
     return True if suffix in EXTENSIONS else False if suffix in OTHER_EXTENSIONS else None
 
 
@@ -132,7 +132,7 @@ def is_readable_image(head: bytes) -> bool:
 
 
 def explain_not_image(name: str, head: bytes) -> str:
-    """Explain what a file is that is not an image: the end of a sentence.
+    """Return what a file is if it is not a readable image, as the end of a sentence.
 
     Args:
         name: name of the file.
@@ -142,20 +142,20 @@ def explain_not_image(name: str, head: bytes) -> str:
     if PurePosixPath(name).suffix.lower() in RAW_EXTENSIONS:
         kind = "raw"
     if kind in FORMATS:
-        return f"has the name of another kind of file but is a {kind} image; rename it"
+        return f"has the extension of another kind of file but is a {kind} image; rename it"
     if kind in ("AVIF", "JXL"):
         return f"is {'an' if kind == 'AVIF' else 'a'} {kind} image, which the installed Pillow can't read; convert it"
-    return NOT_READ[kind]
+    return REJECTION_REASONS[kind]
 
 
 def _detect_text(head: bytes) -> str:
-    """Detect the kind of a text, or "unknown" if it is not one."""
+    """Detect the kind of a text file; return "unknown" for a binary file."""
     if not head:
         return "empty"
     if head.startswith((BOM_UTF16_LE, BOM_UTF16_BE)):
         return "text"
     try:
-        text = getincrementaldecoder("utf-8-sig")().decode(head)  # the last character may be cut off
+        text = getincrementaldecoder("utf-8-sig")().decode(head)  # the head may end within a character
     except UnicodeDecodeError:
         return "unknown"
     start = text.lstrip().lower()

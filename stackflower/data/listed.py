@@ -28,28 +28,28 @@ from stackflower.utils.cache import compute_key
 from stackflower.utils.progress import Progress
 from stackflower.utils.rng import create_rng
 
-READ_AHEAD = 16  # files per thread that are read before they are decoded
+READ_AHEAD = 16  # files per thread to read ahead of decoding
 
 
 class ListedSource(Source):
     """Data set whose images are files or cells of tables.
 
-    A subclass defines `recognises`, which says whether files have its layout, and `list_tables`, which lists the rows
-    as the files hold them. It documents only the options that it adds.
+    A subclass defines `recognises`, which returns whether files have its layout, and `list_tables`, which yields the
+    unprocessed rows. It documents only the options that it adds.
 
     Args:
-        path: folder, or a zip or tar archive of it.
+        path: folder, or a zip or tar archive of a folder.
         held_out: share of the training images to use as the validation split, if the data have none.
-        seed: random seed of that choice.
+        seed: random seed of the validation split.
         skip_bad: leave out rows and images that can't be used, with a warning, instead of raising DataError.
         follow_links: read images and shards behind links that lead out of the folder.
     """
 
     layout: ClassVar[str]
-    reports_unused: ClassVar[bool] = True  # whether images that no row names are reported
-    as_files: bool = True  # whether images are used as they are in their files, apart from their size
+    reports_unused: ClassVar[bool] = True  # whether to report images that no row names
+    as_files: bool = True  # whether images are used unchanged, apart from their size
     columns: Mapping[str, str | None] = {}  # names of columns that the user chose, by "image", "text", "label", "split"
-    folders: Sequence[str] = ()  # split folders, to which rows without a split belong by their images
+    folders: Sequence[str] = ()  # split folders; a row without a split takes that of its image
 
     def __init__(
         self, *, path: str, held_out: Below1 = 0.0, seed: Seed = 0, skip_bad: bool = False, follow_links: bool = False
@@ -64,10 +64,10 @@ class ListedSource(Source):
 
     @abstractmethod
     def list_tables(self) -> Iterable[RawTable]:
-        """List the rows of all splits, as the files hold them.
+        """Yield the unprocessed rows of all splits.
 
         Raises:
-            DataError: the rows can't be read at all.
+            DataError: no rows can be read.
         """
 
     def read(self) -> dict[str, Listing]:
@@ -78,7 +78,13 @@ class ListedSource(Source):
         return assembler.finish()
 
     def square(self, content: bytes, where: Path, row: dict[str, Any], size: int) -> np.ndarray:
-        """Decode the image of a row from the bytes of its file, called `where`, to uint8 (size, size, 3).
+        """Decode the image of a row to uint8 (size, size, 3).
+
+        Args:
+            content: bytes of the file.
+            where: name of the file, for messages.
+            row: the row.
+            size: height and width of the result.
 
         Raises:
             DataError: the file is not an image.
@@ -90,16 +96,17 @@ class ListedSource(Source):
 
     @cached_property
     def listings(self) -> dict[str, Listing]:
-        """Rows of each split, which are read once."""
+        """Rows of each split, read on first access."""
         listings = self.read()
         files, notes = self.files, listings["train"].notes
         listings["train"].problems[:0] = files.problems
         if not any(listing.rows or listing.problems for listing in listings.values()):
-            listings["train"].problems.append(f"{files.path} has no images that can be used.")
+            listings["train"].problems.append(f"{files.path} has no usable images.")
         nested = [name for name in files.names if is_archive(name)]
         if nested:
             notes.append(
-                f"{files.path} holds archives, which are not opened, such as {nested[0]}; unpack it there to use it."
+                f"{files.path} contains archives, which are not opened, such as {nested[0]}; unpack them to "
+                "use their images."
             )
         problems = "\n".join(problem for listing in listings.values() for problem in listing.problems)
         unread = [name for name in files.refused if name not in problems]
@@ -108,7 +115,7 @@ class ListedSource(Source):
             notes.append(f"{len(unread):,} files in {files.path} are not read, such as {unread[0]}, which {reason}.")
         if self.share:
             if "validation" in listings:
-                raise DataError(f"{self.path} has its own validation split: leave out `data.held_out`.")
+                raise DataError(f"{self.path} already has a validation split; leave out `data.held_out`.")
             listings |= self._draw_validation(listings["train"])
         return {split: listings[split] for split in SPLITS if split in listings}
 
@@ -122,14 +129,14 @@ class ListedSource(Source):
         """Return the rows of a split.
 
         Raises:
-            DataError: the data have no such split.
+            DataError: the data set has no such split.
         """
         if split not in self.listings:
             raise DataError(f"{self.files.path} has no split {split!r}; its splits are {', '.join(self.listings)}.")
         return self.listings[split]
 
     def _draw_validation(self, whole: Listing) -> dict[str, Listing]:
-        """Draw the validation split from the training images, and list both."""
+        """Draw a validation split from the training rows; return both splits."""
         by_name = sorted(range(len(whole.names)), key=whole.names.__getitem__)
         order = torch.randperm(len(by_name), generator=create_rng(self.seed, 32)).tolist()
         first = max(1, round(len(order) * self.share))
@@ -151,8 +158,8 @@ class ListedSource(Source):
         listing = self.get_listing(split)
         if listing.problems and not self.skip_bad:
             raise DataError(
-                f"{listing.files.path} can't be used as it is:\n{join_problems(listing.problems)}\n"
-                f"`stackflower data check {self.path}` lists everything; `data.skip_bad=true` leaves such rows out."
+                f"{listing.files.path} can't be used:\n{join_problems(listing.problems)}\n"
+                f"`stackflower data check {self.path}` lists all problems; `data.skip_bad=true` leaves such rows out."
             )
         if not listing.rows:
             first = f": {listing.problems[0]}" if listing.problems else "."
@@ -194,17 +201,17 @@ class ListedSource(Source):
         return problems
 
     def find_unreadable(self, split: str) -> dict[int, str]:
-        """Decode all images of a split; return what is wrong with those that can't be read, by position."""
+        """Decode all images of a split; return the problems of unreadable ones by position."""
         decoded = self._decode(split, np.ones(len(self.get_listing(split).rows), dtype=bool), 64)
         return dict(sorted((position, image) for position, image in decoded if isinstance(image, str)))
 
     def _decode(
         self, split: str, wanted: np.ndarray, size: int, jobs: int | None = None
     ) -> Iterator[tuple[int, np.ndarray | str]]:
-        """Decode the images of the `wanted` rows, bool (N,), in threads; files are read a few ahead.
+        """Decode the images of the `wanted` rows, bool (N,), in threads, and read files ahead.
 
         Yields:
-            The position of a row, and its image or what is wrong with it, as images are finished.
+            The position of a row, and its image or its problem, in order of completion.
         """
         listing = self.get_listing(split)
         position_of = {name: position for position, name in enumerate(listing.names) if wanted[position]}
@@ -231,8 +238,8 @@ class ListedSource(Source):
         labelled = sum("label" in row for row in listing.rows)
         if 0 < labelled < len(listing.rows):
             notes.append(
-                f"Only {labelled:,} of {len(listing.rows):,} rows of {listing.files.path} have a label. No labels are "
-                "used, so a negative caption may be of the same class."
+                f"Only {labelled:,} of {len(listing.rows):,} rows of {listing.files.path} have a label, so no labels "
+                "are used: a negative caption may be of the same class."
             )
         names: dict[int, str] = {}
         for row in listing.rows:
@@ -273,7 +280,7 @@ class ListedSource(Source):
 def _collect_finished(
     pending: dict[Future[np.ndarray], int], done: Iterable[Future[np.ndarray]]
 ) -> Iterator[tuple[int, np.ndarray | str]]:
-    """Remove finished futures from `pending`, and yield positions with images or with what is wrong."""
+    """Remove finished futures from `pending`, and yield each position with its image or its problem."""
     for future in done:
         position, error = pending.pop(future), future.exception()
         if isinstance(error, DataError):

@@ -1,4 +1,4 @@
-"""Opening of the data set that a name, path or URL refers to."""
+"""Open a data set by name, path or URL, and detect its layout."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from stackflower.options import suggest
 
 logger = logging.getLogger(__name__)
 
-OTHER_IMAGES = frozenset({".heic", ".heif", ".jxl", ".avif", ".psd", ".svg", ".tga"})  # that may not be readable
+OTHER_IMAGES = frozenset({".heic", ".heif", ".jxl", ".avif", ".psd", ".svg", ".tga"})  # not always readable
 
 
 def source_part(value: str | None, layout: str | None = None) -> dict[str, Any] | None:
@@ -33,7 +33,7 @@ def source_part(value: str | None, layout: str | None = None) -> dict[str, Any] 
         layout: name of the source that reads the path. Default: the one that recognises it.
 
     Returns:
-        The part as a dict, with "name" and, if it has one, "path"; None for None.
+        The part as a dict, with "name" and, if the source reads a path, "path"; None for None.
 
     Raises:
         ConfigError: no source is called `layout`.
@@ -78,7 +78,7 @@ def _list_layouts() -> dict[str, type[Source]]:
 def _detect_layout(path: Path, layouts: Mapping[str, type[Source]]) -> str:
     """Return the name of the source that reads the files at a path.
 
-    Of the sources that recognise the files, it is the one that uses the most images.
+    If several sources recognise the files, choose the one that uses the most images.
 
     Raises:
         DataError: no source recognises them.
@@ -89,9 +89,9 @@ def _detect_layout(path: Path, layouts: Mapping[str, type[Source]]) -> str:
         return "table"
     files = open_files(path)
     names = _list_recognised(files, layouts)
-    if not names and LINK_REASON in files.refused.values():  # the source's error says how to follow links
+    if not names and LINK_REASON in files.refused.values():  # the error of the source explains how to follow links
         names = _list_recognised(open_files(path, follow_links=True), layouts)
-    contenders = [name for name in names if name != "images"]  # which fits all images
+    contenders = [name for name in names if name != "images"]  # "images" recognises any images
     if not contenders and path.suffix == ".tar" and any(name.endswith(TEXT_SUFFIXES) for name in files.names):
         return "shards"
     contenders = contenders or names
@@ -105,18 +105,18 @@ def _detect_layout(path: Path, layouts: Mapping[str, type[Source]]) -> str:
     others = [name for name in contenders if name != best and counts[name]]
     if others:
         ways = ", or ".join(f"{name} with `data.name={name}` ({counts[name]:,} images)" for name in others)
-        logger.info("%s is read as %s (%s images). To read it otherwise: %s.", path, best, f"{counts[best]:,}", ways)
+        logger.info("%s is read as %s (%s images). Alternatives: %s.", path, best, f"{counts[best]:,}", ways)
     return best
 
 
 def _list_recognised(files: Files, layouts: Mapping[str, type[Source]]) -> list[str]:
-    """List the sources that recognise the files, those of the highest precedence first."""
+    """List the sources that recognise the files, in descending order of precedence."""
     ordered = sorted(layouts, key=lambda name: -layouts[name].precedence)
     return [name for name in ordered if layouts[name].recognises(files)]
 
 
 def _try_layout(name: str, path: Path) -> tuple[int, int]:
-    """Return the number of images that a source would use, and the number of problems with a minus sign."""
+    """Return the number of images that a source would use, and the negative number of its problems."""
     with suppress(StackflowerError):
         source: ListedSource = registry.create("data", name, path=str(path))
         listings = [source.get_listing(split) for split in source.splits()]
@@ -125,14 +125,14 @@ def _try_layout(name: str, path: Path) -> tuple[int, int]:
 
 
 def _explain_unrecognised(files: Files) -> str:
-    """Explain that files hold nothing to train on, and name what is there."""
+    """Build the message that no layout recognises the files, with examples of the files."""
     refused = "".join(f" {name} {reason}." for name, reason in list(files.refused.items())[:3])
     others = [name for name in files.names if Path(name).suffix.lower() in OTHER_IMAGES]
     if others:
         refused += f" {others[0]} {files.explain_not_image(others[0])}."
-    examples = f" It holds {', '.join(files.names[:3])}{', …' if len(files.names) > 3 else ''}." if files.names else ""
+    examples = f" Contents: {', '.join(files.names[:3])}{', …' if len(files.names) > 3 else ''}." if files.names else ""
     return (
-        f"{files.path} holds no images, tables or shards that can be read.{examples}{refused} `data` takes images "
+        f"{files.path} contains no readable images, tables or shards.{examples}{refused} `data` takes images "
         "with a metadata.jsonl, a table or text files; WebDataset shards; or Parquet files."
     )
 

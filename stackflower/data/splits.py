@@ -1,4 +1,4 @@
-"""Names of splits: which split a folder, a file, a shard or a cell belongs to."""
+"""Detection of the split that the name of a folder, a file, a shard or a cell refers to."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 from stackflower.data.files import Files
 
-KEYWORDS = {  # those of the Hugging Face hub, and the last one of each split
+KEYWORDS = {  # keywords of the Hugging Face hub, and trainset, valset and testset
     "train": ("train", "training", "trainset"),
     "validation": ("validation", "valid", "val", "dev", "valset"),
     "test": ("test", "testing", "eval", "evaluation", "testset"),
@@ -16,9 +16,9 @@ SEPARATORS = re.compile(r"[-_.\s\d]+|(?<=[a-z])(?=[A-Z])")
 
 
 def find_split(name: str) -> str | None:
-    """Return the split whose keyword is a word of a name, in upper or lower case; None without one.
+    """Return the split whose keyword is a word of a name, in any case; None if there is none.
 
-    Words are separated by hyphens, underscores, dots, blanks, digits and capitals.
+    Hyphens, underscores, dots, whitespace, digits and camel case separate words.
 
     Example:
         >>> find_split("train-00000-of-00007.parquet"), find_split("Val2017"), find_split("latest")
@@ -31,14 +31,14 @@ def find_split(name: str) -> str | None:
 def assign_splits(names: Iterable[str]) -> dict[str, str | None]:
     """Assign each name to a split.
 
-    Names without a keyword are for training if no name stands for the training split, and belong to no split
-    otherwise. If all names stand for validation or test, the first split of the two is used for training.
+    Names without a keyword belong to the training split, unless another name refers to it; then they belong to no
+    split. If all names refer to validation or test, the first of these two is used for training.
 
     Args:
         names: names of all folders, files, shards or cells.
 
     Returns:
-        The split of each name; None for a name whose data must be left out.
+        The split of each name; None if its data must be left out.
     """
     splits = {name: find_split(name) for name in names}
     present = set(splits.values())

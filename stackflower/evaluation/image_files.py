@@ -1,4 +1,4 @@
-"""A folder or archive of images from anywhere, decoded in batches for an extractor."""
+"""Images of any folder or archive, decoded in batches for an extractor."""
 
 from __future__ import annotations
 
@@ -32,19 +32,19 @@ MAX_LISTED = 5  # files listed in an error
 
 @dataclass
 class ImageFiles:
-    """The images of a folder or archive and of the folders in it, in random order.
+    """Images of a folder or archive, including subfolders, in random order.
 
-    Hidden files and grids that Stackflower drew are left out.
+    Hidden files and image grids of Stackflower are left out.
 
     Args:
         folder: directory or archive, as given.
-        source: its files.
+        source: files of the folder or archive.
         files: names of the images, shuffled.
-        resolution: height and width of their central squares.
-        trim: cut borders of one colour off first.
-        grids: number of grids that are left out.
+        resolution: height and width of the decoded images, which are centre-cropped.
+        trim: whether to cut off borders of a single colour first.
+        grids: number of grids left out.
         refused: sentences about files and folders that can't be opened.
-        bad: for each unreadable file, its place and the reason.
+        unreadable: reasons for unreadable files, by position in `files`.
         sizes: widths and heights of the files read so far.
     """
 
@@ -55,7 +55,7 @@ class ImageFiles:
     trim: bool = False
     grids: int = 0
     refused: list[str] = field(default_factory=list)
-    bad: dict[int, str] = field(default_factory=dict)
+    unreadable: dict[int, str] = field(default_factory=dict)
     sizes: set[tuple[int, int]] = field(default_factory=set)
 
     @classmethod
@@ -63,7 +63,7 @@ class ImageFiles:
         """List the images of a folder or archive.
 
         Raises:
-            DataError: it can't be opened or has no images.
+            DataError: the folder can't be opened or has no images.
         """
         source = open_files(folder, follow_links=True)
         with ThreadPoolExecutor() as pool:
@@ -79,13 +79,13 @@ class ImageFiles:
     def iterate_batches(self, part: tuple[int, int] = (0, 1)) -> Iterator[tuple[Tensor, Tensor]]:
         """Decode a share of the files, batch by batch.
 
-        Files that can't be read are recorded in `bad`, and their places are skipped.
+        Unreadable files are recorded in `unreadable` and skipped.
 
         Args:
             part: (k, n) to decode the k-th of n equal shares.
 
         Yields:
-            Places `(n,)` of the images of a batch, and the images, uint8 `(n, 3, R, R)`.
+            The positions `(n,)` of the images of a batch, and the images, uint8 `(n, 3, R, R)`.
         """
         indices = share(len(self.files), part)
         with ThreadPoolExecutor() as pool:
@@ -108,14 +108,14 @@ class ImageFiles:
             with open_image(io.BytesIO(content)) as header:
                 self.sizes.add(header.size)
         except (DataError, OSError) as error:
-            self.bad[place] = str(error)
+            self.unreadable[place] = str(error)
             return None
         return image
 
     def read_captions(self) -> list[str | None]:
         """Return the first caption of each file, or None for a file without captions.
 
-        Captions come from metadata, a table or text files, as those of data do.
+        Captions come from metadata, a table or text files, as for data sets.
 
         Raises:
             DataError: the captions can't be used.
@@ -137,13 +137,13 @@ class ImageFiles:
         for split in source.splits():
             listing = source.get_listing(split)
             if listing.problems and layout is not None:
-                raise DataError(f"{self.folder / folder} can't be used as it is:\n{join_problems(listing.problems)}")
+                raise DataError(f"{self.folder / folder} can't be used:\n{join_problems(listing.problems)}")
             captions |= {f"{folder}/{row['file_name']}".lstrip("/"): row["text"][0] for row in listing.rows}
         return captions
 
 
 def _try_is_grid(source: Files, name: str) -> bool:
-    """Return whether a file is a grid; a file that can't be read is reported when it is decoded."""
+    """Return whether a file is a grid; an unreadable file is reported when it is decoded."""
     try:
         return is_grid(source, name)
     except DataError:
@@ -151,17 +151,17 @@ def _try_is_grid(source: Files, name: str) -> bool:
 
 
 def _explain_no_images(source: Files, has_grids: bool, refused: list[str]) -> str:
-    """Explain why nothing can be scored."""
+    """Build the error message for a folder without images to score."""
     if refused:
-        return f"{source.path} has no images that can be read:\n{join_problems(refused)}"
+        return f"{source.path} has no readable images:\n{join_problems(refused)}"
     if has_grids:
-        return f"{source.path} holds only image grids, which are not scored; name a folder of single images."
+        return f"{source.path} contains only image grids, which are not scored; choose a folder of single images."
     found = f" {source.names[0]} {source.explain_not_image(source.names[0])}." if source.names else ""
-    return f"{source.path} has no images; wanted are files that end in {', '.join(sorted(EXTENSIONS))}.{found}"
+    return f"{source.path} has no images; supported extensions are {', '.join(sorted(EXTENSIONS))}.{found}"
 
 
 def describe_unreadable(bad: list[str], total: int, folder: Path) -> str:
-    """Build the error message about images that can't be read."""
+    """Build the error message about unreadable images."""
     more = f"\n  and {len(bad) - MAX_LISTED} more" if len(bad) > MAX_LISTED else ""
     listed = "".join(f"\n  {sentence}" for sentence in sorted(bad)[:MAX_LISTED])
     advice = "Repair or delete them, or leave them out with `skip_bad=true`."
@@ -169,7 +169,7 @@ def describe_unreadable(bad: list[str], total: int, folder: Path) -> str:
 
 
 def describe_sizes(sizes: set[tuple[int, int]]) -> str:
-    """Describe sizes in pixels: the only one, or their number and the smallest and the largest area."""
+    """Describe sizes in pixels: a single one, or the number of sizes with the smallest and the largest."""
     if len(sizes) == 1:
         ((width, height),) = sizes
         return f"{width}×{height}"

@@ -41,7 +41,7 @@ class FolderSubject(Subject):
     def extract(self, extractor: DistributedExtractor, reference: Reference, protocol: Protocol) -> SubjectInputs:
         files, folder = self.files, self.files.folder
         fake = extractor.compute_statistics(files.iterate_batches(extractor.processes.part), len(files.files), protocol)
-        bad = dict(extractor.processes.gather(list(files.bad.items())))
+        bad = dict(extractor.processes.gather(list(files.unreadable.items())))
         sizes = set(extractor.processes.gather(list(files.sizes)))
         if not protocol.skip_bad:
             self._check_files(bad)
@@ -87,7 +87,7 @@ class FolderSubject(Subject):
             raise DataError(describe_unreadable(list(bad.values()), len(self.files.files), self.files.folder))
         if self.files.refused:
             raise DataError(
-                f"{self.files.folder} can't be used as it is:\n{join_problems(self.files.refused)}\n"
+                f"{self.files.folder} can't be used:\n{join_problems(self.files.refused)}\n"
                 "`skip_bad=true` leaves such files out."
             )
 

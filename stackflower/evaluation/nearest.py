@@ -1,4 +1,4 @@
-"""The nearest training image of each generated image, to detect whether a run copies its training images."""
+"""Nearest training images of generated images, to detect copies of training images."""
 
 from __future__ import annotations
 
@@ -13,30 +13,30 @@ from stackflower.utils.pixels import scale_pixels
 
 FEATURES_INPUT_SIZE = 96  # input size of a pretrained network, in pixels
 THUMBNAIL_SIZE = 16  # size of the images that are compared without a pretrained network, in pixels
-CLOSE_SHARE = 0.01  # share of training images that are closer to another training image than the limit
-DUPLICATE_TOLERANCE = 1e-5  # points closer than this share of the mean length are the same image
-CHUNK = 1024  # points compared at a time
+CLOSE_SHARE = 0.01  # share of training images whose nearest other training image is within the limit
+DUPLICATE_TOLERANCE = 1e-5  # points within this share of the mean norm are the same image
+CHUNK = 1024  # number of points to compare at a time
 
 
 @dataclass(frozen=True)
 class Nearest:
     """The nearest training image of each generated image."""
 
-    index: Tensor  # (N,) number of the training image
+    index: Tensor  # (N,) index of the training image
     distance: Tensor  # (N,)
-    limit: float  # distance within which `CLOSE_SHARE` of the training images have another training image
+    limit: float  # distance of the training images' nearest neighbours at the quantile `CLOSE_SHARE`
 
     @property
     def copies(self) -> Tensor:
-        """Whether each image is nearer to a training image than 99% of training images to one another, bool `(N,)`."""
+        """Whether each image is nearer to a training image than 99% of training images are, bool `(N,)`."""
         return self.distance < self.limit
 
 
 def create_describer(features: Features | None) -> Callable[[Tensor], Tensor]:
-    """Create a function from images uint8 `(N, 3, R, R)` to points `(N, F)`.
+    """Create a function that maps images, uint8 `(N, 3, R, R)`, to points `(N, F)`.
 
-    Points are the maps of a pretrained network averaged over positions, each map of unit length. Without a network,
-    they are the pixels of thumbnails.
+    Points are the maps of a pretrained network, averaged over positions and each scaled to unit length. Without a
+    network, they are the pixels of thumbnails.
     """
 
     @torch.inference_mode()
@@ -57,14 +57,14 @@ def create_describer(features: Features | None) -> Callable[[Tensor], Tensor]:
 def find_nearest(generated: Tensor, training: Tensor) -> Nearest:
     """Find the training image nearest to each generated image.
 
-    Images that occur twice in the training split count once.
+    Duplicates in the training split are ignored for the limit.
 
     Args:
         generated: points `(N, F)`.
-        training: points `(V, M, F)` of V views of each training image, such as its mirror image; the nearest view
-            counts. M is at least 2.
+        training: points `(V, M, F)` of V views of each training image, such as its mirror image, of which the nearest
+            counts; M is at least 2.
     """
-    generated, training = generated.double(), training.double()  # keeps the rounding errors of equal points small
+    generated, training = generated.double(), training.double()  # for small rounding errors between equal points
     training_distance, _ = _find_closest(training[0], training, exclude_own=True)
     tolerance = DUPLICATE_TOLERANCE * float(training.square().sum(2).mean()) ** 0.5
     distinct = training_distance[training_distance > tolerance]
@@ -74,7 +74,7 @@ def find_nearest(generated: Tensor, training: Tensor) -> Nearest:
 
 
 def _find_closest(points: Tensor, views: Tensor, exclude_own: bool) -> tuple[Tensor, Tensor]:
-    """Find the image closest to each point, in memory that grows with M rather than N·M.
+    """Find the image closest to each point, with memory proportional to M instead of N·M.
 
     Args:
         points: points `(N, F)`.
@@ -82,7 +82,7 @@ def _find_closest(points: Tensor, views: Tensor, exclude_own: bool) -> tuple[Ten
         exclude_own: exclude image i for point i.
 
     Returns:
-        Distances `(N,)`, and numbers of the images `(N,)`.
+        Distances `(N,)`, and indices of the images `(N,)`.
     """
     distances, numbers = [], []
     for first in range(0, len(points), CHUNK):

@@ -1,4 +1,4 @@
-"""Compute the registered metrics, and format their scores."""
+"""Computation of the registered metrics, and formatting of their scores."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def create_metrics() -> dict[str, Metric]:
     """Create every registered metric; return them by name, in the order of the report."""
     metrics: dict[str, Metric] = {}
     for name in registry.list_parts("metric"):
-        with suppress(ComponentError):  # a broken plugin must not break the others; `score` reports it on request
+        with suppress(ComponentError):  # a broken plugin; `score` raises its error if the metric is requested
             metrics[name] = registry.create("metric", name)
     return dict(sorted(metrics.items(), key=lambda item: item[1].position))
 
@@ -26,9 +26,7 @@ def list_folder_metrics() -> list[str]:
 
 
 def score(inputs: MetricInputs) -> dict[str, Any]:
-    """Compute the metrics of the protocol.
-
-    If the protocol names none, compute all that the data allow.
+    """Compute the metrics of the protocol, or all that the data allow if the protocol names none.
 
     Returns:
         The scores by name; ``metrics``, the names of the metrics; and ``omitted``, the reason for each metric left out.
@@ -55,14 +53,14 @@ def score(inputs: MetricInputs) -> dict[str, Any]:
     if not scores:
         reasons = "".join(f"\n  {reason}" for reason in omitted.values())
         raise ConfigError(
-            f"None of the metrics {', '.join(requested or create_metrics())} can be computed from this data.{reasons}"
+            f"None of the metrics {', '.join(requested or create_metrics())} can be computed from these data.{reasons}"
         )
     merged = {key: value for metric_scores in scores.values() for key, value in metric_scores.items()}
     return merged | {"metrics": list(scores), "omitted": omitted}
 
 
 def _is_inapplicable(metric: Metric, inputs: MetricInputs) -> bool:
-    """Return whether the subject or the data lack what a metric needs."""
+    """Return whether the subject or the data lack something that a metric needs."""
     return (
         (metric.needs_captions and inputs.captions is None)
         or (metric.needs_run and inputs.generate is None)
@@ -81,12 +79,12 @@ def find_limit(name: str) -> tuple[str, str]:
         targets |= {} if metric.measure is None else {metric_name: (metric_name, metric.measure)}
         targets |= {limit_name: (metric_name, score) for limit_name, score in metric.limits.items()}
     if name not in targets:
-        raise ConfigError(f"{name!r} is not a score that can have a limit; allowed are {', '.join(targets)}.")
+        raise ConfigError(f"Unknown score {name!r} for a limit; use one of {', '.join(targets)}.")
     return targets[name]
 
 
 def find_missed_limits(scores: Mapping[str, Any], under: Mapping[str, float], over: Mapping[str, float]) -> list[str]:
-    """Return a sentence for each score that is below a limit of `under` or above a limit of `over`.
+    """Return a sentence for each score below its limit in `under` or above its limit in `over`.
 
     Raises:
         ConfigError: a limited score was not computed.
@@ -96,7 +94,7 @@ def find_missed_limits(scores: Mapping[str, Any], under: Mapping[str, float], ov
         for name, limit in limits.items():
             value = values.get(find_limit(name)[1])
             if value is None:
-                raise ConfigError(f"`fail_{word}={name}={limit:g}`: this score can't be computed from this data.")
+                raise ConfigError(f"`fail_{word}={name}={limit:g}`: this score can't be computed from these data.")
             if not (value >= limit if word == "under" else value <= limit):  # NaN misses every limit
                 missed.append(f"{name} = {value:.4g} is {word} {limit:g}.")
     return missed
@@ -149,7 +147,7 @@ def _select_names(scores: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def find_interval(scores: Mapping[str, Any], name: str) -> tuple[float, float] | None:
-    """Return the interval of a score, by its name in `collect_numbers`; None if it has no interval."""
+    """Return the interval of a score named as in `collect_numbers`; None if it has none."""
     *groups, key = name.split(": ")
     for group in groups:
         scores = scores[group]
@@ -158,7 +156,7 @@ def find_interval(scores: Mapping[str, Any], name: str) -> tuple[float, float] |
 
 
 def collect_numbers(scores: Mapping[str, Any], prefix: str = "") -> dict[str, float]:
-    """Collect all scores that are numbers; those of a group are named ``GROUP: NAME``."""
+    """Collect all numeric scores by name; scores in a group are named ``GROUP: NAME``."""
     numbers: dict[str, float] = {}
     for name, value in scores.items():
         if isinstance(value, float):

@@ -124,7 +124,7 @@ class TextEncoder(Declared, ABC):
         default reports nothing, and the checks then compare embeddings (see `stackflower.text.checks`).
 
         Args:
-            captions: different captions.
+            captions: distinct captions.
 
         Returns:
             What is dropped, and what is kept of each caption.

@@ -1,15 +1,15 @@
 """Checks of captions for a text encoder: what it drops, and captions that it can't tell apart.
 
-The rule, for the different captions of a data set:
+The rules, for the distinct captions of a data set:
 
-- A caption of which the encoder keeps nothing is refused: all such captions have the same, meaningless embedding.
-- Captions of the same words may share an embedding, in any case, order and punctuation. Captions of different words
-  that share one are refused if they are more than `MAX_CONFUSED` (1%) of the captions; fewer are a warning.
-- Everything else that the encoder drops is a warning: letters outside its alphabet, words outside its vocabulary, words
-  beyond its maximum length.
+- A caption that the encoder drops entirely is an error: all such captions have the same, meaningless embedding.
+- Captions with the same words, in any case, order and punctuation, may share an embedding. Captions with different
+  words that share one are an error if they are more than `MAX_CONFUSED` (1%) of the captions, otherwise a warning.
+- Any other loss is a warning: letters outside the alphabet, words outside the vocabulary, words beyond the maximum
+  length.
 - A caption that more than `MAX_SHARED` (90%) of the images share is a warning.
 
-Captions to generate images for go through the same checks, but captions that share an embedding are a warning.
+The same checks apply to captions to generate images for, but captions that share an embedding are only a warning.
 """
 
 from __future__ import annotations
@@ -34,21 +34,21 @@ from stackflower.text.dropped import Dropped, Loss, is_punctuation
 
 logger = logging.getLogger(__name__)
 
-MAX_CONFUSED = 0.01  # share of the captions that may have the embedding of a caption of other words
+MAX_CONFUSED = 0.01  # share of captions that may share an embedding with a caption of other words
 MAX_SHARED = 0.9  # share of the images that may have the same caption without a warning
-CHUNK = 1024  # captions whose embeddings are held at a time
-EXAMPLES = 5  # in a message
+CHUNK = 1024  # number of captions to embed at a time
+EXAMPLES = 5  # examples in a message
 EXAMPLE_LENGTH = 80  # characters
 
 
 @dataclass(frozen=True)
 class Findings:
-    """What the checks of captions found, one sentence each.
+    """Results of the checks of captions.
 
     Attributes:
-        problems: why the captions can't be used.
-        warnings: what is lost.
-        empty: captions of which the encoder keeps nothing.
+        problems: reasons why the captions can't be used, one sentence each.
+        warnings: losses, one sentence each.
+        empty: captions that the encoder drops entirely.
     """
 
     problems: list[str]
@@ -64,13 +64,13 @@ def check_captions(
 ) -> Findings:
     """Check whether an encoder can represent captions and tell them apart.
 
-    The rule is that of this module.
+    The docstring of this module states the rules.
 
     Args:
         encoder: text encoder, after `fit` or `restore`.
         captions: captions; repeated ones are checked once.
-        embed: function that returns the embeddings ``(N, T)`` of the captions, if they are computed anyway.
-        max_confused: share of the captions that may have the embedding of a caption of other words.
+        embed: function that returns the embeddings ``(N, T)`` of the captions, if they are needed anyway.
+        max_confused: share of captions that may share an embedding with a caption of other words.
 
     Returns:
         Problems and warnings.
@@ -101,8 +101,8 @@ def check_captions(
     if confused:
         count = sum(map(len, confused))
         sentence = (
-            f"{name} gives {_count(count, len(unique))} the embedding of a caption of other words, so that images "
-            f"can't show the difference: {_quote_pairs(confused)}."
+            f"{name} gives {_count(count, len(unique))} the same embedding as a caption with different words, so "
+            f"images can't show the difference: {_quote_pairs(confused)}."
         )
         if count > max_confused * len(unique):
             findings.problems.append(f"{sentence} {dropped.remedy}")
@@ -112,14 +112,13 @@ def check_captions(
 
 
 def find_confused(captions: Sequence[str], dropped: Dropped) -> list[list[str]]:
-    """Group captions of different words of which the encoder keeps the same.
+    """Group captions with different words that the encoder can't tell apart.
 
-    Captions of the same words, in any case, order and punctuation, are not grouped, nor are those of which nothing is
-    kept.
+    Captions that differ only in case, order or punctuation are not grouped, nor are captions that are dropped entirely.
 
     Args:
-        captions: different captions.
-        dropped: what the encoder keeps of each caption.
+        captions: distinct captions.
+        dropped: the parts of each caption that the encoder keeps.
     """
     empty, seen, groups = set(dropped.empty), set[Hashable](), dict[Hashable, list[str]]()
     for kept in dropped.kept:
@@ -134,13 +133,13 @@ def find_confused(captions: Sequence[str], dropped: Dropped) -> list[list[str]]:
         if group[0] not in empty:
             words = {_find_words(caption): caption for caption in reversed(group)}
             if len(words) > 1:
-                # the first caption of each set of words comes first, as an example
+                # one caption per set of words comes first, for the examples in messages
                 confused.append(list(dict.fromkeys([*reversed(words.values()), *group])))
     return confused
 
 
 def find_shared_caption(captions: Iterable[Sequence[str]]) -> str | None:
-    """Return a warning if more than 90% of the images have one and the same caption; None otherwise.
+    """Return a warning if more than 90% of the images have the same caption; None otherwise.
 
     Args:
         captions: captions of each image.
@@ -157,8 +156,8 @@ def find_shared_caption(captions: Iterable[Sequence[str]]) -> str | None:
         return None
     images = f"All {total:,} images have" if count == total else f"{count:,} of {total:,} images have"
     return (
-        f"{images} the same caption, {_shorten(caption)!r}, so that the text will hardly change the generated images. "
-        "Describe each image in its own words."
+        f"{images} the same caption, {_shorten(caption)!r}, so the text will hardly affect the generated images. "
+        "Describe each image individually."
     )
 
 
@@ -170,10 +169,10 @@ def report_captions(
     Args:
         encoder: text encoder, after `fit` or `restore`.
         captions: captions of each image.
-        embed: function that returns the embeddings of all captions, if they are computed anyway.
+        embed: function that returns the embeddings of all captions, if they are needed anyway.
 
     Raises:
-        DataError: the encoder can't represent some of the captions, or can't tell too many apart.
+        DataError: the encoder can't represent some captions, or can't tell too many of them apart.
     """
     shared = find_shared_caption(captions)
     findings = check_captions(encoder, [caption for texts in captions for caption in texts], embed)
@@ -184,18 +183,18 @@ def report_captions(
 
 
 def check_source_captions(source: Source, text: Mapping[str, Any]) -> tuple[list[str], list[str]]:
-    """Check the captions of a data set for a text encoder, which is fitted to the training captions as in a training.
+    """Check the captions of a data set for a text encoder, which is first fitted to the training captions.
 
     Args:
         source: data set.
         text: name and options of the text encoder.
 
     Returns:
-        Problems of the training captions, and remarks: warnings, and problems of captions of other splits. Splits that
-        can't be read are left out, because the check of the data set reports them.
+        Problems of the training captions; and notes, which are warnings and problems of the captions of other splits.
+        Unreadable splits are skipped, because the check of the data set reports them.
 
     Raises:
-        ComponentError: the encoder does not exist or has no such option.
+        ComponentError: the encoder or one of the options does not exist.
         DataError: the encoder's files can't be used.
     """
     encoder: TextEncoder = registry.create("text", text["name"], **{k: v for k, v in text.items() if k != "name"})
@@ -218,12 +217,12 @@ def check_source_captions(source: Source, text: Mapping[str, Any]) -> tuple[list
         serious += [f"{split}: {sentence}" for sentence in findings.problems]
         notes += [f"{split}: {sentence}" for sentence in [*findings.warnings, *([shared] if shared else [])]]
     if fitted:
-        notes.append(f"The captions were checked for the text encoder {text['name']}; `text` selects another.")
+        notes.append(f"The captions were checked for the text encoder {text['name']}; select another with `text`.")
     return problems, notes
 
 
 def clean_captions(captions: Sequence[str]) -> list[str]:
-    """Check captions that a user gives, as the captions of data are checked, and collapse their whitespace.
+    """Check captions given by the user, by the rules for captions of data, and collapse their whitespace.
 
     Args:
         captions: one or more captions.
@@ -232,7 +231,7 @@ def clean_captions(captions: Sequence[str]) -> list[str]:
         The captions, with single spaces between words.
 
     Raises:
-        ConfigError: a caption is empty, too long or not valid text, or there is none.
+        ConfigError: there are no captions, or one is empty, too long or not valid Unicode.
     """
     if not captions:
         raise ConfigError('No caption was given; give one or more sentences, such as "a red flower".')
@@ -240,9 +239,7 @@ def clean_captions(captions: Sequence[str]) -> list[str]:
         if not caption.strip():
             raise ConfigError(f"Caption {number} is empty; describe what the image should show.")
         if not caption.isascii() and LONE_SURROGATE.search(caption):
-            raise ConfigError(
-                f"Caption {number} has half of a surrogate pair, which is not valid text; encode it as UTF-8."
-            )
+            raise ConfigError(f"Caption {number} is not valid Unicode (half of a surrogate pair); encode it as UTF-8.")
         count = len(caption.split())
         if count > MAX_WORDS:
             raise ConfigError(f"Caption {number} has {count:,} words; at most {MAX_WORDS:,} are allowed.")
@@ -257,13 +254,13 @@ def report_given_captions(encoder: TextEncoder, captions: Sequence[str]) -> None
         captions: captions.
 
     Raises:
-        DataError: the encoder can represent nothing of a caption.
+        DataError: the encoder drops a caption entirely.
     """
     findings = check_captions(encoder, captions, max_confused=1)
     for warning in findings.warnings:
         logger.warning("%s", warning)
     if findings.empty:
-        encoder.encode(findings.empty[:1])  # an encoder that refuses captions says more
+        encoder.encode(findings.empty[:1])  # an encoder that raises an error explains more
     if findings.problems:
         raise DataError("\n".join(findings.problems))
 
@@ -273,11 +270,11 @@ def _find_words(caption: str) -> frozenset[str]:
 
 
 def _hash_rows(table: Tensor) -> np.ndarray:
-    """Return a number for each row of a table, int64: equal for equal rows, and 0 for a row of zeros."""
+    """Hash each row of a table to int64; equal rows have equal hashes, and a row of zeros has the hash 0."""
     weights = np.random.default_rng(0).integers(1, 2**62, table.shape[1]) | 1
     return np.concatenate(
         [
-            # adding 0 removes the sign of zeros
+            # adding 0 turns -0 into 0
             (chunk.float().cpu().numpy() + np.float32(0)).view(np.int32).astype(np.int64) @ weights
             for chunk in table.split(CHUNK)
         ]
@@ -295,7 +292,7 @@ def _describe_loss(loss: Loss, total: int) -> str:
 
 
 def _count(count: int, total: int) -> str:
-    return f"{count:,} of {total:,} different captions" if total > 1 else "the caption"
+    return f"{count:,} of {total:,} distinct captions" if total > 1 else "the caption"
 
 
 def _shorten(text: str) -> str:
@@ -303,7 +300,7 @@ def _shorten(text: str) -> str:
 
 
 def _shorten_pair(one: str, other: str) -> tuple[str, str]:
-    """Shorten two captions so that their difference remains, as far as it fits."""
+    """Shorten two captions, and keep their first difference visible if possible."""
     pairs = enumerate(zip(one, other, strict=False))
     same = next((place for place, (a, b) in pairs if a != b), min(len(one), len(other)))
     start = same - EXAMPLE_LENGTH // 4

@@ -1,4 +1,4 @@
-"""What a text encoder drops from captions, and what remains."""
+"""The parts of captions that a text encoder drops and keeps."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ ZERO_WIDTH = frozenset("\ufe0e\ufe0f")  # variation selectors, which choose betw
 
 @lru_cache(maxsize=100_000)
 def is_punctuation(word: str) -> bool:
-    """Return whether a word of `split_words` is a punctuation mark or invisible.
+    """Return whether a word from `split_words` is a punctuation mark or an invisible character.
 
     Letters and digits of any script, combining marks and symbols such as emoji are not.
     """
@@ -27,10 +27,10 @@ class Loss:
     """Parts of captions that an encoder drops for one reason.
 
     Attributes:
-        noun: what the parts are, in the singular, such as "word".
+        noun: singular noun for the parts, such as "word".
         reason: why they are dropped, such as "outside its vocabulary".
-        parts: the different parts, in order of first use.
-        captions: the captions that lose them.
+        parts: distinct parts, in order of first use.
+        captions: captions that lose some of them.
     """
 
     noun: str
@@ -40,19 +40,19 @@ class Loss:
 
 
 class Dropped:
-    """What an encoder drops from each of a list of captions, and what it keeps.
+    """Record of the parts of captions that an encoder drops and keeps.
 
-    An encoder calls `drop` for the parts that it ignores, and `keep` once per caption, in order. Without a call of
-    `keep`, the checks compare embeddings instead.
+    An encoder calls `drop` for parts that it ignores, and `keep` once per caption, in order. If it never calls `keep`,
+    the checks compare embeddings instead.
 
     Args:
-        lacks: verb phrase that precedes the captions of which nothing is kept, such as "knows no word of".
-        remedy: what to do about captions that are not told apart, as a sentence.
+        lacks: verb phrase before a list of entirely dropped captions, such as "knows no word of".
+        remedy: advice for captions that can't be told apart, as a sentence.
 
     Attributes:
-        losses: what is dropped, by noun and reason.
-        kept: what the encoder reads of each caption. Captions with equal values have the same embedding.
-        empty: captions of which nothing is kept.
+        losses: dropped parts by noun and reason.
+        kept: value for the kept parts of each caption. Captions with equal values have the same embedding.
+        empty: captions that are dropped entirely.
     """
 
     def __init__(self, lacks: str = "can represent nothing of", remedy: str = DEFAULT_REMEDY):
@@ -66,9 +66,9 @@ class Dropped:
 
         Args:
             caption: caption.
-            noun: what the parts are, in the singular, such as "word".
+            noun: singular noun for the parts, such as "word".
             reason: why they are dropped, such as "outside its vocabulary".
-            parts: dropped parts; if there are none, nothing is recorded.
+            parts: dropped parts; nothing is recorded if empty.
         """
         if parts:
             loss = self.losses.setdefault((noun, reason), Loss(noun, reason))
@@ -76,7 +76,7 @@ class Dropped:
             loss.captions.append(caption)
 
     def keep(self, caption: str, kept: Hashable, empty: bool) -> None:
-        """Record what the encoder reads of the next caption.
+        """Record the kept parts of the next caption.
 
         Args:
             caption: caption.
@@ -88,10 +88,10 @@ class Dropped:
             self.empty.append(caption)
 
     def drop_unknown(self, caption: str, words: Sequence[str], vocabulary: Mapping[str, object]) -> bool:
-        """Record the words of a caption that are out of vocabulary; punctuation marks are ignored.
+        """Record the out-of-vocabulary words of a caption, except punctuation marks.
 
         Returns:
-            Whether no word is known. A caption of nothing but punctuation needs one known mark.
+            Whether the caption has no known word or, if it consists of punctuation only, no known mark.
         """
         missing: list[str] = []
         known: Sequence[str] = words

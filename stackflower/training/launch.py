@@ -22,7 +22,7 @@ from stackflower.training.accelerator import check_trackers
 from stackflower.training.callbacks import Callback, CallbackList
 from stackflower.training.cost import plan
 from stackflower.training.request import TrainingRequest
-from stackflower.training.session import Outcome, find_kept_text, run_training
+from stackflower.training.session import Outcome, find_text_folder, run_training
 from stackflower.training.stopping import Stop, naming_lost_processes
 from stackflower.utils import devices
 from stackflower.utils.progress import progress_bars
@@ -234,7 +234,7 @@ def dry_run(request: TrainingRequest) -> tuple[RunConfig, dict[str, str], Run]:
     if not request.resume:
         run.refuse_taken()
     source = build.build_source(config)
-    encoder = build.build_encoder(config, find_kept_text(config, run, bool(request.resume)))
+    encoder = build.build_encoder(config, find_text_folder(config, run, bool(request.resume)))
     if isinstance(source, ShardStream):
         captions, epoch = list[str](), sum(source.count("train"))
     else:

@@ -1,4 +1,4 @@
-"""Run one training, from a resolved configuration to the last checkpoint."""
+"""A training run, from the resolved configuration to the last checkpoint."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Outcome:
-    """The outcome of a training.
+    """Outcome of a training.
 
     Args:
         run: the run.
         images: number of images seen.
         stopped: why the training stopped early, if it did.
         signal: number of the signal that stopped it, if one did.
-        caption: a caption of the data, to try the run with.
+        caption: caption from the data, for an example of `stackflower sample`.
         is_main: whether this is the main process.
     """
 
@@ -54,7 +54,7 @@ class Outcome:
 
 @dataclass(frozen=True)
 class _Setup:
-    """The components of a training that are built before its data are read."""
+    """Components of a training that are built before the data are read."""
 
     accelerator: Accelerator
     encoder: TextEncoder
@@ -75,27 +75,28 @@ def run_training(
 ) -> Outcome:
     """Run a training.
 
-    The order of the steps is a contract: everything that can be refused is refused before anything is written.
+    The order of the steps matters, so that errors are raised before anything is written:
 
-    1. Build processes, text encoder, data set and networks. Mistakes are reported early and leave no files.
-    2. Start the clock of a limit that stops a training of set length. A limit that sets the length has its own clock.
-    3. Claim the run's folder: a new run needs a free folder, and the folder of a resumed run is locked.
-    4. Read the data and the scorer's real images. This can take minutes, and refuses unusable data.
-    5. Handle signals. Up to here nothing needs to be saved, and Ctrl-C ends the program at once.
+    1. Build the accelerator, text encoder, data set and networks. Mistakes are reported early and leave no files.
+    2. Start the clock of a time limit that stops a training of set length. A limit that sets the length has its own
+       clock.
+    3. Check that the folder of a new run is free, or lock the folder of a resumed run.
+    4. Read the data and the scorer's real images. This can take minutes, and raises errors for unusable data.
+    5. Install signal handlers. Before this step, there is nothing to save, and Ctrl-C exits at once.
     6. Create and lock a new run, or compare a resumed run with its record. Other processes wait for this step.
-    7. Build the trainer and restore the last checkpoint. Record the run only if both succeed.
+    7. Build the trainer and restore the last checkpoint. Update the record of the run only if both succeed.
     8. Train.
 
     Args:
         config: configuration of the run.
         run: the run.
         request: request for the training.
-        stop: ends the training early.
+        stop: requests to end the training early.
         callbacks: callbacks of the training.
-        tune_malloc: let glibc keep freed memory, on a CPU.
+        tune_malloc: whether glibc should keep freed memory, on a CPU.
 
     Raises:
-        StackflowerError: the training was refused or failed.
+        StackflowerError: the training can't start, or failed.
     """
     setup = _build_setup(config, run, request)
     timed = config.train.time_limit is not None and not request.resume
@@ -120,15 +121,15 @@ def run_training(
 
 
 def _build_setup(config: RunConfig, run: Run, request: TrainingRequest) -> _Setup:
-    """Build the components of a training; mistakes are reported before anything is read or written."""
+    """Build the components of a training, before anything is read or written."""
     resume = bool(request.resume)
     accelerator = make_accelerator(config, request.report_to, str(run.path))
-    encoder = build.build_encoder(config, find_kept_text(config, run, resume), accelerator.device)
+    encoder = build.build_encoder(config, find_text_folder(config, run, resume), accelerator.device)
     source = build.build_source(config)
     if not source.is_captioned:
         raise DataError(source.explain_no_captions())
     features = build.build_features(config)
-    stage, _ = build.build_networks(config, encoder.dim)  # only to find mistakes early; the trainer builds its own
+    stage, _ = build.build_networks(config, encoder.dim)  # only to detect mistakes early; the trainer builds its own
     size = build.compute_load_size(config, stage, source)
     return _Setup(accelerator, encoder, source, features, stage.resolutions[-1], size, resume)
 
@@ -166,7 +167,7 @@ def _make_record(config: RunConfig, run: Run, setup: _Setup, inputs: Inputs) -> 
 
 
 def _open_run(config: RunConfig, run: Run, record: RunRecord, setup: _Setup, stack: ExitStack) -> None:
-    """Create and lock the folder of a new run, or check that a resumed one is of the same record."""
+    """Create and lock the folder of a new run, or check that a resumed run has the same record."""
     if setup.resume:
         run.read_record().check_unchanged(run, record)
     elif setup.is_main:
@@ -190,8 +191,8 @@ def _read_length(config: RunConfig, run: Run) -> list[tuple[int, float, int]]:
     return run.read_record().length if config.train.time_limit is not None else []
 
 
-def find_kept_text(config: RunConfig, run: Run, resume: bool) -> Path | None:
-    """Return the folder that holds the text encoder, of the run to resume or of the previous stage; None for a new run.
+def find_text_folder(config: RunConfig, run: Run, resume: bool) -> Path | None:
+    """Return the folder of the text encoder, from the run to resume or the previous stage; None for a new run.
 
     Args:
         config: configuration of the run.
@@ -214,7 +215,7 @@ def _save_encoder(encoder: TextEncoder, run: Run) -> None:
 
 
 def _restore(trainer: Trainer, run: Run) -> None:
-    """Restore the last complete checkpoint, if any; raise RunError if a trained model would be overwritten."""
+    """Restore the last complete checkpoint, if any; raise RunError if the training would overwrite a trained model."""
     complete = run.list_checkpoints()
     if complete:
         trainer.state.restore(complete[-1])
@@ -222,8 +223,8 @@ def _restore(trainer: Trainer, run: Run) -> None:
     elif run.weights_file.exists():
         raise RunError(
             f"{run} has a trained model but no complete checkpoint in {run.checkpoints}, so it can't be resumed: "
-            "starting from scratch would overwrite the model. `stackflower sample` still works with it; train a new "
-            "run with another `out`."
+            "starting from scratch would overwrite the model. Use `stackflower sample` to generate images with it, or "
+            "train a new run with another `out`."
         )
     else:
         sentence = "No complete checkpoint found; starting from scratch."

@@ -1,6 +1,6 @@
-"""The training loop: steps, learning rates, logs, grids, checkpoints, and the recovery from non-finite losses.
+"""The training loop: steps, learning rates, logs, grids, checkpoints, and recovery from non-finite losses.
 
-Intervals are counted in images seen. The loop waits for the device only at the log interval.
+Intervals are in images seen. The loop synchronises with the device only at the log interval.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ from stackflower.training.step import TrainingStep
 from stackflower.training.stopping import Stop
 from stackflower.utils.threads import ThreadChooser, make_chooser
 
-AGREEMENT_INTERVAL = 10  # steps after which several processes agree on the length and whether to stop
-MAX_ROLLBACKS = 3  # number of returns to the last checkpoint before a run fails
-WARM_UP_STEPS = 2  # steps before the speed is measured
-DEFAULT_PAUSES = 10  # grids and checkpoints per training, unless an interval is set
+AGREEMENT_INTERVAL = 10  # steps between synchronisations of several processes, about the length and stopping
+MAX_ROLLBACKS = 3  # maximum number of returns to a checkpoint
+WARM_UP_STEPS = 2  # number of steps before the speed is measured
+DEFAULT_SAVES = 10  # number of grids and checkpoints per training, unless an interval is set
 
 
 class Scorer(Protocol):
@@ -37,7 +37,7 @@ class Scorer(Protocol):
 
     measure: str  # name of the score that selects the best model
     lower_is_better: bool
-    protocol: dict[str, Any]  # scores are comparable if their protocols are equal
+    protocol: dict[str, Any]  # only scores with equal protocols are comparable
 
     def __call__(self, stage: Stage, encoder: TextEncoder | None) -> dict[str, float]:
         """Compute scores by name.
@@ -57,11 +57,11 @@ class Trainer:
         networks: networks of the training.
         logger: logger of the run.
         length: length of the training.
-        pace: estimator of the length under a time limit; None: the length is known.
-        save_length: called with the length after each estimate.
+        pace: estimator of the length under a time limit; None: the length is fixed.
+        save_length: function that is called with the length after each estimate.
         scorer: scorer of the averaged networks on held-out images; None: no scores.
         callbacks: callbacks of the training.
-        threads: chooser of the number of threads; None: keep torch's.
+        threads: chooser of the number of threads; None: keep torch's number.
     """
 
     def __init__(
@@ -83,7 +83,7 @@ class Trainer:
         self.device = self.accelerator.device
         self.callbacks = callbacks or Callback()
         self.threads = threads or make_chooser(None, fixed=True)
-        self.can_pause = True  # whether the time limit allows grids and checkpoints before the end
+        self.can_pause = True  # whether the time limit leaves time for grids and checkpoints before the end
         self.state = TrainingState(run, networks)
         self.training_step = TrainingStep(networks, logger.add)
 
@@ -109,7 +109,7 @@ class Trainer:
     # ---- one step
 
     def train_step(self) -> None:
-        """Train on the next batch (several with `train.critic_steps`), and update rates, objectives and averages."""
+        """Train on the next batch (or batches, see `train.critic_steps`), and update rates, objectives and averages."""
         before = self.images
         self._set_rates()
         self.state.images = self.training_step(before, self.state.step)
@@ -117,7 +117,7 @@ class Trainer:
         if before // self.epoch != self.images // self.epoch:
             for name, adversary in self.networks.adversaries.items():
                 self.logger.add({f"{name}/{key}": term for key, term in adversary.objective.after_epoch().items()})
-        self._follow_plateaus(before)
+        self._reduce_rates_on_plateau(before)
         self.networks.update_averages(self.images, self.images - before)
         self.state.step += 1
 
@@ -130,7 +130,7 @@ class Trainer:
                 group["lr"] = rate * self.state.rate_scale * self.state.plateaus[name].scale
 
     def _update_adversaries(self, images: int) -> None:
-        """Update stateful objectives and augmentations with the terms of a step, averaged over processes."""
+        """Update objectives and augmentations that have state with the terms of a step, averaged over processes."""
         for name, adversary in self.networks.adversaries.items():
             if not adversary.has_state:
                 continue
@@ -142,8 +142,8 @@ class Trainer:
             for plateau in self.state.plateaus.values() if "convergence" in measured else ():
                 plateau.add(measured["convergence"])
 
-    def _follow_plateaus(self, before: int) -> None:
-        """Halve learning rates if the convergence measure did not fall over the last window of images."""
+    def _reduce_rates_on_plateau(self, before: int) -> None:
+        """Halve learning rates if the convergence measure did not decrease over the last window of images."""
         for name, plateau in self.state.plateaus.items():
             window = self.config.optimizer[name].plateau * self.epoch
             if window and before // window != self.images // window and plateau.close():
@@ -152,16 +152,16 @@ class Trainer:
     # ---- the run
 
     def train(self, stop: Stop) -> str | None:
-        """Train to the end, or until requested to stop.
+        """Train to the end, or until a stop is requested.
 
         Args:
-            stop: ends the training early.
+            stop: requests to end the training early.
 
         Returns:
             Why the training stopped early; None if it did not.
 
         Raises:
-            TrainingFailed: a loss stayed non-finite, or a checkpoint could not be written.
+            TrainingFailed: a loss remained non-finite, or a checkpoint could not be written.
         """
         output = self.config.output
         if not self.run.list_checkpoints():
@@ -173,10 +173,10 @@ class Trainer:
             with self.threads.timing(self.images):
                 self.train_step()
             self.callbacks.on_step(self.describe_progress(stop))
-            stopping = self._agree(stop)
+            stopping = self._synchronise(stop)
             done = self.length.is_done(self.images)
             save = done or stopping or self._has_crossed(before, output.checkpoint_every)
-            if (save or self.state.step % output.log_every == 0) and (non_finite := self._report(save, stop)):
+            if (save or self.state.step % output.log_every == 0) and (non_finite := self._log_measures(save, stop)):
                 self._roll_back(non_finite)
                 continue
             grid = done or self._has_crossed(before, output.sample_every)
@@ -185,7 +185,7 @@ class Trainer:
             scored = self.scorer is not None and (
                 done or before // output.eval_every != self.images // output.eval_every
             )
-            if scored and not stopping:  # before the checkpoint, so that a run killed while scoring scores when resumed
+            if scored and not stopping:  # before the checkpoint: a run killed while scoring is scored after resuming
                 self._run_paused("score", self._score)
             if save:
                 self._run_paused("checkpoint", self._save)
@@ -199,46 +199,46 @@ class Trainer:
         return stopped
 
     def _run_paused(self, kind: str, work: Callable[[], None]) -> None:
-        """Do work for which the training waits, and record its time for the time limit."""
+        """Run a function that interrupts the training, and record its duration for the time limit."""
         began = self.logger.clock()
         work()
         if self.pace is not None:
             self.pace.pause(kind, self.logger.clock() - began, self.length.get_share(self.images))
 
     def _has_crossed(self, before: int, every: float) -> bool:
-        """Return whether a multiple of `every` images lies between `before` and now.
+        """Return whether the number of images has crossed a multiple of `every` since `before`.
 
-        If `every` is 0, it is a tenth of the training, provided that the time limit leaves time for it.
+        With 0, the interval is a tenth of the training, provided that the time limit leaves enough time.
         """
         if every:
             return before // every != self.images // every
-        return self.can_pause and int(self.length.get_share(before) * DEFAULT_PAUSES) != int(
-            self.length.get_share(self.images) * DEFAULT_PAUSES
+        return self.can_pause and int(self.length.get_share(before) * DEFAULT_SAVES) != int(
+            self.length.get_share(self.images) * DEFAULT_SAVES
         )
 
-    def _agree(self, stop: Stop) -> bool:
-        """Return whether to stop, and update the estimate of the length; several processes agree every few steps."""
+    def _synchronise(self, stop: Stop) -> bool:
+        """Return whether to stop, and update the length; several processes synchronise every few steps."""
         if self.accelerator.num_processes == 1:
-            self._refit(self._estimate())
+            self._update_length(self._estimate())
             self.can_pause = self._can_pause()
             return stop.is_requested()
         if self.state.step % AGREEMENT_INTERVAL and self.state.step % self.config.output.log_every:
             return False
-        # all processes use the main process's estimate, and stop if any process was requested to
+        # all processes use the estimate of the main process, and stop if any process received a request
         main = self.accelerator.is_main_process
         votes = [float(stop.is_requested()), float(self._estimate() if main else 0), float(main and self._can_pause())]
         tensor = torch.tensor(votes, device=self.device, dtype=torch.float64)
         stopping, total, can_pause = self.accelerator.reduce(tensor, "sum").tolist()
-        self._refit(int(total))
+        self._update_length(int(total))
         self.can_pause = bool(can_pause)
         return bool(stopping)
 
     def _can_pause(self) -> bool:
-        """Return whether the time limit, if any, allows another grid and checkpoint."""
+        """Return whether the time limit, if any, leaves time for another grid and checkpoint."""
         return self.pace is None or self.pace.can_pause()
 
     def _estimate(self) -> int:
-        """Return the length that fits the time limit if an estimate is due, otherwise 0."""
+        """Return the length that fits the time limit, or 0 if no estimate is due."""
         if self.pace is None:
             return 0
         if not self.pace.marks and self.state.step >= WARM_UP_STEPS:
@@ -249,7 +249,7 @@ class Trainer:
             torch.cuda.synchronize()
         return self.pace.estimate(self.images, self.length.get_share(self.images))
 
-    def _refit(self, total: int) -> None:
+    def _update_length(self, total: int) -> None:
         """Set the estimated length; 0 keeps the current one."""
         if total:
             first = not self.length.knots
@@ -260,19 +260,19 @@ class Trainer:
                     self.images, "length", total=total, text=f"About {total:,} images fit into the time limit."
                 )
 
-    def _report(self, saving: bool, stop: Stop) -> list[str]:
-        """Log the measures since the last report.
+    def _log_measures(self, saving: bool, stop: Stop) -> list[str]:
+        """Log the measures since the last call, unless some are non-finite.
 
         Args:
             saving: whether a checkpoint follows, so that the weights are checked too.
-            stop: ends the training early.
+            stop: requests to end the training early.
 
         Returns:
-            The names of measures and weights that are not finite; nothing is logged if there are any.
+            The names of non-finite measures and weights.
         """
         measures = self.logger.collect_measures()
         non_finite = [name for name, value in measures.items() if not math.isfinite(value)]
-        if saving:  # weights may become non-finite in a step with finite losses
+        if saving:  # a step with finite losses can produce non-finite weights
             non_finite += self.networks.find_non_finite()
         if not non_finite:
             rates = {
@@ -293,10 +293,10 @@ class Trainer:
         if self.state.rollbacks >= MAX_ROLLBACKS or not complete:
             self.logger.log_event(images, "failed", terms=non_finite)
             raise TrainingFailed(
-                f"Non-finite after {images:,} images: {', '.join(non_finite)}, after {self.state.rollbacks} returns to "
-                f"the last checkpoint and with the learning rate scaled by {self.state.rate_scale:g}. {self.run} keeps "
-                "the last finite checkpoint. A lower learning rate (`lr`) or a penalty such as `penalty=r1` usually "
-                "helps."
+                f"Non-finite after {images:,} images: {', '.join(non_finite)}. The training returned to the last "
+                f"checkpoint {self.state.rollbacks} times, with a learning rate scaled by {self.state.rate_scale:g}. "
+                f"{self.run} keeps the last finite checkpoint. Try a lower learning rate (`lr`) or a penalty such as "
+                "`penalty=r1`."
             )
         self.state.roll_back(complete[-1])
         self.logger.forget()
@@ -325,7 +325,7 @@ class Trainer:
                 self.logger.save_grid(self.networks.ema.module, self.images, encoder)
 
     def _score(self) -> None:
-        """Score the averaged networks, and keep them as the best model if no earlier ones scored better."""
+        """Score the averaged networks, and save them as the best model if their score is the best so far."""
         assert self.scorer is not None
         encoder = None if self.networks.text is None else self.networks.averaged_encoder
         scores = self.scorer(self.networks.ema.module, encoder)

@@ -1,4 +1,4 @@
-"""Cache of files that can be made again at any time, named by a key of what they were made from."""
+"""Cache of reproducible files, named by a key of their inputs."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ ADVICE = "Free some disk space, or set the environment variable STACKFLOWER_CACH
 
 
 def make_cache_folder(kind: str) -> Path:
-    """Create the cache folder for one kind of file, unless it exists, and return it.
+    """Return the cache folder for one kind of file, creating it if necessary.
 
     Args:
-        kind: name of a folder in the cache, such as "prepared" or "embeddings". The cache is the folder that the
-            environment variable ``STACKFLOWER_CACHE`` names, by default ``~/.cache/stackflower``, or one in the
-            temporary folder if nothing can be written there.
+        kind: name of a folder in the cache, such as "prepared" or "embeddings". The environment variable
+            ``STACKFLOWER_CACHE`` sets the cache. Default: ``~/.cache/stackflower``, or a folder in the temporary folder
+            if this is not writable.
 
     Raises:
         DataError: the folder can't be created.
@@ -40,13 +40,13 @@ def make_cache_folder(kind: str) -> Path:
 
 @lru_cache(maxsize=1)
 def _find_default_cache() -> Path:
-    """Return the cache in the home folder, or one in the temporary folder if nothing can be written there."""
+    """Return the cache in the home folder, or one in the temporary folder if the home folder is not writable."""
     try:
         folder = Path.home() / ".cache" / "stackflower"
         folder.mkdir(parents=True, exist_ok=True)
         if os.access(folder, os.W_OK | os.X_OK):
             return folder
-        reason = f"{folder} can't be written"
+        reason = f"{folder} is not writable"
     except RuntimeError:
         reason = "the user has no home folder"
     except OSError as error:
@@ -68,15 +68,15 @@ def _find_default_cache() -> Path:
 
 
 def reporting_cache_errors(folder: Path) -> AbstractContextManager[None]:
-    """Raise a DataError for a failure to write to the cache in the block (see `reporting_write_errors`)."""
+    """Convert errors of writing to the cache in the block to a DataError (see `reporting_write_errors`)."""
     return reporting_write_errors(f"The cache {folder}", DataError, ADVICE)
 
 
 def build_cache_error(folder: Path, error: Exception) -> DataError:
-    """Build the error for a cache that can't be written."""
+    """Build the error for a cache that is not writable."""
     return DataError(describe_write_error(f"The cache {folder}", error, ADVICE))
 
 
 def compute_key(*parts: object) -> str:
-    """Hash a combination of values, whose `repr` must be stable, to a key of 24 hexadecimal digits."""
+    """Hash values, whose `repr` must be stable, to a key of 24 hexadecimal digits."""
     return hashlib.blake2b(repr((VERSION, *parts)).encode(), digest_size=12).hexdigest()

@@ -1,8 +1,8 @@
 """The environment variables of launchers such as ``accelerate launch``, ``torchrun`` and ``mpirun``.
 
-Accelerate and torch read about sixty variables. Some of them change a training silently, and a variable that a launcher
-left behind in the shell makes a single process wait for others. So they are read here only: what Stackflower uses is
-logged, what it does not support is refused, and the rest is hidden from Accelerate.
+Accelerate and torch read about sixty variables. Some silently change a training, and a variable left over in the shell
+makes a single process wait for others. So the variables are read only here: those that Stackflower uses are logged,
+unsupported ones are errors, and the others are hidden from Accelerate.
 """
 
 from __future__ import annotations
@@ -16,10 +16,11 @@ from stackflower.errors import ConfigError
 
 logger = logging.getLogger(__name__)
 
-RANKS = ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")  # set by launchers together with WORLD_SIZE
-SINGLE = (*RANKS, "WORLD_SIZE", "LOCAL_WORLD_SIZE")  # without meaning for a single process
+PROCESS_VARIABLES = ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")  # set by launchers together with WORLD_SIZE
+IGNORED_FOR_ONE_PROCESS = (*PROCESS_VARIABLES, "WORLD_SIZE", "LOCAL_WORLD_SIZE")
 MPI_SIZES = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MV2_COMM_WORLD_SIZE")  # number of processes that MPI started
-PASSED = ("ACCELERATE_CPU_AFFINITY", "ACCELERATE_DEBUG_MODE", "ACCELERATE_LOG_LEVEL")  # Accelerate's own business
+# variables that Accelerate may read: they do not affect results
+PASSED_THROUGH = ("ACCELERATE_CPU_AFFINITY", "ACCELERATE_DEBUG_MODE", "ACCELERATE_LOG_LEVEL")
 UNSUPPORTED = {
     "ACCELERATE_USE_DEEPSPEED": "DeepSpeed",
     "ACCELERATE_USE_FSDP": "FSDP",
@@ -27,7 +28,7 @@ UNSUPPORTED = {
     "ACCELERATE_USE_PARALLELISM_CONFIG": "Accelerate's parallelism config",
     "ACCELERATE_USE_SAGEMAKER": "SageMaker",
 }
-TRUE = ("1", "true", "yes", "on", "t", "y")
+TRUE_VALUES = ("1", "true", "yes", "on", "t", "y")
 
 
 def read_process_count(environment: Mapping[str, str]) -> int:
@@ -45,7 +46,7 @@ def read_process_count(environment: Mapping[str, str]) -> int:
     count = _read_count(environment, "WORLD_SIZE")
     if count == 1:
         return 1
-    missing = [name for name in RANKS if not environment.get(name)]
+    missing = [name for name in PROCESS_VARIABLES if not environment.get(name)]
     if missing:
         raise ConfigError(
             f"WORLD_SIZE={count} asks for {count} processes, but {', '.join(missing)} "
@@ -78,13 +79,13 @@ def check_supported(environment: Mapping[str, str], has_accelerator: bool) -> No
         has_accelerator: whether a GPU is available.
 
     Raises:
-        ConfigError: a list of the variables that must be changed.
+        ConfigError: some variables are not supported; the error lists them.
     """
     problems = [
         f"{name}={environment[name]}: {what} is not supported. Unset the variable, or choose another setup with "
         "`accelerate config`."
         for name, what in UNSUPPORTED.items()
-        if environment.get(name, "").lower() in TRUE
+        if environment.get(name, "").lower() in TRUE_VALUES
     ]
     steps = environment.get("ACCELERATE_GRADIENT_ACCUMULATION_STEPS") or "1"
     if steps != "1":
@@ -97,7 +98,7 @@ def check_supported(environment: Mapping[str, str], has_accelerator: bool) -> No
             f"ACCELERATE_DYNAMO_BACKEND={environment['ACCELERATE_DYNAMO_BACKEND']} is not supported. Unset it, and use "
             "`train.compile=true`."
         )
-    if has_accelerator and environment.get("ACCELERATE_USE_CPU", "").lower() in TRUE:
+    if has_accelerator and environment.get("ACCELERATE_USE_CPU", "").lower() in TRUE_VALUES:
         problems.append(
             f"ACCELERATE_USE_CPU={environment['ACCELERATE_USE_CPU']} is not supported. Unset it; to compute on the CPU "
             "of a machine with an NVIDIA GPU, set CUDA_VISIBLE_DEVICES to an empty string."
@@ -108,20 +109,22 @@ def check_supported(environment: Mapping[str, str], has_accelerator: bool) -> No
 
 @contextmanager
 def launcher_environment(has_accelerator: bool, report: bool = False) -> Iterator[None]:
-    """Show Accelerate only the variables that Stackflower uses, inside the block.
+    """Hide the variables that Stackflower does not use from Accelerate, inside the block.
 
     Args:
         has_accelerator: whether a GPU is available.
-        report: log what is used, and what is ignored although it could be meant.
+        report: log the number of processes, and ignored variables that may be intended.
 
     Raises:
-        ConfigError: the variables contradict one another, or ask for something that is not supported.
+        ConfigError: the variables contradict one another or are not supported.
     """
     count = read_process_count(os.environ)
     check_supported(os.environ, has_accelerator)
-    hidden = {name: os.environ[name] for name in (SINGLE if count == 1 else ()) if name in os.environ}
+    hidden = {name: os.environ[name] for name in (IGNORED_FOR_ONE_PROCESS if count == 1 else ()) if name in os.environ}
     hidden |= {
-        name: value for name, value in os.environ.items() if name.startswith("ACCELERATE_") and name not in PASSED
+        name: value
+        for name, value in os.environ.items()
+        if name.startswith("ACCELERATE_") and name not in PASSED_THROUGH
     }
     if report:
         _report(count, hidden)
@@ -134,10 +137,14 @@ def launcher_environment(has_accelerator: bool, report: bool = False) -> Iterato
 
 
 def _report(count: int, hidden: Mapping[str, str]) -> None:
-    """Log the number of processes, and the ignored variables that could be meant."""
+    """Log the number of processes, and ignored variables that may be intended."""
     if count > 1 and os.environ.get("RANK", "0") == "0":
-        logger.info("%d processes, started by a launcher.", count)
-    if count == 1 and hidden.get("WORLD_SIZE") is None and (left := [name for name in RANKS[:2] if name in hidden]):
+        logger.info("Running in %d processes, started by a launcher.", count)
+    if (
+        count == 1
+        and hidden.get("WORLD_SIZE") is None
+        and (left := [name for name in PROCESS_VARIABLES[:2] if name in hidden])
+    ):
         listed = " and ".join(f"{name}={hidden[name]}" for name in left)
         logger.info("Ignoring %s: without WORLD_SIZE, this is a single process.", listed)
     precision = hidden.get("ACCELERATE_MIXED_PRECISION", "no")
@@ -146,12 +153,12 @@ def _report(count: int, hidden: Mapping[str, str]) -> None:
 
 
 def _read_count(environment: Mapping[str, str], name: str, lowest: int = 1) -> int:
-    """Read a whole number; a missing variable is `lowest`."""
+    """Read an integer; the default is `lowest`."""
     text = environment.get(name) or str(lowest)
     try:
         number = int(text)
     except ValueError:
         number = lowest - 1
     if number < lowest:
-        raise ConfigError(f"{name}={text} is not a whole number of at least {lowest}; unset it.")
+        raise ConfigError(f"{name}={text} must be an integer of at least {lowest}; change or unset it.")
     return number

@@ -1,8 +1,8 @@
-"""The number of threads that torch computes with on a CPU, chosen by timing the work.
+"""Choice of the number of CPU threads for torch, by timing the work.
 
-A training step is thousands of short parallel regions, each of which waits for its slowest thread. If another program
-uses one of two cores, a step with two threads takes several times as long as one with a single thread. Which number is
-fastest depends on the networks and on what else the machine does, so it is measured while the work runs.
+A training step consists of thousands of short parallel regions, each of which waits for its slowest thread. If another
+program uses one of two cores, a step with two threads takes several times as long as with one. The fastest number
+depends on the networks and on the other load of the machine, so it is measured while the work runs.
 """
 
 from __future__ import annotations
@@ -23,21 +23,21 @@ import torch
 logger = logging.getLogger(__name__)
 
 Schedule = list[tuple[int, int]]
-"""Numbers of threads, each with the position (in training: images seen) from which it is used."""
+"""Pairs of a position (in training: images seen) and the number of threads used from there."""
 
 Batch = TypeVar("Batch", bound=Sized)
 
-RETRY_SECONDS = 60.0  # longest time between two comparisons
-PAUSE_RATIO = 20  # a comparison is followed by at least this multiple of the time it cost
+RETRY_SECONDS = 60.0  # maximum time between two comparisons
+PAUSE_RATIO = 20  # minimum time to the next comparison, relative to the time that the last one cost
 TRIAL_ITEMS = 4  # items timed with each number
-TRIAL_SECONDS = 5.0  # a trial with slow items ends after this time
-RECENT_ITEMS = 3  # items whose median shows a slowdown
-WINDOW_ITEMS = 15  # items whose median is the time with the number in use
-SLOWDOWN = 1.3  # a comparison starts when items take this multiple of their usual time
-HOPELESS = 1.5  # a trial ends early at this multiple of the best time, for two items
-ABSURD = 3.0  # the same, for a single item
-ABSURD_FIRST = 5.0  # the same, for the first item with a number, which is slower
-MARGIN = 0.97  # another number must take less than this multiple of the time
+TRIAL_SECONDS = 5.0  # maximum duration of a trial
+RECENT_ITEMS = 3  # number of items whose median detects a slowdown
+WINDOW_ITEMS = 15  # number of items whose median is the time of the current number
+SLOWDOWN_RATIO = 1.3  # a comparison starts when items take this multiple of the baseline
+ABORT_RATIO = 1.5  # a trial ends early at this multiple of the best time, for two items
+ABORT_RATIO_ONE_ITEM = 3.0  # the same, for a single item
+ABORT_RATIO_FIRST_ITEM = 5.0  # the same, for the first item with a number, which is slower
+SWITCH_RATIO = 0.97  # switch to another number if it takes less than this multiple of the time
 
 
 def list_candidates(most: int) -> list[int]:
@@ -55,10 +55,10 @@ def list_candidates(most: int) -> list[int]:
 
 @dataclass
 class Item:
-    """An item of work that is timed.
+    """A timed item of work.
 
     Args:
-        units: size of the item, to which its time should be proportional.
+        units: size of the item; its time should be proportional to the size.
     """
 
     units: int = 1
@@ -67,16 +67,15 @@ class Item:
 class ThreadChooser:
     """Chooser of the number of threads for a sequence of similar items of work, such as training steps.
 
-    It times a few items with each candidate, keeps the fastest number, and compares the neighbouring candidates again
-    when items slow down and at least once a minute, unless items are so slow that this would cost more than a
-    twentieth of the time.
+    It times a few items with each candidate and keeps the fastest number. It compares the neighbouring candidates again
+    when items slow down, and at least once a minute, unless this would cost more than 5% of the time.
 
     Args:
-        candidates: numbers to choose from, in descending order. A single one is used throughout, and nothing is timed.
+        candidates: numbers to choose from, in descending order. A single candidate is used without timing.
         record: called with the schedule whenever it changes.
         schedule: schedule of an interrupted computation, to repeat.
-        until: position at which that computation was interrupted. Nothing is compared before.
-        current: number of threads that is set already; None: unknown.
+        until: position at which that computation was interrupted; no comparison starts before.
+        current: current number of threads; None: unknown.
         set_threads: function that sets the number of threads.
         clock: function that returns the time in seconds.
     """
@@ -96,21 +95,21 @@ class ThreadChooser:
         self.set_threads, self.clock = set_threads, clock
         self.schedule: Schedule = [(start, threads) for start, threads in schedule or []]
         self.chosen, self.used = self.candidates[0], current
-        # candidates that the running comparison has yet to time; at first a middle one, which is never very slow
+        # candidates left to time in the running comparison, at first a middle one, which is never very slow
         middle = next((number for number in self.candidates if number <= self.candidates[0] / 2), self.candidates[0])
         self._queue = [middle, *(number for number in self.candidates if number != middle)]
-        self._results: dict[int, float] = {}  # seconds per unit with each number of the running comparison
-        self._trial: list[float] = []  # seconds per unit of the items of the running trial
+        self._results: dict[int, float] = {}  # seconds per unit by number of threads, in the running comparison
+        self._trial: list[float] = []  # seconds per unit of each item of the running trial
         self._trial_seconds = 0.0
-        self._warmed: set[int] = set()  # numbers that have been used; the first item with a number is slower
+        self._warmed: set[int] = set()  # numbers used so far; the first item with a number is slower
         self._recent: deque[float] = deque(maxlen=WINDOW_ITEMS)  # seconds per unit since the last comparison
-        self._usual: float | None = None  # seconds per unit according to the last comparison
-        self._cost = 0.0  # seconds that the last comparison took more than the best number would have
+        self._baseline: float | None = None  # seconds per unit, from the last comparison
+        self._cost = 0.0  # seconds that the last comparison took in excess of the best number
         self._compared_at = 0.0
 
     @contextmanager
     def timing(self, position: int = 0) -> Iterator[Item]:
-        """Run the item of work in the block with the number of threads that is due, and time it.
+        """Set the number of threads for the item of work in the block, and time the item.
 
         Args:
             position: position of the item, for the schedule.
@@ -143,7 +142,7 @@ class ThreadChooser:
                 yield batch
 
     def rewind(self, position: int) -> None:
-        """Return to an earlier position; what was used after it is not repeated.
+        """Return to an earlier position, without repeating the schedule after it.
 
         Args:
             position: position of the next item.
@@ -159,7 +158,7 @@ class ThreadChooser:
         return self._queue[0] if self._queue and len(self.candidates) > 1 else self.chosen
 
     def _use(self, threads: int, position: int) -> None:
-        """Set the number of threads, and record it unless the schedule says so already."""
+        """Set the number of threads, and record it if the schedule changes."""
         if threads != self.used:
             self.set_threads(threads)
         self.used = threads
@@ -175,7 +174,7 @@ class ThreadChooser:
         self.record(self.schedule)
 
     def _observe(self, seconds: float, units: int) -> None:
-        """Take the time of an item into account."""
+        """Process the time of an item."""
         assert self.used is not None
         per_unit = seconds / units
         if self._queue:
@@ -183,7 +182,11 @@ class ThreadChooser:
             return
         self._recent.append(per_unit)
         latest = list(self._recent)[-RECENT_ITEMS:]
-        is_slower = self._usual is not None and len(latest) == RECENT_ITEMS and median(latest) > SLOWDOWN * self._usual
+        is_slower = (
+            self._baseline is not None
+            and len(latest) == RECENT_ITEMS
+            and median(latest) > SLOWDOWN_RATIO * self._baseline
+        )
         rest = PAUSE_RATIO * self._cost
         if self.clock() - self._compared_at >= (rest if is_slower else max(RETRY_SECONDS, rest)):
             self._start_comparison(median(latest if is_slower else self._recent))
@@ -200,25 +203,27 @@ class ThreadChooser:
         self._results, self._cost = {self.chosen: per_unit}, 0.0
 
     def _add_to_trial(self, per_unit: float, seconds: float) -> None:
-        """Add an item to the running trial, and end the trial when it has enough."""
+        """Add an item to the running trial, and end the trial when it is complete."""
         threads, best = self._queue[0], min(self._results.values(), default=None)
         if best is not None and per_unit > best:
             self._cost += seconds * (1 - best / per_unit)
         if threads not in self._warmed:
             self._warmed.add(threads)
-            if best is None or per_unit <= ABSURD_FIRST * best:
+            if best is None or per_unit <= ABORT_RATIO_FIRST_ITEM * best:
                 return
         self._trial.append(per_unit)
         self._trial_seconds += seconds
         least = min(self._trial)
-        is_hopeless = best is not None and least > (ABSURD if len(self._trial) == 1 else HOPELESS) * best
-        if len(self._trial) < TRIAL_ITEMS and self._trial_seconds < TRIAL_SECONDS and not is_hopeless:
+        is_too_slow = (
+            best is not None and least > (ABORT_RATIO_ONE_ITEM if len(self._trial) == 1 else ABORT_RATIO) * best
+        )
+        if len(self._trial) < TRIAL_ITEMS and self._trial_seconds < TRIAL_SECONDS and not is_too_slow:
             return
         self._results[threads] = median(self._trial)
         self._trial, self._trial_seconds = [], 0.0
         self._queue.pop(0)
         fewest = min(self._results)
-        if self._results[fewest] > SLOWDOWN * min(self._results.values()):
+        if self._results[fewest] > SLOWDOWN_RATIO * min(self._results.values()):
             self._queue = [number for number in self._queue if number > fewest]  # fewer would be slower still
         if not self._queue:
             self._choose()
@@ -227,12 +232,12 @@ class ThreadChooser:
         """Choose the fastest number of the comparison."""
         before, times = self.chosen, self._results
         fastest = min(times, key=lambda threads: times[threads])
-        if before not in times or times[fastest] < MARGIN * times[before]:
+        if before not in times or times[fastest] < SWITCH_RATIO * times[before]:
             self.chosen = fastest
-        if self._usual is None or self.chosen != before:
+        if self._baseline is None or self.chosen != before:
             listed = ", ".join(f"{times[threads]:.3g} s with {threads}" for threads in sorted(times))
             logger.info("Computing with %d of %d threads (%s).", self.chosen, self.candidates[0], listed)
-        self._usual, self._compared_at = times[self.chosen], self.clock()
+        self._baseline, self._compared_at = times[self.chosen], self.clock()
         self._recent.clear()
 
 
@@ -244,9 +249,9 @@ def make_chooser(
     *,
     fixed: bool = False,
 ) -> ThreadChooser:
-    """Make the chooser of a computation.
+    """Create the chooser for a computation.
 
-    The number is fixed if it is given, if the environment variable ``OMP_NUM_THREADS`` is set, or with `fixed`.
+    The number is fixed by `threads`, by the environment variable ``OMP_NUM_THREADS``, or by `fixed`.
 
     Args:
         threads: number of threads; None: choose.
@@ -264,7 +269,7 @@ def make_chooser(
 
 
 def is_fixed_by_environment() -> bool:
-    """Return whether ``OMP_NUM_THREADS`` sets a number; OpenMP ignores 0 and what is not a number."""
+    """Return whether ``OMP_NUM_THREADS`` sets a number; OpenMP ignores 0 and other text."""
     number = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
     return number.isdecimal() and int(number) > 0
 
@@ -273,7 +278,7 @@ def describe_threads(threads: int | None) -> str:
     """Describe the number of threads: ``1 thread``, ``up to 8 threads``.
 
     Args:
-        threads: number of threads; None: as `make_chooser` chooses.
+        threads: number of threads; None: the choice of `make_chooser`.
     """
     number = torch.get_num_threads() if threads is None else threads
     chosen = threads is None and number > 1 and not is_fixed_by_environment()
@@ -296,7 +301,7 @@ _chooser: ContextVar[ThreadChooser | None] = ContextVar("chooser of the running 
 
 @contextmanager
 def choosing_threads(threads: int | None, fixed: bool = False) -> Iterator[None]:
-    """Choose the number of threads for the batches in the block that `time_batches` yields, and restore it afterwards.
+    """Choose the number of threads for the batches of `time_batches` in the block, and restore it afterwards.
 
     Args:
         threads: number of threads; None: choose.
@@ -313,7 +318,7 @@ def choosing_threads(threads: int | None, fixed: bool = False) -> Iterator[None]
 
 
 def time_batches(batches: Iterable[Batch], size: Callable[[Batch], int] = len) -> Iterator[Batch]:
-    """Yield batches; inside `choosing_threads`, with the number of threads that it chooses.
+    """Yield batches; inside `choosing_threads`, set the number of threads and time each batch.
 
     Args:
         batches: batches of work.

@@ -96,7 +96,7 @@ def test_captions_that_are_given_are_checked_as_those_of_data(stackflower, train
     Path("captions.txt").write_text("a flower\n_\n", encoding="utf-8")
     for captions in (["--captions", "captions.txt"], ["a flower", "_"]):
         said = stackflower("sample", trained, *captions, "--out", "x", code=2).output
-        assert "The text encoder ngram finds no word in 1 of 2 different captions: '_'." in said
+        assert "The text encoder ngram finds no word in 1 of 2 distinct captions: '_'." in said
     assert "half of a surrogate pair" in stackflower("sample", trained, "a \udcff", "--out", "x", code=2).output
     one, other = (Path(f"{name}.png") for name in "ab")
     stackflower("sample", trained, " a  red\nflower", "--out", one)

@@ -86,4 +86,4 @@ def test_a_home_that_does_not_exist_is_named(tmp_path: Path, monkeypatch: pytest
 
     monkeypatch.setattr(Path, "expanduser", expanduser)
     result = CliRunner().invoke(main, ["data", "check", "~/flowers"])
-    assert result.exit_code == 2 and "Error: ~ stands for no folder: HOME is not set" in result.output
+    assert result.exit_code == 2 and "Error: Can't expand ~ in a path: HOME is not set" in result.output

@@ -75,7 +75,7 @@ def text_of(lines: list[str], bom: bool, ending: str, blank: bool) -> bytes:
     return ("\ufeff" if bom else "").encode() + between.join(lines).encode("utf-8", "surrogatepass")
 
 
-WHOLE = ("has no rows", "has no images that can be used")  # problems of no single row
+WHOLE = ("has no rows", "has no usable images")  # problems of no single row
 
 
 def count_in_notes(listing: Listing, words: str) -> int:

@@ -186,10 +186,12 @@ def test_decompression_bombs_are_refused(tmp_path: Path, monkeypatch: pytest.Mon
 def test_an_archive_in_an_archive_is_told(stackflower, tmp_path: Path) -> None:
     inner = zipped(tmp_path / "inner.zip", ("x.jpg", jpeg())).read_bytes()
     zipped(tmp_path / "outer.zip", ("inner.zip", inner), ("1.jpg", jpeg()), ("metadata.jsonl", metadata("1.jpg")))
-    assert "holds archives, which are not opened, such as inner.zip" in stackflower("data", "check", "outer.zip").output
+    assert (
+        "contains archives, which are not opened, such as inner.zip" in stackflower("data", "check", "outer.zip").output
+    )
     zipped(tmp_path / "only.zip", ("inner.zip", inner))
     said = stackflower("data", "check", "only.zip", code=2).output
-    assert "only.zip holds no images, tables or shards that can be read. It holds inner.zip." in said
+    assert "only.zip contains no readable images, tables or shards. Contents: inner.zip." in said
 
 
 @pytest.mark.parametrize("way", ["folder", "zip"])

@@ -109,9 +109,9 @@ def test_json_holds_rows_in_many_forms(text: str, name: str) -> None:
     [
         ("[" * 100_000, "nested too deeply"),
         ("{", "is not JSON"),
-        ("3", "holds no list of rows"),
-        ("{}", "holds no list of rows"),
-        ('{"a": 1}', "holds no list of rows"),
+        ("3", "contains no list of rows"),
+        ("{}", "contains no list of rows"),
+        ('{"a": 1}', "contains no list of rows"),
     ],
 )
 def test_json_without_rows_is_refused(text: str, message: str) -> None:

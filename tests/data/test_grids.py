@@ -11,7 +11,7 @@ from PIL import Image, features
 
 from stackflower.data import fonts, grids
 from stackflower.data.archives import open_files
-from stackflower.data.fonts import find_font, normalise
+from stackflower.data.fonts import find_font, normalise_text
 from stackflower.data.grids import draw_captioned_grid, is_grid, save_image
 
 IMAGES = np.zeros((2, 64, 64, 3), np.uint8)
@@ -58,7 +58,7 @@ def test_a_caption_that_no_font_draws_is_labelled_by_its_number(
 
 
 def test_letters_are_composed_and_control_characters_dropped() -> None:
-    assert normalise("cafe\u0301\x07\tau lait") == "café au lait"
+    assert normalise_text("cafe\u0301\x07\tau lait") == "café au lait"
 
 
 def test_a_long_word_is_broken_into_lines_that_fit() -> None:

@@ -35,7 +35,7 @@ def shard(path: Path, count: int = 4) -> bytes:
         ),
         ('{"file_name": "2.jpg", "text": "a", "label": ' + "9" * 5000 + "}", "is not JSON"),
         ('{"file_name": "2.jpg", "text": "a", "label": -3}', "has the label -3"),
-        ('{"file_name": "2.jpg", "text": "a", "label": true}', "a label must be a whole number"),
+        ('{"file_name": "2.jpg", "text": "a", "label": true}', "a label must be an integer"),
         ('{"file_name": "2.jpg", "text": "a \\ud800 flower"}', "half of a surrogate pair"),
         ('{"file_name": "../outside.jpg", "text": "a"}', "which does not exist"),
         ('{"file_name": "/etc/passwd", "text": "a"}', "which does not exist"),

@@ -179,7 +179,7 @@ def test_an_archive_beside_metadata_is_named(tmp_path: Path, stackflower) -> Non
         archive.writestr("0.png", jpeg())
     said = stackflower("data", "check", "z", code=2).output
     assert "line 1 names 0.png, which does not exist." in said
-    assert "holds archives, which are not opened, such as images.zip; unpack it there to use it." in said
+    assert "contains archives, which are not opened, such as images.zip; unpack them to use their images." in said
 
 
 def test_an_archive_with_one_folder_is_read(tmp_path: Path) -> None:

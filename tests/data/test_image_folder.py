@@ -160,7 +160,7 @@ def test_a_folder_without_metadata_names_what_is_there(stackflower, tmp_path: Pa
     (tmp_path / "bare" / "metadata.json").unlink()
     (tmp_path / "bare" / "notes.doc").write_text("?")
     out = stackflower("train", "--data", tmp_path / "bare", code=2).output
-    assert "bare holds no images, tables or shards that can be read. It holds notes.doc." in out
+    assert "bare contains no readable images, tables or shards. Contents: notes.doc." in out
 
 
 def test_a_picture_without_a_row_is_warned_of(stackflower, good: Path) -> None:

@@ -52,7 +52,7 @@ OTHERS = {
 EXPLANATIONS = {
     "empty": "is empty",
     "photo.heic": "is a HEIC image, which can't be read; convert it to JPEG or PNG",
-    "photo.dng": "is a raw image of a camera",
+    "photo.dng": "is a raw camera image",
     "drawing.eps": "is a PostScript file",
     "scalable": "is an SVG image",
     "page": "is a web page",

@@ -91,7 +91,7 @@ def test_a_validation_split_is_drawn_by_seed(tmp_path: Path, stackflower) -> Non
         write_images(root / part, "x.jpg")
         (root / part / "metadata.jsonl").write_text('{"file_name": "x.jpg", "text": "a"}')
     assert (
-        "has its own validation split"
+        "already has a validation split"
         in stackflower("data", "check", root, *settings("data.held_out=0.2"), code=2).output
     )
     with pytest.raises(ComponentError):

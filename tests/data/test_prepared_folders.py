@@ -78,7 +78,7 @@ def test_a_damaged_prepared_folder_is_refused(tmp_path: Path, stackflower) -> No
         whole.replace('"label": 0', '"label": "0"'): "has the label '0'",
         whole[: whole.rindex("{")]: "images and rows differ in number",
         whole[:-5]: "ends in the middle of a line",
-        whole.replace('"label": 0', f'"label": {10**30}'): "a label must be a whole number",
+        whole.replace('"label": 0', f'"label": {10**30}'): "a label must be an integer",
         whole.replace('"file_name": "0.png"', '"file_name": 5'): "does not name its file",
         "[]\n" * 4: "is damaged",
         whole.replace('"text": ["a"]', '"text": []', 1): "has no caption",

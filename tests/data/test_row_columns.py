@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from stackflower.data.rows.columns import find_columns, name_columns, normalise
+from stackflower.data.rows.columns import find_columns, name_columns, normalise_row
 from stackflower.errors import DataError
 
 IMAGES = {"1.jpg", "2.jpg"}
@@ -33,7 +33,7 @@ def test_the_column_that_names_images_is_preferred() -> None:
 def test_several_numbered_columns_hold_captions() -> None:
     columns = find({"image": "1.jpg", "caption_1": "a", "caption_2": "b", "caption_10": None})
     assert columns.texts == ("caption_1", "caption_2", "caption_10")
-    row, problem = normalise({"image": "1.jpg", "caption_1": "a", "caption_2": "b", "caption_10": None}, columns)
+    row, problem = normalise_row({"image": "1.jpg", "caption_1": "a", "caption_2": "b", "caption_10": None}, columns)
     assert row == {"text": ["a", "b"]} and problem is None
 
 
@@ -77,16 +77,16 @@ def test_a_chosen_column_is_used_in_place_of_a_usual_one() -> None:
     [(3, 3), ("3", 3), (3.0, 3), (" rose ", "rose"), ("--5", "--5"), ("1e3", "1e3"), (True, True), (-1, -1)],
 )
 def test_labels_are_numbers_or_names(label: object, kept: object) -> None:
-    row, problem = normalise({"text": "a", "label": label}, name_columns(("text", "label")))
+    row, problem = normalise_row({"text": "a", "label": label}, name_columns(("text", "label")))
     assert problem is None and row["label"] == kept and type(row["label"]) is type(kept)
 
 
 @pytest.mark.parametrize("label", [[1], {"a": 1}, 2.5, b"x"])
 def test_labels_of_other_types_are_refused(label: object) -> None:
-    _, problem = normalise({"text": "a", "label": label}, name_columns(("text", "label")))
+    _, problem = normalise_row({"text": "a", "label": label}, name_columns(("text", "label")))
     assert problem is not None and problem.startswith("has the label ") and "x" not in problem.split(";")[0]
 
 
 @pytest.mark.parametrize("label", [None, "", "nan", float("nan"), "N/A"])
 def test_missing_labels_are_no_labels(label: object) -> None:
-    assert normalise({"text": "a", "label": label}, name_columns(("text", "label"))) == ({"text": ["a"]}, None)
+    assert normalise_row({"text": "a", "label": label}, name_columns(("text", "label"))) == ({"text": ["a"]}, None)

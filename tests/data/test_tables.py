@@ -135,7 +135,7 @@ def test_classes_of_a_table_are_numbers_or_names(tmp_path: Path, stackflower) ->
     (root / "x.csv").write_text("image,text,class\n0.jpg,a,0\n1.jpg,b,rose\n2.jpg,c,0\n")
     assert open_source(str(root)).rows("train").class_names == {0: "0", 1: "rose"}
     said = stackflower("data", "check", root).output
-    assert "2 of 3 labels in" in said and "such as 'rose', so all are used as names of classes." in said
+    assert "2 of 3 labels in" in said and "such as 'rose'; all are used as class names." in said
     (root / "x.csv").write_text("image,text,class\n0.jpg,a,0\n0.jpg,b,1\n")
     said = stackflower("data", "check", root, code=2).output
     assert "x.csv, line 3 gives 0.jpg another class than x.csv, line 2." in said

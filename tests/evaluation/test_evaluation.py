@@ -159,7 +159,7 @@ def test_limits_of_scores_set_the_exit_code(stackflower, tmp_path: Path, trained
         ("is=nan", "METRIC=VALUE"),
         (
             "similar=1",
-            "is not a score that can have a limit; allowed are is, fid, kid, prdc, precision, recall, density, "
+            "Unknown score 'similar' for a limit; use one of is, fid, kid, prdc, precision, recall, density, "
             "coverage, captions",
         ),
         ("recall=1", "--metrics is,fid,prdc"),
@@ -289,11 +289,11 @@ def test_files_that_cannot_be_read_do_not_move_others(tmp_path: Path, kept: int)
         workers[0].merge(workers[1:])
         found.append((workers[0], files))
     (one, files), (three, _) = found
-    assert one.count == three.count == 40 and len(files.bad) == 5
+    assert one.count == three.count == 40 and len(files.unreadable) == 5
     assert torch.equal(one.rows.features, three.rows.features)
     assert one.classes is not None and three.classes is not None
     assert torch.equal(one.classes.count, three.classes.count) and one.classes.count.sum() == 40
-    left = [place for place in range(45) if place not in files.bad]
+    left = [place for place in range(45) if place not in files.unreadable]
     for row, place in enumerate(left[: len(one.rows.features)]):
         from stackflower.data.images import load_square
 

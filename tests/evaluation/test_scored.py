@@ -298,7 +298,7 @@ def test_grids_are_not_scored(stackflower, tmp_path: Path, trained: Path, domain
     assert scored == alone and scored["protocol"]["images"] == 8
     stackflower("sample", trained, "a red flower", "--grid", "--out", "grids")
     said = stackflower("eval", "--images", "grids", *domain_flags, code=2).output
-    assert "grids holds only image grids" in said
+    assert "grids contains only image grids" in said
 
 
 def test_images_are_scored_whatever_their_names(stackflower, tmp_path: Path, domain_flags: list[str]) -> None:

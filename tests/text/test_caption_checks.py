@@ -72,7 +72,7 @@ def test_captions_of_every_script_are_told_apart_or_reported(name: str, script: 
     table = encoder.encode([*ENGLISH, *captions])
     rows = {caption: table[len(ENGLISH) + captions.index(caption)] for caption in usable}
     alike = [(a, b) for a, b in combinations(usable, 2) if torch.allclose(rows[a], rows[b], atol=1e-6)]
-    assert not alike or "the embedding of a caption of other words" in refused, alike
+    assert not alike or "the same embedding as a caption with different words" in refused, alike
     if name == "ngram":
         assert not alike and findings.empty == [caption for caption in captions if not caption.strip("_")]
     elif not usable and script != "punctuation":
@@ -120,14 +120,16 @@ def test_a_few_captions_that_share_an_embedding_are_a_warning_and_many_are_refus
     few = [*captions, "flower zyx", "flower foo"]
     findings = check_captions(encoder, few)
     assert findings.problems == [] and len(findings.warnings) == 2
-    assert "gives 2 of 302 different captions the embedding of a caption of other words" in findings.warnings[1]
+    assert (
+        "gives 2 of 302 distinct captions the same embedding as a caption with different words" in findings.warnings[1]
+    )
     assert "'flower zyx' and 'flower foo'" in findings.warnings[1]
     many = [*few, *(f"flower x{number}" for number in range(4))]
     with pytest.raises(DataError, match=r"gives 6 of 306 .* use a smaller `text\.min_count`"):
         report_captions(encoder, [[caption] for caption in many])
     with caplog.at_level(logging.WARNING, "stackflower"):
         report_given_captions(encoder, ["flower zyx", "flower foo"])
-    assert "gives 2 of 2 different captions the embedding of a caption of other words" in caplog.text
+    assert "gives 2 of 2 distinct captions the same embedding as a caption with different words" in caplog.text
 
 
 def test_captions_of_the_same_words_may_share_an_embedding(tmp_path: Path) -> None:
@@ -210,9 +212,9 @@ def test_data_check_checks_captions_for_an_encoder(stackflower, tmp_path: Path) 
     for number, caption in enumerate(["红色的花", "蓝色的花", "une fleur bleutée", "a flower"]):
         (root / f"{number}.txt").write_text(caption, encoding="utf-8")
     said = stackflower("data", "check", "data").output
-    assert "for the text encoder ngram; --text selects another" in said and "No problems found" in said
+    assert "for the text encoder ngram; select another with --text" in said and "No problems found" in said
     said = stackflower("data", "check", "data", "--text", "char-cnn-rnn", "--set", "text.length=60", code=2).output
-    assert "train: The text encoder char-cnn-rnn can read no letter or digit of 2 of 4 different captions" in said
+    assert "train: The text encoder char-cnn-rnn can read no letter or digit of 2 of 4 distinct captions" in said
     assert "use a larger text.length (60 at present)" in said and "outside its alphabet" in said
     said = stackflower("data", "check", "data", "--text", "rnn", "--set", "text.max_word=3", code=2).output
     assert "max_words" in said
@@ -224,4 +226,4 @@ def test_data_check_checks_captions_for_an_encoder(stackflower, tmp_path: Path) 
 
 def test_embed_checks_captions(stackflower) -> None:
     said = stackflower("embed", "a flower", "_", code=2).output
-    assert "The text encoder ngram finds no word in 1 of 2 different captions: '_'." in said
+    assert "The text encoder ngram finds no word in 1 of 2 distinct captions: '_'." in said

@@ -78,5 +78,5 @@ def test_tags_become_a_multi_hot_condition(tmp_path: Path, stackflower) -> None:
     said = stackflower("sample", "run", "red hair, blue hare, tag 1", "red hair, tag 7", "--out", "y").output
     assert (
         "Warning: The text encoder multi-hot drops 2 tags outside its vocabulary (blue hare, tag 7) in 2 of 2 "
-        "different captions, such as 'red hair, blue hare, tag 1'." in said
+        "distinct captions, such as 'red hair, blue hare, tag 1'." in said
     )

@@ -22,11 +22,11 @@ def test_captions_that_an_encoder_cannot_tell_apart_are_refused_before_training(
     small = settings("text.dim=16", "text.channels=8", "text.length=60")
     flags = ["--data", "data", "--images", 8, "--out", "run", *TINY_NETWORKS]
     said = stackflower("train", *flags, "--text", "char-cnn-rnn", *small, code=2).output
-    assert "can read no letter or digit of 2 of 8 different captions: '红色的花', '蓝色的花'" in said
-    assert "drops 5 characters outside its alphabet (红, 色, 的, 花, 蓝) in 2 of 8 different captions" in said
+    assert "can read no letter or digit of 2 of 8 distinct captions: '红色的花', '蓝色的花'" in said
+    assert "drops 5 characters outside its alphabet (红, 色, 的, 花, 蓝) in 2 of 8 distinct captions" in said
     assert "--text ngram, which reads any script" in said and not Path("run").exists()
     said = stackflower("train-text", "--data", "data", "--text", "char-cnn-rnn", *small, "--out", "e", code=2).output
-    assert "can read no letter or digit of 2 of 8 different captions" in said
+    assert "can read no letter or digit of 2 of 8 distinct captions" in said
     said = stackflower("train", *flags, "--text", "ngram").output
     assert "text encoder ngram" not in said and Path("run").exists()
 

@@ -107,7 +107,7 @@ def test_word_vectors_become_part_of_the_run(stackflower, tmp_path: Path) -> Non
         "\n".join(line for line in lines if line.split()[0] in ("flower", "petals", "red"))
     )
     said = stackflower("train", "--text", "word-vectors", *tiny[:-1], "text.path=few.txt", code=2).output
-    assert "different captions the embedding of a caption of other words" in said
+    assert "distinct captions the same embedding as a caption with different words" in said
     broken = [*tiny[:-1], "text.path=broken.txt"]
     for content, message in (
         ("red 1 2 3\nblue 1 2\n", "line 2 has 2 dimensions"),

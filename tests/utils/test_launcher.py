@@ -29,7 +29,7 @@ def test_processes_are_counted_for_each_launcher() -> None:
     [
         ({"WORLD_SIZE": "2", "RANK": "0"}, "LOCAL_RANK, MASTER_ADDR, MASTER_PORT are not set"),
         ({**TORCHRUN, "RANK": "2"}, "RANK=2 must be lower than WORLD_SIZE=2"),
-        ({"WORLD_SIZE": "two"}, "WORLD_SIZE=two is not a whole number"),
+        ({"WORLD_SIZE": "two"}, "WORLD_SIZE=two must be an integer"),
     ],
 )
 def test_variables_that_contradict_one_another_are_refused(variables: dict[str, str], message: str) -> None:

@@ -1,5 +1,5 @@
-"""From the rows of any file to checked rows of a split: the one path for captions and labels.
+"""Processing of rows, from the raw rows of any container to the checked rows of a split.
 
-A layout lists `RawTable`: rows as a container holds them. `assemble` finds their columns, normalises their cells,
-resolves the names of images, groups rows by image, and checks them.
+A layout lists `RawTable` objects, the unprocessed rows of its containers. `Assembler` finds their columns, normalises
+their cells, resolves the names of images, groups rows by image, and checks them.
 """

@@ -1,4 +1,4 @@
-"""Parquet and Arrow files, whose cells may hold images. Images are read one by one, not with the rows."""
+"""Parquet and Arrow files, whose cells may contain images. Images are read on demand, separately from the rows."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from typing import Any, NamedTuple
 from stackflower.errors import DataError, MissingDependency
 
 ROWS_AT_ONCE = 1000
-METADATA_KEY = b"huggingface"  # where `datasets` describes columns
+METADATA_KEY = b"huggingface"  # key under which `datasets` describes the columns
 
 
-class Embedded(NamedTuple):
-    """A cell for an image.
+class ImageCell(NamedTuple):
+    """Cell of an image column.
 
     Attributes:
         path: name of the image file, or None.
-        is_filled: whether the cell holds the bytes of the image.
+        is_filled: whether the cell contains the bytes of the image.
     """
 
     path: str | None
@@ -42,7 +42,7 @@ class ArrowRows(ABC):
 
     @abstractmethod
     def read_rows(self) -> Iterator[tuple[int, dict[str, Any]]]:
-        """Yield the number of each row, from 1, and its cells by column, with `Embedded` for images."""
+        """Yield the number of each row, from 1, and its cells by column, with `ImageCell` for images."""
 
     @abstractmethod
     def read_image(self, column: str, number: int) -> bytes:
@@ -76,7 +76,7 @@ class ArrowTable(ArrowRows):
 
 
 class ParquetRows(ArrowRows):
-    """Rows of a Parquet file. Images are read by row groups, of which the last one is kept.
+    """Rows of a Parquet file. Images are read one row group at a time, and the last group is cached.
 
     Args:
         file: the file, a `pyarrow.parquet.ParquetFile`.
@@ -86,25 +86,25 @@ class ParquetRows(ArrowRows):
         super().__init__(file.schema_arrow)
         self.file = file
         groups = (file.metadata.row_group(group).num_rows for group in range(file.metadata.num_row_groups))
-        self.ends = list(accumulate(groups))  # number of the last row of each row group
-        self._kept: tuple[tuple[str, int], Any] | None = None
+        self.group_ends = list(accumulate(groups))  # number of the last row of each row group
+        self._last_group: tuple[tuple[str, int], Any] | None = None
 
     def read_rows(self) -> Iterator[tuple[int, dict[str, Any]]]:
         import pyarrow
 
         names = self.file.schema_arrow.names
         plain = [name for name in names if name not in self.image_columns]
-        for group, end in enumerate(self.ends):
+        for group, end in enumerate(self.group_ends):
             images = {name: self._read_image_cells(name, group) for name in self.image_columns}
-            number = (self.ends[group - 1] if group else 0) + 1
+            number = (self.group_ends[group - 1] if group else 0) + 1
             rows = self.file.iter_batches(ROWS_AT_ONCE, row_groups=[group], columns=plain) if plain else ()
             table = pyarrow.Table.from_batches(list(rows)) if plain else None
             columns = {name: table.column(name).to_pylist() for name in plain} if table is not None else {}
             for row in range(end - number + 1):
                 yield number + row, {name: (images.get(name) or columns[name])[row] for name in names}
 
-    def _read_image_cells(self, column: str, group: int) -> list[Embedded]:
-        """Return the cells of a column of images, and read the images only if some cells may hold none."""
+    def _read_image_cells(self, column: str, group: int) -> list[ImageCell]:
+        """Return the cells of an image column; read the images only if some but not all cells may be empty."""
         metadata = self.file.metadata.row_group(group)
         leaves = [metadata.column(index) for index in range(metadata.num_columns)]
         named = {leaf.path_in_schema: leaf for leaf in leaves}
@@ -115,14 +115,14 @@ class ParquetRows(ArrowRows):
             if f"{column}.path" in named:
                 cells = self.file.read_row_group(group, columns=[f"{column}.path"]).column(column)
                 paths = [cell and cell.get("path") for cell in cells.to_pylist()]
-            return [Embedded(path, nulls == 0) for path in paths]
+            return [ImageCell(path, nulls == 0) for path in paths]
         return _read_images(self.file.read_row_group(group, columns=[column]).column(column))
 
     def read_image(self, column: str, number: int) -> bytes:
-        group = bisect_right(self.ends, number - 1)
-        if self._kept is None or self._kept[0] != (column, group):
-            self._kept = (column, group), self.file.read_row_group(group, columns=[column]).column(column)
-        return _get_bytes(self._kept[1][number - 1 - (self.ends[group - 1] if group else 0)].as_py())
+        group = bisect_right(self.group_ends, number - 1)
+        if self._last_group is None or self._last_group[0] != (column, group):
+            self._last_group = (column, group), self.file.read_row_group(group, columns=[column]).column(column)
+        return _get_bytes(self._last_group[1][number - 1 - (self.group_ends[group - 1] if group else 0)].as_py())
 
 
 def open_arrow(file: Path | bytes, where: Path) -> ArrowRows:
@@ -155,7 +155,7 @@ def open_arrow(file: Path | bytes, where: Path) -> ArrowRows:
 
 
 def _is_image(kind: Any) -> bool:
-    """Return whether a type is that of images: bytes, or a struct with the field "bytes"."""
+    """Return whether an Arrow type can hold images: bytes, or a struct with the field "bytes"."""
     from pyarrow import types
 
     if types.is_struct(kind):
@@ -163,30 +163,30 @@ def _is_image(kind: Any) -> bool:
     return bool(types.is_binary(kind) or types.is_large_binary(kind))
 
 
-def _read_images(column: Any) -> list[Embedded]:
-    """Return the cells of a column of images, without copying the images."""
+def _read_images(column: Any) -> list[ImageCell]:
+    """Return the cells of an image column, without copying the images."""
     import pyarrow
     import pyarrow.compute as pc
 
     if isinstance(column, pyarrow.ChunkedArray):
         column = column.combine_chunks()
     if not pyarrow.types.is_struct(column.type):
-        return [Embedded(None, filled) for filled in pc.is_valid(column).to_pylist()]
+        return [ImageCell(None, filled) for filled in pc.is_valid(column).to_pylist()]
     filled = pc.is_valid(pc.struct_field(column, "bytes")).to_pylist()
     has_path = column.type.get_field_index("path") >= 0
     paths = pc.struct_field(column, "path").to_pylist() if has_path else [None] * len(filled)
-    return list(map(Embedded, paths, filled))
+    return list(map(ImageCell, paths, filled))
 
 
 def _get_bytes(cell: Any) -> bytes:
     content = cell.get("bytes") if isinstance(cell, Mapping) else cell
     if not isinstance(content, bytes):
-        raise DataError("the cell holds no image.")
+        raise DataError("the cell contains no image.")
     return content
 
 
 def _read_class_names(schema: Any) -> dict[str, Sequence[str]]:
-    """Return the names of the classes of each column that `datasets` describes as a ClassLabel."""
+    """Return the class names of each column that `datasets` declares as a ClassLabel."""
     try:
         features = json.loads((schema.metadata or {})[METADATA_KEY])["info"]["features"]
         return {

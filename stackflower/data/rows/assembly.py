@@ -1,4 +1,4 @@
-"""Assembly of the rows of tables to the rows of splits."""
+"""Assembly of table rows into the rows of splits."""
 
 from __future__ import annotations
 
@@ -9,31 +9,31 @@ from typing import Any
 
 from stackflower.data.files import Files
 from stackflower.data.json_lines import JsonLines
-from stackflower.data.rows.arrow import Embedded
+from stackflower.data.rows.arrow import ImageCell
 from stackflower.data.rows.cells import is_missing, parse_whole_number, show
 from stackflower.data.rows.checks import check_row
-from stackflower.data.rows.columns import FIXED, INSPECTED_ROWS, Columns, find_columns, normalise
+from stackflower.data.rows.columns import INSPECTED_ROWS, STANDARD_COLUMNS, Columns, find_columns, normalise_row
 from stackflower.data.rows.containers import RawRow, RawTable
 from stackflower.data.rows.listing import FilesAndCells, Listing
 from stackflower.data.rows.names import NameResolver, are_same, show_name
 from stackflower.data.splits import KEYWORDS, assign_splits, find_split
 from stackflower.errors import DataError
 
-Key = tuple[str | None, str]  # value of the split, and file or cell
+Key = tuple[str | None, str]  # raw value of the split, and name of the file or cell
 
 
 class Assembler:
-    """Assembles the rows of tables to the rows of splits.
+    """Assembler of table rows into the rows of splits.
 
-    The tables are read once, row by row. Rows are kept in a temporary file until all are known, because rows of one
-    image need not be adjacent, and the splits depend on all names of splits.
+    The tables are read once, row by row. Rows are stored in a temporary file until all tables are read, because the
+    rows of an image need not be adjacent, and the assignment of splits depends on all names of splits.
 
     Args:
         files: files of the data set.
         chosen: names of columns that the user chose (see `find_columns`).
-        folders: split folders. A row without a split belongs to that of its image's top folder.
-        reports_unused: report images that no row names.
-        needs_captions: whether rows without captions are mistakes.
+        folders: split folders. A row without a split takes the split of the folder that contains its image.
+        reports_unused: whether to report images that no row names.
+        needs_captions: whether an image without captions is a problem.
     """
 
     def __init__(
@@ -47,19 +47,19 @@ class Assembler:
         self.files = FilesAndCells(files)
         self.chosen, self.folders, self.reports_unused = chosen or {}, list(folders), reports_unused
         self.needs_captions = needs_captions
-        self.kept = JsonLines()
-        self.places = JsonLines()  # the place of each row, for messages
+        self.stored_rows = JsonLines()
+        self.places = JsonLines()  # location of each row, for messages
         self.has_text = bytearray()  # whether each row has a caption
-        self.groups: dict[Key, int | list[int]] = {}  # numbers of the rows in `kept`
-        self.problems: list[tuple[str | None, str]] = []  # value of the split, and a sentence
+        self.groups: dict[Key, int | list[int]] = {}  # numbers of the rows in `stored_rows`
+        self.problems: list[tuple[str | None, str]] = []  # raw value of the split, and a sentence
         self.notes: list[str] = []
-        self.named: set[str] = set()  # files that rows name
-        self.renamed: dict[str, str] = {}  # names that were found elsewhere, by file
+        self.named_files: set[str] = set()  # files that rows refer to
+        self.renamed_files: dict[str, str] = {}  # by file: the name in the metadata that differs from its path
         self.labels_are_numbers = True
-        self.split_columns = set[str]()  # that give splits
-        self.declared = set[str]()  # splits of tables, which may have no rows
-        self.uncaptioned: list[str] = []  # rows without a caption of images that other rows give some
-        self.outside: list[str] = []  # images that a layout lists outside the split folders
+        self.split_columns = set[str]()  # columns that give splits
+        self.declared_splits = set[str]()  # splits of tables, which may have no rows
+        self.uncaptioned: list[str] = []  # rows without a caption whose images have captions in other rows
+        self.outside_images: list[str] = []  # images that a layout lists outside the split folders
 
     def read(self, table: RawTable) -> None:
         """Read the rows of a table.
@@ -69,10 +69,10 @@ class Assembler:
         """
         resolver, rows = NameResolver(self.files.files, table.folder), iter(table.rows)
         if table.split is not None:
-            self.declared.add(table.split)
+            self.declared_splits.add(table.split)
         head = list(itertools.islice(rows, INSPECTED_ROWS))
         samples = [row.values for row in head if row.problem is None]
-        columns = FIXED
+        columns = STANDARD_COLUMNS
         if not table.is_fixed and samples:
             where = self.files.path / table.name
             columns = find_columns(samples, self.chosen, lambda cell: self._rate_image(resolver, cell), where)
@@ -84,19 +84,19 @@ class Assembler:
             if not table.is_fixed and not row.values.keys() <= known:
                 known |= row.values.keys()
                 columns = columns.extend(known)
-            self._keep(table, columns, resolver, row)
+            self._store_row(table, columns, resolver, row)
 
     def _rate_image(self, resolver: NameResolver, cell: Any) -> int:
         """Return 2 for a cell that holds an image or names one exactly, 1 for a similar name, 0 for no image."""
-        if isinstance(cell, Embedded) and cell.is_filled:
+        if isinstance(cell, ImageCell) and cell.is_filled:
             return 2
         match = resolver.find(_get_name(cell))
         if match.file is None or not self.files.is_image(match.file):
             return 0
         return 1 + match.is_exact
 
-    def _keep(self, table: RawTable, columns: Columns, resolver: NameResolver, row: RawRow) -> None:
-        """Normalise a row and keep it, or note what is wrong with it."""
+    def _store_row(self, table: RawTable, columns: Columns, resolver: NameResolver, row: RawRow) -> None:
+        """Normalise and store a row, or record what is wrong with it."""
         where, values, split = table.locate(row), row.values, table.split
         if not is_missing(values.get(columns.split)) and columns.split:
             split = str(values[columns.split]).strip()
@@ -106,20 +106,20 @@ class Assembler:
             split = top if (top := image.partition("/")[0]) in self.folders else None
             if split is None and not problem and "train" in map(find_split, self.folders):
                 if table.is_fixed:
-                    self.outside.append(image)
+                    self.outside_images.append(image)
                     return
                 problem = f"names {image}, which is outside the split folders ({', '.join(self.folders)})"
         if table.is_checked or problem:
             kept = {"file_name": image, **values}
             kept.pop("image", None)
         else:
-            kept, problem = _check(image, *normalise(values, columns, table.class_names.get(columns.label, ())))
+            kept, problem = _check(image, *normalise_row(values, columns, table.class_names.get(columns.label, ())))
         if problem:
             self.problems.append((split, f"{where} {problem}."))
             return
         self.labels_are_numbers &= not isinstance(kept.get("label"), str)
-        number, key_of_group = len(self.kept), (split, image)
-        self.kept.append(kept)
+        number, key_of_group = len(self.stored_rows), (split, image)
+        self.stored_rows.append(kept)
         self.places.append(where)
         self.has_text.append(bool(kept["text"]))
         before = self.groups.setdefault(key_of_group, number)
@@ -127,27 +127,27 @@ class Assembler:
             self.groups[key_of_group] = [before, number] if isinstance(before, int) else [*before, number]
 
     def _find_image(self, table: RawTable, column: str, resolver: NameResolver, row: RawRow) -> tuple[str, str | None]:
-        """Return the file or cell of the image of a row, and what is wrong with it (the end of a sentence) or None."""
+        """Return the name of a row's image, and the problem with it (the end of a sentence) or None."""
         cell = row.values.get(column)
-        if isinstance(cell, Embedded) and cell == (None, False):
+        if isinstance(cell, ImageCell) and cell == (None, False):
             cell = None
-        if isinstance(cell, Embedded) and cell.is_filled and table.embedded is not None:
-            return self.files.add_cell(table.name, table.embedded, column, int(row.place)), None
+        if isinstance(cell, ImageCell) and cell.is_filled and table.arrow_rows is not None:
+            return self.files.add_cell(table.name, table.arrow_rows, column, int(row.place)), None
         name = _get_name(cell)
         if not name:
             return "", f'has no "{column}"' if cell is None else f'has no image: "{column}" is {show(cell)}'
         match = resolver.find(name)
         if match.file is None:
             return name, match.problem
-        is_named_exactly = match.file in self.named and match.file not in self.renamed
-        self.named.add(match.file)
+        is_named_exactly = match.file in self.named_files and match.file not in self.renamed_files
+        self.named_files.add(match.file)
         if not self.files.is_image(match.file):
             return match.file, f"names {match.file}, which {self.files.explain_not_image(match.file)}"
         if match.is_exact:
-            other = self.renamed.get(match.file)
+            other = self.renamed_files.get(match.file)
         else:
-            other = match.file if is_named_exactly else self.renamed.setdefault(match.file, name)
-        if other is not None and not are_same(name, other):  # two names, perhaps of two images of which one is missing
+            other = match.file if is_named_exactly else self.renamed_files.setdefault(match.file, name)
+        if other is not None and not are_same(name, other):  # two names for one file: perhaps an image is missing
             return match.file, f"names {show_name(name)}, but {match.file} was found for {show_name(other)}"
         return match.file, None
 
@@ -158,7 +158,7 @@ class Assembler:
         splits = self._assign_splits()
         self._check_split_columns()
         with_rows = (value for value, _ in itertools.chain(self.groups, self.problems))
-        present = {splits[value] for value in itertools.chain(with_rows, self.declared)}
+        present = {splits[value] for value in itertools.chain(with_rows, self.declared_splits)}
         listings = {split: Listing(self.files) for split in KEYWORDS if split == "train" or split in present}
         name_label = self._build_namer(splits)
         left_out, homes = Counter[str | None](), dict[str, str | None]()
@@ -172,7 +172,7 @@ class Assembler:
                     f"{where} gives {image} the split {value!r}, but another row gives it {home!r}."
                 )
             elif isinstance(group, int) and name_label is None and self.has_text[group]:
-                listings[split].copy(self.kept, group, image)  # as it is
+                listings[split].copy(self.stored_rows, group, image)  # as it is
             else:
                 self._add_image(listings[split], numbers, name_label)
         for value, sentence in self.problems:
@@ -181,16 +181,16 @@ class Assembler:
         return listings
 
     def _assign_splits(self) -> dict[str | None, str | None]:
-        """Assign the values of splits, and None for rows without one, to splits."""
+        """Map raw values of splits to splits; the key None stands for rows without a value."""
         with_rows = (value for value, _ in (*self.groups, *self.problems) if value is not None)
-        values = dict.fromkeys((*with_rows, *self.declared))
+        values = dict.fromkeys((*with_rows, *self.declared_splits))
         rest = any(value is None for value, _ in self.groups)
         splits: dict[str | None, str | None] = dict(assign_splits([*values, ""] if rest else values).items())
         has_training = any(splits.get(value) == "train" for value, _ in self.groups)
         return {**splits, None: None if has_training and rest else "train"}
 
     def _check_split_columns(self) -> None:
-        """Report a column of splits whose cells name none of them.
+        """Report a split column whose cells name no split.
 
         Raises:
             DataError: the user chose the column.
@@ -207,23 +207,23 @@ class Assembler:
         self.notes.append(f"{sentence}, so all rows are for training.")
 
     def _build_namer(self, splits: Mapping[str | None, str | None]) -> Callable[[dict[str, Any]], None] | None:
-        """Build a function that replaces the label of a row by a number if labels are names; None if they are numbers.
+        """Build a function that replaces the class name in a row with a number; None if all labels are numbers.
 
-        They are names unless all are numbers. Names are numbered in the order of their first use in the training split.
+        If only some labels are numbers, all are names. Names are numbered in order of first use in the training split.
         """
         if self.labels_are_numbers:
             return None
         training = (group for (value, _), group in self.groups.items() if splits[value] == "train")
         numbers = (number for group in training for number in ([group] if isinstance(group, int) else group))
-        labels = [row["label"] for row in map(self.kept.load, numbers) if "label" in row]
-        if labels and all(isinstance(label, int) for label in labels):  # only other splits have names: refuse them
+        labels = [row["label"] for row in map(self.stored_rows.load, numbers) if "label" in row]
+        if labels and all(isinstance(label, int) for label in labels):  # the checks report names in other splits
             return lambda row: None
         classes = {name: number for number, name in enumerate(dict.fromkeys(map(str, labels)))}
         if numbered := sum(isinstance(label, int) for label in labels):
             name = next(label for label in labels if not isinstance(label, int))
             self.notes.append(
                 f"{numbered:,} of {len(labels):,} labels in {self.files.path} are numbers and the others names, such "
-                f"as {name!r}, so all are used as names of classes."
+                f"as {name!r}; all are used as class names."
             )
 
         def name_label(row: dict[str, Any]) -> None:
@@ -237,7 +237,7 @@ class Assembler:
         self, listing: Listing, numbers: list[int], name_label: Callable[[dict[str, Any]], None] | None
     ) -> None:
         """Merge the rows of an image, and add it to a listing."""
-        rows, places = [self.kept[number] for number in numbers], [self.places[number] for number in numbers]
+        rows, places = [self.stored_rows[number] for number in numbers], [self.places[number] for number in numbers]
         if name_label is not None:
             for row in rows:
                 name_label(row)
@@ -246,7 +246,7 @@ class Assembler:
         for row, place in zip(rows[1:], places[1:], strict=True):
             if "label" in row and merged.setdefault("label", row["label"]) != row["label"]:
                 listing.problems.append(f"{place} gives {row['file_name']} another class than {places[0]}.")
-            elif (text := tuple(row["text"])) not in texts:  # else the same row again
+            elif (text := tuple(row["text"])) not in texts:  # skip repeated rows
                 texts.add(text)
                 _merge(merged, row)
         empty = [place for row, place in zip(rows, places, strict=True) if not row["text"]]
@@ -257,30 +257,30 @@ class Assembler:
         listing.add(merged, places[0], self.needs_captions)
 
     def _describe_files(self) -> list[str]:
-        """Describe images that no row names, and those that rows name otherwise."""
+        """Describe unused images, rows without captions, and images whose names in the metadata differ."""
         notes = []
-        unused = [name for name in self.files.files.images if name not in self.named]
+        unused = [name for name in self.files.files.images if name not in self.named_files]
         if unused and self.reports_unused:
             examples = f"{', '.join(unused[:3])}{', …' if len(unused) > 3 else ''}"
             notes.append(f"{len(unused):,} images in {self.files.path} have no row and are not used ({examples}).")
-        if self.outside:
+        if self.outside_images:
             notes.append(
-                f"{len(self.outside):,} images in {self.files.path} are outside the split folders and are not used, "
-                f"such as {self.outside[0]}."
+                f"{len(self.outside_images):,} images in {self.files.path} are outside the split folders and are not "
+                f"used, such as {self.outside_images[0]}."
             )
         if self.uncaptioned:
             notes.append(f"{len(self.uncaptioned):,} rows have no caption, such as {self.uncaptioned[0]}.")
-        if self.renamed:
-            file, name = next(iter(self.renamed.items()))
+        if self.renamed_files:
+            file, name = next(iter(self.renamed_files.items()))
             notes.append(
-                f"{len(self.renamed):,} images in {self.files.path} have other names in the metadata, such as {name} "
-                f"for {file}."
+                f"{len(self.renamed_files):,} images in {self.files.path} have other names in the metadata, such as "
+                f"{name} for {file}."
             )
         return notes
 
 
 def _check(image: str, row: dict[str, Any], problem: str | None) -> tuple[dict[str, Any], str | None]:
-    """Check a normalised row; a name of a class, which is numbered when all rows are known, passes."""
+    """Check a normalised row; a class name as its label is allowed, and is numbered after all rows are read."""
     label = row.get("label")
     name = {"label": row.pop("label")} if isinstance(label, str) else {}
     checked, check_problem = check_row({"file_name": image, **row}, needs_caption=bool(row["text"]))
@@ -288,10 +288,10 @@ def _check(image: str, row: dict[str, Any], problem: str | None) -> tuple[dict[s
 
 
 def _get_name(cell: Any) -> str:
-    """Return the name in a cell, or "" for a cell without one."""
+    """Return the file name in a cell, or "" if it has none."""
     if isinstance(cell, str):
         return "" if is_missing(cell) else cell
-    if isinstance(cell, Embedded):
+    if isinstance(cell, ImageCell):
         cell = cell.path
     if isinstance(cell, Mapping):
         cell = cell.get("path") or cell.get("file_name") or cell.get("filename")
@@ -321,7 +321,7 @@ def _merge(merged: dict[str, Any], row: Mapping[str, Any]) -> None:
 
 
 def _describe_left_out(left_out: Mapping[str | None, int]) -> list[str]:
-    """Describe rows of splits that are none of ours."""
+    """Describe rows that belong to no split."""
     return [
         f"{count:,} rows of the split {value!r} are left out, because it is none of train, validation and test."
         if value

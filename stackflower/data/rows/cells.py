@@ -1,4 +1,4 @@
-"""Cells of tables: missing values, captions, labels and objects, in the forms in which programs write them."""
+"""Parsing of table cells: missing values, captions, labels and objects, in the forms that common programs write."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ import warnings
 from collections.abc import Mapping
 from typing import Any
 
-MISSING = frozenset({"", "nan", "null", "none", "n/a", "<na>", "\\n"})  # as pandas, SQL and R write missing values
+MISSING = frozenset({"", "nan", "null", "none", "n/a", "<na>", "\\n"})  # missing values of pandas, SQL and R
 LONGEST_MISSING = max(map(len, MISSING))
-TEXT_KEYS = ("raw", "text", "caption", "sentence")  # of captions that are objects
+TEXT_KEYS = ("raw", "text", "caption", "sentence")  # keys of the text in a caption that is an object
 LONGEST_LITERAL = 1_000_000  # characters of a list or an object in a cell
 MAX_SHOWN = 200  # characters of a value in a message
 STRING = r"""(?:'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*")"""
 ITEM = rf"(?:{STRING}|nan|None)"
 ITEMS = re.compile(ITEM, re.DOTALL)
-# Blanks match in one way only, so that the time is linear.
+# Whitespace matches in one way only, so matching takes linear time.
 LIST_OF_STRINGS = re.compile(rf"\[\s*{ITEM}(?:\s*,\s*{ITEM}|\s+{ITEM})*\s*(?:,\s*)?\]", re.DOTALL)
 ARRAY = re.compile(r"array\((\[.*\])(?:,\s*dtype=[^()]*)?\)", re.DOTALL)  # as NumPy represents an array
 WHOLE_NUMBER = re.compile(r"[+-]?\d{1,19}(?:\.0+)?")
 
 
 def is_missing(cell: object) -> bool:
-    """Return whether a cell holds nothing: None, NaN, blanks, or a word for a missing value."""
+    """Return whether a cell is missing: None, NaN, whitespace, or a word for a missing value."""
     if isinstance(cell, str):
         text = cell.strip()
         return len(text) <= LONGEST_MISSING and text.lower() in MISSING
@@ -46,7 +46,7 @@ def parse_whole_number(cell: object) -> int | None:
 
 
 def parse_literal(cell: object) -> Any:
-    """Parse a list or an object that a text holds, as JSON or as Python or NumPy print it; return others unchanged."""
+    """Parse a list or an object in a string, as JSON or as printed by Python or NumPy; return other cells unchanged."""
     if not isinstance(cell, str) or len(cell) > LONGEST_LITERAL:
         return cell
     text = ARRAY.sub(r"\1", cell.strip())
@@ -59,8 +59,8 @@ def parse_literal(cell: object) -> Any:
     except (ValueError, RecursionError):
         pass
     try:
-        with warnings.catch_warnings(action="ignore"):  # of backslashes that escape nothing
-            if LIST_OF_STRINGS.fullmatch(text):  # one by one, because Python joins strings without a comma between them
+        with warnings.catch_warnings(action="ignore"):  # about invalid escape sequences
+            if LIST_OF_STRINGS.fullmatch(text):  # item by item: Python concatenates adjacent strings
                 return [None if item in ("nan", "None") else ast.literal_eval(item) for item in ITEMS.findall(text)]
             value = ast.literal_eval(text)
     except (ValueError, SyntaxError, RecursionError, MemoryError):
@@ -71,10 +71,10 @@ def parse_literal(cell: object) -> Any:
 def parse_texts(cell: object) -> list[str] | None:
     """Parse the captions in a cell.
 
-    A cell holds a caption, a list of captions, or objects that hold one. A number is a caption of one word.
+    A cell contains a caption, a list of captions, or objects with a caption. A number is a caption of one word.
 
     Returns:
-        The captions, of which some may be empty; no captions for a missing cell; None for a cell of another type.
+        The captions, some of which may be empty; an empty list for a missing cell; None for a cell of another type.
     """
     value = parse_literal(cell)
     if is_missing(value):

@@ -1,4 +1,4 @@
-"""Checks of rows, and their combination to the rows of a split."""
+"""Checks of rows, and their combination into the rows of a split."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from stackflower.data.source import Rows
 
 MAX_WORDS = 1_000  # of a caption
 MAX_LABEL = 2**31 - 1
-KEYS = (  # all others are ignored
+KEYS = (  # other keys are ignored
     "file_name",
     "text",
     "label",
@@ -29,16 +29,16 @@ def check_row(row: dict[str, Any], needs_caption: bool = True) -> tuple[dict[str
 
     Args:
         row: the row.
-        needs_caption: whether a row without captions is a mistake.
+        needs_caption: whether a row without captions is a problem.
 
     Returns:
-        The known keys of the row, with "text" as a list of captions, and what is wrong with the row (the end of a
-        sentence) or None.
+        The row with known keys only and "text" as a list of captions, and what is wrong with it (the end of a sentence)
+        or None.
     """
     texts, problem = _check_captions(row) if needs_caption or row.get("text") else ([], None)
     problem = problem or _check_label(row) or _check_attributes(row, texts)
     kept = {key: row[key] for key in KEYS if key in row} | {"text": texts}
-    if problem is None:  # a Parquet file may also hold dates and decimals
+    if problem is None:  # cells of Parquet files may be dates or decimals
         if "class_name" in row:
             kept["class_name"] = str(row["class_name"])
         if row.get("attributes") is not None:
@@ -54,7 +54,7 @@ def _check_captions(row: dict[str, Any]) -> tuple[list[str], str | None]:
     if any(not text.strip() for text in texts):
         return [], "has an empty caption"
     if any(not text.isascii() and LONE_SURROGATE.search(text) for text in texts):
-        return [], "has a caption with half of a surrogate pair, which is not valid text"
+        return [], "has a caption that is not valid Unicode (half of a surrogate pair)"
     longest = max(len(text.split()) for text in texts)
     if longest > MAX_WORDS:
         return [], f"has a caption of {longest:,} words; at most {MAX_WORDS:,} are allowed"
@@ -64,7 +64,7 @@ def _check_captions(row: dict[str, Any]) -> tuple[list[str], str | None]:
 def _check_label(row: dict[str, Any]) -> str | None:
     label = row.get("label", 0)
     if isinstance(label, bool) or not isinstance(label, int) or not 0 <= label <= MAX_LABEL:
-        return f"has the label {show(label)}; a label must be a whole number from 0 to {MAX_LABEL:,}"
+        return f"has the label {show(label)}; a label must be an integer from 0 to {MAX_LABEL:,}"
     return None
 
 
@@ -74,7 +74,7 @@ def _check_attributes(row: dict[str, Any], texts: list[str]) -> str | None:
         return f"has the attributes {show(attributes)}; they must be an object of names and values"
     words = [row.get("class_name"), *(attributes or {}), *(attributes or {}).values()]
     if any(isinstance(word, str) and not word.isascii() and LONE_SURROGATE.search(word) for word in words):
-        return "has a class name or an attribute with half of a surrogate pair, which is not valid text"
+        return "has a class name or an attribute that is not valid Unicode (half of a surrogate pair)"
     if mentioned is None:
         return None
     lists = (
@@ -85,12 +85,12 @@ def _check_attributes(row: dict[str, Any], texts: list[str]) -> str | None:
             f'has a "mentioned_attributes" that is not a list of attribute names for each of its {len(texts)} captions'
         )
     if any(not name.isascii() and LONE_SURROGATE.search(name) for one in mentioned for name in one):
-        return 'has a "mentioned_attributes" with half of a surrogate pair, which is not valid text'
+        return 'has a "mentioned_attributes" that is not valid Unicode (half of a surrogate pair)'
     return None
 
 
 def build_rows(rows: Sequence[dict[str, Any]]) -> Rows:
-    """Combine checked rows to the rows of a split. Labels and file names are kept only if all rows have them."""
+    """Combine checked rows into the rows of a split. Labels and file names are kept only if every row has them."""
     labels, class_names, columns = list[int](), dict[int, str](), dict[str, list[str]]()
     labelled = mentioned = named = True
     for number, row in enumerate(rows):
@@ -118,6 +118,6 @@ def build_rows(rows: Sequence[dict[str, Any]]) -> Rows:
 
 
 def join_problems(problems: Sequence[str], most: int = 20) -> str:
-    """Join the first `most` sentences, one per line, and say how many more follow."""
+    """Join the first `most` sentences, one per line, and append the number of the others."""
     more = f"\n… and {len(problems) - most:,} more." if len(problems) > most else ""
     return "\n".join(problems[:most]) + more

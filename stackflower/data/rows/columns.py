@@ -1,4 +1,4 @@
-"""Columns of tables: which one holds the images, the captions, the classes and the splits."""
+"""Detection of the columns of images, captions, classes and splits in tables."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from stackflower.data.rows.cells import is_missing, parse_literal, parse_texts, 
 from stackflower.data.splits import KEYWORDS
 from stackflower.errors import DataError
 
-USUAL = {  # usual names, in lower case and with underscores
+USUAL_NAMES = {  # as `_normalise` writes them
     "image": (
         "file_name",
         "filename",
@@ -51,36 +51,39 @@ USUAL = {  # usual names, in lower case and with underscores
     "split": ("split", "subset", "partition"),
 }
 NUMBERED_TEXT = re.compile(r"(?:text|caption|sentence|comment|description)s?_?\d+")
-OTHERS = ("class_name", "attributes", "mentioned_attributes")  # found by their names alone
-INSPECTED_ROWS = 50  # number of rows to inspect to find the columns
+OPTIONAL_COLUMNS = ("class_name", "attributes", "mentioned_attributes")  # found by name only
+INSPECTED_ROWS = 50  # number of rows to inspect for the detection of columns
 
 
 @dataclass(frozen=True)
 class Columns:
-    """Names of the columns of a table, or "" for those that it lacks; several columns may hold captions."""
+    """Column names of a table; "" for a missing column. Several columns may contain captions."""
 
     image: str
     texts: tuple[str, ...]
     label: str = ""
     split: str = ""
     others: Mapping[str, str] = field(default_factory=dict)
-    notes: tuple[str, ...] = ()  # sentences about columns that were chosen without a usual name
+    notes: tuple[str, ...] = ()  # sentences about columns that were chosen by their cells
 
     def extend(self, names: Iterable[str]) -> Columns:
-        """Look for missing columns, except those of images and captions, among the names of all columns."""
+        """Return the columns with missing ones, except those of images and captions, found among `names`."""
         usual = {_normalise(name): name for name in names}
         taken = {self.image, *self.texts}
         label = self.label or _find_usual("label", usual, taken)
         split = self.split or _find_usual("split", usual, {*taken, label})
-        return replace(self, label=label, split=split, others={key: usual[key] for key in OTHERS if key in usual})
+        return replace(
+            self, label=label, split=split, others={key: usual[key] for key in OPTIONAL_COLUMNS if key in usual}
+        )
 
 
-FIXED = Columns("image", ("text",), "label", "split", {key: key for key in OTHERS})  # of rows that a layout builds
+# columns of rows that a layout builds itself
+STANDARD_COLUMNS = Columns("image", ("text",), "label", "split", {key: key for key in OPTIONAL_COLUMNS})
 
 
 @lru_cache
 def name_columns(names: tuple[str, ...], text: str | None = None, label: str | None = None) -> Columns:
-    """Find the columns of captions and classes by their names alone, such as the keys of an object.
+    """Find the columns of captions and classes by name only, such as the keys of a JSON object.
 
     Args:
         names: names of all columns.
@@ -88,13 +91,13 @@ def name_columns(names: tuple[str, ...], text: str | None = None, label: str | N
         label: name of the column of the classes, if the user chose it.
     """
     usual = {_normalise(name): name for name in reversed(names)}
-    texts = [usual[name] for name in USUAL["text"] if name in usual]
+    texts = [usual[name] for name in USUAL_NAMES["text"] if name in usual]
     texts = texts or [column for name, column in reversed(usual.items()) if NUMBERED_TEXT.fullmatch(name)]
     label = label or _find_usual("label", usual, set(texts))
     return Columns("", (text,) if text else tuple(texts[:1]), label).extend(names)
 
 
-def normalise(
+def normalise_row(
     values: Mapping[str, Any], columns: Columns, class_names: Sequence[str] = ()
 ) -> tuple[dict[str, Any], str | None]:
     """Normalise the cells of a row.
@@ -102,24 +105,24 @@ def normalise(
     Args:
         values: cells by column.
         columns: columns of the table.
-        class_names: names of the classes that the numbers in the column of labels stand for.
+        class_names: class names by the number in the label column.
 
     Returns:
-        The captions as "text" and, if the row has them, "label", a number or a name, "class_name", "attributes" and
-        "mentioned_attributes"; and what is wrong with the row (the end of a sentence) or None.
+        The row, with the captions as "text" and, if available, "label" (a number or a name), "class_name",
+        "attributes" and "mentioned_attributes"; and what is wrong with it (the end of a sentence) or None.
     """
     row: dict[str, Any] = {"text": []}
     for column in columns.texts:
         texts = parse_texts(values.get(column))
         if texts is None:
             shown = show(values[column])
-            return row, f'has no caption: "{column}" must be a string or a list of strings, and it is {shown}'
+            return row, f'has no caption: "{column}" must be a string or a list of strings, not {shown}'
         row["text"] += texts
     cell = values.get(columns.label) if columns.label else None
     if not is_missing(cell):
         label = parse_whole_number(cell)
         if label is None and not isinstance(cell, (str, bool)):
-            return row, f"has the label {show(cell)}; a label must be a whole number or a name"
+            return row, f"has the label {show(cell)}; a label must be an integer or a name"
         if label is not None and 0 <= label < len(class_names):
             row["class_name"] = class_names[label]
         row["label"] = label if label is not None else cell.strip() if isinstance(cell, str) else cell
@@ -130,7 +133,7 @@ def normalise(
 
 
 def _to_json(value: Any) -> Any:
-    """Convert a cell to JSON types: a Parquet file may also hold dates and decimals."""
+    """Convert a cell to JSON types; cells of Parquet files may be dates or decimals."""
     if isinstance(value, Mapping):
         return {str(key): _to_json(item) for key, item in value.items() if item is not None}
     if isinstance(value, (list, tuple)):
@@ -144,7 +147,7 @@ def find_columns(
     rate_image: Callable[[Any], int],
     where: object,
 ) -> Columns:
-    """Find the columns of a table, by the user's choice, usual names and the cells of its first rows.
+    """Find the columns of a table by the user's choice, by usual names, and by the cells of its first rows.
 
     Args:
         rows: first rows of the table.
@@ -160,7 +163,7 @@ def find_columns(
         if column is not None and column not in names:
             raise DataError(f"{where} has no column {column!r}; its columns are {', '.join(names) or 'none'}.")
     usual = {_normalise(name): name for name in reversed(names)}
-    if not names:  # each row lacks the usual ones
+    if not names:  # every row is empty, and is reported as such
         return Columns("file_name", ("text",))
     image = chosen.get("image") or _find_image_column(rows, names, usual, rate_image)
     if not image:
@@ -168,7 +171,7 @@ def find_columns(
     label = chosen.get("label") or _find_usual("label", usual, {image})
     split = chosen.get("split") or _find_usual("split", usual, {image, label})
     notes = []
-    if _normalise(image) not in USUAL["image"] and not chosen.get("image"):
+    if _normalise(image) not in USUAL_NAMES["image"] and not chosen.get("image"):
         notes.append(_describe_guess("image", image, where))
     if not split and (split := _guess_split_column(rows, names, {image, label})):
         notes.append(_describe_guess("split", split, where))
@@ -181,7 +184,9 @@ def find_columns(
         notes.append(_describe_guess("text", guess, where))
     if not texts:
         raise build_column_error("text", names, where)
-    return Columns(image, texts, label, split, {key: usual[key] for key in OTHERS if key in usual}, tuple(notes))
+    return Columns(
+        image, texts, label, split, {key: usual[key] for key in OPTIONAL_COLUMNS if key in usual}, tuple(notes)
+    )
 
 
 def find_text_columns(rows: Sequence[Mapping[str, Any]], chosen: str | None, where: object) -> tuple[str, ...] | None:
@@ -204,8 +209,8 @@ def find_text_columns(rows: Sequence[Mapping[str, Any]], chosen: str | None, whe
 
 
 def is_usual(content: str, name: str) -> bool:
-    """Return whether a name is usual for the column of "image", "text", "label" or "split"."""
-    return _normalise(name) in USUAL[content]
+    """Return whether a name is a usual one for a column of "image", "text", "label" or "split"."""
+    return _normalise(name) in USUAL_NAMES[content]
 
 
 def _normalise(name: str) -> str:
@@ -213,7 +218,7 @@ def _normalise(name: str) -> str:
 
 
 def _find_usual(content: str, usual: Mapping[str, str], taken: set[str]) -> str:
-    return next((usual[name] for name in USUAL[content] if usual.get(name, "") not in {"", *taken}), "")
+    return next((usual[name] for name in USUAL_NAMES[content] if usual.get(name, "") not in {"", *taken}), "")
 
 
 def _describe_guess(content: str, column: str, where: object) -> str:
@@ -224,8 +229,8 @@ def _describe_guess(content: str, column: str, where: object) -> str:
 def _find_image_column(
     rows: Sequence[Mapping[str, Any]], names: Sequence[str], usual: Mapping[str, str], rate_image: Callable[[Any], int]
 ) -> str:
-    """Return the column whose cells name existing images best, or else the first with a usual name."""
-    candidates = [usual[name] for name in USUAL["image"] if name in usual]
+    """Return the column whose cells match existing images best, or else the first one with a usual name."""
+    candidates = [usual[name] for name in USUAL_NAMES["image"] if name in usual]
     columns = [*candidates, *(name for name in names if name not in candidates)]
     ratings = {column: sum(rate_image(row.get(column)) for row in rows) for column in columns}
     if any(ratings.values()):
@@ -234,9 +239,9 @@ def _find_image_column(
 
 
 def _find_usual_texts(rows: Sequence[Mapping[str, Any]], usual: Mapping[str, str], taken: set[str]) -> Iterable[str]:
-    """Return the first column with a usual name that holds a caption, or all numbered columns of captions."""
+    """Return the first column with a usual name and a caption in it, or else all numbered caption columns."""
     free = {name: column for name, column in usual.items() if column not in taken}
-    named = [free[name] for name in USUAL["text"] if name in free]
+    named = [free[name] for name in USUAL_NAMES["text"] if name in free]
     for column in named:
         if any(parse_texts(row.get(column)) for row in rows):
             return [column]
@@ -245,13 +250,13 @@ def _find_usual_texts(rows: Sequence[Mapping[str, Any]], usual: Mapping[str, str
 
 
 def _guess_text_column(rows: Sequence[Mapping[str, Any]], names: Sequence[str], taken: set[str]) -> str:
-    """Return the only column whose cells are sentences; "" for none or several."""
+    """Return the only column of sentences; "" if there is none or several."""
     columns = [name for name in names if name not in taken and _holds_sentences([row.get(name) for row in rows])]
     return columns[0] if len(columns) == 1 else ""
 
 
 def _guess_split_column(rows: Sequence[Mapping[str, Any]], names: Sequence[str], taken: set[str]) -> str:
-    """Return the first column whose cells are all words for splits; "" without one."""
+    """Return the first column whose cells are all names of splits, or ""."""
     words = {word for keywords in KEYWORDS.values() for word in keywords}
     for name in names:
         cells = {str(row.get(name)).strip().lower() for row in rows if not is_missing(row.get(name))}

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from stackflower.data.files import Files, decode_text
 from stackflower.data.image_formats import EXTENSIONS
 from stackflower.data.rows.arrow import ArrowRows, open_arrow
-from stackflower.data.rows.columns import USUAL, is_usual
+from stackflower.data.rows.columns import USUAL_NAMES, is_usual
 from stackflower.data.rows.names import NameResolver
 from stackflower.errors import DataError
 from stackflower.formats.lines import number_lines, split_lines
@@ -24,18 +24,18 @@ TEXT_SUFFIXES = (".csv", ".tsv", ".token", ".token.txt", "captions.txt")
 ARROW_SUFFIXES = (".parquet", ".arrow", ".feather")
 SUFFIXES = (*JSON_SUFFIXES, *TEXT_SUFFIXES, *ARROW_SUFFIXES)
 DELIMITERS = ",\t;|"
-EXCEL_NOTE = re.compile(r"\"?sep=(.)\"?", re.IGNORECASE)  # in the first line, which Excel reads and hides
+EXCEL_NOTE = re.compile(r"\"?sep=(.)\"?", re.IGNORECASE)  # line before the header, which Excel does not show
 MAX_CELL = 10_000_000  # characters
-MAX_LINES = 1_000  # of a row with line breaks
+MAX_LINES = 1_000  # per row, if cells contain line breaks
 ENCODING_ADVICE = "save it as UTF-8, or name its encoding, as in `data.encoding=cp1252` for tables that Excel saved"
 Values = dict[str, Any]  # cells by column
 
 
 class RawRow(NamedTuple):
-    """A row as its container holds it.
+    """An unprocessed row of a container.
 
     Attributes:
-        place: number of the line, row or entry, from 1; or the whole place, for messages.
+        place: number of the line, row or entry, from 1; or a description of the location, for messages.
         values: cells by column.
         problem: what is wrong with the row (the end of a sentence), or None.
     """
@@ -51,14 +51,14 @@ class RawTable:
 
     Attributes:
         name: name of the container, for messages.
-        rows: its rows.
+        rows: rows of the container.
         unit: word for a row in messages.
         folder: folder to which names of images are relative.
         split: split of all rows, if names of files or folders give it.
-        class_names: for a column, the names of the classes that its numbers stand for.
-        embedded: the Arrow table whose cells hold images.
-        is_fixed: whether the columns have their usual names, which are then not looked for.
-        is_checked: whether the rows are normalised and checked already, except names of classes.
+        class_names: class names of each column of class numbers.
+        arrow_rows: the Arrow or Parquet rows whose cells hold images.
+        is_fixed: whether the columns are "image", "text", "label" and "split", so that none have to be detected.
+        is_checked: whether the rows are already normalised and checked, except class names.
     """
 
     name: str
@@ -67,17 +67,17 @@ class RawTable:
     folder: str = ""
     split: str | None = None
     class_names: Mapping[str, Sequence[str]] = field(default_factory=dict)
-    embedded: ArrowRows | None = None
+    arrow_rows: ArrowRows | None = None
     is_fixed: bool = False
     is_checked: bool = False
 
     def locate(self, row: RawRow) -> str:
-        """Return the place of a row, for messages."""
+        """Return the location of a row, for messages."""
         return row.place if isinstance(row.place, str) else f"{self.name}, {self.unit} {row.place}"
 
 
 def is_container(name: str) -> bool:
-    """Return whether the name of a file is that of a container of rows."""
+    """Return whether a file is a container of rows, by its name."""
     return name.lower().endswith(SUFFIXES)
 
 
@@ -97,7 +97,7 @@ def open_table(
         split: split of all rows, if it is known.
         delimiter: character between the cells of delimited text. Default: detect it.
         encoding: encoding of text. Default: UTF-8, or UTF-16 with a byte order mark.
-        header: whether the first line of delimited text names the columns. Default: unless it names an image.
+        header: whether the first line of delimited text names the columns. Default: true unless it names an image.
 
     Raises:
         DataError: the file can't be read.
@@ -120,7 +120,7 @@ def read_text_row(place: str, values: Values, files: Files, name: str) -> RawRow
     """Read the lines of a text file as the captions of a row.
 
     Args:
-        place: place of the row, for messages.
+        place: location of the row, for messages.
         values: other cells of the row, with their usual names.
         files: files that hold the text file.
         name: name of the text file.
@@ -154,7 +154,7 @@ def read_json(text: str, where: Path) -> Iterator[RawRow]:
         where: name of the file, for messages.
 
     Raises:
-        DataError: the file is one JSON value that holds no rows.
+        DataError: the file is a JSON value without rows.
     """
     is_lines = where.suffix.lower() != ".json"
     if not is_lines or text.lstrip()[:1] == "[":
@@ -180,14 +180,14 @@ def _list_entries(value: Any, where: Path) -> Iterator[RawRow]:
     elif isinstance(value, dict) and value and all(isinstance(item, dict) for item in value.values()):
         first = next(iter(value.values()))
         if len(value) > 1 and all(item.keys() == first.keys() for item in value.values()) and _is_numbered(first):
-            rows = ({name: column[key] for name, column in value.items()} for key in first)  # as pandas writes a table
+            rows = ({name: column[key] for name, column in value.items()} for key in first)  # columns, as in pandas
         else:
             rows = ({"image": name, **item} for name, item in value.items())
     elif isinstance(value, dict) and value and all(isinstance(item, (str, list)) for item in value.values()):
         rows = ({"image": name, "text": item} for name, item in value.items())
     else:
         raise DataError(
-            f'{where} holds no list of rows, such as [{{"file_name": "0001.jpg", "text": "a red flower"}}, …].'
+            f'{where} contains no list of rows, such as [{{"file_name": "0001.jpg", "text": "a red flower"}}, …].'
         )
     for number, row in enumerate(rows, 1):
         yield RawRow(number, row) if isinstance(row, dict) else RawRow(number, {}, "is not a JSON object")
@@ -214,8 +214,8 @@ def read_delimited(
         text: content of the file.
         where: name of the file, for messages.
         delimiter: character between cells. Default: the one that separates the cells of the first line.
-        header: whether the first line names the columns; without one they are "1", "2" and so on. Default: unless a
-            cell of the line is the name of an image, or no cell is usual and one names a file.
+        header: whether the first line names the columns; otherwise, the names are "1", "2" and so on. Default: true
+            unless a cell of the line is the name of an image, or no cell is a usual name and one names a file.
         names_file: function that returns whether a cell names an existing file.
 
     Raises:
@@ -233,7 +233,7 @@ def read_delimited(
     for number, cells, problem in _read_records(lines, start, delimiter):
         if columns is None:
             if header is None:
-                is_known = any(is_usual(content, cell) for content in USUAL for cell in cells)
+                is_known = any(is_usual(content, cell) for content in USUAL_NAMES for cell in cells)
                 header = not (any(map(_is_image_name, cells)) or (not is_known and any(map(names_file, cells))))
             if not header:
                 columns = [str(position) for position in range(1, len(cells) + 1)]
@@ -249,7 +249,7 @@ def read_delimited(
 
 
 def _is_image_name(cell: str) -> bool:
-    """Return whether a cell is the name of an image, to which Flickr's tables append the number of the caption."""
+    """Return whether a cell is an image name, to which Flickr's tables append the number of the caption."""
     name = re.sub(r"#\d+$", "", cell.strip().lower())
     return PurePosixPath(name.partition("?")[0] if "://" in name else name).suffix in EXTENSIONS
 
@@ -286,12 +286,12 @@ def _read_records(lines: Sequence[str], start: int, delimiter: str) -> Iterator[
                 is_open = "unexpected end of data" in str(error) and number + more < len(lines)
                 if is_open and (delimiter != "\t" or "\t" not in lines[number + more]):
                     continue  # a cell with a line break
-                if delimiter == "\t":  # such files often have quotation marks that mean nothing
+                if delimiter == "\t":  # such files often contain quotation marks as plain text
                     yield number, line.split(delimiter), None
                 else:
                     yield number, [], 'has a quotation mark that is not closed; double it, as in "", or remove it'
                 break
-            except ValueError:  # several rows: a quotation mark closes within another row
+            except ValueError:  # several rows: the quotation ends in another row
                 yield number, [], 'has a quotation mark that is not closed; double it, as in "", or remove it'
                 break
             yield number, cells, None

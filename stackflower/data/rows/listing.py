@@ -1,4 +1,4 @@
-"""The rows of a split, and the files and cells that hold its images."""
+"""The rows of a split, and access to its images in files and cells."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from stackflower.errors import DataError
 
 @dataclass
 class Listing:
-    """Checked rows of one split, and what is wrong with the others."""
+    """Checked rows of one split, and the problems of its unusable rows."""
 
     files: Files
     rows: JsonLines = field(default_factory=JsonLines)  # usable rows; their "file_name" is a name in `files`
     names: list[str] = field(default_factory=list)  # the "file_name" of each row
-    problems: list[str] = field(default_factory=list)  # a sentence for each row that can't be used
-    notes: list[str] = field(default_factory=list)  # other remarks for the user
+    problems: list[str] = field(default_factory=list)  # one sentence per unusable row
+    notes: list[str] = field(default_factory=list)  # other messages for the user
 
     def add(self, row: dict[str, Any], where: str, needs_caption: bool = True) -> None:
-        """Check a row with the key "file_name" and add it, or what is wrong with the row at `where`."""
+        """Check a row, which has the key "file_name", and add it, or record the problem of the row at `where`."""
         row, problem = check_row(row, needs_caption)
         if problem:
             self.problems.append(f"{where} {problem}.")

@@ -1,4 +1,4 @@
-"""Names of files in metadata, which may come from another system, folder or computer."""
+"""Resolution of file names in metadata, which may come from another system, folder or computer."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Match(NamedTuple):
     Attributes:
         file: name of the file; None if no file fits, or several do.
         is_exact: whether the file lies where the name says.
-        problem: why no file was found (the end of a sentence); None for a match.
+        problem: why there is no match (the end of a sentence); None for a match.
     """
 
     file: str | None
@@ -36,11 +36,11 @@ class Match(NamedTuple):
 
 
 class NameResolver:
-    """Finds the files that metadata name.
+    """Resolver of file names in metadata.
 
-    A name is first taken as a path relative to the metadata or to the data set. Names are then compared after Unicode
-    normalisation and without case, and at last by their endings, so that absolute paths of another computer, URLs and
-    ids without an extension are found, provided that exactly one file fits.
+    A name is first taken as a path relative to the metadata or to the data set. Otherwise, names are compared after
+    Unicode normalisation and case folding, and finally by their endings, so that absolute paths of another computer,
+    URLs and ids without an extension match, provided that exactly one file fits.
 
     Args:
         files: files of the data set.
@@ -69,7 +69,7 @@ class NameResolver:
         return self._find_similar(name, path)
 
     def _find_similar(self, name: str, path: str) -> Match:
-        """Find the only file whose path ends like a name, or that is the end of it."""
+        """Find the only file whose path ends with a name, or whose path a name ends with."""
         key = _make_key(path).lstrip("./")
         for attempt in dict.fromkeys((key, CAPTION_NUMBER.sub("", key), _make_key(unquote(path)).lstrip("./"))):
             for index, base in ((self.by_name, attempt.rpartition("/")[2]), (self.by_stem, attempt.rpartition("/")[2])):
@@ -100,12 +100,12 @@ class NameResolver:
 
     @cached_property
     def by_name(self) -> dict[str, list[str]]:
-        """Files of the folder by the last part of their normalised names."""
+        """Files of the folder, by the last part of their normalised paths."""
         return _index((_make_key(file).rpartition("/")[2], file) for file in self._list_files())
 
     @cached_property
     def by_stem(self) -> dict[str, list[str]]:
-        """Images of the folder by the last part of their normalised names, without the extension."""
+        """Images of the folder, by the last part of their normalised paths without the extension."""
         return _index(
             (PurePosixPath(_make_key(file)).stem, file) for file in self._list_files() if self.files.is_image(file)
         )
@@ -115,13 +115,13 @@ class NameResolver:
 
 
 def are_same(name: str, other: str) -> bool:
-    """Return whether two names differ only in how they are written, or in the number of the caption."""
+    """Return whether two names are equal after normalisation, apart from the number of a caption."""
     keys = [CAPTION_NUMBER.sub("", _make_key(_clean(each))) for each in (name, other)]
     return keys[0] == keys[1]
 
 
 def _clean(name: str) -> str:
-    """Return a path with forward slashes and without a scheme, from a name that may be of Windows or a URL."""
+    """Convert a name, possibly a Windows path or a URL, to a path with forward slashes and without a scheme."""
     path = name.strip().replace("\\", "/")
     stripped = SCHEME.sub("", path, count=1)
     return unquote(stripped.partition("?")[0]) if "://" in path and stripped != path else stripped
@@ -133,17 +133,17 @@ def _is_absolute(name: str) -> bool:
 
 
 def _make_key(name: str) -> str:
-    """Return a name as it is compared: in one Unicode form, without case."""
+    """Normalise a name for comparison: one Unicode form, without case."""
     return unicodedata.normalize("NFC", unicodedata.normalize("NFKC", name).casefold())
 
 
 def _fits(file: str, name: str) -> bool:
-    """Return whether one of two paths is the end of the other, part by part."""
+    """Return whether one path ends with the other, in whole parts."""
     return f"/{file}".endswith(f"/{name}") or f"/{name}".endswith(f"/{file}")
 
 
 def _contradicts(name: str, file: str) -> bool:
-    """Return whether the folders of a name and of a file belong to different splits."""
+    """Return whether the folders of a name and of a file name different splits."""
     splits = [
         next(filter(None, map(find_split, reversed(path.replace("\\", "/").split("/")[:-1]))), None)
         for path in (name, file)
@@ -159,5 +159,5 @@ def _index(pairs: Iterable[tuple[str, str]]) -> dict[str, list[str]]:
 
 
 def show_name(name: str) -> str:
-    """Format a name for a message: as it is if it is short and printable."""
+    """Format a name for a message; unchanged if it is short and printable."""
     return name if len(name) <= 200 and name.isprintable() else show(name)

@@ -82,7 +82,7 @@ class HuggingFaceDataset(ListedSource):
         for split, part in self.parts.items():
             table = _HubTable(part.data.table, _list_cache_folders())
             rows = (RawRow(number, values) for number, values in table.read_rows())
-            yield RawTable(split, rows, "row", split=split, class_names=table.class_names, embedded=table)
+            yield RawTable(split, rows, "row", split=split, class_names=table.class_names, arrow_rows=table)
 
     def fingerprint(self, split: str) -> str:
         return compute_key(super().fingerprint(split), *(part._fingerprint for part in self.parts.values()))

@@ -1,7 +1,7 @@
 """Images and captions in WebDataset shards: tar files of ``key.jpg`` with ``key.json`` or ``key.txt``.
 
-The shards are read in place, not unpacked. Images are decoded into the prepared form, which is memory-mapped, so a data
-set does not have to fit into memory on a CPU; on a GPU, the training split is held in its memory.
+The shards are read in place, without unpacking. Images are decoded into the prepared form, which is memory-mapped, so a
+data set does not have to fit into memory on a CPU; on a GPU, the training split is kept in GPU memory.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from stackflower.data.image_formats import EXTENSIONS
 from stackflower.data.listed import ListedSource
 from stackflower.data.remote import is_remote, local_copy
 from stackflower.data.rows.checks import check_row
-from stackflower.data.rows.columns import name_columns, normalise
+from stackflower.data.rows.columns import name_columns, normalise_row
 from stackflower.data.rows.containers import RawRow, RawTable, parse_object
 from stackflower.data.rows.listing import Listing
 from stackflower.data.shard_locations import ShardSplits, find_shards, get_file_name
@@ -36,7 +36,7 @@ Place = tuple[int, int]  # offset and size in bytes
 
 
 class Keys(NamedTuple):
-    """Keys of the captions and of the class in JSON files; None: those with usual names."""
+    """Keys of the captions and the class in JSON files; None: detect usual names."""
 
     text: str | None = None
     label: str | None = None
@@ -51,8 +51,8 @@ class Sample:
 
     Attributes:
         key: name of the sample.
-        image: where the image file lies.
-        texts: where the caption files lie, by suffix.
+        image: position of the image file in the shard.
+        texts: positions of the caption files in the shard, by suffix.
         row: checked row.
         problem: what is wrong with the sample (the end of a sentence), or None.
     """
@@ -66,7 +66,7 @@ class Sample:
 
 @dataclass
 class Shard:
-    """Samples of a shard, in order, and sentences about what is wrong with the file."""
+    """Samples of a shard, in order, and the problems of the file, one sentence each."""
 
     path: Path
     samples: list[Sample]
@@ -74,7 +74,7 @@ class Shard:
 
     @property
     def faults(self) -> list[str]:
-        """A sentence for everything that can't be used."""
+        """Problems of the file and of its samples, one sentence each."""
         bad = [f"{self.path / sample.key} {sample.problem}." for sample in self.samples if sample.problem]
         return [*self.problems, *bad]
 
@@ -96,7 +96,7 @@ def read_shard(path: Path, keys: Keys = USUAL_KEYS) -> Shard:
         folder, slash, base = name.rpartition("/")
         if is_hidden(name):
             continue
-        # As in WebDataset, a key ends at the first dot of the file name. The last part of what follows is the format.
+        # As in WebDataset, a key ends at the first dot of the file name. The part after the last dot is the format.
         stem, _, suffix = base.partition(".")
         key, suffix = f"{folder}{slash}{stem}", f".{suffix.lower().rpartition('.')[2]}"
         sample = samples.setdefault(key, Sample(key))
@@ -118,14 +118,14 @@ def read_row(sample: Sample, handle: BinaryIO, keys: Keys) -> None:
     """Read and check the captions of a sample.
 
     Args:
-        sample: sample whose row and problem to set.
+        sample: sample whose `row` and `problem` are set.
         handle: the open shard.
         keys: keys of the JSON file.
     """
     values: dict[str, Any] = {}
     for suffix, (offset, size) in sorted(sample.texts.items()):  # .cls, then .json, which has precedence over .txt
         if size > MAX_TEXT_SIZE:
-            sample.problem = f"has a caption file of {size:,} bytes; the limit is {MAX_TEXT_SIZE:,}"
+            sample.problem = f"has a caption file of {size:,} bytes; at most {MAX_TEXT_SIZE:,} are allowed"
             continue
         handle.seek(offset)
         parsed, problem = _parse_texts(suffix, handle.read(size), keys)
@@ -140,7 +140,7 @@ def read_row(sample: Sample, handle: BinaryIO, keys: Keys) -> None:
 
 
 def _parse_texts(suffix: str, content: bytes, keys: Keys) -> tuple[dict[str, Any], str | None]:
-    """Return the row in a text, class or JSON file, and what is wrong with it or None."""
+    """Parse a text, class or JSON file to a row, and return its problem or None."""
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -149,16 +149,16 @@ def _parse_texts(suffix: str, content: bytes, keys: Keys) -> tuple[dict[str, Any
         return {"text": split_lines(text)}, None
     values, problem = ({"label": text}, None) if suffix == ".cls" else parse_object(text)
     if problem is None:
-        values, problem = normalise(values, name_columns(tuple(values), keys.text, keys.label))
+        values, problem = normalise_row(values, name_columns(tuple(values), keys.text, keys.label))
         return values, problem
     return {}, f"has a JSON file that {problem}"
 
 
 class ShardFiles(Files):
-    """Images in shards, named by shard and key.
+    """Images in shards, named ``SHARD/KEY``.
 
     Args:
-        path: path that the user gave, for messages.
+        path: path as given by the user, for messages.
         shards: locations of the shards.
         keys: keys of the JSON files.
     """
@@ -172,7 +172,7 @@ class ShardFiles(Files):
         self._places: dict[str, tuple[str, int, int]] = {}
 
     def read_shards(self) -> Iterator[tuple[str, str, Shard]]:
-        """Read the shards one by one, note where their images are, and yield location, name and samples of each."""
+        """Read the shards, record the positions of their images, and yield the location, name and samples of each."""
         for location, name in self.shards.items():
             with local_copy(location) as path:
                 shard = read_shard(path, self.keys)
@@ -189,7 +189,7 @@ class ShardFiles(Files):
 
     @cached_property
     def entries(self) -> dict[str, Any]:
-        # Hidden files were left out by their names within a shard; the path of the shard itself may be hidden.
+        # Hidden files were left out by their names within the shard; the path of the shard itself may be hidden.
         return dict(sorted(self.list_entries()))
 
     def list_entries(self) -> Iterator[tuple[str, Any]]:
@@ -198,7 +198,7 @@ class ShardFiles(Files):
         yield from self._places.items()
 
     def stamp(self, name: str) -> object:
-        # A few bytes of every image instead of times: a copied shard must have the same fingerprint.
+        # A few bytes of each image instead of file times, so that a copied shard has the same fingerprint.
         location, offset, size = self.entries[name]
         with local_copy(location) as path:
             return offset, size, [self.read_part(path, offset + size * share // 4, 64) for share in (1, 2, 3)]
@@ -214,13 +214,12 @@ class ShardFiles(Files):
 
 @register("data", "shards")
 class ShardSource(ListedSource):
-    """WebDataset shards: a folder of ``train-*.tar`` and others, or a pattern such as ``train-{000..006}.tar``.
+    """WebDataset shards: a folder of shards such as ``train-000.tar``, or a pattern such as ``train-{000..006}.tar``.
 
     Args:
-        path: folder, tar file, or pattern with ``*``, ``{000..006}`` or ``{train,test}``, also at a URL that fsspec
-            reads. The names of files or of their folders give the splits, such as train-000.tar, val-000.tar or
-            test/000.tar. Shards of no split are for training, or left out if others are called train.
-
+        path: folder, tar file, pattern with ``*``, ``{000..006}`` or ``{train,test}``, or URL that fsspec supports.
+            The names of files or of their folders give the splits, such as train-000.tar, val-000.tar or test/000.tar.
+            Shards without a split are used for training, or left out if others are called train.
         text_column: key of the captions in JSON files. Default: a key with a usual name.
         label_column: key of the classes in JSON files. Default: a key with a usual name.
     """
@@ -258,14 +257,14 @@ class ShardSource(ListedSource):
         return any(not folder or find_split(folder) for folder in shards)
 
     @cached_property
-    def found(self) -> ShardSplits:
-        """Locations of the shards of each split, and of those that belong to none."""
+    def shard_splits(self) -> ShardSplits:
+        """Locations of the shards of each split, and of the shards without a split."""
         return find_shards(self.location, self.follow_links)
 
     @property
     def shards(self) -> dict[str, list[str]]:
         """Locations of the shards of each split."""
-        return self.found.splits
+        return self.shard_splits.splits
 
     def title(self) -> str:
         if is_remote(self.location):
@@ -285,18 +284,18 @@ class ShardSource(ListedSource):
         for split in self.shards:
             listing = listings.setdefault(split, Listing(self.files))
             if not listing.rows and not listing.problems:
-                listing.problems.append(f"The shards of {self.location} ({split}) hold no images.")
+                listing.problems.append(f"The shards of {self.location} ({split}) contain no images.")
         listings["train"].notes += self.list_unread_shards()
         return listings
 
     def list_unread_shards(self) -> list[str]:
-        """Return a sentence about tar files that are not read, if there are any."""
+        """Return a sentence about tar files that are not read, as a list, or an empty list."""
         read = {Path(shard).resolve() for shards in self.shards.values() for shard in shards}
-        files = sorted(self.path.rglob("*.tar")) if self.path.is_dir() else map(Path, self.found.left_out)
+        files = sorted(self.path.rglob("*.tar")) if self.path.is_dir() else map(Path, self.shard_splits.left_out)
         unread = [str(file) for file in files if file.resolve() not in read]
         if not unread:
             return []
-        reason = ", because their names belong to no split" if self.found.left_out else ""
+        reason = ", because their names belong to no split" if self.shard_splits.left_out else ""
         return [f"{len(unread):,} tar files in {self.location} are not read{reason}, such as {unread[0]}."]
 
 

@@ -1,4 +1,4 @@
-"""Images, each with a text file of captions beside it."""
+"""Images, each with a text file of captions."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ INSPECTED_IMAGES = 200  # number of images to inspect to recognise the layout
 
 @register("data", "sidecar")
 class SidecarSource(ListedSource):
-    """Images, each with a text file of its captions, one per line: ``1.png`` and ``1.txt``.
+    """Images, each with a text file of captions, one per line: ``1.png`` and ``1.txt``.
 
-    The text file may also be called ``1.caption`` or ``1.png.txt``, or lie in another folder, as in ``images/1.png``
+    The text file may also be named ``1.caption`` or ``1.png.txt``, or be in another folder, as in ``images/1.png``
     and ``text/1.txt``. The data may be in split folders ``train``, ``validation`` and ``test``.
 
     Args:
-        separator: separator of tags, such as a comma. The tags of each text file are then joined by commas to one
-            caption. Default: each line is a caption.
+        separator: separator of tags, such as a comma. The tags of each text file are then joined into one caption,
+            with commas. Default: each line is a caption.
     """
 
     layout = "images with a text file beside each"
-    precedence = -10  # text files may have any purpose
+    precedence = -10  # text files may serve any purpose
     reports_unused = False  # an image without a text is a problem
 
     def __init__(
@@ -84,14 +84,14 @@ class SidecarSource(ListedSource):
                 yield RawRow(text, {"image": text}, problem)
 
     def _join_tags(self, lines: list[str]) -> list[str]:
-        """Join the tags in the lines of a text file to one caption; without a separator, return the lines."""
+        """Join the tags in the lines of a text file into one caption; without a separator, return the lines."""
         if not self.separator:
             return lines
         return [", ".join(tag.strip() for line in lines for tag in line.split(self.separator) if tag.strip())]
 
 
 class _TextFiles:
-    """The text files of a data set, found by their images."""
+    """Text files of a data set, looked up by image."""
 
     def __init__(self, files: Files):
         self.names = dict.fromkeys(
@@ -106,7 +106,7 @@ class _TextFiles:
                     self.parallel.setdefault(key, []).append(name)
 
     def find(self, image: str) -> str | None:
-        """Return the text file beside an image, or the only one in a parallel folder; None without one."""
+        """Return the text file beside an image, or else the only one in a parallel folder; None if there is none."""
         if not self.parallel:
             return self._find_beside(image)
         found = {name for key in _list_parallel_keys(image) for name in self.parallel.get(key, ())}
@@ -125,6 +125,6 @@ def _strip(name: str) -> str:
 
 
 def _list_parallel_keys(name: str) -> list[tuple[int, str]]:
-    """Return the path of a file without its suffix and one of its folders, with the position of that folder."""
+    """Return the path of a file without its suffix and one folder, with the position of the folder, for each folder."""
     *folders, _ = parts = PurePosixPath(name).with_suffix("").parts
     return [(position, "/".join((*parts[:position], *parts[position + 1 :]))) for position in range(len(folders))]

@@ -254,9 +254,9 @@ class ShardStream(ShardSource):
         self._faults = faults
         if faults and not self.skip_bad:
             raise DataError(
-                f"{self.location} can't be used as it is:\n{join_problems(faults)}\n"
-                f"`stackflower data check {self.location}` lists everything; `data.skip_bad=true` leaves such samples "
-                "out."
+                f"{self.location} can't be used:\n{join_problems(faults)}\n"
+                f"`stackflower data check {self.location}` lists all problems; `data.skip_bad=true` leaves such "
+                "samples out."
             )
         return counts
 

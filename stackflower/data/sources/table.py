@@ -1,4 +1,4 @@
-"""Images and captions named by tables: CSV, TSV, JSON, Parquet or Arrow files with columns of any names."""
+"""Tables of images and captions: CSV, TSV, JSON, Parquet or Arrow files with any column names."""
 
 from __future__ import annotations
 
@@ -35,19 +35,19 @@ NOT_TABLES = (
 class TableSource(ListedSource):
     """Tables of images and captions: ``.csv``, ``.tsv``, ``.jsonl``, ``.json``, ``.parquet`` or ``.arrow``.
 
-    Rows of one image are merged. Cells may hold images, as in the Parquet files of the Hugging Face hub and in what
-    ``save_to_disk`` of `datasets` writes.
+    Rows of the same image are merged. Cells may contain images, as in the Parquet files of the Hugging Face hub and in
+    the output of ``save_to_disk`` of `datasets`.
 
     Args:
-        path: the table, which names images relative to its folder; or a folder or an archive that holds the tables.
+        path: a table, with names of images relative to its folder; or a folder or an archive with tables.
         table: name of the table in the folder. Default: the tables that name images.
         image_column: column of the images. Default: the column whose cells name images.
         text_column: column of the captions. Default: a column with a usual name, or the only one with sentences.
         label_column: column of the classes, numbers or names. Default: a column with a usual name, if there is one.
         split_column: column that holds train, validation or test. Default: the column "split", if there is one. The
             names of tables and folders may also give the splits, such as train.csv and test.csv.
-        delimiter: character between cells. Default: a tab in .tsv, otherwise the most frequent of comma, tab, semicolon
-            and bar in the first line.
+        delimiter: character between cells. Default: a tab for .tsv; otherwise the most frequent of comma, tab,
+            semicolon and bar in the first line.
         encoding: encoding of the tables, such as cp1252. Default: UTF-8, or UTF-16 with a byte order mark.
     """
 
@@ -88,7 +88,7 @@ class TableSource(ListedSource):
 
     @classmethod
     def find_tables(cls, files: Files) -> list[str]:
-        """Return the names of the tables: those of one suffix that name images, in the top or the split folders."""
+        """Return the names of the tables, all of one suffix, that name images, in the top or the split folders."""
         tops = {"", *find_split_folders(files)}
         by_suffix: dict[str, list[str]] = {}
         for name in files.names:
@@ -111,17 +111,17 @@ class TableSource(ListedSource):
 
     def list_tables(self) -> Iterator[RawTable]:
         if self.table is not None and self.table not in self.files:
-            raise DataError(f"{self.files.path} has no table {self.table}; name the table with `data.table=NAME`.")
+            raise DataError(f"{self.files.path} has no table {self.table}; select one with `data.table=NAME`.")
         names = [self.table] if self.table is not None else self.find_tables(self.files)
         if not names:
             reasons = "".join(f" {name} {reason}." for name, reason in list(self.files.refused.items())[:1])
-            raise DataError(f"{self.files.path} has no table of images; name one with `data.table=NAME`.{reasons}")
+            raise DataError(f"{self.files.path} has no table of images; select one with `data.table=NAME`.{reasons}")
         for name in names:
             yield open_table(self.files, name, _find_split_word(name), self.delimiter, self.encoding)
 
 
 def _select_tables(names: list[str]) -> list[str]:
-    """Return the tables to read of those with one suffix: the only one, or those of splits and shards."""
+    """Select the tables to read among those of one suffix: the only one, or those of splits and shards."""
     if len(names) == 1 or names[0].lower().endswith(ARROW_SUFFIXES):
         return names
     of_splits = [name for name in names if _find_split_word(name)]
@@ -129,19 +129,19 @@ def _select_tables(names: list[str]) -> list[str]:
 
 
 def _find_split_word(name: str) -> str | None:
-    """Return the part of a path, from the last, that names a split; None without one."""
+    """Return the last part of a path that names a split; None if there is none."""
     parts = [PurePosixPath(name).name.partition(".")[0], *reversed(PurePosixPath(name).parts[:-1])]
     return next((part for part in parts if find_split(part)), None)
 
 
 def _is_other(name: str) -> bool:
-    """Return whether a file is known to be something else than a table of images."""
+    """Return whether a file is known not to be a table of images."""
     base = PurePosixPath(name).name
     return base in METADATA or base in NOT_TABLES or base.endswith("_stats.json") or base.startswith("cache-")
 
 
 def _names_images(files: Files, name: str) -> bool:
-    """Return whether the first rows of a table hold or name images that exist."""
+    """Return whether the first rows of a table contain images or name existing ones."""
     with suppress(DataError, MissingDependency):
         table, assembler = open_table(files, name), Assembler(files)
         table.rows = list(islice(iter(table.rows), INSPECTED_ROWS))

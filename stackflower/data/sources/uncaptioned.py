@@ -1,4 +1,4 @@
-"""Images without captions, perhaps in a folder per class."""
+"""Images without captions, optionally in one folder per class."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ CLASS_NAME = "{class_name}"
 
 @register("data", "images")
 class UncaptionedSource(ListedSource):
-    """Images without captions, for metrics that need none; images in a folder per class have labels.
+    """Images without captions, for metrics that need none. With one folder per class, folders give the labels.
 
     The data may be in split folders ``train``, ``validation`` and ``test``.
 
     Args:
-        caption: caption of every image, such as "a photo of a {class_name}", so that the images can be trained on.
-            Default: no captions.
+        caption: caption of every image, such as "a photo of a {class_name}", for training on the images. Default: no
+            captions.
     """
 
     layout = "images without captions"
-    precedence = -100  # everything else has captions
+    precedence = -100  # all other layouts have captions
 
     def __init__(
         self,
@@ -69,7 +69,7 @@ class UncaptionedSource(ListedSource):
     def explain_no_captions(self) -> str:
         example = ""
         if self.has_classes:
-            example = f' To make captions of the names of its folders, use `data.caption="a photo of a {CLASS_NAME}"`.'
+            example = f' To build captions from the folder names, use `data.caption="a photo of a {CLASS_NAME}"`.'
         files = [name for name in self.files.names if is_container(name)]
         if files:
             example += (
@@ -82,6 +82,6 @@ class UncaptionedSource(ListedSource):
 
 
 def _find_class(name: str) -> str:
-    """Return the name of the folder of an image, or "" for an image at the top or in a split folder."""
+    """Return the folder name of an image, or "" for an image at the top or directly in a split folder."""
     folders = PurePosixPath(name).parts[:-1]
     return folders[-1] if len(folders) > 1 or (folders and not find_split(folders[0])) else ""
