@@ -30,6 +30,7 @@ Batch = TypeVar("Batch", bound=Sized)
 RETRY_SECONDS = 60.0  # maximum time between two comparisons
 PAUSE_RATIO = 20  # minimum time to the next comparison, relative to the time that the last one cost
 TRIAL_ITEMS = 4  # items timed with each number
+MIN_TRIAL_SECONDS = 0.5  # a trial with fast items lasts this long, so that a short disturbance does not decide
 TRIAL_SECONDS = 5.0  # maximum duration of a trial
 RECENT_ITEMS = 3  # number of items whose median detects a slowdown
 WINDOW_ITEMS = 15  # number of items whose median is the time of the current number
@@ -217,7 +218,8 @@ class ThreadChooser:
         is_too_slow = (
             best is not None and least > (ABORT_RATIO_ONE_ITEM if len(self._trial) == 1 else ABORT_RATIO) * best
         )
-        if len(self._trial) < TRIAL_ITEMS and self._trial_seconds < TRIAL_SECONDS and not is_too_slow:
+        is_short = len(self._trial) < TRIAL_ITEMS or self._trial_seconds < MIN_TRIAL_SECONDS
+        if is_short and self._trial_seconds < TRIAL_SECONDS and not is_too_slow:
             return
         self._results[threads] = median(self._trial)
         self._trial, self._trial_seconds = [], 0.0
