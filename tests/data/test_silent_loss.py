@@ -202,3 +202,11 @@ def test_unread_tables_are_named_where_captions_are_missing(tmp_path: Path, stac
     (root / "labels.csv").write_text("image,label\n0.png,1\n")
     said = stackflower("data", "check", "data", code=2).output
     assert "labels.csv, table.csv can't be read as captions of these images" in said
+
+
+def test_a_split_that_is_used_for_training_is_told(tmp_path: Path, stackflower) -> None:
+    for folder in ("val", "test"):
+        sidecar(tmp_path / "data" / folder, 2)
+    assert open_source(str(tmp_path / "data")).splits() == ["train", "test"]
+    said = stackflower("data", "check", "data").output
+    assert "'val' is used for training, because no split is called train." in said

@@ -10,12 +10,12 @@ from typing import Any
 from stackflower.data.files import Files
 from stackflower.data.json_lines import JsonLines
 from stackflower.data.rows.arrow import ImageCell
-from stackflower.data.rows.cells import is_missing, parse_whole_number, show
+from stackflower.data.rows.cells import is_missing, show
 from stackflower.data.rows.checks import check_row
 from stackflower.data.rows.columns import INSPECTED_ROWS, STANDARD_COLUMNS, Columns, find_columns, normalise_row
 from stackflower.data.rows.containers import RawRow, RawTable
 from stackflower.data.rows.listing import FilesAndCells, Listing
-from stackflower.data.rows.names import NameResolver, are_same, show_name
+from stackflower.data.rows.names import NameResolver, are_same, read_name, show_name
 from stackflower.data.splits import KEYWORDS, assign_splits, find_split
 from stackflower.errors import DataError
 
@@ -90,7 +90,7 @@ class Assembler:
         """Return 2 for a cell that holds an image or names one exactly, 1 for a similar name, 0 for no image."""
         if isinstance(cell, ImageCell) and cell.is_filled:
             return 2
-        match = resolver.find(_get_name(cell))
+        match = resolver.find(read_name(cell))
         if match.file is None or not self.files.is_image(match.file):
             return 0
         return 1 + match.is_exact
@@ -133,7 +133,7 @@ class Assembler:
             cell = None
         if isinstance(cell, ImageCell) and cell.is_filled and table.arrow_rows is not None:
             return self.files.add_cell(table.name, table.arrow_rows, column, int(row.place)), None
-        name = _get_name(cell)
+        name = read_name(cell)
         if not name:
             return "", f'has no "{column}"' if cell is None else f'has no image: "{column}" is {show(cell)}'
         match = resolver.find(name)
@@ -177,7 +177,12 @@ class Assembler:
                 self._add_image(listings[split], numbers, name_label)
         for value, sentence in self.problems:
             listings[splits[value] or "train"].problems.append(sentence)
-        listings["train"].notes += [*self.notes, *_describe_left_out(left_out), *self._describe_files()]
+        listings["train"].notes += [
+            *self._describe_training_split(splits),
+            *self.notes,
+            *_describe_left_out(left_out),
+            *self._describe_files(),
+        ]
         return listings
 
     def _assign_splits(self) -> dict[str | None, str | None]:
@@ -188,6 +193,12 @@ class Assembler:
         splits: dict[str | None, str | None] = dict(assign_splits([*values, ""] if rest else values).items())
         has_training = any(splits.get(value) == "train" for value, _ in self.groups)
         return {**splits, None: None if has_training and rest else "train"}
+
+    def _describe_training_split(self, splits: Mapping[str | None, str | None]) -> list[str]:
+        """Report a validation or test split that is used for training, because no split is called train."""
+        values = {value for value, _ in self.groups if value is not None and splits[value] == "train"}
+        used = sorted(value for value in values if find_split(value) in ("validation", "test"))
+        return [f"{used[0]!r} is used for training, because no split is called train."] if used else []
 
     def _check_split_columns(self) -> None:
         """Report a split column whose cells name no split.
@@ -285,22 +296,6 @@ def _check(image: str, row: dict[str, Any], problem: str | None) -> tuple[dict[s
     name = {"label": row.pop("label")} if isinstance(label, str) else {}
     checked, check_problem = check_row({"file_name": image, **row}, needs_caption=bool(row["text"]))
     return {**checked, **name}, problem or check_problem
-
-
-def _get_name(cell: Any) -> str:
-    """Return the file name in a cell, or "" if it has none."""
-    if isinstance(cell, str):
-        return "" if is_missing(cell) else cell
-    if isinstance(cell, ImageCell):
-        cell = cell.path
-    if isinstance(cell, Mapping):
-        cell = cell.get("path") or cell.get("file_name") or cell.get("filename")
-    if isinstance(cell, (list, tuple)) and len(cell) == 1:
-        cell = cell[0]
-    if is_missing(cell) or isinstance(cell, (bytes, bool, list, tuple, Mapping)):
-        return ""
-    number = parse_whole_number(cell)
-    return str(number) if isinstance(cell, float) and number is not None else str(cell)
 
 
 def _merge(merged: dict[str, Any], row: Mapping[str, Any]) -> None:

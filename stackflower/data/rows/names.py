@@ -5,15 +5,16 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import cached_property
 from pathlib import PurePosixPath
 from posixpath import normpath
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from urllib.parse import unquote
 
 from stackflower.data.files import Files
-from stackflower.data.rows.cells import show
+from stackflower.data.rows.arrow import ImageCell
+from stackflower.data.rows.cells import is_missing, parse_whole_number, show
 from stackflower.data.splits import find_split
 
 SCHEME = re.compile(r"[a-z][a-z0-9+.-]+://[^/]*|[a-z]:(?=/)", re.IGNORECASE)  # of a URL, or a drive of Windows
@@ -112,6 +113,22 @@ class NameResolver:
 
     def _list_files(self) -> Iterable[str]:
         return (name for name in self.files.names if name.startswith(self.prefix))
+
+
+def read_name(cell: Any) -> str:
+    """Return the file name in a cell, or "" if it has none."""
+    if isinstance(cell, str):
+        return "" if is_missing(cell) else cell
+    if isinstance(cell, ImageCell):
+        cell = cell.path
+    if isinstance(cell, Mapping):
+        cell = cell.get("path") or cell.get("file_name") or cell.get("filename")
+    if isinstance(cell, (list, tuple)) and len(cell) == 1:
+        cell = cell[0]
+    if is_missing(cell) or isinstance(cell, (bytes, bool, list, tuple, Mapping)):
+        return ""
+    number = parse_whole_number(cell)
+    return str(number) if isinstance(cell, float) and number is not None else str(cell)
 
 
 def are_same(name: str, other: str) -> bool:
