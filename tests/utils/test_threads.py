@@ -142,6 +142,7 @@ def test_batches_are_timed_inside_a_command_only(monkeypatch: pytest.MonkeyPatch
 def several(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Two threads to choose from, and quick comparisons."""
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr("stackflower.utils.threads.MIN_TRIAL_SECONDS", 0)
     monkeypatch.setattr("stackflower.utils.threads.RETRY_SECONDS", 0.05)
     monkeypatch.setattr("stackflower.utils.threads.PAUSE_RATIO", 0)
     with threads_unchanged():
