@@ -178,10 +178,10 @@ class Assembler:
         for value, sentence in self.problems:
             listings[splits[value] or "train"].problems.append(sentence)
         listings["train"].notes += [
-            *self._describe_training_split(splits),
             *self.notes,
             *_describe_left_out(left_out),
             *self._describe_files(),
+            *self._describe_training_split(splits),
         ]
         return listings
 
