@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from stackflower.data.rows.containers import read_delimited, read_json
+from stackflower.data.rows.containers import read_json
+from stackflower.data.rows.delimited import read_delimited
 from stackflower.errors import DataError
 
 
@@ -123,3 +124,12 @@ def test_a_damaged_line_of_json_costs_one_row() -> None:
     rows = list(read_json('{"a": 1}\n{"a":\n[1]\n{"a": 2}\n', Path("x.jsonl")))
     assert [(row.place, row.values) for row in rows] == [(1, {"a": 1}), (2, {}), (3, {}), (4, {"a": 2})]
     assert [row.problem for row in rows] == [None, "is not JSON (Expecting value)", "is not a JSON object", None]
+
+
+@pytest.mark.parametrize("separator", ["\u2028", "\u2029", "\x85", "\x0b", "\x0c", "\x1c"])
+def test_only_line_feeds_and_carriage_returns_end_a_row(separator: str) -> None:
+    caption = f"a{separator}b"
+    assert read(f"image,text\n1.jpg,{caption}\r2.jpg,c\r\n") == [
+        (2, {"image": "1.jpg", "text": caption}, None),
+        (3, {"image": "2.jpg", "text": "c"}, None),
+    ]

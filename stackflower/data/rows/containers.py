@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
-import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 from stackflower.data.files import Files, decode_text
-from stackflower.data.image_formats import EXTENSIONS
 from stackflower.data.rows.arrow import ArrowRows, open_arrow
-from stackflower.data.rows.columns import USUAL_NAMES, is_usual
+from stackflower.data.rows.delimited import read_delimited
 from stackflower.data.rows.names import NameResolver
 from stackflower.errors import DataError
 from stackflower.formats.lines import number_lines, split_lines
@@ -23,10 +19,6 @@ JSON_SUFFIXES = (".jsonl", ".ndjson", ".json")
 TEXT_SUFFIXES = (".csv", ".tsv", ".token", ".token.txt", "captions.txt")
 ARROW_SUFFIXES = (".parquet", ".arrow", ".feather")
 SUFFIXES = (*JSON_SUFFIXES, *TEXT_SUFFIXES, *ARROW_SUFFIXES)
-DELIMITERS = ",\t;|"
-EXCEL_NOTE = re.compile(r"\"?sep=(.)\"?", re.IGNORECASE)  # line before the header, which Excel does not show
-MAX_CELL = 10_000_000  # characters
-MAX_LINES = 1_000  # per row, if cells contain line breaks
 ENCODING_ADVICE = "save it as UTF-8, or name its encoding, as in `data.encoding=cp1252` for tables that Excel saved"
 Values = dict[str, Any]  # cells by column
 
@@ -113,7 +105,7 @@ def open_table(
         return RawTable(name, read_json(text, where), "line" if suffix != ".json" else "entry", folder, split)
     resolver = NameResolver(files, folder)
     cells = read_delimited(text, where, delimiter, header, lambda cell: resolver.find(cell).file is not None)
-    return RawTable(name, cells, "line", folder, split)
+    return RawTable(name, map(RawRow._make, cells), "line", folder, split)
 
 
 def read_text_row(place: str, values: Values, files: Files, name: str) -> RawRow:
@@ -199,103 +191,3 @@ def _is_list_of_objects(value: Any) -> bool:
 
 def _is_numbered(keys: Iterable[str]) -> bool:
     return all(key.isdecimal() for key in keys)
-
-
-def read_delimited(
-    text: str,
-    where: Path,
-    delimiter: str | None = None,
-    header: bool | None = None,
-    names_file: Callable[[str], bool] = lambda cell: False,
-) -> Iterator[RawRow]:
-    """Read rows of delimited text. A row that can't be read does not affect the rows after it.
-
-    Args:
-        text: content of the file.
-        where: name of the file, for messages.
-        delimiter: character between cells. Default: the one that separates the cells of the first line.
-        header: whether the first line names the columns; otherwise, the names are "1", "2" and so on. Default: true
-            unless a cell of the line is the name of an image, or no cell is a usual name and one names a file.
-        names_file: function that returns whether a cell names an existing file.
-
-    Raises:
-        DataError: two columns have the same name.
-    """
-    lines = text.splitlines(keepends=True) if "\x0b" not in text and "\x0c" not in text else _split_lines(text)
-    start = next((number for number, line in enumerate(lines) if line.strip()), len(lines))
-    if start < len(lines) and (note := EXCEL_NOTE.fullmatch(lines[start].strip("\r\n "))):
-        delimiter, start = delimiter or note[1], start + 1
-    if start == len(lines):
-        return
-    delimiter = delimiter or _guess_delimiter(where, lines[start])
-    csv.field_size_limit(MAX_CELL)
-    columns: list[str] | None = None
-    for number, cells, problem in _read_records(lines, start, delimiter):
-        if columns is None:
-            if header is None:
-                is_known = any(is_usual(content, cell) for content in USUAL_NAMES for cell in cells)
-                header = not (any(map(_is_image_name, cells)) or (not is_known and any(map(names_file, cells))))
-            if not header:
-                columns = [str(position) for position in range(1, len(cells) + 1)]
-            else:
-                columns = [cell.strip() for cell in cells]
-                repeated = sorted({name for name in columns if name and columns.count(name) > 1})
-                if repeated:
-                    raise DataError(f"{where} has two columns {repeated[0]!r}; rename one of them.")
-                continue
-        if problem is None and len(cells) > len(columns):
-            problem = f"has {len(cells)} cells in {len(columns)} columns; quote cells that contain {delimiter!r}"
-        yield RawRow(number, {} if problem else dict(zip(columns, cells, strict=False)), problem)
-
-
-def _is_image_name(cell: str) -> bool:
-    """Return whether a cell is an image name, to which Flickr's tables append the number of the caption."""
-    name = re.sub(r"#\d+$", "", cell.strip().lower())
-    return PurePosixPath(name.partition("?")[0] if "://" in name else name).suffix in EXTENSIONS
-
-
-def _split_lines(text: str) -> list[str]:
-    """Split a text at line feeds and carriage returns only, unlike `str.splitlines`."""
-    return list(io.StringIO(text, newline=""))
-
-
-def _guess_delimiter(where: Path, line: str) -> str:
-    """Guess the delimiter from the first line: the most frequent, except that a .tsv or .token file prefers tabs."""
-    if "\t" in line and where.suffix.lower() in (".tsv", ".token", ".txt"):
-        return "\t"
-    return max(DELIMITERS, key=line.count)
-
-
-def _read_records(lines: Sequence[str], start: int, delimiter: str) -> Iterator[tuple[int, list[str], str | None]]:
-    """Yield the line number and the cells of each row, or what is wrong with it."""
-    position = start
-    while position < len(lines):
-        line = lines[position].rstrip("\r\n")
-        number = position + 1
-        position += 1
-        if not line.strip():
-            continue
-        if '"' not in line:
-            yield number, line.split(delimiter), None
-            continue
-        for more in range(MAX_LINES):
-            try:
-                record = "".join(lines[number - 1 : number + more])
-                ((*cells,),) = csv.reader(io.StringIO(record, newline=""), delimiter=delimiter, strict=True)
-            except csv.Error as error:
-                is_open = "unexpected end of data" in str(error) and number + more < len(lines)
-                if is_open and (delimiter != "\t" or "\t" not in lines[number + more]):
-                    continue  # a cell with a line break
-                if delimiter == "\t":  # such files often contain quotation marks as plain text
-                    yield number, line.split(delimiter), None
-                else:
-                    yield number, [], 'has a quotation mark that is not closed; double it, as in "", or remove it'
-                break
-            except ValueError:  # several rows: the quotation ends in another row
-                yield number, [], 'has a quotation mark that is not closed; double it, as in "", or remove it'
-                break
-            yield number, cells, None
-            position = number + more
-            break
-        else:
-            yield number, [], f"has a quotation mark that is not closed within {MAX_LINES:,} lines"
