@@ -22,7 +22,6 @@ from PIL import (
 from skimage.util import montage
 from torch import Tensor
 
-from stackflower.data.image_formats import EXTENSIONS as EXTENSIONS
 from stackflower.data.image_formats import FORMATS, TEXT_HEAD_SIZE, detect_format, explain_not_image
 from stackflower.errors import ConfigError, DataError
 from stackflower.utils.atomic import replacing

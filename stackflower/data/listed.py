@@ -22,6 +22,7 @@ from stackflower.data.rows.checks import build_rows, join_problems
 from stackflower.data.rows.containers import RawTable
 from stackflower.data.rows.listing import Listing
 from stackflower.data.source import SPLITS, Rows, Source
+from stackflower.data.splits import find_split_folders
 from stackflower.errors import DataError
 from stackflower.options import Below1, Seed
 from stackflower.utils.cache import compute_key
@@ -49,7 +50,7 @@ class ListedSource(Source):
     reports_unused: ClassVar[bool] = True  # whether to report images that no row names
     as_files: bool = True  # whether images are used unchanged, apart from their size
     columns: Mapping[str, str | None] = {}  # names of columns that the user chose, by "image", "text", "label", "split"
-    folders: Sequence[str] = ()  # split folders; a row without a split takes that of its image
+    has_split_folders: ClassVar[bool] = False  # whether a row without a split takes that of its image's folder
 
     def __init__(
         self, *, path: str, held_out: Below1 = 0.0, seed: Seed = 0, skip_bad: bool = False, follow_links: bool = False
@@ -72,7 +73,8 @@ class ListedSource(Source):
 
     def read(self) -> dict[str, Listing]:
         """Read and check the rows of all splits."""
-        assembler = Assembler(self.files, self.columns, self.folders, self.reports_unused, self.is_captioned)
+        folders = find_split_folders(self.files) if self.has_split_folders else ()
+        assembler = Assembler(self.files, self.columns, folders, self.reports_unused, self.is_captioned)
         for table in self.list_tables():
             assembler.read(table)
         return assembler.finish()

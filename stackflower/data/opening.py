@@ -13,6 +13,7 @@ from stackflower.data.archives import open_files
 from stackflower.data.files import LINK_REASON, Files
 from stackflower.data.listed import ListedSource
 from stackflower.data.remote import is_remote
+from stackflower.data.rows.checks import list_examples
 from stackflower.data.rows.containers import is_container
 from stackflower.data.source import Source
 from stackflower.data.sources.shards import TEXT_SUFFIXES
@@ -130,7 +131,7 @@ def _explain_unrecognised(files: Files) -> str:
     others = [name for name in files.names if Path(name).suffix.lower() in OTHER_IMAGES]
     if others:
         refused += f" {others[0]} {files.explain_not_image(others[0])}."
-    examples = f" Contents: {', '.join(files.names[:3])}{', …' if len(files.names) > 3 else ''}." if files.names else ""
+    examples = f" Contents: {list_examples(files.names)}." if files.names else ""
     return (
         f"{files.path} contains no readable images, tables or shards.{examples}{refused} `data` takes images "
         "with a metadata.jsonl, a table or text files; WebDataset shards; or Parquet files."

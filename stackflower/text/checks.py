@@ -231,7 +231,7 @@ def clean_captions(captions: Sequence[str]) -> list[str]:
         The captions, with single spaces between words.
 
     Raises:
-        ConfigError: there are no captions, or one is empty, too long or not valid Unicode.
+        ConfigError: `captions` is empty, or a caption is empty, too long or not valid Unicode.
     """
     if not captions:
         raise ConfigError('No caption was given; give one or more sentences, such as "a red flower".')

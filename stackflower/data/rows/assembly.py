@@ -11,7 +11,7 @@ from stackflower.data.files import Files
 from stackflower.data.json_lines import JsonLines
 from stackflower.data.rows.arrow import ImageCell
 from stackflower.data.rows.cells import is_missing, show
-from stackflower.data.rows.checks import check_row
+from stackflower.data.rows.checks import check_row, list_examples
 from stackflower.data.rows.columns import INSPECTED_ROWS, STANDARD_COLUMNS, Columns, find_columns, normalise_row
 from stackflower.data.rows.containers import RawRow, RawTable
 from stackflower.data.rows.listing import FilesAndCells, Listing
@@ -109,10 +109,10 @@ class Assembler:
                     self.outside_images.append(image)
                     return
                 problem = f"names {image}, which is outside the split folders ({', '.join(self.folders)})"
-        if table.is_checked or problem:
-            kept = {"file_name": image, **values}
-            kept.pop("image", None)
-        else:
+        kept: dict[str, Any] = {"file_name": image}
+        if not problem and table.is_checked:
+            kept |= {name: cell for name, cell in values.items() if name != "image"}
+        elif not problem:
             kept, problem = _check(image, *normalise_row(values, columns, table.class_names.get(columns.label, ())))
         if problem:
             self.problems.append((split, f"{where} {problem}."))
@@ -272,7 +272,7 @@ class Assembler:
         notes = []
         unused = [name for name in self.files.files.images if name not in self.named_files]
         if unused and self.reports_unused:
-            examples = f"{', '.join(unused[:3])}{', …' if len(unused) > 3 else ''}"
+            examples = list_examples(unused)
             notes.append(f"{len(unused):,} images in {self.files.path} have no row and are not used ({examples}).")
         if self.outside_images:
             notes.append(

@@ -117,6 +117,11 @@ def build_rows(rows: Sequence[dict[str, Any]]) -> Rows:
     )
 
 
+def list_examples(names: Sequence[str], most: int = 3) -> str:
+    """Join the first `most` names, and show whether more follow."""
+    return ", ".join([*names[:most], "…"] if len(names) > most else names)
+
+
 def join_problems(problems: Sequence[str], most: int = 20) -> str:
     """Join the first `most` sentences, one per line, and append the number of the others."""
     more = f"\n… and {len(problems) - most:,} more." if len(problems) > most else ""

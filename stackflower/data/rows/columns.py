@@ -158,11 +158,7 @@ def find_columns(
     Raises:
         DataError: the table lacks a column that the user chose, or the column of images or captions is unclear.
     """
-    names = list(dict.fromkeys(key for row in rows for key in row))
-    for column in chosen.values():
-        if column is not None and column not in names:
-            raise DataError(f"{where} has no column {column!r}; its columns are {', '.join(names) or 'none'}.")
-    usual = {_normalise(name): name for name in reversed(names)}
+    names, usual = _list_names(rows, chosen.values(), where)
     if not names:  # every row is empty, and is reported as such
         return Columns("file_name", ("text",))
     image = chosen.get("image") or _find_image_column(rows, names, usual, rate_image)
@@ -175,15 +171,11 @@ def find_columns(
         notes.append(_describe_guess("image", image, where))
     if not split and (split := _guess_split_column(rows, names, {image, label})):
         notes.append(_describe_guess("split", split, where))
-    if text := chosen.get("text"):
-        texts: tuple[str, ...] = (text,)
-    else:
-        texts = tuple(_find_usual_texts(rows, usual, {image, label, split}))
-    if not texts and (guess := _guess_text_column(rows, names, {image, label, split})):
-        texts = (guess,)
-        notes.append(_describe_guess("text", guess, where))
+    texts, is_guess = _choose_texts(rows, names, usual, chosen.get("text"), {image, label, split})
     if not texts:
         raise build_column_error("text", names, where)
+    if is_guess:
+        notes.append(_describe_guess("text", texts[0], where))
     return Columns(
         image, texts, label, split, {key: usual[key] for key in OPTIONAL_COLUMNS if key in usual}, tuple(notes)
     )
@@ -200,12 +192,39 @@ def find_text_columns(rows: Sequence[Mapping[str, Any]], chosen: str | None, whe
     Raises:
         DataError: the table lacks the column that the user chose.
     """
+    names, usual = _list_names(rows, (chosen,), where)
+    return _choose_texts(rows, names, usual, chosen, set())[0] or None
+
+
+def _list_names(
+    rows: Iterable[Mapping[str, Any]], chosen: Iterable[str | None], where: object
+) -> tuple[list[str], dict[str, str]]:
+    """Return the names of all columns, and by their normalised forms.
+
+    Raises:
+        DataError: the table lacks a column that the user chose.
+    """
     names = list(dict.fromkeys(key for row in rows for key in row))
-    if chosen is not None and chosen not in names:
-        raise DataError(f"{where} has no column {chosen!r}; its columns are {', '.join(names) or 'none'}.")
-    usual = {_normalise(name): name for name in reversed(names)}
-    texts = [chosen] if chosen else [*_find_usual_texts(rows, usual, set())] or [_guess_text_column(rows, names, set())]
-    return tuple(filter(None, texts)) or None
+    for column in chosen:
+        if column is not None and column not in names:
+            raise DataError(f"{where} has no column {column!r}; its columns are {', '.join(names) or 'none'}.")
+    return names, {_normalise(name): name for name in reversed(names)}
+
+
+def _choose_texts(
+    rows: Sequence[Mapping[str, Any]],
+    names: Sequence[str],
+    usual: Mapping[str, str],
+    chosen: str | None,
+    taken: set[str],
+) -> tuple[tuple[str, ...], bool]:
+    """Return the columns of captions, by choice, usual names or cells, and whether cells alone decided."""
+    if chosen:
+        return (chosen,), False
+    if texts := tuple(_find_usual_texts(rows, usual, taken)):
+        return texts, False
+    guess = _guess_text_column(rows, names, taken)
+    return (guess,) if guess else (), bool(guess)
 
 
 def is_usual(content: str, name: str) -> bool:

@@ -28,7 +28,7 @@ class Match(NamedTuple):
     Attributes:
         file: name of the file; None if no file fits, or several do.
         is_exact: whether the file lies where the name says.
-        problem: why there is no match (the end of a sentence); None for a match.
+        problem: reason for the missing match (the end of a sentence); None if there is a match.
     """
 
     file: str | None

@@ -8,7 +8,6 @@ from pathlib import PurePosixPath
 from stackflower.data.files import Files
 from stackflower.data.listed import ListedSource
 from stackflower.data.rows.containers import RawRow, RawTable, read_text_row
-from stackflower.data.splits import find_split_folders
 from stackflower.options import Below1, Seed
 from stackflower.registry import register
 
@@ -32,6 +31,7 @@ class SidecarSource(ListedSource):
     layout = "images with a text file beside each"
     precedence = -10  # text files may serve any purpose
     reports_unused = False  # an image without a text is a problem
+    has_split_folders = True
 
     def __init__(
         self,
@@ -44,7 +44,7 @@ class SidecarSource(ListedSource):
         follow_links: bool = False,
     ):
         super().__init__(path=path, held_out=held_out, seed=seed, skip_bad=skip_bad, follow_links=follow_links)
-        self.separator, self.folders = separator, find_split_folders(self.files)
+        self.separator = separator
 
     @classmethod
     def recognises(cls, files: Files) -> bool:

@@ -53,6 +53,7 @@ class TableSource(ListedSource):
 
     layout = "a table of images and captions"
     precedence = -5
+    has_split_folders = True
 
     def __init__(
         self,
@@ -73,7 +74,6 @@ class TableSource(ListedSource):
         self.table, self.delimiter, self.encoding = table, delimiter, encoding
         super().__init__(path=path, held_out=held_out, seed=seed, skip_bad=skip_bad, follow_links=follow_links)
         self.columns = {"image": image_column, "text": text_column, "label": label_column, "split": split_column}
-        self.folders = find_split_folders(self.files)
 
     def open(self, follow_links: bool) -> Files:
         if self.path.is_file() and is_container(self.path.name):
@@ -97,6 +97,8 @@ class TableSource(ListedSource):
                 by_suffix.setdefault(suffix, []).append(name)
         groups = [names for names in map(_select_tables, by_suffix.values()) if names]
         tables = [names for names in groups if PurePosixPath(names[0]).suffix.lower() not in JSON_SUFFIXES]
+        if len(groups) == len(tables) == 1:  # no choice, so the table need not be read
+            return tables[0]
         return next((names for names in groups if _names_images(files, names[0])), tables[0] if tables else [])
 
     def read(self) -> dict[str, Listing]:

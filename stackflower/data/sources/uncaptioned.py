@@ -7,8 +7,9 @@ from pathlib import PurePosixPath
 
 from stackflower.data.files import Files
 from stackflower.data.listed import ListedSource
+from stackflower.data.rows.checks import list_examples
 from stackflower.data.rows.containers import RawRow, RawTable, is_container
-from stackflower.data.splits import find_split, find_split_folders
+from stackflower.data.splits import find_split
 from stackflower.errors import ConfigError
 from stackflower.options import Below1, Seed
 from stackflower.registry import register
@@ -30,6 +31,7 @@ class UncaptionedSource(ListedSource):
 
     layout = "images without captions"
     precedence = -100  # all other layouts have captions
+    has_split_folders = True
 
     def __init__(
         self,
@@ -42,7 +44,7 @@ class UncaptionedSource(ListedSource):
         follow_links: bool = False,
     ):
         super().__init__(path=path, held_out=held_out, seed=seed, skip_bad=skip_bad, follow_links=follow_links)
-        self.caption, self.folders = caption, find_split_folders(self.files)
+        self.caption = caption
         self.is_captioned = caption is not None
         classes = {_find_class(name) for name in self.files.images}
         self.has_classes = len(classes) > 1
@@ -73,7 +75,7 @@ class UncaptionedSource(ListedSource):
         files = [name for name in self.files.names if is_container(name)]
         if files:
             example += (
-                f" {', '.join(files[:3])}{', …' if len(files) > 3 else ''} can't be read as captions of these images; "
+                f" {list_examples(files)} can't be read as captions of these images; "
                 "`data.name=table` and `data.table=NAME` read one of them and say why."
             )
         elif others := [name for name in self.files.names if name.lower().endswith(UNREAD)]:

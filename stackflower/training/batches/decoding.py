@@ -289,7 +289,7 @@ class Decoder:
 
 
 def _set_up_worker(worker: int) -> None:
-    """Set up a worker so that it decodes in one thread and ends together with the training process.
+    """Configure a worker to decode in one thread and to exit with the training process.
 
     Otherwise a worker would wait forever to hand over a batch after the training is killed. A signal to all processes
     of a training, such as that of `timeout` or of a closed terminal, must not end the workers before the last

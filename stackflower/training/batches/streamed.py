@@ -33,7 +33,7 @@ class StreamTexts(NamedTuple):
 class TextPool:
     """The texts of the latest images of a stream.
 
-    The place of a text depends only on the number of its image, so that it is the same in a resumed run.
+    The number of an image determines the place of its text, so a resumed run has the same pool.
 
     Args:
         total: number of images per batch.
