@@ -180,8 +180,15 @@ def test_each_image_and_each_text_beside_it_is_used_or_told(stems: list[str], da
         assert all(row["text"] and all(row["text"]) for row in listing.rows)
 
 
+# lists and objects in cells have tests of their own; an empty list is no caption
+PLAIN = st.text(max_size=10).filter(lambda text: text.strip()[:1] + text.strip()[-1:] not in ("[]", "{}", "()"))
+
+
 @EXAMPLES
-@given(st.lists(st.tuples(IMAGE, st.text(max_size=10)), max_size=6), st.sampled_from(",\t;|"))
+@example([("0.jpg", "[]")], ",")
+@example([("0.jpg", "VAL")], ",")  # a caption, not a split
+@example([("0.jpg", "[]"), ("0.jpg", "red")], ",")
+@given(st.lists(st.tuples(IMAGE, PLAIN | st.just("[]")), max_size=6), st.sampled_from(",\t;|"))
 def test_each_image_of_a_table_is_used_or_told(pairs: list[tuple[str, str]], delimiter: str) -> None:
     if delimiter == "\t":  # whose cells have no line breaks, because quotation marks in such files may mean nothing
         pairs = [(" ".join(name.splitlines()), " ".join(text.split())) for name, text in pairs]
@@ -195,7 +202,7 @@ def test_each_image_of_a_table_is_used_or_told(pairs: list[tuple[str, str]], del
         if not pairs:
             return
         listing = source.get_listing("train")
-        blank = [not text.strip() or text.strip().lower() in MISSING for _, text in pairs]
+        blank = [not text.strip() or text.strip().lower() in {*MISSING, "[]"} for _, text in pairs]
         filled = {name for (name, _), empty in zip(pairs, blank, strict=True) if not empty}
         told = [problem for problem in listing.problems if not any(words in problem for words in WHOLE)]
         assert {row["file_name"] for row in listing.rows} == filled

@@ -169,13 +169,14 @@ def find_columns(
     notes = []
     if _normalise(image) not in USUAL_NAMES["image"] and not chosen.get("image"):
         notes.append(_describe_guess("image", image, where))
-    if not split and (split := _guess_split_column(rows, names, {image, label})):
-        notes.append(_describe_guess("split", split, where))
     texts, is_guess = _choose_texts(rows, names, usual, chosen.get("text"), {image, label, split})
     if not texts:
         raise build_column_error("text", names, where)
     if is_guess:
         notes.append(_describe_guess("text", texts[0], where))
+    # last, because captions may be such words, too
+    if not split and (split := _guess_split_column(rows, names, {image, label, *texts})):
+        notes.append(_describe_guess("split", split, where))
     return Columns(
         image, texts, label, split, {key: usual[key] for key in OPTIONAL_COLUMNS if key in usual}, tuple(notes)
     )
