@@ -13,7 +13,7 @@ import threading
 import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any, BinaryIO
 
 from stackflower.data.files import UNDECODABLE_REASON, Files, Folder, escape_name, is_undecodable
@@ -317,7 +317,7 @@ def _explain_unsafe_name(name: str) -> str | None:
         return UNDECODABLE_REASON
     if not name:
         return "has no name"
-    path = PurePosixPath(name.replace("\\", "/"))
-    if path.is_absolute() or ".." in path.parts or (path.parts and path.parts[0].endswith(":")):
+    parts = name.replace("\\", "/").split("/")
+    if not parts[0] or ".." in parts or parts[0].endswith(":"):
         return "leads out of the archive"
     return None

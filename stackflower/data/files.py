@@ -171,8 +171,8 @@ class Folder(Files):
                 continue
             for entry in entries:
                 name, link = prefix + entry.name, entry.is_symlink()
-                if is_hidden(name) or is_hidden(f"{name}/"):
-                    continue
+                if (link or entry.is_dir(follow_symlinks=False)) and (is_hidden(name) or is_hidden(f"{name}/")):
+                    continue  # `entries` leaves out hidden files
                 if link and not self.follow_links and not _is_inside(entry.path, root):
                     self.refused[name] = LINK_REASON
                     continue

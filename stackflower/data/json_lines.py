@@ -19,6 +19,7 @@ from stackflower.utils.atomic import reporting_write_errors
 
 MAX_IN_MEMORY = 16 << 20  # bytes up to which a temporary file is held in memory
 BLOCK_SIZE = 1 << 20  # bytes read at a time
+ENCODER = json.JSONEncoder(ensure_ascii=False)  # made once: `json.dumps` would make one per value
 ADVICE = "Free some disk space, or set the environment variable TMPDIR to another folder."
 
 
@@ -158,4 +159,4 @@ def write_json_lines(path: Path, values: Iterable[Any]) -> None:
 
 
 def _to_line(value: Any) -> bytes:
-    return json.dumps(value, ensure_ascii=False).encode("utf-8", "surrogatepass") + b"\n"
+    return ENCODER.encode(value).encode("utf-8", "surrogatepass") + b"\n"

@@ -52,5 +52,6 @@ def assign_splits(names: Iterable[str]) -> dict[str, str | None]:
 
 def find_split_folders(files: Files) -> list[str]:
     """List the top folders whose names contain the keyword of a split, in the order of the splits."""
-    splits = {folder: split for folder in sorted(files.folders) if "/" not in folder and (split := find_split(folder))}
+    tops = sorted({name.partition("/")[0] for name in files.entries if "/" in name})
+    splits = {folder: split for folder in tops if (split := find_split(folder))}
     return sorted(splits, key=lambda folder: list(KEYWORDS).index(splits[folder]))

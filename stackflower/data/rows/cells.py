@@ -76,6 +76,8 @@ def parse_texts(cell: object) -> list[str] | None:
     Returns:
         The captions, some of which may be empty; an empty list for a missing cell; None for a cell of another type.
     """
+    if type(cell) is list and set(map(type, cell)) == {str} and min(map(len, cell)) > LONGEST_MISSING:
+        return cell  # the usual case, which needs no further checks
     value = parse_literal(cell)
     if is_missing(value):
         return []
@@ -84,12 +86,12 @@ def parse_texts(cell: object) -> list[str] | None:
     if not isinstance(value, (list, tuple)):
         value = [value]
     value = [item for item in value if isinstance(item, str) or not is_missing(item)]
-    texts = [item if type(item) is str and len(item) > LONGEST_MISSING else _parse_text(item) for item in value]
+    texts = [_parse_text(item) for item in value]
     return None if None in texts else [text for text in texts if text is not None]
 
 
 def _parse_text(item: object) -> str | None:
-    if isinstance(item, Mapping):
+    if not isinstance(item, str) and isinstance(item, Mapping):
         item = next((item[key] for key in TEXT_KEYS if key in item), b"")
     if is_missing(item):
         return ""

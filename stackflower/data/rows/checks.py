@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from itertools import chain
 from sys import intern
 from typing import Any
 
@@ -53,7 +54,7 @@ def _check_captions(row: dict[str, Any]) -> tuple[list[str], str | None]:
         return [], 'has no caption: "text" must be a string or a list of strings'
     if any(not text.strip() for text in texts):
         return [], "has an empty caption"
-    if any(not text.isascii() and LONE_SURROGATE.search(text) for text in texts):
+    if _has_lone_surrogate(texts):
         return [], "has a caption that is not valid Unicode (half of a surrogate pair)"
     longest = max(len(text.split()) for text in texts)
     if longest > MAX_WORDS:
@@ -73,20 +74,24 @@ def _check_attributes(row: dict[str, Any], texts: list[str]) -> str | None:
     if attributes is not None and not isinstance(attributes, dict):
         return f"has the attributes {show(attributes)}; they must be an object of names and values"
     words = [row.get("class_name"), *(attributes or {}), *(attributes or {}).values()]
-    if any(isinstance(word, str) and not word.isascii() and LONE_SURROGATE.search(word) for word in words):
+    if _has_lone_surrogate(words):
         return "has a class name or an attribute that is not valid Unicode (half of a surrogate pair)"
     if mentioned is None:
         return None
-    lists = (
-        isinstance(mentioned, list) and len(mentioned) == len(texts) and all(isinstance(one, list) for one in mentioned)
-    )
-    if not lists or not all(isinstance(name, str) for one in mentioned for name in one):
+    is_list = isinstance(mentioned, list) and len(mentioned) == len(texts)
+    names = list(chain(*mentioned)) if is_list and all(isinstance(one, list) for one in mentioned) else [None]
+    if not all(isinstance(name, str) for name in names):
         return (
             f'has a "mentioned_attributes" that is not a list of attribute names for each of its {len(texts)} captions'
         )
-    if any(not name.isascii() and LONE_SURROGATE.search(name) for one in mentioned for name in one):
+    if _has_lone_surrogate(names):
         return 'has a "mentioned_attributes" that is not valid Unicode (half of a surrogate pair)'
     return None
+
+
+def _has_lone_surrogate(words: Iterable[object]) -> bool:
+    text = " ".join([word for word in words if isinstance(word, str)])
+    return not text.isascii() and LONE_SURROGATE.search(text) is not None
 
 
 def build_rows(rows: Sequence[dict[str, Any]]) -> Rows:

@@ -53,6 +53,7 @@ USUAL_NAMES = {  # as `_normalise` writes them
 NUMBERED_TEXT = re.compile(r"(?:text|caption|sentence|comment|description)s?_?\d+")
 OPTIONAL_COLUMNS = ("class_name", "attributes", "mentioned_attributes")  # found by name only
 INSPECTED_ROWS = 50  # number of rows to inspect for the detection of columns
+JSON_SCALARS = frozenset({str, int, float, bool, type(None)})
 
 
 @dataclass(frozen=True)
@@ -134,11 +135,14 @@ def normalise_row(
 
 def _to_json(value: Any) -> Any:
     """Convert a cell to JSON types; cells of Parquet files may be dates or decimals."""
+    if type(value) in JSON_SCALARS:
+        return value
     if isinstance(value, Mapping):
-        return {str(key): _to_json(item) for key, item in value.items() if item is not None}
+        pairs = ((str(key), item) for key, item in value.items() if item is not None)
+        return {key: item if type(item) in JSON_SCALARS else _to_json(item) for key, item in pairs}
     if isinstance(value, (list, tuple)):
-        return [_to_json(item) for item in value]
-    return value if value is None or isinstance(value, (str, int, float)) else str(value)
+        return [item if type(item) in JSON_SCALARS else _to_json(item) for item in value]
+    return value if isinstance(value, (str, int, float)) else str(value)
 
 
 def find_columns(
@@ -252,7 +256,11 @@ def _find_image_column(
     """Return the column whose cells match existing images best, or else the first one with a usual name."""
     candidates = [usual[name] for name in USUAL_NAMES["image"] if name in usual]
     columns = [*candidates, *(name for name in names if name not in candidates)]
-    ratings = {column: sum(rate_image(row.get(column)) for row in rows) for column in columns}
+    ratings: dict[str, int] = {}
+    for column in columns:
+        ratings[column] = sum(rate_image(row.get(column)) for row in rows)
+        if ratings[column] == 2 * len(rows):  # the best possible; similar names need not be searched for
+            return column
     if any(ratings.values()):
         return max(columns, key=lambda column: ratings[column])
     return candidates[0] if candidates and _normalise(candidates[0]) not in ("id", "key") else ""

@@ -97,7 +97,7 @@ class NameResolver:
 
     def _relative_key(self, file: str, index: dict[str, list[str]]) -> str:
         key = _make_key(file[len(self.prefix) :])
-        return str(PurePosixPath(key).with_suffix("")) if index is self.by_stem else key
+        return _cut_extension(key) if index is self.by_stem else key
 
     @cached_property
     def by_name(self) -> dict[str, list[str]]:
@@ -108,7 +108,10 @@ class NameResolver:
     def by_stem(self) -> dict[str, list[str]]:
         """Images of the folder, by the last part of their normalised paths without the extension."""
         return _index(
-            (PurePosixPath(_make_key(file)).stem, file) for file in self._list_files() if self.files.is_image(file)
+            (_cut_extension(base), file)
+            for base, files in self.by_name.items()
+            for file in files
+            if self.files.is_image(file)
         )
 
     def _list_files(self) -> Iterable[str]:
@@ -166,6 +169,11 @@ def _contradicts(name: str, file: str) -> bool:
         for path in (name, file)
     ]
     return None not in splits and splits[0] != splits[1]
+
+
+def _cut_extension(path: str) -> str:
+    stem, dot, extension = path.rpartition(".")
+    return stem if dot and "/" not in extension and not stem.endswith("/") else path
 
 
 def _index(pairs: Iterable[tuple[str, str]]) -> dict[str, list[str]]:

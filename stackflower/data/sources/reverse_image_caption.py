@@ -35,7 +35,7 @@ class ReverseImageCaption(ListedSource):
 
     @classmethod
     def recognises(cls, files: Files) -> bool:
-        return any(PurePosixPath(name).name == TABLE_FILE for name in files.names)
+        return any(f"/{name}".endswith(f"/{TABLE_FILE}") for name in files.names)
 
     def _find_file(self, *names: str) -> str:
         """Return the first file that has one of these names, in any folder."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from types import NoneType
@@ -64,33 +64,18 @@ class Sample:
     problem: str | None = None
 
 
-@dataclass
-class Shard:
-    """Samples of a shard, in order, and the problems of the file, one sentence each."""
-
-    path: Path
-    samples: list[Sample]
-    problems: list[str]
-
-    @property
-    def faults(self) -> list[str]:
-        """Problems of the file and of its samples, one sentence each."""
-        bad = [f"{self.path / sample.key} {sample.problem}." for sample in self.samples if sample.problem]
-        return [*self.problems, *bad]
-
-
-def read_shard(path: Path, keys: Keys = USUAL_KEYS) -> Shard:
+def read_samples(path: Path, problems: list[str], keys: Keys = USUAL_KEYS) -> Iterator[Sample]:
     """Read the samples of a shard and check their captions, without reading images.
 
     Args:
         path: the shard.
+        problems: list to which a sentence per problem of the file is added, before the first sample is yielded.
         keys: keys of the JSON files.
 
     Raises:
         DataError: the file is not a tar file.
     """
     samples: dict[str, Sample] = {}
-    problems: list[str] = []
     refused: dict[str, str] = {}
     for name, place in read_tar_entries(path, path, problems, refused):
         folder, slash, base = name.rpartition("/")
@@ -107,11 +92,12 @@ def read_shard(path: Path, keys: Keys = USUAL_KEYS) -> Shard:
             if suffix in sample.texts:
                 sample.problem = f"has two {suffix} files; put all captions into one, a line each"
             sample.texts[suffix] = place
-    with path.open("rb") as handle:
-        for sample in samples.values():
-            read_row(sample, handle, keys)
     problems += [f"{path / name} {reason}." for name, reason in refused.items()]
-    return Shard(path, list(samples.values()), problems)
+    with path.open("rb") as handle:
+        for key in list(samples):
+            sample = samples.pop(key)  # captions that were used take up no memory
+            read_row(sample, handle, keys)
+            yield sample
 
 
 def read_row(sample: Sample, handle: BinaryIO, keys: Keys) -> None:
@@ -171,15 +157,18 @@ class ShardFiles(Files):
         self.read_part = PartReader()
         self._places: dict[str, tuple[str, int, int]] = {}
 
-    def read_shards(self) -> Iterator[tuple[str, str, Shard]]:
-        """Read the shards, record the positions of their images, and yield the location, name and samples of each."""
+    def read_shards(self) -> Iterator[tuple[str, RawTable]]:
+        """Read the shards, record the positions of their images, and yield the location and the rows of each."""
         for location, name in self.shards.items():
             with local_copy(location) as path:
-                shard = read_shard(path, self.keys)
-            for sample in shard.samples:
-                if sample.image is not None:
-                    self._places[f"{name}/{sample.key}"] = (location, *sample.image)
-            yield location, name, shard
+                yield location, RawTable(name, self._read_shard(location, name, path), is_fixed=True, is_checked=True)
+
+    def _read_shard(self, location: str, name: str, path: Path) -> Iterator[RawRow]:
+        for sample in read_samples(path, self.problems, self.keys):
+            image = f"{name}/{sample.key}"
+            if sample.image is not None:
+                self._places[image] = (location, *sample.image)
+            yield RawRow(f"{path}/{sample.key}", {**sample.row, "image": image}, sample.problem)
 
     def __contains__(self, name: object) -> bool:
         return name in self._places
@@ -194,7 +183,8 @@ class ShardFiles(Files):
 
     def list_entries(self) -> Iterator[tuple[str, Any]]:
         if not self._places:
-            deque(self.read_shards(), maxlen=0)
+            for _, table in self.read_shards():
+                deque(table.rows, maxlen=0)
         yield from self._places.items()
 
     def stamp(self, name: str) -> object:
@@ -275,9 +265,8 @@ class ShardSource(ListedSource):
     def list_tables(self) -> Iterator[RawTable]:
         split_of = {shard: split for split, shards in self.shards.items() for shard in shards}
         assert isinstance(self.files, ShardFiles)
-        for location, name, shard in self.files.read_shards():
-            self.files.problems += shard.problems
-            yield RawTable(name, _list_rows(name, shard), split=split_of[location], is_fixed=True, is_checked=True)
+        for location, table in self.files.read_shards():
+            yield replace(table, split=split_of[location])
 
     def read(self) -> dict[str, Listing]:
         listings = super().read()
@@ -297,8 +286,3 @@ class ShardSource(ListedSource):
             return []
         reason = ", because their names belong to no split" if self.shard_splits.left_out else ""
         return [f"{len(unread):,} tar files in {self.location} are not read{reason}, such as {unread[0]}."]
-
-
-def _list_rows(name: str, shard: Shard) -> Iterator[RawRow]:
-    for sample in shard.samples:
-        yield RawRow(f"{shard.path}/{sample.key}", {**sample.row, "image": f"{name}/{sample.key}"}, sample.problem)

@@ -21,7 +21,7 @@ from stackflower.data.images import load_square
 from stackflower.data.remote import fetch_file, is_remote, list_matches, local_copy
 from stackflower.data.rows.checks import join_problems
 from stackflower.data.shard_locations import get_file_name
-from stackflower.data.sources.shards import TEXT_SUFFIXES, USUAL_KEYS, Keys, Sample, ShardSource, read_row, read_shard
+from stackflower.data.sources.shards import TEXT_SUFFIXES, USUAL_KEYS, Keys, Sample, ShardSource, read_row, read_samples
 from stackflower.errors import DataError
 from stackflower.options import Count, Natural
 from stackflower.registry import register
@@ -69,18 +69,18 @@ def load_index(location: str, keys: Keys = USUAL_KEYS) -> ShardIndex:
         with suppress(OSError, ValueError):
             places = np.load(cached, mmap_mode="r")
             return ShardIndex(places, json.loads(cached.with_suffix(".json").read_text(encoding="utf-8")))
-        shard = read_shard(path, keys)
-    absent = (ABSENT, 0)
-    rows = [
-        [*(sample.image or absent), *(part for suffix in TEXT_SUFFIXES for part in sample.texts.get(suffix, absent))]
-        for sample in shard.samples
-        if not sample.problem
-    ]
-    places = np.array(rows, dtype=np.int64).reshape(-1, 2 + 2 * len(TEXT_SUFFIXES))
-    write_text(cached.with_suffix(".json"), json.dumps(shard.faults))
+        rows, problems, bad = [], list[str](), list[str]()
+        for sample in read_samples(path, problems, keys):
+            if sample.problem:
+                bad.append(f"{path / sample.key} {sample.problem}.")
+            else:
+                texts = [sample.texts.get(suffix) for suffix in TEXT_SUFFIXES]
+                rows.append([part for place in (sample.image, *texts) for part in place or (ABSENT, 0)])
+    index = ShardIndex(np.array(rows, dtype=np.int64).reshape(-1, 2 + 2 * len(TEXT_SUFFIXES)), [*problems, *bad])
+    write_text(cached.with_suffix(".json"), json.dumps(index.faults))
     with replacing(cached) as temporary:
-        np.save(temporary, places)
-    return ShardIndex(places, shard.faults)
+        np.save(temporary, index.places)
+    return index
 
 
 class ShardReader:

@@ -91,9 +91,9 @@ class TableSource(ListedSource):
         """Return the names of the tables, all of one suffix, that name images, in the top or the split folders."""
         tops = {"", *find_split_folders(files)}
         by_suffix: dict[str, list[str]] = {}
-        for name in files.names:
+        for name in filter(is_container, files.names):
             suffix, folder = PurePosixPath(name).suffix.lower(), name.rpartition("/")[0]
-            if is_container(name) and not _is_other(name) and (folder in tops or suffix in ARROW_SUFFIXES):
+            if not _is_other(name) and (folder in tops or suffix in ARROW_SUFFIXES):
                 by_suffix.setdefault(suffix, []).append(name)
         groups = [names for names in map(_select_tables, by_suffix.values()) if names]
         tables = [names for names in groups if PurePosixPath(names[0]).suffix.lower() not in JSON_SUFFIXES]
