@@ -12,6 +12,7 @@ main = LazyGroup(
         "train": "stackflower.commands.train:train",
         "sample": "stackflower.commands.sample:sample",
         "eval": "stackflower.commands.evaluate:evaluate",
+        "push": "stackflower.commands.push:push",
         "report": "stackflower.commands.report:report",
         "data": "stackflower.commands.data:data",
         "train-text": "stackflower.commands.train_text:train_text",

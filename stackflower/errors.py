@@ -35,6 +35,10 @@ class RunError(StackflowerError):
     """A run folder can't be used as it is: it is missing, incomplete, in use or of another configuration."""
 
 
+class ModelError(StackflowerError):
+    """A model can't be used as it is: it is unknown, unreachable, incomplete, damaged or of a newer version."""
+
+
 class MissingDependency(StackflowerError):
     """An optional library is not installed; the message names the extra to install.
 

@@ -1,11 +1,14 @@
-"""Generate images for captions with a trained run, from nothing but the run's folder."""
+"""Generate images for captions with a trained run or a shared model, from nothing but its folder."""
 
 from __future__ import annotations
 
 import operator
 import os
+import tempfile
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,20 +17,29 @@ from torch import Tensor
 
 from stackflower.adversary import Adversary
 from stackflower.build import load_run
+from stackflower.data.grids import draw_captioned_grid, save_image
 from stackflower.data.images import to_uint8
 from stackflower.declarations import offers_trait
-from stackflower.errors import ConfigError
+from stackflower.errors import ConfigError, ModelError
+from stackflower.models import hub
+from stackflower.models.card import render_card
+from stackflower.models.describe import describe_run
+from stackflower.models.finding import find_model
+from stackflower.models.folder import load_model, save_model
+from stackflower.models.record import ModelRecord, is_model
 from stackflower.runs.folder import Run
 from stackflower.stages.base import Generated, Stage, Text
 from stackflower.stages.noise import NoiseTable
 from stackflower.text.base import TextEncoder
 from stackflower.text.checks import clean_captions, report_given_captions
+from stackflower.utils.atomic import reporting_write_errors, write_text
 from stackflower.utils.distributed import share
 from stackflower.utils.progress import progress_bar as show_progress
 from stackflower.utils.progress import progress_bars
 
 SMALLEST_TRUNCATION = 0.01  # standard deviations
 MOST_CANDIDATES = 256  # upper bound of `best_of`
+CARD_CAPTIONS, CARD_IMAGES = 4, 6  # rows and columns of the picture in a model card
 CAPTION_CHUNK = 1024  # number of captions that are encoded at a time
 
 
@@ -39,20 +51,27 @@ class Pipeline:
         encoder: text encoder that the stage was trained with.
         device: device to run on.
         adversary: adversary of the largest images, for `best_of`; None: `best_of` is not available.
+        record: description of the model, for `save_pretrained`; None: the pipeline can't be saved.
 
     Example:
         >>> import stackflower as sf
-        >>> pipeline = sf.Pipeline.from_run("runs/quickstart-1")  # doctest: +SKIP
+        >>> pipeline = sf.Pipeline.from_pretrained("flowers")  # doctest: +SKIP
         >>> images = pipeline("a red flower with pointed petals", per_caption=8, seed=0)  # doctest: +SKIP
         >>> sf.grid(images, columns=4).save("red.png")  # doctest: +SKIP
     """
 
     def __init__(
-        self, stage: Stage, encoder: TextEncoder, device: torch.device | str = "cpu", adversary: Adversary | None = None
+        self,
+        stage: Stage,
+        encoder: TextEncoder,
+        device: torch.device | str = "cpu",
+        adversary: Adversary | None = None,
+        record: ModelRecord | None = None,
     ):
         self.stage = stage.eval().requires_grad_(False).to(memory_format=torch.channels_last)
         self.encoder = encoder
         self.adversary = None if adversary is None else adversary.eval().requires_grad_(False)
+        self.record = record
         self.to(device)
 
     def to(self, device: torch.device | str) -> Pipeline:
@@ -97,9 +116,111 @@ class Pipeline:
         """
         with torch.random.fork_rng(devices=[]):  # building networks draws weights, which are then replaced
             stage, encoder, adversary = load_run(Run(run), with_discriminator, checkpoint)
-        if device is None:
-            device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else "cpu"
-        return cls(stage, encoder, device or "cpu", adversary)
+        record = describe_run(Run(run), checkpoint=checkpoint)
+        return cls(stage, encoder, _choose_device(device), adversary, record)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        model: str | os.PathLike[str],
+        device: torch.device | str | None = None,
+        *,
+        revision: str | None = None,
+        with_discriminator: bool = False,
+        checkpoint: str | None = None,
+    ) -> Pipeline:
+        """Load a shared model or a run.
+
+        Args:
+            model: folder of a model or a run; else the name of a model that is shipped with Stackflower, such as
+                "flowers"; else an id on the Hugging Face Hub, such as "owner/flowers".
+            device: device to run on. Default: the GPU if one is available, otherwise the CPU.
+            revision: branch, tag or commit on the Hub. Default: the newest.
+            with_discriminator: also load the discriminator, for `best_of`; only runs have one.
+            checkpoint: checkpoint of a run (see `from_run`).
+
+        Returns:
+            The pipeline.
+
+        Raises:
+            ModelError: the model does not exist, can't be reached, or is incomplete, damaged or of a newer version.
+            ConfigError: `with_discriminator` or `checkpoint` is given for a model that is not a run.
+            RunError: part of a run is missing or damaged.
+        """
+        folder = find_model(model, revision)
+        if not is_model(folder):
+            return cls.from_run(folder, device, with_discriminator=with_discriminator, checkpoint=checkpoint)
+        if with_discriminator or checkpoint is not None:
+            name = "best_of" if with_discriminator else "checkpoint"
+            raise ConfigError(
+                f"`{name}` needs the folder of a run; the model {model} has no discriminator and no checkpoints."
+            )
+        with torch.random.fork_rng(devices=[]):
+            stage, encoder, record = load_model(folder)
+        return cls(stage, encoder, _choose_device(device), None, record)
+
+    def save_pretrained(
+        self,
+        folder: str | os.PathLike[str],
+        *,
+        half: bool = False,
+        captions: Sequence[str] | None = None,
+        title: str | None = None,
+        license: str | None = None,
+    ) -> ModelRecord:
+        """Write a model folder, which `from_pretrained` loads: configuration, weights, text encoder and card.
+
+        The folder holds no optimizer, no discriminator, no paths and no names of computers. Weights are safetensors.
+
+        Args:
+            folder: folder to write.
+            half: store the weights in float16, which halves the files and changes images by at most 2/255.
+            captions: example captions, of which the first four are drawn in the card. Default: those of the run's
+                sample grids, which are captions of its training data.
+            title: name of the model in its card. Default: the name of the folder.
+            license: licence of the weights, by its identifier on the Hub, such as "cc-by-4.0".
+
+        Returns:
+            The record of the model.
+
+        Raises:
+            ConfigError: the pipeline was not loaded from a run or a model, or a caption can't be used.
+            ModelError: the folder holds something else, or the weights can't be converted.
+        """
+        if self.record is None:
+            raise ConfigError("Only a pipeline that was loaded from a run or a model can be saved.")
+        path, record = Path(folder).expanduser(), self.record
+        if captions is not None:
+            record = replace(record, captions=clean_captions(captions))
+        with reporting_write_errors(path, ModelError):
+            record = save_model(path, self.stage, self.encoder, record, "fp16" if half else "fp32")
+            shown = record.captions[:CARD_CAPTIONS]
+            if shown:
+                images = torch.cat(list(self.generate(shown, per_caption=CARD_IMAGES)))
+                save_image(draw_captioned_grid(images.numpy(), shown), path / "samples.jpg", grid=True)
+            write_text(path / "README.md", render_card(record, title or path.resolve().name, license, bool(shown)))
+        return record
+
+    def push_to_hub(self, model: str, *, private: bool = False, **options: Any) -> str:
+        """Upload the model to the Hugging Face Hub.
+
+        Args:
+            model: id, such as "owner/flowers"; its repository is created if it does not exist.
+            private: create a private repository.
+            options: options of `save_pretrained`.
+
+        Returns:
+            The address of the model.
+
+        Raises:
+            ModelError: the id is wrong, the user is not logged in or may not write, or the Hub can't be reached.
+            ConfigError: as of `save_pretrained`.
+        """
+        hub.check_access(model)
+        with tempfile.TemporaryDirectory() as temporary:
+            folder = Path(temporary) / "model"
+            self.save_pretrained(folder, title=model, **options)
+            return hub.push(folder, model, private)
 
     @property
     def resolution(self) -> int:
@@ -321,6 +442,13 @@ class Pipeline:
                 images += [Image.fromarray(image.numpy()) for image in batch]
                 progress(len(batch))
         return images
+
+
+def _choose_device(device: torch.device | str | None) -> torch.device | str:
+    """Return the given device, or else the GPU if one is available, or else the CPU."""
+    if device is None and torch.accelerator.is_available():
+        device = torch.accelerator.current_accelerator()
+    return device or "cpu"
 
 
 def _read_integer(name: str, value: Any) -> int:

@@ -1,4 +1,4 @@
-"""``stackflower ls``: list parts and recipes without importing them."""
+"""``stackflower ls``: list parts, recipes and shipped models without importing torch."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from stackflower import registry
 from stackflower.commands.console import Command, show
 from stackflower.commands.options import json_option
 from stackflower.errors import ConfigError
+from stackflower.models.finding import list_shipped
 from stackflower.options import suggest
 from stackflower.recipes.load import describe_recipes
 from stackflower.registry import Entry
@@ -21,7 +22,7 @@ from stackflower.registry import Entry
 @click.argument("kind", required=False)
 @json_option
 def ls(kind: str | None, as_json: bool) -> None:
-    """List the parts of each kind and the recipes, or those of one KIND."""
+    """List the parts of each kind, the recipes and the shipped models, or those of one KIND."""
     rows = list_rows(kind)
     show({"parts": rows}, as_json, lambda: format_table(rows))
 
@@ -44,22 +45,28 @@ def list_rows(kind: str | None) -> list[dict[str, str]]:
     """List parts and recipes.
 
     Args:
-        kind: kind of part, or "recipe"; None: all.
+        kind: kind of part, "recipe" or "model"; None: all.
 
     Returns:
-        One row per part or recipe, with kind, name, distribution and description.
+        One row per part, recipe or model, with kind, name, distribution and description.
     """
-    kinds = [*registry.KINDS, "recipe"]
+    kinds = [*registry.KINDS, "recipe", "model"]
+    kind = "model" if kind == "models" else kind
     if kind is not None and kind not in kinds:
         raise ConfigError(f"Unknown kind {kind!r}.{suggest(kind, kinds)}")
     rows = [
         {"kind": entry.kind, "name": entry.name, "from": entry.owner, "description": read_summary(entry)}
-        for entry in (registry.list_entries(kind) if kind != "recipe" else [])
+        for entry in (registry.list_entries(kind) if kind not in ("recipe", "model") else [])
     ]
     if kind in (None, "recipe"):
         rows += [
             {"kind": "recipe", "name": name, "from": "stackflower", "description": text}
             for name, text in describe_recipes().items()
+        ]
+    if kind in (None, "model"):
+        rows += [
+            {"kind": "model", "name": name, "from": "stackflower", "description": model.describe()}
+            for name, model in list_shipped().items()
         ]
     return rows
 

@@ -156,3 +156,20 @@ def parse_part_options(texts: Sequence[str], kinds: Sequence[str], example: str)
             raise ConfigError(f"--set {key}={value}: it should be {allowed}, as in --set {example}.")
         options[kind][option] = value
     return options
+
+
+def model_options(command: F) -> F:
+    """Add the options of a model folder: its example captions, the type of its weights, and its licence."""
+    options = (
+        click.option(
+            "--caption",
+            "captions",
+            multiple=True,
+            help="Example caption for the model card. Repeatable.  [default: captions of the training data]",
+        ),
+        click.option("--half", is_flag=True, help="Store the weights in float16: half the size."),
+        click.option("--license", metavar="ID", help="Licence of the weights, such as cc-by-4.0."),
+    )
+    for option in reversed(options):
+        command = option(command)
+    return command

@@ -1,4 +1,4 @@
-"""``stackflower sample``: generate images for captions with a trained run."""
+"""``stackflower sample``: generate images for captions with a model."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from stackflower.commands.streams import decode_argument
     cls=Command,
     settings={"interpolate": "steps"},
     epilog=format_examples(
-        'stackflower sample runs/quickstart-1 "a red flower with pointed petals" --per-caption 8 --grid',
+        'stackflower sample flowers "a red flower with pointed petals" --per-caption 8 --grid',
         "stackflower sample runs/quickstart-1 --captions captions.txt --out generated --per-caption 4",
         'stackflower sample runs/quickstart-1 "a blue flower" --out blue.png --seed 3 --best-of 10',
         'stackflower sample runs/quickstart-1 "a red flower" "a blue flower" --interpolate 8 --per-caption 4',
     ),
 )
-@click.argument("run")
+@click.argument("model")
 @click.argument("captions", nargs=-1)
 @click.option("--captions", "file", metavar="FILE", help="Text file with one caption per line, or a metadata.jsonl.")
 @click.option(
@@ -38,7 +38,8 @@ from stackflower.commands.streams import decode_argument
 @click.option(
     "--out",
     metavar="DIR|FILE.png",
-    help="Folder for the images, or file, whose suffix sets the format: .png, .jpg, .webp …  [default: RUN/generated]",
+    help="Folder for the images, or file, whose suffix sets the format: .png, .jpg, .webp …  [default: RUN/generated, "
+    "or generated for a model that is not a run]",
 )
 @click.option("--grid", is_flag=True, help="Save one image grid with a row per caption.")
 @click.option(
@@ -52,6 +53,7 @@ from stackflower.commands.streams import decode_argument
     help="Generate K candidates and keep the one that the discriminator scores highest.",
 )
 @checkpoint_option
+@click.option("--revision", metavar="NAME", help="Branch, tag or commit of a model on the Hugging Face Hub.")
 @click.option("--sharpen", type=Finite(0), default=1.0, metavar="F", help="Sharpen by a factor; 1 changes nothing.")
 @click.option(
     "--interpolate",
@@ -64,10 +66,14 @@ from stackflower.commands.streams import decode_argument
 @click.option("--batch-size", type=click.IntRange(1), default=64, show_default=True, help="Number of images at a time.")
 @threads_option
 @json_option
-def sample(run: str, captions: tuple[str, ...], as_json: bool, **options: Any) -> None:
-    """Generate images for captions with a trained run."""
+def sample(model: str, captions: tuple[str, ...], as_json: bool, **options: Any) -> None:
+    """Generate images for captions with a MODEL.
+
+    MODEL is the folder of a run or of a shared model, the name of a shipped model (`stackflower ls models` lists them),
+    or an id on the Hugging Face Hub, such as owner/flowers.
+    """
     from stackflower.reports.generated import SampleRequest, write_samples
 
-    written = write_samples(SampleRequest(run, [decode_argument(caption) for caption in captions], **options))
+    written = write_samples(SampleRequest(model, [decode_argument(caption) for caption in captions], **options))
     if written is not None:
         show(written.to_dict() if as_json else {}, as_json, written.summarise)

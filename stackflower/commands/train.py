@@ -58,6 +58,12 @@ PARTS = ("conditioning", "generator", "discriminator", "features", "augmentation
 )
 @click.option("--stage", type=int, help="Stage to train.  [default: 1]")
 @click.option("--below", metavar="RUN", help="Trained run of the previous stage, for --stage 2 and higher.")
+@click.option(
+    "--from",
+    "start_from",
+    metavar="MODEL",
+    help="Fine-tune a model: a run, a model folder, a shipped model, or one of the Hugging Face Hub.",
+)
 @click.option("--data", help=f"Training data: {DATA_HELP}  [default: synthetic-flowers]")
 @click.option("--out", metavar="RUN", help="Folder for the run.  [default: runs/RECIPE-N]")
 @click.option(
@@ -109,6 +115,7 @@ PARTS = ("conditioning", "generator", "discriminator", "features", "augmentation
 @threads_option
 @click.option("--resume", metavar="[RUN|latest]", is_flag=False, flag_value="latest", help="Resume a run.")
 @click.option("--report-to", metavar="TRACKER", multiple=True, help="tensorboard, wandb or mlflow.")
+@click.option("--push-to-hub", metavar="OWNER/NAME", help="Upload the model to the Hugging Face Hub afterwards.")
 @settings_option("Any other setting.")
 @click.option("--dry-run", is_flag=True, help="Print the resolved configuration and its cost, and exit.")
 @json_option
@@ -146,7 +153,7 @@ def read_request(flags: dict[str, Any], began: float) -> TrainingRequest:
         "optimizer.generator.lr": flags["lr"],
         "optimizer.discriminator.lr": flags["lr"],
         **{setting: flags[flag] for flag, setting in SETTINGS.items()},
-        **{name: flags[name] for name in (*PARTS, "seed", "mixed_precision")},
+        **{name: flags[name] for name in (*PARTS, "seed", "mixed_precision", "start_from")},
     }
     return TrainingRequest(
         stage=flags["stage"],
@@ -158,6 +165,7 @@ def read_request(flags: dict[str, Any], began: float) -> TrainingRequest:
         resume=flags["resume"],
         time_limit=flags["time_limit"],
         report_to=flags["report_to"],
+        push_to_hub=flags["push_to_hub"],
         began=began,
     )
 

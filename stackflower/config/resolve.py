@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from types import MappingProxyType
+from types import MappingProxyType, NoneType
 from typing import Any
 
 from stackflower import registry
@@ -24,7 +24,7 @@ from stackflower.config.schema import (
 from stackflower.errors import ConfigError
 from stackflower.options import Count, Seed, describe_problem, describe_value, read_section, suggest
 
-HEADER = ("description", "source", "deviations", "recipe", "stage", "seed", "mixed_precision", "below")
+HEADER = ("description", "source", "deviations", "recipe", "stage", "seed", "mixed_precision", "below", "start_from")
 PRECISIONS = ("auto", "no", "bf16", "fp16")
 OPTIMIZER_DEFAULTS: dict[str, dict[str, Any]] = {"text": {"clip_norm": 10.0}}  # the competition report's
 
@@ -66,6 +66,7 @@ def resolve(tree: Mapping[str, Any], parameters: Mapping[str, str] = MappingProx
         output=sections["output"],
         optimizer=_read_optimizers(tree.get("optimizer", {}), problems, parameters),
         below=_read_previous_stage(tree.get("below"), problems),
+        start_from=tree.get("start_from"),
     )
     if not problems:  # refused values were replaced by defaults, which say nothing about the length
         problems += _check_length(config.train, parameters)
@@ -89,6 +90,8 @@ def _check_header(tree: Mapping[str, Any], parameters: Mapping[str, str]) -> lis
     values = {key: describe_value(key, tree[key], parameters) for key in ("stage", "seed", "mixed_precision")}
     if describe_problem(tree["stage"], Count):
         problems.append(f"{values['stage']}: allowed are 1, 2, 3 …")
+    if not isinstance(tree.get("start_from"), (str, NoneType)):
+        problems.append(f"start_from = {tree['start_from']!r}: it should be the name of a model.")
     if tree["mixed_precision"] not in PRECISIONS:
         problems.append(f"{values['mixed_precision']}: allowed are {', '.join(PRECISIONS)}.")
     if wrong := describe_problem(tree["seed"], Seed):

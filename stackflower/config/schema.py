@@ -185,6 +185,7 @@ class RunConfig:
     optimizer: Mapping[str, Optimizer]
     output: Output
     below: PreviousStage | None = None
+    start_from: str | None = None  # model whose weights the training starts from, for the record
 
     def to_dict(self) -> dict[str, Any]:
         """Convert to plain values, as in JSON and TOML; `resolve` is the inverse."""

@@ -17,6 +17,7 @@ from stackflower.data.caption_files import collect_captions
 from stackflower.data.grids import check_writable_format, draw_captioned_grid, names_image_file, save_image
 from stackflower.data.images import sharpen
 from stackflower.errors import ConfigError, DataError
+from stackflower.models.record import is_model
 from stackflower.pipeline import Pipeline
 from stackflower.text.checks import clean_captions, report_given_captions
 from stackflower.utils.atomic import replacing, reporting_write_errors
@@ -34,12 +35,13 @@ class SampleRequest:
     The fields are the parameters of `Pipeline.generate` and of ``stackflower sample``.
     """
 
-    run: str
+    model: str
     captions: list[str]
     file: str | None = None
     per_caption: int = 1
     seed: int = 0
     out: str | None = None
+    revision: str | None = None
     grid: bool = False
     truncation: float | None = None
     batch_size: int = 64
@@ -49,6 +51,13 @@ class SampleRequest:
     checkpoint: str | None = None
     interpolate: int | None = None
     threads: int | None = None
+
+    @property
+    def default_folder(self) -> Path:
+        """Folder for the images if none is given: in the folder of a run, otherwise in the current folder."""
+        folder = Path(self.model).expanduser()
+        is_run = folder.is_dir() and not is_model(folder)
+        return folder / "generated" if is_run else Path("generated")
 
 
 @dataclass(frozen=True)
@@ -106,7 +115,7 @@ def _write_samples(request: SampleRequest, captions: list[str], state: PartialSt
     if request.interpolate is not None:
         return _interpolate(request, captions, state)
     total, out = len(captions) * request.per_caption, request.out
-    base = Path(out).expanduser() if out else Path(request.run).expanduser() / "generated"
+    base = Path(out).expanduser() if out else request.default_folder
     one_file = out is not None and names_image_file(base)
     if one_file:
         check_writable_format(base)
@@ -119,13 +128,11 @@ def _write_samples(request: SampleRequest, captions: list[str], state: PartialSt
         )
     if not one_file and base.is_file():
         raise ConfigError(f"`out={base}` is a file; name a folder, or a new image file, such as flower.png.")
-    pipeline = Pipeline.from_run(
-        request.run, state.device, with_discriminator=request.best_of > 1, checkpoint=request.checkpoint
-    )
+    pipeline = _open_pipeline(request, state)
     if request.side_by_side and len(pipeline.stage.all_resolutions) == 1:
         raise ConfigError(
-            f"`side_by_side=true`: {request.run} generates {pipeline.resolution} px only; later stages (`stage=2`) and "
-            "trees generate several resolutions."
+            f"`side_by_side=true`: {request.model} generates {pipeline.resolution} px only; later stages (`stage=2`) "
+            "and trees generate several resolutions."
         )
     if state.is_main_process:
         report_given_captions(pipeline.encoder, captions)
@@ -147,6 +154,17 @@ def _write_samples(request: SampleRequest, captions: list[str], state: PartialSt
         return _write_files(images, captions, request.per_caption, base, one_file, state)
 
 
+def _open_pipeline(request: SampleRequest, state: PartialState) -> Pipeline:
+    with state.main_process_first():  # which downloads the model
+        return Pipeline.from_pretrained(
+            request.model,
+            state.device,
+            revision=request.revision,
+            with_discriminator=request.best_of > 1,
+            checkpoint=request.checkpoint,
+        )
+
+
 def _interpolate(request: SampleRequest, captions: list[str], state: PartialState) -> WrittenImages | None:
     """Write one grid with a row per noise: from the first caption to the last, or between noises for one caption."""
     options = {
@@ -161,11 +179,11 @@ def _interpolate(request: SampleRequest, captions: list[str], state: PartialStat
         raise ConfigError(
             f"`interpolate={steps}` with {rows} rows: at most {MAX_GRID_IMAGES:,} images fit into a grid."
         )
-    out = Path(request.out).expanduser() if request.out else Path(request.run).expanduser() / "generated"
+    out = Path(request.out).expanduser() if request.out else request.default_folder
     if one_file := request.out is not None and names_image_file(out):
         check_writable_format(out)
     path = out if one_file else out / f"interpolation-{uuid.uuid4().hex[:6]}.png"
-    pipeline = Pipeline.from_run(request.run, state.device, checkpoint=request.checkpoint)
+    pipeline = _open_pipeline(request, state)
     if not state.is_main_process:
         return None
     report_given_captions(pipeline.encoder, captions)

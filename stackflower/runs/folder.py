@@ -143,6 +143,18 @@ class Run:
         return self.path / "samples"
 
     @property
+    def captions_file(self) -> Path:
+        """File with the captions of the sample grids, one per line."""
+        return self.samples / "captions.txt"
+
+    def read_captions(self) -> list[str]:
+        """Read the captions of the sample grids; empty if they are unknown."""
+        try:
+            return self.captions_file.read_text(encoding="utf-8").splitlines()
+        except (OSError, ValueError):
+            return []
+
+    @property
     def scores(self) -> Path:
         """Folder of the scores that `stackflower eval` writes."""
         return self.path / "scores"

@@ -5,11 +5,13 @@ from __future__ import annotations
 import hashlib
 import math
 import re
+import shutil
+import tempfile
 import unicodedata
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -49,6 +51,8 @@ class TextEncoder(Declared, ABC):
     Attributes:
         dim: size T of an embedding.
         on_host: whether the encoder runs on the CPU and is cheap to copy to another process.
+        path_options: names of the options that are paths of local files or folders. A shared model keeps their last
+            part only, because `save` writes what the encoder reads from them.
 
     Example:
         >>> import torch
@@ -71,6 +75,7 @@ class TextEncoder(Declared, ABC):
 
     dim: int
     on_host: ClassVar[bool] = False
+    path_options: ClassVar[tuple[str, ...]] = ()
 
     @property
     def learns(self) -> bool:
@@ -154,6 +159,36 @@ class TextEncoder(Declared, ABC):
         Raises:
             RunError: a file is missing or damaged.
         """
+
+    def export(self, folder: Path, options: Mapping[str, Any]) -> dict[str, Any]:
+        """Write what the encoder needs on another computer.
+
+        Args:
+            folder: folder to write to, which need not exist; it is created if something is written.
+            options: options that the encoder was built with.
+
+        Returns:
+            The options that rebuild the encoder there, without local paths (see `import_options`).
+        """
+        with tempfile.TemporaryDirectory(dir=folder.parent) as temporary:
+            self.save(Path(temporary))
+            shutil.rmtree(folder, ignore_errors=True)
+            if any(Path(temporary).iterdir()):
+                shutil.copytree(temporary, folder)
+        return {
+            name: Path(str(value)).name if name in self.path_options and value is not None else value
+            for name, value in options.items()
+        }
+
+    @classmethod
+    def import_options(cls, folder: Path, options: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the options that rebuild an exported encoder, from those that `export` returned.
+
+        Args:
+            folder: folder that `export` wrote to; it does not exist if nothing was written.
+            options: options in the record of the model.
+        """
+        return dict(options)
 
     def __call__(self, captions: Sequence[str]) -> Tensor:
         """Encode captions as the networks expect them.

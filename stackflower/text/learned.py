@@ -38,6 +38,7 @@ class LearnedEncoder(TextEncoder):
 
     network: nn.Module
     ranks_negatives: ClassVar[bool] = True
+    path_options = ("weights",)
 
     def __init__(self, *, dim: int, weights: str | None):
         self.dim, self.weights = dim, weights

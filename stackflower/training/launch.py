@@ -16,6 +16,8 @@ from stackflower.config.schema import RunConfig
 from stackflower.data.opening import source_part
 from stackflower.data.sources.stream import ShardStream
 from stackflower.errors import ConfigError
+from stackflower.models import hub
+from stackflower.pipeline import Pipeline
 from stackflower.runs.folder import Run
 from stackflower.runs.trained_text import find_text_encoder
 from stackflower.training.accelerator import check_trackers
@@ -38,6 +40,7 @@ def train(
     out: str | os.PathLike[str] | None = None,
     stage: int | None = None,
     below: str | os.PathLike[str] | None = None,
+    start_from: str | os.PathLike[str] | None = None,
     text: str | Mapping[str, Any] | None = None,
     conditioning: str | Mapping[str, Any] | None = None,
     generator: str | Mapping[str, Any] | None = None,
@@ -58,6 +61,7 @@ def train(
     resume: str | os.PathLike[str] | None = None,
     callbacks: Callback | Sequence[Callback] = (),
     report_to: Sequence[str] = (),
+    push_to_hub: str | None = None,
     progress_bar: bool = True,
     handle_signals: bool = False,
     tune_malloc: bool = False,
@@ -76,6 +80,8 @@ def train(
         out: folder of the run. Default: ``runs/RECIPE-N``.
         stage: stage to train. Default: 1.
         below: trained run of the previous stage.
+        start_from: model to start from, to fine-tune it: a run, or as of `Pipeline.from_pretrained`. Its recipe, text
+            encoder, conditioning and generator are the defaults. The discriminator starts from new weights.
         text: text encoder: a name, the output of ``train-text``, a Hugging Face model, or a dict with name and
             options.
         conditioning: conditioning on the text, a name or a dict ``{"name": …, option: …}``.
@@ -101,6 +107,7 @@ def train(
         resume: run to resume, or "latest". Length and outputs may change, nothing else.
         callbacks: one or several `Callback`.
         report_to: trackers: "tensorboard", "wandb", "mlflow".
+        push_to_hub: id on the Hugging Face Hub, OWNER/NAME, to which the model is uploaded after the training.
         progress_bar: show progress bars on stderr.
         handle_signals: save a checkpoint and stop on SIGINT, SIGTERM, SIGHUP, SIGUSR1, SIGUSR2 and SIGXCPU (main thread
             only).
@@ -113,6 +120,7 @@ def train(
         ConfigError: a list of everything that is wrong with the configuration.
         DataError: the data can't be used as they are.
         RunError: a run folder can't be used as it is.
+        ModelError: the model to start from, or the Hub, can't be used.
         TrainingFailed: a loss stayed non-finite, or a checkpoint could not be written.
 
     Example:
@@ -123,6 +131,7 @@ def train(
     named: dict[str, Any] = {
         "data": data if data is None or isinstance(data, Mapping) else source_part(os.fspath(data)),
         "text": text if text is None or isinstance(text, Mapping) else find_text_encoder(text),
+        "start_from": None if start_from is None else os.fspath(start_from),
         "conditioning": conditioning,
         "generator": generator,
         "discriminator": discriminator,
@@ -151,6 +160,7 @@ def train(
         resume=None if resume is None else os.fspath(resume),
         time_limit=time_limit,
         report_to=tuple(report_to),
+        push_to_hub=push_to_hub,
     )
     with progress_bars(progress_bar):
         return launch(request, callbacks, handle_signals=handle_signals, tune_malloc=tune_malloc).run
@@ -192,9 +202,15 @@ def launch(
     main = devices.get_process_state().is_main_process
     if main:
         logger.info("%s %s.", reason, devices.describe_device(precision, describe_threads(config.train.threads)))
+    if main and request.push_to_hub is not None:
+        hub.check_access(request.push_to_hub)  # before hours of training rather than after
     stop = Stop(handle_signals)
     with naming_lost_processes(run.path), host_unchanged(), progress_bars(main):
-        return run_training(config, run, request, stop, CallbackList(callbacks), tune_malloc)
+        outcome = run_training(config, run, request, stop, CallbackList(callbacks), tune_malloc)
+    if main and request.push_to_hub is not None and outcome.signal is None:
+        address = Pipeline.from_run(run).push_to_hub(request.push_to_hub)
+        logger.info("Uploaded to %s.", address)
+    return outcome
 
 
 @contextmanager

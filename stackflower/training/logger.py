@@ -75,6 +75,8 @@ class RunLogger:
     def __init__(self, run: Run, accelerator: Accelerator, captions: list[str], embeddings: Tensor, noise_seed: int):
         self.run, self.accelerator = run, accelerator
         self.captions, self.embeddings, self.noise_seed = captions, embeddings.to(accelerator.device), noise_seed
+        if accelerator.is_main_process:
+            self._write_captions()
         self.sums: dict[str, Tensor] = {}
         self.counts: dict[str, float] = {}
         self.began = self.printed = self.clock()
@@ -215,6 +217,12 @@ class RunLogger:
         elif now - self.printed > LINE_INTERVAL or share >= 1:
             self.printed = now
             logger.info("%3.0f%%  %s", share * 100, line)
+
+    def _write_captions(self) -> None:
+        try:
+            write_text(self.run.captions_file, "".join(f"{caption}\n" for caption in self.captions))
+        except OSError as error:
+            self.log_message(f"The captions of the sample grids could not be written: {error}")
 
     @torch.no_grad()
     def save_grid(self, stage: Stage, images: int, encoder: TextEncoder | None = None, columns: int = 8) -> None:

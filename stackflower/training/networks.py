@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from stackflower.adversary import Adversary
 from stackflower.build import build_networks, build_text_ranking
 from stackflower.config.schema import Optimizer, RunConfig
+from stackflower.models.start import load_start
 from stackflower.runs.checkpoint import load_previous
 from stackflower.stages.layers import synchronise_batch_norm
 from stackflower.text.learned import LearnedEncoder
@@ -73,6 +74,7 @@ class Networks:
         text_dim: size T of the embeddings.
         text: text encoder to train with the GAN; None if captions were encoded once.
         previous_weights: weights of the earlier stages, the latest first.
+        starts: whether to load the weights of `RunConfig.start_from`, in a new run.
     """
 
     def __init__(
@@ -83,11 +85,14 @@ class Networks:
         text_dim: int,
         text: LearnedText | None = None,
         previous_weights: Sequence[Path] = (),
+        starts: bool = False,
     ):
         self.config, self.accelerator, self.text = config, accelerator, text
         torch.manual_seed(config.seed + accelerator.process_index)  # dropout must differ between processes
         stage, adversaries = build_networks(config, text_dim)
         load_previous(stage, previous_weights)
+        if starts and config.start_from is not None:
+            load_start(config.start_from, stage)
         for network in (stage, *adversaries.values()):
             network.to(accelerator.device).to(memory_format=torch.channels_last)
             synchronise_batch_norm(network, config.train.sync_batch_norm)

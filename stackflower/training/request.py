@@ -14,7 +14,8 @@ from stackflower.config.resolve import resolve
 from stackflower.config.schema import LENGTHS, RunConfig
 from stackflower.errors import ConfigError, RunError
 from stackflower.features import efficientnet_lite0
-from stackflower.recipes.load import has_later_stage, load_recipe
+from stackflower.models.start import describe_start, inherit_networks
+from stackflower.recipes.load import describe_recipes, has_later_stage, load_recipe
 from stackflower.runs.folder import Run, find_free_name, find_newest_run
 from stackflower.runs.previous_stage import check_text, inherit_parts
 from stackflower.utils import devices
@@ -58,6 +59,7 @@ class TrainingRequest:
         time_limit: limit in seconds. Alone, it sets the length of the training; with another length, the training stops
             when the time is up.
         report_to: names of trackers.
+        push_to_hub: id on the Hugging Face Hub to which the model is uploaded after the training.
         began: start of the time limit, by `time.monotonic`.
     """
 
@@ -70,6 +72,7 @@ class TrainingRequest:
     resume: str | None = None
     time_limit: float | None = None
     report_to: tuple[str, ...] = ()
+    push_to_hub: str | None = None
     began: float = field(default_factory=time.monotonic)
 
     def resolve(self) -> tuple[RunConfig, Run, str]:
@@ -98,6 +101,10 @@ def choose_recipe(request: TrainingRequest) -> tuple[str, str]:
     """
     if request.recipe:
         return request.recipe, f"Recipe {request.recipe}."
+    if (start := request.parts.get("start_from")) is not None:
+        recipe = describe_start(start).history.recipe
+        if recipe in describe_recipes():
+            return recipe, f"Recipe {recipe}, as in {start}."
     if request.below is not None:
         below = Run(request.below).read_config().recipe
         if has_later_stage(below):
@@ -133,6 +140,8 @@ def resolve_request(request: TrainingRequest, recipe: str) -> RunConfig:
     parts = {"stage": stage, **request.parts}
     if request.below is not None:
         parts = inherit_parts(request.below, parts)
+    if "start_from" in parts:
+        parts = inherit_networks(parts["start_from"], stage, parts)
     given = {*parts, *request.settings}
     if request.time_limit is not None and not given & {f"train.{name}" for name in LENGTHS}:
         parts["train.time_limit"] = request.time_limit  # without another length, the limit sets it

@@ -17,6 +17,7 @@ from stackflower.data.source import Source
 from stackflower.errors import DataError, RunError
 from stackflower.evaluation.during_training import TrainingScorer
 from stackflower.features.base import Features
+from stackflower.models.start import find_start_text, load_start
 from stackflower.runs.folder import Run
 from stackflower.runs.previous_stage import keep_weights
 from stackflower.runs.record import RunRecord
@@ -130,6 +131,8 @@ def _build_setup(config: RunConfig, run: Run, request: TrainingRequest) -> _Setu
         raise DataError(source.explain_no_captions())
     features = build.build_features(config)
     stage, _ = build.build_networks(config, encoder.dim)  # only to detect mistakes early; the trainer builds its own
+    if config.start_from is not None and not resume:
+        load_start(config.start_from, stage)
     size = build.compute_load_size(config, stage, source)
     return _Setup(accelerator, encoder, source, features, stage.resolutions[-1], size, resume)
 
@@ -192,7 +195,9 @@ def _read_length(config: RunConfig, run: Run) -> list[tuple[int, float, int]]:
 
 
 def find_text_folder(config: RunConfig, run: Run, resume: bool) -> Path | None:
-    """Return the folder of the text encoder, from the run to resume or the previous stage; None for a new run.
+    """Return the folder of the text encoder to restore; None for a new run that starts from nothing.
+
+    It belongs to the run to resume, to the previous stage, or to the model to start from.
 
     Args:
         config: configuration of the run.
@@ -201,7 +206,7 @@ def find_text_folder(config: RunConfig, run: Run, resume: bool) -> Path | None:
     """
     if resume:
         return run.text_folder
-    return None if config.below is None else Run(config.below.run).text_folder
+    return find_start_text(config) if config.below is None else Run(config.below.run).text_folder
 
 
 def _save_encoder(encoder: TextEncoder, run: Run) -> None:

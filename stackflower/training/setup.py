@@ -251,6 +251,7 @@ def make_trainer(
         record.text_dim,
         inputs.text,
         run.previous_weights_files(config.stage),
+        starts=not run.list_checkpoints(),
     )
     captions, embeddings = inputs.select_grid_captions()
     run_logger = RunLogger(run, accelerator, captions, embeddings, config.seed)

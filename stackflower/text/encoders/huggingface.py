@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -79,6 +80,21 @@ class HuggingFaceEncoder(TextEncoder):
 
     def to(self, device: torch.device | str) -> None:
         self.model.to(device)
+
+    def export(self, folder: Path, options: Mapping[str, Any]) -> dict[str, Any]:
+        """Write a model that comes from a local folder; one from the Hugging Face hub is downloaded there again."""
+        local = Path(self.model_name)
+        if not local.is_dir():
+            return dict(options)
+        self.model.save_pretrained(folder / local.name)
+        self.tokenizer.save_pretrained(folder / local.name)
+        return {**options, "model": local.name}
+
+    @classmethod
+    def import_options(cls, folder: Path, options: Mapping[str, Any]) -> dict[str, Any]:
+        name = str(options.get("model"))
+        is_exported = "/" not in name and (folder / name).is_dir()
+        return {**options, "model": str(folder / name) if is_exported else name}
 
     def find_dropped(self, captions: Sequence[str]) -> Dropped:
         """Find what the tokenizer drops: words that it does not know, and words beyond the maximum length."""

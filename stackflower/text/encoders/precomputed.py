@@ -49,6 +49,7 @@ class PrecomputedEncoder(TextEncoder):
     """
 
     on_host = True
+    path_options = ("path", "captions")
 
     def __init__(self, *, path: str, captions: str | None = None):
         self.path = Path(path).expanduser()

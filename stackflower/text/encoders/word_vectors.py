@@ -39,6 +39,7 @@ class WordVectorEncoder(TextEncoder):
     """
 
     on_host = True
+    path_options = ("path",)
 
     def __init__(self, *, path: str, max_words: Count = 50_000):
         self.path, self.max_words = Path(path).expanduser(), max_words

@@ -1,0 +1,77 @@
+"""The card of a model: ``README.md``, with the metadata of the Hugging Face Hub."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from jinja2 import Environment, PackageLoader
+
+from stackflower import __version__
+from stackflower.models.record import ModelRecord
+
+# names of the Hub's metrics
+METRICS = {"inception_score_mean": "inception_score", "frechet_distance": "fid", "kernel_distance_mean": "kid"}
+
+
+def render_card(record: ModelRecord, title: str, license: str | None = None, has_samples: bool = True) -> str:
+    """Render the card of a model.
+
+    Args:
+        record: record of the model.
+        title: name of the model: an id on the Hub, or the name of its folder.
+        license: licence of the weights, by its identifier on the Hub, such as cc-by-4.0; None: not stated.
+        has_samples: whether ``samples.jpg`` lies beside the card.
+
+    Returns:
+        The card, in Markdown.
+    """
+    environment = Environment(
+        loader=PackageLoader("stackflower.models"), trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
+    )
+    names = {name for scores in record.scores for name, _ in _flatten(scores.get("values", {}))}
+    return environment.get_template("card.md").render(
+        record=record,
+        training=record.history,
+        title=_plain(title),
+        license=license,
+        has_samples=has_samples,
+        metrics=[METRICS[name] for name in METRICS if name in names],
+        tables=[_build_table(scores) for scores in record.scores],
+        caption=_plain(record.captions[0] if record.captions else "a red flower").replace('"', "'"),
+        version=__version__,
+        plain=_plain,
+    )
+
+
+def _plain(text: str) -> str:
+    """Return text as one line that Markdown does not interpret."""
+    return " ".join(text.translate({ord(sign): f"\\{sign}" for sign in "\\`*_[]<>|#"}).split())
+
+
+def _build_table(scores: Mapping[str, Any]) -> dict[str, Any]:
+    """Build the rows of a table of scores, and the sentence of its protocol."""
+    intervals = dict(_flatten(scores.get("intervals", {})))
+    rows = []
+    for name, value in _flatten(scores.get("values", {})):
+        low, high = intervals.get(name, (None, None))
+        rows.append((_label(name), f"{value:.4g}", f"{low:.4g} to {high:.4g}" if low is not None else ""))
+    protocol = {name: value for name, value in scores.get("protocol", {}).items() if not isinstance(value, Mapping)}
+    return {
+        "rows": rows,
+        "protocol": "; ".join(f"{_label(name).lower()}: {_plain(str(v))}" for name, v in protocol.items()),
+    }
+
+
+def _label(name: str) -> str:
+    words = name.replace(".", ": ").replace("_", " ").replace(" mean", "")
+    return words[:1].upper() + words[1:]
+
+
+def _flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield dotted names and values of nested mappings."""
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            yield from _flatten(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
