@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from conftest import tiny_features
@@ -11,6 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from stackflower import registry
 from stackflower.stages.base import Refiner, Stage, Text
+from stackflower.text.base import TextEncoder
 
 T, C, N, R = 12, 6, 8, 16
 
@@ -77,3 +79,26 @@ def save_inception_2015(path: Path) -> None:
         patch.setattr(module.FeatureExtractorInceptionV3, "load_state_dict", lambda *_: None)
         blank.__init__("blank", ["2048"])
     torch.save(blank.state_dict(), path)
+
+
+CAPTIONS = ["a red flower", "این گل سرخ است", "红色的花", "🌺", "a red flower", " ".join(["petal"] * 1000)]
+
+
+FILES = {"word-vectors": "vectors.txt", "precomputed": "embeddings.npy"}  # of encoders that read one
+
+
+def make_encoder(name: str, folder: Path) -> TextEncoder:
+    """An encoder that has seen some captions."""
+    generator = torch.Generator().manual_seed(0)
+    lines = [
+        f"{word} {' '.join(f'{v:.4f}' for v in torch.randn(10, generator=generator))}"
+        for word in ["a", "red", "flower", "blue", "petal"]
+    ]
+    (folder / "vectors.txt").write_text("5 10\n" + "\n".join(lines), encoding="utf-8")
+    np.save(folder / "embeddings.npy", torch.randn(len(CAPTIONS), 10, generator=generator).numpy())
+    (folder / "embeddings.txt").write_text("\n".join(CAPTIONS), encoding="utf-8")
+    encoder = registry.create("text", name, **({"path": str(folder / FILES[name])} if name in FILES else {}))
+    assert isinstance(encoder, TextEncoder)
+    torch.manual_seed(0)
+    encoder.fit(CAPTIONS if name == "multi-hot" else ["a red flower", "a blue flower", "a red petal", "a blue petal"])
+    return encoder

@@ -50,7 +50,7 @@ def find_model(name: str | os.PathLike[str], revision: str | None = None) -> Pat
     """
     text, path = os.fspath(name), Path(name).expanduser()
     shipped = list_shipped()
-    if path.is_dir() and revision is None:
+    if text and path.is_dir() and revision is None:
         return path
     if path.is_file():
         raise ModelError(f"{text} is a file; name the folder of a run or a model.")

@@ -4,38 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from conftest import TINY_NETWORKS, settings
 from sample_data import write_images
+from tiny_parts import CAPTIONS, FILES, make_encoder
 
 from stackflower import registry
 from stackflower.errors import DataError
-from stackflower.text.base import TextEncoder
 from stackflower.text.encoders.multi_hot import MultiHotEncoder
-
-CAPTIONS = ["a red flower", "این گل سرخ است", "红色的花", "🌺", "a red flower", " ".join(["petal"] * 1000)]
-
-
-FILES = {"word-vectors": "vectors.txt", "precomputed": "embeddings.npy"}  # of encoders that read one
-
-
-def make_encoder(name: str, folder: Path) -> TextEncoder:
-    """An encoder that has seen some captions."""
-    generator = torch.Generator().manual_seed(0)
-    lines = [
-        f"{word} {' '.join(f'{v:.4f}' for v in torch.randn(10, generator=generator))}"
-        for word in ["a", "red", "flower", "blue", "petal"]
-    ]
-    (folder / "vectors.txt").write_text("5 10\n" + "\n".join(lines), encoding="utf-8")
-    np.save(folder / "embeddings.npy", torch.randn(len(CAPTIONS), 10, generator=generator).numpy())
-    (folder / "embeddings.txt").write_text("\n".join(CAPTIONS), encoding="utf-8")
-    encoder = registry.create("text", name, **({"path": str(folder / FILES[name])} if name in FILES else {}))
-    assert isinstance(encoder, TextEncoder)
-    torch.manual_seed(0)
-    encoder.fit(CAPTIONS if name == "multi-hot" else ["a red flower", "a blue flower", "a red petal", "a blue petal"])
-    return encoder
 
 
 @pytest.mark.parametrize("name", sorted(set(registry.list_parts("text")) - {"huggingface"}))
