@@ -24,7 +24,7 @@ from stackflower.commands.options import (
     settings_option,
     threads_option,
 )
-from stackflower.commands.streams import echo
+from stackflower.commands.streams import decode_argument, echo
 from stackflower.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -40,6 +40,7 @@ SETTINGS = {
     "compile": "train.compile",
     "threads": "train.threads",
     "eval_every": "output.eval_every",
+    "captions": "output.captions",
 }
 PARTS = ("conditioning", "generator", "discriminator", "features", "augmentation", "objective")
 
@@ -105,6 +106,7 @@ PARTS = ("conditioning", "generator", "discriminator", "features", "augmentation
     metavar="IMAGES",
     help="Score every so many images on held-out data, and keep the best model.",
 )
+@click.option("--caption", "captions", multiple=True, help="Add a caption to the sample grids. Repeatable.")
 @click.option("--seed", type=SEED, help="Random seed.  [default: 0]")
 @click.option(
     "--mixed-precision",
@@ -153,6 +155,7 @@ def read_request(flags: dict[str, Any], began: float) -> TrainingRequest:
         "optimizer.generator.lr": flags["lr"],
         "optimizer.discriminator.lr": flags["lr"],
         **{setting: flags[flag] for flag, setting in SETTINGS.items()},
+        "output.captions": [decode_argument(caption) for caption in flags["captions"]] or None,
         **{name: flags[name] for name in (*PARTS, "seed", "mixed_precision", "start_from")},
     }
     return TrainingRequest(

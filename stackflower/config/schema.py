@@ -162,6 +162,7 @@ class Output:
     eval_extractor: str | None = None  # feature extractor; None: the default of `stackflower eval`
     eval_weights: str | None = None  # file of the extractor's weights
     best: str = "fid"  # metric that selects the best model
+    captions: tuple[str, ...] = ()  # captions to add to the sample grids
 
 
 @dataclass(frozen=True)

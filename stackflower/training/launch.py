@@ -57,6 +57,7 @@ def train(
     seed: int | None = None,
     mixed_precision: str | None = None,
     threads: int | None = None,
+    captions: Sequence[str] | None = None,
     settings: Mapping[str, Any] | None = None,
     resume: str | os.PathLike[str] | None = None,
     callbacks: Callback | Sequence[Callback] = (),
@@ -103,6 +104,7 @@ def train(
         threads: number of threads on a CPU. Default: the environment variable ``OMP_NUM_THREADS``; otherwise the
             fastest number, which is measured during the training. Weights are reproducible bit for bit only with a
             fixed number.
+        captions: captions to add to the sample grids.
         settings: any other setting by its dotted name: ``{"generator.channels": 96}``.
         resume: run to resume, or "latest". Length and outputs may change, nothing else.
         callbacks: one or several `Callback`.
@@ -145,6 +147,7 @@ def train(
         "train.epochs": epochs,
         "train.batch_size": batch_size,
         "train.threads": threads,
+        "output.captions": None if captions is None else list(captions),
         "optimizer.generator.lr": lr,
         "optimizer.discriminator.lr": lr,
     }

@@ -10,6 +10,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from accelerate import Accelerator
 from torch import Tensor
@@ -238,8 +239,16 @@ class RunLogger:
         generator = torch.Generator(embeddings.device).manual_seed(self.noise_seed)
         noise = stage.draw_noise(len(embeddings) * columns, generator)
         generated = stage(embeddings.repeat_interleave(columns, 0), noise).images[-1]
+        grid = draw_captioned_grid(to_uint8(generated).numpy(), self.captions)
         try:
-            path = self.run.samples / f"images-{images:09d}.png"
-            save_image(draw_captioned_grid(to_uint8(generated).numpy(), self.captions), path, grid=True)
+            save_image(grid, self.run.samples / f"images-{images:09d}.png", grid=True)
         except OSError as error:
             self.log_message(f"The sample grid could not be written: {error}")
+        self._send_grid(grid, images)
+
+    def _send_grid(self, grid: np.ndarray, images: int) -> None:
+        """Send a grid to the trackers that take images: TensorBoard and Weights & Biases."""
+        for tracker in self.accelerator.trackers:
+            if hasattr(tracker, "log_images"):
+                layout = {"dataformats": "NHWC"} if tracker.name == "tensorboard" else {}
+                tracker.log_images({"samples": grid[None]}, step=images, **layout)

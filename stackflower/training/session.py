@@ -22,6 +22,7 @@ from stackflower.runs.folder import Run
 from stackflower.runs.previous_stage import keep_weights
 from stackflower.runs.record import RunRecord
 from stackflower.text.base import TextEncoder
+from stackflower.text.checks import clean_captions
 from stackflower.training.accelerator import keep_memory, make_accelerator
 from stackflower.training.callbacks import Callback
 from stackflower.training.request import TrainingRequest
@@ -111,7 +112,9 @@ def run_training(
         _open_run(config, run, record, setup, stack)
         setup.accelerator.wait_for_everyone()
         _start_process(setup, request, tune_malloc)
-        trainer = make_trainer(config, run, record, inputs, setup.accelerator, request.began, scorer, callbacks)
+        trainer = make_trainer(
+            config, run, record, inputs, setup.encoder, setup.accelerator, request.began, scorer, callbacks
+        )
         if setup.resume:
             _restore(trainer, run)
         if setup.is_main:
@@ -124,6 +127,8 @@ def run_training(
 def _build_setup(config: RunConfig, run: Run, request: TrainingRequest) -> _Setup:
     """Build the components of a training, before anything is read or written."""
     resume = bool(request.resume)
+    if config.output.captions:
+        clean_captions(config.output.captions)
     accelerator = make_accelerator(config, request.report_to, str(run.path))
     encoder = build.build_encoder(config, find_text_folder(config, run, resume), accelerator.device)
     source = build.build_source(config)

@@ -23,7 +23,7 @@ from stackflower.runs.folder import Run
 from stackflower.runs.record import RunRecord
 from stackflower.text.base import TextEncoder
 from stackflower.text.cache import embed
-from stackflower.text.checks import report_captions
+from stackflower.text.checks import clean_captions, report_captions, report_given_captions
 from stackflower.text.learned import LearnedEncoder
 from stackflower.training.batches.assembly import Batches
 from stackflower.training.batches.batch import Drawing
@@ -227,6 +227,7 @@ def make_trainer(
     run: Run,
     record: RunRecord,
     inputs: Inputs,
+    encoder: TextEncoder,
     accelerator: Accelerator,
     began: float,
     scorer: Scorer | None = None,
@@ -239,6 +240,7 @@ def make_trainer(
         run: the run.
         record: contents of its ``config.json``.
         inputs: training data.
+        encoder: text encoder.
         accelerator: device, precision and processes.
         began: start of the time limit, by `time.monotonic`.
         scorer: scores the networks during training; None for no scores.
@@ -253,8 +255,7 @@ def make_trainer(
         run.previous_weights_files(config.stage),
         starts=not run.list_checkpoints(),
     )
-    captions, embeddings = inputs.select_grid_captions()
-    run_logger = RunLogger(run, accelerator, captions, embeddings, config.seed)
+    run_logger = RunLogger(run, accelerator, *_choose_grid_captions(config, inputs, encoder), config.seed)
     limit, train, pace = config.train.time_limit, config.train, None
     length = Length(record.length)
     if limit is None:
@@ -286,6 +287,18 @@ def make_trainer(
         callbacks,
         threads,
     )
+
+
+def _choose_grid_captions(config: RunConfig, inputs: Inputs, encoder: TextEncoder) -> tuple[list[str], Tensor]:
+    """Return the captions of the sample grids and their embeddings: those of the user first, then those of the data."""
+    captions, embeddings = inputs.select_grid_captions()
+    if not config.output.captions:
+        return captions, embeddings
+    given = clean_captions(config.output.captions)
+    report_given_captions(encoder, given)
+    if inputs.text is None:  # otherwise the encoder is trained, and encodes the captions of each grid again
+        embeddings = torch.cat([encoder(given).to(embeddings.device), embeddings])
+    return [*given, *captions], embeddings
 
 
 def _make_thread_chooser(
