@@ -17,7 +17,7 @@ from PIL import Image
 
 import stackflower as sf
 from stackflower import registry
-from stackflower.errors import ComponentError, ConfigError, DataError
+from stackflower.errors import ComponentError, ConfigError, ModelError
 from stackflower.training.callbacks import TrainingProgress
 from stackflower.training.stopping import SIGNALS
 
@@ -180,7 +180,7 @@ def test_parts_of_another_form_are_refused_in_a_sentence(parts: dict[str, object
 
 
 def test_a_subject_that_does_not_exist_is_named() -> None:
-    with pytest.raises(DataError, match="nowhere does not exist; give a run, a folder of images, or a function"):
+    with pytest.raises(ModelError, match="nowhere is not a folder, a shipped model or an id on the Hugging Face Hub"):
         sf.evaluate("nowhere", metrics=("is",))
 
 

@@ -1,4 +1,4 @@
-"""``stackflower eval``: score runs, folders of images and real images."""
+"""``stackflower eval``: score runs, models, folders of images and real images."""
 
 from __future__ import annotations
 
@@ -37,6 +37,7 @@ PROTOCOL = ("split", "samples", "per_caption", "splits", "kept", "seed", "trunca
         "stackflower eval runs/quickstart-1",
         "stackflower eval runs/quickstart-1 runs/photographs-1 --split validation",
         "stackflower eval runs/quickstart-1 --checkpoint all --metrics is,fid",
+        "stackflower eval synthetic-flowers",
         "stackflower eval --images generated --data my-flowers --metrics is,fid",
         "stackflower eval runs/flowers --images generated --data my-flowers --load-size 76",
         "stackflower eval --real train --data my-flowers",
@@ -46,7 +47,7 @@ PROTOCOL = ("split", "samples", "per_caption", "splits", "kept", "seed", "trunca
         "stackflower eval runs/flowers --fail-under is=3.2 --fail-over fid=40",
     ),
 )
-@click.argument("runs", metavar="[RUN]...", nargs=-1)
+@click.argument("runs", metavar="[MODEL]...", nargs=-1)
 @click.option("--images", metavar="DIR|ARCHIVE", help="Score a folder or archive of images instead of a run.")
 @click.option("--real", metavar="SPLIT", help="Score the real images of a split instead, as a reference for runs.")
 @click.option(

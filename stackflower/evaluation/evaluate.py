@@ -21,7 +21,7 @@ from stackflower.evaluation.protocol import Protocol, find_protocol
 from stackflower.evaluation.reference import Reference
 from stackflower.evaluation.request import EvaluationRequest
 from stackflower.evaluation.scoring import score
-from stackflower.evaluation.subjects import FunctionSubject, ImageFunction, RunSubject, Subject
+from stackflower.evaluation.subjects import FunctionSubject, ImageFunction, RunSubject, Subject, open_trained
 from stackflower.runs.folder import Run
 from stackflower.utils.atomic import reporting_write_errors, try_writing
 from stackflower.utils.devices import get_process_state
@@ -54,11 +54,11 @@ def evaluate(
     threads: int | None = None,
     progress_bar: bool = True,
 ) -> dict[str, Any]:
-    """Score a run, a folder of images or a function, as ``stackflower eval`` does.
+    """Score a run, a model, a folder of images or a function, as ``stackflower eval`` does.
 
     Args:
-        subject: folder of a run, folder of images, or a function that maps captions and a seed to images uint8
-            `(N, 3, R, R)`.
+        subject: folder of a run or a model, name of a model (see `Pipeline.from_pretrained`), folder of images, or a
+            function that maps captions and a seed to images uint8 `(N, 3, R, R)`.
         data: data set to compare with: a name, a path, or a dict with name and options. Default: the run's own.
         metrics: names of the metrics. Default: all that the data allow.
         split: reference split. Default: "test", else "validation", else "train".
@@ -102,11 +102,9 @@ def evaluate(
         "truncation": truncation,
     }
     path = None if callable(subject) else Path(subject).expanduser()
-    if path is not None and not path.exists():
-        raise DataError(f"{path} does not exist; give a run, a folder of images, or a function.")
-    is_run = path is not None and Run(path).config_file.is_file()
+    is_run = path is not None and (not path.exists() or Run(path).config_file.is_file())
     request = EvaluationRequest(
-        runs=(str(path),) if is_run else (),
+        runs=(os.fspath(subject),) if is_run and not callable(subject) else (),
         images=None if path is None or is_run else str(path),
         function=subject if callable(subject) else None,
         data=data if data is None or isinstance(data, Mapping) else source_part(os.fspath(data)),
@@ -167,7 +165,7 @@ def _open_subjects(request: EvaluationRequest, state: PartialState) -> Iterator[
     """Open the subjects of a request, one at a time."""
     resolution = request.resolution or DEFAULT_RESOLUTION
     for run, checkpoint in _list_checkpoints(request):
-        yield RunSubject(run, checkpoint, request.protocol, state)
+        yield open_trained(run, checkpoint, request.protocol, state)
     if request.images is not None:
         yield FolderSubject(request.images, resolution, request.protocol)
     if request.real is not None:

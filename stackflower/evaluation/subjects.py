@@ -11,7 +11,7 @@ import torch
 from accelerate import PartialState
 from torch import Tensor
 
-from stackflower import build
+from stackflower import build, registry
 from stackflower.config.schema import Part
 from stackflower.data.source import Source
 from stackflower.errors import ConfigError, DataError
@@ -22,6 +22,8 @@ from stackflower.evaluation.protocol import Protocol
 from stackflower.evaluation.real_statistics import load_or_compute
 from stackflower.evaluation.reference import Reference
 from stackflower.evaluation.sampling import GenerateFunction, Selection, adapt_pipeline
+from stackflower.models.finding import find_model
+from stackflower.models.record import is_model
 from stackflower.pipeline import Pipeline
 from stackflower.runs.folder import Run
 from stackflower.utils.distributed import share
@@ -153,14 +155,77 @@ class RunSubject(GeneratedSubject):
         return {"run": str(self.run), "weights": weights, "images_seen": images_seen, "generated_at": self.resolution}
 
     def list_warnings(self, extractor: Extractor) -> list[str]:
-        features = self.run.read_record().features
-        if features is None or not extractor.family or extractor.family != features.get("family"):
-            return []
-        return [
-            f"{self.run} was trained against {features.get('name')}, and this extractor belongs to the same family "
-            f"({extractor.family}): its scores flatter the run (Kynkäänniemi et al. 2023). Use another extractor, such "
-            "as `extractor=domain`."
-        ]
+        return _warn_of_flattery(self.name, self.run.read_record().features, extractor)
+
+
+class ModelSubject(GeneratedSubject):
+    """A model that is not a run: a model folder, a shipped model, or one of the Hugging Face Hub.
+
+    Args:
+        model: name of the model (see `Pipeline.from_pretrained`).
+        protocol: protocol of the scores, which sets the truncation of the noise.
+        state: Accelerate's state of this process.
+    """
+
+    def __init__(self, model: str, protocol: Protocol, state: PartialState):
+        self.name, self.pipeline = model, Pipeline.from_pretrained(model, state.device)
+        self.resolution = self.pipeline.resolution
+        self.generate = adapt_pipeline(self.pipeline, protocol.truncation)
+        assert self.pipeline.record is not None
+        self.history = self.pipeline.record.history
+
+    def open_source(self, data: Mapping[str, Any] | None, options: Mapping[str, Any]) -> Source:
+        if data is None and self.history.data not in registry.list_parts("data"):
+            raise ConfigError(
+                f"{self.name} was trained on {self.history.data or 'unnamed data'}, whose folder a model does not "
+                "record; name the data to compare with: `data=DIR`."
+            )
+        return open_data(data or {"name": self.history.data}, options)
+
+    def choose_size(self, source: Source) -> int:
+        assert self.pipeline.record is not None
+        return build.clamp_size(round(self.resolution * self.pipeline.record.stage.load_ratio), source)
+
+    def describe(self) -> dict[str, Any]:
+        return {
+            "model": self.name,
+            "weights": "as shared",
+            "images_seen": self.history.images,
+            "generated_at": self.resolution,
+        }
+
+    def list_warnings(self, extractor: Extractor) -> list[str]:
+        return _warn_of_flattery(self.name, self.history.features, extractor)
+
+
+def open_trained(name: str, checkpoint: str | None, protocol: Protocol, state: PartialState) -> GeneratedSubject:
+    """Open a run or a model.
+
+    Args:
+        name: name of the model or folder of the run.
+        checkpoint: checkpoint of a run.
+        protocol: protocol of the scores.
+        state: Accelerate's state of this process.
+
+    Raises:
+        ConfigError: `checkpoint` is set for a model, which has none.
+    """
+    if not is_model(find_model(name)):
+        return RunSubject(name, checkpoint, protocol, state)
+    if checkpoint is not None:
+        raise ConfigError(f"`checkpoint={checkpoint}` applies to runs; the model {name} has no checkpoints.")
+    return ModelSubject(name, protocol, state)
+
+
+def _warn_of_flattery(name: str, features: Mapping[str, str] | None, extractor: Extractor) -> list[str]:
+    """Return a warning, as a list, if a model was trained against a network of the extractor's family."""
+    if features is None or not extractor.family or extractor.family != features.get("family"):
+        return []
+    return [
+        f"{name} was trained against {features.get('name')}, and this extractor belongs to the same family "
+        f"({extractor.family}): its scores flatter the model (Kynkäänniemi et al. 2023). Use another extractor, such "
+        "as `extractor=domain`."
+    ]
 
 
 class FunctionSubject(GeneratedSubject):

@@ -33,7 +33,7 @@ def describe_run(run: Run, captions: Sequence[str] | None = None, checkpoint: st
     if checkpoint is not None:
         best = run.read_best()
         images = int(checkpoint) if checkpoint.isdecimal() else best["images"] if best else images
-    training = Training(config.recipe, describe_data(config), images, record.precision, config.seed)
+    training = Training(config.recipe, describe_data(config), images, record.precision, config.seed, record.features)
     return ModelRecord(
         FORMAT,
         record.stackflower,
@@ -41,7 +41,7 @@ def describe_run(run: Run, captions: Sequence[str] | None = None, checkpoint: st
         record.resolution,
         record.encoder,
         config.text.to_dict(),
-        describe_networks(config),
+        {**describe_networks(config), "load_ratio": record.load_size / record.resolution},
         captions=list(run.read_captions() if captions is None else captions),
         training={**dataclasses.asdict(training), "recipe": PurePath(config.recipe).name},
         scores=_read_scores(run, images),

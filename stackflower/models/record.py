@@ -32,6 +32,7 @@ class Training:
         images: number of training images seen.
         precision: precision of the training.
         seed: random seed.
+        features: `Features.describe` of the pretrained network that the model was trained against, if any.
     """
 
     recipe: str = ""
@@ -39,6 +40,7 @@ class Training:
     images: Natural = 0
     precision: str = ""
     seed: Natural = 0
+    features: dict[str, str] | None = None
 
 
 @dataclass(frozen=True)
@@ -54,7 +56,8 @@ class ModelRecord:
         resolution: height and width of the largest generated images, in pixels.
         encoder: fingerprint of the text encoder.
         text: name and options of the text encoder.
-        networks: number of the stage, its conditioning and generator, and the previous stage as "below".
+        networks: number of the stage, its conditioning and generator, the size of its prepared images divided by its
+            resolution, and the previous stage as "below".
         precision: type of the weights in the files.
         files: SHA-256 of each other file that is loaded, by its name.
         captions: example captions.

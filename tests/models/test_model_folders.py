@@ -301,3 +301,21 @@ def test_pipelines_that_were_built_by_hand_are_not_saved(tmp_path: Path) -> None
 
 def test_the_size_of_a_condition() -> None:
     assert build(describe_stage("stage1")).conditioning.dim == C
+
+
+def test_a_model_is_scored_like_the_run_it_comes_from(trained: Path, tmp_path: Path) -> None:
+    Pipeline.from_run(trained, "cpu").save_pretrained(tmp_path / "model")
+    options = {"metrics": ("is", "fid"), "samples": 16, "progress_bar": False}
+    data = sf.Run(trained).read_config().data.to_dict()
+    run, model = (sf.evaluate(subject, data=data, **options) for subject in (trained, tmp_path / "model"))
+    assert run["frechet_distance"] == model["frechet_distance"]
+    assert model["scored"]["model"] == str(tmp_path / "model") and model["scored"]["images_seen"] == 96
+    with pytest.raises(ConfigError, match="`checkpoint=best` applies to runs"):
+        sf.evaluate(tmp_path / "model", data=data, checkpoint="best", **options)
+
+
+def test_a_model_of_unknown_data_needs_their_name(trained: Path, tmp_path: Path) -> None:
+    Pipeline.from_run(trained, "cpu").save_pretrained(tmp_path / "model")
+    edit(tmp_path / "model", lambda values: values["training"].update(data="my-photos"))
+    with pytest.raises(ConfigError, match="was trained on my-photos, whose folder a model does not record"):
+        sf.evaluate(tmp_path / "model", samples=16, progress_bar=False)
