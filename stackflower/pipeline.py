@@ -166,6 +166,7 @@ class Pipeline:
         half: bool = False,
         captions: Sequence[str] | None = None,
         title: str | None = None,
+        data: str | None = None,
         license: str | None = None,
     ) -> ModelRecord:
         """Write a model folder, which `from_pretrained` loads: configuration, weights, text encoder and card.
@@ -178,6 +179,7 @@ class Pipeline:
             captions: example captions, of which the first four are drawn in the card. Default: those of the run's
                 sample grids, which are captions of its training data.
             title: name of the model in its card. Default: the name of the folder.
+            data: name of the training data in the card. Default: the name of their folder.
             license: licence of the weights, by its identifier on the Hub, such as "cc-by-4.0".
 
         Returns:
@@ -192,6 +194,8 @@ class Pipeline:
         path, record = Path(folder).expanduser(), self.record
         if captions is not None:
             record = replace(record, captions=clean_captions(captions))
+        if data is not None:
+            record = replace(record, training={**record.training, "data": data})
         with reporting_write_errors(path, ModelError):
             record = save_model(path, self.stage, self.encoder, record, "fp16" if half else "fp32")
             shown = record.captions[:CARD_CAPTIONS]

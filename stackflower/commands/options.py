@@ -168,6 +168,9 @@ def model_options(command: F) -> F:
             help="Example caption for the model card. Repeatable.  [default: captions of the training data]",
         ),
         click.option("--half", is_flag=True, help="Store the weights in float16: half the size."),
+        click.option(
+            "--data-name", metavar="NAME", help="Name of the training data in the model card.  [default: their folder]"
+        ),
         click.option("--license", metavar="ID", help="Licence of the weights, such as cc-by-4.0."),
     )
     for option in reversed(options):

@@ -27,6 +27,7 @@ def push(
     private: bool,
     captions: tuple[str, ...],
     half: bool,
+    data_name: str | None,
     license: str | None,
     checkpoint: str | None,
     as_json: bool,
@@ -38,5 +39,7 @@ def push(
     from stackflower.pipeline import Pipeline
 
     pipeline = Pipeline.from_pretrained(model, checkpoint=checkpoint)
-    address = pipeline.push_to_hub(repository, private=private, half=half, captions=captions or None, license=license)
+    address = pipeline.push_to_hub(
+        repository, private=private, half=half, captions=captions or None, data=data_name, license=license
+    )
     show({"url": address}, as_json, lambda: address)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -41,12 +43,18 @@ def render_card(record: ModelRecord, title: str, license: str | None = None, has
         caption=_plain(record.captions[0] if record.captions else "a red flower").replace('"', "'"),
         version=__version__,
         plain=_plain,
+        quote=_quote,
     )
 
 
 def _plain(text: str) -> str:
     """Return text as one line that Markdown does not interpret."""
     return " ".join(text.translate({ord(sign): f"\\{sign}" for sign in "\\`*_[]<>|#"}).split())
+
+
+def _quote(text: str) -> str:
+    """Return text as a value in YAML, in quotes if it needs them."""
+    return text if re.fullmatch(r"[A-Za-z][\w./-]*", text) else json.dumps(text, ensure_ascii=False)
 
 
 def _build_table(scores: Mapping[str, Any]) -> dict[str, Any]:

@@ -263,12 +263,14 @@ def test_values_beyond_float16_are_refused(tmp_path: Path) -> None:
 def test_the_card_says_what_it_is(trained: Path, tmp_path: Path) -> None:
     pipeline = Pipeline.from_run(trained, "cpu")
     pipeline.save_pretrained(
-        tmp_path / "m", captions=["a <b>red</b> flower", "two"], title="ada/flowers", license="cc-by-4.0"
+        tmp_path / "m", captions=["a <b>red</b> flower", "two"], title="ada/flowers", license="cc-by-4.0", data="petals"
     )
     card = (tmp_path / "m" / "README.md").read_text(encoding="utf-8")
     assert card.startswith("---\nlibrary_name: stackflower\npipeline_tag: text-to-image\nlicense: cc-by-4.0\n")
-    assert "datasets:\n- synthetic-flowers\n" in card and 'from_pretrained("ada/flowers")' in card
+    assert "datasets:\n- petals\n" in card and 'from_pretrained("ada/flowers")' in card
     assert "\\<b\\>red" in card and "was not scored" in card and "96" in card and "samples.jpg" in card
+    pipeline.save_pretrained(tmp_path / "m", data='my: "photos"\n- x')
+    assert '\ndatasets:\n- "my: \\"photos\\"\\n- x"\n' in (tmp_path / "m" / "README.md").read_text(encoding="utf-8")
     with pytest.raises(ConfigError):
         pipeline.save_pretrained(tmp_path / "m", captions=[""])
 
