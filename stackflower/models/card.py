@@ -62,6 +62,8 @@ def _build_table(scores: Mapping[str, Any]) -> dict[str, Any]:
     intervals = dict(_flatten(scores.get("intervals", {})))
     rows = []
     for name, value in _flatten(scores.get("values", {})):
+        if name.endswith("_std"):  # the intervals say as much
+            continue
         low, high = intervals.get(name, (None, None))
         rows.append((_label(name), f"{value:.4g}", f"{low:.4g} to {high:.4g}" if low is not None else ""))
     protocol = {name: value for name, value in scores.get("protocol", {}).items() if not isinstance(value, Mapping)}
@@ -72,7 +74,7 @@ def _build_table(scores: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _label(name: str) -> str:
-    words = name.replace(".", ": ").replace("_", " ").replace(" mean", "")
+    words = name.replace(".", ": ").replace("_", " ").replace(" mean", "").replace("frechet", "Fréchet")
     return words[:1].upper() + words[1:]
 
 
