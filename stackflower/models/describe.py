@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePath
 from typing import Any
@@ -55,11 +56,18 @@ def _read_scores(run: Run, images: int) -> list[dict[str, Any]]:
         try:
             values = json.loads(path.read_text(encoding="utf-8"))
             if values["scored"]["images_seen"] == images:
-                protocol = {name: value for name, value in values["protocol"].items() if name not in PRIVATE_FIELDS}
+                public = {name: value for name, value in values["protocol"].items() if name not in PRIVATE_FIELDS}
+                protocol = {name: _shorten(value) for name, value in public.items()}
                 scores.append({"protocol": protocol, **_split_scores(values)})
         except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
             continue
     return scores
+
+
+def _shorten(value: Any) -> Any:
+    """Return the last part of a value that is a path, and any other value as it is."""
+    is_path = isinstance(value, str) and re.match(r"[/~\\]|[A-Za-z]:[/\\]", value) is not None
+    return re.split(r"[/\\]", value.rstrip("/\\"))[-1] if is_path else value
 
 
 def _split_scores(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -283,7 +283,7 @@ def test_the_card_lists_scores_of_these_weights(trained: Path, tmp_path: Path) -
         "caption_accuracy": {"colour": 0.75, "colour_interval": [0.5, 1.0]},
         "metrics": ["is"],
         "scored": {"images_seen": 96},
-        "protocol": {"split": "test", "data_key": "hidden", "images": 1000},
+        "protocol": {"split": "test", "data_key": "hidden", "trained_on": "/home/ada/photos", "images": 1000},
     }
     (tmp_path / "run" / "scores").mkdir()
     (tmp_path / "run" / "scores" / "a.json").write_text(json.dumps(scores))
@@ -292,7 +292,9 @@ def test_the_card_lists_scores_of_these_weights(trained: Path, tmp_path: Path) -
     Pipeline.from_run(tmp_path / "run", "cpu").save_pretrained(tmp_path / "m")
     card = (tmp_path / "m" / "README.md").read_text(encoding="utf-8")
     assert card.count("| Inception score | 2.5 | 2 to 3 |") == 1 and "Caption accuracy: colour | 0.75" in card
-    assert "split: test; images: 1000" in card and "hidden" not in card and "- inception_score" in card
+    assert (
+        "split: test; trained on: photos; images: 1000" in card and "hidden" not in card and "- inception_score" in card
+    )
 
 
 def test_pipelines_that_were_built_by_hand_are_not_saved(tmp_path: Path) -> None:
