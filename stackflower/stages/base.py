@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from stackflower.declarations import Declared, Not, Offers, Requirements, SettingRequirement
 from stackflower.stages.frozen import FrozenNetwork
-from stackflower.stages.layers import ReferenceBatch
+from stackflower.stages.layers import REFERENCE_BATCH_SIZE, ReferenceBatch
 
 
 class OtherTexts(NamedTuple):
@@ -73,6 +73,9 @@ class Verdict(NamedTuple):
         """`match` averaged to one score per image, `(N,)`."""
         return average_per_image(self.match)
 
+
+NoiseKind = Literal["normal", "uniform"]
+"""Distribution of noise: standard normal, or uniform on [-1, 1]."""
 
 Critic = Callable[[Tensor, Sequence[Text]], list[Verdict]]
 """Maps images `(N, 3, R, R)` and a list of texts to one verdict per text. Every `Discriminator` is a critic."""
@@ -139,7 +142,7 @@ class Generator(Declared, nn.Module, ABC):
 
     resolutions: tuple[int, ...]
     noise_dim: int
-    noise: Literal["normal", "uniform"] = "normal"
+    noise: NoiseKind = "normal"
     weights: Mapping[str, float] = {}
 
     def __init__(self) -> None:
@@ -163,7 +166,7 @@ class Generator(Declared, nn.Module, ABC):
         if self.reference_batch is None:
             return self.generate(condition, noise)
         images = self.generate(*self.reference_batch.prepend(condition, noise))
-        return tuple(image[-len(condition) :] for image in images)
+        return tuple(image[REFERENCE_BATCH_SIZE:] for image in images)
 
     def terms(self, images: tuple[Tensor, ...], image: Tensor | None = None) -> dict[str, Tensor]:
         """Compute the losses of the generator itself on the images that it generated.
@@ -251,6 +254,16 @@ class Stage(nn.Module):
     def noise_dim(self) -> int:
         """Z, the total size of the noise: previous stage, then conditioning, then generator."""
         return sum(self._noise_dims)
+
+    @property
+    def noise_parts(self) -> tuple[tuple[NoiseKind, int], ...]:
+        """Distribution and size of each part of the noise, in the order of its columns; empty parts are left out."""
+        previous = () if self.previous is None else self.previous.noise_parts
+        own: tuple[tuple[NoiseKind, int], ...] = (
+            ("normal", self.conditioning.noise_dim),
+            (self.generator.noise, self.generator.noise_dim),
+        )
+        return (*previous, *((kind, size) for kind, size in own if size))
 
     def draw_noise(self, count: int, generator: torch.Generator) -> Tensor:
         """Draw noise from a seeded random generator.

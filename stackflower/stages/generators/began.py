@@ -67,7 +67,7 @@ class Decoder(nn.Module):
 
     def forward(self, code: Tensor) -> Tensor:
         """Decode codes `(N, code_dim)` to images `(N, 3, R, R)`."""
-        x = self.dense(code).reshape(len(code), self.channels, BASE_SIZE, BASE_SIZE)
+        x = self.dense(code).unflatten(1, (self.channels, BASE_SIZE, BASE_SIZE))
         return self.layers(x.contiguous(memory_format=torch.channels_last))
 
 

@@ -105,7 +105,7 @@ class DeepFusionGenerator(Generator):
 
     def generate(self, condition: Tensor, noise: Tensor) -> tuple[Tensor, ...]:
         text = torch.cat([condition, noise], 1)
-        x = self.dense(noise).reshape(len(noise), self.wide, 4, 4).contiguous(memory_format=torch.channels_last)
+        x = self.dense(noise).unflatten(1, (self.wide, 4, 4)).contiguous(memory_format=torch.channels_last)
         for block in self.blocks:
             x = block(F.interpolate(x, scale_factor=2.0, mode="nearest"), text)
         return (torch.tanh(self.to_image(x)),)

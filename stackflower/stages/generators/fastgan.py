@@ -128,7 +128,7 @@ class FastGenerator(Generator):
 
     def generate(self, condition: Tensor, noise: Tensor) -> tuple[Tensor, ...]:
         inputs = torch.cat([condition, noise], 1)
-        x = self.dense(inputs).reshape(len(inputs), 2 * self.wide, 4, 4).contiguous(memory_format=torch.channels_last)
+        x = self.dense(inputs).unflatten(1, (2 * self.wide, 4, 4)).contiguous(memory_format=torch.channels_last)
         maps = {4: F.glu(self.first(x), 1)}
         for block in self.blocks:
             side = 2 * max(maps)

@@ -86,5 +86,5 @@ class ResidualGenerator(Generator):
 
     def generate(self, condition: Tensor, noise: Tensor) -> tuple[Tensor, ...]:
         inputs = torch.cat([condition, noise], 1)
-        x = self.dense(inputs).reshape(len(inputs), self.wide, 4, 4).contiguous(memory_format=torch.channels_last)
+        x = self.dense(inputs).unflatten(1, (self.wide, 4, 4)).contiguous(memory_format=torch.channels_last)
         return (torch.tanh(self.layers(nn.functional.relu(self.first(x)))),)

@@ -104,7 +104,7 @@ class StageOneGenerator(Generator):
 
     def generate(self, condition: Tensor, noise: Tensor) -> tuple[Tensor, ...]:
         style = self.mapping(torch.cat([condition, noise], 1))
-        x = self.dense(style).reshape(len(style), self.widths[0], 4, 4)
+        x = self.dense(style).unflatten(1, (self.widths[0], 4, 4))
         x = nn.functional.relu(self.norm(x.contiguous(memory_format=torch.channels_last)), inplace=True)
         x = self.dropout(x)
         for depth, block in enumerate(self.blocks):

@@ -161,7 +161,7 @@ class TreeGenerator(Generator):
         initialise(self)
 
     def generate(self, condition: Tensor, noise: Tensor) -> tuple[Tensor, ...]:
-        x = self.dense(torch.cat([condition, noise], 1)).reshape(len(condition), 2 * self.wide, 4, 4)
+        x = self.dense(torch.cat([condition, noise], 1)).unflatten(1, (2 * self.wide, 4, 4))
         features = self.trunk(F.glu(self.norm(x.contiguous(memory_format=torch.channels_last)), 1))
         images = [torch.tanh(self.to_image[0](features))]
         for branch, to_image in zip(self.branches, self.to_image[1:], strict=True):
