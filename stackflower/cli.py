@@ -13,6 +13,7 @@ main = LazyGroup(
         "sample": "stackflower.commands.sample:sample",
         "eval": "stackflower.commands.evaluate:evaluate",
         "push": "stackflower.commands.push:push",
+        "export": "stackflower.commands.export:export",
         "report": "stackflower.commands.report:report",
         "data": "stackflower.commands.data:data",
         "train-text": "stackflower.commands.train_text:train_text",

@@ -119,7 +119,7 @@ def _translate(stage: Stage, text_dim: int) -> ModelProto:
         ComponentError: an operation has no translation, or the number of images is not free.
     """
     device = next(iter(stage.state_dict().values())).device
-    inputs = [torch.randn(EXAMPLE_BATCH, size, device=device) for size in (text_dim, stage.noise_dim)]
+    inputs = [torch.zeros(EXAMPLE_BATCH, size, device=device) for size in (text_dim, stage.noise_dim)]
     batch = torch.export.Dim("batch", min=1)
     try:
         with _silent_exporter():
