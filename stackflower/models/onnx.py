@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -64,11 +64,7 @@ def export_onnx(stage: Stage, text_dim: int, path: Path, *, half: bool = False) 
         ComponentError: the generator or the conditioning can't be exported.
         ConfigError: the file can't be written.
     """
-    try:
-        import onnx
-        import onnxscript  # noqa: F401  (torch's exporter imports it)
-    except ImportError:
-        raise MissingDependency("onnx and onnxscript", "onnx", "The export to ONNX") from None
+    onnx = _import_onnx()
     model = _translate(stage.eval(), text_dim)
     _drop_traces(model)
     if half:
@@ -88,8 +84,9 @@ def read_metadata(path: Path) -> dict[str, str]:
 
     Raises:
         RunError: the file is missing or was not exported by Stackflower.
+        MissingDependency: onnx or onnxscript is not installed.
     """
-    import onnx
+    onnx = _import_onnx()
     from google.protobuf.message import DecodeError
 
     try:
@@ -100,6 +97,15 @@ def read_metadata(path: Path) -> dict[str, str]:
     if VERSION_KEY not in metadata:
         raise RunError(f"{path} was not exported by Stackflower.")
     return metadata
+
+
+def _import_onnx() -> Any:
+    try:
+        import onnx
+        import onnxscript  # noqa: F401  (torch's exporter imports it)
+    except ImportError:
+        raise MissingDependency("onnx and onnxscript", "onnx", "The export to ONNX") from None
+    return onnx
 
 
 def _describe(stage: Stage, text_dim: int) -> dict[str, str]:
