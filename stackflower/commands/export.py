@@ -1,52 +1,75 @@
-"""``stackflower export``: export a trained model as an ONNX file or a web page."""
+"""``stackflower export``: write a model as a folder to share, an ONNX file or a web page."""
 
 from __future__ import annotations
 
-from typing import Any
+from pathlib import Path
 
 import click
 
 from stackflower.commands.console import Command, show
-from stackflower.commands.options import checkpoint_option, format_examples, json_option
+from stackflower.commands.options import checkpoint_option, format_examples, json_option, model_options
 from stackflower.commands.streams import decode_argument
 
 
 @click.command(
     cls=Command,
-    settings={"layout": "format"},
     epilog=format_examples(
-        "stackflower export runs/quickstart-1 flowers.onnx",
-        "stackflower export runs/quickstart-1 flowers.onnx --half",
-        "stackflower export runs/quickstart-1 flowers --format web",
-        "stackflower export runs/quickstart-1 flowers --format web --runtime node_modules/onnxruntime-web/dist",
+        "stackflower export runs/flowers my-flowers --half --license cc-by-4.0",
+        "stackflower export runs/flowers flowers.onnx",
+        "stackflower export flowers page --format web",
+        "stackflower export flowers page --format web --runtime node_modules/onnxruntime-web/dist",
     ),
 )
-@click.argument("run")
+@click.argument("model")
 @click.argument("out")
 @click.option(
     "--format",
-    "layout",
-    type=click.Choice(["onnx", "web"]),
-    help="An ONNX file, or a folder with a web page.  [default: onnx if OUT ends in .onnx]",
+    type=click.Choice(["model", "onnx", "web"]),
+    help="A folder to share, an ONNX file, or a folder with a web page.  [default: onnx if OUT ends in .onnx, else "
+    "model]",
 )
-@click.option("--half", is_flag=True, help="Store weights as float16, which halves the file.")
+@model_options
 @click.option(
     "--runtime",
     metavar="DIR",
-    help="Folder dist of npm's onnxruntime-web, which the web page then includes.  [default: load it from jsDelivr]",
-)
-@click.option(
-    "--caption",
-    "captions",
-    metavar="TEXT",
-    multiple=True,
-    help="Example caption on the web page; may be repeated.  [default: captions of the run's data]",
+    help="Folder dist of npm's onnxruntime-web, to be copied into the web page.  [default: the page loads it from "
+    "jsDelivr]",
 )
 @checkpoint_option
+@click.option("--revision", metavar="NAME", help="Branch, tag or commit of a model on the Hugging Face Hub.")
 @json_option
-def export(run: str, out: str, captions: tuple[str, ...], as_json: bool, **options: Any) -> None:
-    """Export a trained model for use without Stackflower: as an ONNX file, or as a web page."""
-    from stackflower.models.export import export_run
+def export(
+    model: str,
+    out: str,
+    format: str | None,
+    captions: tuple[str, ...],
+    half: bool,
+    license: str | None,
+    runtime: str | None,
+    checkpoint: str | None,
+    revision: str | None,
+    as_json: bool,
+) -> None:
+    """Write MODEL, a run or a model, to OUT: as a folder to share, an ONNX file or a web page."""
+    from stackflower.models.export import choose_format, export_network
+    from stackflower.pipeline import Pipeline
 
-    written = export_run(run, out, captions=[decode_argument(caption) for caption in captions], **options)
-    show(written, as_json, lambda: f"{written['out']}: {written['bytes'] / 1e6:.1f} MB")
+    texts = [decode_argument(caption) for caption in captions] or None
+    chosen = choose_format(out, format, captions=texts, license=license, runtime=runtime)
+    pipeline = Pipeline.from_pretrained(model, "cpu", revision=revision, checkpoint=checkpoint)
+    if chosen == "model":
+        pipeline.save_pretrained(out, half=half, captions=texts, license=license)
+    else:
+        defaults = pipeline.record.captions if pipeline.record is not None else ()
+        export_network(
+            *(pipeline.stage, pipeline.encoder, out),
+            format=chosen,
+            half=half,
+            captions=texts,
+            defaults=defaults,
+            runtime=runtime,
+        )
+    path = Path(out).expanduser()
+    files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
+    size = sum(file.stat().st_size for file in files)
+    show({"out": out, "format": chosen, "bytes": size}, as_json, lambda: f"{out}: {size / 1e6:.1f} MB")

@@ -165,7 +165,7 @@ def model_options(command: F) -> F:
             "--caption",
             "captions",
             multiple=True,
-            help="Example caption for the model card. Repeatable.  [default: captions of the training data]",
+            help="Example caption to show with the model. Repeatable.  [default: captions of the training data]",
         ),
         click.option("--half", is_flag=True, help="Store the weights in float16: half the size."),
         click.option(

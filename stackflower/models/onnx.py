@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from stackflower import __version__
-from stackflower.errors import ComponentError, ConfigError, MissingDependency, RunError, summarise_error
+from stackflower.errors import ComponentError, ConfigError, MissingDependency, ModelError, summarise_error
 from stackflower.stages.base import Stage
 from stackflower.utils.atomic import replacing, reporting_write_errors
 
@@ -56,15 +56,16 @@ def export_onnx(stage: Stage, text_dim: int, path: Path, *, half: bool = False) 
     Args:
         stage: trained stage; it is set to evaluation mode.
         text_dim: size T of the text embeddings.
-        path: file to write.
+        path: file to write; an earlier export there is replaced.
         half: store weights as float16, which halves the file. Computations stay in float32.
 
     Raises:
         MissingDependency: onnx or onnxscript is not installed.
         ComponentError: the generator or the conditioning can't be exported.
-        ConfigError: the file can't be written.
+        ConfigError: the file can't be written, or exists and is not an export.
     """
     onnx = _import_onnx()
+    check_replaceable(path)
     model = _translate(stage.eval(), text_dim)
     _drop_traces(model)
     if half:
@@ -76,6 +77,19 @@ def export_onnx(stage: Stage, text_dim: int, path: Path, *, half: bool = False) 
         onnx.save_model(model, temporary)
 
 
+def check_replaceable(path: Path) -> None:
+    """Check that a file does not exist or is an earlier export.
+
+    Raises:
+        ConfigError: it is another file, or a folder.
+    """
+    if path.exists():
+        try:
+            read_metadata(path)
+        except ModelError as error:
+            raise ConfigError(f"{path} exists and is not an export of Stackflower. Choose another `out`.") from error
+
+
 def read_metadata(path: Path) -> dict[str, str]:
     """Read the metadata of an exported file.
 
@@ -83,7 +97,7 @@ def read_metadata(path: Path) -> dict[str, str]:
         path: file that `export_onnx` wrote.
 
     Raises:
-        RunError: the file is missing or was not exported by Stackflower.
+        ModelError: the file is missing or was not exported by Stackflower.
         MissingDependency: onnx or onnxscript is not installed.
     """
     onnx = _import_onnx()
@@ -92,10 +106,10 @@ def read_metadata(path: Path) -> dict[str, str]:
     try:
         model = onnx.load_model(path, load_external_data=False)
     except (OSError, DecodeError) as error:
-        raise RunError(f"{path} is not an ONNX file: {summarise_error(error)}") from error
+        raise ModelError(f"{path} is not an ONNX file: {summarise_error(error)}") from error
     metadata = {entry.key: entry.value for entry in model.metadata_props}
     if VERSION_KEY not in metadata:
-        raise RunError(f"{path} was not exported by Stackflower.")
+        raise ModelError(f"{path} was not exported by Stackflower.")
     return metadata
 
 

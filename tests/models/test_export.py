@@ -14,12 +14,16 @@ from pathlib import Path
 import pytest
 import torch
 
-from stackflower.models.export import export_run
+from stackflower.errors import ConfigError
+from stackflower.models.export import choose_format
 from stackflower.models.onnx import read_metadata
 from stackflower.models.web import CDN, INTEGRITY, STATIC_FILES, find_runtime
 from stackflower.pipeline import Pipeline
+from stackflower.runs.folder import Run
 from stackflower.stages.base import Stage
 from stackflower.text.encoders.multi_hot import MultiHotEncoder
+
+WEB = ("--format", "web")
 
 
 def write_model(stage: Stage, text_dim: int, path: Path, *, half: bool) -> None:
@@ -28,10 +32,10 @@ def write_model(stage: Stage, text_dim: int, path: Path, *, half: bool) -> None:
 
 
 @pytest.fixture
-def page(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+def page(stackflower, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """A page that loads its runtime from the CDN."""
     monkeypatch.setattr("stackflower.models.web.export_onnx", write_model)
-    export_run(trained, tmp_path / "page", layout="web", captions=["</script><b>", "ein  Veilchen & \u2028"])
+    stackflower("export", trained, "page", *WEB, "--caption", "</script><b>", "--caption", "ein  Veilchen & \u2028")
     assert {file.name for file in (tmp_path / "page").iterdir()} == {"index.html", "model.onnx", *STATIC_FILES}
     return (tmp_path / "page" / "index.html").read_text(encoding="utf-8")
 
@@ -64,12 +68,12 @@ def read_config(page: str) -> dict[str, object]:
     return json.loads(re.search(r'<script type="application/json" id="config">(.*?)</script>', page, re.DOTALL)[1])
 
 
-def test_the_page_holds_its_captions_as_text(page: str, trained: Path) -> None:
+def test_the_page_holds_its_captions_as_text(page: str) -> None:
     config = read_config(page)
     assert config["examples"] == ["</script><b>", "ein Veilchen &"]
     assert config["noise"] == [["normal", 8], ["normal", 64]] and config["output"] == "images_16"
     assert config["encoder"]["dim"] == 64 and config["encoder"]["folds"]["ß"] == "ss"
-    assert f"<title>{trained.name}</title>" in page and page.count("<script") == page.count("</script>") == 4
+    assert "<title>page</title>" in page and page.count("<script") == page.count("</script>") == 4
 
 
 def test_the_policy_allows_the_page_and_the_pinned_runtime_alone(page: str) -> None:
@@ -100,12 +104,12 @@ def test_a_page_with_its_runtime_names_no_other_server(
 ) -> None:
     monkeypatch.setattr("stackflower.models.web.export_onnx", write_model)
     runtime = write_runtime(tmp_path / "package" / "dist").parent
-    stackflower("export", trained, "page", "--format", "web", "--runtime", runtime)
+    stackflower("export", trained, "page", *WEB, "--runtime", runtime)
     page = (tmp_path / "page" / "index.html").read_text(encoding="utf-8")
     assert CDN not in page and "importmap" not in page
     assert {file.name for file in (tmp_path / "page" / "runtime").iterdir()} == set(INTEGRITY)
     examples = read_config(page)["examples"]
-    assert 2 <= len(examples) <= 6 and all("petal" in each or "flower" in each for each in examples), "from the data"
+    assert 2 <= len(examples) <= 6 and set(examples) <= set(Run(trained).read_captions())
 
 
 def test_a_page_is_replaced_but_nothing_else(
@@ -114,41 +118,56 @@ def test_a_page_is_replaced_but_nothing_else(
     monkeypatch.setattr("stackflower.models.web.export_onnx", write_model)
     page = tmp_path / "page"
     page.mkdir()  # an empty folder
-    stackflower("export", trained, "page", "--format", "web", "--caption", "first")
-    stackflower("export", trained, "page", "--format", "web", "--caption", "second")
+    stackflower("export", trained, "page", *WEB, "--caption", "first")
+    stackflower("export", trained, "page", *WEB, "--caption", "second")
     assert read_config((page / "index.html").read_text(encoding="utf-8"))["examples"] == ["second"]
     (page / "mine.txt").touch()
-    message = stackflower("export", trained, "page", "--format", "web", code=2).output
+    message = stackflower("export", trained, "page", *WEB, code=2).output
     assert "page exists and holds something else than an exported page. Choose another OUT." in message
     (tmp_path / "file").touch()
-    stackflower("export", trained, "file", "--format", "web", code=2)
+    stackflower("export", trained, "file", *WEB, code=2)
     (tmp_path / "site").mkdir()
     (tmp_path / "site" / "index.html").write_text("<h1>mine</h1>")
-    stackflower("export", trained, "site", "--format", "web", code=2)
+    stackflower("export", trained, "site", *WEB, code=2)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "page", "site"], "no leftovers"
     assert (tmp_path / "site" / "index.html").read_text() == "<h1>mine</h1>"
 
 
 def test_a_failed_export_keeps_the_page(
-    page: str, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    stackflower, page: str, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("stackflower.models.web.export_onnx", lambda *_, **__: 1 / 0)
     with pytest.raises(ZeroDivisionError):
-        export_run(trained, tmp_path / "page", layout="web", captions=["second"])
+        stackflower("export", trained, "page", *WEB)
     assert (tmp_path / "page" / "index.html").read_text(encoding="utf-8") == page
     assert [path.name for path in tmp_path.iterdir()] == ["page"]
 
 
+def test_the_format_follows_from_the_name_and_decides_about_the_other_flags() -> None:
+    assert [choose_format(name) for name in ("a.onnx", "A.ONNX", "a", "a.b")] == ["onnx", "onnx", "model", "model"]
+    assert choose_format("a.onnx", "web", runtime="dist", captions=["a"], license=None) == "web"
+    with pytest.raises(ConfigError, match="`runtime` does not apply to `format=onnx`; it belongs to `format=web`"):
+        choose_format("a.onnx", runtime="dist")
+    with pytest.raises(ConfigError, match="it belongs to `format=model` or `format=web`"):
+        choose_format("a.onnx", captions=["a"])
+    with pytest.raises(ConfigError, match="`format=tar` is unknown; choose one of: model, onnx, web"):
+        choose_format("a", "tar")
+
+
+def test_a_folder_to_share_is_the_default(stackflower, trained: Path) -> None:
+    stackflower("export", trained, "shared", "--half", "--caption", "a red flower", "--license", "cc0-1.0")
+    assert Pipeline.from_pretrained("shared").record.captions == ["a red flower"]
+    assert "cc0-1.0" in Path("shared", "README.md").read_text(encoding="utf-8")
+
+
 def test_wrong_calls_say_what_to_type(stackflower, trained: Path, tmp_path: Path) -> None:
-    message = stackflower("export", trained, "page", code=2).output
-    assert "name a file that ends in .onnx, or use --format web" in message
-    assert "use it with --format web" in stackflower("export", trained, "a.onnx", "--runtime", ".", code=2).output
-    assert "use it with --format web" in stackflower("export", trained, "a.onnx", "--caption", "a", code=2).output
+    message = stackflower("export", trained, "a.onnx", "--license", "mit", code=2).output
+    assert "--license does not apply to --format onnx; it belongs to --format model." in message
     runtime = write_runtime(tmp_path / "runtime")
     (runtime / "ort.wasm.min.js").unlink()
-    message = stackflower("export", trained, "page", "--format", "web", "--runtime", runtime, code=2).output
+    message = stackflower("export", trained, "page", *WEB, "--runtime", runtime, code=2).output
     assert "lacks ort.wasm.min.js" in message and "--runtime node_modules/onnxruntime-web/dist" in message
-    assert "does not exist" in stackflower("export", "nowhere", "a.onnx", code=2).output
+    assert "nowhere is not a folder" in stackflower("export", "nowhere", "a.onnx", code=2).output
     assert not list(tmp_path.glob("*.onnx")) and not (tmp_path / "page").exists()
 
 
@@ -162,7 +181,7 @@ def test_a_run_with_another_text_encoder_has_no_page(stackflower, trained: Path,
     encoder.save(run / "text")
     config |= {"encoder": encoder.fingerprint(), "text_dim": encoder.dim}
     (run / "config.json").write_text(json.dumps(config))
-    message = stackflower("export", run, "page", "--format", "web", code=2).output
+    message = stackflower("export", run, "page", *WEB, code=2).output
     assert "text encoder multi-hot, but a web page can only use ngram" in message
     assert not (tmp_path / "page").exists()
 

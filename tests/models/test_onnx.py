@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from stackflower import __version__, registry
 from stackflower.data.images import to_uint8
-from stackflower.errors import ComponentError, ConfigError, MissingDependency, RunError
+from stackflower.errors import ComponentError, ConfigError, MissingDependency, ModelError
 from stackflower.models.onnx import OPSET, export_onnx, name_outputs, read_metadata
 from stackflower.recipes.load import describe_recipes, has_later_stage, load_recipe
 from stackflower.stages.base import Generator, Stage
@@ -177,7 +177,7 @@ def test_files_that_are_not_exports_are_named(tmp_path: Path) -> None:
     onnx.save_model(onnx.helper.make_model(graph), tmp_path / "other.onnx")
     (tmp_path / "text.onnx").write_text("text")
     for name in ("other", "text", "missing"):
-        with pytest.raises(RunError, match=f"{name}.onnx"):
+        with pytest.raises(ModelError, match=f"{name}.onnx"):
             read_metadata(tmp_path / f"{name}.onnx")
 
 

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 import torch
 
-from stackflower.models.export import export_run
+from stackflower.models.export import export_network
 from stackflower.models.web import CDN
 from stackflower.pipeline import Pipeline
 from stackflower.stages.noise import NoiseTable
@@ -60,8 +60,10 @@ def site(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[st
     """A server of two exports: ``local`` with its runtime, ``cdn`` without."""
     pytest.importorskip("onnxscript")
     folder = tmp_path_factory.mktemp("site")
-    export_run(trained, folder / "local", layout="web", runtime=RUNTIME, captions=CAPTIONS)
-    export_run(trained, folder / "cdn", layout="web", captions=CAPTIONS)
+    pipeline = Pipeline.from_run(trained, "cpu")
+    for name, runtime in (("local", RUNTIME), ("cdn", None)):
+        parts = (pipeline.stage, pipeline.encoder, folder / name)
+        export_network(*parts, format="web", captions=CAPTIONS, runtime=runtime)
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Handler, directory=folder))
     threading.Thread(target=server.serve_forever, daemon=True).start()
     yield f"http://127.0.0.1:{server.server_port}"
