@@ -32,7 +32,7 @@ REPEATS = 5
 
 
 def build(name: str, stage: int) -> Stage:
-    """Build a stage of a recipe, with statistics of its batch norms that make images vary."""
+    """Build a stage of a recipe with new weights."""
     recipe = load_recipe(name, stage)
     previous = build(name, stage - 1) if stage > 1 else None
     parts = {kind: {k: v for k, v in recipe[kind].items() if k != "name"} for kind in ("conditioning", "generator")}
@@ -43,19 +43,29 @@ def build(name: str, stage: int) -> Stage:
     generator = registry.create(
         "generator", recipe["generator"]["name"], **parts["generator"], condition_dim=conditioning.dim, **context
     )
-    for layer in generator.modules():
-        if isinstance(layer, nn.BatchNorm2d) and layer.running_var is not None:
-            nn.init.constant_(layer.running_var, 0.1)
-    return Stage(conditioning, generator, previous).eval()
+    network = Stage(conditioning, generator, previous)
+    _set_statistics(network)
+    return network.eval()
 
 
-def list_stages(run: str | None) -> Iterator[tuple[str, Stage, int]]:
+def _set_statistics(stage: Stage) -> None:
+    """Set the statistics of the batch norms, which training would average, to those of one batch."""
+    for layer in stage.modules():
+        if isinstance(layer, nn.BatchNorm2d):
+            layer.momentum = 1.0
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        stage.train()(torch.randn(8, TEXT_DIM, generator=generator), stage.draw_noise(8, generator))
+
+
+def list_stages(run: str | None, recipe: str | None) -> Iterator[tuple[str, Stage, int]]:
     """List the stages to export, with the size of their text embeddings."""
     if run is not None:
         stage, encoder, _ = load_run(Run(run), False, None)
         yield run, stage.eval(), encoder.dim
         return
-    for name in sorted(describe_recipes()):
+    torch.manual_seed(0)
+    for name in [recipe] if recipe else sorted(describe_recipes()):
         for number in (1, 2) if has_later_stage(name) else (1,):
             yield f"{name}, stage {number}", build(name, number), TEXT_DIM
 
@@ -83,11 +93,12 @@ def main() -> None:
     """Print one row per stage."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--run", help="export this run instead of the recipes")
+    parser.add_argument("--recipe", help="export this recipe only")
     arguments = parser.parse_args()
     print("| stage | export, s | float32, MB | float16, MB | ms per image | difference | difference of float16 |")
     print("|---|---|---|---|---|---|---|")
     with tempfile.TemporaryDirectory() as folder:
-        for name, stage, text_dim in list_stages(arguments.run):
+        for name, stage, text_dim in list_stages(arguments.run, arguments.recipe):
             sizes, results = [], []
             for half in (True, False):
                 path = Path(folder) / "model.onnx"

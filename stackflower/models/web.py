@@ -5,9 +5,10 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import os
 import shutil
 import sys
-import uuid
+import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,6 +27,7 @@ from stackflower.utils.atomic import reporting_write_errors
 
 STATIC_FILES = ("app.js", "ngram.js", "style.css", "icon.svg")
 RUNTIME_FOLDER = "runtime"
+UNFINISHED = ".unfinished-"
 MARK = '<meta name="generator" content="Stackflower '
 
 RUNTIME_VERSION = "1.30.0"  # of npm's onnxruntime-web
@@ -77,7 +79,7 @@ def export_web(
     runtime_files = [] if runtime is None else find_runtime(runtime)
     check_replaceable(folder)
     environment = Environment(loader=PackageLoader("stackflower.models", "web"), autoescape=True)
-    with reporting_write_errors(folder, ConfigError), _replacing_folder(folder) as temporary:
+    with reporting_write_errors(folder, ConfigError), _replacing_export(folder) as temporary:
         export_onnx(stage, encoder.dim, temporary / "model.onnx", half=half)
         for name in STATIC_FILES:
             shutil.copyfile(Path(__file__).parent / "web" / name, temporary / name)
@@ -158,6 +160,7 @@ def check_replaceable(folder: Path) -> None:
         return
     expected = {"index.html", "model.onnx", RUNTIME_FOLDER, *STATIC_FILES}
     names = {path.name for path in folder.iterdir()} if folder.is_dir() else {folder.name}
+    names = {name for name in names if not name.startswith(UNFINISHED)}
     page = folder / "index.html"
     is_export = names <= expected and page.is_file() and MARK in page.read_text(encoding="utf-8", errors="replace")
     if names and not is_export:
@@ -201,17 +204,25 @@ def _build_policy(is_local: bool) -> dict[str, str | Markup]:
 
 
 @contextmanager
-def _replacing_folder(folder: Path) -> Iterator[Path]:
-    """Replace a folder by the one that the block fills, or leave it as it is if the block raises an exception."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    mark = uuid.uuid4().hex[:8]
-    temporary, old = (folder.with_name(f".{folder.name}-{mark}-{kind}") for kind in ("new", "old"))
-    temporary.mkdir()
+def _replacing_export(folder: Path) -> Iterator[Path]:
+    """Replace the files of an export by those that the block writes, ``index.html`` last.
+
+    If the block raises an exception, the folder stays as it was.
+
+    Yields:
+        A temporary folder inside `folder`.
+    """
+    is_new = not folder.exists()
+    folder.mkdir(parents=True, exist_ok=True)
+    leftovers = list(folder.glob(f"{UNFINISHED}*"))  # of processes that were killed
+    temporary = Path(tempfile.mkdtemp(prefix=UNFINISHED, dir=folder))
     try:
         yield temporary
-        if folder.exists():
-            folder.rename(old)
-        temporary.rename(folder)
-    finally:
-        for path in (temporary, old):
+        for path in (folder / RUNTIME_FOLDER, *leftovers):
             shutil.rmtree(path, ignore_errors=True)
+        for path in sorted(temporary.iterdir(), key=lambda path: path.name == "index.html"):
+            os.replace(path, folder / path.name)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+        if is_new and not any(folder.iterdir()):
+            folder.rmdir()

@@ -121,6 +121,12 @@ def test_a_page_is_replaced_but_nothing_else(
     stackflower("export", trained, "page", *WEB, "--caption", "first")
     stackflower("export", trained, "page", *WEB, "--caption", "second")
     assert read_config((page / "index.html").read_text(encoding="utf-8"))["examples"] == ["second"]
+    (page / ".unfinished-1").mkdir()  # as a killed process leaves it
+    stackflower("export", trained, page, *WEB, "--runtime", write_runtime(tmp_path / "dist"))
+    monkeypatch.chdir(page)
+    stackflower("export", trained, ".", *WEB)
+    assert {file.name for file in page.iterdir()} == {"index.html", "model.onnx", *STATIC_FILES}
+    monkeypatch.chdir(tmp_path)
     (page / "mine.txt").touch()
     message = stackflower("export", trained, "page", *WEB, code=2).output
     assert "page exists and holds something else than an exported page. Choose another OUT." in message
@@ -129,7 +135,7 @@ def test_a_page_is_replaced_but_nothing_else(
     (tmp_path / "site").mkdir()
     (tmp_path / "site" / "index.html").write_text("<h1>mine</h1>")
     stackflower("export", trained, "site", *WEB, code=2)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "page", "site"], "no leftovers"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["dist", "file", "page", "site"], "no leftovers"
     assert (tmp_path / "site" / "index.html").read_text() == "<h1>mine</h1>"
 
 
@@ -139,8 +145,11 @@ def test_a_failed_export_keeps_the_page(
     monkeypatch.setattr("stackflower.models.web.export_onnx", lambda *_, **__: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         stackflower("export", trained, "page", *WEB)
+    with pytest.raises(ZeroDivisionError):
+        stackflower("export", trained, "new", *WEB)
     assert (tmp_path / "page" / "index.html").read_text(encoding="utf-8") == page
-    assert [path.name for path in tmp_path.iterdir()] == ["page"]
+    assert {file.name for file in tmp_path.iterdir()} == {"page"}
+    assert {file.name for file in (tmp_path / "page").iterdir()} == {"index.html", "model.onnx", *STATIC_FILES}
 
 
 def test_the_format_follows_from_the_name_and_decides_about_the_other_flags() -> None:

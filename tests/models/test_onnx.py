@@ -21,7 +21,7 @@ from stackflower.stages.base import Generator, Stage
 T = 12
 TOLERANCE = 1e-3
 TINY = {"resolution": 16, "channels": 4, "noise_dim": 5, "code_dim": 9}
-TINY_OF = {"tree": {"resolution": 64}, "fastgan": {"resolution": 64}, "stage2": {"resolution": 32}}
+TINY_OF = {"tree": {"resolution": 64}, "fastgan": {"resolution": 128}, "stage2": {"resolution": 32}}
 
 
 def shrink(kind: str, values: dict[str, Any]) -> dict[str, Any]:
