@@ -44,6 +44,7 @@ def export(
     format: str | None,
     captions: tuple[str, ...],
     half: bool,
+    data_name: str | None,
     license: str | None,
     runtime: str | None,
     checkpoint: str | None,
@@ -55,10 +56,11 @@ def export(
     from stackflower.pipeline import Pipeline
 
     texts = [decode_argument(caption) for caption in captions] or None
-    chosen = choose_format(out, format, captions=texts, license=license, runtime=runtime)
+    given = {"captions": texts, "data_name": data_name, "license": license, "runtime": runtime}
+    chosen = choose_format(out, format, **given)
     pipeline = Pipeline.from_pretrained(model, "cpu", revision=revision, checkpoint=checkpoint)
     if chosen == "model":
-        pipeline.save_pretrained(out, half=half, captions=texts, license=license)
+        pipeline.save_pretrained(out, half=half, captions=texts, data=data_name, license=license)
     else:
         defaults = pipeline.record.captions if pipeline.record is not None else ()
         export_network(

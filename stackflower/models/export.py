@@ -17,7 +17,7 @@ from stackflower.text.checks import clean_captions
 ExportFormat = Literal["model", "onnx", "web"]
 # parameters of each format, in addition to `half`
 PARAMETERS: dict[ExportFormat, tuple[str, ...]] = {
-    "model": ("captions", "license"),
+    "model": ("captions", "data_name", "license"),
     "onnx": (),
     "web": ("captions", "runtime"),
 }
