@@ -13,6 +13,7 @@ main = LazyGroup(
         "sample": "stackflower.commands.sample:sample",
         "eval": "stackflower.commands.evaluate:evaluate",
         "report": "stackflower.commands.report:report",
+        "demo": "stackflower.commands.demo:demo",
         "data": "stackflower.commands.data:data",
         "train-text": "stackflower.commands.train_text:train_text",
         "train-classifier": "stackflower.commands.train_classifier:train_classifier",
