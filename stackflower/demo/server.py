@@ -20,7 +20,7 @@ from stackflower.runs.folder import Run
 logger = logging.getLogger(__name__)
 
 FIRST_PORT, PORTS = 7860, 100  # gradio's default and the number of ports to try
-# gradio reads these variables when it is imported or an app is created
+# variables that gradio reads when it is imported or an app is created
 TEMPORARY_FOLDER = "GRADIO_TEMP_DIR"
 ENVIRONMENT = {"GRADIO_ANALYTICS_ENABLED": "False", "GRADIO_SERVER_NAME": "", "HF_HUB_DISABLE_TELEMETRY": "1"}
 
