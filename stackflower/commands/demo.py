@@ -49,20 +49,18 @@ def demo(models: tuple[str, ...], follow: bool, host: str, port: int | None, sha
     names = models or find_runs(follow)
     if follow and len(names) > 1:
         raise ConfigError(f"--follow takes one run, got {len(names)}.")
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # files are cleaned up
-    with serving(
-        None if follow else Models(names),
-        format_sample_command,
-        follow=Run(names[0]) if follow else None,
-        host=host,
-        port=port,
-        share=share,
-    ) as address:
-        echo(f"The demo runs at {address} (stop it with Ctrl-C).", err=True)
-        try:
+    run = Run(names[0]) if follow else None
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # temporary files are deleted
+    try:
+        with serving(
+            None if follow else Models(names), format_sample_command, follow=run, host=host, port=port, share=share
+        ) as address:
+            echo(f"The demo runs at {address} (stop it with Ctrl-C).", err=True)
             wait_forever()
-        except KeyboardInterrupt:
-            echo("Stopped.", err=True)
+    except KeyboardInterrupt:
+        echo("Stopped.", err=True)
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def find_runs(follow: bool) -> tuple[str, ...]:

@@ -107,15 +107,35 @@ def add_notes() -> Any:
     return gr.Textbox(label="Notes", interactive=False, visible=False, lines=1, max_lines=6, elem_classes="notes")
 
 
-def update_notes(notes: Sequence[str]) -> Any:
-    """Show notes, or hide their field.
+def reveal(done: Any, notes: Any, *results: Any) -> None:
+    """Show the results of a request once it has succeeded, and its notes if it has any.
+
+    The request itself returns plain values, which API clients receive.
 
     Args:
-        notes: one sentence each.
+        done: dependency that `connect` returned.
+        notes: field of `add_notes`.
+        results: components that are hidden until the first result.
     """
     import gradio as gr
 
-    return gr.Textbox(value="\n".join(dict.fromkeys(notes)), visible=bool(notes))
+    done.success(
+        lambda text: [gr.update(visible=bool(text)), *[gr.update(visible=True)] * len(results)],
+        notes,
+        [notes, *results],
+        api_visibility="private",
+        queue=False,
+        show_progress="hidden",
+    )
+
+
+def format_notes(notes: Sequence[str]) -> str:
+    """Join notes, one sentence each, without repetitions.
+
+    Args:
+        notes: sentences.
+    """
+    return "\n".join(dict.fromkeys(notes))
 
 
 def add_gallery(label: str, columns: int, **options: Any) -> Any:

@@ -206,6 +206,7 @@ def build(run: Run) -> None:
         number,
         [grid, number],
         api_name="grid",
+        preprocess=False,
         show_progress="hidden",
         trigger_mode="always_last",
     )

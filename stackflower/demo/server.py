@@ -82,6 +82,7 @@ def serving(
     with _environment(), tempfile.TemporaryDirectory(prefix="stackflower-demo-") as folder:
         os.environ[TEMPORARY_FOLDER] = folder
         require_gradio()
+        port = choose_port(host, port)
         if follow is not None:
             app = build_follow_app(follow)
         else:
@@ -89,7 +90,7 @@ def serving(
             app = build_app(models, Path(folder) / "results", format_command)
         _, address, link = app.launch(
             server_name=host,
-            server_port=choose_port(host, port),
+            server_port=port,
             share=share,
             prevent_thread_lock=True,
             quiet=True,

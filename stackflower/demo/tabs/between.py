@@ -67,11 +67,12 @@ def build(context: Context) -> None:
         folder, stem = make_result_folder(context.folder), make_file_stem(" to ".join(request.captions))
         paths = write_images(drawn.images, folder, stem)
         film = write_animation(drawn.images, folder, stem, request.animation)
-        return paths, gr.DownloadButton(value=film, visible=True), controls.update_notes(drawn.notes)
+        return paths, film, controls.format_notes(drawn.notes)
 
     inputs = [caption, end_caption, seed, end_seed, frames, truncation, animation, model]
     triggers = [button.click, caption.submit, end_caption.submit]
     done = controls.connect(triggers, run, inputs, [strip, download, notes], "between")
+    controls.reveal(done, notes, download)
     for listen in (done.success, place.input):
         listen(None, [place, strip], shown, js=SCRUB, api_visibility="private", queue=False, show_progress="hidden")
 

@@ -45,15 +45,23 @@ def build(context: Context) -> None:
         ]
         *drawn, different = compare(models, (requests[0], requests[1]))
         folder, stem = make_result_folder(context.folder), f"{make_file_stem(caption)}-seed{requests[0].seed}"
-        labels = dict(zip(models.names, (label for label, _ in models.choices), strict=True))
-        galleries = []
-        for order, (request, result) in enumerate(zip(requests, drawn, strict=True)):
-            paths = write_images(result.images, folder, f"{stem}-{'ab'[order]}", context.format_command(request))
-            galleries.append(gr.Gallery(value=paths, label=labels[request.model], columns=min(4, count)))
-        return *galleries, controls.update_notes([*different, *drawn[0].notes, *drawn[1].notes])
+        galleries = [
+            write_images(result.images, folder, f"{stem}-{order}", context.format_command(request))
+            for order, request, result in zip("ab", requests, drawn, strict=True)
+        ]
+        return *galleries, controls.format_notes([*different, *drawn[0].notes, *drawn[1].notes])
 
     inputs = [caption, images, seed, truncation, model, other_model]
-    controls.connect([button.click, caption.submit], run, inputs, [first, second, notes], "compare")
+    done = controls.connect([button.click, caption.submit], run, inputs, [first, second, notes], "compare")
+    controls.reveal(done, notes)
+    labels = {name: label for label, name in models.choices}
+    quiet: dict[str, Any] = {"api_visibility": "private", "queue": False, "show_progress": "hidden"}
+    done.success(
+        lambda *names: [gr.Gallery(label=labels[name]) for name in names],
+        [model, other_model],
+        [first, second],
+        **quiet,
+    )
 
 
 tab = Tab("Compare", 3, build)

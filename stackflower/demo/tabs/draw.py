@@ -60,17 +60,13 @@ def build(context: Context) -> None:
         folder, stem = make_result_folder(context.folder), f"{make_file_stem(request.caption)}-seed{request.seed}"
         paths = write_images(drawn.images, folder, stem, text)
         packed = write_archive(paths, folder, stem, text)
-        columns = 1 if request.side_by_side else min(4, len(paths))
-        return (
-            gr.Gallery(value=paths, columns=columns, selected_index=None),
-            text,
-            gr.DownloadButton(value=packed, visible=True),
-            controls.update_notes(drawn.notes),
-        )
+        return paths, text, packed, controls.format_notes(drawn.notes)
 
     inputs = [caption, images, seed, truncation, best_of, side_by_side, model]
     done = controls.connect([button.click, caption.submit], run, inputs, [gallery, command, archive, notes], "draw")
-    done.success(lambda: gr.Group(visible=True), None, result, api_visibility="private", queue=False)
+    controls.reveal(done, notes, result, archive)
+    quiet: dict[str, Any] = {"api_visibility": "private", "queue": False, "show_progress": "hidden"}
+    done.success(lambda joined: gr.Gallery(columns=1 if joined else 4), side_by_side, gallery, **quiet)
 
     def choose(name: str) -> tuple[Any, ...]:
         chosen = models.run(models.get, name)
