@@ -6,7 +6,7 @@ import html
 from pathlib import Path
 from typing import Any
 
-from stackflower.demo import follow
+from stackflower.demo.follow import FollowPage
 from stackflower.demo.models import Models
 from stackflower.demo.requests import FormatCommand
 from stackflower.demo.tabs import Context, list_tabs
@@ -78,7 +78,7 @@ def build_follow_app(run: Run) -> Any:
     record = run.read_record()
     with gradio.Blocks(title="Stackflower", analytics_enabled=False, delete_cache=CACHE_SECONDS) as app:
         _add_header(gradio, run.path.resolve().name, f"{record.config.recipe} · {record.resolution} px")
-        follow.build(run)
+        FollowPage(run)
     return app.queue(max_size=QUEUE_SIZE, default_concurrency_limit=1)
 
 

@@ -10,6 +10,8 @@ from stackflower.demo.models import Models
 from stackflower.demo.values import MAX_SEED, MAX_TRUNCATION
 
 ROLL = f"() => Math.floor(Math.random() * {min(MAX_SEED, 10**6)})"  # short seeds are easier to note down
+# options of events that only change the page
+QUIET: dict[str, Any] = {"api_visibility": "private", "queue": False, "show_progress": "hidden"}
 WORKER = "models"  # concurrency id of everything that a model does: one request at a time
 
 
@@ -59,9 +61,7 @@ def add_examples(captions: Sequence[str], caption: Any) -> Any:
         elem_classes="examples",
         container=False,
     )
-    examples.click(
-        lambda sample: sample[0], examples, caption, api_visibility="private", queue=False, show_progress="hidden"
-    )
+    examples.click(lambda sample: sample[0], examples, caption, **QUIET)
     return examples
 
 
@@ -81,7 +81,7 @@ def add_seed(label: str = "Seed", optional: bool = False) -> Any:
             seed = gr.Number(0, label=label, precision=0, minimum=0, maximum=MAX_SEED, min_width=80, scale=1)
         dice = gr.Button("Roll", elem_classes="dice", size="sm", min_width=44, scale=0)
     js = f"() => String(({ROLL})())" if optional else ROLL
-    dice.click(None, None, seed, js=js, api_visibility="private", queue=False)
+    dice.click(None, None, seed, js=js, **QUIET)
     return seed
 
 
@@ -123,9 +123,7 @@ def reveal(done: Any, notes: Any, *results: Any) -> None:
         lambda text: [gr.update(visible=bool(text)), *[gr.update(visible=True)] * len(results)],
         notes,
         [notes, *results],
-        api_visibility="private",
-        queue=False,
-        show_progress="hidden",
+        **QUIET,
     )
 
 
@@ -162,7 +160,7 @@ def connect(triggers: Sequence[Any], function: Any, inputs: Sequence[Any], outpu
         triggers: events, such as ``button.click``.
         function: event listener; a StackflowerError is shown as a pop-up.
         inputs: controls, in the order of the function's parameters.
-        outputs: components for the results.
+        outputs: components for the results; the first also shows that the function runs.
         name: name in the API.
     """
     import gradio as gr
@@ -174,6 +172,7 @@ def connect(triggers: Sequence[Any], function: Any, inputs: Sequence[Any], outpu
         list(outputs),
         api_name=name,
         preprocess=False,
+        show_progress_on=outputs[0],
         concurrency_limit=1,
         concurrency_id=WORKER,
         trigger_mode="once",

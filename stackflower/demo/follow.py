@@ -135,88 +135,115 @@ def format_progress(progress: dict[str, Any]) -> str:
     )
 
 
-def build(run: Run) -> None:
-    """Add the components of the page, and refresh them every few seconds.
+class FollowPage:
+    """The page that follows a training: its components, and what refreshes them. Create it inside of ``gr.Blocks``.
 
     Args:
         run: the run.
     """
-    import gradio as gr
 
-    reader = MetricsReader(run)
-    reader.update()
-    grids = list_grids(run)
-    progress = gr.HTML(format_progress(reader.summarise()), elem_id="progress")
-    with gr.Row(elem_classes="panes"):
-        with gr.Column(scale=1, min_width=320):
-            grid = gr.Image(
-                str(grids[-1]) if grids else None,
-                label="Grid",
-                show_label=False,
-                format="png",
-                interactive=False,
-                buttons=["download", "fullscreen"],
-                elem_id="grid",
-            )
-            number = gr.Slider(
-                1,
-                max(len(grids), 2),
-                max(len(grids), 1),
-                step=1,
-                label=_label_grid(grids, len(grids)),
-                buttons=[],
-                visible=len(grids) > 1,
-            )
-        with gr.Column(scale=1, min_width=320):
-            charts = _add_charts(reader.collect_curves())
-    seen = gr.State((reader.version, len(grids)))
+    def __init__(self, run: Run):
+        import gradio as gr
 
-    def show_grid(number: int) -> Any:
-        paths = list_grids(run)
+        self.run, self.reader = run, MetricsReader(run)
+        self.reader.update()
+        grids = list_grids(run)
+        self.progress = gr.HTML(format_progress(self.reader.summarise()), elem_id="progress")
+        with gr.Row(elem_classes="panes"):
+            with gr.Column(scale=1, min_width=320):
+                self.grid, self.number = _add_grid(grids)
+            with gr.Column(scale=1, min_width=320):
+                self.charts = _add_charts(self.reader.collect_curves())
+        self.seen = gr.State((self.reader.version, len(grids)))
+        self._connect()
+
+    def _connect(self) -> None:
+        """Refresh the page every few seconds, and show the grid that the slider chooses."""
+        import gradio as gr
+
+        gr.Timer(REFRESH_SECONDS).tick(
+            self.refresh,
+            [self.seen, self.number],
+            [self.seen, self.progress, self.grid, self.number, *self.charts],
+            api_visibility="private",
+            show_progress="hidden",
+        )
+        self.number.input(
+            show_errors(self.show_grid),
+            self.number,
+            [self.grid, self.number],
+            api_name="grid",
+            preprocess=False,
+            show_progress="hidden",
+            trigger_mode="always_last",
+        )
+        gr.api(self.get_progress, api_name="progress")
+
+    def get_progress(self) -> dict[str, Any]:
+        """Return the progress of the training, and the number of grids."""
+        self.reader.update()
+        return {**self.reader.summarise(), "grids": len(list_grids(self.run))}
+
+    def show_grid(self, number: int) -> tuple[Any, ...]:
+        """Return the path of a grid and the label of the slider.
+
+        Args:
+            number: number of the grid, counted from 1.
+
+        Raises:
+            ConfigError: the number is out of range.
+            RunError: the run has no grid yet.
+        """
+        import gradio as gr
+
+        paths = list_grids(self.run)
         place = read_integer("number", number, 1, max(len(paths), 2))
         if not paths:
             raise RunError("The run has no grid yet; the first one is drawn after some training.")
         place = min(place, len(paths))
         return str(paths[place - 1]), gr.Slider(label=_label_grid(paths, place))
 
-    def refresh(seen: tuple[int, int], number: int) -> tuple[Any, ...]:
-        reader.update()
-        paths = list_grids(run)
-        version, count = seen
-        html_update, chart_updates = gr.HTML(format_progress(reader.summarise())), [gr.skip() for _ in charts]
-        if reader.version != version:
-            chart_updates = _update_charts(reader.collect_curves(), len(charts))
-        grid_update = number_update = gr.skip()
+    def refresh(self, seen: tuple[int, int], number: int) -> tuple[Any, ...]:
+        """Return what has changed: the state of the page, then updates of its components.
+
+        Args:
+            seen: version of the measurements and number of grids that the page shows.
+            number: number of the grid that it shows, counted from 1.
+        """
+        import gradio as gr
+
+        self.reader.update()
+        paths, (version, count) = list_grids(self.run), seen
+        charts = [gr.skip() for _ in self.charts]
+        if self.reader.version != version:
+            charts = _update_charts(self.reader.collect_curves(), len(self.charts))
+        grid = slider = gr.skip()
         if paths and len(paths) != count:
             newest = number >= count  # the slider is at the end, and stays there
-            number_update = gr.Slider(
-                maximum=max(len(paths), 2),
-                value=len(paths) if newest else number,
-                label=_label_grid(paths, len(paths) if newest else int(number)),
-                visible=len(paths) > 1,
+            place = len(paths) if newest else int(number)
+            slider = gr.Slider(
+                maximum=max(len(paths), 2), value=place, label=_label_grid(paths, place), visible=len(paths) > 1
             )
-            grid_update = str(paths[-1]) if newest else gr.skip()
-        return (reader.version, len(paths)), html_update, grid_update, number_update, *chart_updates
+            grid = str(paths[-1]) if newest else gr.skip()
+        return (self.reader.version, len(paths)), format_progress(self.reader.summarise()), grid, slider, *charts
 
-    timer = gr.Timer(REFRESH_SECONDS)
-    quiet: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
-    timer.tick(refresh, [seen, number], [seen, progress, grid, number, *charts], **quiet)
-    number.input(
-        show_errors(show_grid),
-        number,
-        [grid, number],
-        api_name="grid",
-        preprocess=False,
-        show_progress="hidden",
-        trigger_mode="always_last",
+
+def _add_grid(paths: list[Path]) -> tuple[Any, Any]:
+    """Add the newest grid, and the slider that chooses another."""
+    import gradio as gr
+
+    grid = gr.Image(
+        str(paths[-1]) if paths else None,
+        label="Grid",
+        show_label=False,
+        format="png",
+        interactive=False,
+        buttons=["download", "fullscreen"],
+        elem_id="grid",
     )
-
-    def progress_now() -> dict[str, Any]:
-        """Return the progress of the training."""
-        reader.update()
-        return {**reader.summarise(), "grids": len(list_grids(run))}
-
-    gr.api(progress_now, api_name="progress")
+    count = len(paths)
+    label, visible = _label_grid(paths, count), count > 1
+    return grid, gr.Slider(1, max(count, 2), max(count, 1), step=1, label=label, buttons=[], visible=visible)
 
 
 def _label_grid(paths: list[Path], place: int) -> str:

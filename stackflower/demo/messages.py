@@ -68,6 +68,6 @@ def show_errors(function: Callable[..., Any]) -> Callable[..., Any]:
             return function(*args, **kwargs)
         except StackflowerError as error:
             message = html.escape(spell(str(error)), quote=False)
-            raise gradio.Error(message, title="Not possible", print_exception=False) from None
+            raise gradio.Error(message, print_exception=False) from None
 
     return listener

@@ -21,7 +21,7 @@ def build(context: Context) -> None:
     captions = models.run(models.get, models.names[0]).captions
     most = MAX_IMAGES // 2
     with gr.Row(elem_classes="panes"):
-        with gr.Column(scale=2, min_width=300, elem_classes="controls"):
+        with gr.Column(scale=2, min_width=300):
             if len(models.names) == 1:
                 gr.Markdown(ONE_MODEL, elem_classes="hint")
             model = controls.add_model(models, "First model")
@@ -55,12 +55,11 @@ def build(context: Context) -> None:
     done = controls.connect([button.click, caption.submit], run, inputs, [first, second, notes], "compare")
     controls.reveal(done, notes)
     labels = {name: label for label, name in models.choices}
-    quiet: dict[str, Any] = {"api_visibility": "private", "queue": False, "show_progress": "hidden"}
     done.success(
         lambda *names: [gr.Gallery(label=labels[name]) for name in names],
         [model, other_model],
         [first, second],
-        **quiet,
+        **controls.QUIET,
     )
 
 
