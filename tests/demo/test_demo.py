@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import shlex
 import shutil
 import socket
@@ -14,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import FEW, TINY_NETWORKS, settings
+from conftest import FEW, ROOT, TINY_NETWORKS, settings
 from PIL import Image
 
 from stackflower.cli import main
@@ -159,6 +160,20 @@ def test_the_api_has_the_promised_names(demo) -> None:
     assert set(endpoints) == {"/draw", "/between", "/compare"}
     names = [parameter["parameter_name"] for parameter in endpoints["/draw"]["parameters"]]
     assert names == ["caption", "images", "seed", "truncation", "best_of", "side_by_side", "model"]
+
+
+def test_the_example_of_the_docs_runs(demo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    *_, block = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "demo.md").read_text(encoding="utf-8"), re.DOTALL)
+    for name, value in (
+        ("http://127.0.0.1:7860", demo.address),
+        ("runs/a", demo.tree),
+        ("runs/b", demo.trained),
+    ):
+        assert name in block
+        block = block.replace(name, value)
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))
+    exec(compile(block, "demo.md", "exec"), {})
+    assert capsys.readouterr().out.strip().endswith(".png")
 
 
 @pytest.fixture(scope="module")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import sys
 import zipfile
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,10 +12,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from conftest import ROOT
 from PIL import Image
 
 from stackflower.commands.demo import format_sample_command
-from stackflower.demo import examples, files, values
+from stackflower.demo import examples, files, tabs, values
 from stackflower.demo.messages import spell
 from stackflower.demo.models import DemoModel, Models, open_model
 from stackflower.demo.requests import DrawRequest, read_between_request, read_draw_request
@@ -73,6 +76,15 @@ def test_something_has_to_change_between_the_ends() -> None:
         read_between_request("m", "a", "b", 0, "", 65, 0, "GIF")
     with pytest.raises(ConfigError, match="`animation` must be one of GIF, WebP, got 'MP4'"):
         read_between_request("m", "a", "b", 0, "", 24, 0, "MP4")
+
+
+def test_a_new_tab_is_one_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The example of the page on the demo is a tab."""
+    (block, *_) = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "demo.md").read_text(encoding="utf-8"), re.DOTALL)
+    (tmp_path / "names_of_this_test.py").write_text(block, encoding="utf-8")
+    monkeypatch.setattr(tabs, "__path__", [*tabs.__path__, str(tmp_path)])
+    assert [tab.title for tab in tabs.list_tabs()] == ["Draw", "Between", "Compare", "Names"]
+    del sys.modules["stackflower.demo.tabs.names_of_this_test"]
 
 
 def test_truncation_zero_is_off() -> None:
