@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import signal
 from typing import TYPE_CHECKING, Any
@@ -50,6 +51,10 @@ def demo(models: tuple[str, ...], follow: bool, host: str, port: int | None, sha
     if follow and len(names) > 1:
         raise ConfigError(f"--follow takes one run, got {len(names)}.")
     run = Run(names[0]) if follow else None
+    if run is not None:
+        run.read_record()  # reports a folder that is not a run
+        if hasattr(os, "nice"):
+            os.nice(19)  # the training comes first
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # temporary files are deleted
     try:
         with serving(
