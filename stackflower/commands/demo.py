@@ -74,13 +74,12 @@ def find_runs(follow: bool) -> tuple[str, ...]:
     Raises:
         RunError: there is none.
     """
-    from stackflower.runs.folder import find_newest_run, list_runs
+    from stackflower.runs.folder import list_runs
 
-    if follow:
-        return (str(find_newest_run()),)
-    runs = [run for run in list_runs() if run.weights_file.is_file()]
+    runs = list_runs()[:1] if follow else [run for run in list_runs() if run.weights_file.is_file()]
     if not runs:
-        raise RunError("No model was given, and runs/ contains no trained run. Train one with `stackflower train`.")
+        what = "run" if follow else "trained run"
+        raise RunError(f"No model was given, and runs/ contains no {what}. Train one with `stackflower train`.")
     return tuple(map(str, runs))
 
 

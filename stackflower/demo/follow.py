@@ -6,6 +6,7 @@ import html
 import json
 import threading
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from stackflower.runs.folder import Run
 from stackflower.utils.progress import format_duration
 
 REFRESH_SECONDS = 5.0
+CHART_SECONDS = 30.0  # a browser without a GPU draws the charts on the processor that trains
 MAX_CHARTS = 8
 QUIET_SECONDS = 120.0  # without a new line, a training counts as interrupted
 
@@ -135,6 +137,23 @@ def format_progress(progress: dict[str, Any]) -> str:
     )
 
 
+@dataclass(frozen=True)
+class Shown:
+    """What a page in a browser shows.
+
+    Args:
+        version: version of the measurements that the charts show.
+        drawn_at: time at which the charts were updated.
+        grids: number of grids.
+        progress: progress as HTML.
+    """
+
+    version: int
+    drawn_at: float
+    grids: int
+    progress: str
+
+
 class FollowPage:
     """The page that follows a training: its components, and what refreshes them. Create it inside of ``gr.Blocks``.
 
@@ -148,13 +167,14 @@ class FollowPage:
         self.run, self.reader = run, MetricsReader(run)
         self.reader.update()
         grids = list_grids(run)
-        self.progress = gr.HTML(format_progress(self.reader.summarise()), elem_id="progress")
+        progress = format_progress(self.reader.summarise())
+        self.progress = gr.HTML(progress, elem_id="progress")
         with gr.Row(elem_classes="panes"):
             with gr.Column(scale=1, min_width=320):
                 self.grid, self.number = _add_grid(grids)
             with gr.Column(scale=1, min_width=320):
                 self.charts = _add_charts(self.reader.collect_curves())
-        self.seen = gr.State((self.reader.version, len(grids)))
+        self.shown = gr.State(Shown(self.reader.version, 0.0, len(grids), progress))
         self._connect()
 
     def _connect(self) -> None:
@@ -163,8 +183,8 @@ class FollowPage:
 
         gr.Timer(REFRESH_SECONDS).tick(
             self.refresh,
-            [self.seen, self.number],
-            [self.seen, self.progress, self.grid, self.number, *self.charts],
+            [self.shown, self.number],
+            [self.shown, self.progress, self.grid, self.number, *self.charts],
             api_visibility="private",
             show_progress="hidden",
         )
@@ -203,29 +223,31 @@ class FollowPage:
         place = min(place, len(paths))
         return str(paths[place - 1]), gr.Slider(label=_label_grid(paths, place))
 
-    def refresh(self, seen: tuple[int, int], number: int) -> tuple[Any, ...]:
+    def refresh(self, shown: Shown, number: int) -> tuple[Any, ...]:
         """Return what has changed: the state of the page, then updates of its components.
 
         Args:
-            seen: version of the measurements and number of grids that the page shows.
+            shown: what the page shows.
             number: number of the grid that it shows, counted from 1.
         """
         import gradio as gr
 
         self.reader.update()
-        paths, (version, count) = list_grids(self.run), seen
-        charts = [gr.skip() for _ in self.charts]
-        if self.reader.version != version:
+        paths, progress = list_grids(self.run), format_progress(self.reader.summarise())
+        charts, grid, slider = [gr.skip() for _ in self.charts], gr.skip(), gr.skip()
+        version, drawn_at = shown.version, shown.drawn_at
+        if self.reader.version != version and time.monotonic() - drawn_at > CHART_SECONDS:
             charts = _update_charts(self.reader.collect_curves(), len(self.charts))
-        grid = slider = gr.skip()
-        if paths and len(paths) != count:
-            newest = number >= count  # the slider is at the end, and stays there
+            version, drawn_at = self.reader.version, time.monotonic()
+        if paths and len(paths) != shown.grids:
+            newest = number >= shown.grids  # the slider is at the end, and stays there
             place = len(paths) if newest else int(number)
             slider = gr.Slider(
                 maximum=max(len(paths), 2), value=place, label=_label_grid(paths, place), visible=len(paths) > 1
             )
             grid = str(paths[-1]) if newest else gr.skip()
-        return (self.reader.version, len(paths)), format_progress(self.reader.summarise()), grid, slider, *charts
+        new = Shown(version, drawn_at, len(paths), progress)
+        return new, gr.skip() if progress == shown.progress else progress, grid, slider, *charts
 
 
 def _add_grid(paths: list[Path]) -> tuple[Any, Any]:

@@ -14,9 +14,11 @@ PARAMETER = re.compile(r"`([a-z][a-z0-9_.-]*)(?:=([^`]*))?`")
 # names of the controls by parameter
 LABELS = {
     "caption": "Caption",
+    "start_caption": "From",
     "end_caption": "To",
     "images": "Images",
     "seed": "Seed",
+    "start_seed": "From seed",
     "end_seed": "To seed",
     "truncation": "Truncation",
     "best_of": "Best of",

@@ -130,10 +130,10 @@ def read_between_request(
     Raises:
         ConfigError: a value is of another type or out of range, or neither the caption nor the seed changes.
     """
-    captions = [read_caption(caption)]
-    if end_caption is not None and end_caption != "":
+    captions = [read_caption(caption, "start_caption")]
+    if end_caption is not None and not (isinstance(end_caption, str) and not end_caption.strip()):
         captions.append(read_caption(end_caption, "end_caption"))
-    first_seed = read_seed(seed)
+    first_seed = read_seed(seed, "start_seed")
     last_seed = read_optional_seed(end_seed, "end_seed")
     if captions == captions[:1] * len(captions) and last_seed in (None, first_seed):
         raise ConfigError("Nothing changes between the two ends; give another `end_caption` or another `end_seed`.")

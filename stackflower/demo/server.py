@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 FIRST_PORT, PORTS = 7860, 100  # gradio's default and the number of ports to try
 # variables that gradio reads when it is imported or an app is created
 TEMPORARY_FOLDER = "GRADIO_TEMP_DIR"
-ENVIRONMENT = {"GRADIO_ANALYTICS_ENABLED": "False", "GRADIO_SERVER_NAME": "", "HF_HUB_DISABLE_TELEMETRY": "1"}
+ENVIRONMENT = {"GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_DISABLE_TELEMETRY": "1"}
 
 
 def choose_port(host: str, port: int | None) -> int:
@@ -79,7 +79,7 @@ def serving(
         ConfigError: the port is in use.
         StackflowerError: the first model can't be opened, or the folder is not a run.
     """
-    with _environment(), tempfile.TemporaryDirectory(prefix="stackflower-demo-") as folder:
+    with _environment(), tempfile.TemporaryDirectory(prefix="stackflower-demo-", ignore_cleanup_errors=True) as folder:
         os.environ[TEMPORARY_FOLDER] = folder
         require_gradio()
         port = choose_port(host, port)
@@ -99,7 +99,7 @@ def serving(
             mcp_server=False,
             footer_links=["api"],
             max_file_size="1mb",
-            allowed_paths=[] if follow is None else [str(follow.samples.resolve())],
+            allowed_paths=[] if follow is None else [str(follow.samples.absolute()), str(follow.samples.resolve())],
             **get_appearance(),
         )
         try:

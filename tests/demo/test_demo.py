@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import FEW, ROOT, TINY_NETWORKS, settings
+from conftest import FEW, ROOT, TINY_NETWORKS, find_free_port, settings
 from PIL import Image
 
 from stackflower.cli import main
@@ -65,7 +65,7 @@ def demo(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Si
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(socket.socket, "connect", record)
-        with serving(Models([tree, str(trained)]), format_sample_command) as address:
+        with serving(Models([tree, str(trained)]), format_sample_command, port=find_free_port()) as address:
             client = Client(address, verbose=False, analytics_enabled=False, download_files=str(folder / "downloads"))
             yield SimpleNamespace(address=address, client=client, tree=tree, trained=str(trained))
     assert addresses <= {"127.0.0.1", "::1", "localhost"}, "a request left this machine"

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import posix
+from conftest import find_free_port, posix
 from PIL import Image
 
 from stackflower.pipeline import Pipeline
@@ -30,6 +30,7 @@ def test_missing_gradio_names_the_extra(stackflower, trained: Path, monkeypatch:
 
 def test_mistakes_get_a_sentence(stackflower, trained: Path) -> None:
     assert "No model was given, and runs/ contains no trained run." in stackflower("demo", code=2).output
+    assert "runs/ contains no run." in stackflower("demo", "--follow", code=2).output
     assert "--follow takes one run, got 2." in stackflower("demo", trained, "a", "--follow", code=2).output
 
 
@@ -76,7 +77,7 @@ def test_forty_calls_at_once_are_kept_apart(trained: Path, tmp_path: Path) -> No
     pytest.importorskip("gradio")
     from gradio_client import Client
 
-    with running(tmp_path, trained) as (process, address):
+    with running(tmp_path, trained, "--port", find_free_port()) as (process, address):
         client = Client(address, verbose=False, analytics_enabled=False, download_files=str(tmp_path / "downloads"))
         calls = [(f"a {COLORS[number % 8]} flower", number) for number in range(40)]
         jobs = [client.submit(caption, images=2, seed=seed, api_name="/draw") for caption, seed in calls]

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import find_free_port
 
 from stackflower.demo import follow
 from stackflower.runs.folder import Run
@@ -89,7 +90,8 @@ def test_the_page_follows_a_training(trained: Path, tmp_path: Path, monkeypatch:
     first.rename(run.samples / "images-000000100.png")
     append(run, row(100, **{"generator/kl": 2.0}))
     monkeypatch.setattr(follow, "REFRESH_SECONDS", 0.3)
-    with serving(None, lambda request: "", follow=run) as address:
+    monkeypatch.setattr(follow, "CHART_SECONDS", 0.3)
+    with serving(None, lambda request: "", follow=run, port=find_free_port()) as address:
         client = Client(address, verbose=False, analytics_enabled=False, download_files=str(tmp_path / "downloads"))
         progress = client.predict(api_name="/progress")
         assert (progress["images"], progress["grids"], progress["state"]) == (100, 1, "running")

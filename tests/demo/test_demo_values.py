@@ -68,6 +68,9 @@ def test_something_has_to_change_between_the_ends() -> None:
         with pytest.raises(ConfigError, match="Nothing changes"):
             read_between_request("m", *captions, *seeds, *rest)
     assert read_between_request("m", "a", "", 0, " 7 ", *rest).end_seed == 7
+    assert read_between_request("m", "a", " ", 0, "7", *rest).captions == ["a"]
+    with pytest.raises(ConfigError, match="`start_caption` is empty"):
+        read_between_request("m", "", "b", 0, "", *rest)
     assert read_between_request("m", "a", "b", 0, "", *rest).captions == ["a", "b"]
     for end_seed in ("seven", "-1", "9" * 30, 1.5):
         with pytest.raises(ConfigError, match="`end_seed` must be an integer"):
