@@ -15,6 +15,7 @@ main = LazyGroup(
         "push": "stackflower.commands.push:push",
         "export": "stackflower.commands.export:export",
         "report": "stackflower.commands.report:report",
+        "demo": "stackflower.commands.demo:demo",
         "data": "stackflower.commands.data:data",
         "train-text": "stackflower.commands.train_text:train_text",
         "train-classifier": "stackflower.commands.train_classifier:train_classifier",

@@ -306,6 +306,7 @@ class Pipeline:
         *,
         per_caption: int = 1,
         seed: int = 0,
+        end_seed: int | None = None,
         batch_size: int = 64,
         truncation: float | None = None,
     ) -> Iterator[Tensor]:
@@ -313,12 +314,15 @@ class Pipeline:
 
         With several captions, a row leads from the first caption to the last through the others, along straight lines
         between their embeddings. With one caption, a row leads from one noise to another (`Stage.interpolate_noise`).
+        With `end_seed`, a row also leads from the noise of one seed to that of another, whatever the captions.
 
         Args:
             captions: one or more sentences.
             steps: number of images per row, at least 2.
             per_caption: number of rows, each with its own noise.
             seed: seed of the noise.
+            end_seed: seed of the noise at the end of a row. Default: the noise of several captions stays the same, and
+                that of a single caption ends at another noise of `seed`.
             batch_size: number of images generated at a time.
             truncation: redraw values of the noise whose magnitude exceeds this (Brock et al. 2019).
 
@@ -333,12 +337,18 @@ class Pipeline:
             raise ConfigError(f"`steps` must be at least 2, got {steps}.")
         ends = self.encoder(list(captions)).to(self.device)
         noise, positions = NoiseTable(self.stage, _read_integer("seed", seed), truncation), torch.linspace(0, 1, steps)
+        end_noise = (
+            None if end_seed is None else NoiseTable(self.stage, _read_integer("end_seed", end_seed), truncation)
+        )
         place = positions * (len(captions) - 1)
         first = place.long().clamp(max=max(len(captions) - 2, 0))
         weight = (place - first)[:, None].to(self.device)
         path = torch.lerp(ends[first], ends[(first + 1).clamp(max=len(captions) - 1)], weight)
         for row in range(per_caption):
-            if len(captions) > 1:
+            if end_noise is not None:
+                start, end = torch.cat([noise.get_rows(row, row + 1), end_noise.get_rows(row, row + 1)])
+                latents = self.stage.interpolate_noise(start, end, positions)
+            elif len(captions) > 1:
                 latents = noise.get_rows(row, row + 1).expand(steps, -1)
             else:
                 start, end = noise.get_rows(2 * row, 2 * row + 2)

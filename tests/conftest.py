@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -164,6 +165,13 @@ def real_data() -> Path:
     if not folder or not Path(folder).is_dir():
         pytest.skip("the environment variable STACKFLOWER_REAL_DATA does not name a folder of photographs")
     return Path(folder)
+
+
+def find_free_port() -> int:
+    """Return a port of 127.0.0.1 that no other process uses."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port: int = server.getsockname()[1]
+        return port
 
 
 def write_random_images(folder: Path, count: int, size: tuple[int, int] = (20, 20)) -> None:

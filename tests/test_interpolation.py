@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 
 from stackflower import registry
+from stackflower.errors import ConfigError
 from stackflower.pipeline import Pipeline
 from stackflower.stages.base import Stage
 from stackflower.stages.noise import NoiseTable
@@ -52,6 +53,19 @@ def test_the_ends_are_the_captions_own_images(trained: Path) -> None:
     assert not torch.equal(found[0], found[5]), "every row has noise of its own"
     again = torch.cat(list(pipeline.interpolate(captions[:1], 3, seed=3)))
     assert (again[0].int() - found[0].int()).abs().max() <= 1 and not torch.equal(again[0], again[2])
+
+
+def test_a_row_leads_from_one_seed_to_another(trained: Path) -> None:
+    pipeline = Pipeline.from_run(trained)
+    for captions in (["a red flower"], ["a red flower", "a blue flower"]):
+        row = torch.cat(list(pipeline.interpolate(captions, 3, per_caption=2, seed=3, end_seed=8)))
+        for seed, caption, places in ((3, captions[0], (0, 3)), (8, captions[-1], (2, 5))):
+            expected = torch.cat(list(pipeline.generate([caption], per_caption=2, seed=seed)))
+            for place, image in zip(places, expected, strict=True):
+                assert (row[place].int() - image.int()).abs().max() <= 1
+        assert not torch.equal(row[1], row[0]) and not torch.equal(row[1], row[2])
+    with pytest.raises(ConfigError, match="`end_seed` must be an integer"):
+        next(pipeline.interpolate(["a red flower"], 3, end_seed=1.5))  # type: ignore[arg-type]
 
 
 def test_sample_interpolate_draws_between_captions(stackflower, trained: Path, tmp_path: Path) -> None:

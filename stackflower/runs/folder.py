@@ -342,12 +342,17 @@ def find_newest_run(root: str | Path = "runs") -> Run:
     Raises:
         RunError: `root` has no run.
     """
+    if not (runs := list_runs(root)):
+        raise RunError(f"{root}/ contains no run to resume. Name the folder of a run: `resume=RUN`.")
+    return runs[0]
+
+
+def list_runs(root: str | Path = "runs") -> list[Run]:
+    """Return the runs in `root`, the one that was written to last first."""
     config_files = sorted(
         Path(root).glob("*/config.json"), key=lambda path: max(p.stat().st_mtime for p in path.parent.iterdir())
     )
-    if not config_files:
-        raise RunError(f"{root}/ contains no run to resume. Name the folder of a run: `resume=RUN`.")
-    return Run(config_files[-1].parent)
+    return [Run(path.parent) for path in reversed(config_files)]
 
 
 def find_free_name(recipe: str, root: str | Path = "runs") -> Path:

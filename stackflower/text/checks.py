@@ -256,13 +256,29 @@ def report_given_captions(encoder: TextEncoder, captions: Sequence[str]) -> None
     Raises:
         DataError: the encoder drops a caption entirely.
     """
-    findings = check_captions(encoder, captions, max_confused=1)
-    for warning in findings.warnings:
+    for warning in check_given_captions(encoder, captions):
         logger.warning("%s", warning)
+
+
+def check_given_captions(encoder: TextEncoder, captions: Sequence[str]) -> list[str]:
+    """Check captions to generate images for, and return warnings about what the encoder drops.
+
+    Args:
+        encoder: text encoder, after `fit` or `restore`.
+        captions: captions.
+
+    Returns:
+        One sentence per loss; words outside the vocabulary are named.
+
+    Raises:
+        DataError: the encoder drops a caption entirely.
+    """
+    findings = check_captions(encoder, captions, max_confused=1)
     if findings.empty:
         encoder.encode(findings.empty[:1])  # an encoder that raises an error explains more
     if findings.problems:
         raise DataError("\n".join(findings.problems))
+    return findings.warnings
 
 
 def _find_words(caption: str) -> frozenset[str]:
