@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 @click.command(
     cls=Command,
     epilog=format_examples(
-        "stackflower demo runs/quickstart-1",
+        "stackflower demo flowers",
         "stackflower demo runs/quickstart-1 runs/flowers --port 8000",
         "stackflower demo runs/quickstart-1 --follow",
     ),
@@ -41,13 +41,14 @@ if TYPE_CHECKING:
 def demo(models: tuple[str, ...], follow: bool, host: str, port: int | None, share: bool) -> None:
     """Draw images with trained models in the browser, or follow a training.
 
-    MODEL is the folder of a run. By default, the demo offers all trained runs in runs/, or follows the newest.
+    MODEL is a run, a model folder, a shipped model or one of the Hugging Face Hub. By default, the demo offers all
+    trained runs in runs/ and the shipped models, or follows the newest run.
     """
     from stackflower.demo.models import Models
     from stackflower.demo.server import serving, wait_forever
     from stackflower.runs.folder import Run
 
-    names = models or find_runs(follow)
+    names = models or find_models(follow)
     if follow and len(names) > 1:
         raise ConfigError(f"--follow takes one run, got {len(names)}.")
     run = Run(names[0]) if follow else None
@@ -68,19 +69,20 @@ def demo(models: tuple[str, ...], follow: bool, host: str, port: int | None, sha
         signal.signal(signal.SIGTERM, before)
 
 
-def find_runs(follow: bool) -> tuple[str, ...]:
-    """Return the trained runs in ``runs/``, the newest first; only the newest run of all for `follow`.
+def find_models(follow: bool) -> tuple[str, ...]:
+    """Return the trained runs in ``runs/``, the newest first, and the shipped models; for `follow`, the newest run.
 
     Raises:
-        RunError: there is none.
+        RunError: there is no run to follow.
     """
+    from stackflower.models.finding import list_shipped
     from stackflower.runs.folder import list_runs
 
-    runs = list_runs()[:1] if follow else [run for run in list_runs() if run.weights_file.is_file()]
-    if not runs:
-        what = "run" if follow else "trained run"
-        raise RunError(f"No model was given, and runs/ contains no {what}. Train one with `stackflower train`.")
-    return tuple(map(str, runs))
+    if follow:
+        if not (runs := list_runs()[:1]):
+            raise RunError("No run was given, and runs/ contains none. Start one with `stackflower train`.")
+        return tuple(map(str, runs))
+    return (*(str(run) for run in list_runs() if run.weights_file.is_file()), *list_shipped())
 
 
 def format_sample_command(request: DrawRequest) -> str:

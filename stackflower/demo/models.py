@@ -9,14 +9,24 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from stackflower.demo.examples import find_example_captions
 from stackflower.errors import ConfigError, StackflowerError
+from stackflower.models.finding import find_model
+from stackflower.models.record import is_model
 from stackflower.pipeline import Pipeline
 from stackflower.runs.folder import Run
 
 T = TypeVar("T")
 
 MAX_LOADED = 4  # models in memory
+MAX_EXAMPLES, LONGEST_EXAMPLE = 6, 90  # example captions, and characters of each
+FLOWERS = [
+    "a red flower with pointed petals and a yellow center",
+    "a white flower with round petals",
+    "a large purple flower on a green stem",
+    "a small orange flower with many narrow petals",
+    "a pink flower with a dark center",
+    "yellow petals around a brown center",
+]
 
 
 @dataclass(frozen=True)
@@ -48,24 +58,30 @@ class DemoModel:
 
 
 def open_model(name: str) -> DemoModel:
-    """Open a model, with its discriminator if a checkpoint has one.
+    """Open a model or a run, with its discriminator if a checkpoint has one.
 
     Args:
-        name: folder of a run.
+        name: name of the model (see `Pipeline.from_pretrained`).
 
     Raises:
         StackflowerError: the model can't be opened.
     """
-    run = Run(name)
+    folder = find_model(name)
     problem = "This model has no discriminator to choose images with."
-    if run.list_checkpoints():
+    if not is_model(folder) and Run(folder).list_checkpoints():
         try:
-            return DemoModel(
-                name, Pipeline.from_run(run, with_discriminator=True), find_example_captions(run.read_record())
-            )
+            pipeline = Pipeline.from_run(folder, with_discriminator=True)
+            return DemoModel(name, pipeline, _choose_captions(pipeline))
         except StackflowerError as error:
             problem = f"The discriminator can't be loaded: {error}"
-    return DemoModel(name, Pipeline.from_run(run), find_example_captions(run.read_record()), problem)
+    pipeline = Pipeline.from_pretrained(folder)
+    return DemoModel(name, pipeline, _choose_captions(pipeline), problem)
+
+
+def _choose_captions(pipeline: Pipeline) -> list[str]:
+    """Return short example captions of a model, or captions of flowers if it records none."""
+    captions = pipeline.record.captions if pipeline.record is not None else []
+    return [caption for caption in captions if len(caption) <= LONGEST_EXAMPLE][:MAX_EXAMPLES] or FLOWERS
 
 
 class Models:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import sys
 import zipfile
@@ -16,12 +15,13 @@ from conftest import ROOT
 from PIL import Image
 
 from stackflower.commands.demo import format_sample_command
-from stackflower.demo import examples, files, tabs, values
+from stackflower.demo import files, tabs, values
 from stackflower.demo.messages import spell
 from stackflower.demo.models import DemoModel, Models, open_model
 from stackflower.demo.requests import DrawRequest, read_between_request, read_draw_request
-from stackflower.errors import ConfigError, RunError
-from stackflower.utils.cache import make_cache_folder
+from stackflower.errors import ConfigError, ModelError
+from stackflower.pipeline import Pipeline
+from stackflower.runs.folder import Run
 
 
 @pytest.mark.parametrize(
@@ -127,20 +127,18 @@ def test_a_model_opens_with_or_without_its_discriminator(trained: Path, tmp_path
     model = open_model(str(tmp_path))
     assert "no discriminator" in model.best_of_problem
     assert model.describe().startswith("16 px · ")
-    with pytest.raises(RunError):
+    with pytest.raises(ModelError):
         open_model(str(tmp_path / "nowhere"))
 
 
-def test_examples_are_captions_of_the_prepared_data() -> None:
-    folder = make_cache_folder("prepared") / "of-this-test"
-    folder.mkdir()
-    rows = [{"text": [f"caption {number}", f"a longer caption {number}"]} for number in range(100)]
-    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    (folder / "digest.json").write_text('"digest of this test"')
-    found = examples.find_example_captions(SimpleNamespace(data_key="digest of this test"))  # type: ignore[arg-type]
-    assert len(found) == examples.COUNT and set(found) <= {f"caption {number}" for number in range(100)}
-    other = examples.find_example_captions(SimpleNamespace(data_key="of no data"))  # type: ignore[arg-type]
-    assert other == examples.FLOWERS
+def test_examples_are_captions_of_the_model(trained: Path, tmp_path: Path) -> None:
+    captions = Run(trained).read_captions()
+    found = open_model(str(trained)).captions
+    assert found and set(found) <= set(captions) and all(len(caption) <= 90 for caption in found)
+    Pipeline.from_run(trained, "cpu").save_pretrained(tmp_path / "m", captions=["a lily", "x" * 91])
+    model = open_model(str(tmp_path / "m"))
+    assert model.captions == ["a lily"] and "no discriminator" in model.best_of_problem
+    assert open_model("flowers").captions
 
 
 def test_images_carry_the_command(tmp_path: Path) -> None:
