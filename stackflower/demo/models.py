@@ -18,7 +18,7 @@ from stackflower.runs.folder import Run
 T = TypeVar("T")
 
 MAX_LOADED = 4  # models in memory
-MAX_EXAMPLES, LONGEST_EXAMPLE = 6, 90  # example captions, and characters of each
+MAX_EXAMPLES, SHORT = 6, 60  # example captions; characters beyond which the page cuts them
 FLOWERS = [
     "a red flower with pointed petals and a yellow center",
     "a white flower with round petals",
@@ -79,9 +79,9 @@ def open_model(name: str) -> DemoModel:
 
 
 def _choose_captions(pipeline: Pipeline) -> list[str]:
-    """Return short example captions of a model, or captions of flowers if it records none."""
+    """Return example captions of a model, short ones first, or captions of flowers if it records none."""
     captions = pipeline.record.captions if pipeline.record is not None else []
-    return [caption for caption in captions if len(caption) <= LONGEST_EXAMPLE][:MAX_EXAMPLES] or FLOWERS
+    return sorted(captions, key=lambda caption: len(caption) > SHORT)[:MAX_EXAMPLES] or FLOWERS
 
 
 class Models:

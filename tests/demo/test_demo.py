@@ -211,7 +211,8 @@ def test_the_dice_and_the_examples_fill_their_fields(demo, page) -> None:
     page.wait_for_function("document.querySelector('.seed input').value !== '0'")
     example = page.locator(".examples button").nth(1)
     example.click()
-    page.wait_for_function(f"document.querySelector('textarea').value === {json.dumps(example.inner_text().strip())}")
+    shown = example.inner_text().strip().removesuffix("...")  # long ones are cut
+    page.wait_for_function(f"document.querySelector('textarea').value.startsWith({json.dumps(shown)})")
 
 
 def test_the_slider_scrubs_through_the_frames(demo, page) -> None:

@@ -44,9 +44,10 @@ def test_a_port_in_use_gets_a_sentence(stackflower, trained: Path) -> None:
 
 @pytest.mark.extras
 @pytest.mark.parametrize("flags", [[], ["--follow"]])
-def test_a_folder_that_is_not_a_run_gets_a_sentence(stackflower, flags: list[str]) -> None:
+def test_a_name_of_nothing_gets_a_sentence(stackflower, flags: list[str]) -> None:
     pytest.importorskip("gradio")
-    assert "Run folder nowhere does not exist." in stackflower("demo", "nowhere", *flags, code=2).output
+    message = "Run folder nowhere does not exist." if flags else "nowhere is not a folder, a shipped model or an id"
+    assert message in stackflower("demo", "nowhere", *flags, code=2).output
 
 
 @contextmanager
