@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from stackflower.data.rows.columns import find_columns, name_columns, normalise_row
+from stackflower.data.rows.columns import name_columns, normalise_row
+from stackflower.data.rows.detection import find_columns
 from stackflower.errors import DataError
 
 IMAGES = {"1.jpg", "2.jpg"}

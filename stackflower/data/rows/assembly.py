@@ -12,8 +12,9 @@ from stackflower.data.json_lines import JsonLines
 from stackflower.data.rows.arrow import ImageCell
 from stackflower.data.rows.cells import is_missing, show
 from stackflower.data.rows.checks import check_row, list_examples
-from stackflower.data.rows.columns import INSPECTED_ROWS, STANDARD_COLUMNS, Columns, find_columns, normalise_row
+from stackflower.data.rows.columns import STANDARD_COLUMNS, Columns, normalise_row
 from stackflower.data.rows.containers import RawRow, RawTable
+from stackflower.data.rows.detection import INSPECTED_ROWS, find_columns
 from stackflower.data.rows.listing import FilesAndCells, Listing
 from stackflower.data.rows.names import NameResolver, are_same, read_name, show_name
 from stackflower.data.splits import KEYWORDS, assign_splits, find_split

@@ -12,8 +12,8 @@ from stackflower.data.archives import open_files
 from stackflower.data.files import Files, Folder
 from stackflower.data.listed import ListedSource
 from stackflower.data.rows.assembly import Assembler
-from stackflower.data.rows.columns import INSPECTED_ROWS
 from stackflower.data.rows.containers import ARROW_SUFFIXES, JSON_SUFFIXES, RawTable, is_container, open_table
+from stackflower.data.rows.detection import INSPECTED_ROWS
 from stackflower.data.rows.listing import Listing
 from stackflower.data.splits import find_split, find_split_folders
 from stackflower.errors import DataError, MissingDependency

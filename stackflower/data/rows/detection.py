@@ -1,0 +1,168 @@
+"""Detection of the columns of images, captions, classes and splits in tables."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+from stackflower.data.rows.cells import is_missing, parse_texts
+from stackflower.data.rows.columns import (
+    NUMBERED_TEXT,
+    OPTIONAL_COLUMNS,
+    USUAL_NAMES,
+    Columns,
+    find_usual,
+    normalise_name,
+)
+from stackflower.data.splits import KEYWORDS
+from stackflower.errors import DataError
+
+INSPECTED_ROWS = 50  # number of rows to inspect for the detection of columns
+
+
+def find_columns(
+    rows: Sequence[Mapping[str, Any]],
+    chosen: Mapping[str, str | None],
+    rate_image: Callable[[Any], int],
+    where: object,
+) -> Columns:
+    """Find the columns of a table by the user's choice, by usual names, and by the cells of its first rows.
+
+    Args:
+        rows: first rows of the table.
+        chosen: names of columns that the user chose, by "image", "text", "label" and "split".
+        rate_image: function that rates how well a cell names an existing image; 0: not at all.
+        where: name of the table, for messages.
+
+    Raises:
+        DataError: the table lacks a column that the user chose, or the column of images or captions is unclear.
+    """
+    names, usual = _list_names(rows, chosen.values(), where)
+    if not names:  # every row is empty, and is reported as such
+        return Columns("file_name", ("text",))
+    image = chosen.get("image") or _find_image_column(rows, names, usual, rate_image)
+    if not image:
+        raise build_column_error("image", names, where)
+    label = chosen.get("label") or find_usual("label", usual, {image})
+    split = chosen.get("split") or find_usual("split", usual, {image, label})
+    notes = []
+    if normalise_name(image) not in USUAL_NAMES["image"] and not chosen.get("image"):
+        notes.append(_describe_guess("image", image, where))
+    texts, is_guess = _choose_texts(rows, names, usual, chosen.get("text"), {image, label, split})
+    if not texts:
+        raise build_column_error("text", names, where)
+    if is_guess:
+        notes.append(_describe_guess("text", texts[0], where))
+    # last, because captions may be such words, too
+    if not split and (split := _guess_split_column(rows, names, {image, label, *texts})):
+        notes.append(_describe_guess("split", split, where))
+    return Columns(
+        image, texts, label, split, {key: usual[key] for key in OPTIONAL_COLUMNS if key in usual}, tuple(notes)
+    )
+
+
+def find_text_columns(rows: Sequence[Mapping[str, Any]], chosen: str | None, where: object) -> tuple[str, ...] | None:
+    """Find the columns of captions in a table without images; None if they are unclear.
+
+    Args:
+        rows: rows of the table.
+        chosen: name of the column, if the user chose it.
+        where: name of the table, for messages.
+
+    Raises:
+        DataError: the table lacks the column that the user chose.
+    """
+    names, usual = _list_names(rows, (chosen,), where)
+    return _choose_texts(rows, names, usual, chosen, set())[0] or None
+
+
+def _list_names(
+    rows: Iterable[Mapping[str, Any]], chosen: Iterable[str | None], where: object
+) -> tuple[list[str], dict[str, str]]:
+    """Return the names of all columns, and by their normalised forms.
+
+    Raises:
+        DataError: the table lacks a column that the user chose.
+    """
+    names = list(dict.fromkeys(key for row in rows for key in row))
+    for column in chosen:
+        if column is not None and column not in names:
+            raise DataError(f"{where} has no column {column!r}; its columns are {', '.join(names) or 'none'}.")
+    return names, {normalise_name(name): name for name in reversed(names)}
+
+
+def _choose_texts(
+    rows: Sequence[Mapping[str, Any]],
+    names: Sequence[str],
+    usual: Mapping[str, str],
+    chosen: str | None,
+    taken: set[str],
+) -> tuple[tuple[str, ...], bool]:
+    """Return the columns of captions, by choice, usual names or cells, and whether cells alone decided."""
+    if chosen:
+        return (chosen,), False
+    if texts := tuple(_find_usual_texts(rows, usual, taken)):
+        return texts, False
+    guess = _guess_text_column(rows, names, taken)
+    return (guess,) if guess else (), bool(guess)
+
+
+def _describe_guess(content: str, column: str, where: object) -> str:
+    what = {"text": "captions", "image": "images", "split": "splits"}[content]
+    return f"The {what} of {where} are read from the column {column!r}; `data.{content}_column=NAME` chooses another."
+
+
+def _find_image_column(
+    rows: Sequence[Mapping[str, Any]], names: Sequence[str], usual: Mapping[str, str], rate_image: Callable[[Any], int]
+) -> str:
+    """Return the column whose cells match existing images best, or else the first one with a usual name."""
+    candidates = [usual[name] for name in USUAL_NAMES["image"] if name in usual]
+    columns = [*candidates, *(name for name in names if name not in candidates)]
+    ratings: dict[str, int] = {}
+    for column in columns:
+        ratings[column] = sum(rate_image(row.get(column)) for row in rows)
+        if ratings[column] == 2 * len(rows):  # the best possible; similar names need not be searched for
+            return column
+    if any(ratings.values()):
+        return max(columns, key=lambda column: ratings[column])
+    return candidates[0] if candidates and normalise_name(candidates[0]) not in ("id", "key") else ""
+
+
+def _find_usual_texts(rows: Sequence[Mapping[str, Any]], usual: Mapping[str, str], taken: set[str]) -> Iterable[str]:
+    """Return the first column with a usual name and a caption in it, or else all numbered caption columns."""
+    free = {name: column for name, column in usual.items() if column not in taken}
+    named = [free[name] for name in USUAL_NAMES["text"] if name in free]
+    for column in named:
+        if any(parse_texts(row.get(column)) for row in rows):
+            return [column]
+    numbered = [column for name, column in reversed(free.items()) if NUMBERED_TEXT.fullmatch(name)]
+    return numbered or named[:1]
+
+
+def _guess_text_column(rows: Sequence[Mapping[str, Any]], names: Sequence[str], taken: set[str]) -> str:
+    """Return the only column of sentences; "" if there is none or several."""
+    columns = [name for name in names if name not in taken and _holds_sentences([row.get(name) for row in rows])]
+    return columns[0] if len(columns) == 1 else ""
+
+
+def _guess_split_column(rows: Sequence[Mapping[str, Any]], names: Sequence[str], taken: set[str]) -> str:
+    """Return the first column whose cells are all names of splits, or ""."""
+    words = {word for keywords in KEYWORDS.values() for word in keywords}
+    for name in names:
+        cells = {str(row.get(name)).strip().lower() for row in rows if not is_missing(row.get(name))}
+        if name not in taken and cells and cells <= words:
+            return name
+    return ""
+
+
+def _holds_sentences(cells: Sequence[Any]) -> bool:
+    texts = [" ".join(parse_texts(cell) or []) for cell in cells if not is_missing(cell)]
+    return bool(texts) and sum(len(text.split()) > 1 for text in texts) * 2 > len(texts)
+
+
+def build_column_error(content: str, names: Sequence[str], where: object) -> DataError:
+    """Build the error for a column that the user has to choose."""
+    return DataError(
+        f"Can't tell which column of {where} holds the {content}s (columns: {', '.join(map(str, names)) or 'none'}). "
+        f"Use `data.{content}_column=NAME`."
+    )
