@@ -39,6 +39,8 @@ EXTENSIONS = frozenset(
 # Other formats are refused because some run programs: EPS runs Ghostscript.
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", *OPTIONAL_FORMATS)
 
+OTHER_IMAGES = frozenset({".heic", ".heif", ".jxl", ".avif", ".psd", ".svg", ".tga"})  # not always readable
+
 # Raw files of cameras are TIFF files with a thumbnail, which Pillow would read instead of the photograph.
 RAW_EXTENSIONS = frozenset({".dng", ".cr2", ".cr3", ".nef", ".nrw", ".arw", ".orf", ".rw2", ".pef", ".srw", ".raf"})
 

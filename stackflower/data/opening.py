@@ -11,6 +11,7 @@ from typing import Any
 from stackflower import registry
 from stackflower.data.archives import open_files
 from stackflower.data.files import LINK_REASON, Files
+from stackflower.data.image_formats import OTHER_IMAGES
 from stackflower.data.listed import ListedSource
 from stackflower.data.remote import is_remote
 from stackflower.data.rows.checks import list_examples
@@ -21,8 +22,6 @@ from stackflower.errors import ComponentError, ConfigError, DataError, Stackflow
 from stackflower.options import suggest
 
 logger = logging.getLogger(__name__)
-
-OTHER_IMAGES = frozenset({".heic", ".heif", ".jxl", ".avif", ".psd", ".svg", ".tga"})  # not always readable
 
 
 def source_part(value: str | None, layout: str | None = None) -> dict[str, Any] | None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
+from sample_data import write_images
 
 from stackflower.data.rows.columns import name_columns, normalise_row
 from stackflower.data.rows.detection import find_columns
+from stackflower.data.sources.table import TableSource
 from stackflower.errors import DataError
 
 IMAGES = {"1.jpg", "2.jpg"}
@@ -29,6 +32,57 @@ def test_the_column_that_names_images_is_preferred() -> None:
     columns = find({"image": "x", "filename": "1.jpg", "text": "a"}, {"image": "y", "filename": "2.jpg", "text": "b"})
     assert columns.image == "filename"
     assert find({"Datei": "1.jpg", "text": "a"}).image == "Datei"
+
+
+def read_table(root: Path, header: str, *rows: str) -> Any:
+    """Return the listing of a table beside ``images/0.jpg`` to ``images/4.jpg``, with a caption in each row."""
+    write_images(root, *(f"images/{number}.jpg" for number in range(5)))
+    lines = [f"{header},caption", *(f"{row},flower of line {number}" for number, row in enumerate(rows, 2))]
+    (root / "captions.csv").write_text("\n".join(lines) + "\n")
+    return TableSource(path=str(root)).get_listing("train")
+
+
+@pytest.mark.parametrize(
+    ("header", "rows"),
+    [
+        ("index,filename", ("0,3.png", "1,2.png")),  # the files are JPEG files, and the index names others
+        ("width,photo", ("4,3.jpg", "1,2.jpg")),
+        (",filename", ("0,3.png", "1,2.png")),  # the index of pandas
+        (",label", ("images/3.jpg,1", "images/2.jpg,0")),
+        ("label,id", ("1,3", "1,2")),
+        ("id,image", ("0,/data/upload/1/d82c07cd-3.jpg", "1,/data/upload/1/0123abcd-2.jpg")),
+        ("id,image_id", ("0,3", "1,2")),
+    ],
+)
+def test_numbers_name_images_only_if_nothing_else_does(tmp_path: Path, header: str, rows: tuple[str, ...]) -> None:
+    listing = read_table(tmp_path, header, *rows)
+    assert [(row["file_name"], row["text"]) for row in listing.rows] == [
+        ("images/3.jpg", ["flower of line 2"]),
+        ("images/2.jpg", ["flower of line 3"]),
+    ]
+    assert not listing.problems
+
+
+@pytest.mark.parametrize(
+    ("header", "row", "name"),
+    [
+        ("image_url,label", "https://example.com/u/7a2/photo,3", "https://example.com/u/7a2/photo"),
+        ("photo,width", "dsc200x.cr2,3", "dsc200x.cr2"),
+        ("id,path", "3,flowers/rose", "flowers/rose"),
+        ("index,image", "3,x.jpg", "x.jpg"),
+    ],
+)
+def test_names_of_missing_files_are_refused_although_numbers_match(
+    tmp_path: Path, header: str, row: str, name: str
+) -> None:
+    listing = read_table(tmp_path, header, row)
+    assert not listing.rows and listing.problems == [f"captions.csv, line 2 names {name}, which does not exist."]
+
+
+@pytest.mark.parametrize("header", ["", "width", "label", "number"])
+def test_numbers_alone_name_no_images_unless_the_column_says_so(tmp_path: Path, header: str) -> None:
+    with pytest.raises(DataError, match="holds the images"):
+        read_table(tmp_path, header, "3", "2")
 
 
 def test_several_numbered_columns_hold_captions() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from stackflower.data.rows.cells import is_missing, parse_texts
+from stackflower.data.rows.cells import is_missing, parse_texts, parse_whole_number
 from stackflower.data.rows.columns import (
     NUMBERED_TEXT,
     OPTIONAL_COLUMNS,
@@ -14,6 +14,7 @@ from stackflower.data.rows.columns import (
     find_usual,
     normalise_name,
 )
+from stackflower.data.rows.names import looks_like_file
 from stackflower.data.splits import KEYWORDS
 from stackflower.errors import DataError
 
@@ -40,13 +41,18 @@ def find_columns(
     names, usual = _list_names(rows, chosen.values(), where)
     if not names:  # every row is empty, and is reported as such
         return Columns("file_name", ("text",))
-    image = chosen.get("image") or _find_image_column(rows, names, usual, rate_image)
-    if not image:
+    files = {name for name in names if _holds(looks_like_file, rows, name)}
+    labels = [usual[name] for name in USUAL_NAMES["label"] if name in usual and usual[name] not in files]
+    image = chosen.get("image")
+    if image is None:
+        taken = {*labels, *(chosen.get(content) for content in ("text", "label", "split"))}
+        image = _find_image_column(rows, [name for name in names if name not in taken], usual, files, rate_image)
+    if image is None:
         raise build_column_error("image", names, where)
-    label = chosen.get("label") or find_usual("label", usual, {image})
+    label = chosen.get("label") or next((name for name in labels if name != image), "")
     split = chosen.get("split") or find_usual("split", usual, {image, label})
     notes = []
-    if normalise_name(image) not in USUAL_NAMES["image"] and not chosen.get("image"):
+    if normalise_name(image) not in USUAL_NAMES["image"] and chosen.get("image") is None:
         notes.append(_describe_guess("image", image, where))
     texts, is_guess = _choose_texts(rows, names, usual, chosen.get("text"), {image, label, split})
     if not texts:
@@ -113,19 +119,39 @@ def _describe_guess(content: str, column: str, where: object) -> str:
 
 
 def _find_image_column(
-    rows: Sequence[Mapping[str, Any]], names: Sequence[str], usual: Mapping[str, str], rate_image: Callable[[Any], int]
-) -> str:
-    """Return the column whose cells match existing images best, or else the first one with a usual name."""
-    candidates = [usual[name] for name in USUAL_NAMES["image"] if name in usual]
-    columns = [*candidates, *(name for name in names if name not in candidates)]
+    rows: Sequence[Mapping[str, Any]],
+    names: Sequence[str],
+    usual: Mapping[str, str],
+    files: set[str],
+    rate_image: Callable[[Any], int],
+) -> str | None:
+    """Return the column whose cells match existing images best; None if it is unclear.
+
+    Numbers match images by chance, so a column of whole numbers needs a usual name, and is used only if no column holds
+    names of files. If no name of a file matches, the first of these columns is returned, whose rows are then refused.
+
+    Args:
+        rows: first rows of the table.
+        names: columns that may hold the images.
+        usual: columns by their normalised names.
+        files: columns that hold names of files or paths.
+        rate_image: function that rates how well a cell names an existing image.
+    """
+    usual_names = [usual[name] for name in USUAL_NAMES["image"] if usual.get(name) in names]
+    columns = list(dict.fromkeys((*usual_names, *names)))
+    excluded = set(columns) - set(usual_names) if files.isdisjoint(columns) else set(columns)
+    candidates = [
+        name for name in columns if name not in excluded or not _holds(_is_whole_number, rows, name, share=1.0)
+    ]
     ratings: dict[str, int] = {}
-    for column in columns:
+    for column in candidates:
         ratings[column] = sum(rate_image(row.get(column)) for row in rows)
         if ratings[column] == 2 * len(rows):  # the best possible; similar names need not be searched for
             return column
     if any(ratings.values()):
-        return max(columns, key=lambda column: ratings[column])
-    return candidates[0] if candidates and normalise_name(candidates[0]) not in ("id", "key") else ""
+        return max(candidates, key=lambda column: ratings[column])
+    missing = [column for column in columns if column in files]
+    return next(iter(missing or [name for name in usual_names[:1] if normalise_name(name) not in ("id", "key")]), None)
 
 
 def _find_usual_texts(rows: Sequence[Mapping[str, Any]], usual: Mapping[str, str], taken: set[str]) -> Iterable[str]:
@@ -153,6 +179,16 @@ def _guess_split_column(rows: Sequence[Mapping[str, Any]], names: Sequence[str],
         if name not in taken and cells and cells <= words:
             return name
     return ""
+
+
+def _holds(matches: Callable[[Any], bool], rows: Sequence[Mapping[str, Any]], column: str, share: float = 0.5) -> bool:
+    """Return whether a function is true for most cells of a column, except missing ones."""
+    cells = [row[column] for row in rows if not is_missing(row.get(column))]
+    return bool(cells) and sum(map(matches, cells)) >= max(1, share * len(cells))
+
+
+def _is_whole_number(cell: Any) -> bool:
+    return parse_whole_number(cell) is not None
 
 
 def _holds_sentences(cells: Sequence[Any]) -> bool:

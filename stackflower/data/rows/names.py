@@ -8,17 +8,21 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from functools import cached_property
 from pathlib import PurePosixPath
-from posixpath import normpath
+from posixpath import normpath, splitext
 from typing import Any, NamedTuple
 from urllib.parse import unquote
 
 from stackflower.data.files import Files
+from stackflower.data.image_formats import EXTENSIONS, OTHER_IMAGES, RAW_EXTENSIONS
 from stackflower.data.rows.arrow import ImageCell
 from stackflower.data.rows.cells import is_missing, parse_whole_number, show
 from stackflower.data.splits import find_split
 
 SCHEME = re.compile(r"[a-z][a-z0-9+.-]+://[^/]*|[a-z]:(?=/)", re.IGNORECASE)  # of a URL, or a drive of Windows
 CAPTION_NUMBER = re.compile(r"#\d+$")  # Flickr's tables append the number of the caption
+UPLOAD_PREFIX = re.compile(r"(?:(?<=/)|^)[0-9a-f]{8}-(?=[^/]+$)")  # Label Studio prepends it to uploaded files
+PATH = re.compile(r"(?=.*[^\W\d])\S*[/\\]\S*")
+IMAGE_EXTENSIONS = EXTENSIONS | OTHER_IMAGES | RAW_EXTENSIONS
 USUAL_FOLDERS = ("images", "imgs", "img", "flickr30k_images", "flickr30k-images", "Flicker8k_Dataset")
 
 
@@ -41,7 +45,8 @@ class NameResolver:
 
     A name is first taken as a path relative to the metadata or to the data set. Otherwise, names are compared after
     Unicode normalisation and case folding, and finally by their endings, so that absolute paths of another computer,
-    URLs and ids without an extension match, provided that exactly one file fits.
+    URLs, ids without an extension, names of images in another format and of uploads match, provided that exactly one
+    file fits.
 
     Args:
         files: files of the data set.
@@ -72,10 +77,13 @@ class NameResolver:
     def _find_similar(self, name: str, path: str) -> Match:
         """Find the only file whose path ends with a name, or whose path a name ends with."""
         key = _make_key(path).lstrip("./")
-        for attempt in dict.fromkeys((key, CAPTION_NUMBER.sub("", key), _make_key(unquote(path)).lstrip("./"))):
-            for index, base in ((self.by_name, attempt.rpartition("/")[2]), (self.by_stem, attempt.rpartition("/")[2])):
-                candidates = index.get(base, [])
-                fitting = [file for file in candidates if _fits(self._relative_key(file, index), attempt)]
+        plain = CAPTION_NUMBER.sub("", key)
+        for attempt in dict.fromkeys((key, plain, _make_key(unquote(path)).lstrip("./"), UPLOAD_PREFIX.sub("", plain))):
+            stem, extension = splitext(attempt)
+            converted = [(self.by_stem, stem)] if extension in IMAGE_EXTENSIONS else []
+            for index, ending in ((self.by_name, attempt), (self.by_stem, attempt), *converted):
+                candidates = index.get(ending.rpartition("/")[2], [])
+                fitting = [file for file in candidates if _fits(self._relative_key(file, index), ending)]
                 if not fitting and _is_absolute(name):
                     fitting = [file for file in candidates if not _contradicts(name, file)]
                 longest = max((file.count("/") for file in fitting), default=0)
@@ -132,6 +140,13 @@ def read_name(cell: Any) -> str:
         return ""
     number = parse_whole_number(cell)
     return str(number) if isinstance(cell, float) and number is not None else str(cell)
+
+
+def looks_like_file(cell: Any) -> bool:
+    """Return whether a cell is written like the name of an image file or a path, whether the file exists or not."""
+    name = CAPTION_NUMBER.sub("", read_name(cell).strip())
+    path = name.partition("?")[0] if "://" in name else name
+    return splitext(path)[1].lower() in IMAGE_EXTENSIONS or PATH.fullmatch(name) is not None
 
 
 def are_same(name: str, other: str) -> bool:
