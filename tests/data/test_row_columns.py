@@ -96,6 +96,34 @@ def test_an_empty_column_with_a_usual_name_is_passed_over() -> None:
     assert find({"image": "1.jpg", "text": "", "caption": "a"}).texts == ("caption",)
 
 
+@pytest.mark.parametrize(
+    ("cells", "text", "others"),
+    [
+        ({"title": "IMG_0001.JPG", "description": "red"}, "description", "'title'"),
+        ({"text": "SALE", "caption": "a red flower in a field"}, "caption", "'text'"),
+        ({"caption": "rose", "description": "a red flower in a field"}, "description", "'caption'"),
+        ({"title": "red and white stripes", "description": "a red flower in a field"}, "description", "'title'"),
+        ({"prompt": "flower", "title": "a red one", "comment_1": "nice"}, "title", "'prompt', 'comment_1'"),
+        ({"text": "a red flower", "caption": "a blue flower"}, "caption", "'text'"),
+    ],
+)
+def test_of_several_usual_columns_the_one_with_sentences_is_used(cells: dict[str, str], text: str, others: str) -> None:
+    columns = find({"image": "1.jpg", **cells})
+    assert columns.texts == (text,)
+    assert columns.notes == (
+        f"The captions of x.csv are read from the column {text!r}, not from {others}; `data.text_column=NAME` chooses "
+        "another.",
+    )
+    assert find({"image": "1.jpg", **cells}, text=text).notes == ()
+
+
+def test_names_of_files_are_no_captions() -> None:
+    with pytest.raises(DataError, match="holds the texts"):
+        find({"image": "1.jpg", "title": "IMG_0001.JPG"})
+    assert name_columns(("title", "description", "text", "caption")).texts == ("caption",), "keys of shards"
+    assert name_columns(("title", "description")).texts == ("description",)
+
+
 def test_the_only_column_with_sentences_is_used_with_a_note() -> None:
     columns = find({"image": "1.jpg", "beschreibung": "eine rote Blume", "width": 3, "url": "http://x/1.jpg"})
     assert columns.texts == ("beschreibung",)

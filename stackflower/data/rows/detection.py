@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from statistics import median
 from typing import Any
 
 from stackflower.data.rows.cells import is_missing, parse_texts, parse_whole_number
@@ -19,6 +20,7 @@ from stackflower.data.splits import KEYWORDS
 from stackflower.errors import DataError
 
 INSPECTED_ROWS = 50  # number of rows to inspect for the detection of columns
+MIN_SENTENCE = 4  # words from which a text counts as a sentence
 
 
 def find_columns(
@@ -54,11 +56,11 @@ def find_columns(
     notes = []
     if normalise_name(image) not in USUAL_NAMES["image"] and chosen.get("image") is None:
         notes.append(_describe_guess("image", image, where))
-    texts, is_guess = _choose_texts(rows, names, usual, chosen.get("text"), {image, label, split})
+    texts, others = _choose_texts(rows, names, usual, chosen.get("text"), {image, label, split})
     if not texts:
         raise build_column_error("text", names, where)
-    if is_guess:
-        notes.append(_describe_guess("text", texts[0], where))
+    if others is not None:
+        notes.append(_describe_guess("text", texts[0], where, others))
     # last, because captions may be such words, too
     if not split and (split := _guess_split_column(rows, names, {image, label, *texts})):
         notes.append(_describe_guess("split", split, where))
@@ -103,19 +105,46 @@ def _choose_texts(
     usual: Mapping[str, str],
     chosen: str | None,
     taken: set[str],
-) -> tuple[tuple[str, ...], bool]:
-    """Return the columns of captions, by choice, usual names or cells, and whether cells alone decided."""
+) -> tuple[tuple[str, ...], list[str] | None]:
+    """Choose the columns of captions by the user's choice, by usual names or by cells.
+
+    Of several columns with usual names, the first with sentences is chosen, or else the one with the most words; names
+    of files are not captions.
+
+    Returns:
+        The columns; and None if there was no doubt, or else the other columns that may hold captions.
+    """
     if chosen:
-        return (chosen,), False
-    if texts := tuple(_find_usual_texts(rows, usual, taken)):
-        return texts, False
-    guess = _guess_text_column(rows, names, taken)
-    return (guess,) if guess else (), bool(guess)
+        return (chosen,), None
+    free = {name: column for name, column in usual.items() if column not in taken}
+    named = [free[name] for name in USUAL_NAMES["text"] if name in free]
+    numbered = [column for name, column in reversed(free.items()) if NUMBERED_TEXT.fullmatch(name)]
+    filled = [column for column in named if any(parse_texts(row.get(column)) for row in rows)]
+    words = {column: _count_words(rows, column) for column in filled if not _holds(looks_like_file, rows, column)}
+    if words:
+        sentences = [column for column, count in words.items() if count >= MIN_SENTENCE]
+        best = sentences[0] if sentences else max(words, key=lambda column: words[column])
+        others = [column for column in (*filled, *numbered) if column != best]
+        return (best,), others or None
+    if numbered:
+        return tuple(numbered), None
+    if named and not filled:
+        return tuple(named[:1]), None
+    guesses = [name for name in names if name not in taken and _holds_sentences([row.get(name) for row in rows])]
+    return (tuple(guesses), []) if len(guesses) == 1 else ((), None)
 
 
-def _describe_guess(content: str, column: str, where: object) -> str:
+def _count_words(rows: Sequence[Mapping[str, Any]], column: str) -> float:
+    """Return the median number of words in a column's cells."""
+    texts = [parse_texts(row.get(column)) for row in rows]
+    return median(len(text[0].split()) for text in texts if text)
+
+
+def _describe_guess(content: str, column: str, where: object, others: Sequence[str] = ()) -> str:
     what = {"text": "captions", "image": "images", "split": "splits"}[content]
-    return f"The {what} of {where} are read from the column {column!r}; `data.{content}_column=NAME` chooses another."
+    rest = f", not from {', '.join(map(repr, others))}" if others else ""
+    advice = f"`data.{content}_column=NAME` chooses another"
+    return f"The {what} of {where} are read from the column {column!r}{rest}; {advice}."
 
 
 def _find_image_column(
@@ -152,23 +181,6 @@ def _find_image_column(
         return max(candidates, key=lambda column: ratings[column])
     missing = [column for column in columns if column in files]
     return next(iter(missing or [name for name in usual_names[:1] if normalise_name(name) not in ("id", "key")]), None)
-
-
-def _find_usual_texts(rows: Sequence[Mapping[str, Any]], usual: Mapping[str, str], taken: set[str]) -> Iterable[str]:
-    """Return the first column with a usual name and a caption in it, or else all numbered caption columns."""
-    free = {name: column for name, column in usual.items() if column not in taken}
-    named = [free[name] for name in USUAL_NAMES["text"] if name in free]
-    for column in named:
-        if any(parse_texts(row.get(column)) for row in rows):
-            return [column]
-    numbered = [column for name, column in reversed(free.items()) if NUMBERED_TEXT.fullmatch(name)]
-    return numbered or named[:1]
-
-
-def _guess_text_column(rows: Sequence[Mapping[str, Any]], names: Sequence[str], taken: set[str]) -> str:
-    """Return the only column of sentences; "" if there is none or several."""
-    columns = [name for name in names if name not in taken and _holds_sentences([row.get(name) for row in rows])]
-    return columns[0] if len(columns) == 1 else ""
 
 
 def _guess_split_column(rows: Sequence[Mapping[str, Any]], names: Sequence[str], taken: set[str]) -> str:
