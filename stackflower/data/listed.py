@@ -29,6 +29,7 @@ from stackflower.utils.cache import compute_key
 from stackflower.utils.progress import Progress
 from stackflower.utils.rng import create_rng
 
+MIN_DISTINCT_LABELS = 8  # images up to which each may well have its own class
 READ_AHEAD = 16  # files per thread to read ahead of decoding
 
 
@@ -237,11 +238,16 @@ class ListedSource(Source):
 
     def warnings(self, split: str) -> list[str]:
         listing, notes = self.get_listing(split), list[str]()
-        labelled = sum("label" in row for row in listing.rows)
+        labels = [row["label"] for row in listing.rows if "label" in row]
+        labelled = len(labels)
         if 0 < labelled < len(listing.rows):
             notes.append(
                 f"Only {labelled:,} of {len(listing.rows):,} rows of {listing.files.path} have a label, so no labels "
                 "are used: a negative caption may be of the same class."
+            )
+        if labelled > MIN_DISTINCT_LABELS and len(set(labels)) == len(listing.rows):
+            notes.append(
+                f"{listing.files.path} has as many classes as images ({labelled:,}), so the labels may not be classes."
             )
         names: dict[int, str] = {}
         for row in listing.rows:

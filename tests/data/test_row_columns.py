@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sample_data import write_images
+from sample_data import jpeg, read_captions, write_images
 
 from stackflower.data.rows.columns import name_columns, normalise_row
 from stackflower.data.rows.detection import find_columns
@@ -17,7 +17,7 @@ IMAGES = {"1.jpg", "2.jpg"}
 
 
 def find(*rows: dict[str, Any], **chosen: str) -> Any:
-    return find_columns(rows, chosen, lambda cell: cell in IMAGES, "x.csv")
+    return find_columns(rows, chosen, lambda cell: (int(cell in IMAGES), str(cell)), "x.csv")
 
 
 @pytest.mark.parametrize("text", ["text", "Caption", "CAPTIONS", "prompt", "Title", "description", "sentence", "raw"])
@@ -83,6 +83,54 @@ def test_names_of_missing_files_are_refused_although_numbers_match(
 def test_numbers_alone_name_no_images_unless_the_column_says_so(tmp_path: Path, header: str) -> None:
     with pytest.raises(DataError, match="holds the images"):
         read_table(tmp_path, header, "3", "2")
+
+
+@pytest.mark.parametrize("columns", [("source", "target"), ("before", "after"), ("target", "scribble")])
+def test_two_columns_of_different_images_are_refused(columns: tuple[str, str]) -> None:
+    one, other = columns
+    rows = [{one: "1.jpg", other: "2.jpg", "text": "a"}, {one: "2.jpg", other: "1.jpg", "text": "b"}]
+    with pytest.raises(DataError, match=rf"has two columns of images, '{one}' and '{other}'; choose with"):
+        find(*rows)
+    assert find(*rows, image=other).image == other, "the other is no column of classes, either"
+    assert find(*rows, image=other).extend(["width", one, other]).label == ""
+
+
+@pytest.mark.parametrize("row", [{"image": "1.jpg", "mask": "2.jpg"}, {"a": "1.jpg", "b": "1.jpg"}])
+def test_two_columns_of_images_are_no_doubt_if_one_is_usual_or_both_are_the_same(row: dict[str, str]) -> None:
+    assert find({**row, "text": "a"}).image == next(iter(row))
+
+
+def test_a_json_file_with_two_columns_of_images_is_not_passed_over(tmp_path: Path) -> None:
+    write_images(tmp_path, "source/1.png", "target/1.png")
+    (tmp_path / "prompt.json").write_text(
+        '[{"source": "source/1.png", "target": "target/1.png", "prompt": "a circle"}]'
+    )
+    with pytest.raises(DataError, match="two columns of images, 'source' and 'target'"):
+        read_captions(tmp_path)
+    assert read_captions(tmp_path, image_column="target") == [["a circle"]]
+
+
+@pytest.mark.extras
+def test_two_columns_that_hold_images_are_refused(tmp_path: Path) -> None:
+    parquet = pytest.importorskip("pyarrow.parquet")
+    from pyarrow import Table
+
+    cell = {"bytes": jpeg(), "path": None}
+    rows = [{"original_image": cell, "edited_image": cell, "prompt": "make it red"}]
+    parquet.write_table(Table.from_pylist(rows), tmp_path / "train-00000-of-00001.parquet")
+    with pytest.raises(DataError, match="two columns of images, 'original_image' and 'edited_image'"):
+        read_captions(tmp_path)
+    assert read_captions(tmp_path, image_column="edited_image") == [["make it red"]]
+
+
+@pytest.mark.parametrize("count", [8, 9])
+def test_as_many_classes_as_images_are_reported(tmp_path: Path, count: int) -> None:
+    names = [f"{number}.jpg" for number in range(count)]
+    write_images(tmp_path, *names)
+    lines = ["image,caption,class", *(f"{name},a flower,class {name[0]}" for name in names)]
+    (tmp_path / "captions.csv").write_text("\n".join(lines))
+    notes = TableSource(path=str(tmp_path)).warnings("train")
+    assert notes == ([f"{tmp_path} has as many classes as images (9), so the labels may not be classes."] * (count > 8))
 
 
 def test_several_numbered_columns_hold_captions() -> None:

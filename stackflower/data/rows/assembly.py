@@ -87,14 +87,14 @@ class Assembler:
                 columns = columns.extend(known)
             self._store_row(table, columns, resolver, row)
 
-    def _rate_image(self, resolver: NameResolver, cell: Any) -> int:
-        """Return 2 for a cell that holds an image or names one exactly, 1 for a similar name, 0 for no image."""
+    def _rate_image(self, resolver: NameResolver, cell: Any) -> tuple[int, str]:
+        """Return 2 and the file for a cell that holds an image or names it exactly, 1 for a similar name, or else 0."""
         if isinstance(cell, ImageCell) and cell.is_filled:
-            return 2
+            return 2, ""
         match = resolver.find(read_name(cell))
         if match.file is None or not self.files.is_image(match.file):
-            return 0
-        return 1 + match.is_exact
+            return 0, ""
+        return 1 + match.is_exact, match.file
 
     def _store_row(self, table: RawTable, columns: Columns, resolver: NameResolver, row: RawRow) -> None:
         """Normalise and store a row, or record what is wrong with it."""

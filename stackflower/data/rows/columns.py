@@ -63,11 +63,12 @@ class Columns:
     split: str = ""
     others: Mapping[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()  # sentences about columns that were chosen by their cells
+    inspected: frozenset[str] = frozenset()  # columns whose cells were inspected
 
     def extend(self, names: Iterable[str]) -> Columns:
         """Return the columns with missing ones, except those of images and captions, found among `names`."""
         usual = {normalise_name(name): name for name in names}
-        taken = {self.image, *self.texts}
+        taken = {self.image, *self.texts, *self.inspected}
         label = self.label or find_usual("label", usual, taken)
         split = self.split or find_usual("split", usual, {*taken, label})
         return replace(

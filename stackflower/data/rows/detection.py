@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from statistics import median
 from typing import Any
 
+from stackflower.data.rows.arrow import ImageCell
 from stackflower.data.rows.cells import is_missing, parse_texts, parse_whole_number
 from stackflower.data.rows.columns import (
     NUMBERED_TEXT,
@@ -17,16 +18,17 @@ from stackflower.data.rows.columns import (
 )
 from stackflower.data.rows.names import looks_like_file
 from stackflower.data.splits import KEYWORDS
-from stackflower.errors import DataError
+from stackflower.errors import ColumnError, DataError
 
 INSPECTED_ROWS = 50  # number of rows to inspect for the detection of columns
+RateImage = Callable[[Any], tuple[int, str]]
 MIN_SENTENCE = 4  # words from which a text counts as a sentence
 
 
 def find_columns(
     rows: Sequence[Mapping[str, Any]],
     chosen: Mapping[str, str | None],
-    rate_image: Callable[[Any], int],
+    rate_image: RateImage,
     where: object,
 ) -> Columns:
     """Find the columns of a table by the user's choice, by usual names, and by the cells of its first rows.
@@ -34,21 +36,23 @@ def find_columns(
     Args:
         rows: first rows of the table.
         chosen: names of columns that the user chose, by "image", "text", "label" and "split".
-        rate_image: function that rates how well a cell names an existing image; 0: not at all.
+        rate_image: function that returns how well a cell names an existing image, 0 for not at all, and its file, ""
+            for an image in the cell.
         where: name of the table, for messages.
 
     Raises:
-        DataError: the table lacks a column that the user chose, or the column of images or captions is unclear.
+        ColumnError: the column of images or captions is unclear.
+        DataError: the table lacks a column that the user chose.
     """
     names, usual = _list_names(rows, chosen.values(), where)
     if not names:  # every row is empty, and is reported as such
         return Columns("file_name", ("text",))
-    files = {name for name in names if _holds(looks_like_file, rows, name)}
+    files = {name for name in names if _holds(_is_image_or_file, rows, name)}
     labels = [usual[name] for name in USUAL_NAMES["label"] if name in usual and usual[name] not in files]
     image = chosen.get("image")
     if image is None:
         taken = {*labels, *(chosen.get(content) for content in ("text", "label", "split"))}
-        image = _find_image_column(rows, [name for name in names if name not in taken], usual, files, rate_image)
+        image = _find_image_column(rows, [name for name in names if name not in taken], usual, files, rate_image, where)
     if image is None:
         raise build_column_error("image", names, where)
     label = chosen.get("label") or next((name for name in labels if name != image), "")
@@ -56,17 +60,16 @@ def find_columns(
     notes = []
     if normalise_name(image) not in USUAL_NAMES["image"] and chosen.get("image") is None:
         notes.append(_describe_guess("image", image, where))
-    texts, others = _choose_texts(rows, names, usual, chosen.get("text"), {image, label, split})
+    texts, rivals = _choose_texts(rows, names, usual, chosen.get("text"), {image, label, split})
     if not texts:
-        raise build_column_error("text", names, where)
-    if others is not None:
-        notes.append(_describe_guess("text", texts[0], where, others))
+        raise build_column_error("text", names, where, rivals or ())
+    if rivals is not None:
+        notes.append(_describe_guess("text", texts[0], where, rivals))
     # last, because captions may be such words, too
     if not split and (split := _guess_split_column(rows, names, {image, label, *texts})):
         notes.append(_describe_guess("split", split, where))
-    return Columns(
-        image, texts, label, split, {key: usual[key] for key in OPTIONAL_COLUMNS if key in usual}, tuple(notes)
-    )
+    others = {key: usual[key] for key in OPTIONAL_COLUMNS if key in usual}
+    return Columns(image, texts, label, split, others, tuple(notes), frozenset(names))
 
 
 def find_text_columns(rows: Sequence[Mapping[str, Any]], chosen: str | None, where: object) -> tuple[str, ...] | None:
@@ -112,7 +115,7 @@ def _choose_texts(
     of files are not captions.
 
     Returns:
-        The columns; and None if there was no doubt, or else the other columns that may hold captions.
+        The columns, empty if they are unclear; and the other columns that may hold captions, None if there is no doubt.
     """
     if chosen:
         return (chosen,), None
@@ -131,7 +134,7 @@ def _choose_texts(
     if named and not filled:
         return tuple(named[:1]), None
     guesses = [name for name in names if name not in taken and _holds_sentences([row.get(name) for row in rows])]
-    return (tuple(guesses), []) if len(guesses) == 1 else ((), None)
+    return (tuple(guesses), []) if len(guesses) == 1 else ((), guesses)
 
 
 def _count_words(rows: Sequence[Mapping[str, Any]], column: str) -> float:
@@ -152,7 +155,8 @@ def _find_image_column(
     names: Sequence[str],
     usual: Mapping[str, str],
     files: set[str],
-    rate_image: Callable[[Any], int],
+    rate_image: RateImage,
+    where: object,
 ) -> str | None:
     """Return the column whose cells match existing images best; None if it is unclear.
 
@@ -164,7 +168,11 @@ def _find_image_column(
         names: columns that may hold the images.
         usual: columns by their normalised names.
         files: columns that hold names of files or paths.
-        rate_image: function that rates how well a cell names an existing image.
+        rate_image: see `find_columns`.
+        where: name of the table, for messages.
+
+    Raises:
+        ColumnError: several columns without a usual name hold different images.
     """
     usual_names = [usual[name] for name in USUAL_NAMES["image"] if usual.get(name) in names]
     columns = list(dict.fromkeys((*usual_names, *names)))
@@ -173,12 +181,21 @@ def _find_image_column(
         name for name in columns if name not in excluded or not _holds(_is_whole_number, rows, name, share=1.0)
     ]
     ratings: dict[str, int] = {}
+    images: dict[str, list[str | None]] = {}  # None for a cell without an image
     for column in candidates:
-        ratings[column] = sum(rate_image(row.get(column)) for row in rows)
-        if ratings[column] == 2 * len(rows):  # the best possible; similar names need not be searched for
+        rated = [rate_image(row.get(column)) for row in rows]
+        ratings[column] = sum(rating for rating, _ in rated)
+        images[column] = [(file or column) if rating else None for rating, file in rated]
+        if ratings[column] == 2 * len(rows) and column in usual_names:  # similar names need not be searched for
             return column
-    if any(ratings.values()):
-        return max(candidates, key=lambda column: ratings[column])
+    if best := max(ratings.values(), default=0):
+        good = [column for column in candidates if 2 * ratings[column] >= best]
+        chosen = max([column for column in good if column in usual_names] or good, key=lambda column: ratings[column])
+        rival = next((column for column in good if _differ(images[column], images[chosen])), None)
+        if rival is not None and chosen not in usual_names:
+            sentence = f"{where} has two columns of images, {chosen!r} and {rival!r}"
+            raise ColumnError(f"{sentence}; choose with `data.image_column=NAME`.", "image", (chosen, rival))
+        return chosen
     missing = [column for column in columns if column in files]
     return next(iter(missing or [name for name in usual_names[:1] if normalise_name(name) not in ("id", "key")]), None)
 
@@ -199,6 +216,15 @@ def _holds(matches: Callable[[Any], bool], rows: Sequence[Mapping[str, Any]], co
     return bool(cells) and sum(map(matches, cells)) >= max(1, share * len(cells))
 
 
+def _differ(images: Sequence[str | None], others: Sequence[str | None]) -> bool:
+    """Return whether two columns hold different images."""
+    return any(one != other and None not in (one, other) for one, other in zip(images, others, strict=True))
+
+
+def _is_image_or_file(cell: Any) -> bool:
+    return (isinstance(cell, ImageCell) and cell.is_filled) or looks_like_file(cell)
+
+
 def _is_whole_number(cell: Any) -> bool:
     return parse_whole_number(cell) is not None
 
@@ -208,9 +234,13 @@ def _holds_sentences(cells: Sequence[Any]) -> bool:
     return bool(texts) and sum(len(text.split()) > 1 for text in texts) * 2 > len(texts)
 
 
-def build_column_error(content: str, names: Sequence[str], where: object) -> DataError:
+def build_column_error(
+    content: str, names: Sequence[str], where: object, candidates: Sequence[str] = ()
+) -> ColumnError:
     """Build the error for a column that the user has to choose."""
-    return DataError(
+    return ColumnError(
         f"Can't tell which column of {where} holds the {content}s (columns: {', '.join(map(str, names)) or 'none'}). "
-        f"Use `data.{content}_column=NAME`."
+        f"Use `data.{content}_column=NAME`.",
+        content,
+        candidates,
     )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from contextlib import suppress
 from itertools import islice
 from pathlib import PurePosixPath
 
@@ -16,7 +15,7 @@ from stackflower.data.rows.containers import ARROW_SUFFIXES, JSON_SUFFIXES, RawT
 from stackflower.data.rows.detection import INSPECTED_ROWS
 from stackflower.data.rows.listing import Listing
 from stackflower.data.splits import find_split, find_split_folders
-from stackflower.errors import DataError, MissingDependency
+from stackflower.errors import ColumnError, DataError, MissingDependency
 from stackflower.options import Below1, Seed
 from stackflower.registry import register
 
@@ -143,10 +142,13 @@ def _is_other(name: str) -> bool:
 
 
 def _names_images(files: Files, name: str) -> bool:
-    """Return whether the first rows of a table contain images or name existing ones."""
-    with suppress(DataError, MissingDependency):
+    """Return whether the first rows of a table contain images or name existing ones, or perhaps do."""
+    try:
         table, assembler = open_table(files, name), Assembler(files)
         table.rows = list(islice(iter(table.rows), INSPECTED_ROWS))
         assembler.read(table)
-        return bool(assembler.groups)
-    return False
+    except ColumnError as error:
+        return bool(error.candidates)
+    except (DataError, MissingDependency):
+        return False
+    return bool(assembler.groups)
