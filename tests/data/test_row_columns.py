@@ -102,9 +102,7 @@ def test_two_columns_of_images_are_no_doubt_if_one_is_usual_or_both_are_the_same
 
 def test_a_json_file_with_two_columns_of_images_is_not_passed_over(tmp_path: Path) -> None:
     write_images(tmp_path, "source/1.png", "target/1.png")
-    (tmp_path / "prompt.json").write_text(
-        '[{"source": "source/1.png", "target": "target/1.png", "prompt": "a circle"}]'
-    )
+    (tmp_path / "prompt.json").write_text('[{"source": "source/1.png", "target": "target/1.png", "text": "a circle"}]')
     with pytest.raises(DataError, match="two columns of images, 'source' and 'target'"):
         read_captions(tmp_path)
     assert read_captions(tmp_path, image_column="target") == [["a circle"]]
