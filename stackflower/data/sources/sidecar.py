@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import PurePosixPath
 
 from stackflower.data.files import Files
 from stackflower.data.listed import ListedSource
+from stackflower.data.rows.cells import show
 from stackflower.data.rows.containers import RawRow, RawTable, read_text_row
+from stackflower.data.rows.detection import INSPECTED_ROWS
+from stackflower.data.rows.listing import Listing
+from stackflower.errors import DataError
 from stackflower.options import Below1, Seed
 from stackflower.registry import register
 
 SUFFIXES = (".txt", ".caption")
-OTHER_TEXTS = ("readme.txt", "license.txt", "licence.txt", "classes.txt", "requirements.txt")
+OTHER_TEXTS = re.compile(r"(?:readme|licen[cs]es?|copying|changelog|citation|classes|requirements)(?:[._ -].*)?\.txt")
+CAPTION_FOLDERS = frozenset({"captions", "caption", "texts", "text", "txt"})  # preferred to others, such as labels
+NUMBERS = re.compile(r"(?=.*\d)[-+.,:\d\seE]+")
+NUMBERS_SHARE = 0.9  # share of lines that consist of numbers from which text files hold no captions
 INSPECTED_IMAGES = 200  # number of images to inspect to recognise the layout
 
 
@@ -45,6 +54,7 @@ class SidecarSource(ListedSource):
     ):
         super().__init__(path=path, held_out=held_out, seed=seed, skip_bad=skip_bad, follow_links=follow_links)
         self.separator = separator
+        self.passed_over = set[str]()  # text files of no use
 
     @classmethod
     def recognises(cls, files: Files) -> bool:
@@ -56,6 +66,7 @@ class SidecarSource(ListedSource):
 
     def _list_rows(self) -> Iterator[RawRow]:
         texts, used, text_of = _TextFiles(self.files), dict[str, str](), dict[str, str]()
+        self._check_captions(texts)
         for image in self.files.images:
             text = texts.find(image)
             if text is None:
@@ -70,11 +81,12 @@ class SidecarSource(ListedSource):
                     if row.problem
                     else row._replace(values={**row.values, "text": self._join_tags(row.values["text"])})
                 )
+        self.passed_over = texts.passed_over
         for name, reason in self.files.refused.items():
             yield RawRow(name, {"image": name}, reason)
         others = {_strip(name): name for name in self.files.names if name not in texts.names}
         for text in texts.names:
-            if text not in used:
+            if text not in used and text not in texts.passed_over:
                 other = others.get(_strip(text))
                 problem = "has no image beside it"
                 if (chosen := text_of.get(_strip(_strip(text))) or text_of.get(_strip(text))) is not None:
@@ -82,6 +94,31 @@ class SidecarSource(ListedSource):
                 if other is not None and not self.files.is_image(other):
                     problem = f"is beside {other}, which {self.files.explain_not_image(other)}"
                 yield RawRow(text, {"image": text}, problem)
+
+    def _check_captions(self, texts: _TextFiles) -> None:
+        """Check that text files hold captions rather than numbers.
+
+        Raises:
+            DataError: nearly all lines of the first text files consist of numbers.
+        """
+        names = filter(None, map(texts.find, self.files.images[:INSPECTED_IMAGES]))
+        rows = (read_text_row(name, {}, self.files, name) for name in islice(names, INSPECTED_ROWS))
+        lines = [line for row in rows for line in row.values.get("text", ())]
+        numbers = list(filter(NUMBERS.fullmatch, lines))
+        if numbers and len(numbers) >= NUMBERS_SHARE * len(lines):
+            raise DataError(
+                f"The text files of {self.files.path} hold numbers such as {show(numbers[0])}, perhaps boxes, not "
+                "captions. `data.name=images` reads the images alone."
+            )
+
+    def read(self) -> dict[str, Listing]:
+        listings = super().read()
+        if self.passed_over:
+            first = min(self.passed_over)
+            listings["train"].notes.append(
+                f"{len(self.passed_over):,} text files are not read, such as {first}, because others hold the captions."
+            )
+        return listings
 
     def _join_tags(self, lines: list[str]) -> list[str]:
         """Join the tags in the lines of a text file into one caption; without a separator, return the lines."""
@@ -97,8 +134,9 @@ class _TextFiles:
         self.names = dict.fromkeys(
             name
             for name in files.names
-            if name.lower().endswith(SUFFIXES) and name.rpartition("/")[2].lower() not in OTHER_TEXTS
+            if name.lower().endswith(SUFFIXES) and not OTHER_TEXTS.fullmatch(name.rpartition("/")[2].lower())
         )
+        self.passed_over = set[str]()  # text files of images whose captions are in a folder with a usual name
         self.parallel: dict[tuple[int, str], list[str]] = {}
         if self.names and not any(map(self._find_beside, files.images)):
             for name in self.names:
@@ -106,10 +144,14 @@ class _TextFiles:
                     self.parallel.setdefault(key, []).append(name)
 
     def find(self, image: str) -> str | None:
-        """Return the text file beside an image, or else the only one in a parallel folder; None if there is none."""
+        """Return the text file beside an image, or else in a parallel folder; None if there is none, or several."""
         if not self.parallel:
             return self._find_beside(image)
         found = {name for key in _list_parallel_keys(image) for name in self.parallel.get(key, ())}
+        usual = {name for name in found if not CAPTION_FOLDERS.isdisjoint(name.lower().split("/")[:-1])}
+        if len(usual) == 1:
+            self.passed_over |= found - usual
+            return usual.pop()
         return found.pop() if len(found) == 1 else None
 
     def _find_beside(self, image: str) -> str | None:

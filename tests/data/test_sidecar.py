@@ -1,0 +1,57 @@
+"""Files of captions beside images or in a parallel folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from sample_data import count_images, read_captions, write_images
+
+from stackflower.data.opening import open_source
+from stackflower.errors import DataError
+
+
+def write_texts(root: Path, texts: dict[str, str]) -> Path:
+    for name, text in texts.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(text)
+    return root
+
+
+@pytest.mark.parametrize(
+    ("images", "texts", "shown"),
+    [
+        (["1.jpg", "2.jpg"], {"1.txt": "0 0.5 0.4\n", "2.txt": "1 0.2 0.1\n", "classes.txt": "rose"}, "0 0.5 0.4"),
+        (["train/images/1.jpg"], {"train/labels/1.txt": "2 1e-3 0.4\n", "README.roboflow.txt": "boxes"}, "2 1e-3 0.4"),
+        (["1.jpg", "2.jpg"], {"1.txt": "7", "2.txt": ""}, "7"),
+    ],
+)
+def test_text_files_of_numbers_hold_no_captions(
+    tmp_path: Path, images: list[str], texts: dict[str, str], shown: str
+) -> None:
+    write_texts(write_images(tmp_path, *images), texts)
+    with pytest.raises(DataError, match=rf"hold numbers such as '{shown}', perhaps boxes, not captions"):
+        read_captions(tmp_path)
+    assert open_source(str(tmp_path), layout="images").count_images("train") == len(images)
+
+
+def test_a_caption_may_be_a_number(tmp_path: Path) -> None:
+    write_texts(write_images(tmp_path, "1.jpg", "2.jpg"), {"1.txt": "2023", "2.txt": "a flower"})
+    assert read_captions(tmp_path) == [["2023"], ["a flower"]]
+
+
+@pytest.mark.parametrize("folder", ["captions", "text", "TXT"])
+def test_captions_are_preferred_to_labels(tmp_path: Path, folder: str) -> None:
+    texts = {f"{folder}/{number}.txt": "a flower" for number in "12"}
+    write_texts(write_images(tmp_path, "images/1.jpg", "images/2.jpg"), texts | {"labels/1.txt": "0 0.5 0.4"})
+    assert read_captions(tmp_path) == [["a flower"]] * 2
+    assert open_source(str(tmp_path)).warnings("train") == [  # type: ignore[attr-defined]
+        "1 text files are not read, such as labels/1.txt, because others hold the captions."
+    ]
+
+
+@pytest.mark.parametrize("name", ["README.dataset.txt", "readme.txt", "LICENCE-CC.txt", "Licenses.txt", "classes.txt"])
+def test_other_text_files_are_no_captions(tmp_path: Path, name: str) -> None:
+    write_texts(write_images(tmp_path, "1.jpg"), {"1.txt": "a flower", name: "something"})
+    assert open_source(str(tmp_path)).check() == ([], ["train: 1 images, 1 captions."])
+    assert count_images(tmp_path) == {"train": 1}
