@@ -22,7 +22,7 @@ from stackflower.data.rows.checks import build_rows, join_problems
 from stackflower.data.rows.containers import RawTable
 from stackflower.data.rows.listing import Listing
 from stackflower.data.source import SPLITS, Rows, Source
-from stackflower.data.splits import find_split_folders
+from stackflower.data.splits import find_split, sort_top_folders
 from stackflower.errors import DataError
 from stackflower.options import Below1, Seed
 from stackflower.utils.cache import compute_key
@@ -74,10 +74,11 @@ class ListedSource(Source):
 
     def read(self) -> dict[str, Listing]:
         """Read and check the rows of all splits."""
-        folders = find_split_folders(self.files) if self.has_split_folders else ()
+        folders, classes = sort_top_folders(self.files) if self.has_split_folders else ([], [])
         assembler = Assembler(self.files, self.columns, folders, self.reports_unused, self.is_captioned)
         for table in self.list_tables():
             assembler.read(table)
+        assembler.notes += [_describe_class_folder(self.files.path, folder) for folder in classes]
         return assembler.finish()
 
     def square(self, content: bytes, where: Path, row: dict[str, Any], size: int) -> np.ndarray:
@@ -283,6 +284,18 @@ class ListedSource(Source):
             captions = sum(len(row["text"]) for row in listing.rows)
             notes.append(f"{split}: {len(listing.rows):,} images, {captions:,} captions.")
         return problems, notes
+
+
+def _describe_class_folder(path: Path, folder: str) -> str:
+    """Describe a folder that is named like a split and is taken for a class."""
+    split = find_split(folder)
+    advice = "move the other folders into a folder 'train'"
+    if split == "train":
+        advice = f"use `data={path / folder}`"
+    return (
+        f"The folder {folder!r} of {path} is taken for a class, because most images are in folders of other names; "
+        f"to read it as the {split} split, {advice}."
+    )
 
 
 def _collect_finished(

@@ -6,7 +6,7 @@ import csv
 from pathlib import Path
 
 import pytest
-from sample_data import sidecar, write_images
+from sample_data import count_images, sidecar, write_images
 
 from stackflower.data.opening import open_source
 from stackflower.data.splits import assign_splits, find_split
@@ -47,7 +47,10 @@ def test_names_without_a_keyword_are_for_training_if_nothing_else_is(
     ("folders", "counts"),
     [
         (["training", "dev", "valid", "eval", "testing"], {"train": 1, "validation": 2, "test": 2}),
-        (["a", "b", "test"], {"train": 2, "test": 1}),
+        (["a", "test"], {"train": 1, "test": 1}),
+        (["flowers_train", "flowers_dev"], {"train": 1, "validation": 1}),
+        (["train", "val", "a", "b", "c"], {"train": 1, "validation": 1}),
+        (["train_images", "images-test", "TestSet", "val2017"], {"train": 1, "validation": 1, "test": 2}),
         (["latest", "contest"], {"train": 2}),
     ],
 )
@@ -57,7 +60,56 @@ def test_all_folders_of_one_split_are_used_together(tmp_path: Path, folders: lis
     source = open_source(str(tmp_path))
     assert {split: source.count_images(split) for split in source.splits()} == counts
     files = [name for split in source.splits() for name in source.rows(split).files or ()]
-    assert sorted(files) == sorted(f"{folder}/0.png" for folder in folders), "names are relative to the data set"
+    used = [folder for folder in folders if len(folder) > 1 or "train" not in folders]
+    assert sorted(files) == sorted(f"{folder}/0.png" for folder in used), "names are relative to the data set"
+
+
+@pytest.mark.parametrize(
+    "folders", [("10_steam train", "5_tram", "3_bus"), ("beaker", "test tube"), ("test tube", "train station")]
+)
+def test_classes_are_no_splits(tmp_path: Path, folders: tuple[str, ...]) -> None:
+    for folder in folders:
+        sidecar(tmp_path / folder, 2)
+    source = open_source(str(tmp_path))
+    assert source.splits() == ["train"] and source.count_images("train") == 2 * len(folders)
+    assert source.warnings("train") == []  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+@pytest.mark.parametrize("layout", ["images", "sidecar", "table"])
+def test_a_single_split_among_classes_is_a_class(tmp_path: Path, split: str, layout: str) -> None:
+    for folder in ("bus", "car", split):
+        sidecar(tmp_path / folder, 2)
+    (tmp_path / "x.csv").write_text(f"image,caption\nbus/0.png,a\n{split}/0.png,b\n")
+    source = open_source(str(tmp_path), layout=layout)
+    assert source.splits() == ["train"] and source.count_images("train") == (2 if layout == "table" else 6)
+    note = next(note for note in source.warnings("train") if "folder" in note)  # type: ignore[attr-defined]
+    assert f"The folder {split!r} of {tmp_path} is taken for a class, because most images are in folders" in note
+    if split == "train":
+        assert f"to read it as the train split, use `data={tmp_path / split}`." in note
+        assert count_images(tmp_path / split) == {"train": 2}
+    else:
+        assert "to read it as the test split, move the other folders into a folder 'train'." in note
+        for folder in ("bus", "car"):
+            (tmp_path / "train").mkdir(exist_ok=True)
+            (tmp_path / folder).rename(tmp_path / "train" / folder)
+        assert open_source(str(tmp_path), layout="images").splits() == ["train", "test"]
+
+
+def test_a_split_of_most_images_is_a_split(tmp_path: Path) -> None:
+    sidecar(tmp_path / "train", 9)
+    write_images(tmp_path, "assets/teaser.png", "docs/figure.png", "docs/logo.png")
+    source = open_source(str(tmp_path), layout="images")
+    assert source.count_images("train") == 9
+
+
+def test_images_without_a_class_get_no_caption_with_one(tmp_path: Path) -> None:
+    write_images(tmp_path, "train/rose/1.png", "train/iris/1.png", "train/1.png")
+    source = open_source(str(tmp_path), {"caption": "a photo of a {class_name}"})
+    problems = source.get_listing("train").problems  # type: ignore[attr-defined]
+    assert problems == [
+        "train/1.png is not in the folder of a class, which `data.caption` = 'a photo of a {class_name}' needs."
+    ]
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,7 @@ from stackflower.errors import ColumnError, DataError
 
 INSPECTED_ROWS = 50  # number of rows to inspect for the detection of columns
 RateImage = Callable[[Any], tuple[int, str]]
+FIRST_COLUMN = "1"  # of a table without a header
 MIN_SENTENCE = 4  # words from which a text counts as a sentence
 
 
@@ -174,7 +175,7 @@ def _find_image_column(
     Raises:
         ColumnError: several columns without a usual name hold different images.
     """
-    usual_names = [usual[name] for name in USUAL_NAMES["image"] if usual.get(name) in names]
+    usual_names = [usual[name] for name in (*USUAL_NAMES["image"], FIRST_COLUMN) if usual.get(name) in names]
     columns = list(dict.fromkeys((*usual_names, *names)))
     excluded = set(columns) - set(usual_names) if files.isdisjoint(columns) else set(columns)
     candidates = [

@@ -16,7 +16,7 @@ from stackflower.data.files import Files
 from stackflower.data.image_formats import EXTENSIONS, OTHER_IMAGES, RAW_EXTENSIONS
 from stackflower.data.rows.arrow import ImageCell
 from stackflower.data.rows.cells import is_missing, parse_whole_number, show
-from stackflower.data.splits import find_split
+from stackflower.data.splits import find_folder_split
 
 SCHEME = re.compile(r"[a-z][a-z0-9+.-]+://[^/]*|[a-z]:(?=/)", re.IGNORECASE)  # of a URL, or a drive of Windows
 CAPTION_NUMBER = re.compile(r"#\d+$")  # Flickr's tables append the number of the caption
@@ -180,7 +180,7 @@ def _fits(file: str, name: str) -> bool:
 def _contradicts(name: str, file: str) -> bool:
     """Return whether the folders of a name and of a file name different splits."""
     splits = [
-        next(filter(None, map(find_split, reversed(path.replace("\\", "/").split("/")[:-1]))), None)
+        next(filter(None, map(find_folder_split, reversed(path.replace("\\", "/").split("/")[:-1]))), None)
         for path in (name, file)
     ]
     return None not in splits and splits[0] != splits[1]

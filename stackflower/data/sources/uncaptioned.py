@@ -9,7 +9,7 @@ from stackflower.data.files import Files
 from stackflower.data.listed import ListedSource
 from stackflower.data.rows.checks import list_examples
 from stackflower.data.rows.containers import RawRow, RawTable, is_container
-from stackflower.data.splits import find_split
+from stackflower.data.splits import find_split_folders
 from stackflower.errors import ConfigError
 from stackflower.options import Below1, Seed
 from stackflower.registry import register
@@ -46,8 +46,8 @@ class UncaptionedSource(ListedSource):
         super().__init__(path=path, held_out=held_out, seed=seed, skip_bad=skip_bad, follow_links=follow_links)
         self.caption = caption
         self.is_captioned = caption is not None
-        classes = {_find_class(name) for name in self.files.images}
-        self.has_classes = len(classes) > 1
+        self.split_folders = set(find_split_folders(self.files))
+        self.has_classes = len(set(map(self._find_class, self.files.images))) > 1
         if caption is not None and CLASS_NAME in caption and not self.has_classes:
             raise ConfigError(f"`data.caption` = {caption!r}: {self.path} has no folder per class.")
 
@@ -56,17 +56,23 @@ class UncaptionedSource(ListedSource):
         return bool(files.images)
 
     def list_tables(self) -> Iterator[RawTable]:
-        rows = (RawRow(name, self._describe_image(name)) for name in self.files.images)
-        yield RawTable("", rows, is_fixed=True)
+        yield RawTable("", map(self._describe_image, self.files.images), is_fixed=True)
 
-    def _describe_image(self, name: str) -> dict[str, str]:
-        row = {"image": name}
-        class_name = _find_class(name)
+    def _describe_image(self, name: str) -> RawRow:
+        row, problem = {"image": name}, None
+        class_name = self._find_class(name)
         if self.has_classes:
             row["label"] = class_name
         if self.caption is not None:
             row["text"] = self.caption.replace(CLASS_NAME, class_name.replace("_", " "))
-        return row
+            if not class_name and CLASS_NAME in self.caption:
+                problem = f"is not in the folder of a class, which `data.caption` = {self.caption!r} needs"
+        return RawRow(name, row, problem)
+
+    def _find_class(self, name: str) -> str:
+        """Return the folder name of an image, or "" for an image at the top or directly in a split folder."""
+        folders = PurePosixPath(name).parts[:-1]
+        return folders[-1] if len(folders) > 1 or (folders and folders[0] not in self.split_folders) else ""
 
     def explain_no_captions(self) -> str:
         example = ""
@@ -81,9 +87,3 @@ class UncaptionedSource(ListedSource):
         elif others := [name for name in self.files.names if name.lower().endswith(UNREAD)]:
             example += f" {others[0]} is not read; save it as CSV."
         return super().explain_no_captions() + example
-
-
-def _find_class(name: str) -> str:
-    """Return the folder name of an image, or "" for an image at the top or directly in a split folder."""
-    folders = PurePosixPath(name).parts[:-1]
-    return folders[-1] if len(folders) > 1 or (folders and not find_split(folders[0])) else ""
