@@ -169,7 +169,7 @@ def test_folders_of_splits_may_have_words_in_capitals(tmp_path: Path, folders: t
 def test_lists_of_splits_are_told(tmp_path: Path, stackflower) -> None:
     root = write_table(tmp_path / "data", "image,caption\n" + "".join(f"{n}.png,flower {n}\n" for n in range(4)))
     for split in ("train", "test"):
-        (root / f"{split}.txt").write_text("0.png\n")
+        (root / f"{split}.txt").write_text("a rose\nan iris\n")
     assert "test.txt, train.txt may list the images of splits" in stackflower("data", "check", "data").output
 
 

@@ -140,3 +140,73 @@ def test_an_image_of_two_splits_is_reported(tmp_path: Path) -> None:
     (tmp_path / "x.csv").write_text("image,caption,split\n0.png,a,train\n0.png,b,test\n1.png,c,test\n")
     (problem,) = open_source(str(tmp_path)).get_listing("test").problems  # type: ignore[attr-defined]
     assert problem == "x.csv, line 3 gives 0.png the split 'test', but another row gives it 'train'."
+
+
+LISTED = {"train": ["0", "2", "3"], "val": ["1"], "test": ["4"]}
+
+
+def write_lists(root: Path, form: str = "{}.png", name: str = "{}.txt", lists: dict[str, list[str]] = LISTED) -> Path:
+    for split, numbers in lists.items():
+        (root / name.format(split)).parent.mkdir(parents=True, exist_ok=True)
+        (root / name.format(split)).write_text("".join(form.format(number) + "\n" for number in numbers))
+    return root
+
+
+@pytest.mark.parametrize("layout", ["images", "sidecar", "table", "folder"])
+@pytest.mark.parametrize("form", ["images/{}.png", "{}.png", "{}", "/home/me/images/{}.jpg", "images/{}.png 7"])
+def test_lists_of_images_give_the_splits(tmp_path: Path, layout: str, form: str) -> None:
+    write_images(tmp_path, *(f"images/{number}.png" for number in range(5)))
+    (tmp_path / "captions").mkdir()
+    for number in range(5):
+        (tmp_path / "captions" / f"{number}.txt").write_text("a flower")
+    lines = "".join(f"images/{number}.png,a flower\n" for number in range(5))
+    for table in ("metadata.csv", "table.csv"):
+        (tmp_path / table).write_text(f"file_name,text\n{lines}")
+    source = open_source(str(write_lists(tmp_path, form)), layout=layout)
+    assert {split: source.rows(split).files for split in source.splits()} == {
+        "train": ["images/0.png", "images/2.png", "images/3.png"],
+        "validation": ["images/1.png"],
+        "test": ["images/4.png"],
+    }
+    assert "The splits are read from test.txt, train.txt, val.txt." in source.warnings("train")  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("name", ["splits/{}.txt", "{}Images.txt", "ImageSets/Main/{}_list.lst"])
+def test_lists_may_be_in_folders_and_have_longer_names(tmp_path: Path, name: str) -> None:
+    write_lists(sidecar(tmp_path, 5), name=name)
+    assert count_images(tmp_path) == {"train": 3, "validation": 1, "test": 1}
+
+
+def test_files_that_list_other_things_are_no_lists(tmp_path: Path) -> None:
+    write_lists(sidecar(tmp_path, 5), "flower {}")
+    (tmp_path / "0.txt").rename(tmp_path / "test 0.txt")
+    (tmp_path / "0.png").rename(tmp_path / "test 0.png")
+    source = open_source(str(tmp_path))
+    assert count_images(tmp_path) == {"train": 5}
+    (note,) = source.warnings("train")  # type: ignore[attr-defined]
+    assert note.startswith("test.txt, train.txt, val.txt may list the images of splits, which is not read")
+
+
+def test_lists_that_disagree_or_leave_out_images_are_reported(tmp_path: Path) -> None:
+    write_lists(sidecar(tmp_path, 5), lists={"train": ["0", "1", "2"], "test": ["2", "3"]})
+    listing = open_source(str(tmp_path)).get_listing("train")  # type: ignore[attr-defined]
+    assert listing.problems == ["train.txt lists 2.png, but test.txt lists it, too."]
+    assert listing.notes[-1] == "1 rows without a split are left out, because others are for training."
+
+
+def test_lists_are_not_read_if_folders_give_the_splits(tmp_path: Path) -> None:
+    for folder in ("train", "test"):
+        sidecar(tmp_path / folder, 2)
+    (tmp_path / "test.txt").write_text("train/0.png\n")
+    source = open_source(str(tmp_path))
+    assert count_images(tmp_path) == {"train": 2, "test": 2}
+    assert source.warnings("train") == [  # type: ignore[attr-defined]
+        "Not read, because the splits are given otherwise: test.txt."
+    ]
+
+
+def test_a_column_of_flags_is_reported(tmp_path: Path) -> None:
+    write_images(tmp_path, "0.png", "1.png")
+    (tmp_path / "x.csv").write_text("image,caption,is_test\n0.png,a,0\n1.png,b,1\n")
+    (note,) = open_source(str(tmp_path)).warnings("train")  # type: ignore[attr-defined]
+    assert note.startswith(f"The column 'is_test' of {tmp_path / 'x.csv'} may tell the splits, and is not read")

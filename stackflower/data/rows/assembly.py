@@ -11,12 +11,13 @@ from stackflower.data.files import Files
 from stackflower.data.json_lines import JsonLines
 from stackflower.data.rows.arrow import ImageCell
 from stackflower.data.rows.cells import is_missing, show
-from stackflower.data.rows.checks import check_row, list_examples
+from stackflower.data.rows.checks import check_row, list_examples, merge_row
 from stackflower.data.rows.columns import STANDARD_COLUMNS, Columns, normalise_row
 from stackflower.data.rows.containers import RawRow, RawTable
 from stackflower.data.rows.detection import INSPECTED_ROWS, find_columns
 from stackflower.data.rows.listing import FilesAndCells, Listing
 from stackflower.data.rows.names import NameResolver, are_same, read_name, show_name
+from stackflower.data.rows.split_lists import SplitLists
 from stackflower.data.splits import KEYWORDS, assign_splits, find_split
 from stackflower.errors import DataError
 
@@ -156,6 +157,7 @@ class Assembler:
 
     def finish(self) -> dict[str, Listing]:
         """Return the checked rows of each split; the training split always exists."""
+        self._read_split_lists()
         splits = self._assign_splits()
         self._check_split_columns()
         with_rows = (value for value, _ in itertools.chain(self.groups, self.problems))
@@ -185,6 +187,16 @@ class Assembler:
             *self._describe_training_split(splits),
         ]
         return listings
+
+    def _read_split_lists(self) -> None:
+        """Take the splits from lists of images, if nothing else gives splits."""
+        lists = SplitLists(self.files.files)
+        has_splits = bool(self.declared_splits) or any(value is not None for value, _ in self.groups)
+        self.notes += lists.describe(has_splits)
+        splits, problems = ({}, []) if has_splits else lists.assign()
+        self.problems += [(None, problem) for problem in problems]
+        if splits:
+            self.groups = {(splits.get(image), image): group for (_, image), group in self.groups.items()}
 
     def _assign_splits(self) -> dict[str | None, str | None]:
         """Map raw values of splits to splits; the key None stands for rows without a value."""
@@ -260,7 +272,7 @@ class Assembler:
                 listing.problems.append(f"{place} gives {row['file_name']} another class than {places[0]}.")
             elif (text := tuple(row["text"])) not in texts:  # skip repeated rows
                 texts.add(text)
-                _merge(merged, row)
+                merge_row(merged, row)
         empty = [place for row, place in zip(rows, places, strict=True) if not row["text"]]
         if self.needs_captions and len(empty) == len(rows):
             listing.problems += [f"{place} has no caption." for place in empty]
@@ -297,23 +309,6 @@ def _check(image: str, row: dict[str, Any], problem: str | None) -> tuple[dict[s
     name = {"label": row.pop("label")} if isinstance(label, str) else {}
     checked, check_problem = check_row({"file_name": image, **row}, needs_caption=bool(row["text"]))
     return {**checked, **name}, problem or check_problem
-
-
-def _merge(merged: dict[str, Any], row: Mapping[str, Any]) -> None:
-    """Add the captions and attributes of another row of the same image."""
-    before, mentioned = len(merged["text"]), (merged.get("mentioned_attributes"), row.get("mentioned_attributes"))
-    merged["text"] = [*merged["text"], *row["text"]]
-    if any(names is not None for names in mentioned):
-        lengths = (before, len(row["text"]))
-        merged["mentioned_attributes"] = [
-            item
-            for names, length in zip(mentioned, lengths, strict=True)
-            for item in (names if isinstance(names, list) else [[]] * length)
-        ]
-    if isinstance(row.get("attributes"), dict) and isinstance(merged.get("attributes", {}), dict):
-        merged["attributes"] = {**row["attributes"], **merged.get("attributes", {})}
-    if "class_name" in row:
-        merged.setdefault("class_name", row["class_name"])
 
 
 def _describe_left_out(left_out: Mapping[str | None, int]) -> list[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain
 from sys import intern
 from typing import Any
@@ -87,6 +87,23 @@ def _check_attributes(row: dict[str, Any], texts: list[str]) -> str | None:
     if _has_lone_surrogate(names):
         return 'has a "mentioned_attributes" that is not valid Unicode (half of a surrogate pair)'
     return None
+
+
+def merge_row(merged: dict[str, Any], row: Mapping[str, Any]) -> None:
+    """Add the captions and attributes of another row of the same image."""
+    before, mentioned = len(merged["text"]), (merged.get("mentioned_attributes"), row.get("mentioned_attributes"))
+    merged["text"] = [*merged["text"], *row["text"]]
+    if any(names is not None for names in mentioned):
+        lengths = (before, len(row["text"]))
+        merged["mentioned_attributes"] = [
+            item
+            for names, length in zip(mentioned, lengths, strict=True)
+            for item in (names if isinstance(names, list) else [[]] * length)
+        ]
+    if isinstance(row.get("attributes"), dict) and isinstance(merged.get("attributes", {}), dict):
+        merged["attributes"] = {**row["attributes"], **merged.get("attributes", {})}
+    if "class_name" in row:
+        merged.setdefault("class_name", row["class_name"])
 
 
 def _has_lone_surrogate(words: Iterable[object]) -> bool:

@@ -17,11 +17,12 @@ from stackflower.data.rows.columns import (
     normalise_name,
 )
 from stackflower.data.rows.names import looks_like_file
-from stackflower.data.splits import KEYWORDS
+from stackflower.data.splits import KEYWORDS, find_split
 from stackflower.errors import ColumnError, DataError
 
 INSPECTED_ROWS = 50  # number of rows to inspect for the detection of columns
 RateImage = Callable[[Any], tuple[int, str]]
+FLAGS = frozenset({"0", "1", "0.0", "1.0", "true", "false", "yes", "no"})
 FIRST_COLUMN = "1"  # of a table without a header
 MIN_SENTENCE = 4  # words from which a text counts as a sentence
 
@@ -69,6 +70,12 @@ def find_columns(
     # last, because captions may be such words, too
     if not split and (split := _guess_split_column(rows, names, {image, label, *texts})):
         notes.append(_describe_guess("split", split, where))
+    flags = [name for name in names if find_split(name) and _holds(_is_flag, rows, name, share=1.0)]
+    if flags and not split:
+        notes.append(
+            f"The column {flags[0]!r} of {where} may tell the splits, and is not read: write train, validation or test "
+            'in a column "split".'
+        )
     others = {key: usual[key] for key in OPTIONAL_COLUMNS if key in usual}
     return Columns(image, texts, label, split, others, tuple(notes), frozenset(names))
 
@@ -224,6 +231,10 @@ def _differ(images: Sequence[str | None], others: Sequence[str | None]) -> bool:
 
 def _is_image_or_file(cell: Any) -> bool:
     return (isinstance(cell, ImageCell) and cell.is_filled) or looks_like_file(cell)
+
+
+def _is_flag(cell: Any) -> bool:
+    return str(cell).strip().lower() in FLAGS
 
 
 def _is_whole_number(cell: Any) -> bool:

@@ -13,6 +13,7 @@ from stackflower.data.rows.cells import show
 from stackflower.data.rows.containers import RawRow, RawTable, read_text_row
 from stackflower.data.rows.detection import INSPECTED_ROWS
 from stackflower.data.rows.listing import Listing
+from stackflower.data.rows.split_lists import SplitLists
 from stackflower.errors import DataError
 from stackflower.options import Below1, Seed
 from stackflower.registry import register
@@ -67,6 +68,8 @@ class SidecarSource(ListedSource):
     def _list_rows(self) -> Iterator[RawRow]:
         texts, used, text_of = _TextFiles(self.files), dict[str, str](), dict[str, str]()
         self._check_captions(texts)
+        lists = SplitLists(self.files)
+        listed = {*lists.images, *lists.at_top}
         for image in self.files.images:
             text = texts.find(image)
             if text is None:
@@ -86,7 +89,7 @@ class SidecarSource(ListedSource):
             yield RawRow(name, {"image": name}, reason)
         others = {_strip(name): name for name in self.files.names if name not in texts.names}
         for text in texts.names:
-            if text not in used and text not in texts.passed_over:
+            if text not in used and text not in texts.passed_over and text not in listed:
                 other = others.get(_strip(text))
                 problem = "has no image beside it"
                 if (chosen := text_of.get(_strip(_strip(text))) or text_of.get(_strip(text))) is not None:

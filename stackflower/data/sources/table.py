@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import PurePosixPath
@@ -13,7 +12,6 @@ from stackflower.data.listed import ListedSource
 from stackflower.data.rows.assembly import Assembler
 from stackflower.data.rows.containers import ARROW_SUFFIXES, JSON_SUFFIXES, RawTable, is_container, open_table
 from stackflower.data.rows.detection import INSPECTED_ROWS
-from stackflower.data.rows.listing import Listing
 from stackflower.data.splits import find_split, find_split_folders
 from stackflower.errors import ColumnError, DataError, MissingDependency
 from stackflower.options import Below1, Seed
@@ -99,16 +97,6 @@ class TableSource(ListedSource):
         if len(groups) == len(tables) == 1:  # no choice, so the table need not be read
             return tables[0]
         return next((names for names in groups if _names_images(files, names[0])), tables[0] if tables else [])
-
-    def read(self) -> dict[str, Listing]:
-        listings = super().read()
-        lists = [name for name in self.files.names if re.fullmatch(r"[^/]*\.(?:txt|lst)", name) and find_split(name)]
-        if lists and len(listings) == 1:
-            listings["train"].notes.append(
-                f"{', '.join(lists)} may list the images of splits, which is not read: name the splits in a column, or "
-                "move the images into folders."
-            )
-        return listings
 
     def list_tables(self) -> Iterator[RawTable]:
         if self.table is not None and self.table not in self.files:
