@@ -23,7 +23,7 @@ from stackflower.data.rows.containers import RawTable
 from stackflower.data.rows.listing import Listing
 from stackflower.data.source import SPLITS, Rows, Source
 from stackflower.data.splits import find_split, sort_top_folders
-from stackflower.errors import DataError
+from stackflower.errors import ColumnError, DataError
 from stackflower.options import Below1, Seed
 from stackflower.utils.cache import compute_key
 from stackflower.utils.progress import Progress
@@ -76,8 +76,17 @@ class ListedSource(Source):
         """Read and check the rows of all splits."""
         folders, classes = sort_top_folders(self.files) if self.has_split_folders else ([], [])
         assembler = Assembler(self.files, self.columns, folders, self.reports_unused, self.is_captioned)
+        uncaptioned: list[ColumnError] = []
         for table in self.list_tables():
-            assembler.read(table)
+            try:
+                assembler.read(table)
+            except ColumnError as error:
+                if error.content != "text" or error.candidates:
+                    raise
+                uncaptioned.append(error)
+                assembler.notes.append(f"{self.files.path / table.name} has no captions and is left out.")
+        if uncaptioned and 1 not in assembler.has_text:
+            raise uncaptioned[0]
         assembler.notes += [_describe_class_folder(self.files.path, folder) for folder in classes]
         return assembler.finish()
 

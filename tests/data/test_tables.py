@@ -139,3 +139,45 @@ def test_classes_of_a_table_are_numbers_or_names(tmp_path: Path, stackflower) ->
     (root / "x.csv").write_text("image,text,class\n0.jpg,a,0\n0.jpg,b,1\n")
     said = stackflower("data", "check", root, code=2).output
     assert "x.csv, line 3 gives 0.jpg another class than x.csv, line 2." in said
+
+
+CAPTIONED = "id,caption\n0,a flower\n1,a rose\n"
+
+
+@pytest.mark.parametrize("test", ["id\n2\n3\n", "id,width\n2,3\n", "id,caption\n2,\n3,\n"])
+def test_a_split_without_captions_is_left_out(tmp_path: Path, test: str) -> None:
+    write_images(tmp_path, *(f"{number}.jpg" for number in range(4)))
+    (tmp_path / "train.csv").write_text(CAPTIONED)
+    (tmp_path / "test.csv").write_text(test)
+    (tmp_path / "sample_submission.csv").write_text("id,caption\n2,placeholder\n")
+    for options in ({}, {"text_column": "caption"}):
+        source = open_source(str(tmp_path), options)
+        assert source.splits() == ["train"] and source.rows("train").captions == [["a flower"], ["a rose"]]
+        notes = source.warnings("train")  # type: ignore[attr-defined]
+        subject = f"The test split of {tmp_path}" if "caption" in test else str(tmp_path / "test.csv")
+        assert f"{subject} has no captions and is left out." in notes
+
+
+def test_a_table_with_unclear_captions_is_not_left_out(tmp_path: Path) -> None:
+    write_images(tmp_path, *(f"{number}.jpg" for number in range(4)))
+    (tmp_path / "train.csv").write_text(CAPTIONED)
+    (tmp_path / "test.csv").write_text("id,one,other\n2,a red flower,a blue flower\n")
+    with pytest.raises(DataError, match=r"holds the texts .* `data.table=train.csv` reads that table alone") as raised:
+        open_source(str(tmp_path)).splits()
+    assert "test.csv" in str(raised.value)
+    assert open_source(str(tmp_path), {"table": "train.csv"}).splits() == ["train"]
+
+
+def test_without_any_captions_the_first_table_is_named(tmp_path: Path) -> None:
+    write_images(tmp_path, "0.jpg", "1.jpg")
+    for split, number in (("train", 0), ("test", 1)):
+        (tmp_path / f"{split}.csv").write_text(f"id\n{number}\n")
+    with pytest.raises(DataError, match=r"test.csv holds the texts \(columns: id\)"):
+        open_source(str(tmp_path)).splits()
+
+
+def test_one_column_is_not_both_image_and_caption(tmp_path: Path) -> None:
+    root = write_images(tmp_path, "0.jpg")
+    (root / "x.csv").write_text("image,caption\n0.jpg,a flower\n")
+    with pytest.raises(DataError, match=r"The column 'image' of .* can't hold both the images and the captions"):
+        open_source(str(root), {"text_column": "image"}).splits()

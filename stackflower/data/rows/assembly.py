@@ -67,11 +67,9 @@ class Assembler:
         """Read the rows of a table.
 
         Raises:
-            DataError: the columns are unclear.
+            ColumnError: the columns are unclear.
         """
         resolver, rows = NameResolver(self.files.files, table.folder), iter(table.rows)
-        if table.split is not None:
-            self.declared_splits.add(table.split)
         head = list(itertools.islice(rows, INSPECTED_ROWS))
         samples = [row.values for row in head if row.problem is None]
         columns = STANDARD_COLUMNS
@@ -81,6 +79,8 @@ class Assembler:
             self.notes += columns.notes
         elif not table.is_fixed and not head:
             self.problems.append((table.split, f"{self.files.path / table.name} has no rows."))
+        if table.split is not None:
+            self.declared_splits.add(table.split)
         known = {name for values in samples for name in values}
         for row in itertools.chain(head, rows):
             if not table.is_fixed and not row.values.keys() <= known:
@@ -161,12 +161,15 @@ class Assembler:
         splits = self._assign_splits()
         self._check_split_columns()
         with_rows = (value for value, _ in itertools.chain(self.groups, self.problems))
-        present = {splits[value] for value in itertools.chain(with_rows, self.declared_splits)}
+        silent = self._find_uncaptioned_splits(splits)
+        present = {splits[value] for value in itertools.chain(with_rows, self.declared_splits)} - silent
         listings = {split: Listing(self.files) for split in KEYWORDS if split == "train" or split in present}
         name_label = self._build_namer(splits)
         left_out, homes = Counter[str | None](), dict[str, str | None]()
         for (value, image), group in self.groups.items():
             numbers, split = [group] if isinstance(group, int) else group, splits[value]
+            if split in silent:
+                continue
             if split is None:
                 left_out[value] += len(numbers)
             elif (home := homes.setdefault(image, value)) != value:
@@ -179,12 +182,14 @@ class Assembler:
             else:
                 self._add_image(listings[split], numbers, name_label)
         for value, sentence in self.problems:
-            listings[splits[value] or "train"].problems.append(sentence)
+            if splits[value] not in silent:
+                listings[splits[value] or "train"].problems.append(sentence)
         listings["train"].notes += [
             *self.notes,
             *_describe_left_out(left_out),
             *self._describe_files(),
             *self._describe_training_split(splits),
+            *(f"The {split} split of {self.files.path} has no captions and is left out." for split in sorted(silent)),
         ]
         return listings
 
@@ -206,6 +211,18 @@ class Assembler:
         splits: dict[str | None, str | None] = dict(assign_splits([*values, ""] if rest else values).items())
         has_training = any(splits.get(value) == "train" for value, _ in self.groups)
         return {**splits, None: None if has_training and rest else "train"}
+
+    def _find_uncaptioned_splits(self, splits: Mapping[str | None, str | None]) -> set[str]:
+        """Return the splits for evaluation whose rows have no captions, if the training split has captions."""
+        if not self.needs_captions:
+            return set()
+        captioned, others = set[str | None](), set[str]()
+        for (value, _), group in self.groups.items():
+            if any(self.has_text[number] for number in ([group] if isinstance(group, int) else group)):
+                captioned.add(splits[value])
+            elif split := splits[value]:
+                others.add(split)
+        return others - captioned if "train" in captioned else set()
 
     def _describe_training_split(self, splits: Mapping[str | None, str | None]) -> list[str]:
         """Report a validation or test split that is used for training, because no split is called train."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from statistics import median
 from typing import Any
@@ -18,7 +19,7 @@ from stackflower.data.rows.columns import (
 )
 from stackflower.data.rows.names import looks_like_file
 from stackflower.data.splits import KEYWORDS, find_split
-from stackflower.errors import ColumnError, DataError
+from stackflower.errors import ColumnError
 
 INSPECTED_ROWS = 50  # number of rows to inspect for the detection of columns
 RateImage = Callable[[Any], tuple[int, str]]
@@ -43,17 +44,16 @@ def find_columns(
         where: name of the table, for messages.
 
     Raises:
-        ColumnError: the column of images or captions is unclear.
-        DataError: the table lacks a column that the user chose.
+        ColumnError: the column of images or captions is unclear, or the table lacks a column that the user chose.
     """
-    names, usual = _list_names(rows, chosen.values(), where)
+    names, usual = _list_names(rows, chosen, where)
     if not names:  # every row is empty, and is reported as such
         return Columns("file_name", ("text",))
     files = {name for name in names if _holds(_is_image_or_file, rows, name)}
     labels = [usual[name] for name in USUAL_NAMES["label"] if name in usual and usual[name] not in files]
     image = chosen.get("image")
     if image is None:
-        taken = {*labels, *(chosen.get(content) for content in ("text", "label", "split"))}
+        taken = {*labels, *(chosen.get(content) for content in ("label", "split"))}
         image = _find_image_column(rows, [name for name in names if name not in taken], usual, files, rate_image, where)
     if image is None:
         raise build_column_error("image", names, where)
@@ -62,6 +62,9 @@ def find_columns(
     notes = []
     if normalise_name(image) not in USUAL_NAMES["image"] and chosen.get("image") is None:
         notes.append(_describe_guess("image", image, where))
+    if chosen.get("text") == image:
+        sentence = f"The column {image!r} of {where} can't hold both the images and the captions"
+        raise ColumnError(f"{sentence}; choose another with `data.text_column=NAME`.", "text", names)
     texts, rivals = _choose_texts(rows, names, usual, chosen.get("text"), {image, label, split})
     if not texts:
         raise build_column_error("text", names, where, rivals or ())
@@ -89,24 +92,24 @@ def find_text_columns(rows: Sequence[Mapping[str, Any]], chosen: str | None, whe
         where: name of the table, for messages.
 
     Raises:
-        DataError: the table lacks the column that the user chose.
+        ColumnError: the table lacks the column that the user chose.
     """
-    names, usual = _list_names(rows, (chosen,), where)
+    names, usual = _list_names(rows, {"text": chosen}, where)
     return _choose_texts(rows, names, usual, chosen, set())[0] or None
 
 
 def _list_names(
-    rows: Iterable[Mapping[str, Any]], chosen: Iterable[str | None], where: object
+    rows: Iterable[Mapping[str, Any]], chosen: Mapping[str, str | None], where: object
 ) -> tuple[list[str], dict[str, str]]:
     """Return the names of all columns, and by their normalised forms.
 
     Raises:
-        DataError: the table lacks a column that the user chose.
+        ColumnError: the table lacks a column that the user chose.
     """
     names = list(dict.fromkeys(key for row in rows for key in row))
-    for column in chosen:
+    for content, column in chosen.items():
         if column is not None and column not in names:
-            raise DataError(f"{where} has no column {column!r}; its columns are {', '.join(names) or 'none'}.")
+            raise ColumnError(f"{where} has no column {column!r}; its columns are {_join(names)}.", content)
     return names, {normalise_name(name): name for name in reversed(names)}
 
 
@@ -251,8 +254,13 @@ def build_column_error(
 ) -> ColumnError:
     """Build the error for a column that the user has to choose."""
     return ColumnError(
-        f"Can't tell which column of {where} holds the {content}s (columns: {', '.join(map(str, names)) or 'none'}). "
+        f"Can't tell which column of {where} holds the {content}s (columns: {_join(names)}). "
         f"Use `data.{content}_column=NAME`.",
         content,
         candidates,
     )
+
+
+def _join(names: Iterable[str]) -> str:
+    """Join the names of columns; those with commas, or without letters or digits, in quotation marks."""
+    return ", ".join(name if re.fullmatch(r"[^,\"']*\w[^,\"']*", name) else repr(name) for name in names) or "none"

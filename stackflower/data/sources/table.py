@@ -12,6 +12,7 @@ from stackflower.data.listed import ListedSource
 from stackflower.data.rows.assembly import Assembler
 from stackflower.data.rows.containers import ARROW_SUFFIXES, JSON_SUFFIXES, RawTable, is_container, open_table
 from stackflower.data.rows.detection import INSPECTED_ROWS
+from stackflower.data.rows.listing import Listing
 from stackflower.data.splits import find_split, find_split_folders
 from stackflower.errors import ColumnError, DataError, MissingDependency
 from stackflower.options import Below1, Seed
@@ -97,6 +98,17 @@ class TableSource(ListedSource):
         if len(groups) == len(tables) == 1:  # no choice, so the table need not be read
             return tables[0]
         return next((names for names in groups if _names_images(files, names[0])), tables[0] if tables else [])
+
+    def read(self) -> dict[str, Listing]:
+        try:
+            return super().read()
+        except ColumnError as error:
+            others = [name for name in self.find_tables(self.files) if str(self.files.path / name) not in str(error)]
+            others.sort(key=lambda name: find_split(str(_find_split_word(name))) != "train")
+            if self.table is not None or not others:
+                raise
+            message = f"{error} `data.table={others[0]}` reads that table alone."
+            raise ColumnError(message, error.content, error.candidates) from error
 
     def list_tables(self) -> Iterator[RawTable]:
         if self.table is not None and self.table not in self.files:
