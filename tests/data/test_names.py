@@ -79,6 +79,8 @@ def test_names_in_other_forms_are_exact(name: str, file: str, folder: str) -> No
         ("a/1", "a/1.jpg"),
         ("/home/user/train/1.jpg", "train/1.jpg"),
         ("1.png", "a/1.jpg"),  # in another format
+        ("391895", "val2014/COCO_val2014_000000391895.jpg"),
+        ("7", "000000000007.jpg"),
         ("a/1.HEIC", "a/1.jpg"),
         ("/data/upload/1/d82c07cd-1.jpg", "images/1.jpg"),  # an upload of Label Studio
         ("d82c07cd-1.png", "a/1.jpg"),
@@ -102,6 +104,8 @@ def test_names_of_other_places_are_found_by_their_ends(name: str, file: str) -> 
         ("a/1.jpg", ["b/1.jpg"], ""),
         ("1.txt", ["1.jpg"], ""),
         ("x.png", ["1.jpg"], ""),
+        ("7", ["IMG_0007.jpg", "1000000000007.jpg"], ""),
+        ("9" * 5000, ["1.jpg"], ""),
         ("deadbee-1.jpg", ["1.jpg"], ""),
         ("x/deadbeef-1/2.jpg", ["1.jpg"], ""),
         ("01.jpg", ["1.jpg"], ""),

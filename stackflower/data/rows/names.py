@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from functools import cached_property
 from pathlib import PurePosixPath
 from posixpath import normpath, splitext
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 from urllib.parse import unquote
 
 from stackflower.data.files import Files
@@ -23,7 +23,12 @@ CAPTION_NUMBER = re.compile(r"#\d+$")  # Flickr's tables append the number of th
 UPLOAD_PREFIX = re.compile(r"(?:(?<=/)|^)[0-9a-f]{8}-(?=[^/]+$)")  # Label Studio prepends it to uploaded files
 PATH = re.compile(r"(?=.*[^\W\d])\S*[/\\]\S*")
 IMAGE_EXTENSIONS = EXTENSIONS | OTHER_IMAGES | RAW_EXTENSIONS
+ID_DIGITS = 12  # of the images of COCO
+PADDED_ID = re.compile(rf"(?<!\d)\d{{{ID_DIGITS}}}$")
 USUAL_FOLDERS = ("images", "imgs", "img", "flickr30k_images", "flickr30k-images", "Flicker8k_Dataset")
+
+
+Key = TypeVar("Key", str, int)
 
 
 class Match(NamedTuple):
@@ -45,8 +50,8 @@ class NameResolver:
 
     A name is first taken as a path relative to the metadata or to the data set. Otherwise, names are compared after
     Unicode normalisation and case folding, and finally by their endings, so that absolute paths of another computer,
-    URLs, ids without an extension, names of images in another format and of uploads match, provided that exactly one
-    file fits.
+    URLs, ids without an extension (of COCO also without zeros), names of images in another format and of uploads match,
+    provided that exactly one file fits.
 
     Args:
         files: files of the data set.
@@ -93,6 +98,9 @@ class NameResolver:
                     return Match(best[0], is_exact)
                 if best:
                     return Match(None, problem=f"names {show_name(name)}, which may be {best[0]} or {best[1]}")
+        ids = self.by_id.get(int(plain), []) if plain.isdecimal() and len(plain) <= ID_DIGITS else []
+        if len(ids) == 1:
+            return Match(ids[0], is_exact=False)
         return Match(None, problem=self._explain_missing(name, path))
 
     def _explain_missing(self, name: str, path: str) -> str:
@@ -121,6 +129,12 @@ class NameResolver:
             for file in files
             if self.files.is_image(file)
         )
+
+    @cached_property
+    def by_id(self) -> dict[int, list[str]]:
+        """Images of the folder with ids of COCO, such as ``COCO_val2014_000000391895.jpg``, by the number."""
+        ids = ((PADDED_ID.search(stem), files) for stem, files in self.by_stem.items())
+        return _index((int(match[0]), file) for match, files in ids if match for file in files)
 
     def _list_files(self) -> Iterable[str]:
         return (name for name in self.files.names if name.startswith(self.prefix))
@@ -191,8 +205,8 @@ def _cut_extension(path: str) -> str:
     return stem if dot and "/" not in extension and not stem.endswith("/") else path
 
 
-def _index(pairs: Iterable[tuple[str, str]]) -> dict[str, list[str]]:
-    index = defaultdict[str, list[str]](list)
+def _index(pairs: Iterable[tuple[Key, str]]) -> dict[Key, list[str]]:
+    index = defaultdict[Key, list[str]](list)
     for key, file in pairs:
         index[key].append(file)
     return dict(index)

@@ -9,6 +9,7 @@ from stackflower.data.files import Files
 from stackflower.data.listed import ListedSource
 from stackflower.data.rows.checks import list_examples
 from stackflower.data.rows.containers import RawRow, RawTable, is_container
+from stackflower.data.sources.coco import explain_no_captions, find_annotations
 from stackflower.data.splits import find_split_folders
 from stackflower.errors import ConfigError
 from stackflower.options import Below1, Seed
@@ -78,8 +79,12 @@ class UncaptionedSource(ListedSource):
         example = ""
         if self.has_classes:
             example = f' To build captions from the folder names, use `data.caption="a photo of a {CLASS_NAME}"`.'
+        reasons = ((name, explain_no_captions(self.files, name)) for name in find_annotations(self.files))
+        boxes = [f" {name} {reason}." for name, reason in reasons if reason]
         files = [name for name in self.files.names if is_container(name)]
-        if files:
+        if boxes:
+            example += boxes[0]
+        elif files:
             example += (
                 f" {list_examples(files)} can't be read as captions of these images; "
                 "`data.name=table` and `data.table=NAME` read one of them and say why."
