@@ -134,9 +134,7 @@ def write_annotations(root: Path, name: str, folder: str, rejected: bool = False
     return root
 
 
-@pytest.mark.parametrize(
-    "name", ["annotations/{}.json", "captions_{}.json", "{}/_annotations.coco.json", "my_{}.json"]
-)
+@pytest.mark.parametrize("name", ["annotations/{}.json", "captions_{}.json", "{}/_annotations.coco.json", "my_{}.json"])
 def test_files_in_the_form_of_coco_are_recognised_by_their_contents(tmp_path: Path, name: str) -> None:
     for split in ("train", "val"):
         write_annotations(tmp_path, name.format(split), split, rejected=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -55,3 +56,38 @@ def test_other_text_files_are_no_captions(tmp_path: Path, name: str) -> None:
     write_texts(write_images(tmp_path, "1.jpg"), {"1.txt": "a flower", name: "something"})
     assert open_source(str(tmp_path)).check() == ([], ["train: 1 images, 1 captions."])
     assert count_images(tmp_path) == {"train": 1}
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["{}.json", "{}.jpg.json", "{}.jpg.supplemental-metadata.json", "{}.jpg.supplemental-me.json", "{}.jpg.s.json"],
+)
+def test_captions_may_be_in_a_json_file_beside_each_image(tmp_path: Path, name: str) -> None:
+    write_images(tmp_path, "train/1.jpg", "train/2.jpg", "val/3.jpg")
+    for image in ("train/1", "train/2", "val/3"):
+        row = {"title": f"{image}.jpg", "description": f"flower {image}", "label": len(image), "views": "3"}
+        write_texts(tmp_path, {name.format(image): json.dumps(row)})
+    write_texts(tmp_path, {"train/metadata.json": '{"title": "an album"}'})
+    source = open_source(str(tmp_path))
+    assert source.rows("train").captions == [["flower train/1"], ["flower train/2"]]
+    assert source.rows("validation").captions == [["flower val/3"]] and source.rows("train").labels == [7, 7]
+
+
+def test_a_json_file_that_holds_no_caption_is_reported(tmp_path: Path) -> None:
+    names = [f"{number}.jpg" for number in range(4)]
+    texts = ['{"caption": "a flower"}', '{"caption": ""}', "[1]", '{"shapes": []}']
+    write_texts(write_images(tmp_path, *names), {f"{number}.json": text for number, text in enumerate(texts)})
+    source = open_source(str(tmp_path), {"skip_bad": True})
+    assert source.rows("train").captions == [["a flower"]]
+    assert sorted(source.left_out("train")) == [
+        "1.jpg has no caption.",
+        "2.jpg has no readable captions: 2.json is not a JSON object.",
+        "3.jpg has no caption.",
+    ]
+
+
+def test_json_files_without_captions_are_not_recognised(tmp_path: Path) -> None:
+    write_texts(write_images(tmp_path, "1.jpg"), {"1.json": '{"shapes": [], "imagePath": "1.jpg"}'})
+    assert not open_source(str(tmp_path)).is_captioned
+    write_texts(tmp_path, {"1.txt": "a flower"})
+    assert read_captions(tmp_path) == [["a flower"]], "text files come first"

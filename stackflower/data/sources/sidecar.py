@@ -10,7 +10,8 @@ from pathlib import PurePosixPath
 from stackflower.data.files import Files
 from stackflower.data.listed import ListedSource
 from stackflower.data.rows.cells import show
-from stackflower.data.rows.containers import RawRow, RawTable, read_text_row
+from stackflower.data.rows.columns import name_columns, normalise_row
+from stackflower.data.rows.containers import RawRow, RawTable, parse_object, read_text_row
 from stackflower.data.rows.detection import INSPECTED_ROWS
 from stackflower.data.rows.listing import Listing
 from stackflower.data.rows.split_lists import SplitLists
@@ -19,6 +20,7 @@ from stackflower.options import Below1, Seed
 from stackflower.registry import register
 
 SUFFIXES = (".txt", ".caption")
+JSON_SUFFIX = ".json"
 OTHER_TEXTS = re.compile(r"(?:readme|licen[cs]es?|copying|changelog|citation|classes|requirements)(?:[._ -].*)?\.txt")
 CAPTION_FOLDERS = frozenset({"captions", "caption", "texts", "text", "txt"})  # preferred to others, such as labels
 NUMBERS = re.compile(r"(?=.*\d)[-+.,:\d\seE]+")
@@ -31,7 +33,8 @@ class SidecarSource(ListedSource):
     """Images, each with a text file of captions, one per line: ``1.png`` and ``1.txt``.
 
     The text file may also be named ``1.caption`` or ``1.png.txt``, or be in another folder, as in ``images/1.png``
-    and ``text/1.txt``. The data may be in split folders ``train``, ``validation`` and ``test``.
+    and ``text/1.txt``. A JSON file beside the image, such as ``1.json`` or ``1.png.json``, may hold the captions and
+    the class under usual names. The data may be in split folders ``train``, ``validation`` and ``test``.
 
     Args:
         separator: separator of tags, such as a comma. The tags of each text file are then joined into one caption,
@@ -60,7 +63,11 @@ class SidecarSource(ListedSource):
     @classmethod
     def recognises(cls, files: Files) -> bool:
         texts = _TextFiles(files)
-        return any(texts.find(name) for name in files.images[:INSPECTED_IMAGES])
+        names = list(filter(None, map(texts.find, files.images[:INSPECTED_IMAGES])))
+        objects = [name for name in names if name.endswith(JSON_SUFFIX)]
+        return len(names) > len(objects) or any(
+            _read_row(name, name, files, name).values.get("text") for name in objects[:INSPECTED_ROWS]
+        )
 
     def list_tables(self) -> Iterator[RawTable]:
         yield RawTable("", self._list_rows(), is_fixed=True)
@@ -78,7 +85,7 @@ class SidecarSource(ListedSource):
                 yield RawRow(image, {"image": image}, f"shares {text} with {used[text]}")
             else:
                 text_of[_strip(image)] = text
-                row = read_text_row(image, {"image": image}, self.files, text)
+                row = _read_row(image, image, self.files, text)
                 yield (
                     row
                     if row.problem
@@ -105,7 +112,7 @@ class SidecarSource(ListedSource):
             DataError: nearly all lines of the first text files consist of numbers.
         """
         names = filter(None, map(texts.find, self.files.images[:INSPECTED_IMAGES]))
-        rows = (read_text_row(name, {}, self.files, name) for name in islice(names, INSPECTED_ROWS))
+        rows = (_read_row(name, name, self.files, name) for name in islice(names, INSPECTED_ROWS))
         lines = [line for row in rows for line in row.values.get("text", ())]
         numbers = list(filter(NUMBERS.fullmatch, lines))
         if numbers and len(numbers) >= NUMBERS_SHARE * len(lines):
@@ -139,6 +146,8 @@ class _TextFiles:
             for name in files.names
             if name.lower().endswith(SUFFIXES) and not OTHER_TEXTS.fullmatch(name.rpartition("/")[2].lower())
         )
+        objects = [name for name in files.names if name.endswith(JSON_SUFFIX)]
+        self.objects = {_cut_takeout(name.removesuffix(JSON_SUFFIX)): name for name in objects}
         self.passed_over = set[str]()  # text files of images whose captions are in a folder with a usual name
         self.parallel: dict[tuple[int, str], list[str]] = {}
         if self.names and not any(map(self._find_beside, files.images)):
@@ -159,9 +168,28 @@ class _TextFiles:
 
     def _find_beside(self, image: str) -> str | None:
         stem = _strip(image)
-        return next(
-            (name for base in (stem, image) for suffix in SUFFIXES if (name := base + suffix) in self.names), None
-        )
+        names = (name for base in (stem, image) for suffix in SUFFIXES if (name := base + suffix) in self.names)
+        return next(names, None) or self.objects.get(image) or self.objects.get(stem)
+
+
+def _read_row(place: str, image: str, files: Files, name: str) -> RawRow:
+    """Read the captions of an image from a text file, or from a JSON object with usual names."""
+    if not name.endswith(JSON_SUFFIX):
+        return read_text_row(place, {"image": image}, files, name)
+    try:
+        values, problem = parse_object(files.text(name))
+    except DataError as error:
+        return RawRow(place, {"image": image}, f"has no readable captions: {str(error).rstrip('.')}")
+    if problem:
+        return RawRow(place, {"image": image}, f"has no readable captions: {name} {problem}")
+    row, problem = normalise_row(values, name_columns(tuple(values)))
+    return RawRow(place, {**row, "image": image}, problem)
+
+
+def _cut_takeout(name: str) -> str:
+    """Cut off what Google Takeout appends to the name of an image, which may be shortened."""
+    base, _, ending = name.rpartition(".")
+    return base if base and ending and "supplemental-metadata".startswith(ending) else name
 
 
 def _strip(name: str) -> str:
