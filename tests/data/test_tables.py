@@ -181,3 +181,28 @@ def test_one_column_is_not_both_image_and_caption(tmp_path: Path) -> None:
     (root / "x.csv").write_text("image,caption\n0.jpg,a flower\n")
     with pytest.raises(DataError, match=r"The column 'image' of .* can't hold both the images and the captions"):
         open_source(str(root), {"text_column": "image"}).splits()
+
+
+@pytest.mark.parametrize("first", ["a red flower", "a red flower, number 0, with petals"])
+@pytest.mark.parametrize("name", ["captions.txt", "list.csv"])
+def test_captions_in_the_order_of_the_images_are_named(tmp_path: Path, first: str, name: str) -> None:
+    write_images(tmp_path, "0.png", "1.png", "2.png")
+    (tmp_path / name).write_text(f"{first}\na blue flower\n")
+    with pytest.raises(DataError, match=r"has one caption per line and no image names \(2 lines, 3 images\); write"):
+        open_source(str(tmp_path), layout="table").splits()
+
+
+def test_other_tables_are_no_captions_in_order(tmp_path: Path) -> None:
+    write_images(tmp_path, "0.png")
+    (tmp_path / "x.csv").write_text("the number,the words\n17,a flower\n")
+    with pytest.raises(DataError, match=r"holds the images \(columns: the number, the words\)"):
+        open_source(str(tmp_path)).splits()
+
+
+def test_names_of_columns_with_commas_are_quoted(tmp_path: Path) -> None:
+    write_images(tmp_path, "0.png")
+    (tmp_path / "x.csv").write_text('"a, b",title,""\n1,a flower,\n')
+    with pytest.raises(DataError, match=r"holds the images \(columns: 'a, b', title\)"):
+        open_source(str(tmp_path)).splits()
+    with pytest.raises(DataError, match=r"has no column 'c'; its columns are 'a, b', title\."):
+        open_source(str(tmp_path), {"text_column": "c"}).splits()

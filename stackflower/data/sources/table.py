@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import PurePosixPath
@@ -10,11 +11,20 @@ from stackflower.data.archives import open_files
 from stackflower.data.files import Files, Folder
 from stackflower.data.listed import ListedSource
 from stackflower.data.rows.assembly import Assembler
-from stackflower.data.rows.containers import ARROW_SUFFIXES, JSON_SUFFIXES, RawTable, is_container, open_table
+from stackflower.data.rows.columns import USUAL_NAMES, is_usual
+from stackflower.data.rows.containers import (
+    ARROW_SUFFIXES,
+    JSON_SUFFIXES,
+    TEXT_SUFFIXES,
+    RawTable,
+    is_container,
+    open_table,
+)
 from stackflower.data.rows.detection import INSPECTED_ROWS
 from stackflower.data.rows.listing import Listing
 from stackflower.data.splits import find_split, find_split_folders
 from stackflower.errors import ColumnError, DataError, MissingDependency
+from stackflower.formats.lines import split_lines
 from stackflower.options import Below1, Seed
 from stackflower.registry import register
 
@@ -103,12 +113,34 @@ class TableSource(ListedSource):
         try:
             return super().read()
         except ColumnError as error:
-            others = [name for name in self.find_tables(self.files) if str(self.files.path / name) not in str(error)]
+            names = [self.table] if self.table is not None else self.find_tables(self.files)
+            others = [name for name in names if str(self.files.path / name) not in str(error)]
+            for name in set(names) - set(others):
+                if error.content == "image" and not error.candidates:
+                    self._check_names(name)
             others.sort(key=lambda name: find_split(str(_find_split_word(name))) != "train")
-            if self.table is not None or not others:
+            if not others:
                 raise
             message = f"{error} `data.table={others[0]}` reads that table alone."
             raise ColumnError(message, error.content, error.candidates) from error
+
+    def _check_names(self, name: str) -> None:
+        """Check that delimited text is more than captions in the order of the images.
+
+        Raises:
+            DataError: its lines are captions alone.
+        """
+        if not name.lower().endswith(TEXT_SUFFIXES):
+            return
+        lines = split_lines(self.files.text(name, self.encoding))
+        names, *cells = (re.split(r"[,\t;|]", line) for line in lines[: INSPECTED_ROWS + 1])
+        is_header = any(is_usual(content, cell) for content in USUAL_NAMES for cell in names)
+        if not is_header and all(" " in first.strip() for first, *_ in (names, *cells)):
+            raise DataError(
+                f"{self.files.path / name} has one caption per line and no image names ({len(lines):,} lines, "
+                f"{len(self.files.images):,} images); write file_name,text in its first line, and the name of an image "
+                "and its caption in each other line."
+            )
 
     def list_tables(self) -> Iterator[RawTable]:
         if self.table is not None and self.table not in self.files:
