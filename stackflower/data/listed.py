@@ -62,7 +62,7 @@ class ListedSource(Source):
 
     def open(self, follow_links: bool) -> Files:
         """Open the files at `path`."""
-        return open_files(self.path, follow_links)
+        return open_files(self.path, follow_links, enters=True)
 
     @abstractmethod
     def list_tables(self) -> Iterable[RawTable]:

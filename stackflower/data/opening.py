@@ -87,10 +87,10 @@ def _detect_layout(path: Path, layouts: Mapping[str, type[Source]]) -> str:
         return "shards" if path.suffix == ".tar" else "folder"
     if path.is_file() and is_container(path.name):
         return "table"
-    files = open_files(path)
+    files = open_files(path, enters=True)
     names = _list_recognised(files, layouts)
     if not names and LINK_REASON in files.refused.values():  # the error of the source explains how to follow links
-        names = _list_recognised(open_files(path, follow_links=True), layouts)
+        names = _list_recognised(open_files(path, follow_links=True, enters=True), layouts)
     contenders = [name for name in names if name != "images"]  # "images" recognises any images
     if not contenders and path.suffix == ".tar" and any(name.endswith(TEXT_SUFFIXES) for name in files.names):
         return "shards"

@@ -17,7 +17,7 @@ from stackflower.data.rows.columns import (
     find_usual,
     normalise_name,
 )
-from stackflower.data.rows.names import looks_like_file
+from stackflower.data.rows.names import has_image_extension, looks_like_file
 from stackflower.data.splits import KEYWORDS, find_split
 from stackflower.errors import ColumnError
 
@@ -134,7 +134,7 @@ def _choose_texts(
     named = [free[name] for name in USUAL_NAMES["text"] if name in free]
     numbered = [column for name, column in reversed(free.items()) if NUMBERED_TEXT.fullmatch(name)]
     filled = [column for column in named if any(parse_texts(row.get(column)) for row in rows)]
-    words = {column: _count_words(rows, column) for column in filled if not _holds(looks_like_file, rows, column)}
+    words = {column: _count_words(rows, column) for column in filled if not _holds(has_image_extension, rows, column)}
     if words:
         sentences = [column for column, count in words.items() if count >= MIN_SENTENCE]
         best = sentences[0] if sentences else max(words, key=lambda column: words[column])
@@ -145,7 +145,9 @@ def _choose_texts(
     if named and not filled:
         return tuple(named[:1]), None
     guesses = [name for name in names if name not in taken and _holds_sentences([row.get(name) for row in rows])]
-    return (tuple(guesses), []) if len(guesses) == 1 else ((), guesses)
+    if len(guesses) != 1:
+        return (), guesses
+    return tuple(guesses), None if guesses[0] in named else []
 
 
 def _count_words(rows: Sequence[Mapping[str, Any]], column: str) -> float:

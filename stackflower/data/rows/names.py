@@ -158,9 +158,13 @@ def read_name(cell: Any) -> str:
 
 def looks_like_file(cell: Any) -> bool:
     """Return whether a cell is written like the name of an image file or a path, whether the file exists or not."""
+    return has_image_extension(cell) or PATH.fullmatch(CAPTION_NUMBER.sub("", read_name(cell).strip())) is not None
+
+
+def has_image_extension(cell: Any) -> bool:
+    """Return whether a cell ends like the name of an image file."""
     name = CAPTION_NUMBER.sub("", read_name(cell).strip())
-    path = name.partition("?")[0] if "://" in name else name
-    return splitext(path)[1].lower() in IMAGE_EXTENSIONS or PATH.fullmatch(name) is not None
+    return splitext(name.partition("?")[0] if "://" in name else name)[1].lower() in IMAGE_EXTENSIONS
 
 
 def are_same(name: str, other: str) -> bool:

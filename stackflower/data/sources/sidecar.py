@@ -142,9 +142,7 @@ class _TextFiles:
 
     def __init__(self, files: Files):
         self.names = dict.fromkeys(
-            name
-            for name in files.names
-            if name.lower().endswith(SUFFIXES) and not OTHER_TEXTS.fullmatch(name.rpartition("/")[2].lower())
+            name for name in files.names if name.lower().endswith(SUFFIXES) and not is_other_text(name)
         )
         objects = [name for name in files.names if name.endswith(JSON_SUFFIX)]
         self.objects = {_cut_takeout(name.removesuffix(JSON_SUFFIX)): name for name in objects}
@@ -170,6 +168,11 @@ class _TextFiles:
         stem = _strip(image)
         names = (name for base in (stem, image) for suffix in SUFFIXES if (name := base + suffix) in self.names)
         return next(names, None) or self.objects.get(image) or self.objects.get(stem)
+
+
+def is_other_text(name: str) -> bool:
+    """Return whether a text file has a usual name of a file that holds no captions, such as README.dataset.txt."""
+    return OTHER_TEXTS.fullmatch(name.rpartition("/")[2].lower()) is not None
 
 
 def _read_row(place: str, image: str, files: Files, name: str) -> RawRow:

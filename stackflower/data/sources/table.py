@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import islice
 from pathlib import PurePosixPath
 
@@ -22,13 +23,14 @@ from stackflower.data.rows.containers import (
 )
 from stackflower.data.rows.detection import INSPECTED_ROWS
 from stackflower.data.rows.listing import Listing
-from stackflower.data.splits import find_split, find_split_folders
+from stackflower.data.splits import find_folder_split, find_split, find_split_folders
 from stackflower.errors import ColumnError, DataError, MissingDependency
 from stackflower.formats.lines import split_lines
 from stackflower.options import Below1, Seed
 from stackflower.registry import register
 
 METADATA = ("metadata.jsonl", "metadata.csv", "metadata.parquet")
+MOST_TABLES = 20  # tables up to which each is tried
 NOT_TABLES = (
     "dataset_info.json",
     "dataset_dict.json",
@@ -87,7 +89,7 @@ class TableSource(ListedSource):
         if self.path.is_file() and is_container(self.path.name):
             self.table = self.path.name
             return Folder(self.path.parent, follow_links)
-        return open_files(self.path, follow_links)
+        return open_files(self.path, follow_links, enters=True)
 
     @classmethod
     def recognises(cls, files: Files) -> bool:
@@ -96,18 +98,29 @@ class TableSource(ListedSource):
 
     @classmethod
     def find_tables(cls, files: Files) -> list[str]:
-        """Return the names of the tables, all of one suffix, that name images, in the top or the split folders."""
+        """Return the names of the tables, all of one suffix, that name images.
+
+        They are in the top folder or the split folders; elsewhere, a single table with images and captions is read.
+        """
         tops = {"", *find_split_folders(files)}
+        names = [name for name in files.names if is_container(name) and not _is_other(name)]
+        near = [name for name in names if name.rpartition("/")[0] in tops or name.lower().endswith(ARROW_SUFFIXES)]
         by_suffix: dict[str, list[str]] = {}
-        for name in filter(is_container, files.names):
-            suffix, folder = PurePosixPath(name).suffix.lower(), name.rpartition("/")[0]
-            if not _is_other(name) and (folder in tops or suffix in ARROW_SUFFIXES):
-                by_suffix.setdefault(suffix, []).append(name)
-        groups = [names for names in map(_select_tables, by_suffix.values()) if names]
-        tables = [names for names in groups if PurePosixPath(names[0]).suffix.lower() not in JSON_SUFFIXES]
+        for name in near:
+            by_suffix.setdefault(PurePosixPath(name).suffix.lower(), []).append(name)
+        groups = [group for group in map(_select_tables, by_suffix.values()) if group]
+        tables = [group for group in groups if PurePosixPath(group[0]).suffix.lower() not in JSON_SUFFIXES]
         if len(groups) == len(tables) == 1:  # no choice, so the table need not be read
             return tables[0]
-        return next((names for names in groups if _names_images(files, names[0])), tables[0] if tables else [])
+        selected = next((group for group in groups if _names_images(files, group[0])), tables[0] if tables else [])
+        fitting = [] if selected else cls.list_fitting(files)
+        return fitting if len(fitting) == 1 else selected
+
+    @classmethod
+    def list_fitting(cls, files: Files) -> list[str]:
+        """List the tables, at most one folder deep, whose first rows hold or name images and have captions."""
+        names = [name for name in files.names if is_container(name) and not _is_other(name) and name.count("/") < 2]
+        return [name for name in names if explain_misfit(files, name) is None] if len(names) <= MOST_TABLES else []
 
     def read(self) -> dict[str, Listing]:
         try:
@@ -148,9 +161,13 @@ class TableSource(ListedSource):
         names = [self.table] if self.table is not None else self.find_tables(self.files)
         if not names:
             reasons = "".join(f" {name} {reason}." for name, reason in list(self.files.refused.items())[:1])
+            tables = [name for name in self.files.names if is_container(name) and not _is_other(name)]
+            misfits = (explain_misfit(self.files, name) for name in tables[:1])
+            reasons += "".join(f" {reason}" for reason in misfits if reason)
             raise DataError(f"{self.files.path} has no table of images; select one with `data.table=NAME`.{reasons}")
         for name in names:
-            yield open_table(self.files, name, _find_split_word(name), self.delimiter, self.encoding)
+            table = open_table(self.files, name, _find_split_word(name), self.delimiter, self.encoding)
+            yield replace(table, folder=_find_images(self.files, table.folder))
 
 
 def _select_tables(names: list[str]) -> list[str]:
@@ -176,11 +193,34 @@ def _is_other(name: str) -> bool:
 def _names_images(files: Files, name: str) -> bool:
     """Return whether the first rows of a table contain images or name existing ones, or perhaps do."""
     try:
-        table, assembler = open_table(files, name), Assembler(files)
-        table.rows = list(islice(iter(table.rows), INSPECTED_ROWS))
-        assembler.read(table)
+        return bool(_read_head(files, name).groups)
     except ColumnError as error:
         return bool(error.candidates)
     except (DataError, MissingDependency):
         return False
-    return bool(assembler.groups)
+
+
+def explain_misfit(files: Files, name: str) -> str | None:
+    """Return a sentence that says why a table can't be read as captions of images; None if it can."""
+    try:
+        assembler = _read_head(files, name)
+    except (DataError, MissingDependency) as error:
+        return str(error)
+    if assembler.groups:
+        return None if 1 in assembler.has_text else f"{files.path / name} has no captions."
+    return assembler.problems[0][1] if assembler.problems else f"{files.path / name} has no rows."
+
+
+def _read_head(files: Files, name: str) -> Assembler:
+    """Read the first rows of a table."""
+    table, assembler = open_table(files, name), Assembler(files)
+    table.rows = list(islice(iter(table.rows), INSPECTED_ROWS))
+    table.folder = _find_images(files, table.folder)
+    assembler.read(table)
+    return assembler
+
+
+def _find_images(files: Files, folder: str) -> str:
+    """Return the folder of the images of a table: its own, or else the data set, unless it is the folder of a split."""
+    is_own = any(image.startswith(f"{folder}/") for image in files.images)
+    return folder if is_own or any(map(find_folder_split, folder.split("/"))) else ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator
 from pathlib import PurePosixPath
 
@@ -10,12 +11,17 @@ from stackflower.data.listed import ListedSource
 from stackflower.data.rows.checks import list_examples
 from stackflower.data.rows.containers import RawRow, RawTable, is_container
 from stackflower.data.sources.coco import explain_no_captions, find_annotations
+from stackflower.data.sources.sidecar import is_other_text
+from stackflower.data.sources.table import TableSource, explain_misfit
 from stackflower.data.splits import find_split_folders
 from stackflower.errors import ConfigError
 from stackflower.options import Below1, Seed
 from stackflower.registry import register
 
-UNREAD = (".xlsx", ".xls", ".gz", ".tab", ".lst", ".pkl", ".pickle", ".xml", ".yaml", ".yml")  # may hold captions
+UNREAD = (  # may hold captions
+    *(".xlsx", ".xls", ".gz", ".tab", ".lst", ".txt", ".pkl", ".pickle", ".xml", ".yaml", ".yml"),
+    *(".sqlite", ".sqlite3", ".db", ".mat", ".npy", ".npz", ".h5", ".hdf5", ".lmdb", ".t7", ".tfrecord"),
+)
 CLASS_NAME = "{class_name}"
 
 
@@ -76,19 +82,22 @@ class UncaptionedSource(ListedSource):
         return folders[-1] if len(folders) > 1 or (folders and folders[0] not in self.split_folders) else ""
 
     def explain_no_captions(self) -> str:
-        example = ""
+        advice = ""
         if self.has_classes:
-            example = f' To build captions from the folder names, use `data.caption="a photo of a {CLASS_NAME}"`.'
-        reasons = ((name, explain_no_captions(self.files, name)) for name in find_annotations(self.files))
-        boxes = [f" {name} {reason}." for name, reason in reasons if reason]
-        files = [name for name in self.files.names if is_container(name)]
-        if boxes:
-            example += boxes[0]
-        elif files:
-            example += (
-                f" {list_examples(files)} can't be read as captions of these images; "
-                "`data.name=table` and `data.table=NAME` read one of them and say why."
-            )
-        elif others := [name for name in self.files.names if name.lower().endswith(UNREAD)]:
-            example += f" {others[0]} is not read; save it as CSV."
-        return super().explain_no_captions() + example
+            advice = f' To build captions from the folder names, use `data.caption="a photo of a {CLASS_NAME}"`.'
+        return super().explain_no_captions() + advice + self._describe_other_files()
+
+    def _describe_other_files(self) -> str:
+        """Return sentences, each after a space, about files that may hold captions."""
+        annotations = ((name, explain_no_captions(self.files, name)) for name in find_annotations(self.files))
+        if boxes := [f" {name} {reason}." for name, reason in annotations if reason]:
+            return boxes[0]
+        if fitting := TableSource.list_fitting(self.files):
+            table = f"`data.name=table` `data.table={shlex.quote(fitting[0])}`"
+            return f" {len(fitting)} tables hold captions ({list_examples(fitting)}); {table} reads the first."
+        if tables := [name for name in self.files.names if is_container(name)]:
+            reason = f"{list_examples(tables)} can't be read as captions: {explain_misfit(self.files, tables[0])}"
+            table = f"`data.name=table` and `data.table={shlex.quote(tables[0])}`"
+            return f" {reason} Options of a table need {table}, too."
+        others = [name for name in self.files.names if name.lower().endswith(UNREAD) and not is_other_text(name)]
+        return f" {list_examples(others)} can't be read; save captions as CSV." if others else ""
