@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
@@ -18,6 +19,7 @@ from stackflower.data.archives import is_archive, open_files
 from stackflower.data.files import Files
 from stackflower.data.images import load_square
 from stackflower.data.rows.assembly import Assembler
+from stackflower.data.rows.cells import show
 from stackflower.data.rows.checks import build_rows, join_problems
 from stackflower.data.rows.containers import RawTable
 from stackflower.data.rows.listing import Listing
@@ -29,6 +31,7 @@ from stackflower.utils.cache import compute_key
 from stackflower.utils.progress import Progress
 from stackflower.utils.rng import create_rng
 
+MARKUP = re.compile(r"&(?:[a-z]{2,6}|#\d{1,5});|</?[a-z]{1,6}/?>")
 MIN_DISTINCT_LABELS = 8  # images up to which each may well have its own class
 READ_AHEAD = 16  # files per thread to read ahead of decoding
 
@@ -248,7 +251,10 @@ class ListedSource(Source):
 
     def warnings(self, split: str) -> list[str]:
         listing, notes = self.get_listing(split), list[str]()
-        labels = [row["label"] for row in listing.rows if "label" in row]
+        labels, marked = list[Any](), None
+        for row in listing.rows:
+            labels += [row["label"]] if "label" in row else []
+            marked = marked or next(filter(MARKUP.search, row["text"]), None)
         labelled = len(labels)
         if 0 < labelled < len(listing.rows):
             notes.append(
@@ -259,6 +265,8 @@ class ListedSource(Source):
             notes.append(
                 f"{listing.files.path} has as many classes as images ({labelled:,}), so the labels may not be classes."
             )
+        if marked is not None:
+            notes.append(f"Captions of {listing.files.path} contain HTML, such as {show(marked)}.")
         names: dict[int, str] = {}
         for row in listing.rows:
             if (
@@ -287,9 +295,12 @@ class ListedSource(Source):
             return [str(error)], []
         for split in splits:
             listing = self.get_listing(split)
-            problems += [f"{split}: {problem}" for problem in listing.problems]
+            unreadable = self.find_unreadable(split)
+            is_usable = self.skip_bad and len(unreadable) < len(listing.rows)
+            left_out = [f"{split}: {problem}" for problem in (*listing.problems, *unreadable.values())]
             notes += [f"{split}: {warning}" for warning in self.warnings(split)]
-            problems += [f"{split}: {problem}" for problem in self.find_unreadable(split).values()]
+            notes += [f"Left out: {sentence}" for sentence in left_out] if is_usable else []
+            problems += [] if is_usable else left_out
             captions = sum(len(row["text"]) for row in listing.rows)
             notes.append(f"{split}: {len(listing.rows):,} images, {captions:,} captions.")
         return problems, notes

@@ -49,6 +49,7 @@ class ListedFiles(Files):
         ("a/1.jpg", "a/1.jpg", "a"),  # relative to the data set
         ("1.jpg", "images/1.jpg", ""),  # in a usual folder beside the metadata
         ("1.jpg", "train/images/1.jpg", "train"),
+        ("1.jpg", "Images/1.jpg", ""),
         ("A/1.JPG", "a/1.jpg", ""),
         ("1.jpg#0", "1.jpg", ""),
         (unicodedata.normalize("NFD", "blüte.jpg"), "blüte.jpg", ""),

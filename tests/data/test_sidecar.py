@@ -51,6 +51,16 @@ def test_captions_are_preferred_to_labels(tmp_path: Path, folder: str) -> None:
     ]
 
 
+def test_masks_of_captioned_images_are_left_out(tmp_path: Path) -> None:
+    write_images(tmp_path, "1.jpg", "1-masklabel.png", "2.jpg", "2_mask.png", "3-mask.png")
+    write_texts(tmp_path, {"1.txt": "a flower", "2.txt": "a rose", "3-mask.txt": "a mask"})
+    source = open_source(str(tmp_path))
+    assert source.rows("train").files == ["1.jpg", "2.jpg", "3-mask.png"]
+    assert source.warnings("train") == [  # type: ignore[attr-defined]
+        "2 images are masks and are not used (1-masklabel.png, 2_mask.png)."
+    ]
+
+
 @pytest.mark.parametrize("name", ["README.dataset.txt", "readme.txt", "LICENCE-CC.txt", "Licenses.txt", "classes.txt"])
 def test_other_text_files_are_no_captions(tmp_path: Path, name: str) -> None:
     write_texts(write_images(tmp_path, "1.jpg"), {"1.txt": "a flower", name: "something"})

@@ -206,3 +206,47 @@ def test_names_of_columns_with_commas_are_quoted(tmp_path: Path) -> None:
         open_source(str(tmp_path)).splits()
     with pytest.raises(DataError, match=r"has no column 'c'; its columns are 'a, b', title\."):
         open_source(str(tmp_path), {"text_column": "c"}).splits()
+
+
+@pytest.mark.parametrize("column", ["class", "kind"])
+def test_a_table_of_classes_is_named(tmp_path: Path, column: str) -> None:
+    write_images(tmp_path, "rose/0.png", "iris/0.png")
+    (tmp_path / "x.csv").write_text(f"{column},description\nrose,a red flower\nIris,a blue flower\n")
+    with pytest.raises(DataError, match=r"x\.csv has a row for each class, such as 'rose', not for each image"):
+        open_source(str(tmp_path)).splits()
+    options = {"caption": "a photo of a {class_name}"}
+    assert open_source(str(tmp_path), options, "images").rows("train").captions[0] == ["a photo of a iris"]
+
+
+def test_equal_names_in_the_folders_of_classes_are_told_apart_by_the_class(tmp_path: Path) -> None:
+    write_images(tmp_path, "rose/0.png", "iris/0.png", "iris/1.png")
+    (tmp_path / "x.csv").write_text("class,file,caption\nrose,0.png,a\niris,0.png,b\niris,1.png,c\nlily,0.png,d\n")
+    listing = open_source(str(tmp_path), {"skip_bad": True}).get_listing("train")  # type: ignore[attr-defined]
+    assert {row["file_name"]: row["text"] for row in listing.rows} == {
+        "rose/0.png": ["a"],
+        "iris/0.png": ["b"],
+        "iris/1.png": ["c"],
+    }
+    assert listing.problems == ["x.csv, line 5 names 0.png, which may be iris/0.png or rose/0.png."]
+
+
+def test_rows_that_are_left_out_are_notes_of_a_check(tmp_path: Path, stackflower) -> None:
+    root = write_images(tmp_path / "data", "0.png")
+    (root / "broken.png").write_bytes(b"x")
+    (root / "x.csv").write_text("image,caption\n0.png,a flower\nbroken.png,b\nnone.png,c\n")
+    assert "2 problems." in stackflower("data", "check", "data", code=2).output
+    said = stackflower("data", "check", "data", *settings("data.skip_bad=true")).output
+    assert "Left out: train: x.csv, line 4 names none.png, which does not exist." in said
+    assert "Left out: train:" in said and "broken.png can't be read" in said and "No problems found" in said
+    (root / "0.png").unlink()
+    stackflower("data", "check", "data", *settings("data.skip_bad=true"), code=2)
+
+
+@pytest.mark.parametrize(
+    ("caption", "is_marked"), [("Tom &amp; a <b>rose</b>", True), ("AT&T; 1 < 2 > 0 & I <3 it", False)]
+)
+def test_captions_with_html_are_reported(tmp_path: Path, caption: str, is_marked: bool) -> None:
+    root = write_images(tmp_path, "0.png")
+    (root / "x.csv").write_text(f"image,caption\n0.png,{caption}\n")
+    notes = open_source(str(root)).warnings("train")  # type: ignore[attr-defined]
+    assert notes == [f"Captions of {tmp_path} contain HTML, such as {caption!r}."] * is_marked

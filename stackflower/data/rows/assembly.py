@@ -11,7 +11,7 @@ from stackflower.data.files import Files
 from stackflower.data.json_lines import JsonLines
 from stackflower.data.rows.arrow import ImageCell
 from stackflower.data.rows.cells import is_missing, show
-from stackflower.data.rows.checks import check_row, list_examples, merge_row
+from stackflower.data.rows.checks import check_row, describe_left_out, list_examples, merge_row
 from stackflower.data.rows.columns import STANDARD_COLUMNS, Columns, normalise_row
 from stackflower.data.rows.containers import RawRow, RawTable
 from stackflower.data.rows.detection import INSPECTED_ROWS, find_columns
@@ -103,7 +103,7 @@ class Assembler:
         if not is_missing(values.get(columns.split)) and columns.split:
             split = str(values[columns.split]).strip()
             self.split_columns.add(columns.split)
-        image, problem = ("", row.problem) if row.problem else self._find_image(table, columns.image, resolver, row)
+        image, problem = ("", row.problem) if row.problem else self._find_image(table, columns, resolver, row)
         if split is None and self.folders and not row.problem:
             split = top if (top := image.partition("/")[0]) in self.folders else None
             if split is None and not problem and "train" in map(find_split, self.folders):
@@ -128,9 +128,11 @@ class Assembler:
         if before != number:
             self.groups[key_of_group] = [before, number] if isinstance(before, int) else [*before, number]
 
-    def _find_image(self, table: RawTable, column: str, resolver: NameResolver, row: RawRow) -> tuple[str, str | None]:
+    def _find_image(
+        self, table: RawTable, columns: Columns, resolver: NameResolver, row: RawRow
+    ) -> tuple[str, str | None]:
         """Return the name of a row's image, and the problem with it (the end of a sentence) or None."""
-        cell = row.values.get(column)
+        column, cell = columns.image, row.values.get(columns.image)
         if isinstance(cell, ImageCell) and cell == (None, False):
             cell = None
         if isinstance(cell, ImageCell) and cell.is_filled and table.arrow_rows is not None:
@@ -139,6 +141,9 @@ class Assembler:
         if not name:
             return "", f'has no "{column}"' if cell is None else f'has no image: "{column}" is {show(cell)}'
         match = resolver.find(name)
+        if match.file is None and columns.label and not is_missing(label := row.values.get(columns.label)):
+            in_class = resolver.find(f"{label}/{name}")  # equal names in the folders of classes
+            match = in_class if in_class.file is not None else match
         if match.file is None:
             return name, match.problem
         is_named_exactly = match.file in self.named_files and match.file not in self.renamed_files
@@ -186,7 +191,7 @@ class Assembler:
                 listings[splits[value] or "train"].problems.append(sentence)
         listings["train"].notes += [
             *self.notes,
-            *_describe_left_out(left_out),
+            *describe_left_out(left_out),
             *self._describe_files(),
             *self._describe_training_split(splits),
             *(f"The {split} split of {self.files.path} has no captions and is left out." for split in sorted(silent)),
@@ -326,13 +331,3 @@ def _check(image: str, row: dict[str, Any], problem: str | None) -> tuple[dict[s
     name = {"label": row.pop("label")} if isinstance(label, str) else {}
     checked, check_problem = check_row({"file_name": image, **row}, needs_caption=bool(row["text"]))
     return {**checked, **name}, problem or check_problem
-
-
-def _describe_left_out(left_out: Mapping[str | None, int]) -> list[str]:
-    """Describe rows that belong to no split."""
-    return [
-        f"{count:,} rows of the split {value!r} are left out, because it is none of train, validation and test."
-        if value
-        else f"{count:,} rows without a split are left out, because others are for training."
-        for value, count in left_out.items()
-    ]

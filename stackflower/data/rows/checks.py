@@ -148,3 +148,13 @@ def join_problems(problems: Sequence[str], most: int = 20) -> str:
     """Join the first `most` sentences, one per line, and append the number of the others."""
     more = f"\n… and {len(problems) - most:,} more." if len(problems) > most else ""
     return "\n".join(problems[:most]) + more
+
+
+def describe_left_out(left_out: Mapping[str | None, int]) -> list[str]:
+    """Describe rows that belong to no split."""
+    return [
+        f"{count:,} rows of the split {value!r} are left out, because it is none of train, validation and test."
+        if value
+        else f"{count:,} rows without a split are left out, because others are for training."
+        for value, count in left_out.items()
+    ]

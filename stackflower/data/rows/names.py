@@ -25,7 +25,7 @@ PATH = re.compile(r"(?=.*[^\W\d])\S*[/\\]\S*")
 IMAGE_EXTENSIONS = EXTENSIONS | OTHER_IMAGES | RAW_EXTENSIONS
 ID_DIGITS = 12  # of the images of COCO
 PADDED_ID = re.compile(rf"(?<!\d)\d{{{ID_DIGITS}}}$")
-USUAL_FOLDERS = ("images", "imgs", "img", "flickr30k_images", "flickr30k-images", "Flicker8k_Dataset")
+USUAL_FOLDERS = frozenset({"images", "imgs", "img", "flickr30k_images", "flickr30k-images", "flicker8k_dataset"})
 
 
 Key = TypeVar("Key", str, int)
@@ -73,7 +73,7 @@ class NameResolver:
             return Match(file)
         # a name may be relative to the metadata, to a usual folder beside them, or to the data set
         for attempt in dict.fromkeys((path, CAPTION_NUMBER.sub("", path))):
-            for place in (self.prefix, *(f"{self.prefix}{folder}/" for folder in USUAL_FOLDERS), ""):
+            for place in (self.prefix, *self.usual_places, ""):
                 file = normpath(place + attempt)
                 if file in self.files:
                     return Match(file, is_exact=not _is_absolute(name))
@@ -114,6 +114,12 @@ class NameResolver:
     def _relative_key(self, file: str, index: dict[str, list[str]]) -> str:
         key = _make_key(file[len(self.prefix) :])
         return _cut_extension(key) if index is self.by_stem else key
+
+    @cached_property
+    def usual_places(self) -> list[str]:
+        """Prefixes of the names in usual folders beside the metadata, in any case."""
+        beside = (folder for folder in self.files.folders if folder.rpartition("/")[0] == self.folder)
+        return [f"{folder}/" for folder in sorted(beside) if folder.rpartition("/")[2].lower() in USUAL_FOLDERS]
 
     @cached_property
     def by_name(self) -> dict[str, list[str]]:

@@ -10,6 +10,7 @@ from pathlib import PurePosixPath
 from stackflower.data.files import Files
 from stackflower.data.listed import ListedSource
 from stackflower.data.rows.cells import show
+from stackflower.data.rows.checks import list_examples
 from stackflower.data.rows.columns import name_columns, normalise_row
 from stackflower.data.rows.containers import RawRow, RawTable, parse_object, read_text_row
 from stackflower.data.rows.detection import INSPECTED_ROWS
@@ -23,6 +24,7 @@ SUFFIXES = (".txt", ".caption")
 JSON_SUFFIX = ".json"
 OTHER_TEXTS = re.compile(r"(?:readme|licen[cs]es?|copying|changelog|citation|classes|requirements)(?:[._ -].*)?\.txt")
 CAPTION_FOLDERS = frozenset({"captions", "caption", "texts", "text", "txt"})  # preferred to others, such as labels
+MASK = re.compile(r"[-_.](?:masklabel|condlabel|mask)$")  # ends of the names of masks, as of OneTrainer
 NUMBERS = re.compile(r"(?=.*\d)[-+.,:\d\seE]+")
 NUMBERS_SHARE = 0.9  # share of lines that consist of numbers from which text files hold no captions
 INSPECTED_IMAGES = 200  # number of images to inspect to recognise the layout
@@ -59,6 +61,7 @@ class SidecarSource(ListedSource):
         super().__init__(path=path, held_out=held_out, seed=seed, skip_bad=skip_bad, follow_links=follow_links)
         self.separator = separator
         self.passed_over = set[str]()  # text files of no use
+        self.masks: list[str] = []  # images that are masks of others
 
     @classmethod
     def recognises(cls, files: Files) -> bool:
@@ -79,7 +82,9 @@ class SidecarSource(ListedSource):
         listed = {*lists.images, *lists.at_top}
         for image in self.files.images:
             text = texts.find(image)
-            if text is None:
+            if text is None and (of := MASK.sub("", _strip(image))) != _strip(image) and texts.find(f"{of}.png"):
+                self.masks.append(image)
+            elif text is None:
                 yield RawRow(image, {"image": image}, f"has no {PurePosixPath(image).stem}.txt beside it")
             elif used.setdefault(text, image) != image:
                 yield RawRow(image, {"image": image}, f"shares {text} with {used[text]}")
@@ -123,6 +128,9 @@ class SidecarSource(ListedSource):
 
     def read(self) -> dict[str, Listing]:
         listings = super().read()
+        if self.masks:
+            examples = list_examples(self.masks)
+            listings["train"].notes.append(f"{len(self.masks):,} images are masks and are not used ({examples}).")
         if self.passed_over:
             first = min(self.passed_over)
             listings["train"].notes.append(

@@ -12,6 +12,7 @@ from stackflower.data.archives import open_files
 from stackflower.data.files import Files, Folder
 from stackflower.data.listed import ListedSource
 from stackflower.data.rows.assembly import Assembler
+from stackflower.data.rows.cells import show
 from stackflower.data.rows.columns import USUAL_NAMES, is_usual
 from stackflower.data.rows.containers import (
     ARROW_SUFFIXES,
@@ -131,6 +132,7 @@ class TableSource(ListedSource):
             for name in set(names) - set(others):
                 if error.content == "image" and not error.candidates:
                     self._check_names(name)
+                    self._check_classes(name)
             others.sort(key=lambda name: find_split(str(_find_split_word(name))) != "train")
             if not others:
                 raise
@@ -154,6 +156,24 @@ class TableSource(ListedSource):
                 f"{len(self.files.images):,} images); write file_name,text in its first line, and the name of an image "
                 "and its caption in each other line."
             )
+
+    def _check_classes(self, name: str) -> None:
+        """Check that the rows of a table are not of classes, which are folders of images.
+
+        Raises:
+            DataError: a column holds the names of folders alone.
+        """
+        table = open_table(self.files, name, None, self.delimiter, self.encoding)
+        rows = [row.values for row in islice(iter(table.rows), INSPECTED_ROWS)]
+        classes = {PurePosixPath(folder).name.lower() for folder in self.files.folders}
+        for column in rows[0] if rows else ():
+            cells = [str(row.get(column)).strip().lower() for row in rows]
+            if len(cells) > 1 and classes.issuperset(cells):
+                raise DataError(
+                    f"{self.files.path / name} has a row for each class, such as {show(rows[0][column])}, not for each "
+                    "image. Write a row for each image, with the columns file_name and text; or build captions from "
+                    '`data.name=images` and `data.caption="a photo of a {class_name}"`.'
+                )
 
     def list_tables(self) -> Iterator[RawTable]:
         if self.table is not None and self.table not in self.files:
