@@ -101,3 +101,16 @@ def test_json_files_without_captions_are_not_recognised(tmp_path: Path) -> None:
     assert not open_source(str(tmp_path)).is_captioned
     write_texts(tmp_path, {"1.txt": "a flower"})
     assert read_captions(tmp_path) == [["a flower"]], "text files come first"
+
+
+def test_a_split_without_captions_is_left_out_unless_it_is_for_training(tmp_path: Path) -> None:
+    write_images(tmp_path, "train/1.jpg", "test/2.jpg", "test/3.jpg")
+    write_texts(tmp_path, {"train/1.txt": "a flower"})
+    source = open_source(str(tmp_path))
+    assert count_images(tmp_path) == {"train": 1}
+    assert source.warnings("train") == [f"The test split of {tmp_path} has no captions and is left out."]  # type: ignore[attr-defined]
+    write_texts(tmp_path, {"test/2.txt": "a rose"})
+    listing = open_source(str(tmp_path)).get_listing("train")  # type: ignore[attr-defined]
+    assert listing.problems == ["test/3.jpg has no 3.txt beside it."]
+    (tmp_path / "train" / "1.txt").unlink()
+    assert open_source(str(tmp_path)).get_listing("train").problems[0] == "train/1.jpg has no caption."  # type: ignore[attr-defined]

@@ -9,6 +9,7 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from stackflower.data.files import Files
+from stackflower.data.image_formats import TEXT_HEAD_SIZE
 from stackflower.data.listed import ListedSource
 from stackflower.data.rows.containers import RawRow, RawTable
 from stackflower.data.rows.listing import Listing
@@ -108,8 +109,15 @@ def find_annotations(files: Files) -> list[str]:
     """List JSON files in the form of COCO, those with usual names first."""
     names = [name for name in files.names if name.endswith(".json")]
     others = [name for name in names if not USUAL.fullmatch(name)]
-    similar = [name for name in others if HEAD.match(files.head(name, 256))] if len(others) <= MOST_FILES else []
+    similar = [name for name in others if _is_similar(files, name)] if len(others) <= MOST_FILES else []
     return [*filter(USUAL.fullmatch, names), *similar]
+
+
+def _is_similar(files: Files, name: str) -> bool:
+    try:
+        return HEAD.match(files.head(name, TEXT_HEAD_SIZE)) is not None
+    except DataError:
+        return False
 
 
 def explain_no_captions(files: Files, name: str) -> str | None:

@@ -16,6 +16,7 @@ from stackflower.data.rows.containers import RawRow, RawTable, parse_object, rea
 from stackflower.data.rows.detection import INSPECTED_ROWS
 from stackflower.data.rows.listing import Listing
 from stackflower.data.rows.split_lists import SplitLists
+from stackflower.data.splits import find_split_folders
 from stackflower.errors import DataError
 from stackflower.options import Below1, Seed
 from stackflower.registry import register
@@ -80,9 +81,13 @@ class SidecarSource(ListedSource):
         self._check_captions(texts)
         lists = SplitLists(self.files)
         listed = {*lists.images, *lists.at_top}
-        for image in self.files.images:
-            text = texts.find(image)
-            if text is None and (of := MASK.sub("", _strip(image))) != _strip(image) and texts.find(f"{of}.png"):
+        found = {image: texts.find(image) for image in self.files.images}
+        captioned = {image.partition("/")[0] for image, text in found.items() if text is not None}
+        uncaptioned = {folder for folder in find_split_folders(self.files) if folder not in captioned}
+        for image, text in found.items():
+            if text is None and image.partition("/")[0] in uncaptioned:
+                yield RawRow(image, {"image": image, "text": []})
+            elif text is None and (of := MASK.sub("", _strip(image))) != _strip(image) and texts.find(f"{of}.png"):
                 self.masks.append(image)
             elif text is None:
                 yield RawRow(image, {"image": image}, f"has no {PurePosixPath(image).stem}.txt beside it")
