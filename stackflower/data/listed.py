@@ -309,12 +309,9 @@ class ListedSource(Source):
 def _describe_class_folder(path: Path, folder: str) -> str:
     """Describe a folder that is named like a split and is taken for a class."""
     split = find_split(folder)
-    advice = "move the other folders into a folder 'train'"
-    if split == "train":
-        advice = f"use `data={path / folder}`"
     return (
         f"The folder {folder!r} of {path} is taken for a class, because most images are in folders of other names; "
-        f"to read it as the {split} split, {advice}."
+        f"to read it as the {split} split, list its images in {split}.txt."
     )
 
 

@@ -85,15 +85,12 @@ def test_a_single_split_among_classes_is_a_class(tmp_path: Path, split: str, lay
     assert source.splits() == ["train"] and source.count_images("train") == (2 if layout == "table" else 6)
     note = next(note for note in source.warnings("train") if "folder" in note)  # type: ignore[attr-defined]
     assert f"The folder {split!r} of {tmp_path} is taken for a class, because most images are in folders" in note
-    if split == "train":
-        assert f"to read it as the train split, use `data={tmp_path / split}`." in note
-        assert count_images(tmp_path / split) == {"train": 2}
-    else:
-        assert "to read it as the test split, move the other folders into a folder 'train'." in note
-        for folder in ("bus", "car"):
-            (tmp_path / "train").mkdir(exist_ok=True)
-            (tmp_path / folder).rename(tmp_path / "train" / folder)
-        assert open_source(str(tmp_path), layout="images").splits() == ["train", "test"]
+    assert note.endswith(f"to read it as the {split} split, list its images in {split}.txt.")
+    (tmp_path / f"{split}.txt").write_text(f"{split}/0.png\n{split}/1.png\n")
+    source = open_source(str(tmp_path), layout=layout)
+    counts = {each: source.count_images(each) for each in source.splits()}
+    others, of_split = (1, 1) if layout == "table" else (4, 2)
+    assert counts == ({"train": of_split} if split == "train" else {"train": others, "test": of_split})
 
 
 def test_a_split_of_most_images_is_a_split(tmp_path: Path) -> None:
