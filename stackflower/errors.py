@@ -31,6 +31,20 @@ class DataError(StackflowerError):
     """A data set can't be used as it is."""
 
 
+class ColumnError(DataError):
+    """Columns of a table are unclear.
+
+    Args:
+        message: the message.
+        content: what the columns hold, "image" or "text".
+        candidates: columns that may hold it; empty if none does.
+    """
+
+    def __init__(self, message: str, content: str, candidates: Iterable[str] = ()):
+        super().__init__(message)
+        self.content, self.candidates = content, tuple(candidates)
+
+
 class RunError(StackflowerError):
     """A run folder can't be used as it is: it is missing, incomplete, in use or of another configuration."""
 

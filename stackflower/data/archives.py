@@ -13,11 +13,13 @@ import threading
 import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from stackflower.data.files import UNDECODABLE_REASON, Files, Folder, escape_name, is_undecodable
-from stackflower.data.image_formats import HEAD_SIZE
+from stackflower.data.image_formats import HEAD_SIZE, explain_lfs_pointer, read_head
+from stackflower.data.splits import find_folder_split
 from stackflower.errors import DataError
 from stackflower.utils.atomic import replacing
 from stackflower.utils.cache import build_cache_error, compute_key, make_cache_folder
@@ -39,7 +41,7 @@ DECOMPRESSORS: dict[str, Callable[..., Any]] = {
     ".xz": lzma.open,
 }
 ARCHIVE_SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
-TOP_FOLDERS = frozenset({"train", "validation", "val", "valid", "test", "images", "jpg", "annotations"})
+TOP_FOLDERS = frozenset({"", "images", "jpg", "annotations"})
 
 
 class Zip(Files):
@@ -124,18 +126,20 @@ class Tar(Files):
         return sorted(names, key=lambda name: self.entries[name][0])
 
 
-def open_files(path: Path, follow_links: bool = False) -> Files:
+def open_files(path: Path, follow_links: bool = False, enters: bool = False) -> Files:
     """Open the files of a folder or archive; an archive that holds only one folder is opened at that folder.
 
     Args:
         path: folder, or zip or tar archive.
         follow_links: read files behind links that lead out of a folder.
+        enters: also open a folder that holds only one folder at that one, unless it is named like a part of a data set.
 
     Raises:
         DataError: the path does not exist, or is neither a folder nor an archive.
     """
     if path.is_dir():
-        return Folder(path, follow_links)
+        files: Files = Folder(path, follow_links)
+        return _enter_only_folder(files) if enters else files
     if not path.is_file():
         raise DataError(
             f"{str(path)!r} does not exist. `data` takes a folder of images with captions, an archive of such a "
@@ -143,7 +147,7 @@ def open_files(path: Path, follow_links: bool = False) -> Files:
         )
     # The name comes first, because zipfile also accepts a tar file whose last member is a zip archive.
     if path.suffix.lower() != ".zip" and is_archive(path):
-        files: Files = Tar(path)
+        files = Tar(path)
     elif path.suffix.lower() == ".zip" or zipfile.is_zipfile(path):
         files = Zip(path)
     else:
@@ -151,9 +155,15 @@ def open_files(path: Path, follow_links: bool = False) -> Files:
             f"{path} is not an archive that can be read; expected a folder, or a file that ends in "
             f"{', '.join(ARCHIVE_SUFFIXES)}."
         )
-    tops = {name.partition("/")[0] if "/" in name else "" for name in files.names}
-    (top,) = tops if len(tops) == 1 else ("",)
-    return files.within(top if top not in TOP_FOLDERS else "")
+    return _enter_only_folder(files)
+
+
+def _enter_only_folder(files: Files) -> Files:
+    """Return the files of the only folder, and of the only one in it, and so on."""
+    parts = [tuple(name.split("/")[:-1]) for name in files.names]
+    pairs = zip(min(parts, default=()), max(parts, default=()), strict=False)
+    shared = takewhile(lambda folder: folder not in TOP_FOLDERS, (one if one == other else "" for one, other in pairs))
+    return files.within("/".join(takewhile(lambda folder: not find_folder_split(folder), shared)))
 
 
 def is_archive(path: Path | str) -> bool:
@@ -200,6 +210,8 @@ def read_tar_entries(
                 return
             end = archive.offset
     except (tarfile.TarError, OSError, ValueError, OverflowError, RecursionError) as error:
+        if path.is_file() and (reason := explain_lfs_pointer(read_head(path))):
+            raise DataError(f"{shown} {reason}.") from error
         raise DataError(f"{shown} can't be read as a tar file ({error}).") from error
     if whole and not _has_end_mark(path, end):
         problems.append(f"{shown} has no end mark of a tar file: it is cut off, and files may be missing.")

@@ -8,8 +8,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 
 from stackflower.data.files import Folder, decode_text
-from stackflower.data.rows.columns import Columns, build_column_error, find_text_columns, is_usual, normalise_row
+from stackflower.data.rows.columns import Columns, is_usual, normalise_row
 from stackflower.data.rows.containers import TEXT_SUFFIXES, is_container, open_table
+from stackflower.data.rows.detection import build_column_error, find_text_columns
 from stackflower.errors import ConfigError, DataError
 from stackflower.formats.lines import split_lines
 

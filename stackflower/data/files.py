@@ -15,6 +15,7 @@ from stackflower.data.image_formats import (
     HEAD_SIZE,
     TEXT_HEAD_SIZE,
     decide_by_name,
+    explain_lfs_pointer,
     explain_not_image,
     is_readable_image,
 )
@@ -250,8 +251,10 @@ def decode_text(content: bytes, where: Path, encoding: str | None = None, advice
     """Decode the content of a text file (see `Files.text`).
 
     Raises:
-        DataError: the text is encoded otherwise, or the encoding is unknown.
+        DataError: the text is encoded otherwise, the encoding is unknown, or the file is a Git LFS pointer.
     """
+    if reason := explain_lfs_pointer(content):
+        raise DataError(f"{where} {reason}.")
     detected = "utf-16" if content.startswith((BOM_UTF16_LE, BOM_UTF16_BE)) else "utf-8-sig"
     try:
         return content.decode(encoding or detected)

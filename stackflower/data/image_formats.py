@@ -6,13 +6,14 @@ import importlib
 import re
 from codecs import BOM_UTF16_BE, BOM_UTF16_LE, getincrementaldecoder
 from contextlib import suppress
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from posixpath import splitext
 
 from PIL import features
 
 HEAD_SIZE = 32  # bytes that identify an image format
 TEXT_HEAD_SIZE = 1024  # bytes that identify the kind of a text file
+LFS_HEAD = b"version https://git-lfs"
 CONVERSION_ADVICE = "which can't be read; convert it to JPEG or PNG"
 
 
@@ -38,6 +39,8 @@ EXTENSIONS = frozenset(
 )
 # Other formats are refused because some run programs: EPS runs Ghostscript.
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", *OPTIONAL_FORMATS)
+
+OTHER_IMAGES = frozenset({".heic", ".heif", ".jxl", ".avif", ".psd", ".svg", ".tga"})  # not always readable
 
 # Raw files of cameras are TIFF files with a thumbnail, which Pillow would read instead of the photograph.
 RAW_EXTENSIONS = frozenset({".dng", ".cr2", ".cr3", ".nef", ".nrw", ".arw", ".orf", ".rw2", ".pef", ".srw", ".raf"})
@@ -126,6 +129,21 @@ def decide_by_name(name: str) -> bool | None:
     return True if suffix in EXTENSIONS else False if suffix in OTHER_EXTENSIONS else None
 
 
+def read_head(path: Path) -> bytes:
+    """Read the first bytes of a file."""
+    with path.open("rb") as file:
+        return file.read(HEAD_SIZE)
+
+
+def explain_lfs_pointer(content: bytes) -> str | None:
+    """Return the end of a sentence that says that a file is a Git LFS pointer; None for other files.
+
+    Args:
+        content: the first bytes of the file.
+    """
+    return "is a Git LFS pointer; fetch the file with `git lfs pull`" if content.startswith(LFS_HEAD) else None
+
+
 def is_readable_image(head: bytes) -> bool:
     """Return whether a file that begins with `head` is an image in one of `FORMATS`."""
     return detect_format(head) in FORMATS
@@ -159,7 +177,7 @@ def _detect_text(head: bytes) -> str:
     except UnicodeDecodeError:
         return "unknown"
     start = text.lstrip().lower()
-    if start.startswith("version https://git-lfs"):
+    if start.startswith(LFS_HEAD.decode()):
         return "Git LFS"
     if "<svg" in start:
         return "SVG"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
@@ -18,17 +19,20 @@ from stackflower.data.archives import is_archive, open_files
 from stackflower.data.files import Files
 from stackflower.data.images import load_square
 from stackflower.data.rows.assembly import Assembler
+from stackflower.data.rows.cells import show
 from stackflower.data.rows.checks import build_rows, join_problems
 from stackflower.data.rows.containers import RawTable
 from stackflower.data.rows.listing import Listing
 from stackflower.data.source import SPLITS, Rows, Source
-from stackflower.data.splits import find_split_folders
-from stackflower.errors import DataError
+from stackflower.data.splits import find_split, sort_top_folders
+from stackflower.errors import ColumnError, DataError
 from stackflower.options import Below1, Seed
 from stackflower.utils.cache import compute_key
 from stackflower.utils.progress import Progress
 from stackflower.utils.rng import create_rng
 
+MARKUP = re.compile(r"&(?:[a-z]{2,6}|#\d{1,5});|</?[a-z]{1,6}/?>")
+MIN_DISTINCT_LABELS = 8  # images up to which each may well have its own class
 READ_AHEAD = 16  # files per thread to read ahead of decoding
 
 
@@ -61,7 +65,7 @@ class ListedSource(Source):
 
     def open(self, follow_links: bool) -> Files:
         """Open the files at `path`."""
-        return open_files(self.path, follow_links)
+        return open_files(self.path, follow_links, enters=True)
 
     @abstractmethod
     def list_tables(self) -> Iterable[RawTable]:
@@ -73,10 +77,20 @@ class ListedSource(Source):
 
     def read(self) -> dict[str, Listing]:
         """Read and check the rows of all splits."""
-        folders = find_split_folders(self.files) if self.has_split_folders else ()
+        folders, classes = sort_top_folders(self.files) if self.has_split_folders else ([], [])
         assembler = Assembler(self.files, self.columns, folders, self.reports_unused, self.is_captioned)
+        uncaptioned: list[ColumnError] = []
         for table in self.list_tables():
-            assembler.read(table)
+            try:
+                assembler.read(table)
+            except ColumnError as error:
+                if error.content != "text" or error.candidates:
+                    raise
+                uncaptioned.append(error)
+                assembler.notes.append(f"{self.files.path / table.name} has no captions and is left out.")
+        if uncaptioned and 1 not in assembler.has_text:
+            raise uncaptioned[0]
+        assembler.notes += [_describe_class_folder(self.files.path, folder) for folder in classes]
         return assembler.finish()
 
     def square(self, content: bytes, where: Path, row: dict[str, Any], size: int) -> np.ndarray:
@@ -237,12 +251,22 @@ class ListedSource(Source):
 
     def warnings(self, split: str) -> list[str]:
         listing, notes = self.get_listing(split), list[str]()
-        labelled = sum("label" in row for row in listing.rows)
+        labels, marked = list[Any](), None
+        for row in listing.rows:
+            labels += [row["label"]] if "label" in row else []
+            marked = marked or next(filter(MARKUP.search, row["text"]), None)
+        labelled = len(labels)
         if 0 < labelled < len(listing.rows):
             notes.append(
                 f"Only {labelled:,} of {len(listing.rows):,} rows of {listing.files.path} have a label, so no labels "
                 "are used: a negative caption may be of the same class."
             )
+        if labelled > MIN_DISTINCT_LABELS and len(set(labels)) == len(listing.rows):
+            notes.append(
+                f"{listing.files.path} has as many classes as images ({labelled:,}), so the labels may not be classes."
+            )
+        if marked is not None:
+            notes.append(f"Captions of {listing.files.path} contain HTML, such as {show(marked)}.")
         names: dict[int, str] = {}
         for row in listing.rows:
             if (
@@ -271,12 +295,24 @@ class ListedSource(Source):
             return [str(error)], []
         for split in splits:
             listing = self.get_listing(split)
-            problems += [f"{split}: {problem}" for problem in listing.problems]
+            unreadable = self.find_unreadable(split)
+            is_usable = self.skip_bad and len(unreadable) < len(listing.rows)
+            left_out = [f"{split}: {problem}" for problem in (*listing.problems, *unreadable.values())]
             notes += [f"{split}: {warning}" for warning in self.warnings(split)]
-            problems += [f"{split}: {problem}" for problem in self.find_unreadable(split).values()]
+            notes += [f"Left out: {sentence}" for sentence in left_out] if is_usable else []
+            problems += [] if is_usable else left_out
             captions = sum(len(row["text"]) for row in listing.rows)
             notes.append(f"{split}: {len(listing.rows):,} images, {captions:,} captions.")
         return problems, notes
+
+
+def _describe_class_folder(path: Path, folder: str) -> str:
+    """Describe a folder that is named like a split and is taken for a class."""
+    split = find_split(folder)
+    return (
+        f"The folder {folder!r} of {path} is taken for a class, because most images are in folders of other names; "
+        f"to read it as the {split} split, list its images in {split}.txt."
+    )
 
 
 def _collect_finished(

@@ -11,6 +11,7 @@ from typing import Any
 from stackflower import registry
 from stackflower.data.archives import open_files
 from stackflower.data.files import LINK_REASON, Files
+from stackflower.data.image_formats import OTHER_IMAGES
 from stackflower.data.listed import ListedSource
 from stackflower.data.remote import is_remote
 from stackflower.data.rows.checks import list_examples
@@ -21,8 +22,6 @@ from stackflower.errors import ComponentError, ConfigError, DataError, Stackflow
 from stackflower.options import suggest
 
 logger = logging.getLogger(__name__)
-
-OTHER_IMAGES = frozenset({".heic", ".heif", ".jxl", ".avif", ".psd", ".svg", ".tga"})  # not always readable
 
 
 def source_part(value: str | None, layout: str | None = None) -> dict[str, Any] | None:
@@ -88,10 +87,10 @@ def _detect_layout(path: Path, layouts: Mapping[str, type[Source]]) -> str:
         return "shards" if path.suffix == ".tar" else "folder"
     if path.is_file() and is_container(path.name):
         return "table"
-    files = open_files(path)
+    files = open_files(path, enters=True)
     names = _list_recognised(files, layouts)
     if not names and LINK_REASON in files.refused.values():  # the error of the source explains how to follow links
-        names = _list_recognised(open_files(path, follow_links=True), layouts)
+        names = _list_recognised(open_files(path, follow_links=True, enters=True), layouts)
     contenders = [name for name in names if name != "images"]  # "images" recognises any images
     if not contenders and path.suffix == ".tar" and any(name.endswith(TEXT_SUFFIXES) for name in files.names):
         return "shards"

@@ -11,7 +11,7 @@ from itertools import takewhile
 from pathlib import Path
 from typing import NamedTuple
 
-from stackflower.data.files import LINK_REASON
+from stackflower.data.files import LINK_REASON, is_hidden
 from stackflower.data.remote import find_matches, is_remote
 from stackflower.data.source import SPLITS
 from stackflower.data.splits import assign_splits, find_split
@@ -97,11 +97,12 @@ def _match_remote(location: str) -> list[_Match]:
 
 
 def _match_local(path: Path) -> list[_Match]:
-    """Match the shards in a folder and in its split folders, or the names that a pattern expands to."""
+    """Match the shards in a folder and in its split folders, or else in all folders, or those of a pattern."""
     if path.is_dir():
         splits = [folder for folder in sorted(path.iterdir()) if folder.is_dir() and find_split(folder.name)]
-        files = sorted(str(file) for folder in (path, *splits) for file in folder.glob("*.tar"))
-        return [_Match("*.tar", list(filter(_is_shard, files)), path)]
+        files = [str(file) for folder in (path, *splits) for file in folder.glob("*.tar")]
+        files = files or [str(file) for file in path.rglob("*.tar") if not is_hidden(str(file.relative_to(path)))]
+        return [_Match("*.tar", list(filter(_is_shard, sorted(files))), path)]
     matches = []
     for name in expand_braces(str(path)):
         if os.path.exists(name):

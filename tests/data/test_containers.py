@@ -55,6 +55,33 @@ def test_a_row_with_too_many_cells_is_refused_and_one_with_too_few_lacks_them() 
     assert [row[1] for row in rows] == [{}, {"image": "2.jpg"}, {"image": "3.jpg", "caption": "c"}]
 
 
+@pytest.mark.parametrize("delimiter", ",;\t")
+@pytest.mark.parametrize("names", [("image", "caption", "", ""), ("image", "caption", "Unnamed: 2", "Unnamed: 3")])
+def test_text_in_a_column_without_a_name_is_refused(names: tuple[str, ...], delimiter: str) -> None:
+    rows = [("1.jpg", "a", " with petals", ""), ("2.jpg", "b", "", " "), ("3.jpg", "c"), ("4.jpg", "d", "", "e")]
+    text = "\n".join(delimiter.join(row) for row in (names, *rows))
+    advice = f"quote cells that contain {delimiter!r}, or name the column"
+    assert read(text, delimiter=delimiter) == [
+        (2, {}, f"has text in a column without a name, ' with petals'; {advice}"),
+        (3, {"image": "2.jpg", "caption": "b"}, None),
+        (4, {"image": "3.jpg", "caption": "c"}, None),
+        (5, {}, f"has text in a column without a name, 'e'; {advice}"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "cells"),
+    [
+        ("image,caption,\n1.jpg,a,\n", {"image": "1.jpg", "caption": "a"}),  # a comma at the end of each line
+        (",image,\n0,1.jpg,\n", {"": "0", "image": "1.jpg"}),  # the index of pandas
+        ("Unnamed: 0,image\n0,1.jpg\n", {"Unnamed: 0": "0", "image": "1.jpg"}),
+        ("Unnamed: 0.1,Unnamed: 0,image\n0,0,1.jpg\n", {"Unnamed: 0.1": "0", "Unnamed: 0": "0", "image": "1.jpg"}),
+    ],
+)
+def test_columns_without_a_name_may_be_empty_or_an_index(text: str, cells: dict[str, str]) -> None:
+    assert read(text) == [(2, cells, None)]
+
+
 @pytest.mark.parametrize("delimiter", ",;|\t")
 @pytest.mark.parametrize("note", [True, False])
 def test_the_delimiter_is_detected_or_given_in_the_line_of_excel(delimiter: str, note: bool) -> None:

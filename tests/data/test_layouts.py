@@ -122,6 +122,40 @@ def test_coco_captions_are_recognised_and_read(tmp_path: Path, stackflower) -> N
     assert "is not a caption file of COCO" in stackflower("data", "check", root, code=2).output
 
 
+def write_annotations(root: Path, name: str, folder: str, rejected: bool = False, key: str = "caption") -> Path:
+    """COCO's form: two images in a folder, each with a caption; if `rejected`, also one that is not to be used."""
+    images = [{"id": number, "file_name": f"{folder}_{number}.jpg"} for number in range(2)]
+    texts = [{"image_id": one["id"], key: f"flower {one['id']}"} for one in images]
+    texts += [{"image_id": 0, key: "too dark", "is_rejected": True}] * rejected
+    for one in images:
+        picture(root / folder / str(one["file_name"]))
+    (root / name).parent.mkdir(parents=True, exist_ok=True)
+    (root / name).write_text(json.dumps({"info": {}, "images": images} | ({"annotations": texts} if key else {})))
+    return root
+
+
+@pytest.mark.parametrize("name", ["annotations/{}.json", "captions_{}.json", "{}/_annotations.coco.json", "my_{}.json"])
+def test_files_in_the_form_of_coco_are_recognised_by_their_contents(tmp_path: Path, name: str) -> None:
+    for split in ("train", "val"):
+        write_annotations(tmp_path, name.format(split), split, rejected=True)
+    write_annotations(tmp_path, name.format("test"), "test", key="")
+    source = open_source(str(tmp_path))
+    assert source_part(str(tmp_path))["name"] == "coco" and source.splits() == ["train", "validation"]
+    assert source.rows("train").captions == source.rows("validation").captions == [["flower 0"], ["flower 1"]]
+    notes = source.warnings("train")  # type: ignore[attr-defined]
+    assert "2 captions are marked as rejected and are left out." in notes
+    assert any(f"such as {name.format('test')}, which has no annotations." in note for note in notes)
+
+
+@pytest.mark.parametrize("name", ["annotations/instances_train2017.json", "captions_train.json"])
+def test_boxes_in_the_form_of_coco_are_no_captions(tmp_path: Path, stackflower, name: str) -> None:
+    write_annotations(tmp_path / "data", name, "train2017", key="bbox")
+    said = stackflower("data", "check", "data", code=2).output
+    assert f"{name} has annotations such as boxes, but no captions." in said
+    write_annotations(tmp_path / "data", "captions_val.json", "val2017")
+    assert open_source(str(tmp_path / "data")).rows("train").captions == [["flower 0"], ["flower 1"]]
+
+
 def test_real_oxford_102_as_downloaded_equals_its_other_form() -> None:
     """In the form that people download and in another, labels, class names, captions and images agree."""
     raw, other = open_source(str(real_data() / "oxford-102-raw")), open_source(str(real_data() / "flowers-96"))

@@ -49,6 +49,7 @@ class ListedFiles(Files):
         ("a/1.jpg", "a/1.jpg", "a"),  # relative to the data set
         ("1.jpg", "images/1.jpg", ""),  # in a usual folder beside the metadata
         ("1.jpg", "train/images/1.jpg", "train"),
+        ("1.jpg", "Images/1.jpg", ""),
         ("A/1.JPG", "a/1.jpg", ""),
         ("1.jpg#0", "1.jpg", ""),
         (unicodedata.normalize("NFD", "blüte.jpg"), "blüte.jpg", ""),
@@ -78,6 +79,12 @@ def test_names_in_other_forms_are_exact(name: str, file: str, folder: str) -> No
         ("1", "a/1.jpg"),
         ("a/1", "a/1.jpg"),
         ("/home/user/train/1.jpg", "train/1.jpg"),
+        ("1.png", "a/1.jpg"),  # in another format
+        ("391895", "val2014/COCO_val2014_000000391895.jpg"),
+        ("7", "000000000007.jpg"),
+        ("a/1.HEIC", "a/1.jpg"),
+        ("/data/upload/1/d82c07cd-1.jpg", "images/1.jpg"),  # an upload of Label Studio
+        ("d82c07cd-1.png", "a/1.jpg"),
     ],
 )
 def test_names_of_other_places_are_found_by_their_ends(name: str, file: str) -> None:
@@ -96,7 +103,12 @@ def test_names_of_other_places_are_found_by_their_ends(name: str, file: str) -> 
         ("1.jpg", ["validation/1.jpg"], "train"),
         ("/home/user/1.jpg", ["validation/1.jpg"], "train"),
         ("a/1.jpg", ["b/1.jpg"], ""),
-        ("1.png", ["1.jpg"], ""),
+        ("1.txt", ["1.jpg"], ""),
+        ("x.png", ["1.jpg"], ""),
+        ("7", ["IMG_0007.jpg", "1000000000007.jpg"], ""),
+        ("9" * 5000, ["1.jpg"], ""),
+        ("deadbee-1.jpg", ["1.jpg"], ""),
+        ("x/deadbeef-1/2.jpg", ["1.jpg"], ""),
         ("01.jpg", ["1.jpg"], ""),
         ("11.jpg", ["1.jpg"], ""),
         ("ba/1.jpg", ["a/2.jpg"], ""),
@@ -122,6 +134,8 @@ def test_a_missing_image_is_never_another_one(name: str, files: list[str], folde
         ("/home/user/1.jpg", ["a/1.jpg", "b/1.jpg"]),
         ("A.jpg", ["x/a.jpg", "x/a.JPG"]),
         ("data/1.JPG", ["1.jpg", "1.Jpg"]),
+        ("1.webp", ["1.jpg", "1.png"]),
+        ("/upload/d82c07cd-1.jpg", ["a/1.jpg", "b/1.jpg"]),
     ],
 )
 def test_a_name_that_fits_several_files_is_refused(name: str, files: list[str]) -> None:

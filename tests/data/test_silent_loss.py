@@ -169,7 +169,7 @@ def test_folders_of_splits_may_have_words_in_capitals(tmp_path: Path, folders: t
 def test_lists_of_splits_are_told(tmp_path: Path, stackflower) -> None:
     root = write_table(tmp_path / "data", "image,caption\n" + "".join(f"{n}.png,flower {n}\n" for n in range(4)))
     for split in ("train", "test"):
-        (root / f"{split}.txt").write_text("0.png\n")
+        (root / f"{split}.txt").write_text("a rose\nan iris\n")
     assert "test.txt, train.txt may list the images of splits" in stackflower("data", "check", "data").output
 
 
@@ -198,10 +198,11 @@ def test_conversations_are_no_captions(tmp_path: Path, stackflower) -> None:
 
 
 def test_unread_tables_are_named_where_captions_are_missing(tmp_path: Path, stackflower) -> None:
-    root = write_table(tmp_path / "data", "image,caption\n0.png,a flower\n")
-    (root / "labels.csv").write_text("image,label\n0.png,1\n")
+    root = write_table(tmp_path / "data", "image,width\n0.png,5\n")
+    (root / "authors.csv").write_text("name,address\nx,y\n")
     said = stackflower("data", "check", "data", code=2).output
-    assert "labels.csv, table.csv can't be read as captions of these images" in said
+    assert "authors.csv, table.csv can't be read as captions: Can't tell which column of " in said
+    assert "Options of a table need --format table and --set data.table=authors.csv, too." in said
 
 
 def test_a_split_that_is_used_for_training_is_told(tmp_path: Path, stackflower) -> None:

@@ -139,3 +139,114 @@ def test_classes_of_a_table_are_numbers_or_names(tmp_path: Path, stackflower) ->
     (root / "x.csv").write_text("image,text,class\n0.jpg,a,0\n0.jpg,b,1\n")
     said = stackflower("data", "check", root, code=2).output
     assert "x.csv, line 3 gives 0.jpg another class than x.csv, line 2." in said
+
+
+CAPTIONED = "id,caption\n0,a flower\n1,a rose\n"
+
+
+@pytest.mark.parametrize("test", ["id\n2\n3\n", "id,width\n2,3\n", "id,caption\n2,\n3,\n"])
+def test_a_split_without_captions_is_left_out(tmp_path: Path, test: str) -> None:
+    write_images(tmp_path, *(f"{number}.jpg" for number in range(4)))
+    (tmp_path / "train.csv").write_text(CAPTIONED)
+    (tmp_path / "test.csv").write_text(test)
+    (tmp_path / "sample_submission.csv").write_text("id,caption\n2,placeholder\n")
+    for options in ({}, {"text_column": "caption"}):
+        source = open_source(str(tmp_path), options)
+        assert source.splits() == ["train"] and source.rows("train").captions == [["a flower"], ["a rose"]]
+        notes = source.warnings("train")  # type: ignore[attr-defined]
+        subject = f"The test split of {tmp_path}" if "caption" in test else str(tmp_path / "test.csv")
+        assert f"{subject} has no captions and is left out." in notes
+
+
+def test_a_table_with_unclear_captions_is_not_left_out(tmp_path: Path) -> None:
+    write_images(tmp_path, *(f"{number}.jpg" for number in range(4)))
+    (tmp_path / "train.csv").write_text(CAPTIONED)
+    (tmp_path / "test.csv").write_text("id,one,other\n2,a red flower,a blue flower\n")
+    with pytest.raises(DataError, match=r"holds the texts .* `data.table=train.csv` reads that table alone") as raised:
+        open_source(str(tmp_path)).splits()
+    assert "test.csv" in str(raised.value)
+    assert open_source(str(tmp_path), {"table": "train.csv"}).splits() == ["train"]
+
+
+def test_without_any_captions_the_first_table_is_named(tmp_path: Path) -> None:
+    write_images(tmp_path, "0.jpg", "1.jpg")
+    for split, number in (("train", 0), ("test", 1)):
+        (tmp_path / f"{split}.csv").write_text(f"id\n{number}\n")
+    with pytest.raises(DataError, match=r"test.csv holds the texts \(columns: id\)"):
+        open_source(str(tmp_path)).splits()
+
+
+def test_one_column_is_not_both_image_and_caption(tmp_path: Path) -> None:
+    root = write_images(tmp_path, "0.jpg")
+    (root / "x.csv").write_text("image,caption\n0.jpg,a flower\n")
+    with pytest.raises(DataError, match=r"The column 'image' of .* can't hold both the images and the captions"):
+        open_source(str(root), {"text_column": "image"}).splits()
+
+
+@pytest.mark.parametrize("first", ["a red flower", "a red flower, number 0, with petals"])
+@pytest.mark.parametrize("name", ["captions.txt", "list.csv"])
+def test_captions_in_the_order_of_the_images_are_named(tmp_path: Path, first: str, name: str) -> None:
+    write_images(tmp_path, "0.png", "1.png", "2.png")
+    (tmp_path / name).write_text(f"{first}\na blue flower\n")
+    with pytest.raises(DataError, match=r"has one caption per line and no image names \(2 lines, 3 images\); write"):
+        open_source(str(tmp_path), layout="table").splits()
+
+
+def test_other_tables_are_no_captions_in_order(tmp_path: Path) -> None:
+    write_images(tmp_path, "0.png")
+    (tmp_path / "x.csv").write_text("the number,the words\n17,a flower\n")
+    with pytest.raises(DataError, match=r"holds the images \(columns: the number, the words\)"):
+        open_source(str(tmp_path)).splits()
+
+
+def test_names_of_columns_with_commas_are_quoted(tmp_path: Path) -> None:
+    write_images(tmp_path, "0.png")
+    (tmp_path / "x.csv").write_text('"a, b",title,""\n1,a flower,\n')
+    with pytest.raises(DataError, match=r"holds the images \(columns: 'a, b', title\)"):
+        open_source(str(tmp_path)).splits()
+    with pytest.raises(DataError, match=r"has no column 'c'; its columns are 'a, b', title\."):
+        open_source(str(tmp_path), {"text_column": "c"}).splits()
+
+
+@pytest.mark.parametrize("column", ["class", "kind"])
+def test_a_table_of_classes_is_named(tmp_path: Path, column: str) -> None:
+    write_images(tmp_path, "rose/0.png", "iris/0.png")
+    (tmp_path / "x.csv").write_text(f"{column},description\nrose,a red flower\nIris,a blue flower\n")
+    with pytest.raises(DataError, match=r"x\.csv has a row for each class, such as 'rose', not for each image"):
+        open_source(str(tmp_path)).splits()
+    options = {"caption": "a photo of a {class_name}"}
+    assert open_source(str(tmp_path), options, "images").rows("train").captions[0] == ["a photo of a iris"]
+
+
+def test_equal_names_in_the_folders_of_classes_are_told_apart_by_the_class(tmp_path: Path) -> None:
+    write_images(tmp_path, "rose/0.png", "iris/0.png", "iris/1.png")
+    (tmp_path / "x.csv").write_text("class,file,caption\nrose,0.png,a\niris,0.png,b\niris,1.png,c\nlily,0.png,d\n")
+    listing = open_source(str(tmp_path), {"skip_bad": True}).get_listing("train")  # type: ignore[attr-defined]
+    assert {row["file_name"]: row["text"] for row in listing.rows} == {
+        "rose/0.png": ["a"],
+        "iris/0.png": ["b"],
+        "iris/1.png": ["c"],
+    }
+    assert listing.problems == ["x.csv, line 5 names 0.png, which may be iris/0.png or rose/0.png."]
+
+
+def test_rows_that_are_left_out_are_notes_of_a_check(tmp_path: Path, stackflower) -> None:
+    root = write_images(tmp_path / "data", "0.png")
+    (root / "broken.png").write_bytes(b"x")
+    (root / "x.csv").write_text("image,caption\n0.png,a flower\nbroken.png,b\nnone.png,c\n")
+    assert "2 problems." in stackflower("data", "check", "data", code=2).output
+    said = stackflower("data", "check", "data", *settings("data.skip_bad=true")).output
+    assert "Left out: train: x.csv, line 4 names none.png, which does not exist." in said
+    assert "Left out: train:" in said and "broken.png can't be read" in said and "No problems found" in said
+    (root / "0.png").unlink()
+    stackflower("data", "check", "data", *settings("data.skip_bad=true"), code=2)
+
+
+@pytest.mark.parametrize(
+    ("caption", "is_marked"), [("Tom &amp; a <b>rose</b>", True), ("AT&T; 1 < 2 > 0 & I <3 it", False)]
+)
+def test_captions_with_html_are_reported(tmp_path: Path, caption: str, is_marked: bool) -> None:
+    root = write_images(tmp_path, "0.png")
+    (root / "x.csv").write_text(f"image,caption\n0.png,{caption}\n")
+    notes = open_source(str(root)).warnings("train")  # type: ignore[attr-defined]
+    assert notes == [f"Captions of {tmp_path} contain HTML, such as {caption!r}."] * is_marked

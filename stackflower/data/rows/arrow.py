@@ -11,6 +11,7 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from stackflower.data.image_formats import explain_lfs_pointer, read_head
 from stackflower.errors import DataError, MissingDependency
 
 ROWS_AT_ONCE = 1000
@@ -151,6 +152,8 @@ def open_arrow(file: Path | bytes, where: Path) -> ArrowRows:
         return ArrowTable((ipc.open_stream(source) if is_stream else ipc.open_file(source)).read_all())
     except (ArrowException, OSError, ValueError) as error:
         kind = "a Parquet" if is_parquet else "an Arrow"
+        if reason := explain_lfs_pointer(file if isinstance(file, bytes) else read_head(file)):
+            raise DataError(f"{where} {reason}.") from error
         raise DataError(f"{where} can't be read as {kind} file ({error}).") from error
 
 

@@ -11,11 +11,13 @@ from stackflower.data.files import Files
 from stackflower.data.json_lines import JsonLines
 from stackflower.data.rows.arrow import ImageCell
 from stackflower.data.rows.cells import is_missing, show
-from stackflower.data.rows.checks import check_row, list_examples
-from stackflower.data.rows.columns import INSPECTED_ROWS, STANDARD_COLUMNS, Columns, find_columns, normalise_row
+from stackflower.data.rows.checks import check_row, describe_left_out, list_examples, merge_row
+from stackflower.data.rows.columns import STANDARD_COLUMNS, Columns, normalise_row
 from stackflower.data.rows.containers import RawRow, RawTable
+from stackflower.data.rows.detection import INSPECTED_ROWS, find_columns
 from stackflower.data.rows.listing import FilesAndCells, Listing
 from stackflower.data.rows.names import NameResolver, are_same, read_name, show_name
+from stackflower.data.rows.split_lists import SplitLists
 from stackflower.data.splits import KEYWORDS, assign_splits, find_split
 from stackflower.errors import DataError
 
@@ -65,11 +67,9 @@ class Assembler:
         """Read the rows of a table.
 
         Raises:
-            DataError: the columns are unclear.
+            ColumnError: the columns are unclear.
         """
         resolver, rows = NameResolver(self.files.files, table.folder), iter(table.rows)
-        if table.split is not None:
-            self.declared_splits.add(table.split)
         head = list(itertools.islice(rows, INSPECTED_ROWS))
         samples = [row.values for row in head if row.problem is None]
         columns = STANDARD_COLUMNS
@@ -79,6 +79,8 @@ class Assembler:
             self.notes += columns.notes
         elif not table.is_fixed and not head:
             self.problems.append((table.split, f"{self.files.path / table.name} has no rows."))
+        if table.split is not None:
+            self.declared_splits.add(table.split)
         known = {name for values in samples for name in values}
         for row in itertools.chain(head, rows):
             if not table.is_fixed and not row.values.keys() <= known:
@@ -86,14 +88,14 @@ class Assembler:
                 columns = columns.extend(known)
             self._store_row(table, columns, resolver, row)
 
-    def _rate_image(self, resolver: NameResolver, cell: Any) -> int:
-        """Return 2 for a cell that holds an image or names one exactly, 1 for a similar name, 0 for no image."""
+    def _rate_image(self, resolver: NameResolver, cell: Any) -> tuple[int, str]:
+        """Return 2 and the file for a cell that holds an image or names it exactly, 1 for a similar name, or else 0."""
         if isinstance(cell, ImageCell) and cell.is_filled:
-            return 2
+            return 2, ""
         match = resolver.find(read_name(cell))
         if match.file is None or not self.files.is_image(match.file):
-            return 0
-        return 1 + match.is_exact
+            return 0, ""
+        return 1 + match.is_exact, match.file
 
     def _store_row(self, table: RawTable, columns: Columns, resolver: NameResolver, row: RawRow) -> None:
         """Normalise and store a row, or record what is wrong with it."""
@@ -101,7 +103,7 @@ class Assembler:
         if not is_missing(values.get(columns.split)) and columns.split:
             split = str(values[columns.split]).strip()
             self.split_columns.add(columns.split)
-        image, problem = ("", row.problem) if row.problem else self._find_image(table, columns.image, resolver, row)
+        image, problem = ("", row.problem) if row.problem else self._find_image(table, columns, resolver, row)
         if split is None and self.folders and not row.problem:
             split = top if (top := image.partition("/")[0]) in self.folders else None
             if split is None and not problem and "train" in map(find_split, self.folders):
@@ -126,9 +128,11 @@ class Assembler:
         if before != number:
             self.groups[key_of_group] = [before, number] if isinstance(before, int) else [*before, number]
 
-    def _find_image(self, table: RawTable, column: str, resolver: NameResolver, row: RawRow) -> tuple[str, str | None]:
+    def _find_image(
+        self, table: RawTable, columns: Columns, resolver: NameResolver, row: RawRow
+    ) -> tuple[str, str | None]:
         """Return the name of a row's image, and the problem with it (the end of a sentence) or None."""
-        cell = row.values.get(column)
+        column, cell = columns.image, row.values.get(columns.image)
         if isinstance(cell, ImageCell) and cell == (None, False):
             cell = None
         if isinstance(cell, ImageCell) and cell.is_filled and table.arrow_rows is not None:
@@ -137,6 +141,9 @@ class Assembler:
         if not name:
             return "", f'has no "{column}"' if cell is None else f'has no image: "{column}" is {show(cell)}'
         match = resolver.find(name)
+        if match.file is None and columns.label and not is_missing(label := row.values.get(columns.label)):
+            in_class = resolver.find(f"{label}/{name}")  # equal names in the folders of classes
+            match = in_class if in_class.file is not None else match
         if match.file is None:
             return name, match.problem
         is_named_exactly = match.file in self.named_files and match.file not in self.renamed_files
@@ -155,15 +162,19 @@ class Assembler:
 
     def finish(self) -> dict[str, Listing]:
         """Return the checked rows of each split; the training split always exists."""
+        self._read_split_lists()
         splits = self._assign_splits()
         self._check_split_columns()
         with_rows = (value for value, _ in itertools.chain(self.groups, self.problems))
-        present = {splits[value] for value in itertools.chain(with_rows, self.declared_splits)}
+        silent = self._find_uncaptioned_splits(splits)
+        present = {splits[value] for value in itertools.chain(with_rows, self.declared_splits)} - silent
         listings = {split: Listing(self.files) for split in KEYWORDS if split == "train" or split in present}
         name_label = self._build_namer(splits)
         left_out, homes = Counter[str | None](), dict[str, str | None]()
         for (value, image), group in self.groups.items():
             numbers, split = [group] if isinstance(group, int) else group, splits[value]
+            if split in silent:
+                continue
             if split is None:
                 left_out[value] += len(numbers)
             elif (home := homes.setdefault(image, value)) != value:
@@ -176,14 +187,26 @@ class Assembler:
             else:
                 self._add_image(listings[split], numbers, name_label)
         for value, sentence in self.problems:
-            listings[splits[value] or "train"].problems.append(sentence)
+            if splits[value] not in silent:
+                listings[splits[value] or "train"].problems.append(sentence)
         listings["train"].notes += [
             *self.notes,
-            *_describe_left_out(left_out),
+            *describe_left_out(left_out),
             *self._describe_files(),
             *self._describe_training_split(splits),
+            *(f"The {split} split of {self.files.path} has no captions and is left out." for split in sorted(silent)),
         ]
         return listings
+
+    def _read_split_lists(self) -> None:
+        """Take the splits from lists of images, if nothing else gives splits."""
+        lists = SplitLists(self.files.files)
+        has_splits = bool(self.declared_splits) or any(value is not None for value, _ in self.groups)
+        self.notes += lists.describe(has_splits)
+        splits, problems = ({}, []) if has_splits else lists.assign()
+        self.problems += [(None, problem) for problem in problems]
+        if splits:
+            self.groups = {(splits.get(image), image): group for (_, image), group in self.groups.items()}
 
     def _assign_splits(self) -> dict[str | None, str | None]:
         """Map raw values of splits to splits; the key None stands for rows without a value."""
@@ -193,6 +216,18 @@ class Assembler:
         splits: dict[str | None, str | None] = dict(assign_splits([*values, ""] if rest else values).items())
         has_training = any(splits.get(value) == "train" for value, _ in self.groups)
         return {**splits, None: None if has_training and rest else "train"}
+
+    def _find_uncaptioned_splits(self, splits: Mapping[str | None, str | None]) -> set[str]:
+        """Return the splits for evaluation whose rows have no captions, if the training split has captions."""
+        if not self.needs_captions:
+            return set()
+        captioned, others = set[str | None](), set[str]()
+        for (value, _), group in self.groups.items():
+            if any(self.has_text[number] for number in ([group] if isinstance(group, int) else group)):
+                captioned.add(splits[value])
+            elif split := splits[value]:
+                others.add(split)
+        return others - captioned if "train" in captioned else set()
 
     def _describe_training_split(self, splits: Mapping[str | None, str | None]) -> list[str]:
         """Report a validation or test split that is used for training, because no split is called train."""
@@ -259,7 +294,7 @@ class Assembler:
                 listing.problems.append(f"{place} gives {row['file_name']} another class than {places[0]}.")
             elif (text := tuple(row["text"])) not in texts:  # skip repeated rows
                 texts.add(text)
-                _merge(merged, row)
+                merge_row(merged, row)
         empty = [place for row, place in zip(rows, places, strict=True) if not row["text"]]
         if self.needs_captions and len(empty) == len(rows):
             listing.problems += [f"{place} has no caption." for place in empty]
@@ -296,30 +331,3 @@ def _check(image: str, row: dict[str, Any], problem: str | None) -> tuple[dict[s
     name = {"label": row.pop("label")} if isinstance(label, str) else {}
     checked, check_problem = check_row({"file_name": image, **row}, needs_caption=bool(row["text"]))
     return {**checked, **name}, problem or check_problem
-
-
-def _merge(merged: dict[str, Any], row: Mapping[str, Any]) -> None:
-    """Add the captions and attributes of another row of the same image."""
-    before, mentioned = len(merged["text"]), (merged.get("mentioned_attributes"), row.get("mentioned_attributes"))
-    merged["text"] = [*merged["text"], *row["text"]]
-    if any(names is not None for names in mentioned):
-        lengths = (before, len(row["text"]))
-        merged["mentioned_attributes"] = [
-            item
-            for names, length in zip(mentioned, lengths, strict=True)
-            for item in (names if isinstance(names, list) else [[]] * length)
-        ]
-    if isinstance(row.get("attributes"), dict) and isinstance(merged.get("attributes", {}), dict):
-        merged["attributes"] = {**row["attributes"], **merged.get("attributes", {})}
-    if "class_name" in row:
-        merged.setdefault("class_name", row["class_name"])
-
-
-def _describe_left_out(left_out: Mapping[str | None, int]) -> list[str]:
-    """Describe rows that belong to no split."""
-    return [
-        f"{count:,} rows of the split {value!r} are left out, because it is none of train, validation and test."
-        if value
-        else f"{count:,} rows without a split are left out, because others are for training."
-        for value, count in left_out.items()
-    ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain
 from sys import intern
 from typing import Any
@@ -89,6 +89,23 @@ def _check_attributes(row: dict[str, Any], texts: list[str]) -> str | None:
     return None
 
 
+def merge_row(merged: dict[str, Any], row: Mapping[str, Any]) -> None:
+    """Add the captions and attributes of another row of the same image."""
+    before, mentioned = len(merged["text"]), (merged.get("mentioned_attributes"), row.get("mentioned_attributes"))
+    merged["text"] = [*merged["text"], *row["text"]]
+    if any(names is not None for names in mentioned):
+        lengths = (before, len(row["text"]))
+        merged["mentioned_attributes"] = [
+            item
+            for names, length in zip(mentioned, lengths, strict=True)
+            for item in (names if isinstance(names, list) else [[]] * length)
+        ]
+    if isinstance(row.get("attributes"), dict) and isinstance(merged.get("attributes", {}), dict):
+        merged["attributes"] = {**row["attributes"], **merged.get("attributes", {})}
+    if "class_name" in row:
+        merged.setdefault("class_name", row["class_name"])
+
+
 def _has_lone_surrogate(words: Iterable[object]) -> bool:
     text = " ".join([word for word in words if isinstance(word, str)])
     return not text.isascii() and LONE_SURROGATE.search(text) is not None
@@ -131,3 +148,13 @@ def join_problems(problems: Sequence[str], most: int = 20) -> str:
     """Join the first `most` sentences, one per line, and append the number of the others."""
     more = f"\n… and {len(problems) - most:,} more." if len(problems) > most else ""
     return "\n".join(problems[:most]) + more
+
+
+def describe_left_out(left_out: Mapping[str | None, int]) -> list[str]:
+    """Describe rows that belong to no split."""
+    return [
+        f"{count:,} rows of the split {value!r} are left out, because it is none of train, validation and test."
+        if value
+        else f"{count:,} rows without a split are left out, because others are for training."
+        for value, count in left_out.items()
+    ]

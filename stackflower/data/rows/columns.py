@@ -1,18 +1,16 @@
-"""Detection of the columns of images, captions, classes and splits in tables."""
+"""Columns of tables: their usual names, and the normalisation of their cells."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any
 
 from stackflower.data.rows.cells import is_missing, parse_literal, parse_texts, parse_whole_number, show
-from stackflower.data.splits import KEYWORDS
-from stackflower.errors import DataError
 
-USUAL_NAMES = {  # as `_normalise` writes them
+USUAL_NAMES = {  # as `normalise_name` writes them
     "image": (
         "file_name",
         "filename",
@@ -33,17 +31,17 @@ USUAL_NAMES = {  # as `_normalise` writes them
         "key",
     ),
     "text": (
-        "text",
-        "texts",
         "caption",
         "captions",
         "caption_text",
-        "title",
-        "description",
-        "comment",
+        "text",
+        "texts",
         "sentence",
         "sentences",
+        "description",
+        "comment",
         "prompt",
+        "title",
         "raw",
         "tags",
     ),
@@ -52,7 +50,6 @@ USUAL_NAMES = {  # as `_normalise` writes them
 }
 NUMBERED_TEXT = re.compile(r"(?:text|caption|sentence|comment|description)s?_?\d+")
 OPTIONAL_COLUMNS = ("class_name", "attributes", "mentioned_attributes")  # found by name only
-INSPECTED_ROWS = 50  # number of rows to inspect for the detection of columns
 JSON_SCALARS = frozenset({str, int, float, bool, type(None)})
 
 
@@ -66,13 +63,14 @@ class Columns:
     split: str = ""
     others: Mapping[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()  # sentences about columns that were chosen by their cells
+    inspected: frozenset[str] = frozenset()  # columns whose cells were inspected
 
     def extend(self, names: Iterable[str]) -> Columns:
         """Return the columns with missing ones, except those of images and captions, found among `names`."""
-        usual = {_normalise(name): name for name in names}
-        taken = {self.image, *self.texts}
-        label = self.label or _find_usual("label", usual, taken)
-        split = self.split or _find_usual("split", usual, {*taken, label})
+        usual = {normalise_name(name): name for name in names}
+        taken = {self.image, *self.texts, *self.inspected}
+        label = self.label or find_usual("label", usual, taken)
+        split = self.split or find_usual("split", usual, {*taken, label})
         return replace(
             self, label=label, split=split, others={key: usual[key] for key in OPTIONAL_COLUMNS if key in usual}
         )
@@ -91,10 +89,10 @@ def name_columns(names: tuple[str, ...], text: str | None = None, label: str | N
         text: name of the column of the captions, if the user chose it.
         label: name of the column of the classes, if the user chose it.
     """
-    usual = {_normalise(name): name for name in reversed(names)}
+    usual = {normalise_name(name): name for name in reversed(names)}
     texts = [usual[name] for name in USUAL_NAMES["text"] if name in usual]
     texts = texts or [column for name, column in reversed(usual.items()) if NUMBERED_TEXT.fullmatch(name)]
-    label = label or _find_usual("label", usual, set(texts))
+    label = label or find_usual("label", usual, set(texts))
     return Columns("", (text,) if text else tuple(texts[:1]), label).extend(names)
 
 
@@ -145,162 +143,22 @@ def _to_json(value: Any) -> Any:
     return value if isinstance(value, (str, int, float)) else str(value)
 
 
-def find_columns(
-    rows: Sequence[Mapping[str, Any]],
-    chosen: Mapping[str, str | None],
-    rate_image: Callable[[Any], int],
-    where: object,
-) -> Columns:
-    """Find the columns of a table by the user's choice, by usual names, and by the cells of its first rows.
-
-    Args:
-        rows: first rows of the table.
-        chosen: names of columns that the user chose, by "image", "text", "label" and "split".
-        rate_image: function that rates how well a cell names an existing image; 0: not at all.
-        where: name of the table, for messages.
-
-    Raises:
-        DataError: the table lacks a column that the user chose, or the column of images or captions is unclear.
-    """
-    names, usual = _list_names(rows, chosen.values(), where)
-    if not names:  # every row is empty, and is reported as such
-        return Columns("file_name", ("text",))
-    image = chosen.get("image") or _find_image_column(rows, names, usual, rate_image)
-    if not image:
-        raise build_column_error("image", names, where)
-    label = chosen.get("label") or _find_usual("label", usual, {image})
-    split = chosen.get("split") or _find_usual("split", usual, {image, label})
-    notes = []
-    if _normalise(image) not in USUAL_NAMES["image"] and not chosen.get("image"):
-        notes.append(_describe_guess("image", image, where))
-    texts, is_guess = _choose_texts(rows, names, usual, chosen.get("text"), {image, label, split})
-    if not texts:
-        raise build_column_error("text", names, where)
-    if is_guess:
-        notes.append(_describe_guess("text", texts[0], where))
-    # last, because captions may be such words, too
-    if not split and (split := _guess_split_column(rows, names, {image, label, *texts})):
-        notes.append(_describe_guess("split", split, where))
-    return Columns(
-        image, texts, label, split, {key: usual[key] for key in OPTIONAL_COLUMNS if key in usual}, tuple(notes)
-    )
-
-
-def find_text_columns(rows: Sequence[Mapping[str, Any]], chosen: str | None, where: object) -> tuple[str, ...] | None:
-    """Find the columns of captions in a table without images; None if they are unclear.
-
-    Args:
-        rows: rows of the table.
-        chosen: name of the column, if the user chose it.
-        where: name of the table, for messages.
-
-    Raises:
-        DataError: the table lacks the column that the user chose.
-    """
-    names, usual = _list_names(rows, (chosen,), where)
-    return _choose_texts(rows, names, usual, chosen, set())[0] or None
-
-
-def _list_names(
-    rows: Iterable[Mapping[str, Any]], chosen: Iterable[str | None], where: object
-) -> tuple[list[str], dict[str, str]]:
-    """Return the names of all columns, and by their normalised forms.
-
-    Raises:
-        DataError: the table lacks a column that the user chose.
-    """
-    names = list(dict.fromkeys(key for row in rows for key in row))
-    for column in chosen:
-        if column is not None and column not in names:
-            raise DataError(f"{where} has no column {column!r}; its columns are {', '.join(names) or 'none'}.")
-    return names, {_normalise(name): name for name in reversed(names)}
-
-
-def _choose_texts(
-    rows: Sequence[Mapping[str, Any]],
-    names: Sequence[str],
-    usual: Mapping[str, str],
-    chosen: str | None,
-    taken: set[str],
-) -> tuple[tuple[str, ...], bool]:
-    """Return the columns of captions, by choice, usual names or cells, and whether cells alone decided."""
-    if chosen:
-        return (chosen,), False
-    if texts := tuple(_find_usual_texts(rows, usual, taken)):
-        return texts, False
-    guess = _guess_text_column(rows, names, taken)
-    return (guess,) if guess else (), bool(guess)
-
-
 def is_usual(content: str, name: str) -> bool:
     """Return whether a name is a usual one for a column of "image", "text", "label" or "split"."""
-    return _normalise(name) in USUAL_NAMES[content]
+    return normalise_name(name) in USUAL_NAMES[content]
 
 
-def _normalise(name: str) -> str:
+def normalise_name(name: str) -> str:
+    """Return the name of a column in lower case, with underscores for spaces, hyphens and dots."""
     return re.sub(r"[\s\-.]+", "_", str(name).strip().lower())
 
 
-def _find_usual(content: str, usual: Mapping[str, str], taken: set[str]) -> str:
+def find_usual(content: str, usual: Mapping[str, str], taken: set[str]) -> str:
+    """Return the first column with a usual name that is not taken; "" if there is none.
+
+    Args:
+        content: "image", "text", "label" or "split".
+        usual: columns by their normalised names.
+        taken: columns with other contents.
+    """
     return next((usual[name] for name in USUAL_NAMES[content] if usual.get(name, "") not in {"", *taken}), "")
-
-
-def _describe_guess(content: str, column: str, where: object) -> str:
-    what = {"text": "captions", "image": "images", "split": "splits"}[content]
-    return f"The {what} of {where} are read from the column {column!r}; `data.{content}_column=NAME` chooses another."
-
-
-def _find_image_column(
-    rows: Sequence[Mapping[str, Any]], names: Sequence[str], usual: Mapping[str, str], rate_image: Callable[[Any], int]
-) -> str:
-    """Return the column whose cells match existing images best, or else the first one with a usual name."""
-    candidates = [usual[name] for name in USUAL_NAMES["image"] if name in usual]
-    columns = [*candidates, *(name for name in names if name not in candidates)]
-    ratings: dict[str, int] = {}
-    for column in columns:
-        ratings[column] = sum(rate_image(row.get(column)) for row in rows)
-        if ratings[column] == 2 * len(rows):  # the best possible; similar names need not be searched for
-            return column
-    if any(ratings.values()):
-        return max(columns, key=lambda column: ratings[column])
-    return candidates[0] if candidates and _normalise(candidates[0]) not in ("id", "key") else ""
-
-
-def _find_usual_texts(rows: Sequence[Mapping[str, Any]], usual: Mapping[str, str], taken: set[str]) -> Iterable[str]:
-    """Return the first column with a usual name and a caption in it, or else all numbered caption columns."""
-    free = {name: column for name, column in usual.items() if column not in taken}
-    named = [free[name] for name in USUAL_NAMES["text"] if name in free]
-    for column in named:
-        if any(parse_texts(row.get(column)) for row in rows):
-            return [column]
-    numbered = [column for name, column in reversed(free.items()) if NUMBERED_TEXT.fullmatch(name)]
-    return numbered or named[:1]
-
-
-def _guess_text_column(rows: Sequence[Mapping[str, Any]], names: Sequence[str], taken: set[str]) -> str:
-    """Return the only column of sentences; "" if there is none or several."""
-    columns = [name for name in names if name not in taken and _holds_sentences([row.get(name) for row in rows])]
-    return columns[0] if len(columns) == 1 else ""
-
-
-def _guess_split_column(rows: Sequence[Mapping[str, Any]], names: Sequence[str], taken: set[str]) -> str:
-    """Return the first column whose cells are all names of splits, or ""."""
-    words = {word for keywords in KEYWORDS.values() for word in keywords}
-    for name in names:
-        cells = {str(row.get(name)).strip().lower() for row in rows if not is_missing(row.get(name))}
-        if name not in taken and cells and cells <= words:
-            return name
-    return ""
-
-
-def _holds_sentences(cells: Sequence[Any]) -> bool:
-    texts = [" ".join(parse_texts(cell) or []) for cell in cells if not is_missing(cell)]
-    return bool(texts) and sum(len(text.split()) > 1 for text in texts) * 2 > len(texts)
-
-
-def build_column_error(content: str, names: Sequence[str], where: object) -> DataError:
-    """Build the error for a column that the user has to choose."""
-    return DataError(
-        f"Can't tell which column of {where} holds the {content}s (columns: {', '.join(map(str, names)) or 'none'}). "
-        f"Use `data.{content}_column=NAME`."
-    )

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 
 from stackflower.data.image_formats import EXTENSIONS
+from stackflower.data.rows.cells import show
 from stackflower.data.rows.columns import USUAL_NAMES, is_usual
 from stackflower.data.rows.names import CAPTION_NUMBER
 from stackflower.errors import DataError
@@ -27,6 +28,9 @@ def read_delimited(
     names_file: Callable[[str], bool] = lambda cell: False,
 ) -> Iterator[tuple[int, dict[str, str], str | None]]:
     """Read rows of delimited text. A row that can't be read does not affect the rows after it.
+
+    Columns without a name are left out if they are empty, such as those that a spreadsheet adds to rows with more cells
+    than names; pandas calls them "Unnamed: 2".
 
     Args:
         text: content of the file.
@@ -52,6 +56,7 @@ def read_delimited(
     delimiter = delimiter or _guess_delimiter(where, lines[start])
     csv.field_size_limit(MAX_CELL)
     columns: list[str] | None = None
+    nameless: list[int] = []  # positions of columns without a name, except the first, which may be pandas' index
     for number, cells, problem in _read_records(lines, start, delimiter):
         if columns is None:
             if header is None:
@@ -60,14 +65,22 @@ def read_delimited(
             if not header:
                 columns = [str(position) for position in range(1, len(cells) + 1)]
             else:
-                columns = [cell.strip() for cell in cells]
+                pandas_names = ["", *(f"Unnamed: {number}" for number in range(1, len(cells)))]
+                columns = [cell.strip() or name for cell, name in zip(cells, pandas_names, strict=True)]
+                nameless = [number for number, name in enumerate(columns) if number and name == pandas_names[number]]
                 repeated = sorted({name for name in columns if name and columns.count(name) > 1})
                 if repeated:
                     raise DataError(f"{where} has two columns {repeated[0]!r}; rename one of them.")
                 continue
         if problem is None and len(cells) > len(columns):
             problem = f"has {len(cells)} cells in {len(columns)} columns; quote cells that contain {delimiter!r}"
-        yield number, {} if problem else dict(zip(columns, cells, strict=False)), problem
+        elif stray := next((cell for number in nameless for cell in cells[number : number + 1] if cell.strip()), None):
+            advice = f"quote cells that contain {delimiter!r}, or name the column"
+            problem = f"has text in a column without a name, {show(stray)}; {advice}"
+        values = {} if problem else dict(zip(columns, cells, strict=False))
+        for empty in nameless:
+            values.pop(columns[empty], None)
+        yield number, values, problem
 
 
 def _is_image_name(cell: str) -> bool:

@@ -8,18 +8,27 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from functools import cached_property
 from pathlib import PurePosixPath
-from posixpath import normpath
-from typing import Any, NamedTuple
+from posixpath import normpath, splitext
+from typing import Any, NamedTuple, TypeVar
 from urllib.parse import unquote
 
 from stackflower.data.files import Files
+from stackflower.data.image_formats import EXTENSIONS, OTHER_IMAGES, RAW_EXTENSIONS
 from stackflower.data.rows.arrow import ImageCell
 from stackflower.data.rows.cells import is_missing, parse_whole_number, show
-from stackflower.data.splits import find_split
+from stackflower.data.splits import find_folder_split
 
 SCHEME = re.compile(r"[a-z][a-z0-9+.-]+://[^/]*|[a-z]:(?=/)", re.IGNORECASE)  # of a URL, or a drive of Windows
 CAPTION_NUMBER = re.compile(r"#\d+$")  # Flickr's tables append the number of the caption
-USUAL_FOLDERS = ("images", "imgs", "img", "flickr30k_images", "flickr30k-images", "Flicker8k_Dataset")
+UPLOAD_PREFIX = re.compile(r"(?:(?<=/)|^)[0-9a-f]{8}-(?=[^/]+$)")  # Label Studio prepends it to uploaded files
+PATH = re.compile(r"(?=.*[^\W\d])\S*[/\\]\S*")
+IMAGE_EXTENSIONS = EXTENSIONS | OTHER_IMAGES | RAW_EXTENSIONS
+ID_DIGITS = 12  # of the images of COCO
+PADDED_ID = re.compile(rf"(?<!\d)\d{{{ID_DIGITS}}}$")
+USUAL_FOLDERS = frozenset({"images", "imgs", "img", "flickr30k_images", "flickr30k-images", "flicker8k_dataset"})
+
+
+Key = TypeVar("Key", str, int)
 
 
 class Match(NamedTuple):
@@ -41,7 +50,8 @@ class NameResolver:
 
     A name is first taken as a path relative to the metadata or to the data set. Otherwise, names are compared after
     Unicode normalisation and case folding, and finally by their endings, so that absolute paths of another computer,
-    URLs and ids without an extension match, provided that exactly one file fits.
+    URLs, ids without an extension (of COCO also without zeros), names of images in another format and of uploads match,
+    provided that exactly one file fits.
 
     Args:
         files: files of the data set.
@@ -63,7 +73,7 @@ class NameResolver:
             return Match(file)
         # a name may be relative to the metadata, to a usual folder beside them, or to the data set
         for attempt in dict.fromkeys((path, CAPTION_NUMBER.sub("", path))):
-            for place in (self.prefix, *(f"{self.prefix}{folder}/" for folder in USUAL_FOLDERS), ""):
+            for place in (self.prefix, *self.usual_places, ""):
                 file = normpath(place + attempt)
                 if file in self.files:
                     return Match(file, is_exact=not _is_absolute(name))
@@ -72,10 +82,13 @@ class NameResolver:
     def _find_similar(self, name: str, path: str) -> Match:
         """Find the only file whose path ends with a name, or whose path a name ends with."""
         key = _make_key(path).lstrip("./")
-        for attempt in dict.fromkeys((key, CAPTION_NUMBER.sub("", key), _make_key(unquote(path)).lstrip("./"))):
-            for index, base in ((self.by_name, attempt.rpartition("/")[2]), (self.by_stem, attempt.rpartition("/")[2])):
-                candidates = index.get(base, [])
-                fitting = [file for file in candidates if _fits(self._relative_key(file, index), attempt)]
+        plain = CAPTION_NUMBER.sub("", key)
+        for attempt in dict.fromkeys((key, plain, _make_key(unquote(path)).lstrip("./"), UPLOAD_PREFIX.sub("", plain))):
+            stem, extension = splitext(attempt)
+            converted = [(self.by_stem, stem)] if extension in IMAGE_EXTENSIONS else []
+            for index, ending in ((self.by_name, attempt), (self.by_stem, attempt), *converted):
+                candidates = index.get(ending.rpartition("/")[2], [])
+                fitting = [file for file in candidates if _fits(self._relative_key(file, index), ending)]
                 if not fitting and _is_absolute(name):
                     fitting = [file for file in candidates if not _contradicts(name, file)]
                 longest = max((file.count("/") for file in fitting), default=0)
@@ -85,6 +98,9 @@ class NameResolver:
                     return Match(best[0], is_exact)
                 if best:
                     return Match(None, problem=f"names {show_name(name)}, which may be {best[0]} or {best[1]}")
+        ids = self.by_id.get(int(plain), []) if plain.isdecimal() and len(plain) <= ID_DIGITS else []
+        if len(ids) == 1:
+            return Match(ids[0], is_exact=False)
         return Match(None, problem=self._explain_missing(name, path))
 
     def _explain_missing(self, name: str, path: str) -> str:
@@ -100,6 +116,12 @@ class NameResolver:
         return _cut_extension(key) if index is self.by_stem else key
 
     @cached_property
+    def usual_places(self) -> list[str]:
+        """Prefixes of the names in usual folders beside the metadata, in any case."""
+        beside = (folder for folder in self.files.folders if folder.rpartition("/")[0] == self.folder)
+        return [f"{folder}/" for folder in sorted(beside) if folder.rpartition("/")[2].lower() in USUAL_FOLDERS]
+
+    @cached_property
     def by_name(self) -> dict[str, list[str]]:
         """Files of the folder, by the last part of their normalised paths."""
         return _index((_make_key(file).rpartition("/")[2], file) for file in self._list_files())
@@ -113,6 +135,12 @@ class NameResolver:
             for file in files
             if self.files.is_image(file)
         )
+
+    @cached_property
+    def by_id(self) -> dict[int, list[str]]:
+        """Images of the folder with ids of COCO, such as ``COCO_val2014_000000391895.jpg``, by the number."""
+        ids = ((PADDED_ID.search(stem), files) for stem, files in self.by_stem.items())
+        return _index((int(match[0]), file) for match, files in ids if match for file in files)
 
     def _list_files(self) -> Iterable[str]:
         return (name for name in self.files.names if name.startswith(self.prefix))
@@ -132,6 +160,17 @@ def read_name(cell: Any) -> str:
         return ""
     number = parse_whole_number(cell)
     return str(number) if isinstance(cell, float) and number is not None else str(cell)
+
+
+def looks_like_file(cell: Any) -> bool:
+    """Return whether a cell is written like the name of an image file or a path, whether the file exists or not."""
+    return has_image_extension(cell) or PATH.fullmatch(CAPTION_NUMBER.sub("", read_name(cell).strip())) is not None
+
+
+def has_image_extension(cell: Any) -> bool:
+    """Return whether a cell ends like the name of an image file."""
+    name = CAPTION_NUMBER.sub("", read_name(cell).strip())
+    return splitext(name.partition("?")[0] if "://" in name else name)[1].lower() in IMAGE_EXTENSIONS
 
 
 def are_same(name: str, other: str) -> bool:
@@ -165,7 +204,7 @@ def _fits(file: str, name: str) -> bool:
 def _contradicts(name: str, file: str) -> bool:
     """Return whether the folders of a name and of a file name different splits."""
     splits = [
-        next(filter(None, map(find_split, reversed(path.replace("\\", "/").split("/")[:-1]))), None)
+        next(filter(None, map(find_folder_split, reversed(path.replace("\\", "/").split("/")[:-1]))), None)
         for path in (name, file)
     ]
     return None not in splits and splits[0] != splits[1]
@@ -176,8 +215,8 @@ def _cut_extension(path: str) -> str:
     return stem if dot and "/" not in extension and not stem.endswith("/") else path
 
 
-def _index(pairs: Iterable[tuple[str, str]]) -> dict[str, list[str]]:
-    index = defaultdict[str, list[str]](list)
+def _index(pairs: Iterable[tuple[Key, str]]) -> dict[Key, list[str]]:
+    index = defaultdict[Key, list[str]](list)
     for key, file in pairs:
         index[key].append(file)
     return dict(index)

@@ -81,7 +81,7 @@ class Cub200(ListedSource):
         beside = self.path.parent / "text_c10"
         if beside.is_dir():
             return open_files(beside)
-        raise DataError(f"{self.path} has no captions: unpack text_c10 of Reed et al. in it or beside it.")
+        raise DataError(f"{self.files.path} has no captions: unpack text_c10 of Reed et al. in it or beside it.")
 
     def list_tables(self) -> Iterator[RawTable]:
         for split in ("train", "test"):

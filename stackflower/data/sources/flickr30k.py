@@ -9,13 +9,10 @@ from dataclasses import replace
 from stackflower.data.files import Files
 from stackflower.data.listed import ListedSource
 from stackflower.data.rows.containers import RawRow, RawTable, open_table
-from stackflower.data.splits import find_split
-from stackflower.formats.lines import split_lines
 from stackflower.registry import register
 
 CAPTIONS = re.compile(r"(?:.*/)?(?:results(?:_\d+)?\.(?:token|csv)|Flickr8k\.token\.txt)")
 HEADER = b"image_name| comment_number| comment"  # of results.csv
-SPLIT_LIST = re.compile(r"(?:.*/)?Flickr_?8k\.(train|dev|test)Images\.txt")
 
 
 @register("data", "flickr30k")
@@ -34,24 +31,18 @@ class Flickr30k(ListedSource):
         return bool(_find_captions(files))
 
     def list_tables(self) -> Iterator[RawTable]:
-        splits = {
-            image: str(find_split(match[1]))
-            for name in self.files.names
-            if (match := SPLIT_LIST.fullmatch(name))
-            for image in split_lines(self.files.text(name))
-        }
         name = _find_captions(self.files)[0]
         table = open_table(
             self.files, name, delimiter="|" if name.endswith(".csv") else "\t", header=name.endswith(".csv")
         )
-        yield replace(table, rows=self._convert(table, splits), folder="", is_fixed=True)
+        yield replace(table, rows=_convert(table), folder="", is_fixed=True)
 
-    def _convert(self, table: RawTable, splits: dict[str, str]) -> Iterator[RawRow]:
-        """Name the columns, and take the number of the caption off the name of the image: ``1.jpg#0``."""
-        for place, values, problem in table.rows:
-            image, *_, text = map(str, values.values()) if len(values) > 1 else ("", "")
-            image = image.partition("#")[0].strip()
-            yield RawRow(place, {"image": image, "text": text, "split": splits.get(image)}, problem)
+
+def _convert(table: RawTable) -> Iterator[RawRow]:
+    """Name the columns, and take the number of the caption off the name of the image: ``1.jpg#0``."""
+    for place, values, problem in table.rows:
+        image, *_, text = map(str, values.values()) if len(values) > 1 else ("", "")
+        yield RawRow(place, {"image": image.partition("#")[0].strip(), "text": text}, problem)
 
 
 def _find_captions(files: Files) -> list[str]:

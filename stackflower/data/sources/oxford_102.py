@@ -69,18 +69,18 @@ class Oxford102(ListedSource):
         """File of each existing image, by number."""
         images = {int(match[1]): name for name in self.files.names if (match := IMAGE_NAME.fullmatch(name))}
         if not images:
-            raise DataError(f"{self.path / 'jpg'} has no images; they must be called image_00001.jpg and so on.")
+            raise DataError(f"{self.files.path / 'jpg'} has no images; they must be called image_00001.jpg and so on.")
         return dict(sorted(images.items()))
 
     def _read_matrix(self, name: str, key: str) -> Any:
         from scipy.io import loadmat  # imported late, because detecting a layout imports all sources
 
         if name not in self.files:
-            raise DataError(f"{self.path} has no {name}, which is part of Oxford-102.")
+            raise DataError(f"{self.files.path} has no {name}, which is part of Oxford-102.")
         try:
             return loadmat(io.BytesIO(self.files.read(name)), variable_names=[key])[key].flatten()
         except Exception as error:  # a damaged file may raise any exception
-            raise DataError(f"{self.path / name} is not the file of Oxford-102 ({error}).") from error
+            raise DataError(f"{self.files.path / name} is not the file of Oxford-102 ({error}).") from error
 
     def _list_members(self, split: str) -> list[int]:
         """List the numbers of the images of a split, whether their files exist or not."""
@@ -101,7 +101,7 @@ class Oxford102(ListedSource):
 
     def list_tables(self) -> Iterator[RawTable]:
         if not self.files.has_folder("text_c10"):
-            raise DataError(f"{self.path} has no captions: unpack text_c10 of Reed et al. in it.")
+            raise DataError(f"{self.files.path} has no captions: unpack text_c10 of Reed et al. in it.")
         for split in ("train", "test") if self.by == "classes" else SPLIT_KEYS:
             yield RawTable("", self._list_rows(split), split=split, is_fixed=True)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from stackflower.data.files import Files
+from stackflower.data.files import Files, Folder
 from stackflower.data.prepared import IMAGES, ROWS, Prepared, build_damage_error, open_prepared
 from stackflower.data.source import SPLITS, Rows, Source
 from stackflower.errors import DataError
@@ -46,7 +46,7 @@ class PreparedSource(Source):
 
     @classmethod
     def recognises(cls, files: Files) -> bool:
-        return DESCRIPTION_FILE in files
+        return isinstance(files, Folder) and DESCRIPTION_FILE in files
 
     def splits(self) -> list[str]:
         return list(self.keys)

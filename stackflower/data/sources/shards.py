@@ -244,7 +244,8 @@ class ShardSource(ListedSource):
     @classmethod
     def recognises(cls, files: Files) -> bool:
         shards = [name.rpartition("/")[0] for name in files.names if name.endswith(".tar")]
-        return any(not folder or find_split(folder) for folder in shards)
+        near = any(not folder or find_split(folder) for folder in shards)
+        return near or (bool(shards) and not files.images)  # beside images, deeper tar files are archives of them
 
     @cached_property
     def shard_splits(self) -> ShardSplits:
