@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from stackflower.commands.console import Command
-from stackflower.commands.options import format_examples
+from stackflower.commands.console import Command, show
+from stackflower.commands.options import format_examples, json_option
 from stackflower.commands.streams import echo
 from stackflower.errors import ConfigError, RunError
 
@@ -38,7 +38,8 @@ if TYPE_CHECKING:
     help="Address to listen at; 0.0.0.0 makes the page reachable from other machines.",
 )
 @click.option("--share", is_flag=True, help="Create a public link, which anyone can open, through gradio's servers.")
-def demo(models: tuple[str, ...], follow: bool, host: str, port: int | None, share: bool) -> None:
+@json_option
+def demo(models: tuple[str, ...], follow: bool, host: str, port: int | None, share: bool, as_json: bool) -> None:
     """Draw images with trained models in the browser, or follow a training.
 
     MODEL is a run, a model folder, a shipped model or one of the Hugging Face Hub. By default, the demo offers all
@@ -61,7 +62,9 @@ def demo(models: tuple[str, ...], follow: bool, host: str, port: int | None, sha
         with serving(
             None if follow else Models(names), format_sample_command, follow=run, host=host, port=port, share=share
         ) as address:
-            echo(f"The demo runs at {address} (stop it with Ctrl-C).", err=True)
+            values = {"address": address, "models": list(names), "follow": follow}
+            show(values, as_json, lambda: address)
+            echo("The demo is running; stop it with Ctrl-C.", err=True)
             wait_forever()
     except KeyboardInterrupt:
         echo("Stopped.", err=True)

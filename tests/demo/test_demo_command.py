@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import re
+import json
 import signal
 import socket
 import subprocess
@@ -53,14 +53,13 @@ def test_a_name_of_nothing_gets_a_sentence(stackflower, flags: list[str]) -> Non
 @contextmanager
 def running(folder: Path, *arguments: object) -> Iterator[tuple[subprocess.Popen[str], str]]:
     """Run the command in a process of its own; yield the process and the address of the page."""
-    command = [sys.executable, "-m", "stackflower", "demo", *map(str, arguments)]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=folder) as process:
-        assert process.stderr is not None
+    command = [sys.executable, "-m", "stackflower", "demo", *map(str, arguments), "--json"]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, cwd=folder, **pipes) as process:  # type: ignore[call-overload]
         try:
-            line = process.stderr.readline()
-            found = re.search(r"http://127\.0\.0\.1:\d+", line)
-            assert found, line + process.stderr.read()
-            yield process, found[0]
+            line = process.stdout.readline()
+            assert line, process.stderr.read()
+            yield process, json.loads(line)["address"]
         finally:
             process.kill()
 

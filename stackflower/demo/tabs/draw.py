@@ -122,7 +122,7 @@ def _connect(context: Context, inputs: Inputs, outputs: Outputs) -> None:
     )
     controls.reveal(done, outputs.notes, outputs.command_box, outputs.archive)
     quiet = controls.QUIET
-    done.success(lambda joined: gr.Gallery(columns=1 if joined else 4), inputs.side_by_side, outputs.gallery, **quiet)
+    done.success(lambda joined: gr.Gallery(columns=2 if joined else 4), inputs.side_by_side, outputs.gallery, **quiet)
 
 
 def _follow_model(models: Models, inputs: Inputs) -> None:
