@@ -26,7 +26,7 @@ from stackflower.models.card import render_card
 from stackflower.models.describe import describe_run
 from stackflower.models.finding import find_model
 from stackflower.models.folder import load_model, save_model
-from stackflower.models.record import ModelRecord, is_model
+from stackflower.models.record import ModelRecord, is_model, mention_pickles
 from stackflower.runs.folder import Run
 from stackflower.stages.base import Generated, Stage, Text
 from stackflower.stages.noise import NoiseTable
@@ -148,6 +148,10 @@ class Pipeline:
             RunError: part of a run is missing or damaged.
         """
         folder = find_model(model, revision)
+        if not Run(folder).config_file.exists():
+            raise ModelError(
+                f"{folder} holds neither a model nor a run: config.json is missing.{mention_pickles(folder)}"
+            )
         if not is_model(folder):
             return cls.from_run(folder, device, with_discriminator=with_discriminator, checkpoint=checkpoint)
         if with_discriminator or checkpoint is not None:

@@ -62,11 +62,15 @@ def _build_table(scores: Mapping[str, Any]) -> dict[str, Any]:
     intervals = dict(_flatten(scores.get("intervals", {})))
     rows = []
     for name, value in _flatten(scores.get("values", {})):
-        if name.endswith("_std"):  # the intervals say as much
+        if name.endswith("_std") or not isinstance(value, (int, float)):  # the intervals say as much as deviations
             continue
-        low, high = intervals.get(name, (None, None))
-        rows.append((_label(name), f"{value:.4g}", f"{low:.4g} to {high:.4g}" if low is not None else ""))
-    protocol = {name: value for name, value in scores.get("protocol", {}).items() if not isinstance(value, Mapping)}
+        match intervals.get(name):
+            case [int() | float() as low, int() | float() as high]:
+                interval = f"{low:.4g} to {high:.4g}"
+            case _:
+                interval = ""
+        rows.append((_plain(_label(name)), f"{value:.4g}", interval))
+    protocol = {name: value for name, value in _flatten(scores.get("protocol", {})) if value is not None}
     return {
         "rows": rows,
         "protocol": "; ".join(f"{_label(name).lower()}: {_plain(str(v))}" for name, v in protocol.items()),
@@ -79,8 +83,8 @@ def _label(name: str) -> str:
 
 
 def _flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield dotted names and values of nested mappings."""
-    for name, value in values.items():
+    """Yield dotted names and values of nested mappings; nothing for another value."""
+    for name, value in values.items() if isinstance(values, Mapping) else ():
         if isinstance(value, Mapping):
             yield from _flatten(value, f"{prefix}{name}.")
         else:

@@ -12,8 +12,9 @@ Their files::
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -38,6 +39,10 @@ from stackflower.stages.base import Stage
 from stackflower.text.base import TextEncoder
 from stackflower.utils.atomic import replacing, write_text
 from stackflower.utils.checksum import compute_sha256
+
+# bounds of the options of a model, which could ask for more memory than there is
+LARGEST_SIZE = 4096  # of an option of the networks, unless a tensor in the files is larger
+LARGEST_TEXT_OPTION = 1_000_000
 
 
 def load_model(folder: Path) -> tuple[Stage, TextEncoder, ModelRecord]:
@@ -106,25 +111,46 @@ def _may_read(path: Path, root: Path) -> bool:
 
 def _check_shapes(record: ModelRecord, weights: list[Path]) -> None:
     """Compare the networks of the record with the headers of the files, before memory is taken for either."""
+    shapes = [_read_shapes(path) for path in weights]
+    largest = max([LARGEST_SIZE, *(size for file in shapes for shape in file.values() for size in shape)])
+    for name, value in _list_integers({**record.networks, "text": record.text}):
+        if abs(value) > (LARGEST_TEXT_OPTION if name.startswith("text.") else largest):
+            raise ModelError(f"{CONFIG_FILE} sets {name} to {value:.3g}, which the weights do not have. {ADVICE}")
+    if record.text.get("dim", record.text_dim) != record.text_dim:
+        raise ModelError(f"{CONFIG_FILE} gives two sizes of the text embeddings. {ADVICE}")
     with torch.device("meta"):
         stage: Stage | None = build_stage(record.stage, record.text_dim)
-    for path in weights:
-        if stage is None:
-            raise ModelError(
-                f"{CONFIG_FILE} describes fewer stages than the number {record.stage.stage} says. {ADVICE}"
-            )
+    assert stage is not None
+    if stage.resolutions[-1] != record.resolution:
+        raise ModelError(
+            f"{CONFIG_FILE} gives a resolution of {record.resolution}, not {stage.resolutions[-1]}. {ADVICE}"
+        )
+    for path, found in zip(weights, shapes, strict=True):
+        assert stage is not None
         expected = {name: tuple(value.shape) for name, value in stage.state_dict().items()}
-        try:
-            with safe_open(path, "pt") as file:
-                shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
-        except (SafetensorError, OSError) as error:
-            raise ModelError(f"{path} is damaged or not a safetensors file ({error}). {ADVICE}") from error
-        if shapes != expected:
-            wrong = sorted(name for name in shapes.keys() | expected.keys() if shapes.get(name) != expected.get(name))
+        if found != expected:
+            wrong = sorted(name for name in found.keys() | expected.keys() if found.get(name) != expected.get(name))
             raise ModelError(f"{path} does not match the networks in {CONFIG_FILE}: {', '.join(wrong[:5])}. {ADVICE}")
         stage = stage.previous
-    if stage is not None and stage.resolutions[-1] > record.resolution:
-        raise ModelError(f"{CONFIG_FILE} gives a resolution of {record.resolution} px, but a stage has more. {ADVICE}")
+
+
+def _read_shapes(path: Path) -> dict[str, tuple[int, ...]]:
+    """Read the shapes of the tensors in a safetensors file."""
+    try:
+        with safe_open(path, "pt") as file:
+            return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise ModelError(f"{path} is damaged or not a safetensors file ({error}). {ADVICE}") from error
+
+
+def _list_integers(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, int]]:
+    """Yield the dotted names and values of the integers in nested mappings and lists."""
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            yield from _list_integers(value, f"{prefix}{name}.")
+        for item in value if isinstance(value, list) else [value]:
+            if isinstance(item, int):
+                yield f"{prefix}{name}", item
 
 
 def _load_encoder(folder: Path, record: ModelRecord) -> TextEncoder:

@@ -19,6 +19,7 @@ CONFIG_FILE = "config.json"
 LARGEST_CONFIG = 10_000_000  # bytes
 PICKLED_SUFFIXES = (".pt", ".pth", ".bin", ".ckpt", ".pkl")
 ADVICE = "Download or export the model again."
+MAX_LOAD_RATIO = 100
 Precision = Literal["fp32", "fp16"]
 
 
@@ -109,6 +110,7 @@ class ModelRecord:
             except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
                 problems.append(f"config: the networks are not described completely ({error!r}).")
             read_section(Training, record.training, "config.training", problems, partial=True)
+            problems += _check_stages(record) if not problems else []
         if problems or record is None:
             raise ConfigError(problems)
         return record
@@ -166,6 +168,19 @@ def read_record(folder: Path) -> ModelRecord:
         return ModelRecord.from_dict(values)
     except ConfigError as error:
         raise ModelError(f"{folder / CONFIG_FILE} is not valid:\n{error}\n{ADVICE}") from error
+
+
+def _check_stages(record: ModelRecord) -> list[str]:
+    """Return what is wrong with the numbers of the stages: each is one more than that of the stage before it."""
+    stage: PreviousStage | None = record.stage
+    while stage is not None:
+        expected = 1 if stage.below is None else stage.below.stage + 1
+        if stage.stage != expected:
+            return [f"config.networks: stage = {stage.stage} is described as the stage {expected}."]
+        if not 0 < stage.load_ratio <= MAX_LOAD_RATIO:
+            return [f"config.networks: load_ratio = {stage.load_ratio} should be from 0 to {MAX_LOAD_RATIO}."]
+        stage = stage.below
+    return []
 
 
 def _add_runs(networks: Mapping[str, Any]) -> dict[str, Any]:

@@ -224,12 +224,22 @@ def lead_out(model: Path) -> None:
         (lambda m: edit(m, lambda v: v.update(format=FORMAT + 1, stackflower="9.0")), "written by Stackflower 9.0"),
         (lambda m: edit(m, lambda v: v.update(text_dim="many")), "config.text_dim = 'many'"),
         (lambda m: edit(m, lambda v: v["networks"].pop("generator")), "not described completely"),
-        (lambda m: edit(m, lambda v: v["networks"].update(stage=3)), "generator-stage2.safetensors"),
-        (lambda m: edit(m, lambda v: v["networks"]["generator"].update(channels=10**6)), "does not match"),
+        (lambda m: edit(m, lambda v: v["networks"].update(stage=10**9)), "is described as the stage 1"),
+        (lambda m: edit(m, lambda v: v["networks"]["generator"].update(channels=6)), "does not match the networks"),
+        (
+            lambda m: edit(m, lambda v: v["networks"]["generator"].update(channels=10**9)),
+            r"generator.channels to 1e\+09",
+        ),
+        (lambda m: edit(m, lambda v: v["networks"]["generator"].update(mapping_layers=10**9)), "mapping_layers to"),
+        (lambda m: edit(m, lambda v: v["text"].update(dim=10**12)), r"text.dim to 1e\+12"),
+        (lambda m: edit(m, lambda v: v["text"].update(dim=65)), "two sizes of the text embeddings"),
+        (lambda m: edit(m, lambda v: v.update(text_dim=10**12)), "two sizes of the text embeddings"),
         (lambda m: edit(m, lambda v: v["networks"]["generator"].update(name="nothing")), "Unknown generator"),
         (lambda m: edit(m, lambda v: v["files"].update({"../../etc/passwd": "0"})), "leads out of the folder"),
         (lambda m: edit(m, lambda v: v["files"].clear()), "has no checksum of generator.safetensors"),
         (lambda m: edit(m, lambda v: v.update(encoder="ngram-0")), "was trained with another text encoder"),
+        (lambda m: edit(m, lambda v: v.update(resolution=10**9)), "gives a resolution of 1000000000, not 16"),
+        (lambda m: edit(m, lambda v: v["networks"].update(load_ratio=1e300)), r"load_ratio = 1e\+300 should be"),
     ],
 )
 def test_damage_of_a_model_is_named(stackflower, model: Path, damage: Callable[[Path], object], message: str) -> None:
@@ -295,6 +305,18 @@ def test_the_card_lists_scores_of_these_weights(trained: Path, tmp_path: Path) -
     assert (
         "split: test; trained on: photos; images: 1000" in card and "hidden" not in card and "- inception_score" in card
     )
+
+
+def test_odd_scores_of_a_model_are_left_out_of_its_card(model: Path, tmp_path: Path) -> None:
+    odd = [
+        {},
+        {"values": {"a": "x", "b": 2.0, "c": 3.0}, "intervals": {"b": [1], "c": 4}, "protocol": 5},
+        {"values": 3},
+    ]
+    edit(model, lambda values: values.update(scores=odd))
+    Pipeline.from_pretrained(model, "cpu").save_pretrained(tmp_path / "again")
+    card = (tmp_path / "again" / "README.md").read_text(encoding="utf-8")
+    assert "| B | 2 |  |" in card and "| C | 3 |  |" in card and "| A |" not in card
 
 
 def test_pipelines_that_were_built_by_hand_are_not_saved(tmp_path: Path) -> None:
