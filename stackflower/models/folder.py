@@ -57,7 +57,7 @@ def load_model(folder: Path) -> tuple[Stage, TextEncoder, ModelRecord]:
     _check_files(folder, record, weights)
     try:
         _check_shapes(record, weights)
-        stage = build_stage(record.stage, record.text_dim)
+        stage = build_stage(record.stage, record.text_dim, record.word_dim)
         load_weights(stage, weights[0], ADVICE)
         load_previous(stage, weights[1:])
         encoder = _load_encoder(folder / "text", record)
@@ -107,7 +107,7 @@ def _may_read(path: Path, root: Path) -> bool:
 def _check_shapes(record: ModelRecord, weights: list[Path]) -> None:
     """Compare the networks of the record with the headers of the files, before memory is taken for either."""
     with torch.device("meta"):
-        stage: Stage | None = build_stage(record.stage, record.text_dim)
+        stage: Stage | None = build_stage(record.stage, record.text_dim, record.word_dim)
     for path in weights:
         if stage is None:
             raise ModelError(

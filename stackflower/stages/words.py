@@ -1,0 +1,36 @@
+"""Pad and join the words of captions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from stackflower.stages.base import Words
+
+
+def scale_vectors(vectors: Tensor) -> Tensor:
+    """Scale vectors `(…, D)` to a root mean square of 1, so that one learning rate suits every encoder; zeros stay."""
+    return F.normalize(vectors.float(), dim=-1) * vectors.shape[-1] ** 0.5
+
+
+def pad_words(vectors: Sequence[Tensor]) -> Words:
+    """Pad the words of captions to the longest caption.
+
+    Args:
+        vectors: vectors `(l, D)` of the words of each caption, each with its own l.
+    """
+    counts = torch.tensor([len(rows) for rows in vectors])
+    mask = torch.arange(int(counts.max())) < counts[:, None]
+    return Words(torch.nn.utils.rnn.pad_sequence(list(vectors), batch_first=True), mask.to(vectors[0].device))
+
+
+def join_words(parts: Sequence[Words]) -> Words:
+    """Join the captions of all parts, padded to the longest."""
+    longest = max(part.mask.shape[1] for part in parts)
+    missing = [longest - part.mask.shape[1] for part in parts]
+    vectors = [F.pad(part.vectors, (0, 0, 0, count)) for part, count in zip(parts, missing, strict=True)]
+    masks = [F.pad(part.mask, (0, count)) for part, count in zip(parts, missing, strict=True)]
+    return Words(torch.cat(vectors), torch.cat(masks))
