@@ -1,4 +1,4 @@
-"""Pad and join the words of captions."""
+"""Pad and join the words of captions, and attend to them."""
 
 from __future__ import annotations
 
@@ -34,3 +34,24 @@ def join_words(parts: Sequence[Words]) -> Words:
     vectors = [F.pad(part.vectors, (0, 0, 0, count)) for part, count in zip(parts, missing, strict=True)]
     masks = [F.pad(part.mask, (0, count)) for part, count in zip(parts, missing, strict=True)]
     return Words(torch.cat(vectors), torch.cat(masks))
+
+
+def attend_to_words(queries: Tensor, keys: Tensor, mask: Tensor) -> Tensor:
+    """Compute how much each position attends to each word: the softmax over words of their inner products.
+
+    Padding has a weight of exactly zero. Products and exponentials are computed in float32.
+
+    Args:
+        queries: vectors of positions `(N, M, C)`.
+        keys: vectors of words `(N, L, C)`.
+        mask: `(N, L)` bool, True for a word; each row has at least one.
+
+    Returns:
+        Weights `(N, M, L)`, which sum to 1 over the words, in float32 or wider.
+    """
+    dtype = torch.promote_types(queries.dtype, torch.float32)
+    device = queries.device.type
+    # the device "meta", on which the cost of a step is counted, has no autocast
+    with torch.autocast("cpu" if device == "meta" else device, enabled=False):
+        scores = queries.to(dtype) @ keys.to(dtype).transpose(1, 2)
+        return scores.masked_fill(~mask[:, None], -torch.inf).softmax(2)
