@@ -10,11 +10,13 @@ from pathlib import Path
 
 import torch
 
+from stackflower import registry
 from stackflower.adversary import Adversary
 from stackflower.config.schema import Part, PreviousStage, RunConfig
 from stackflower.data.source import Source
 from stackflower.errors import ConfigError, RunError
 from stackflower.features.base import Features
+from stackflower.penalties.base import Penalty
 from stackflower.runs.checkpoint import load_previous, load_weights
 from stackflower.runs.folder import Run
 from stackflower.runs.record import RunRecord
@@ -124,11 +126,22 @@ def build_adversaries(config: RunConfig, text_dim: int, stage: Stage, word_dim: 
                 features=features,
             ),
             config.objective.create("objective"),
-            {part.name: part.create("penalty", features=features) for part in config.penalties},
+            _build_penalties(config, features, resolution == stage.resolutions[-1]),
             config.augmentation.create("augmentation"),
         )
         for resolution in stage.resolutions
     }
+
+
+def _build_penalties(config: RunConfig, features: Features | None, is_largest: bool) -> dict[str, Penalty]:
+    """Build the penalties of an adversary by name, which depend on whether its resolution is the highest."""
+    text_folder = config.text.options.get("weights")
+    penalties = {}
+    for part in config.penalties:
+        cls: type[Penalty] = registry.get("penalty", part.name)
+        if is_largest or not cls.largest_only:
+            penalties[part.name] = part.create("penalty", features=features, text_folder=text_folder)
+    return penalties
 
 
 def build_networks(config: RunConfig, text_dim: int, word_dim: int = 0) -> tuple[Stage, dict[str, Adversary]]:

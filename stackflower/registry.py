@@ -59,7 +59,7 @@ KINDS: dict[str, Kind] = {
     ),
     "augmentation": Kind("stackflower.augmentations.base:Augmentation"),
     "objective": Kind("stackflower.objectives.base:Objective"),
-    "penalty": Kind("stackflower.penalties.base:Penalty", ("features",)),
+    "penalty": Kind("stackflower.penalties.base:Penalty", ("features", "text_folder")),
     "extractor": Kind("stackflower.evaluation.extractors.base:Extractor"),
     "metric": Kind("stackflower.evaluation.metrics.base:Metric"),
 }

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from stackflower.stages.base import Words
+from stackflower.utils.distributed import gather_detached, get_rank_and_size
 
 
 def scale_vectors(vectors: Tensor) -> Tensor:
@@ -34,6 +35,17 @@ def join_words(parts: Sequence[Words]) -> Words:
     vectors = [F.pad(part.vectors, (0, 0, 0, count)) for part, count in zip(parts, missing, strict=True)]
     masks = [F.pad(part.mask, (0, count)) for part, count in zip(parts, missing, strict=True)]
     return Words(torch.cat(vectors), torch.cat(masks))
+
+
+def gather_words(words: Words) -> Words:
+    """Gather the words of the captions of all processes, in the order of ranks, without gradients."""
+    if get_rank_and_size()[1] == 1:
+        return words
+    length = words.mask.shape[1]
+    longest = int(gather_detached(torch.tensor([length], device=words.mask.device)).max())
+    vectors = F.pad(words.vectors.detach(), (0, 0, 0, longest - length))
+    mask = F.pad(words.mask, (0, longest - length)).byte()
+    return Words(gather_detached(vectors), gather_detached(mask).bool())
 
 
 def attend_to_words(queries: Tensor, keys: Tensor, mask: Tensor) -> Tensor:

@@ -98,8 +98,15 @@ class LearnedEncoder(TextEncoder):
         vectors = self.network(tokens.flatten(0, -2)).float()
         return F.normalize(vectors, dim=1).mul(math.sqrt(self.dim)).unflatten(0, tokens.shape[:-1])
 
-    def embed_words(self, tokens: Tensor) -> Words:
-        """Return the words of tokens ``(N, L)``, int64, by the network's current weights; only if `has_words`."""
+    def embed_with_words(self, tokens: Tensor) -> tuple[Tensor, Words]:
+        """Embed tokens with the network's current weights, if the encoder has words.
+
+        Args:
+            tokens: tokens ``(N, L)``, int64.
+
+        Returns:
+            The vectors of the captions ``(N, dim)``, of any length, and their words.
+        """
         raise NotImplementedError(f"{type(self).__name__} has no words")
 
     @torch.no_grad()

@@ -56,7 +56,7 @@ class TokenWords:
 
     @torch.no_grad()
     def __call__(self, captions: Tensor) -> Words:
-        return self.encoder.embed_words(self.tokens[captions].long())
+        return self.encoder.embed_with_words(self.tokens[captions].long())[1]
 
 
 class StoredWords:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from stackflower.declarations import Offer
 from stackflower.errors import ComponentError, DataError
 from stackflower.options import Count, Weight
 from stackflower.registry import register
@@ -81,10 +82,12 @@ class RecurrentEncoder(LearnedEncoder):
             trained.
         margin: margin α of the ranking loss; 0.2 in the report.
         weights: output folder of `stackflower train-text`. The encoder is then frozen.
+        loss: loss that the weights were trained with, which that command records; "damsm" comes with an image encoder
+            for the penalty and the extractor of that name.
     """
 
     has_words = True
-    offers = ("words",)
+    offers = ("words", Offer("image encoder", when={"loss": "damsm"}))
 
     network: BidirectionalGRU
 
@@ -97,8 +100,14 @@ class RecurrentEncoder(LearnedEncoder):
         min_count: Count = 2,
         margin: Weight = 0.2,
         weights: str | None = None,
+        loss: Literal["ranking", "damsm"] = "ranking",
     ):
         super().__init__(dim=dim, weights=weights)
+        if loss == "damsm" and weights is None:
+            raise ComponentError(
+                "text.loss = 'damsm' is a loss of training before the GAN; name the folder that `stackflower "
+                "train-text` wrote as `text`."
+            )
         if dim < 2:
             raise ComponentError(f"text.dim = {dim} must be at least 2, one for each direction.")
         self.input_dim, self.word_dim = word_dim, dim
@@ -135,14 +144,11 @@ class RecurrentEncoder(LearnedEncoder):
             row[: len(tokens)] = torch.tensor(tokens, dtype=torch.int64)
         return table
 
-    def embed_words(self, tokens: Tensor) -> Words:
-        return self._mask_states(tokens, self.network.compute_states(tokens)[1])
-
-    def _mask_states(self, tokens: Tensor, states: Tensor) -> Words:
-        """Return states ``(N, L, dim)`` as words; a caption without words has its first state."""
+    def embed_with_words(self, tokens: Tensor) -> tuple[Tensor, Words]:
+        last, states = self.network.compute_states(tokens)
         mask = tokens > 0
-        mask[:, 0] = True
-        return Words(scale_vectors(states) * mask[..., None], mask)
+        mask[:, 0] = True  # a caption without words has one state
+        return last.float(), Words(scale_vectors(states) * mask[..., None], mask)
 
     @torch.no_grad()
     def encode_words(self, captions: Sequence[str]) -> EncodedWords:
@@ -150,10 +156,9 @@ class RecurrentEncoder(LearnedEncoder):
         device = next(self.network.parameters()).device
         sentences, words = [], []
         for first in range(0, len(captions), CHUNK):
-            tokens = self.tokenise(captions[first : first + CHUNK]).to(device)
-            last, states = self.network.compute_states(tokens)
-            sentences.append(F.normalize(last.float(), dim=1).cpu())
-            words.append(self._mask_states(tokens, states).to("cpu"))
+            last, words_of_chunk = self.embed_with_words(self.tokenise(captions[first : first + CHUNK]).to(device))
+            sentences.append(F.normalize(last, dim=1).cpu())
+            words.append(words_of_chunk.to("cpu"))
         texts = [split_words(caption)[: self.max_words] or [caption] for caption in captions]
         return EncodedWords(torch.cat(sentences), join_words(words), texts)
 
