@@ -72,7 +72,7 @@ class StoredWords:
         chunk: number of captions per call of the encoder.
     """
 
-    def __init__(self, encoder: TextEncoder, captions: Sequence[str], device: torch.device, chunk: int = 1024):
+    def __init__(self, encoder: TextEncoder, captions: Sequence[str], device: torch.device, chunk: int = 256):
         self.dim, self.device = encoder.word_dim, device
         unique = list(dict.fromkeys(captions))
         position = {caption: row for row, caption in enumerate(unique)}
