@@ -39,6 +39,7 @@ from stackflower.stages.discriminators.began import AutoencoderDiscriminator
 from stackflower.stages.discriminators.matching import MatchingDiscriminator
 from stackflower.stages.layers import UpsampleConv
 from stackflower.text.learned import LearnedEncoder
+from stackflower.text.words import build_word_lookup
 from stackflower.training.accelerator import keep_memory, make_accelerator
 from stackflower.training.batches.assembly import Batches
 from stackflower.training.batches.batch import Drawing
@@ -103,7 +104,8 @@ def build_trainer(recipe: str, stage: int, folder: str, precision: str, images: 
     captions = [" ".join(WORDS[(number + step) % len(WORDS)] for step in range(8)) for number in range(images)]
     fit_encoder(config, encoder, captions)
     rows = Rows(captions=[[caption] for caption in captions], labels=[number % 50 for number in range(images)])
-    resolution = max(build_stage(config, encoder.dim).resolutions)
+    stage_networks = build_stage(config, encoder.dim, encoder.word_dim)
+    resolution = max(stage_networks.resolutions)
     size = config.train.load_size or round(resolution * LOAD_RATIO)
     data = Prepared(torch.randint(0, 255, (images, size, size, 3), dtype=torch.uint8), rows, "")
     learned: LearnedText | None = None
@@ -112,12 +114,14 @@ def build_trainer(recipe: str, stage: int, folder: str, precision: str, images: 
         learned = LearnedText(encoder, encoder.tokenise(captions).to(accelerator.device))
         embed = learned.embed
 
+    words = build_word_lookup(encoder, captions, accelerator.device) if stage_networks.uses_words else None
+
     def batches(drawing: Drawing) -> Batches:
-        return PreparedBatches(data, embed, drawing, accelerator.device)
+        return PreparedBatches(data, embed, drawing, accelerator.device, words)
 
     run = Run(folder)
     logger = RunLogger(run, accelerator, ["a flower"], torch.zeros(1, encoder.dim), 0)
-    networks = Networks(config, accelerator, batches, encoder.dim, learned)
+    networks = Networks(config, accelerator, batches, encoder.dim, learned, word_dim=encoder.word_dim)
     return Trainer(config, run, networks, logger, Length.from_total(10**9))
 
 

@@ -70,6 +70,11 @@ class Adversary(nn.Module):
             requires_trait(penalty, "feature maps") for penalty in penalties.values()
         )
 
+    @property
+    def uses_words(self) -> bool:
+        """Whether the discriminator or a penalty uses the words of captions."""
+        return self.discriminator.uses_words or any(penalty.uses_words for penalty in self.list_penalties())
+
     def compile_networks(self) -> None:
         """Compile the discriminator for the objective's terms.
 

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 
 import torch
 
+from stackflower import registry
 from stackflower.adversary import Adversary
 from stackflower.config.schema import Part, PreviousStage, RunConfig
 from stackflower.data.source import Source
 from stackflower.errors import ConfigError, RunError
 from stackflower.features.base import Features
+from stackflower.penalties.base import Penalty
 from stackflower.runs.checkpoint import load_previous, load_weights
 from stackflower.runs.folder import Run
 from stackflower.runs.record import RunRecord
@@ -74,17 +76,18 @@ def build_text_ranking(config: RunConfig, encoder: LearnedEncoder, resolution: i
         return TextRanking(encoder, resolution)
 
 
-def build_stage(config: RunConfig | PreviousStage, text_dim: int) -> Stage:
+def build_stage(config: RunConfig | PreviousStage, text_dim: int, word_dim: int = 0) -> Stage:
     """Build a stage and its previous stages with new weights.
 
     Args:
         config: configuration of a run, or of a previous stage.
         text_dim: size T of the text embeddings.
+        word_dim: size D of the vectors of words; 0 if the text encoder has none.
     """
-    previous = None if config.below is None else build_stage(config.below, text_dim)
+    previous = None if config.below is None else build_stage(config.below, text_dim, word_dim)
     conditioning = config.conditioning.create("conditioning", text_dim=text_dim)
     context = {} if previous is None else {"previous_resolution": previous.resolutions[-1]}
-    generator = config.generator.create("generator", condition_dim=conditioning.dim, **context)
+    generator = config.generator.create("generator", condition_dim=conditioning.dim, word_dim=word_dim, **context)
     return Stage(conditioning, generator, previous)
 
 
@@ -99,13 +102,14 @@ def _load_features(part: str) -> Features:
     return features
 
 
-def build_adversaries(config: RunConfig, text_dim: int, stage: Stage) -> dict[str, Adversary]:
+def build_adversaries(config: RunConfig, text_dim: int, stage: Stage, word_dim: int = 0) -> dict[str, Adversary]:
     """Build an adversary for each resolution of a stage.
 
     Args:
         config: configuration of the run.
         text_dim: size T of the text embeddings.
         stage: stage to train.
+        word_dim: size D of the vectors of words; 0 if the text encoder has none.
 
     Returns:
         The adversaries by name, such as ``discriminator-64``, lowest resolution first.
@@ -117,31 +121,49 @@ def build_adversaries(config: RunConfig, text_dim: int, stage: Stage) -> dict[st
                 "discriminator",
                 text_dim=text_dim,
                 condition_dim=stage.conditioning.dim,
+                word_dim=word_dim,
                 resolution=resolution,
                 features=features,
             ),
             config.objective.create("objective"),
-            {part.name: part.create("penalty", features=features) for part in config.penalties},
+            _build_penalties(config, features, resolution == stage.resolutions[-1]),
             config.augmentation.create("augmentation"),
         )
         for resolution in stage.resolutions
     }
 
 
-def build_networks(config: RunConfig, text_dim: int) -> tuple[Stage, dict[str, Adversary]]:
+def _build_penalties(config: RunConfig, features: Features | None, is_largest: bool) -> dict[str, Penalty]:
+    """Build the penalties of an adversary by name, which depend on whether its resolution is the highest."""
+    text_folder = config.text.options.get("weights")
+    penalties = {}
+    for part in config.penalties:
+        cls: type[Penalty] = registry.get("penalty", part.name)
+        if is_largest or not cls.largest_only:
+            penalties[part.name] = part.create("penalty", features=features, text_folder=text_folder)
+    return penalties
+
+
+def build_networks(config: RunConfig, text_dim: int, word_dim: int = 0) -> tuple[Stage, dict[str, Adversary]]:
     """Build the stage and the adversaries of a run; the run's seed fixes their initial weights.
 
     Args:
         config: configuration of the run.
         text_dim: size T of the text embeddings.
+        word_dim: size D of the vectors of words; 0 if the text encoder has none.
 
     Returns:
         The stage, and the adversaries by name.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
-        stage = build_stage(config, text_dim)
-        return stage, build_adversaries(config, text_dim, stage)
+        stage = build_stage(config, text_dim, word_dim)
+        return stage, build_adversaries(config, text_dim, stage, word_dim)
+
+
+def use_words(stage: Stage, adversaries: Mapping[str, Adversary]) -> bool:
+    """Return whether a network or penalty of a run uses the words of captions."""
+    return stage.uses_words or any(adversary.uses_words for adversary in adversaries.values())
 
 
 def clamp_size(size: int, source: Source) -> int:
@@ -198,7 +220,7 @@ def load_run(
     if weights.parent.parent == folder.checkpoints and isinstance(encoder, LearnedEncoder) and encoder.learns:
         load_weights(encoder.network, weights.parent / "text-ema.safetensors")
     _check_encoder(folder, record, encoder)
-    stage = build_stage(record.config, record.text_dim)
+    stage = build_stage(record.config, record.text_dim, record.word_dim)
     load_weights(stage, weights)
     load_previous(stage, folder.previous_weights_files(record.config.stage))
     if checkpoint is None and folder.is_untrained and get_rank_and_size()[0] == 0:
@@ -211,7 +233,8 @@ def load_run(
                 f"{folder} has no complete checkpoint, and only checkpoints hold discriminators; leave out `best_of`."
             )
         record.check_features(folder, build_features(record.config))
-        name, adversary = list(build_adversaries(record.config, record.text_dim, stage).items())[-1]
+        adversaries = build_adversaries(record.config, record.text_dim, stage, record.word_dim)
+        name, adversary = list(adversaries.items())[-1]
         load_weights(adversary, complete[-1] / f"{name}.safetensors")
     return stage, encoder, adversary
 

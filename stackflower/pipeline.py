@@ -7,7 +7,6 @@ import os
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +29,9 @@ from stackflower.models.record import ModelRecord, is_model, mention_pickles
 from stackflower.runs.folder import Run
 from stackflower.stages.base import Generated, Stage, Text
 from stackflower.stages.noise import NoiseTable
-from stackflower.text.base import TextEncoder
+from stackflower.text.base import Embedded, TextEncoder
 from stackflower.text.checks import clean_captions, report_given_captions
+from stackflower.text.chunks import CaptionChunks
 from stackflower.utils.atomic import reporting_write_errors, write_text
 from stackflower.utils.distributed import share
 from stackflower.utils.progress import progress_bar as show_progress
@@ -40,7 +40,6 @@ from stackflower.utils.progress import progress_bars
 SMALLEST_TRUNCATION = 0.01  # standard deviations
 MOST_CANDIDATES = 256  # upper bound of `best_of`
 CARD_CAPTIONS, CARD_IMAGES = 4, 6  # rows and columns of the picture in a model card
-CAPTION_CHUNK = 1024  # number of captions that are encoded at a time
 
 
 class Pipeline:
@@ -290,15 +289,16 @@ class Pipeline:
         noise = NoiseTable(self.stage, _read_integer("seed", seed), truncation)
         rows = share(len(captions) * per_caption, part)
         step = max(1, batch_size // best_of)
-        encode = lru_cache(maxsize=2)(lambda chunk: self._encode_chunk(captions, chunk))
+        uses_words = self.stage.uses_words or (best_of > 1 and self.adversary is not None and self.adversary.uses_words)
+        encoded = CaptionChunks(self.encoder, captions, uses_words)
         for first in range(rows.start, rows.stop, step):
             end = min(first + step, rows.stop)
-            numbers = [row // per_caption for row in range(first, end)]
-            embedding = torch.stack([encode(n // CAPTION_CHUNK)[n % CAPTION_CHUNK] for n in numbers])
-            embedding = embedding.repeat_interleave(best_of, 0).to(self.device)
+            numbers = torch.arange(first, end).div(per_caption, rounding_mode="floor").repeat_interleave(best_of)
+            text = encoded.embed(numbers, self.device)
             with torch.inference_mode():
-                generated = self.stage(embedding, noise.get_rows(first * best_of, end * best_of).to(self.device))
-                chosen = self._choose_best(generated, embedding, best_of) if best_of > 1 else torch.arange(end - first)
+                latents = noise.get_rows(first * best_of, end * best_of).to(self.device)
+                generated = self.stage(text.embedding, latents, text.words)
+                chosen = self._choose_best(generated, text, best_of) if best_of > 1 else torch.arange(end - first)
                 sizes = [*generated.previous, *generated.images] if side_by_side else [generated.images[-1]]
                 images = to_uint8(torch.cat([self._upsample(images[chosen]) for images in sizes], 3))
             yield images  # outside of inference mode, which would otherwise reach the caller
@@ -317,8 +317,9 @@ class Pipeline:
         """Generate rows of images that interpolate between captions, or between noises.
 
         With several captions, a row leads from the first caption to the last through the others, along straight lines
-        between their embeddings. With one caption, a row leads from one noise to another (`Stage.interpolate_noise`).
-        With `end_seed`, a row also leads from the noise of one seed to that of another, whatever the captions.
+        between their embeddings; a stage that uses words is given those of the nearer caption. With one caption, a row
+        leads from one noise to another (`Stage.interpolate_noise`). With `end_seed`, a row also leads from the noise of
+        one seed to that of another, whatever the captions.
 
         Args:
             captions: one or more sentences.
@@ -339,7 +340,8 @@ class Pipeline:
         self._check_arguments(captions, truncation, per_caption=per_caption, batch_size=batch_size)
         if _read_integer("steps", steps) < 2:
             raise ConfigError(f"`steps` must be at least 2, got {steps}.")
-        ends = self.encoder(list(captions)).to(self.device)
+        ends, words = self.encoder.embed_captions(list(captions), self.stage.uses_words)
+        ends = ends.to(self.device)
         noise, positions = NoiseTable(self.stage, _read_integer("seed", seed), truncation), torch.linspace(0, 1, steps)
         end_noise = (
             None if end_seed is None else NoiseTable(self.stage, _read_integer("end_seed", end_seed), truncation)
@@ -348,6 +350,7 @@ class Pipeline:
         first = place.long().clamp(max=max(len(captions) - 2, 0))
         weight = (place - first)[:, None].to(self.device)
         path = torch.lerp(ends[first], ends[(first + 1).clamp(max=len(captions) - 1)], weight)
+        nearer = torch.where(place - first > 0.5, first + 1, first)
         for row in range(per_caption):
             if end_noise is not None:
                 start, end = torch.cat([noise.get_rows(row, row + 1), end_noise.get_rows(row, row + 1)])
@@ -357,9 +360,11 @@ class Pipeline:
             else:
                 start, end = noise.get_rows(2 * row, 2 * row + 2)
                 latents = self.stage.interpolate_noise(start, end, positions)
-            for embeddings, latent in zip(path.split(batch_size), latents.split(batch_size), strict=True):
+            for steps_of_batch in torch.arange(steps).split(batch_size):
+                own_words = None if words is None else words.take(nearer[steps_of_batch]).to(self.device)
                 with torch.inference_mode():
-                    images = to_uint8(self.stage(embeddings, latent.to(self.device)).images[-1])
+                    latent = latents[steps_of_batch].to(self.device)
+                    images = to_uint8(self.stage(path[steps_of_batch], latent, own_words).images[-1])
                 yield images
 
     def _check_arguments(self, captions: Sequence[str], truncation: float | None, **counts: int) -> None:
@@ -385,29 +390,23 @@ class Pipeline:
                 "remains."
             )
 
-    def _encode_chunk(self, captions: Sequence[str], chunk: int) -> Tensor:
-        return self.encoder(list(captions[chunk * CAPTION_CHUNK : (chunk + 1) * CAPTION_CHUNK]))
-
     def _upsample(self, images: Tensor) -> Tensor:
         """Enlarge images to the pipeline's resolution, by nearest neighbours."""
         if images.shape[-1] == self.resolution:
             return images.float()
         return torch.nn.functional.interpolate(images.float(), size=self.resolution, mode="nearest")
 
-    def _choose_best(self, generated: Generated, embedding: Tensor, count: int) -> Tensor:
+    def _choose_best(self, generated: Generated, text: Embedded, count: int) -> Tensor:
         """Return, for each group of `count` neighbouring rows, the row that the discriminator scores highest."""
         assert self.adversary is not None
-        score = torch.cat(
-            [  # the candidates of each image apart, because some discriminators compare the images of a batch
-                self.adversary.discriminator(images, [Text(text, condition)])[0].score.float()
-                for images, text, condition in zip(
-                    generated.images[-1].split(count),
-                    embedding.split(count),
-                    generated.condition.split(count),
-                    strict=True,
-                )
-            ]
-        )
+        scores = []
+        # the candidates of each image apart, because some discriminators compare the images of a batch
+        for first in range(0, len(text.embedding), count):
+            rows = slice(first, first + count)
+            words = None if text.words is None else text.words.take(rows)
+            candidate = Text(text.embedding[rows], generated.condition[rows], words=words)
+            scores.append(self.adversary.discriminator(generated.images[-1][rows], [candidate])[0].score.float())
+        score = torch.cat(scores)
         if offers_trait(self.adversary.discriminator, "energy scores"):
             score = -score
         best = score.unflatten(0, (-1, count)).argmax(1)

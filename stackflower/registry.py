@@ -53,13 +53,13 @@ KINDS: dict[str, Kind] = {
     "text": Kind("stackflower.text.base:TextEncoder"),
     "features": Kind("stackflower.features.base:Features"),
     "conditioning": Kind("stackflower.stages.base:Conditioning", ("text_dim",)),
-    "generator": Kind("stackflower.stages.base:Generator", ("condition_dim", "previous_resolution")),
+    "generator": Kind("stackflower.stages.base:Generator", ("condition_dim", "word_dim", "previous_resolution")),
     "discriminator": Kind(
-        "stackflower.stages.base:Discriminator", ("text_dim", "condition_dim", "resolution", "features")
+        "stackflower.stages.base:Discriminator", ("text_dim", "condition_dim", "word_dim", "resolution", "features")
     ),
     "augmentation": Kind("stackflower.augmentations.base:Augmentation"),
     "objective": Kind("stackflower.objectives.base:Objective"),
-    "penalty": Kind("stackflower.penalties.base:Penalty", ("features",)),
+    "penalty": Kind("stackflower.penalties.base:Penalty", ("features", "text_folder")),
     "extractor": Kind("stackflower.evaluation.extractors.base:Extractor"),
     "metric": Kind("stackflower.evaluation.metrics.base:Metric"),
 }

@@ -45,6 +45,11 @@ TINY_NETWORKS = [
 ]
 FEW = settings("data.count=48", "data.validation=16", "data.test=16")
 TINY = [*TINY_NETWORKS, *FEW, *settings("text.dim=64")]
+ATTENTION = [
+    "--generator",
+    "attention",
+    *settings("generator.scales=2", "generator.blocks=1", "generator.resolution=32"),
+]
 
 
 class Pyramid(torch.nn.Module):

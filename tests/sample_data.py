@@ -244,3 +244,17 @@ def count_images(root: Path | str) -> dict[str, int]:
     """Open a data set, and return the number of images of each split."""
     source = open_source(str(root))
     return {split: source.count_images(split) for split in source.splits()}
+
+
+def write_colours(folder: Path) -> None:
+    """Write an image folder of plain colours, each captioned and labelled by its colour."""
+    colours = ["red", "green", "blue", "yellow", "white", "black", "magenta", "cyan"]
+    for split, count in (("train", 64), ("validation", 32)):
+        (folder / split).mkdir(parents=True)
+        lines = []
+        for number in range(count):
+            colour = colours[number % 8]
+            Image.new("RGB", (64, 64), colour).save(folder / split / f"{number}.png")
+            row = {"file_name": f"{number}.png", "text": f"a {colour} flower", "label": number % 8}
+            lines.append(json.dumps(row))
+        (folder / split / "metadata.jsonl").write_text("\n".join(lines), encoding="utf-8")

@@ -11,16 +11,17 @@ from conftest import tiny_features
 from safetensors.torch import load_file, save_file
 
 from stackflower import registry
-from stackflower.stages.base import Refiner, Stage, Text
+from stackflower.stages.base import Refiner, Stage, Text, Words
 from stackflower.text.base import TextEncoder
 
-T, C, N, R = 12, 6, 8, 16
+T, C, N, R, D = 12, 6, 8, 16, 9
 
 
 def small(kind: str, name: str) -> dict[str, object]:
     """Options that make a part small, where it has them."""
     known = {"channels": 4, "resolution": R, "dim": C, "noise_dim": 5, "projection_dim": 7, "code_dim": 9, "scales": 1}
     known |= {"size": 64, "levels": 3, "pixels": 4} if name == "projected" else {}
+    known |= {"scales": 2} if name == "attention" else {}
     return {key: value for key, value in known.items() if key in registry.get_options(kind, name)}
 
 
@@ -28,10 +29,13 @@ def make(kind: str, name: str, **more: object) -> torch.nn.Module:
     context = {
         "text_dim": T,
         "condition_dim": C,
+        "word_dim": D,
         "resolution": R,
         "previous_resolution": R,
         "features": tiny_features(),
     }
+    if name == "attention":
+        more = {"resolution": 2 * R} | more
     if issubclass(registry.get(kind, name), Refiner):
         more = {"resolution": 2 * R} | more
         context["previous_resolution"] = int(more["resolution"]) // 2  # type: ignore[call-overload]
@@ -57,6 +61,17 @@ def every_parameter_learns(module: torch.nn.Module, loss: torch.Tensor, but: str
             continue
         assert parameter.grad is not None and torch.isfinite(parameter.grad).all(), name
         assert parameter.grad.abs().sum() > 0, name
+
+
+def make_words(count: int = N, longest: int = 4, dim: int = D) -> Words:
+    """Words of captions of different lengths, of which the last row has the longest; the padding is not zero."""
+    lengths = torch.arange(count).sub(count - longest).clamp(1, longest)
+    return Words(torch.randn(count, longest, dim), torch.arange(longest) < lengths[:, None])
+
+
+def give_words(part: torch.nn.Module, count: int = N) -> list[Words]:
+    """The words for a generator or stage that uses them, as a list of arguments."""
+    return [make_words(count)] if part.uses_words else []
 
 
 def text() -> Text:

@@ -155,7 +155,11 @@ class RunSubject(GeneratedSubject):
         return {"run": str(self.run), "weights": weights, "images_seen": images_seen, "generated_at": self.resolution}
 
     def list_warnings(self, extractor: Extractor) -> list[str]:
-        return _warn_of_flattery(self.name, self.run.read_record().features, extractor)
+        record = self.run.read_record()
+        warnings = _warn_of_flattery(self.name, record.features, extractor)
+        if any(part.name == "damsm" for part in self.config.penalties):
+            warnings += _warn_of_damsm(f"{self.name} was", record.encoder, extractor)
+        return warnings
 
 
 class ModelSubject(GeneratedSubject):
@@ -195,7 +199,9 @@ class ModelSubject(GeneratedSubject):
         }
 
     def list_warnings(self, extractor: Extractor) -> list[str]:
-        return _warn_of_flattery(self.name, self.history.features, extractor)
+        assert self.pipeline.record is not None
+        warnings = _warn_of_flattery(self.name, self.history.features, extractor)
+        return warnings + _warn_of_damsm(f"{self.name} may have been", self.pipeline.record.encoder, extractor)
 
 
 def open_trained(name: str, checkpoint: str | None, protocol: Protocol, state: PartialState) -> GeneratedSubject:
@@ -225,6 +231,16 @@ def _warn_of_flattery(name: str, features: Mapping[str, str] | None, extractor: 
         f"{name} was trained against {features.get('name')}, and this extractor belongs to the same family "
         f"({extractor.family}): its scores flatter the model (Kynkäänniemi et al. 2023). Use another extractor, such "
         "as `extractor=domain`."
+    ]
+
+
+def _warn_of_damsm(subject: str, encoder: str, extractor: Extractor) -> list[str]:
+    """Return a warning, as a list, if a model's text encoder is the extractor's, against which a penalty trains."""
+    if not extractor.text_encoder or extractor.text_encoder != encoder:
+        return []
+    return [
+        f"{subject} trained against this extractor by the penalty damsm: its R-precision and similarity flatter the "
+        "model. Use another extractor, such as `extractor=domain`."
     ]
 
 

@@ -46,6 +46,7 @@ def describe_run(run: Run, captions: Sequence[str] | None = None, checkpoint: st
         captions=list(run.read_captions() if captions is None else captions),
         training={**dataclasses.asdict(training), "recipe": PurePath(config.recipe).name},
         scores=_read_scores(run, images),
+        word_dim=record.word_dim,
     )
 
 

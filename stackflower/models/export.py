@@ -74,6 +74,11 @@ def export_network(
         ComponentError: the generator can't be exported.
         MissingDependency: onnx or onnxscript is not installed.
     """
+    if stage.uses_words:
+        raise ConfigError(
+            f"`format={format}`: the generator uses the words of captions, which only Stackflower encodes. Use "
+            "`format=model`."
+        )
     path = Path(out).expanduser()
     if format == "onnx":
         export_onnx(stage, encoder.dim, path, half=half)

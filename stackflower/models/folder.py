@@ -62,7 +62,7 @@ def load_model(folder: Path) -> tuple[Stage, TextEncoder, ModelRecord]:
     _check_files(folder, record, weights)
     try:
         _check_shapes(record, weights)
-        stage = build_stage(record.stage, record.text_dim)
+        stage = build_stage(record.stage, record.text_dim, record.word_dim)
         load_weights(stage, weights[0], ADVICE)
         load_previous(stage, weights[1:])
         encoder = _load_encoder(folder / "text", record)
@@ -113,13 +113,14 @@ def _check_shapes(record: ModelRecord, weights: list[Path]) -> None:
     """Compare the networks of the record with the headers of the files, before memory is taken for either."""
     shapes = [_read_shapes(path) for path in weights]
     largest = max([LARGEST_SIZE, *(size for file in shapes for shape in file.values() for size in shape)])
-    for name, value in _list_integers({**record.networks, "text": record.text}):
+    sizes = {"text_dim": record.text_dim, "word_dim": record.word_dim}
+    for name, value in _list_integers({**record.networks, **sizes, "text": record.text}):
         if abs(value) > (LARGEST_TEXT_OPTION if name.startswith("text.") else largest):
             raise ModelError(f"{CONFIG_FILE} sets {name} to {value:.3g}, which the weights do not have. {ADVICE}")
     if record.text.get("dim", record.text_dim) != record.text_dim:
         raise ModelError(f"{CONFIG_FILE} gives two sizes of the text embeddings. {ADVICE}")
     with torch.device("meta"):
-        stage: Stage | None = build_stage(record.stage, record.text_dim)
+        stage: Stage | None = build_stage(record.stage, record.text_dim, record.word_dim)
     assert stage is not None
     if stage.resolutions[-1] != record.resolution:
         raise ModelError(

@@ -64,6 +64,7 @@ class ModelRecord:
         captions: example captions.
         training: fields of `Training`.
         scores: results of `stackflower eval`, as in the run's folder.
+        word_dim: size D of the vectors of words; 0 if the text encoder has none.
     """
 
     format: Count
@@ -78,6 +79,7 @@ class ModelRecord:
     captions: list[str] = field(default_factory=list)
     training: dict[str, Any] = field(default_factory=dict)
     scores: list[dict[str, Any]] = field(default_factory=list)
+    word_dim: Natural = 0
 
     @cached_property
     def text_part(self) -> Part:

@@ -48,6 +48,8 @@ class Penalty(Declared, nn.Module, ABC):
 
     Attributes:
         network: network to whose loss the penalty is added.
+        uses_words: whether the penalty uses `Text.words`; it then requires `stackflower.stages.base.WORDS`.
+        largest_only: whether the penalty applies to the images of the stage's highest resolution only.
 
     Example:
         >>> import torch
@@ -64,6 +66,8 @@ class Penalty(Declared, nn.Module, ABC):
     """
 
     network: ClassVar[Literal["discriminator", "generator"]] = "discriminator"
+    uses_words: ClassVar[bool] = False
+    largest_only: ClassVar[bool] = False
 
     def __init__(self, *, weight: Weight, every: Count = 1):
         super().__init__()

@@ -42,7 +42,7 @@ class MatchingAwareGradient(Penalty):
         images = inputs.real.detach().float().requires_grad_()
         texts = [part.detach().float().requires_grad_() for part in (inputs.text.embedding, inputs.text.condition)]
         embedding, condition = texts
-        (verdict,) = inputs.critic(images, [Text(embedding, condition)])
+        (verdict,) = inputs.critic(images, [Text(embedding, condition, words=inputs.text.words)])
         gradients = torch.autograd.grad(sum_scores(verdict), [images, *texts], create_graph=True, allow_unused=True)
         norms = [compute_gradient_norm(gradient) for gradient in gradients if gradient is not None]
         return torch.stack(norms).sum(0).pow(self.power).mean()

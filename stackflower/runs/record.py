@@ -32,6 +32,7 @@ class RunRecord:
         length: images, share and total of each estimate of the length of a time-limited training.
         run: `RunConfig.to_dict` of the configuration.
         threads: images seen and number of threads of each change, since the oldest checkpoint.
+        word_dim: size D of the vectors of words; 0 if the text encoder has none.
     """
 
     stackflower: str
@@ -45,6 +46,7 @@ class RunRecord:
     length: list[tuple[Natural, Share, Natural]]
     run: dict[str, Any]
     threads: list[tuple[Natural, Count]] = field(default_factory=list)
+    word_dim: Natural = 0
 
     @cached_property
     def config(self) -> RunConfig:

@@ -15,9 +15,12 @@ from typing import Any, ClassVar, Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from stackflower.declarations import Declared, Not, Offers, Requirements, SettingRequirement
+from stackflower.declarations import Declared, Not, Offers, Requirement, Requirements, SettingRequirement
 from stackflower.stages.frozen import FrozenNetwork
 from stackflower.stages.layers import REFERENCE_BATCH_SIZE, ReferenceBatch
+
+WORDS = Requirement("words", of="text", why="uses the words of captions, but {other} encodes whole captions")
+"""Requirement of parts that use `Words`."""
 
 
 class OtherTexts(NamedTuple):
@@ -27,6 +30,28 @@ class OtherTexts(NamedTuple):
     label: Tensor  # (M,) int64 class
 
 
+class Words(NamedTuple):
+    """The words of captions, padded to a common length. Each caption has at least one word.
+
+    Parts leave the padding out, so that another length changes nothing.
+    """
+
+    vectors: Tensor  # (N, L, D), with a root mean square of 1 per word; zero in the padding
+    mask: Tensor  # (N, L) bool, True for a word
+
+    def take(self, rows: Tensor | slice) -> Words:
+        """Return the words of the captions with the numbers `rows`, `(n,)` or a slice."""
+        return Words(self.vectors[rows], self.mask[rows])
+
+    def chunk(self, parts: int) -> list[Words]:
+        """Split the captions into equal parts, in order."""
+        return list(map(Words, self.vectors.chunk(parts), self.mask.chunk(parts)))
+
+    def to(self, device: torch.device | str) -> Words:
+        """Return the words on a device."""
+        return Words(self.vectors.to(device, non_blocking=True), self.mask.to(device, non_blocking=True))
+
+
 class Text(NamedTuple):
     """Captions as a discriminator sees them, one per image."""
 
@@ -34,6 +59,7 @@ class Text(NamedTuple):
     condition: Tensor  # (N, C), deterministic part of the conditioning, detached from the generator
     label: Tensor | None = None  # (N,) int64 class; texts of the same class are never negatives of each other's images
     others: OtherTexts | None = None  # further captions that the contrastive term compares with
+    words: Words | None = None  # words of the captions, if a part of the run uses them
 
 
 class Generated(NamedTuple):
@@ -121,11 +147,13 @@ class Conditioning(Declared, nn.Module, ABC):
 class Generator(Declared, nn.Module, ABC):
     """Base class of generators, which map conditions `(N, C)` and noise `(N, noise_dim)` to images in `[-1, 1]`.
 
-    A subclass sets `resolutions` and `noise_dim`, and defines `generate`.
+    A subclass sets `resolutions` and `noise_dim`, and defines `generate`. A generator that uses the words of captions
+    sets `uses_words`, requires `WORDS` and takes a third argument: `generate(condition, noise, words)`.
 
     Attributes:
         resolutions: heights and widths of the images, ascending.
         noise_dim: size of the noise.
+        uses_words: whether `generate` takes the words of the captions.
         noise: distribution of the noise, standard normal or uniform on [-1, 1].
         weights: weight of each entry of `terms`.
 
@@ -143,6 +171,7 @@ class Generator(Declared, nn.Module, ABC):
     resolutions: tuple[int, ...]
     noise_dim: int
     noise: NoiseKind = "normal"
+    uses_words: ClassVar[bool] = False
     weights: Mapping[str, float] = {}
 
     def __init__(self) -> None:
@@ -161,10 +190,10 @@ class Generator(Declared, nn.Module, ABC):
             One tensor `(N, 3, R, R)` for each R of `resolutions`.
         """
 
-    def forward(self, condition: Tensor, noise: Tensor) -> tuple[Tensor, ...]:
+    def forward(self, condition: Tensor, noise: Tensor, words: Words | None = None) -> tuple[Tensor, ...]:
         """Call `generate`, with the reference batch prepended under virtual batch normalisation."""
         if self.reference_batch is None:
-            return self.generate(condition, noise)
+            return self.generate(condition, noise, *_select_words(self, words))
         images = self.generate(*self.reference_batch.prepend(condition, noise))
         return tuple(image[REFERENCE_BATCH_SIZE:] for image in images)
 
@@ -184,7 +213,8 @@ class Generator(Declared, nn.Module, ABC):
 class Refiner(Generator):
     """Base class of later-stage generators, which refine the images of the previous stage.
 
-    Refiners take no noise by default. A subclass sets `resolutions` and defines `generate`.
+    Refiners take no noise by default. A subclass sets `resolutions` and defines `generate`, which takes the words of
+    the captions after the images if `uses_words` is set.
     """
 
     requires = (SettingRequirement("stage", Not(1), why="refines a previous stage (`stage=2` with `below=RUN`)"),)
@@ -203,9 +233,24 @@ class Refiner(Generator):
             One tensor `(N, 3, R, R)` for each R of `resolutions`.
         """
 
-    def forward(self, condition: Tensor, noise: Tensor, image: Tensor | None = None) -> tuple[Tensor, ...]:
+    def forward(  # type: ignore[override]
+        self, condition: Tensor, noise: Tensor, image: Tensor | None = None, words: Words | None = None
+    ) -> tuple[Tensor, ...]:
         """Call `generate`."""
-        return self.generate(condition, noise, image)
+        return self.generate(condition, noise, image, *_select_words(self, words))
+
+
+def _select_words(generator: Generator, words: Words | None) -> tuple[Words, ...]:
+    """Return the argument with the words for a generator that uses them, otherwise nothing.
+
+    Raises:
+        ValueError: the generator uses words and there are none.
+    """
+    if not generator.uses_words:
+        return ()
+    if words is None:
+        raise ValueError(f"{type(generator).__name__} uses the words of captions: pass `words`.")
+    return (words,)
 
 
 class Stage(nn.Module):
@@ -234,6 +279,11 @@ class Stage(nn.Module):
     def resolutions(self) -> tuple[int, ...]:
         """Resolutions of the images of this stage."""
         return self.generator.resolutions
+
+    @property
+    def uses_words(self) -> bool:
+        """Whether this stage or an earlier one uses the words of captions."""
+        return self.generator.uses_words or (self.previous is not None and self.previous.uses_words)
 
     @property
     def all_resolutions(self) -> tuple[int, ...]:
@@ -318,18 +368,24 @@ class Stage(nn.Module):
             _, conditioning_noise, generator_noise = noise.split(self._noise_dims, dim=1)
             self.generator.reference_batch.set(self.conditioning(embedding, conditioning_noise).sample, generator_noise)
 
-    def forward(self, embedding: Tensor, noise: Tensor) -> Generated:
-        """Generate images from text embeddings `(N, T)` and noise `(N, Z)`; earlier stages run without gradients."""
+    def forward(self, embedding: Tensor, noise: Tensor, words: Words | None = None) -> Generated:
+        """Generate images. Earlier stages run without gradients.
+
+        Args:
+            embedding: text embeddings `(N, T)`.
+            noise: noise `(N, Z)`.
+            words: words of the captions; needed if `uses_words`.
+        """
         previous_noise, conditioning_noise, generator_noise = noise.split(self._noise_dims, dim=1)
         condition = self.conditioning(embedding, conditioning_noise)
         previous: tuple[Tensor, ...] = ()
         if self.previous is None:
-            images = self.generator(condition.sample, generator_noise)
+            images = self.generator(condition.sample, generator_noise, words)
         else:
             with torch.no_grad():
-                generated = self.previous(embedding, previous_noise)
+                generated = self.previous(embedding, previous_noise, words)
             previous = (*generated.previous, *generated.images)
-            images = self.generator(condition.sample, generator_noise, previous[-1])
+            images = self.generator(condition.sample, generator_noise, previous[-1], words)
         terms = {**condition.terms, **self.generator.terms(images, previous[-1] if previous else None)}
         return Generated(images, condition.mean.detach(), terms, previous)
 
@@ -339,7 +395,8 @@ class Discriminator(Declared, nn.Module, ABC):
 
     A subclass defines `trunk`, which runs once per batch of images, and `judge`, which scores the trunk's features
     against a text and runs once per text. Frozen computations, such as a pretrained network, belong in `perceive`,
-    whose output is shared by the discriminator's and the generator's step.
+    whose output is shared by the discriminator's and the generator's step. A discriminator that uses `Text.words` sets
+    `uses_words` and requires `WORDS`.
 
     Example:
         >>> import torch
@@ -354,6 +411,8 @@ class Discriminator(Declared, nn.Module, ABC):
 
     brings = {"objective": "bce"}
     offers: ClassVar[Offers] = ("logit scores", "independent scores")
+
+    uses_words: ClassVar[bool] = False
 
     def maps(self, perceived: Any) -> tuple[Tensor, ...]:
         """Return the maps `(N, C, H, W)` of a pretrained network contained in `perceived`, fine to coarse."""

@@ -11,12 +11,14 @@ import unicodedata
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
 
 from stackflower.declarations import Declared
+from stackflower.errors import ConfigError
+from stackflower.stages.base import Words
 from stackflower.text.dropped import Dropped
 
 WORD = re.compile(r"[^\W_]+|[^\w\s]", re.UNICODE)
@@ -42,14 +44,32 @@ def compute_digest(*tensors: Tensor) -> str:
     return digest.hexdigest()
 
 
+class EncodedWords(NamedTuple):
+    """Captions as sentences and as words."""
+
+    sentence: Tensor  # (N, T), as `TextEncoder.encode` returns it
+    words: Words  # with a root mean square of 1 per word
+    texts: list[list[str]]  # the words of each caption, in the order of `words.vectors`
+
+
+class Embedded(NamedTuple):
+    """Captions as the networks expect them."""
+
+    embedding: Tensor  # (N, T), with a root mean square of 1
+    words: Words | None  # None unless requested
+
+
 class TextEncoder(Declared, ABC):
     """Base class of text encoders, which turn captions into sentence embeddings ``(N, T)``.
 
     A subclass sets `dim` and defines `encode` and `fingerprint`. The other methods have defaults that suit an encoder
-    without a vocabulary or files.
+    without a vocabulary or files. An encoder of words also sets `has_words` and `word_dim`, offers ``"words"`` and
+    defines `encode_words`.
 
     Attributes:
         dim: size T of an embedding.
+        has_words: whether the encoder encodes words too.
+        word_dim: size D of the vector of a word; 0 without words.
         on_host: whether the encoder runs on the CPU and is cheap to copy to another process.
         path_options: names of the options that are paths of local files or folders. A shared model keeps their last
             part only, because `save` writes what the encoder reads from them.
@@ -74,6 +94,8 @@ class TextEncoder(Declared, ABC):
     """
 
     dim: int
+    has_words: ClassVar[bool] = False
+    word_dim: int = 0
     on_host: ClassVar[bool] = False
     path_options: ClassVar[tuple[str, ...]] = ()
 
@@ -104,9 +126,24 @@ class TextEncoder(Declared, ABC):
             DataError: a caption can't be encoded, by an encoder that does not accept every caption.
         """
 
+    def encode_words(self, captions: Sequence[str]) -> EncodedWords:
+        """Encode captions as sentences and as words.
+
+        Args:
+            captions: N captions.
+
+        Returns:
+            Sentences ``(N, dim)``, as `encode` returns them, words ``(N, L, word_dim)``, and the words as strings.
+
+        Raises:
+            ConfigError: the encoder has no words.
+            DataError: a caption can't be encoded.
+        """
+        raise ConfigError(f"{type(self).__name__} encodes whole captions, not their words; use `text=ngram`.")
+
     @abstractmethod
     def fingerprint(self) -> str:
-        """Return a string that changes whenever the embeddings of a caption do.
+        """Return a string that changes whenever the embeddings of a caption or of its words do.
 
         It is the key of the embedding cache, and shows on resume whether the encoder has changed. Include the options,
         a version number of the code, and a digest of vocabulary and weights.
@@ -202,3 +239,16 @@ class TextEncoder(Declared, ABC):
         """
         with torch.no_grad():
             return self.encode(captions) * math.sqrt(self.dim)
+
+    def embed_captions(self, captions: Sequence[str], words: bool = False) -> Embedded:
+        """Encode captions as the networks expect them, with their words if requested.
+
+        Args:
+            captions: N captions.
+            words: whether to encode the words too.
+        """
+        if not words:
+            return Embedded(self(captions), None)
+        with torch.no_grad():
+            encoded = self.encode_words(captions)
+        return Embedded(encoded.sentence * math.sqrt(self.dim), encoded.words)

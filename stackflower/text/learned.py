@@ -16,12 +16,14 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from stackflower.errors import RunError, summarise_error
+from stackflower.stages.base import Words
 from stackflower.text.base import TextEncoder, compute_digest
 from stackflower.text.ranking import ImageEncoder
 from stackflower.utils.atomic import replacing, write_text
 from stackflower.utils.distributed import gather
 
 WEIGHTS_FILE, VOCABULARY_FILE = "encoder.safetensors", "encoder.json"
+CHUNK = 256  # captions that are encoded at a time
 
 
 class LearnedEncoder(TextEncoder):
@@ -96,13 +98,24 @@ class LearnedEncoder(TextEncoder):
         vectors = self.network(tokens.flatten(0, -2)).float()
         return F.normalize(vectors, dim=1).mul(math.sqrt(self.dim)).unflatten(0, tokens.shape[:-1])
 
+    def embed_with_words(self, tokens: Tensor) -> tuple[Tensor, Words]:
+        """Embed tokens with the network's current weights, if the encoder has words.
+
+        Args:
+            tokens: tokens ``(N, L)``, int64.
+
+        Returns:
+            The vectors of the captions ``(N, dim)``, of any length, and their words.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no words")
+
     @torch.no_grad()
     def encode(self, captions: Sequence[str]) -> Tensor:
         self.network.eval()
         device = next(self.network.parameters()).device
         parts = [
-            F.normalize(self.network(self.tokenise(captions[first : first + 256]).to(device)).float(), dim=1).cpu()
-            for first in range(0, len(captions), 256)
+            F.normalize(self.network(self.tokenise(captions[first : first + CHUNK]).to(device)).float(), dim=1).cpu()
+            for first in range(0, len(captions), CHUNK)
         ]
         return torch.cat(parts)
 

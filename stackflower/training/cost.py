@@ -12,11 +12,13 @@ from stackflower.adversary import Adversary, frozen
 from stackflower.config.schema import RunConfig
 from stackflower.data.source import Source
 from stackflower.objectives.base import Pairs
-from stackflower.stages.base import Stage, Text, count_parameters
+from stackflower.stages.base import Stage, Text, Words, count_parameters
 from stackflower.text.base import TextEncoder
 from stackflower.text.learned import LearnedEncoder
 from stackflower.utils.devices import resolve_precision
 from stackflower.utils.progress import format_duration
+
+WORDS_PER_CAPTION = 20  # assumed
 
 
 def plan(
@@ -38,9 +40,9 @@ def plan(
         ConfigError: the data can't be prepared at the size that the training needs.
     """
     with torch.device("meta"):
-        stage, _ = build.build_networks(config, encoder.dim)
+        stage, _ = build.build_networks(config, encoder.dim, encoder.word_dim)
     build.compute_load_size(config, stage, source)
-    costs, lines, train = count_costs(config, encoder.dim), {}, config.train
+    costs, lines, train = count_costs(config, encoder.dim, encoder.word_dim), {}, config.train
     for name, value in costs.items():
         if name.endswith("_parameters"):
             lines[name.removesuffix("_parameters") + " parameters"] = f"{value:,}"
@@ -61,7 +63,7 @@ def plan(
 
 
 def _count_step(
-    stage: Stage, adversaries: Mapping[str, Adversary], text_dim: int, batch: int
+    stage: Stage, adversaries: Mapping[str, Adversary], text_dim: int, batch: int, word_dim: int
 ) -> tuple[int, int, int, int]:
     """Count the FLOPs of a step on meta tensors.
 
@@ -70,12 +72,17 @@ def _count_step(
         adversaries: its adversaries, without penalties.
         text_dim: size T of the text embeddings.
         batch: number of images.
+        word_dim: size D of the vectors of words; 0 if the text encoder has none.
 
     Returns:
         FLOPs of generating the images (forward), of the discriminators' step, and of the generator's step through the
         discriminators (forward and backward); and the number of values that are saved for the backward passes.
     """
     embedding, noise = torch.empty(batch, text_dim), torch.empty(batch, stage.noise_dim)
+    words = None
+    if build.use_words(stage, adversaries):
+        mask = torch.ones(batch, WORDS_PER_CAPTION, dtype=torch.bool)
+        words = Words(torch.empty(batch, WORDS_PER_CAPTION, word_dim), mask)
     saved = 0
 
     def count_saved(tensor: torch.Tensor) -> torch.Tensor:
@@ -87,9 +94,9 @@ def _count_step(
     flops = []
     with torch.autograd.graph.saved_tensors_hooks(count_saved, lambda tensor: tensor):
         with FlopCounterMode(display=False) as counter:
-            generated = stage(embedding, noise)
+            generated = stage(embedding, noise, words)
         flops.append(counter.get_total_flops())
-        text = Text(embedding, generated.condition, label)
+        text = Text(embedding, generated.condition, label, words=words)
         fakes = [image.detach().requires_grad_() for image in generated.images]
         judged = []
         with FlopCounterMode(display=False) as counter:
@@ -109,7 +116,7 @@ def _count_step(
     return flops[0], flops[1], flops[2], saved
 
 
-def count_costs(config: RunConfig, text_dim: int) -> dict[str, float]:
+def count_costs(config: RunConfig, text_dim: int, word_dim: int = 0) -> dict[str, float]:
     """Count the parameters of each network and the FLOPs of a training step, and estimate its memory.
 
     The step runs on meta tensors, so nothing is computed. A multiplication and an addition are two FLOPs. Penalties are
@@ -118,15 +125,16 @@ def count_costs(config: RunConfig, text_dim: int) -> dict[str, float]:
     Args:
         config: configuration of the run.
         text_dim: size T of the text embeddings.
+        word_dim: size D of the vectors of words; 0 if the text encoder has none.
 
     Returns:
         ``step_flops``, ``memory_bytes``, and the number of parameters of each network as ``NETWORK_parameters``.
     """
     with torch.device("meta"):
-        stage, adversaries = build.build_networks(config, text_dim)
+        stage, adversaries = build.build_networks(config, text_dim, word_dim)
         for adversary in adversaries.values():
             adversary.penalties.clear()
-        small, large = (_count_step(stage, adversaries, text_dim, batch) for batch in (2, 4))
+        small, large = (_count_step(stage, adversaries, text_dim, batch, word_dim) for batch in (2, 4))
     train, size = config.train, config.train.batch_size
     generate, discriminate, adversarial = (count / 2 * size for count in small[:3])
     # images are generated again for each critic step except the last, and for each part of a split batch

@@ -19,7 +19,7 @@ from tqdm import tqdm
 from stackflower.data.grids import draw_captioned_grid, save_image
 from stackflower.data.images import to_uint8
 from stackflower.runs.folder import Run
-from stackflower.stages.base import Stage
+from stackflower.stages.base import Stage, Words
 from stackflower.text.base import TextEncoder
 from stackflower.utils.atomic import write_text
 from stackflower.utils.progress import bars_shown, format_duration
@@ -71,11 +71,21 @@ class RunLogger:
         captions: captions of the sample grid, one per row.
         embeddings: embeddings `(rows, T)` of the captions; not used if the encoder is trained with the GAN.
         noise_seed: seed of the grid's noise, the same for the whole run.
+        words: words of the captions, if the stage uses words and the encoder is not trained with the GAN.
     """
 
-    def __init__(self, run: Run, accelerator: Accelerator, captions: list[str], embeddings: Tensor, noise_seed: int):
+    def __init__(
+        self,
+        run: Run,
+        accelerator: Accelerator,
+        captions: list[str],
+        embeddings: Tensor,
+        noise_seed: int,
+        words: Words | None = None,
+    ):
         self.run, self.accelerator = run, accelerator
         self.captions, self.embeddings, self.noise_seed = captions, embeddings.to(accelerator.device), noise_seed
+        self.words = words
         if accelerator.is_main_process:
             self._write_captions()
         self.sums: dict[str, Tensor] = {}
@@ -235,10 +245,15 @@ class RunLogger:
             encoder: text encoder that is trained with the GAN; None: use the embeddings given to the constructor.
             columns: number of images per caption.
         """
-        embeddings = self.embeddings if encoder is None else encoder(self.captions).to(self.accelerator.device)
+        embeddings, words = self.embeddings, self.words
+        if encoder is not None:
+            embeddings, words = encoder.embed_captions(self.captions, stage.uses_words)
+        embeddings = embeddings.to(self.accelerator.device)
         generator = torch.Generator(embeddings.device).manual_seed(self.noise_seed)
         noise = stage.draw_noise(len(embeddings) * columns, generator)
-        generated = stage(embeddings.repeat_interleave(columns, 0), noise).images[-1]
+        rows = torch.arange(len(embeddings)).repeat_interleave(columns)
+        words = None if words is None else words.take(rows).to(embeddings.device)
+        generated = stage(embeddings.repeat_interleave(columns, 0), noise, words).images[-1]
         grid = draw_captioned_grid(to_uint8(generated).numpy(), self.captions)
         try:
             save_image(grid, self.run.samples / f"images-{images:09d}.png", grid=True)

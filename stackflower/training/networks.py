@@ -12,7 +12,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from stackflower.adversary import Adversary
-from stackflower.build import build_networks, build_text_ranking
+from stackflower.build import build_networks, build_text_ranking, use_words
 from stackflower.config.schema import Optimizer, RunConfig
 from stackflower.models.start import load_start
 from stackflower.runs.checkpoint import load_previous
@@ -75,6 +75,7 @@ class Networks:
         text: text encoder to train with the GAN; None if captions were encoded once.
         previous_weights: weights of the earlier stages, the latest first.
         starts: whether to load the weights of `RunConfig.start_from`, in a new run.
+        word_dim: size D of the vectors of words; 0 if the text encoder has none.
     """
 
     def __init__(
@@ -86,10 +87,11 @@ class Networks:
         text: LearnedText | None = None,
         previous_weights: Sequence[Path] = (),
         starts: bool = False,
+        word_dim: int = 0,
     ):
         self.config, self.accelerator, self.text = config, accelerator, text
         torch.manual_seed(config.seed + accelerator.process_index)  # dropout must differ between processes
-        stage, adversaries = build_networks(config, text_dim)
+        stage, adversaries = build_networks(config, text_dim, word_dim)
         load_previous(stage, previous_weights)
         if starts and config.start_from is not None:
             load_start(config.start_from, stage)
@@ -98,7 +100,8 @@ class Networks:
             synchronise_batch_norm(network, config.train.sync_batch_norm)
         self.stage, self.adversaries = stage, adversaries
         draws = max(adversary.augmentation.dim for adversary in adversaries.values())
-        self.batches = make_batches(build_drawing(config, max(stage.resolutions), stage.draw_noise, draws))
+        words = use_words(stage, adversaries)
+        self.batches = make_batches(build_drawing(config, max(stage.resolutions), stage.draw_noise, draws, words))
         if stage.generator.reference_batch is not None:
             first = self.batches(0, config.train.batch_size)
             stage.set_reference_batch(first.fake_text, first.noise)

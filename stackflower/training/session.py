@@ -64,6 +64,7 @@ class _Setup:
     features: Features | None
     resolution: int  # of the generated images, in pixels
     size: int  # height and width of the prepared images, in pixels
+    words: bool  # whether a network or penalty uses the words of captions
     resume: bool
 
     @property
@@ -105,7 +106,7 @@ def run_training(
     stop.start(None if timed else request.time_limit)
     with ExitStack() as stack:
         _claim_folder(setup, run, stack)
-        inputs = read_inputs(config, setup.source, setup.encoder, setup.size, setup.accelerator)
+        inputs = read_inputs(config, setup.source, setup.encoder, setup.size, setup.accelerator, setup.words)
         scorer = _make_scorer(config, setup)
         stack.enter_context(stop.listening())
         record = _make_record(config, run, setup, inputs)
@@ -135,11 +136,13 @@ def _build_setup(config: RunConfig, run: Run, request: TrainingRequest) -> _Setu
     if not source.is_captioned:
         raise DataError(source.explain_no_captions())
     features = build.build_features(config)
-    stage, _ = build.build_networks(config, encoder.dim)  # only to detect mistakes early; the trainer builds its own
+    # only to detect mistakes early; the trainer builds its own
+    stage, adversaries = build.build_networks(config, encoder.dim, encoder.word_dim)
     if config.start_from is not None and not resume:
         load_start(config.start_from, stage)
     size = build.compute_load_size(config, stage, source)
-    return _Setup(accelerator, encoder, source, features, stage.resolutions[-1], size, resume)
+    words = build.use_words(stage, adversaries)
+    return _Setup(accelerator, encoder, source, features, stage.resolutions[-1], size, words, resume)
 
 
 def _claim_folder(setup: _Setup, run: Run, stack: ExitStack) -> None:
@@ -171,6 +174,7 @@ def _make_record(config: RunConfig, run: Run, setup: _Setup, inputs: Inputs) -> 
         length=_read_length(config, run) if setup.resume else [],
         run=config.to_dict(),
         threads=run.read_record().threads if setup.resume else [],
+        word_dim=setup.encoder.word_dim,
     )
 
 

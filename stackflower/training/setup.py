@@ -25,12 +25,13 @@ from stackflower.text.base import TextEncoder
 from stackflower.text.cache import embed
 from stackflower.text.checks import clean_captions, report_captions, report_given_captions
 from stackflower.text.learned import LearnedEncoder
+from stackflower.text.words import WordLookup, build_word_lookup
 from stackflower.training.batches.assembly import Batches
 from stackflower.training.batches.batch import Drawing
 from stackflower.training.batches.decoding import CaptionDraws, Decoder
 from stackflower.training.batches.order import StreamOrder
 from stackflower.training.batches.prepared import PreparedBatches
-from stackflower.training.batches.streamed import EmbeddingCache, StreamedBatches
+from stackflower.training.batches.streamed import EmbeddingCache, StreamedBatches, WordCache
 from stackflower.training.callbacks import Callback
 from stackflower.training.logger import RunLogger
 from stackflower.training.networks import LearnedText, Networks
@@ -83,19 +84,21 @@ class PreparedInputs(Inputs):
         table: embeddings ``(captions, T)``, float32, or tokens ``(captions, L)``, int64.
         device: device of the batches.
         text: text encoder that is trained with the GAN, if any.
+        words: lookup of the words of the captions; None if no part of the run uses words.
     """
 
     data: Prepared
     table: Tensor
     device: torch.device
     text: LearnedText | None = None
+    words: WordLookup | None = None
 
     def __post_init__(self) -> None:
         self.key, self.epoch = self.data.digest, len(self.data.rows)
 
     def build_batches(self, drawing: Drawing) -> PreparedBatches:
         embed = self.table.__getitem__ if self.text is None else self.text.embed
-        return PreparedBatches(self.data, embed, drawing, self.device)
+        return PreparedBatches(self.data, embed, drawing, self.device, self.words)
 
     def select_grid_captions(self, rows: int = 8) -> tuple[list[str], Tensor]:
         """Return the first caption of each of evenly spaced images, and their embeddings."""
@@ -134,7 +137,7 @@ class StreamedInputs(Inputs):
         decoder = Decoder(
             self.source.reader("train"),
             order,
-            CaptionDraws(drawing.seed, drawing.averaged, self.encoder if self.encoder.on_host else None),
+            CaptionDraws(drawing.seed, drawing.averaged, self.encoder if self.encoder.on_host else None, drawing.words),
             self.size,
             self.source.workers,
             self.source.skip_bad,
@@ -147,7 +150,8 @@ class StreamedInputs(Inputs):
                 reported.add(sentence)
                 logger.warning("%s It is replaced by the next image of the shard.", sentence)
 
-        return StreamedBatches(decoder, self.embed, drawing, self.accelerator.device, notify)
+        words = WordCache(self.encoder, self.accelerator.device)
+        return StreamedBatches(decoder, self.embed, drawing, self.accelerator.device, notify, words)
 
     def select_grid_captions(self, rows: int = 8) -> tuple[list[str], Tensor]:
         """Return the first caption of each of evenly spaced images of the first shard, and their embeddings."""
@@ -165,7 +169,9 @@ class StreamedInputs(Inputs):
         return [reader.row(shard, place)["text"] for place in places]
 
 
-def read_inputs(config: RunConfig, source: Source, encoder: TextEncoder, size: int, accelerator: Accelerator) -> Inputs:
+def read_inputs(
+    config: RunConfig, source: Source, encoder: TextEncoder, size: int, accelerator: Accelerator, words: bool = False
+) -> Inputs:
     """Prepare or index the training data, in the main process first; the others read its results from the cache.
 
     Args:
@@ -174,6 +180,7 @@ def read_inputs(config: RunConfig, source: Source, encoder: TextEncoder, size: i
         encoder: text encoder.
         size: height and width of the images, in pixels.
         accelerator: device and processes.
+        words: whether a part of the run uses the words of captions.
     """
     main = accelerator.is_main_process
     with accelerator.main_process_first():
@@ -189,11 +196,12 @@ def read_inputs(config: RunConfig, source: Source, encoder: TextEncoder, size: i
         embeddings = cache(lambda: embed(captions, encoder))
         if main:
             report_captions(encoder, data.captions, embeddings)
+        lookup = build_word_lookup(encoder, captions, accelerator.device) if words else None
         if not (isinstance(encoder, LearnedEncoder) and encoder.learns):
-            return PreparedInputs(data, embeddings().to(accelerator.device), accelerator.device)
+            return PreparedInputs(data, embeddings().to(accelerator.device), accelerator.device, words=lookup)
         tokens = encoder.tokenise(captions).to(accelerator.device)
     encoder.to(accelerator.device)
-    return PreparedInputs(data, tokens, accelerator.device, LearnedText(encoder, tokens))
+    return PreparedInputs(data, tokens, accelerator.device, LearnedText(encoder, tokens), lookup)
 
 
 def _read_stream(
@@ -254,8 +262,13 @@ def make_trainer(
         inputs.text,
         run.previous_weights_files(config.stage),
         starts=not run.list_checkpoints(),
+        word_dim=record.word_dim,
     )
-    run_logger = RunLogger(run, accelerator, *_choose_grid_captions(config, inputs, encoder), config.seed)
+    grid_captions, embeddings = _choose_grid_captions(config, inputs, encoder)
+    words = None
+    if networks.stage.uses_words and inputs.text is None:
+        words = encoder.embed_captions(grid_captions, words=True).words
+    run_logger = RunLogger(run, accelerator, grid_captions, embeddings, config.seed, words)
     limit, train, pace = config.train.time_limit, config.train, None
     length = Length(record.length)
     if limit is None:

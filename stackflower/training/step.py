@@ -99,7 +99,8 @@ class TrainingStep:
     def _prepare_real(self, batch: Batch) -> _Real:
         """Scale the real images, and make their texts."""
         (text,) = self._make_texts(batch.text)
-        return _Real(self._scale_images(batch.images), text._replace(label=batch.label, others=batch.others))
+        text = text._replace(label=batch.label, others=batch.others, words=batch.words)
+        return _Real(self._scale_images(batch.images), text)
 
     def _make_texts(self, *embeddings: Tensor) -> list[Text]:
         """Make a text for the discriminators from each embedding, with its detached condition."""
@@ -110,8 +111,9 @@ class TrainingStep:
 
     def _generate(self, batch: Batch) -> _Fake:
         """Generate images for a part of a batch."""
-        generated = self.networks.wrapped(batch.fake_text, batch.noise)
-        return _Fake(generated, Text(batch.fake_text, generated.condition, batch.fake_label, batch.others))
+        generated = self.networks.wrapped(batch.fake_text, batch.noise, batch.fake_words)
+        text = Text(batch.fake_text, generated.condition, batch.fake_label, batch.others, batch.fake_words)
+        return _Fake(generated, text)
 
     def _backward(self, terms: Terms, parts: int) -> None:
         """Add the gradients of the sum of terms, for one of `parts` equal parts of a batch."""
@@ -166,6 +168,7 @@ class TrainingStep:
             with torch.no_grad():
                 fake = self._generate(batch)
         (negative,) = self._make_texts(batch.negative_text)
+        negative = negative._replace(words=batch.negative_words)
         terms, perceived = dict[str, Terms](), PerceivedBy()
         for (name, adversary), real_image, fake_image in zip(
             self.networks.wrapped_adversaries.items(), real.images, fake.generated.images, strict=True

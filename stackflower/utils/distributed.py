@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.distributed as dist
 import torch.distributed.nn.functional as dist_functional
@@ -36,6 +38,26 @@ def gather_detached(x: Tensor) -> Tensor:
     parts = [torch.empty_like(x, memory_format=torch.contiguous_format) for _ in range(size)]
     dist.all_gather(parts, x.contiguous())
     return torch.cat(parts)
+
+
+def gather_strings(texts: Sequence[str], device: torch.device) -> list[str]:
+    """Return the strings of all processes, in the order of ranks.
+
+    Args:
+        texts: strings of this process, as many as in each other process.
+        device: device that the processes communicate on.
+    """
+    encoded = [
+        torch.frombuffer(bytearray(text.encode("utf-8", "surrogatepass") + b"\0"), dtype=torch.uint8) for text in texts
+    ]
+    lengths = gather_detached(torch.tensor([len(text) for text in encoded], device=device)).tolist()
+    padded = torch.zeros(len(texts), max(lengths), dtype=torch.uint8)
+    for row, text in zip(padded, encoded, strict=True):
+        row[: len(text)] = text
+    rows = gather_detached(padded.to(device)).cpu().numpy()
+    return [
+        row[: length - 1].tobytes().decode("utf-8", "surrogatepass") for row, length in zip(rows, lengths, strict=True)
+    ]
 
 
 def share(total: int, part: tuple[int, int]) -> range:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from tiny_parts import R, save_inception_2015
+from tiny_parts import R, make_encoder, save_inception_2015
 from torchvision.models import inception_v3, shufflenet_v2_x0_5
 
 from stackflower import registry
@@ -15,6 +15,7 @@ from stackflower.errors import DataError
 from stackflower.evaluation.classifier.files import save_classifier
 from stackflower.evaluation.classifier.network import DomainClassifier
 from stackflower.evaluation.extractors.inception_2015 import OriginalInception
+from stackflower.text.regions import ConvolutionalRegions, save_image_encoder
 
 
 def save_clip(folder: Path) -> None:
@@ -51,6 +52,11 @@ def test_every_extractor_judges_each_image_by_itself(name: str, tmp_path: Path) 
         save_clip(weights)
     elif name == "inception-v3":
         torch.save(inception_v3(weights=None, init_weights=False, aux_logits=True).state_dict(), weights)
+    elif name == "damsm":
+        encoder = make_encoder("rnn", tmp_path)
+        encoder.save(weights)
+        save_image_encoder(ConvolutionalRegions(encoder.dim, 32, 4), weights, encoder.dim, {})
+        (weights / "text.json").write_text('{"text": {"name": "rnn", "loss": "damsm"}}')
     else:
         heads = {"label": ("a", "b", "c"), "colour": ("red", "blue")}
         text = {"name": "ngram", "dim": 16}

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import FEW, TINY_NETWORKS, settings
 
 from stackflower.errors import ConfigError
 from stackflower.models.export import choose_format
@@ -200,3 +201,13 @@ def test_the_files_of_the_runtime_have_the_pinned_checksums() -> None:
     for file in find_runtime(Path(os.environ["STACKFLOWER_ORT_WEB"])):
         checksum = base64.b64encode(hashlib.sha384(file.read_bytes()).digest()).decode()
         assert INTEGRITY[file.name] == f"sha384-{checksum}", file.name
+
+
+@pytest.mark.parametrize("layout", ["onnx", "web"])
+def test_a_generator_that_uses_words_is_refused(stackflower, tmp_path: Path, layout: str) -> None:
+    sizes = settings("text.dim=16", "generator.resolution=32", "generator.scales=2")
+    tiny = [*TINY_NETWORKS, *FEW, *sizes, "--generator", "attention"]
+    stackflower("train", "--out", "run", "--images", 8, *tiny)
+    said = stackflower("export", "run", "out", "--format", layout, code=2).output
+    assert "which only Stackflower encodes. Use --format model." in said
+    assert not (tmp_path / "out").exists()

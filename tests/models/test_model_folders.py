@@ -35,7 +35,7 @@ def describe_stage(generator: str, conditioning: str = "augmentation", stages: i
     if stages > 1 or issubclass(registry.get("generator", generator), Refiner):
         below = describe_stage("stage1" if stages < 3 else "stage2", stages=max(stages - 1, 1))
     number = 1 if below is None else below.stage + 1
-    resolution = 16 * 2 ** (number - 1)
+    resolution = 32 if generator == "attention" else 16 * 2 ** (number - 1)
     options = {**small("generator", generator)}
     if "resolution" in options:
         options["resolution"] = resolution
@@ -49,7 +49,7 @@ def describe_stage(generator: str, conditioning: str = "augmentation", stages: i
 def build(description: PreviousStage, seed: int = 0) -> Stage:
     """Build a stage whose weights and statistics differ from those of a new one."""
     torch.manual_seed(seed)
-    stage: Stage | None = build_stage(description, T)
+    stage: Stage | None = build_stage(description, T, NgramEncoder.word_dim)
     whole = stage
     while stage is not None:
         for value in stage.state_dict().values():
@@ -72,6 +72,7 @@ def make_record(stage: Stage, description: PreviousStage, encoder: TextEncoder, 
         text.to_dict(),
         describe_networks(description),
         captions=["a red flower", "a blue flower"],
+        word_dim=encoder.word_dim,
     )
 
 
@@ -233,7 +234,7 @@ def lead_out(model: Path) -> None:
         (lambda m: edit(m, lambda v: v["networks"]["generator"].update(mapping_layers=10**9)), "mapping_layers to"),
         (lambda m: edit(m, lambda v: v["text"].update(dim=10**12)), r"text.dim to 1e\+12"),
         (lambda m: edit(m, lambda v: v["text"].update(dim=65)), "two sizes of the text embeddings"),
-        (lambda m: edit(m, lambda v: v.update(text_dim=10**12)), "two sizes of the text embeddings"),
+        (lambda m: edit(m, lambda v: v.update(text_dim=10**12)), r"text_dim to 1e\+12"),
         (lambda m: edit(m, lambda v: v["networks"]["generator"].update(name="nothing")), "Unknown generator"),
         (lambda m: edit(m, lambda v: v["files"].update({"../../etc/passwd": "0"})), "leads out of the folder"),
         (lambda m: edit(m, lambda v: v["files"].clear()), "has no checksum of generator.safetensors"),

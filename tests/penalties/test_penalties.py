@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from closed_forms import FAKE, REAL, RIGHT, critic, penalised
-from tiny_parts import N, R, T, make, make_stage, text
+from tiny_parts import D, N, R, T, make, make_stage, make_words, text
 
 from stackflower import registry
 from stackflower.adversary import Adversary
@@ -18,22 +20,26 @@ from stackflower.penalties.matching_aware import MatchingAwareGradient
 from stackflower.penalties.mode_seeking import ModeSeeking
 from stackflower.penalties.zero_centred import R1, R2
 from stackflower.stages.base import Text, Verdict
+from stackflower.text.regions import ConvolutionalRegions, save_image_encoder
 
 
 @pytest.mark.parametrize("name", registry.list_parts("penalty"))
-def test_every_penalty_is_positive_and_moves_its_network(name: str) -> None:
+def test_every_penalty_is_positive_and_moves_its_network(name: str, tmp_path: Path) -> None:
     torch.manual_seed(0)
+    save_image_encoder(ConvolutionalRegions(D, 32, 4), tmp_path, D, {})
+    context = {"text_folder": str(tmp_path)} if name == "damsm" else {}
     critic, stage, penalty = (
         make("discriminator", "matching", norm="none"),
         make_stage(),
-        registry.create("penalty", name),
+        registry.create("penalty", name, **context),
     )
+    texts = text()
+    if registry.get("penalty", name).uses_words:
+        texts = Text(torch.randn(N, D), texts.condition, words=make_words(N))
     noise = torch.randn(N, stage.noise_dim)
     drawn = stage(torch.randn(N, T), noise).images[0]
     drawn = 30 * drawn if name == "out-of-range" else drawn
-    value = penalty(
-        PenaltyInputs(critic, torch.rand(N, 3, R, R), drawn, text(), text(), noise, lambda images: (images,))
-    )
+    value = penalty(PenaltyInputs(critic, torch.rand(N, 3, R, R), drawn, texts, texts, noise, lambda images: (images,)))
     assert value.ndim == 0 and value.dtype == torch.float32 and value > 0
     value.backward()
     moved = critic if penalty.network == "discriminator" else stage

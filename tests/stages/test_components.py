@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny_parts import C, N, R, T, every_parameter_learns, make, make_stage, survives_a_file, text
+from tiny_parts import C, N, R, T, every_parameter_learns, give_words, make, make_stage, survives_a_file, text
 
 from stackflower import registry
 from stackflower.stages.base import Refiner, Stage, Text
@@ -27,11 +27,12 @@ def test_every_conditioning_learns_and_survives_a_file(name: str, tmp_path: Path
 @pytest.mark.parametrize("resolution", [16, 64])
 def test_every_generator_learns_and_survives_a_file(name: str, resolution: int, tmp_path: Path) -> None:
     torch.manual_seed(0)
-    scales = {"scales": 3} if name == "tree" and resolution == 64 else {}
+    scales = {"scales": 3} if name in ("tree", "attention") and resolution == 64 else {}
+    resolution = max(resolution, 32) if name == "attention" else resolution  # at least two, the smallest of 16 px
     part = make("generator", name, resolution=resolution, **scales)
     below = [torch.rand(N, 3, resolution // 2, resolution // 2)] if isinstance(part, Refiner) else []
-    images = part(torch.randn(N, C), torch.randn(N, part.noise_dim), *below)  # type: ignore[operator]
-    assert part.resolutions == ((16, 32, 64) if scales else (resolution,))
+    images = part(torch.randn(N, C), torch.randn(N, part.noise_dim), *below, *give_words(part))  # type: ignore[operator]
+    assert part.resolutions == ((16, 32, 64) if scales else (16, 32) if name == "attention" else (resolution,))
     assert [image.shape for image in images] == [(N, 3, r, r) for r in part.resolutions]
     assert name in ("began", "r3gan") or all(image.abs().max() <= 1 for image in images)
     terms = part.terms(images)  # type: ignore[operator]
@@ -58,12 +59,14 @@ def test_generators_learn_with_their_options(name: str, options: dict[str, objec
 
 @pytest.mark.parametrize("name", registry.list_parts("generator"))
 def test_a_picture_depends_on_text_and_noise_alone(name: str) -> None:
+    torch.manual_seed(0)
     stage = make_stage(generator=name).eval()
     embedding, noise = torch.randn(2, T), torch.randn(2, stage.noise_dim)
     with torch.no_grad():
-        first, again = stage(embedding, noise).images[0], stage(embedding, noise).images[0]
-        other = stage(embedding, noise.flip(0)).images[0]
-        elsewhere = stage(embedding.flip(0), noise).images[0]
+        words = give_words(stage, 2)
+        first, again = stage(embedding, noise, *words).images[0], stage(embedding, noise, *words).images[0]
+        other = stage(embedding, noise.flip(0), *words).images[0]
+        elsewhere = stage(embedding.flip(0), noise, *words).images[0]
     assert torch.equal(first, again)
     assert not torch.allclose(first, other) and not torch.allclose(first, elsewhere)
 

@@ -11,8 +11,11 @@ import torch
 from stackflower.data.prepared import Prepared, prepare
 from stackflower.data.source import Rows
 from stackflower.data.synthetic.source import SyntheticFlowers
+from stackflower.stages.base import Words
+from stackflower.stages.words import join_words
 from stackflower.text.cache import embed
 from stackflower.text.encoders.ngram import NgramEncoder
+from stackflower.text.words import build_word_lookup
 from stackflower.training.batches.assembly import Batches
 from stackflower.training.batches.batch import Drawing
 from stackflower.training.batches.prepared import PreparedBatches
@@ -20,9 +23,11 @@ from stackflower.training.batches.prepared import PreparedBatches
 
 def batches(**options: object) -> Batches:
     data = prepare(SyntheticFlowers(count=48), "train", 76)
-    table = embed(data.flatten_captions(), NgramEncoder(dim=32))
+    captions, encoder = data.flatten_captions(), NgramEncoder(dim=32)
+    table, words = embed(captions, encoder), build_word_lookup(encoder, captions, torch.device("cpu"))
     usual = {"resolution": 64, "seed": 3, "draw_noise": lambda count, g: torch.randn(count, 5, generator=g)}
-    return PreparedBatches(data, table.__getitem__, Drawing(**(usual | options)))  # type: ignore[arg-type]
+    drawing = Drawing(**(usual | options))  # type: ignore[arg-type]
+    return PreparedBatches(data, table.__getitem__, drawing, words=words)
 
 
 @pytest.mark.parametrize(
@@ -33,6 +38,7 @@ def batches(**options: object) -> Batches:
         {"interpolated": 0.75, "averaged": 2},
         {"hard_negatives": 3, "averaged": 4, "flip_vertical": True},
         {"contrasted": 5},
+        {"words": True, "latents_per_caption": 2, "interpolated": 0.5, "averaged": 2, "hard_negatives": 2},
     ],
     ids=str,
 )
@@ -41,8 +47,11 @@ def test_shares_of_a_batch_make_the_whole(options: dict[str, Any]) -> None:
     whole = make(16, 8)
     halves = [make(16, 8, slice(0, 4)), make(16, 8, slice(4, 8))]
     for name, values in vars(whole).items():
-        if name != "others":
-            assert torch.equal(values, torch.cat([getattr(half, name) for half in halves])), name
+        if isinstance(values, Words):
+            assert all(map(torch.equal, values, join_words([getattr(half, name) for half in halves]))), name
+            assert all(map(torch.equal, values, join_words([getattr(part, name) for part in whole.split(2)]))), name
+        elif name != "others":
+            assert values is None or torch.equal(values, torch.cat([getattr(half, name) for half in halves])), name
     for part in (*halves, *whole.split(2)):
         assert part.others is whole.others is None or all(map(torch.equal, part.others, whole.others))
 
@@ -130,6 +139,26 @@ def test_interpolated_texts_lie_halfway_between_two_captions() -> None:
             batch.fake_text[row], batch.fake_text[row + 1]
         )
     assert (batch.fake_label[:4] < 0).all() and torch.equal(batch.images, plain.images)
+
+
+@pytest.mark.parametrize("options", [{}, {"averaged": 3}, {"hard_negatives": 3}, {"contrasted": 4}], ids=str)
+def test_words_are_those_of_the_drawn_captions(options: dict[str, Any]) -> None:
+    make = batches(words=True, latents_per_caption=2, interpolated=0.5, **options)
+    flat = prepare(SyntheticFlowers(count=48), "train", 76).flatten_captions()
+    batch = make(0, 8)
+    assert batch.words is not None and batch.fake_words is not None and batch.negative_words is not None
+    for words, numbers in ((batch.words, batch.caption), (batch.negative_words, batch.negative_caption)):
+        expected = NgramEncoder(dim=32).encode_words([flat[number] for number in numbers.tolist()]).words
+        longest = expected.mask.shape[1]
+        assert torch.equal(words.mask[:, :longest], expected.mask) and not words.mask[:, longest:].any()
+        assert torch.equal(words.vectors[:, :longest], expected.vectors) and not words.vectors[:, longest:].any()
+    # of a text halfway between two captions, those of its own row
+    assert torch.equal(batch.fake_words.vectors, batch.words.vectors[torch.arange(8) // 2 * 2])
+    plain = batches(latents_per_caption=2, interpolated=0.5, **options)(0, 8)
+    assert plain.words is plain.fake_words is plain.negative_words is None
+    for name, value in vars(plain).items():
+        if isinstance(value, torch.Tensor):
+            assert torch.equal(value, getattr(batch, name)), f"{name}: words draw nothing"
 
 
 def test_labels_go_with_the_pictures_and_with_what_is_drawn() -> None:

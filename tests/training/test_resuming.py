@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import TINY, TINY_NETWORKS, posix, settings
+from conftest import ATTENTION, TINY, TINY_NETWORKS, posix, settings
 from running import RELATIVISTIC_ADA, SLOW, last, lines, same, start, wait_for, with_features
 from safetensors.torch import load_file
 
@@ -66,11 +66,14 @@ from stackflower.training.stopping import SIGNALS
         ],
         RELATIVISTIC_ADA,
         ["PROJECTED", "--generator", "tree", *settings("generator.scales=2", "generator.resolution=32")],
+        [*ATTENTION, "--gradient-accumulation", "2", *settings("train.interpolated=0.5", "train.captions_averaged=2")],
+        [*ATTENTION, "--text", "rnn"],
     ],
     ids=[
         *("plain", "lazy-r1", "mode-seeking-accumulated", "critic-steps", "rmsprop-and-sgd"),
         *("began", "joint-text", "joint-text-accumulated", "tree", "virtual-batch-norm"),
         *("projected", "projected-features", "relativistic-ada", "projected-tree"),
+        *("attention-accumulated", "attention-joint-text"),
     ],
 )
 def test_resuming_is_exact(stackflower, tmp_path: Path, projected_flags: list[str], extra: list[str]) -> None:

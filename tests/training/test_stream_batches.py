@@ -14,11 +14,12 @@ from sample_data import COUNTS, write_shards
 from stackflower.data.opening import open_source
 from stackflower.data.sources.stream import ShardStream
 from stackflower.errors import DataError
+from stackflower.stages.base import Words
 from stackflower.text.encoders.ngram import NgramEncoder
 from stackflower.training.batches.batch import Batch, Drawing
 from stackflower.training.batches.decoding import CaptionDraws, Decoder
 from stackflower.training.batches.order import StreamOrder
-from stackflower.training.batches.streamed import POOL_SIZE, EmbeddingCache, StreamedBatches
+from stackflower.training.batches.streamed import POOL_SIZE, EmbeddingCache, StreamedBatches, WordCache
 
 
 @pytest.mark.parametrize("batch", [1, 4, 6, 7, 16, 64])
@@ -57,9 +58,11 @@ def batches(pattern: str, workers: int = 0, batch: int = 8, **options: Any) -> S
     usual: dict[str, Any] = {"resolution": 16, "seed": 0, "draw_noise": lambda n, g: torch.randn(n, 3, generator=g)}
     device = torch.device("cpu")
     encoder = NgramEncoder(dim=64)
-    captions = CaptionDraws(0, options.get("averaged", 1), encoder if workers else None)
+    drawing = Drawing(**(usual | options))
+    captions = CaptionDraws(0, drawing.averaged, encoder if workers else None, drawing.words)
     decoder = Decoder(source.reader("train"), order, captions, 18, workers)
-    return StreamedBatches(decoder, EmbeddingCache(encoder, device), Drawing(**(usual | options)), device)
+    cache = EmbeddingCache(encoder, device)
+    return StreamedBatches(decoder, cache, drawing, device, words=WordCache(encoder, device))
 
 
 def numbers(batch: Batch) -> list[int]:
@@ -83,6 +86,27 @@ def test_batches_of_a_stream_hold_each_sample_with_its_own_texts(tmp_path: Path)
             negative = next(key for key, text in texts.items() if torch.allclose(batch.negative_text[row], text))
             assert (int(str(negative).strip("f")) % 5) != number % 5, "a negative is of another class"
     assert Counter(seen) == dict.fromkeys(range(56), 2), "each once a pass"
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_batch_of_a_stream_has_the_words_of_its_texts(tmp_path: Path, workers: int) -> None:
+    make = batches(write_shards(tmp_path), workers, words=True, latents_per_caption=2, hard_negatives=3)
+    plain = batches(str(tmp_path / "train-*.tar"), latents_per_caption=2, hard_negatives=3)
+    encoder = NgramEncoder(dim=64)
+    texts = [f"kind {kind}" for kind in range(5)] + [f"flower {number}" for number in range(56)]
+    embeddings, words = encoder.embed_captions(texts, words=True)
+    assert words is not None
+    for first in range(0, 40, 8):
+        batch, without = make(first, 8), plain(first, 8)
+        assert torch.equal(batch.images, without.images) and torch.equal(batch.negative_text, without.negative_text)
+        for text, found in (
+            (batch.text, batch.words),
+            (batch.fake_text, batch.fake_words),
+            (batch.negative_text, batch.negative_words),
+        ):
+            assert found is not None
+            rows = torch.cdist(text, embeddings).argmin(1)
+            assert all(map(torch.equal, found, words.take(rows)))
 
 
 def test_an_error_in_a_worker_is_raised_when_its_batch_comes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -114,6 +138,7 @@ def test_an_error_in_a_worker_is_raised_when_its_batch_comes(tmp_path: Path, mon
         {"latents_per_caption": 2, "interpolated": 0.5},
         {"averaged": 2, "flip_vertical": True},
         {"contrasted": 5, "hard_negatives": 4},
+        {"words": True, "hard_negatives": 2, "averaged": 2, "latents_per_caption": 2},
     ],
     ids=str,
 )
@@ -125,7 +150,9 @@ def test_a_stream_resumed_in_the_middle_gives_the_same_batches(tmp_path: Path, o
         found = batches(pattern, workers=first % 3, **options)(first, 8)
         for name, value in vars(wanted[first // 8]).items():
             other = getattr(found, name)
-            if value is not None and name != "others":
+            if isinstance(value, Words):
+                assert all(map(torch.equal, value, other)), name
+            elif value is not None and name != "others":
                 assert torch.equal(value, other), name
             elif value is not None:
                 assert torch.equal(value.embedding, other.embedding) and torch.equal(value.label, other.label)

@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import TINY_NETWORKS, posix, settings
+from conftest import ATTENTION, TINY_NETWORKS, posix, settings
 from running import STREAM_FLAGS, gloo, same_weights
 from sample_data import write_shards
 
@@ -123,10 +123,17 @@ main(sys.argv[1:])
 """
 
 
-def test_two_processes_train_on_a_stream_as_one(tmp_path: Path, stackflower) -> None:
+@pytest.mark.parametrize("generator", [[], ATTENTION], ids=["stage1", "attention"])
+def test_two_processes_train_on_a_stream_as_one(tmp_path: Path, stackflower, generator: list[str]) -> None:
     """With SGD, as Adam's first steps go by the sign of a gradient, which turns over with the last bit near zero."""
     sgd = [f"optimizer.{name}.{value}" for name in ("generator", "discriminator") for value in ("name=sgd", "lr=0.01")]
-    flags = ["--data", write_shards(tmp_path / "shards"), *STREAM_FLAGS, *settings("train.contrasted=0", *sgd)]
+    flags = [
+        "--data",
+        write_shards(tmp_path / "shards"),
+        *STREAM_FLAGS,
+        *generator,
+        *settings("train.contrasted=0", *sgd),
+    ]
     stackflower("train", "--out", "one", *flags)
     done = gloo(tmp_path, "train", "--out", "two", *flags)
     assert done.returncode == 0, done.stderr

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 import torch
 from conftest import TINY, TINY_NETWORKS, settings
-from PIL import Image
 from safetensors.torch import load_file
+from sample_data import write_colours
 
 from stackflower import registry
 from stackflower.data.opening import open_source
@@ -22,17 +22,7 @@ from stackflower.training.text import compute_retrieval_accuracy
 
 
 def test_an_encoder_trained_before_finds_a_captions_picture(stackflower, tmp_path: Path) -> None:
-    colours = ["red", "green", "blue", "yellow", "white", "black", "magenta", "cyan"]
-    for split, count in (("train", 64), ("validation", 32)):
-        folder = tmp_path / "flowers" / split
-        folder.mkdir(parents=True)
-        lines = []
-        for number in range(count):
-            colour = colours[number % 8]
-            Image.new("RGB", (64, 64), colour).save(folder / f"{number}.png")
-            row = {"file_name": f"{number}.png", "text": f"a {colour} flower", "label": number % 8}
-            lines.append(json.dumps(row))
-        (folder / "metadata.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    write_colours(tmp_path / "flowers")
     options = settings("text.dim=32", "text.word_dim=16")
     asked = ["--data", "flowers", "--out", "words", "--epochs", 20, "--batch-size", 16, *options]
     output = stackflower("train-text", *asked, "--json").output

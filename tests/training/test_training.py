@@ -41,7 +41,7 @@ def test_every_part_trains_resumes_and_draws_with_its_flag_alone(
     if issubclass(registry.get(kind, name), Refiner):
         stackflower("train", "--out", "below", "--images", 16, *TINY)
         over = ["--stage", 2, "--below", "below", *settings("generator.resolution=32")]
-    tree = settings("generator.resolution=64", "generator.scales=3") if name == "tree" else []
+    tree = settings("generator.resolution=64", "generator.scales=3") if name in ("tree", "attention") else []
     features = projected_flags if name == "projected" else []
     rest = [*over, f"--{kind}", name, *(pair for pair in TINY), *over, *tree, *features]
     stackflower("train", "--out", "run", "--images", 16, *rest)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import TINY, settings
+from conftest import ATTENTION, TINY, settings
 from running import RELATIVISTIC_ADA, gloo, last, launch, two, with_features
 from safetensors.torch import load_file
 
@@ -24,8 +24,9 @@ from safetensors.torch import load_file
             *settings("train.contrasted=8"),
         ],
         RELATIVISTIC_ADA,
+        [*ATTENTION, "--text", "rnn"],
     ],
-    ids=["synchronised", "off", "began", "joint-text", "projected", "relativistic-ada"],
+    ids=["synchronised", "off", "began", "joint-text", "projected", "relativistic-ada", "attention"],
 )
 def test_two_processes_train_as_one(tmp_path: Path, stackflower, projected_flags: list[str], norm: list[str]) -> None:
     """One step with SGD-like transparency: Adam's first moment after one step is (1 − β₁) times the gradient."""

@@ -62,6 +62,7 @@ class Extractor(Declared, ABC):
 
     attributes: Mapping[str, tuple[str, ...]] = {}  # attribute → its values, in the order of the logits
     family: str = ""  # `Features.family` of a pretrained network
+    text_encoder: str = ""  # fingerprint of the text encoder that it was trained with, if it is the one of a DAMSM
     original: bool = False  # it is the 2015 Inception network: the distances are FID and KID
     device: torch.device = torch.device("cpu")
 

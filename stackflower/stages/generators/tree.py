@@ -13,7 +13,8 @@ from stackflower.errors import ComponentError
 from stackflower.options import Count, Natural, Weight
 from stackflower.registry import register
 from stackflower.stages.base import Generator, initialise
-from stackflower.stages.layers import Norm, UpsampleConv, build_norm2d, count_doublings
+from stackflower.stages.gated_blocks import GatedResidualBlock, build_gated_upsampling
+from stackflower.stages.layers import Norm, build_norm2d, count_doublings
 
 
 def compute_colour_consistency(
@@ -46,33 +47,6 @@ def compute_colour_consistency(
     ).mean()
 
 
-def _build_gated_upsampling(in_channels: int, out_channels: int, norm: Norm) -> nn.Sequential:
-    """Build upsampling by two and a 3×3 convolution with a gated linear unit."""
-    return nn.Sequential(UpsampleConv(in_channels, 2 * out_channels), build_norm2d(norm, 2 * out_channels), nn.GLU(1))
-
-
-class GatedResidualBlock(nn.Module):
-    """Residual block of two 3×3 convolutions, the first of which is gated.
-
-    Args:
-        channels: channels of the input and the output.
-        norm: normalisation after each convolution.
-    """
-
-    def __init__(self, channels: int, norm: Norm):
-        super().__init__()
-        self.layers = nn.Sequential(
-            nn.Conv2d(channels, 2 * channels, 3, padding=1, bias=norm == "none"),
-            build_norm2d(norm, 2 * channels),
-            nn.GLU(1),
-            nn.Conv2d(channels, channels, 3, padding=1, bias=norm == "none"),
-            build_norm2d(norm, channels),
-        )
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x + self.layers(x)
-
-
 class Branch(nn.Module):
     """Branch of the tree, from features and condition to features of twice the resolution (F_i, eq. 3).
 
@@ -92,7 +66,7 @@ class Branch(nn.Module):
             nn.GLU(1),
         )
         self.residual = nn.Sequential(*(GatedResidualBlock(channels, norm) for _ in range(blocks)))
-        self.up = _build_gated_upsampling(channels, out_channels, norm)
+        self.up = build_gated_upsampling(channels, out_channels, norm)
 
     def forward(self, features: Tensor, condition: Tensor) -> Tensor:
         """Map features `(N, channels, H, W)` to `(N, out_channels, 2H, 2W)`, given the condition `(N, C)`."""
@@ -149,7 +123,7 @@ class TreeGenerator(Generator):
         self.norm = build_norm2d(norm, self.wide * 2)
         self.trunk = nn.Sequential(
             *(
-                _build_gated_upsampling(self.wide // 2**level, self.wide // 2 ** (level + 1), norm)
+                build_gated_upsampling(self.wide // 2**level, self.wide // 2 ** (level + 1), norm)
                 for level in range(depth)
             )
         )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,8 @@ from torch import Tensor
 from stackflower.errors import DataError, MissingDependency, summarise_error
 from stackflower.options import Count
 from stackflower.registry import register
-from stackflower.text.base import TextEncoder, split_words
+from stackflower.stages.words import pad_words, scale_vectors
+from stackflower.text.base import EncodedWords, TextEncoder, split_words
 from stackflower.text.dropped import Dropped, is_punctuation
 
 TOKENIZER_BATCH = 4096  # captions
@@ -25,14 +26,17 @@ class HuggingFaceEncoder(TextEncoder):
     """A Hugging Face text model with mean pooling: the last hidden states, averaged over the tokens of a caption.
 
     Padding does not count, and the average is scaled to unit length, as in the mean-pooled models of
-    sentence-transformers (Reimers & Gurevych 2019). Setting ``text`` to the id or the folder of a model selects this
-    encoder.
+    sentence-transformers (Reimers & Gurevych 2019). The vector of a word is the mean of the last hidden states of its
+    tokens. Setting ``text`` to the id or the folder of a model selects this encoder.
 
     Args:
         model: id on the Hugging Face hub, such as sentence-transformers/all-MiniLM-L6-v2, or a local folder.
         max_tokens: maximum number of tokens, longer captions are cut. The limit of the model applies if it is lower.
         batch_size: number of captions per forward pass.
     """
+
+    has_words = True
+    offers = ("words",)
 
     def __init__(self, *, model: str, max_tokens: Count = 256, batch_size: Count = 64):
         try:
@@ -64,7 +68,7 @@ class HuggingFaceEncoder(TextEncoder):
             raise DataError(
                 f"{model!r} is not a text encoder: its configuration has no hidden_size. Choose another model."
             )
-        self.dim = int(config.hidden_size)
+        self.dim = self.word_dim = int(config.hidden_size)
         limit = getattr(config, "max_position_embeddings", max_tokens)
         self.max_tokens, self.batch_size = min(max_tokens, limit), batch_size
 
@@ -145,9 +149,27 @@ class HuggingFaceEncoder(TextEncoder):
 
     @torch.no_grad()
     def encode(self, captions: Sequence[str]) -> Tensor:
-        # batches of captions of similar length need little padding
-        order = sorted(range(len(captions)), key=lambda row: len(captions[row]))
         table = torch.empty(len(captions), self.dim)
+        for rows, tokens, hidden in self._run_model(captions):
+            table[rows] = _average_tokens(tokens, hidden)
+        return table
+
+    @torch.no_grad()
+    def encode_words(self, captions: Sequence[str]) -> EncodedWords:
+        table = torch.empty(len(captions), self.dim)
+        vectors, texts = [torch.empty(0)] * len(captions), [[""]] * len(captions)
+        for rows, tokens, hidden in self._run_model(captions):
+            table[rows] = _average_tokens(tokens, hidden)
+            for place, row in enumerate(rows):
+                places, texts[row] = self._group_tokens(tokens, place, captions[row])
+                states, numbers = hidden[place, places[:, 0]].cpu(), places[:, 1]
+                sums = torch.zeros(len(texts[row]), self.dim).index_add_(0, numbers, states)
+                vectors[row] = scale_vectors(sums / torch.bincount(numbers)[:, None])
+        return EncodedWords(table, pad_words(vectors), texts)
+
+    def _run_model(self, captions: Sequence[str]) -> Iterator[tuple[list[int], Any, Tensor]]:
+        """Yield the rows of captions of similar length, which need little padding, their tokens and hidden states."""
+        order = sorted(range(len(captions)), key=lambda row: len(captions[row]))
         for first in range(0, len(order), self.batch_size):
             rows = order[first : first + self.batch_size]
             tokens = self.tokenizer(
@@ -157,7 +179,41 @@ class HuggingFaceEncoder(TextEncoder):
                 max_length=self.max_tokens,
                 return_tensors="pt",
             ).to(self.model.device)
-            hidden = self.model(**tokens).last_hidden_state.float()
-            mask = tokens["attention_mask"][..., None].float()
-            table[rows] = F.normalize((hidden * mask).sum(1) / mask.sum(1).clamp_min(1e-9), dim=1).cpu()
-        return table
+            yield rows, tokens, self.model(**tokens).last_hidden_state.float()
+
+    def _group_tokens(self, tokens: Any, place: int, caption: str) -> tuple[Tensor, list[str]]:
+        """Group the tokens of a caption by word, without special tokens.
+
+        A slow tokenizer does not say which tokens form a word, so each token is one there. A caption without words has
+        one word, which consists of all its tokens.
+
+        Args:
+            tokens: tokens of a batch.
+            place: row of the caption in the batch.
+            caption: the caption.
+
+        Returns:
+            Place of each token in the row and number of its word, ``(k, 2)``, and the words as strings.
+        """
+        used = tokens["attention_mask"][place].nonzero()[:, 0].tolist()
+        special = set(self.tokenizer.all_special_ids) - {self.tokenizer.unk_token_id}
+        identifiers = tokens["input_ids"][place].tolist()
+        if self.tokenizer.is_fast:
+            word_of = tokens.word_ids(place)
+            spans = {word_of[i]: tokens.word_to_chars(place, word_of[i]) for i in used if word_of[i] is not None}
+            names = {word: caption[span.start : span.end].strip() for word, span in spans.items()}
+        else:
+            word_of = [None if token in special else i for i, token in enumerate(identifiers)]
+            kept = [i for i in used if word_of[i] is not None]
+            names = {i: str(self.tokenizer.convert_ids_to_tokens(identifiers[i])).strip("▁Ġ#") for i in kept}
+        if not names:
+            return torch.tensor([[i, 0] for i in used]), [caption]
+        number_of = {word: number for number, word in enumerate(names)}
+        places = [[i, number_of[word_of[i]]] for i in used if word_of[i] is not None]
+        return torch.tensor(places), list(names.values())
+
+
+def _average_tokens(tokens: Any, hidden: Tensor) -> Tensor:
+    """Average hidden states ``(N, L, dim)`` over tokens to ``(N, dim)`` of unit length, on the CPU."""
+    mask = tokens["attention_mask"][..., None].float()
+    return F.normalize((hidden * mask).sum(1) / mask.sum(1).clamp_min(1e-9), dim=1).cpu()

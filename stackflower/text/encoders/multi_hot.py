@@ -14,19 +14,21 @@ from torch import Tensor
 from stackflower.errors import ConfigError, DataError, RunError
 from stackflower.options import Count
 from stackflower.registry import register
-from stackflower.text.base import TextEncoder, compute_digest
+from stackflower.text.base import compute_digest
 from stackflower.text.dropped import Dropped
+from stackflower.text.wordwise import WordwiseEncoder
 from stackflower.utils.atomic import write_text
 
 TAGS_FILE = "tags.json"
 
 
 @register("text", "multi-hot")
-class MultiHotEncoder(TextEncoder):
+class MultiHotEncoder(WordwiseEncoder):
     """Multi-hot vectors of captions that are lists of tags, such as "long hair, blue eyes".
 
     The vector is 1 for each tag of the caption and 0 elsewhere, scaled to unit length. The vocabulary consists of the
-    tags of the training captions. A caption without any known tag raises an error.
+    tags of the training captions. A caption without any known tag raises an error. The words of a caption are its known
+    tags, each with a one-hot vector.
 
     Args:
         separator: separator of the tags, such as a comma or a space.
@@ -47,6 +49,11 @@ class MultiHotEncoder(TextEncoder):
         return self.max_tags
 
     @property
+    def word_dim(self) -> int:  # type: ignore[override]
+        """Size D of the vector of a tag."""
+        return self.max_tags
+
+    @property
     def reads_all(self) -> bool:
         return not self.places
 
@@ -62,15 +69,22 @@ class MultiHotEncoder(TextEncoder):
     def encode(self, captions: Sequence[str]) -> Tensor:
         table = torch.zeros(len(captions), self.dim)
         for row, caption in enumerate(captions):
-            places = [self.places[tag] for tag in self._split_tags(caption) if tag in self.places]
-            if not places:
-                examples = ", ".join(list(self.places)[:10])
-                raise DataError(
-                    f"The caption {caption!r} has none of the {len(self.places):,} tags of the training data, such as "
-                    f"{examples}."
-                )
-            table[row, places] = 1
+            table[row, [self.places[tag] for tag in self.list_words(caption)]] = 1
         return F.normalize(table, dim=1)
+
+    def list_words(self, caption: str) -> list[str]:
+        known = [tag for tag in self._split_tags(caption) if tag in self.places]
+        if not known:
+            examples = ", ".join(list(self.places)[:10])
+            raise DataError(
+                f"The caption {caption!r} has none of the {len(self.places):,} tags of the training data, such as "
+                f"{examples}."
+            )
+        return known
+
+    def embed_words(self, words: Sequence[str]) -> Tensor:
+        places = torch.tensor([self.places[tag] for tag in words], dtype=torch.int64)
+        return F.one_hot(places, self.word_dim).float()
 
     def find_dropped(self, captions: Sequence[str]) -> Dropped:
         dropped = Dropped(

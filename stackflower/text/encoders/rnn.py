@@ -4,17 +4,21 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
+from stackflower.declarations import Offer
 from stackflower.errors import ComponentError, DataError
 from stackflower.options import Count, Weight
 from stackflower.registry import register
-from stackflower.text.base import split_words
+from stackflower.stages.base import Words
+from stackflower.stages.words import join_words, scale_vectors
+from stackflower.text.base import EncodedWords, split_words
 from stackflower.text.dropped import DEFAULT_REMEDY, Dropped, is_punctuation
-from stackflower.text.learned import LearnedEncoder
+from stackflower.text.learned import CHUNK, LearnedEncoder
 from stackflower.text.ranking import cosine_ranking_loss
 
 UNKNOWN = 1  # token of a word that is not in the vocabulary; 0 is padding
@@ -36,6 +40,17 @@ class BidirectionalGRU(nn.Module):
         self.backwards = nn.GRU(word_dim, dim // 2, batch_first=True)
 
     def forward(self, tokens: Tensor) -> Tensor:
+        return self.compute_states(tokens)[0]
+
+    def compute_states(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """Compute the states of both directions, concatenated.
+
+        Args:
+            tokens: tokens ``(N, L)``.
+
+        Returns:
+            The last states ``(N, dim)``, and those at each word ``(N, L, dim)``; states in the padding have no meaning.
+        """
         length = (tokens > 0).sum(1).clamp_min(1)
         # each direction starts at its first word, and its state is gathered at its last one; packed sequences would
         # synchronise with the device
@@ -43,11 +58,13 @@ class BidirectionalGRU(nn.Module):
         reversed_step = (length[:, None] - 1 - step).clamp_min(0)
         backwards = tokens.gather(1, reversed_step) * (step < length[:, None])
         last = (length - 1)[:, None, None]
-        states = []
-        for network, order in ((self.forwards, tokens), (self.backwards, backwards)):
-            hidden, _ = network(self.words(order))
-            states.append(hidden.gather(1, last.expand(-1, 1, hidden.shape[2]))[:, 0])
-        return torch.cat(states, 1)
+        forward_states, _ = self.forwards(self.words(tokens))
+        backward_states, _ = self.backwards(self.words(backwards))
+        final = [
+            states.gather(1, last.expand(-1, 1, states.shape[2]))[:, 0] for states in (forward_states, backward_states)
+        ]
+        in_order = backward_states.gather(1, reversed_step[..., None].expand_as(backward_states))
+        return torch.cat(final, 1), torch.cat([forward_states, in_order], 2)
 
 
 @register("text", "rnn")
@@ -55,7 +72,7 @@ class RecurrentEncoder(LearnedEncoder):
     """A bidirectional GRU over words, trained with a cosine ranking loss: the large model of the competition report.
 
     It is trained with the GAN, by an optimizer of its own (`optimizer.text`), or before it with
-    `stackflower train-text`.
+    `stackflower train-text`. The vector of a word consists of the states of both directions at the word.
 
     Args:
         dim: size T of the embedding; 256 in the report.
@@ -65,7 +82,14 @@ class RecurrentEncoder(LearnedEncoder):
             trained.
         margin: margin α of the ranking loss; 0.2 in the report.
         weights: output folder of `stackflower train-text`. The encoder is then frozen.
+        loss: loss that the weights were trained with, which that command records; "damsm" comes with an image encoder
+            for the penalty and the extractor of that name.
     """
+
+    has_words = True
+    offers = ("words", Offer("image encoder", when={"loss": "damsm"}))
+
+    network: BidirectionalGRU
 
     def __init__(
         self,
@@ -76,11 +100,18 @@ class RecurrentEncoder(LearnedEncoder):
         min_count: Count = 2,
         margin: Weight = 0.2,
         weights: str | None = None,
+        loss: Literal["ranking", "damsm"] = "ranking",
     ):
         super().__init__(dim=dim, weights=weights)
+        if loss == "damsm" and weights is None:
+            raise ComponentError(
+                "text.loss = 'damsm' is a loss of training before the GAN; name the folder that `stackflower "
+                "train-text` wrote as `text`."
+            )
         if dim < 2:
             raise ComponentError(f"text.dim = {dim} must be at least 2, one for each direction.")
-        self.word_dim, self.max_words, self.min_count, self.margin = word_dim, max_words, min_count, margin
+        self.input_dim, self.word_dim = word_dim, dim
+        self.max_words, self.min_count, self.margin = max_words, min_count, margin
         self.tokens: dict[str, int] = {}
 
     @property
@@ -102,7 +133,7 @@ class RecurrentEncoder(LearnedEncoder):
 
     def build(self, vocabulary: dict[str, Any]) -> None:
         self.tokens = {word: number for number, word in enumerate(vocabulary["words"], UNKNOWN + 1)}
-        self.network = BidirectionalGRU(len(self.tokens) + UNKNOWN + 1, self.word_dim, self.dim)
+        self.network = BidirectionalGRU(len(self.tokens) + UNKNOWN + 1, self.input_dim, self.dim)
 
     def tokenise(self, captions: Sequence[str]) -> Tensor:
         rows = [
@@ -112,6 +143,24 @@ class RecurrentEncoder(LearnedEncoder):
         for row, tokens in zip(table, rows, strict=True):
             row[: len(tokens)] = torch.tensor(tokens, dtype=torch.int64)
         return table
+
+    def embed_with_words(self, tokens: Tensor) -> tuple[Tensor, Words]:
+        last, states = self.network.compute_states(tokens)
+        mask = tokens > 0
+        mask[:, 0] = True  # a caption without words has one state
+        return last.float(), Words(scale_vectors(states) * mask[..., None], mask)
+
+    @torch.no_grad()
+    def encode_words(self, captions: Sequence[str]) -> EncodedWords:
+        self.network.eval()
+        device = next(self.network.parameters()).device
+        sentences, words = [], []
+        for first in range(0, len(captions), CHUNK):
+            last, words_of_chunk = self.embed_with_words(self.tokenise(captions[first : first + CHUNK]).to(device))
+            sentences.append(F.normalize(last, dim=1).cpu())
+            words.append(words_of_chunk.to("cpu"))
+        texts = [split_words(caption)[: self.max_words] or [caption] for caption in captions]
+        return EncodedWords(torch.cat(sentences), join_words(words), texts)
 
     def find_dropped(self, captions: Sequence[str]) -> Dropped:
         remedy = DEFAULT_REMEDY

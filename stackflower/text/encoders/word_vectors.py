@@ -17,8 +17,9 @@ from torch import Tensor
 from stackflower.errors import DataError, RunError
 from stackflower.options import Count
 from stackflower.registry import register
-from stackflower.text.base import TextEncoder, compute_digest, split_words
+from stackflower.text.base import compute_digest, split_words
 from stackflower.text.dropped import Dropped
+from stackflower.text.wordwise import WordwiseEncoder
 from stackflower.utils.atomic import replacing, write_text
 
 FLOAT16_MAX = 65_504  # a run stores the vectors in float16
@@ -26,7 +27,7 @@ WORDS_FILE, VECTORS_FILE = "words.json", "vectors.safetensors"
 
 
 @register("text", "word-vectors")
-class WordVectorEncoder(TextEncoder):
+class WordVectorEncoder(WordwiseEncoder):
     """The mean of the word vectors of a caption, from a word2vec or GloVe text file.
 
     Words that are not in the file are ignored; a caption without any known word gets the mean of all vectors. Words
@@ -52,6 +53,11 @@ class WordVectorEncoder(TextEncoder):
         if not self.rows:
             self.fit(())
         return self.vectors.shape[1]
+
+    @property
+    def word_dim(self) -> int:  # type: ignore[override]
+        """Size D of the vector of a word."""
+        return self.dim
 
     def fit(self, captions: Sequence[str]) -> None:
         if self.rows:
@@ -116,6 +122,15 @@ class WordVectorEncoder(TextEncoder):
         zero = table.norm(dim=1) < 1e-12
         table[zero] = unknown if unknown.norm() > 1e-12 else torch.ones(self.dim)
         return F.normalize(table, dim=1)
+
+    def list_words(self, caption: str) -> list[str]:
+        self.fit(())
+        return [word for word in split_words(caption) if word in self.rows] or [caption]
+
+    def embed_words(self, words: Sequence[str]) -> Tensor:
+        self.fit(())
+        unknown = self.vectors.mean(0)
+        return torch.stack([self.vectors[self.rows[word]] if word in self.rows else unknown for word in words])
 
     def find_dropped(self, captions: Sequence[str]) -> Dropped:
         self.fit(())

@@ -8,14 +8,23 @@ one.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from stackflower.data.images import crop_and_flip
-from stackflower.stages.base import OtherTexts
+from stackflower.stages.base import OtherTexts, Words
 from stackflower.training.batches.batch import Batch, Drawing
 from stackflower.utils.rng import create_rng
+
+
+class NegativeTexts(NamedTuple):
+    """Captions that the images of a process do not match."""
+
+    embedding: Tensor  # (n, T)
+    caption: Tensor  # (n,) int64, numbers of the captions; -1 in a stream
+    words: Words | None  # None unless the drawing asks for words
 
 
 class Rows(ABC):
@@ -38,15 +47,20 @@ class Rows(ABC):
         """
 
     @abstractmethod
-    def choose_negatives(self, text: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    def look_up_words(self, rows: Tensor) -> Words:
+        """Look up the words of captions of the whole batch, if the drawing asks for words.
+
+        Args:
+            rows: row numbers `(k,)` on the CPU. Of several captions of a row, the first is used.
+        """
+
+    @abstractmethod
+    def choose_negatives(self, text: Tensor, generator: torch.Generator) -> NegativeTexts:
         """Choose the most similar of a few captions of other images for each row of this process (VSE++).
 
         Args:
             text: embeddings `(n, T)` of the rows' own captions.
             generator: generator of the batch's draws.
-
-        Returns:
-            Embeddings `(n, T)` of the chosen captions, and their numbers `(n,)`, which are -1 in a stream.
         """
 
     @abstractmethod
@@ -104,8 +118,9 @@ class Batches(ABC):
         upside_down = self._draw_half(total, generator)[share] if drawing.flip_vertical else None
         augmentation = torch.rand(total, drawing.augmentation_dim, generator=generator, device=self.device)
         text, fake_text, fake_label = pair_texts(rows, drawing, total, share)
-        negative_text, negative_caption = rows.choose_negatives(text, generator)
+        negative = rows.choose_negatives(text, generator)
         others = rows.draw_others(generator)
+        words, fake_words = pair_words(rows, drawing, total, share)
         pixels = crop_and_flip(
             rows.images, rows.index, corner[:, share], mirror[share], upside_down, drawing.resolution
         )
@@ -113,15 +128,18 @@ class Batches(ABC):
             # in place and by the reciprocal; `scale_pixels` rounds differently, which would change every run
             images=pixels.to(torch.float32).mul_(1 / 127.5).sub_(1.0),
             text=text,
-            negative_text=negative_text,
+            negative_text=negative.embedding,
             fake_text=fake_text,
             noise=noise[share],
             label=rows.label[share],
             fake_label=fake_label[share],
             caption=rows.caption,
-            negative_caption=negative_caption,
+            negative_caption=negative.caption,
             augmentation=augmentation[share],
             others=others,
+            words=words,
+            negative_words=negative.words,
+            fake_words=fake_words,
         )
 
     def _draw_half(self, total: int, generator: torch.Generator) -> Tensor:
@@ -156,3 +174,25 @@ def pair_texts(rows: Rows, drawing: Drawing, total: int, share: slice) -> tuple[
         fake_text = torch.where(between[share, None], (fake_text + beside_text[0]) / 2, fake_text)
         fake_label = torch.where(between, -1 - source, fake_label)  # a class that no image has
     return text, fake_text, fake_label
+
+
+def pair_words(rows: Rows, drawing: Drawing, total: int, share: slice) -> tuple[Words | None, Words | None]:
+    """Look up the words of the captions of a process, and of the texts for which it generates images.
+
+    A text halfway between two captions has the words of its own row's caption.
+
+    Args:
+        rows: images and captions of the batch.
+        drawing: how batches are drawn.
+        total: number of images of the batch, over all processes.
+        share: rows of this process.
+
+    Returns:
+        The words of both, `(n, L, D)`; None unless the drawing asks for words.
+    """
+    if not drawing.words:
+        return None, None
+    source, _, _ = drawing.choose_fake_rows(total)
+    needed, where = torch.cat([torch.arange(total)[share], source[share]]).unique(return_inverse=True)
+    words, fake_words = rows.look_up_words(needed).take(where.to(rows.label.device, non_blocking=True)).chunk(2)
+    return words, fake_words

@@ -5,12 +5,13 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from stackflower.config.schema import RunConfig
-from stackflower.stages.base import OtherTexts
+from stackflower.stages.base import OtherTexts, Words
 
 DrawNoise = Callable[[int, torch.Generator], Tensor]
 """Function of a count and a seeded generator that returns noise `(count, Z)`, such as `Stage.draw_noise`."""
@@ -31,6 +32,10 @@ class Batch:
     negative_caption: Tensor  # (N,) int64, number of the caption of `negative_text`; -1 in a stream
     augmentation: Tensor  # (N, A), uniform in [0, 1), draws for the augmentation of each row
     others: OtherTexts | None  # captions of any images for the contrastive loss
+    # words of the drawn captions, the first ones where several are averaged; None unless a part of the run uses words
+    words: Words | None = None  # of `text`
+    negative_words: Words | None = None  # of `negative_text`
+    fake_words: Words | None = None  # of `fake_text`; of a text halfway between two captions, those of its own row
 
     def split(self, parts: int) -> list[Batch]:
         """Split the batch into equal parts, each with all of `others`.
@@ -40,8 +45,10 @@ class Batch:
         """
         if parts == 1:
             return [self]
-        names = [field.name for field in dataclasses.fields(self) if field.name != "others"]
-        chunks = {name: getattr(self, name).chunk(parts) for name in names}
+        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self) if field.name != "others"}
+        chunks: dict[str, Any] = {
+            name: [None] * parts if value is None else value.chunk(parts) for name, value in values.items()
+        }
         return [
             Batch(**{name: chunk[part] for name, chunk in chunks.items()}, others=self.others) for part in range(parts)
         ]
@@ -66,6 +73,7 @@ class Drawing:
         latents_per_caption: number of neighbouring generated images that share a caption, each with its own noise.
         augmentation_dim: number A of draws of the augmentation per image.
         contrasted: number M of captions of any images that are added to the batch's own in the contrastive loss.
+        words: whether batches contain the words of captions.
     """
 
     resolution: int
@@ -79,6 +87,7 @@ class Drawing:
     latents_per_caption: int = 1
     augmentation_dim: int = 0
     contrasted: int = 0
+    words: bool = False
 
     def choose_fake_rows(self, total: int) -> tuple[Tensor, Tensor, int]:
         """Choose the texts that a batch generates, on the CPU.
@@ -95,7 +104,9 @@ class Drawing:
         return source, source.roll(self.latents_per_caption), groups * self.latents_per_caption
 
 
-def build_drawing(config: RunConfig, resolution: int, draw_noise: DrawNoise, augmentation_dim: int) -> Drawing:
+def build_drawing(
+    config: RunConfig, resolution: int, draw_noise: DrawNoise, augmentation_dim: int, words: bool = False
+) -> Drawing:
     """Build the drawing of a run.
 
     Args:
@@ -103,6 +114,7 @@ def build_drawing(config: RunConfig, resolution: int, draw_noise: DrawNoise, aug
         resolution: height and width of the images, in pixels.
         draw_noise: function that draws the noise of the stage.
         augmentation_dim: number of draws of the augmentation per image.
+        words: whether a part of the run uses the words of captions.
     """
     train = config.train
     return Drawing(
@@ -117,4 +129,5 @@ def build_drawing(config: RunConfig, resolution: int, draw_noise: DrawNoise, aug
         interpolated=train.interpolated,
         augmentation_dim=augmentation_dim,
         contrasted=train.contrasted,
+        words=words,
     )

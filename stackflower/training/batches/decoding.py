@@ -36,7 +36,7 @@ class Decoded:
 
     first: int  # number of the batch's first image
     images: np.ndarray  # uint8 (n, S, S, 3)
-    captions: list[list[str]]  # drawn captions of each row; empty if they are embedded
+    captions: list[list[str]]  # drawn captions of each row; empty if they are embedded and their words are not needed
     embedding: np.ndarray | None  # (n, T), mean embeddings of the drawn captions, if the encoder runs in the worker
     numbers: np.ndarray  # (2, n) int64: class (the text's code if it has no class), and code of the drawn text
     codes: np.ndarray  # (n, most) int64: codes of all texts of each row, padded with -1
@@ -51,11 +51,13 @@ class CaptionDraws:
         seed: seed of the draws.
         averaged: number of captions drawn per image.
         encode: function that embeds captions as `(N, T)` in the worker; None: embed them on the training's device.
+        words: whether the words of the captions are needed.
     """
 
     seed: int
     averaged: int = 1
     encode: Callable[[Sequence[str]], Tensor] | None = None
+    words: bool = False
 
     def draw(self, first: int, total: int, rows: range, texts: Sequence[Sequence[str]]) -> list[list[str]]:
         """Draw different captions of each row, the same in every process.
@@ -149,7 +151,7 @@ class _Rows(Dataset[Any]):
         if self.captions.encode is None:
             return Decoded(first, images, captions, None, numbers, codes, notes)
         embedding = compute_mean_embedding(captions, self.captions.encode).numpy()
-        return Decoded(first, images, [], embedding, numbers, codes, notes)
+        return Decoded(first, images, captions if self.captions.words else [], embedding, numbers, codes, notes)
 
     def _read_image(self, shard: int, sample: int, notes: list[str]) -> tuple[int, np.ndarray]:
         """Read the image of a sample or, with `skip_bad`, the next readable image of the shard.

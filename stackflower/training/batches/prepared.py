@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from stackflower.data.prepared import Prepared
-from stackflower.stages.base import OtherTexts
-from stackflower.training.batches.assembly import Batches, Rows
+from stackflower.stages.base import OtherTexts, Words
+from stackflower.text.words import WordLookup
+from stackflower.training.batches.assembly import Batches, NegativeTexts, Rows
 from stackflower.training.batches.batch import Drawing
 from stackflower.training.batches.captions import Captions, Embed
 from stackflower.training.batches.negatives import NegativeCaptions
@@ -28,13 +29,19 @@ class PreparedRows(Rows):
     candidates: Tensor  # (n, hard_negatives, averaged), numbers of negative captions
     negatives: NegativeCaptions
     contrasted: int
+    words: WordLookup | None  # None unless the drawing asks for words
 
     def embed(self, rows: Tensor) -> Tensor:
         rows = rows.to(self.captions.device, non_blocking=True)
         return self.negatives.captions.compute_mean_embedding(self.captions[rows])
 
-    def choose_negatives(self, text: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        return self.negatives.choose_hardest(self.candidates, text)
+    def look_up_words(self, rows: Tensor) -> Words:
+        assert self.words is not None
+        return self.words(self.captions[rows.to(self.captions.device, non_blocking=True), 0])
+
+    def choose_negatives(self, text: Tensor, generator: torch.Generator) -> NegativeTexts:
+        embedding, caption = self.negatives.choose_hardest(self.candidates, text)
+        return NegativeTexts(embedding, caption, None if self.words is None else self.words(caption))
 
     def draw_others(self, generator: torch.Generator) -> OtherTexts | None:
         if not self.contrasted:
@@ -53,10 +60,19 @@ class PreparedBatches(Batches):
         embed: function that embeds captions by number, in the order of the captions of `data`.
         drawing: how batches are drawn.
         device: device of the training.
+        words: lookup of the words of captions by number; needed if the drawing asks for words.
     """
 
-    def __init__(self, data: Prepared, embed: Embed, drawing: Drawing, device: torch.device | str = "cpu"):
+    def __init__(
+        self,
+        data: Prepared,
+        embed: Embed,
+        drawing: Drawing,
+        device: torch.device | str = "cpu",
+        words: WordLookup | None = None,
+    ):
         super().__init__(drawing, torch.device(device), data.images.shape[1])
+        self.words = words if drawing.words else None
         self.images = data.images.to(self.device)
         self.captions = Captions(data, embed, drawing.averaged, self.device)
         self.negatives = NegativeCaptions(data, self.captions, drawing.hard_negatives, self.device)
@@ -78,6 +94,7 @@ class PreparedBatches(Batches):
             candidates=candidates[share],
             negatives=self.negatives,
             contrasted=self.drawing.contrasted,
+            words=self.words,
         )
 
     def get_indices(self, first: int, count: int) -> Tensor:

@@ -11,12 +11,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from stackflower.stages.base import OtherTexts
-from stackflower.training.batches.assembly import Batches, Rows
+from stackflower.stages.base import OtherTexts, Words
+from stackflower.stages.words import pad_words
+from stackflower.text.base import TextEncoder
+from stackflower.training.batches.assembly import Batches, NegativeTexts, Rows
 from stackflower.training.batches.batch import Batch, Drawing
 from stackflower.training.batches.decoding import Decoder, compute_mean_embedding
 from stackflower.training.batches.negatives import TRIES
-from stackflower.utils.distributed import gather_detached
+from stackflower.utils.distributed import gather_detached, gather_strings
 
 POOL_SIZE = 512  # preceding images whose captions can be negatives
 CACHE_BYTES = 2**26  # of embeddings
@@ -43,19 +45,22 @@ class TextPool:
         self.size = -(-max(POOL_SIZE, total) // total) * total
         self.end = 0  # number of the image after the latest
         self.texts: StreamTexts | None = None
+        self.captions = [""] * self.size  # first caption of each text, if words are needed
 
-    def add(self, first: int, texts: StreamTexts) -> None:
+    def add(self, first: int, texts: StreamTexts, captions: Sequence[str]) -> None:
         """Replace the oldest texts by those of a batch.
 
         Args:
             first: number of the batch's first image.
             texts: texts of the whole batch.
+            captions: first caption of each text; empty if words are not needed.
         """
         if self.texts is None:
             self.texts = StreamTexts(*(column.new_zeros((self.size, *column.shape[1:])) for column in texts))
         place = first % self.size
         for column, new in zip(self.texts, texts, strict=True):
             column[place : place + len(new)] = new
+        self.captions[place : place + len(captions)] = captions
         self.end = first + len(texts.label)
 
     def __getitem__(self, place: Tensor) -> StreamTexts:
@@ -92,6 +97,34 @@ class EmbeddingCache:
         return embeddings
 
 
+class WordCache:
+    """Function that encodes the words of captions, and keeps the most recently used captions on a device.
+
+    Args:
+        encoder: text encoder that has words.
+        device: device of the training.
+    """
+
+    def __init__(self, encoder: TextEncoder, device: torch.device):
+        self.encoder, self.device = encoder, device
+        self._kept: OrderedDict[str, Tensor] = OrderedDict()
+
+    def __call__(self, captions: Sequence[str]) -> Words:
+        """Return the words of captions, padded to the longest."""
+        missing = [caption for caption in dict.fromkeys(captions) if caption not in self._kept]
+        if missing:
+            words = self.encoder.embed_captions(missing, words=True).words
+            assert words is not None
+            rows = [vectors[mask] for vectors, mask in zip(*words, strict=True)]
+            self._kept.update((caption, row.to(self.device)) for caption, row in zip(missing, rows, strict=True))
+        for caption in captions:
+            self._kept.move_to_end(caption)
+        padded = pad_words([self._kept[caption] for caption in captions])
+        while len(self._kept) > max(1, CACHE_BYTES // (4 * padded.vectors[0].numel())):
+            self._kept.popitem(last=False)
+        return padded
+
+
 @dataclass(frozen=True)
 class StreamedRows(Rows):
     """The decoded rows of a batch that belong to this process, and the texts of the batch and of preceding images."""
@@ -105,11 +138,17 @@ class StreamedRows(Rows):
     own_codes: Tensor  # (n, most) int64, codes of all texts of each row of this process, padded with -1
     share: slice
     drawing: Drawing
+    captions: list[str]  # first caption of each row of the batch; empty if words are not needed
+    words: WordCache | None  # None unless the drawing asks for words
 
     def embed(self, rows: Tensor) -> Tensor:
         return self.embedding[rows.to(self.embedding.device, non_blocking=True)]
 
-    def choose_negatives(self, text: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    def look_up_words(self, rows: Tensor) -> Words:
+        assert self.words is not None
+        return self.words([self.captions[row] for row in rows.tolist()])
+
+    def choose_negatives(self, text: Tensor, generator: torch.Generator) -> NegativeTexts:
         assert self.pool.texts is not None
         shape = (len(self.label), self.drawing.hard_negatives, TRIES)
         place = torch.randint(len(self.pool), shape, generator=generator, device=self.label.device)[self.share]
@@ -117,9 +156,14 @@ class StreamedRows(Rows):
         # choose the first try that differs in class and in text, or else the first that differs in either
         same = (label == self.label[self.share, None, None]).byte()
         same += (code[..., None] == self.own_codes[:, None, None]).any(3)
-        candidates = self.pool.texts.embedding[place.gather(2, same.argmin(2, keepdim=True))[..., 0]]
+        chosen = place.gather(2, same.argmin(2, keepdim=True))[..., 0]
+        candidates = self.pool.texts.embedding[chosen]
         hardest = (candidates * text[:, None]).sum(2).argmax(1)
-        return candidates[torch.arange(len(candidates), device=text.device), hardest], self.caption
+        rows = torch.arange(len(candidates), device=text.device)
+        words = None
+        if self.words is not None:
+            words = self.words([self.pool.captions[number] for number in chosen[rows, hardest].tolist()])
+        return NegativeTexts(candidates[rows, hardest], self.caption, words)
 
     def draw_others(self, generator: torch.Generator) -> OtherTexts | None:
         if not self.drawing.contrasted:
@@ -141,6 +185,7 @@ class StreamedBatches(Batches):
         drawing: how batches are drawn.
         device: device of the training.
         notify: called with a sentence for each image that can't be read.
+        words: encodes the words of captions; needed if the drawing asks for words.
     """
 
     def __init__(
@@ -150,9 +195,11 @@ class StreamedBatches(Batches):
         drawing: Drawing,
         device: torch.device,
         notify: Callable[[str], None] = lambda sentence: None,
+        words: WordCache | None = None,
     ):
         super().__init__(drawing, device, decoder.size)
         self.decoder, self.embed, self.notify = decoder, embed, notify
+        self.words = words if drawing.words else None
         self._pool: TextPool | None = None
 
     def __len__(self) -> int:
@@ -169,8 +216,9 @@ class StreamedBatches(Batches):
         for note in decoded.notes:
             self.notify(note)
         texts = self._collect_texts(total, decoded.captions, decoded.numbers, decoded.embedding)
+        captions = self._collect_captions(total, decoded.captions)
         pool = self._read_pool(first, total, places)
-        pool.add(first, texts)
+        pool.add(first, texts, captions)
         return StreamedRows(
             images=torch.from_numpy(decoded.images).to(self.device, non_blocking=True),
             index=torch.arange(len(places), device=self.device),
@@ -181,6 +229,8 @@ class StreamedBatches(Batches):
             own_codes=torch.from_numpy(decoded.codes).to(self.device, non_blocking=True),
             share=share,
             drawing=self.drawing,
+            captions=captions,
+            words=self.words,
         )
 
     def _collect_texts(
@@ -201,6 +251,13 @@ class StreamedBatches(Batches):
             embeddings, labels = gather_detached(embeddings), gather_detached(labels.T).T
         return StreamTexts(embeddings, labels[0], labels[1])
 
+    def _collect_captions(self, total: int, captions: Sequence[Sequence[str]]) -> list[str]:
+        """Collect the first drawn caption of each row from all processes; an empty list if words are not needed."""
+        if self.words is None:
+            return []
+        own = [captions_of_image[0] for captions_of_image in captions]
+        return gather_strings(own, self.device) if len(own) < total else own
+
     def _read_pool(self, first: int, total: int, places: range) -> TextPool:
         """Return the texts of the images before `first`; read them again if the position has changed."""
         if self._pool is not None and self._pool.end == first:
@@ -208,5 +265,6 @@ class StreamedBatches(Batches):
         self._pool = TextPool(total)
         for start in range(max(0, first - self._pool.size), first, total):
             captions, numbers = self.decoder.read_texts(start, places)
-            self._pool.add(start, self._collect_texts(total, captions, numbers, None))
+            texts = self._collect_texts(total, captions, numbers, None)
+            self._pool.add(start, texts, self._collect_captions(total, captions))
         return self._pool
