@@ -126,7 +126,8 @@ class DamsmTraining(nn.Module):
             negative: not used.
             label: classes of the images ``(N,)``.
         """
-        sentence, words = self._embed(tokens)
+        longest = int((tokens > 0).sum(1).max().clamp_min(1))  # all pairs of images and words are compared
+        sentence, words = self._embed(tokens[:, :longest])
         return compute_damsm_losses(self.regions(images), words, sentence, label, self.options)
 
 
