@@ -6,6 +6,7 @@ import click
 
 from stackflower.commands.console import Command, show
 from stackflower.commands.options import checkpoint_option, format_examples, json_option, model_options
+from stackflower.commands.streams import decode_argument
 
 
 @click.command(
@@ -36,10 +37,17 @@ def push(
 
     The repository gets the files that `stackflower export` writes. Log in first, with `hf auth login`.
     """
+    from stackflower.models.hub import check_access
     from stackflower.pipeline import Pipeline
 
-    pipeline = Pipeline.from_pretrained(model, checkpoint=checkpoint)
+    check_access(repository)
+    pipeline = Pipeline.from_pretrained(model, "cpu", checkpoint=checkpoint)
     address = pipeline.push_to_hub(
-        repository, private=private, half=half, captions=captions or None, data=data_name, license=license
+        repository,
+        private=private,
+        half=half,
+        captions=[decode_argument(caption) for caption in captions] or None,
+        data=data_name,
+        license=license,
     )
     show({"url": address}, as_json, lambda: address)

@@ -16,6 +16,9 @@ from stackflower.models.record import ModelRecord
 METRICS = {"inception_score_mean": "inception_score", "frechet_distance": "fid", "kernel_distance_mean": "kid"}
 
 
+YAML_WORDS = frozenset({"true", "false", "yes", "no", "on", "off", "y", "n", "null"})  # values that are not texts
+
+
 def render_card(record: ModelRecord, title: str, license: str | None = None, has_samples: bool = True) -> str:
     """Render the card of a model.
 
@@ -36,11 +39,12 @@ def render_card(record: ModelRecord, title: str, license: str | None = None, has
         record=record,
         training=record.history,
         title=_plain(title),
+        name=json.dumps(title, ensure_ascii=False),
         license=license,
         has_samples=has_samples,
         metrics=[METRICS[name] for name in METRICS if name in names],
         tables=[_build_table(scores) for scores in record.scores],
-        caption=_plain(record.captions[0] if record.captions else "a red flower").replace('"', "'"),
+        caption=json.dumps(record.captions[0] if record.captions else "a red flower", ensure_ascii=False),
         version=__version__,
         plain=_plain,
         quote=_quote,
@@ -54,7 +58,8 @@ def _plain(text: str) -> str:
 
 def _quote(text: str) -> str:
     """Return text as a value in YAML, in quotes if it needs them."""
-    return text if re.fullmatch(r"[A-Za-z][\w./-]*", text) else json.dumps(text, ensure_ascii=False)
+    is_plain = re.fullmatch(r"[A-Za-z][\w./-]*", text) and text.lower() not in YAML_WORDS
+    return text if is_plain else json.dumps(text, ensure_ascii=False)
 
 
 def _build_table(scores: Mapping[str, Any]) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from stackflower.errors import ModelError
+from stackflower.errors import ModelError, summarise_error
 from stackflower.models import hub
 from stackflower.models.record import read_record
 from stackflower.options import suggest
@@ -48,13 +48,21 @@ def find_model(name: str | os.PathLike[str], revision: str | None = None) -> Pat
     Raises:
         ModelError: nothing has this name, or the Hub can't be reached; the message says what to type.
     """
-    text, path = os.fspath(name), Path(name).expanduser()
-    shipped = list_shipped()
-    if text and path.is_dir() and revision is None:
+    text, shipped = os.fspath(name), list_shipped()
+    try:
+        path = Path(text).expanduser()
+        is_folder, is_file = path.is_dir(), path.is_file()
+    except (OSError, RuntimeError) as error:  # the name is too long, or its user has no home directory
+        raise ModelError(f"{text[:200]} is not the name of a model: {summarise_error(error)}.") from error
+    if not text:
+        raise ModelError("The name of the model is empty; give a folder, a shipped model or an id on the Hub.")
+    if revision is not None and (is_folder or text in shipped):
+        raise ModelError(f"`revision={revision}` applies to models on the Hugging Face Hub, and {text} is here.")
+    if is_folder:
         return path
-    if path.is_file():
+    if is_file:
         raise ModelError(f"{text} is a file; name the folder of a run or a model.")
-    if text in shipped and revision is None:
+    if text in shipped:
         return shipped[text].folder
     if revision is None and _looks_like_path(text, path):
         raise ModelError(f"The folder {text} does not exist.{_list_runs()}{_list_names(shipped)}")

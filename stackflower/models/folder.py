@@ -12,6 +12,9 @@ Their files::
 from __future__ import annotations
 
 import dataclasses
+import os
+import shutil
+import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -39,10 +42,12 @@ from stackflower.stages.base import Stage
 from stackflower.text.base import TextEncoder
 from stackflower.utils.atomic import replacing, write_text
 from stackflower.utils.checksum import compute_sha256
+from stackflower.utils.open_files import explain_read_error
 
 # bounds of the options of a model, which could ask for more memory than there is
 LARGEST_SIZE = 4096  # of an option of the networks, unless a tensor in the files is larger
 LARGEST_TEXT_OPTION = 1_000_000
+UNFINISHED = ".unfinished-"  # prefix of the temporary folder in which a model is written
 
 
 def load_model(folder: Path) -> tuple[Stage, TextEncoder, ModelRecord]:
@@ -97,7 +102,11 @@ def _check_files(folder: Path, record: ModelRecord, weights: list[Path]) -> None
             raise ModelError(f"{folder} is incomplete: {name} is missing.{mention_pickles(folder)} {ADVICE}")
         if not _may_read(path, root):
             raise ModelError(f"{path} is a link out of the folder, which is not followed.")
-        if compute_sha256(path) != expected:
+        try:
+            checksum = compute_sha256(path)
+        except OSError as error:
+            raise ModelError(f"{path} can't be read: {explain_read_error(error)}.") from error
+        if checksum != expected:
             raise ModelError(f"{path} is damaged: its SHA-256 is not the one in {CONFIG_FILE}. {ADVICE}")
 
 
@@ -112,7 +121,8 @@ def _may_read(path: Path, root: Path) -> bool:
 def _check_shapes(record: ModelRecord, weights: list[Path]) -> None:
     """Compare the networks of the record with the headers of the files, before memory is taken for either."""
     shapes = [_read_shapes(path) for path in weights]
-    largest = max([LARGEST_SIZE, *(size for file in shapes for shape in file.values() for size in shape)])
+    filled = (shape for file in shapes for shape in file.values() if 0 not in shape)  # an empty one takes no bytes
+    largest = max([LARGEST_SIZE, *(size for shape in filled for size in shape)])
     sizes = {"text_dim": record.text_dim, "word_dim": record.word_dim}
     for name, value in _list_integers({**record.networks, **sizes, "text": record.text}):
         if abs(value) > (LARGEST_TEXT_OPTION if name.startswith("text.") else largest):
@@ -184,23 +194,26 @@ def save_model(
     """
     _refuse_other_content(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / CONFIG_FILE).unlink(missing_ok=True)
-    text = folder / "text"
-    options = encoder.export(text, record.text_part.options)
-    current: Stage | None = stage
-    for path in _list_weights(folder, record):
-        assert current is not None
-        with replacing(path) as temporary:
-            save_file(_convert(current.state_dict(), precision, path.name), temporary, {"format": "pt"})
-        current = current.previous
-    files = [path.name for path in _list_weights(folder, record)]
-    files += sorted(path.relative_to(folder).as_posix() for path in text.rglob("*") if path.is_file())
-    written = dataclasses.replace(
-        record,
-        text={"name": record.text_part.name, **options},
-        precision=precision,
-        files={name: compute_sha256(folder / name) for name in files},
-    )
+    with tempfile.TemporaryDirectory(dir=folder, prefix=UNFINISHED) as temporary:  # a failure keeps the old model
+        part, current = Path(temporary), stage
+        options = encoder.export(part / "text", record.text_part.options)
+        for path in _list_weights(part, record):
+            with replacing(path) as file:
+                save_file(_convert(current.state_dict(), precision, path.name), file, {"format": "pt"})
+            current = current.previous or current
+        names = sorted(path.relative_to(part).as_posix() for path in part.rglob("*") if path.is_file())
+        written = dataclasses.replace(
+            record,
+            text={"name": record.text_part.name, **options},
+            precision=precision,
+            files={name: compute_sha256(part / name) for name in names},
+        )
+        (folder / CONFIG_FILE).unlink(missing_ok=True)
+        shutil.rmtree(folder / "text", ignore_errors=True)
+        for stale in folder.glob("generator*.safetensors"):
+            stale.unlink()
+        for path in list(part.iterdir()):
+            os.replace(path, folder / path.name)
     write_text(folder / CONFIG_FILE, written.to_json())
     return written
 
@@ -209,7 +222,8 @@ def _refuse_other_content(folder: Path) -> None:
     """Raise ModelError unless the folder is new, empty or a model."""
     if folder.is_file():
         raise ModelError(f"{folder} is a file; name a folder.")
-    if folder.is_dir() and any(folder.iterdir()) and not is_model(folder):
+    content = [path for path in folder.iterdir() if not path.name.startswith(UNFINISHED)] if folder.is_dir() else []
+    if content and not is_model(folder):
         raise ModelError(f"{folder} already exists and does not hold a model; choose another folder.")
 
 

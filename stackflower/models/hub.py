@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from stackflower.errors import ModelError, summarise_error
-from stackflower.models.record import CONFIG_FILE, is_model, read_record
+from stackflower.models.record import CONFIG_FILE, LARGEST_CONFIG, is_model, read_record
 
 ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 LARGEST_MODEL = 4 << 30  # bytes of all files that are downloaded
 CARD_FILES = ("README.md", "samples.jpg")
+NEW_REPOSITORY = frozenset({".gitattributes", "README.md"})  # files that a new repository may have
 LOGIN = "Log in with `hf auth login`, or set the environment variable HF_TOKEN."
 
 
@@ -53,17 +54,19 @@ def download(model: str, revision: str | None = None) -> Path:
         sizes = {file.rfilename: file.size or 0 for file in info.siblings or []}
         if CONFIG_FILE not in sizes:
             raise ModelError(f"{model} on the Hub is not a Stackflower model: it has no {CONFIG_FILE}.")
-        if sizes[CONFIG_FILE] > LARGEST_MODEL:
+        if sizes[CONFIG_FILE] > LARGEST_CONFIG:
             raise ModelError(f"{model} on the Hub is not a Stackflower model: its {CONFIG_FILE} is too large.")
         folder = Path(snapshot_download(model, revision=info.sha, allow_patterns=[CONFIG_FILE]))
-        names = read_record(folder).files
-        total = sum(sizes.get(name, 0) for name in names)
+        files = read_record(folder).files
+        if missing := [name for name in files if name not in sizes]:
+            raise ModelError(f"{model} on the Hub is incomplete: {missing[0]} is missing.")
+        names = [CONFIG_FILE, *files, *(name for name in CARD_FILES if name in sizes)]
+        total = sum(sizes[name] for name in names)
         if total > LARGEST_MODEL:
             raise ModelError(
                 f"{model} on the Hub has {total / 2**30:.1f} GiB; at most {LARGEST_MODEL / 2**30:.0f} GiB are loaded."
             )
-        wanted = [CONFIG_FILE, *names, *CARD_FILES]
-        return Path(snapshot_download(model, revision=info.sha, allow_patterns=[_escape(name) for name in wanted]))
+        return Path(snapshot_download(model, revision=info.sha, allow_patterns=[_escape(name) for name in names]))
 
 
 def _escape(name: str) -> str:
@@ -107,14 +110,26 @@ def push(folder: Path, model: str, private: bool = False) -> str:
     with _explaining_errors(model, None):
         api = HfApi()
         url = api.create_repo(model, private=private, exist_ok=True)
+        present = {file.rfilename for file in api.model_info(model).siblings or []} - NEW_REPOSITORY
+        if present and not _is_model_repository(model, present):
+            raise ModelError(
+                f"{model} on the Hub already holds something else than a Stackflower model; choose another id."
+            )
         api.upload_folder(
             repo_id=model,
             folder_path=folder,
             allow_patterns=[_escape(name) for name in names],
-            delete_patterns=["*.safetensors", "text/*"],  # files of an earlier version
+            delete_patterns=["generator*.safetensors", "text/*"],  # files of an earlier version
             commit_message="Upload a Stackflower model",
         )
     return str(url)
+
+
+def _is_model_repository(model: str, names: set[str]) -> bool:
+    """Return whether a repository with these files holds a Stackflower model."""
+    from huggingface_hub import snapshot_download
+
+    return CONFIG_FILE in names and is_model(Path(snapshot_download(model, allow_patterns=[CONFIG_FILE])))
 
 
 def _check_id(model: str) -> None:

@@ -17,6 +17,7 @@ from stackflower.data.caption_files import collect_captions
 from stackflower.data.grids import check_writable_format, draw_captioned_grid, names_image_file, save_image
 from stackflower.data.images import sharpen
 from stackflower.errors import ConfigError, DataError
+from stackflower.models.finding import find_model
 from stackflower.models.record import is_model
 from stackflower.pipeline import Pipeline
 from stackflower.text.checks import clean_captions, report_given_captions
@@ -55,8 +56,8 @@ class SampleRequest:
     @property
     def default_folder(self) -> Path:
         """Folder for the images if none is given: in the folder of a run, otherwise in the current folder."""
-        folder = Path(self.model).expanduser()
-        is_run = folder.is_dir() and not is_model(folder)
+        folder = find_model(self.model, self.revision)
+        is_run = folder == Path(self.model).expanduser() and not is_model(folder)
         return folder / "generated" if is_run else Path("generated")
 
 

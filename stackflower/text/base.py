@@ -5,8 +5,6 @@ from __future__ import annotations
 import hashlib
 import math
 import re
-import shutil
-import tempfile
 import unicodedata
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -201,17 +199,16 @@ class TextEncoder(Declared, ABC):
         """Write what the encoder needs on another computer.
 
         Args:
-            folder: folder to write to, which need not exist; it is created if something is written.
+            folder: folder to write to, which does not exist; it is created if something is written.
             options: options that the encoder was built with.
 
         Returns:
             The options that rebuild the encoder there, without local paths (see `import_options`).
         """
-        with tempfile.TemporaryDirectory(dir=folder.parent) as temporary:
-            self.save(Path(temporary))
-            shutil.rmtree(folder, ignore_errors=True)
-            if any(Path(temporary).iterdir()):
-                shutil.copytree(temporary, folder)
+        folder.mkdir(parents=True)
+        self.save(folder)
+        if not any(folder.iterdir()):
+            folder.rmdir()
         return {
             name: Path(str(value)).name if name in self.path_options and value is not None else value
             for name, value in options.items()

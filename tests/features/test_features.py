@@ -274,7 +274,7 @@ def test_a_judge_of_the_family_that_was_trained_against_is_called_flattering(
     assert "Warning" not in stackflower(*evaluate).output
     monkeypatch.setattr(PlainBackbone, "family", "shufflenet")
     output = stackflower(*evaluate).output
-    assert "was trained against torchvision shufflenet_v2_x0_5" in output and "flatter the run" in output
+    assert "was trained against torchvision shufflenet_v2_x0_5" in output and "flatter the model" in output
 
 
 @pytest.mark.parametrize(

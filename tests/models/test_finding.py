@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
@@ -167,10 +168,45 @@ def test_models_that_do_not_fit_are_refused(remote: Hub, trained: Path) -> None:
         find_model("ada/flowers")
 
 
-@pytest.mark.parametrize("name", ["flower", "nothing", "a b/c", "x/y/z", "./x", "~/nothing-here", "runs/gone", ""])
+@pytest.mark.parametrize("name", ["big/", "gone.safetensors"])
+def test_only_files_that_are_there_are_downloaded(remote: Hub, trained: Path, name: str) -> None:
+    Pipeline.from_run(trained, "cpu").push_to_hub("ada/flowers")
+    folder = remote.root / "ada/flowers"
+    (folder / "big").mkdir()
+    (folder / "big" / "blob").write_bytes(b"1")
+    values = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**values, "files": {**values["files"], name: "0"}}))
+    with pytest.raises(ModelError, match=f"is incomplete: {name} is missing"):
+        find_model("ada/flowers")
+
+
+@pytest.mark.parametrize("name", ["config.json", "README.md", "samples.jpg"])
+def test_every_downloaded_file_is_bounded(remote: Hub, trained: Path, name: str) -> None:
+    Pipeline.from_run(trained, "cpu").push_to_hub("ada/flowers")
+    remote.sizes[name] = hub.LARGEST_MODEL
+    with pytest.raises(ModelError, match=r"too large|at most 4 GiB are loaded"):
+        find_model("ada/flowers")
+
+
+def test_other_repositories_are_not_overwritten(remote: Hub, trained: Path) -> None:
+    (remote.root / "ada/bert").mkdir(parents=True)
+    (remote.root / "ada/bert" / "config.json").write_text('{"model_type": "bert"}')
+    pipeline = Pipeline.from_run(trained, "cpu")
+    with pytest.raises(ModelError, match="already holds something else"):
+        pipeline.push_to_hub("ada/bert")
+    pipeline.push_to_hub("ada/flowers")
+    assert pipeline.push_to_hub("ada/flowers", half=True)  # a model may be replaced
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["flower", "nothing", "a b/c", "x/y/z", "./x", "~/nothing-here", "runs/gone", "", "x" * 300, "~nobody-here/x"],
+)
 def test_names_of_nothing_get_a_sentence(name: str, remote: Hub, tmp_path: Path) -> None:
     (tmp_path / "runs").mkdir()
-    with pytest.raises(ModelError, match=r"does not exist|is not a folder, a shipped model or an id"):
+    with pytest.raises(
+        ModelError, match=r"does not exist|is not a folder, a shipped model or an id|is empty|not the name"
+    ):
         find_model(name)
 
 
@@ -180,6 +216,10 @@ def test_a_folder_comes_before_a_shipped_model(trained: Path, tmp_path: Path, mo
     assert find_model(name) == list_shipped()[name].folder
     shutil.copytree(trained, tmp_path / name)
     assert find_model(name) == Path(name)
+    with pytest.raises(
+        ModelError, match=f"`revision=main` applies to models on the Hugging Face Hub, and {name} is here"
+    ):
+        find_model(name, "main")
     (tmp_path / "file").touch()
     with pytest.raises(ModelError, match="is a file"):
         find_model("file")

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
-from conftest import symlink
+from conftest import posix, symlink
 from safetensors.torch import load_file, save_file
 from tiny_parts import CAPTIONS, FILES, C, T, make_encoder, small
 
@@ -263,6 +264,32 @@ def test_a_model_does_not_replace_other_files(trained: Path, tmp_path: Path) -> 
     assert read_record(tmp_path / "model").precision == "fp16"
 
 
+def test_a_failed_export_keeps_the_old_model(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pipeline = Pipeline.from_pretrained(model, "cpu")
+    (model / "generator-stage1.safetensors").write_bytes(b"of an earlier model")
+
+    def fail(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("stackflower.models.folder.save_file", fail)
+        with pytest.raises(ModelError, match="No space left on device"):
+            pipeline.save_pretrained(model)
+    assert Pipeline.from_pretrained(model, "cpu").resolution == 16
+    pipeline.save_pretrained(model)
+    names = sorted(path.name for path in model.iterdir())
+    assert names == ["README.md", "config.json", "generator.safetensors", "samples.jpg"]
+
+
+@posix
+def test_models_can_be_read_by_others_and_unreadable_ones_get_a_sentence(model: Path) -> None:
+    assert {path.stat().st_mode & 0o444 for path in model.iterdir()} == {0o444}
+    if os.geteuid():
+        (model / "generator.safetensors").chmod(0)
+        with pytest.raises(ModelError, match="can't be read: Permission denied"):
+            Pipeline.from_pretrained(model)
+
+
 def test_values_beyond_float16_are_refused(tmp_path: Path) -> None:
     description, encoder = describe_stage("stage1"), NgramEncoder(dim=T)
     stage = build(description)
@@ -271,23 +298,30 @@ def test_values_beyond_float16_are_refused(tmp_path: Path) -> None:
         save_model(tmp_path / "model", stage, encoder, make_record(stage, description, encoder), "fp16")
 
 
-def test_the_card_says_what_it_is(trained: Path, tmp_path: Path) -> None:
-    pipeline = Pipeline.from_run(trained, "cpu")
+@pytest.fixture
+def unscored(trained: Path, tmp_path: Path) -> Path:
+    """A copy of the tiny run without the scores that other tests may have written."""
+    shutil.copytree(trained, tmp_path / "run", ignore=shutil.ignore_patterns("scores"))
+    return tmp_path / "run"
+
+
+def test_the_card_says_what_it_is(unscored: Path, tmp_path: Path) -> None:
+    pipeline = Pipeline.from_run(unscored, "cpu")
     pipeline.save_pretrained(
         tmp_path / "m", captions=["a <b>red</b> flower", "two"], title="ada/flowers", license="cc-by-4.0", data="petals"
     )
     card = (tmp_path / "m" / "README.md").read_text(encoding="utf-8")
     assert card.startswith("---\nlibrary_name: stackflower\npipeline_tag: text-to-image\nlicense: cc-by-4.0\n")
     assert "datasets:\n- petals\n" in card and 'from_pretrained("ada/flowers")' in card
-    assert "\\<b\\>red" in card and "was not scored" in card and "96" in card and "samples.jpg" in card
+    assert 'pipeline("a <b>red</b> flower", per_caption=8)' in card
+    assert "was not scored" in card and "96" in card and "samples.jpg" in card
     pipeline.save_pretrained(tmp_path / "m", data='my: "photos"\n- x')
     assert '\ndatasets:\n- "my: \\"photos\\"\\n- x"\n' in (tmp_path / "m" / "README.md").read_text(encoding="utf-8")
     with pytest.raises(ConfigError):
         pipeline.save_pretrained(tmp_path / "m", captions=[""])
 
 
-def test_the_card_lists_scores_of_these_weights(trained: Path, tmp_path: Path) -> None:
-    shutil.copytree(trained, tmp_path / "run")
+def test_the_card_lists_scores_of_these_weights(unscored: Path, tmp_path: Path) -> None:
     scores = {
         "inception_score_mean": 2.5,
         "inception_score_mean_interval": [2.0, 3.0],

@@ -16,6 +16,7 @@
   let session = null;
   let backend = "wasm";
   let latestRequest = 0;
+  let running = Promise.resolve(); // settles when the last run has ended
 
   // ---- Loading
 
@@ -142,8 +143,18 @@
       embedding: new Tensor("float32", embeddings, [count, config.encoder.dim]),
       noise: new Tensor("float32", noise, [count, noiseSize]),
     };
-    const output = (await target.run(inputs, [config.output]))[config.output];
-    const values = await output.getData();
+    // one run at a time: with WebGPU, overlapping runs of a session never end
+    const previous = running;
+    let finish;
+    running = new Promise((resolve) => (finish = resolve));
+    await previous;
+    let values;
+    try {
+      const output = (await target.run(inputs, [config.output]))[config.output];
+      values = await output.getData();
+    } finally {
+      finish();
+    }
     const side = config.resolution;
     const area = side * side;
     return Array.from({ length: count }, (_, number) => {
@@ -220,6 +231,8 @@
     const request = ++latestRequest;
     try {
       await ready;
+      await running;
+      if (request !== latestRequest) return; // of the events of a slider, only the last one is drawn
       const embedding = readEmbedding();
       const seed = readInteger("seed", 0, MAX_SEED);
       const canvases = setFrames(readInteger("count", 1, 16));
