@@ -35,6 +35,7 @@ from stackflower.commands.streams import decode_argument
     help="Folder dist of npm's onnxruntime-web, to be copied into the web page.  [default: the page loads it from "
     "jsDelivr]",
 )
+@click.option("--title", help="Title of the model card or the web page.  [default: the name of OUT]")
 @checkpoint_option
 @click.option("--revision", metavar="NAME", help="Branch, tag or commit of a model on the Hugging Face Hub.")
 @json_option
@@ -47,6 +48,7 @@ def export(
     data_name: str | None,
     license: str | None,
     runtime: str | None,
+    title: str | None,
     checkpoint: str | None,
     revision: str | None,
     as_json: bool,
@@ -56,11 +58,11 @@ def export(
     from stackflower.pipeline import Pipeline
 
     texts = [decode_argument(caption) for caption in captions] or None
-    given = {"captions": texts, "data_name": data_name, "license": license, "runtime": runtime}
+    given = {"captions": texts, "data_name": data_name, "license": license, "runtime": runtime, "title": title}
     chosen = choose_format(out, format, **given)
     pipeline = Pipeline.from_pretrained(model, "cpu", revision=revision, checkpoint=checkpoint)
     if chosen == "model":
-        pipeline.save_pretrained(out, half=half, captions=texts, data=data_name, license=license)
+        pipeline.save_pretrained(out, half=half, captions=texts, title=title, data=data_name, license=license)
     else:
         defaults = pipeline.record.captions if pipeline.record is not None else ()
         export_network(
@@ -70,6 +72,7 @@ def export(
             captions=texts,
             defaults=defaults,
             runtime=runtime,
+            title=title,
         )
     path = Path(out).expanduser()
     files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]

@@ -17,9 +17,9 @@ from stackflower.text.checks import clean_captions
 ExportFormat = Literal["model", "onnx", "web"]
 # parameters of each format, in addition to `half`
 PARAMETERS: dict[ExportFormat, tuple[str, ...]] = {
-    "model": ("captions", "data_name", "license"),
+    "model": ("captions", "data_name", "license", "title"),
     "onnx": (),
-    "web": ("captions", "runtime"),
+    "web": ("captions", "runtime", "title"),
 }
 EXAMPLE_COUNT = 6
 LONGEST_EXAMPLE = 80  # characters of a default example; longer ones do not fit the page
@@ -56,6 +56,7 @@ def export_network(
     captions: Sequence[str] | None = None,
     defaults: Sequence[str] = (),
     runtime: str | os.PathLike[str] | None = None,
+    title: str | None = None,
 ) -> None:
     """Export a stage for use without Stackflower: as an ONNX file, or as a web page.
 
@@ -68,6 +69,7 @@ def export_network(
         captions: example captions of a web page.
         defaults: captions to use without `captions`; the first short ones are taken.
         runtime: folder `dist` of npm's onnxruntime-web, for a web page. Default: the page loads it from a CDN.
+        title: title of a web page. Default: the name of `out`.
 
     Raises:
         ConfigError: a caption or the text encoder can't be used, or `out` can't be written or holds something else.
@@ -88,4 +90,4 @@ def export_network(
     else:
         examples = [caption for caption in defaults if len(caption) <= LONGEST_EXAMPLE][:EXAMPLE_COUNT]
     dist = None if runtime is None else Path(runtime).expanduser()
-    export_web(stage, encoder, path, title=path.resolve().name, examples=examples, half=half, runtime=dist)
+    export_web(stage, encoder, path, title=title or path.resolve().name, examples=examples, half=half, runtime=dist)

@@ -169,7 +169,10 @@ def read_record(folder: Path) -> ModelRecord:
     try:
         return ModelRecord.from_dict(values)
     except ConfigError as error:
-        raise ModelError(f"{folder / CONFIG_FILE} is not valid:\n{error}\n{ADVICE}") from error
+        raise ModelError(
+            f"{folder / CONFIG_FILE}, written by Stackflower {values.get('stackflower')}, is not valid:\n{error}\n"
+            f"{ADVICE}"
+        ) from error
 
 
 def _check_stages(record: ModelRecord) -> list[str]:

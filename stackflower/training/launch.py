@@ -24,7 +24,7 @@ from stackflower.training.accelerator import check_trackers
 from stackflower.training.callbacks import Callback, CallbackList
 from stackflower.training.cost import plan
 from stackflower.training.request import TrainingRequest
-from stackflower.training.session import Outcome, find_text_folder, run_training
+from stackflower.training.session import Outcome, check_start, find_text_folder, run_training
 from stackflower.training.stopping import Stop, naming_lost_processes
 from stackflower.utils import devices
 from stackflower.utils.progress import progress_bars
@@ -254,6 +254,8 @@ def dry_run(request: TrainingRequest) -> tuple[RunConfig, dict[str, str], Run]:
         run.refuse_taken()
     source = build.build_source(config)
     encoder = build.build_encoder(config, find_text_folder(config, run, bool(request.resume)))
+    if encoder.learns is False:  # the networks of another one depend on its vocabulary
+        check_start(config, build.build_networks(config, encoder.dim, encoder.word_dim)[0], bool(request.resume))
     if isinstance(source, ShardStream):
         captions, epoch = list[str](), sum(source.count("train"))
     else:

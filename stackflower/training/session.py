@@ -21,6 +21,7 @@ from stackflower.models.start import find_start_text, load_start
 from stackflower.runs.folder import Run
 from stackflower.runs.previous_stage import keep_weights
 from stackflower.runs.record import RunRecord
+from stackflower.stages.base import Stage
 from stackflower.text.base import TextEncoder
 from stackflower.text.checks import clean_captions
 from stackflower.training.accelerator import keep_memory, make_accelerator
@@ -128,8 +129,6 @@ def run_training(
 def _build_setup(config: RunConfig, run: Run, request: TrainingRequest) -> _Setup:
     """Build the components of a training, before anything is read or written."""
     resume = bool(request.resume)
-    if config.output.captions:
-        clean_captions(config.output.captions)
     accelerator = make_accelerator(config, request.report_to, str(run.path))
     encoder = build.build_encoder(config, find_text_folder(config, run, resume), accelerator.device)
     source = build.build_source(config)
@@ -138,11 +137,27 @@ def _build_setup(config: RunConfig, run: Run, request: TrainingRequest) -> _Setu
     features = build.build_features(config)
     # only to detect mistakes early; the trainer builds its own
     stage, adversaries = build.build_networks(config, encoder.dim, encoder.word_dim)
-    if config.start_from is not None and not resume:
-        load_start(config.start_from, stage)
+    check_start(config, stage, resume)
     size = build.compute_load_size(config, stage, source)
     words = build.use_words(stage, adversaries)
     return _Setup(accelerator, encoder, source, features, stage.resolutions[-1], size, words, resume)
+
+
+def check_start(config: RunConfig, stage: Stage, resume: bool) -> None:
+    """Check the captions of the sample grids, and that a new run can start from the weights that it names.
+
+    Args:
+        config: configuration of the run.
+        stage: stage with new weights, into which those weights are loaded.
+        resume: whether the run is resumed.
+
+    Raises:
+        ConfigError: a caption can't be used, or sizes of the networks differ.
+    """
+    if config.output.captions:
+        clean_captions(config.output.captions)
+    if config.start_from is not None and not resume:
+        load_start(config.start_from, stage)
 
 
 def _claim_folder(setup: _Setup, run: Run, stack: ExitStack) -> None:

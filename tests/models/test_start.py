@@ -71,8 +71,10 @@ def test_an_encoder_trained_with_the_model_is_kept(stackflower, tmp_path: Path) 
 def test_sizes_that_differ_are_named(stackflower, trained: Path, change: list[str], message: str) -> None:
     import re
 
-    said = stackflower("train", "--from", trained, "--out", "run", "--images", 8, *BRIEF, *change, code=2).output
-    assert re.search(message, said, re.DOTALL), said
+    for more in ([], ["--dry-run"]):
+        flags = ["--from", trained, "--out", "run", "--images", 8, *BRIEF, *change, *more]
+        said = stackflower("train", *flags, code=2).output
+        assert re.search(message, said, re.DOTALL), said
     assert not Path("run").exists()
 
 
