@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +24,12 @@ def is_id(name: str) -> bool:
     return ID.fullmatch(name) is not None
 
 
+@cache
 def download(model: str, revision: str | None = None) -> Path:
     """Download a model into the Hub's cache, or find it there without a network.
 
-    Only the files that its ``config.json`` lists are downloaded. Nothing is loaded; `load_model` checks the files.
+    Only the files that its ``config.json`` lists are downloaded. Nothing is loaded; `load_model` checks the files. The
+    Hub is asked once per process, so that all parts of a command use the same version of the model.
 
     Args:
         model: id, OWNER/NAME.
@@ -138,7 +141,7 @@ def _check_id(model: str) -> None:
 
 
 def _is_unreachable(error: BaseException) -> bool:
-    """Return whether an error means that there is no network, or that it is not to be used."""
+    """Return whether an error means that the network is unavailable or disabled."""
     from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 
     if isinstance(error, OfflineModeIsEnabled):

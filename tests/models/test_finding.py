@@ -75,6 +75,7 @@ class Hub:
 def remote(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Hub:
     """A stub of the Hub, with a cache that stays after the Hub is gone."""
     stub, cache = Hub(tmp_path / "hub"), tmp_path / "hub-cache"
+    hub.download.cache_clear()
 
     def snapshot_download(
         model: str, revision: str | None = None, allow_patterns: list[str] | None = None, local_files_only: bool = False
@@ -111,6 +112,8 @@ def test_what_is_pushed_is_loaded_by_its_id(remote: Hub, trained: Path, stackflo
     assert [one.tobytes() for one in again("a red flower", per_caption=2)] == [one.tobytes() for one in images]
     assert not (find_model("ada/flowers") / "huge.bin").exists()
     remote.problem = ConnectionError("no route to host")
+    assert find_model("ada/flowers", "main").is_dir()  # asked once per process
+    hub.download.cache_clear()
     assert Pipeline.from_pretrained("ada/flowers", "cpu").resolution == 16  # from the cache
     stackflower("sample", "ada/flowers", "a red flower", "--out", "x.png")
     with pytest.raises(ModelError, match=r"ada/other is not a local folder, and .* can't be reached \(no route"):
