@@ -4,7 +4,33 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from stackflower.stages.layers import Norm, UpsampleConv, build_norm2d
+from stackflower.errors import ComponentError
+from stackflower.stages.layers import Norm, UpsampleConv, build_norm2d, count_doublings
+
+
+def list_scales(resolution: int, scales: int, least: int, subject: str) -> tuple[tuple[int, ...], int]:
+    """List the resolutions of a generator with several, each half of the next.
+
+    Args:
+        resolution: the largest resolution.
+        scales: number of resolutions.
+        least: smallest number of resolutions.
+        subject: subject of the rule in the error message.
+
+    Returns:
+        The resolutions, ascending, and how often 4 must be doubled to reach the smallest.
+
+    Raises:
+        ComponentError: there are fewer than `least`, or the smallest is not a power of two from 16 up.
+    """
+    smallest = resolution // 2 ** max(scales - 1, 0)
+    depth = count_doublings(smallest)
+    if scales < least or depth is None or smallest * 2 ** (scales - 1) != resolution:
+        raise ComponentError(
+            f"`generator.resolution={resolution}` does not fit `generator.scales={scales}`: {subject} is half of the "
+            "next, and the smallest must be a power of two from 16 up."
+        )
+    return tuple(smallest * 2**scale for scale in range(scales)), depth
 
 
 def build_gated_upsampling(in_channels: int, out_channels: int, norm: Norm) -> nn.Sequential:

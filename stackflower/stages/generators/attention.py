@@ -8,12 +8,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from stackflower.errors import ComponentError
 from stackflower.options import Count, Natural
 from stackflower.registry import register
 from stackflower.stages.base import WORDS, Generator, Words, initialise
-from stackflower.stages.gated_blocks import GatedResidualBlock, build_gated_upsampling
-from stackflower.stages.layers import Norm, build_norm2d, count_doublings
+from stackflower.stages.gated_blocks import GatedResidualBlock, build_gated_upsampling, list_scales
+from stackflower.stages.layers import Norm, build_norm2d
 from stackflower.stages.words import attend_to_words
 
 
@@ -88,14 +87,7 @@ class AttentionGenerator(Generator):
         norm: Norm = "batch",
     ):
         super().__init__()
-        smallest = resolution // 2 ** (scales - 1)
-        depth = count_doublings(smallest)
-        if scales < 2 or depth is None or smallest * 2 ** (scales - 1) != resolution:
-            raise ComponentError(
-                f"`generator.resolution={resolution}` does not fit `generator.scales={scales}`: each of at least two "
-                f"resolutions is half of the next, and the smallest must be a power of two from 16 up."
-            )
-        self.resolutions = tuple(smallest * 2**scale for scale in range(scales))
+        self.resolutions, depth = list_scales(resolution, scales, 2, "each of at least two resolutions")
         self.noise_dim, self.noise = noise_dim, noise
         self.wide = channels * 2**depth
         self.dense = nn.Linear(condition_dim + noise_dim, self.wide * 16 * 2, bias=False)

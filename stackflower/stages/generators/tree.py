@@ -9,12 +9,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from stackflower.errors import ComponentError
 from stackflower.options import Count, Natural, Weight
 from stackflower.registry import register
 from stackflower.stages.base import Generator, initialise
-from stackflower.stages.gated_blocks import GatedResidualBlock, build_gated_upsampling
-from stackflower.stages.layers import Norm, build_norm2d, count_doublings
+from stackflower.stages.gated_blocks import GatedResidualBlock, build_gated_upsampling, list_scales
+from stackflower.stages.layers import Norm, build_norm2d
 
 
 def compute_colour_consistency(
@@ -108,14 +107,7 @@ class TreeGenerator(Generator):
         colour_weight: Weight = 50.0,
     ):
         super().__init__()
-        smallest = resolution // 2 ** max(scales - 1, 0)
-        depth = count_doublings(smallest) if smallest >= 16 else None
-        if scales < 1 or depth is None or smallest * 2 ** (scales - 1) != resolution:
-            raise ComponentError(
-                f"`generator.resolution={resolution}` does not fit `generator.scales={scales}`: each resolution is "
-                f"half of the next, and the smallest must be a power of two from 16 up."
-            )
-        self.resolutions = tuple(smallest * 2**scale for scale in range(scales))
+        self.resolutions, depth = list_scales(resolution, scales, 1, "each resolution")
         self.noise_dim, self.noise = noise_dim, noise
         self.weights = {"colour": colour_weight} if colour_weight and scales > 1 else {}
         self.wide = channels * 2**depth
