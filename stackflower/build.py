@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Mapping, Sequence
-from functools import cache
 from pathlib import Path
 
 import torch
 
 from stackflower import registry
 from stackflower.adversary import Adversary
-from stackflower.config.schema import Part, PreviousStage, RunConfig
+from stackflower.config.schema import PreviousStage, RunConfig
 from stackflower.data.source import Source
 from stackflower.errors import ConfigError, RunError
 from stackflower.features.base import Features
+from stackflower.features.loading import load_features
 from stackflower.penalties.base import Penalty
 from stackflower.runs.checkpoint import load_previous, load_weights
 from stackflower.runs.folder import Run
@@ -93,13 +92,7 @@ def build_stage(config: RunConfig | PreviousStage, text_dim: int, word_dim: int 
 
 def build_features(config: RunConfig) -> Features | None:
     """Load the pretrained network of a run, once per process; return None if the run uses none."""
-    return None if config.features is None else _load_features(json.dumps(config.features.to_dict(), sort_keys=True))
-
-
-@cache
-def _load_features(part: str) -> Features:
-    features: Features = Part.from_dict(json.loads(part)).create("features")
-    return features
+    return None if config.features is None else load_features(config.features.to_dict())
 
 
 def build_adversaries(config: RunConfig, text_dim: int, stage: Stage, word_dim: int = 0) -> dict[str, Adversary]:

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import json
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from stackflower import registry
 from stackflower.errors import DataError, StackflowerError
+
+if TYPE_CHECKING:
+    from stackflower.features.base import Features
 
 
 def read_weights(path: str | Path) -> dict[str, Tensor]:
@@ -21,6 +28,22 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
         return load_file(path)
     state: dict[str, Tensor] = torch.load(path, map_location="cpu", weights_only=True)
     return state
+
+
+def load_features(part: Mapping[str, Any]) -> Features:
+    """Load a pretrained network, once per process, so that all of its users share it.
+
+    Args:
+        part: name and options of the network.
+    """
+    return _load_features(json.dumps(dict(part), sort_keys=True))
+
+
+@cache
+def _load_features(part: str) -> Features:
+    options = json.loads(part)
+    features: Features = registry.create("features", options.pop("name"), **options)
+    return features
 
 
 @contextmanager

@@ -15,9 +15,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from stackflower import registry
 from stackflower.errors import ConfigError, RunError, summarise_error
-from stackflower.features.base import Features, resize_images
+from stackflower.features.base import resize_images
+from stackflower.features.loading import load_features
 from stackflower.utils.atomic import replacing, write_text
 
 IMAGE_FILE, IMAGE_WEIGHTS_FILE = "image-encoder.json", "image-encoder.safetensors"
@@ -71,7 +71,8 @@ class FeatureRegions(RegionEncoder):
     def __init__(self, dim: int, network: Mapping[str, Any], size: int = 96, stride: int = 16):
         super().__init__()
         self.dim, self.part, self.size, self.stride = dim, dict(network), size, stride
-        self.features = _load_features(json.dumps(self.part, sort_keys=True))
+        with torch.device("cpu"), torch.random.fork_rng(devices=[]):
+            self.features = load_features(self.part)
         self.family = self.features.family
         coarse = [level for level, each in enumerate(self.features.strides) if each >= stride]
         self.level = coarse[0] if coarse else len(self.features.strides) - 1
@@ -117,15 +118,6 @@ class ConvolutionalRegions(RegionEncoder):
         fine = self.fine(images)
         parts = self.project(fine).flatten(2).transpose(1, 2)
         return Regions(parts, self.project_mean(self.coarse(fine).mean((2, 3))))
-
-
-@lru_cache(maxsize=4)
-def _load_features(part: str) -> Features:
-    """Load a pretrained network once per process, whatever the default device."""
-    options = json.loads(part)
-    with torch.device("cpu"), torch.random.fork_rng(devices=[]):
-        features: Features = registry.create("features", options.pop("name"), **options)
-    return features
 
 
 def build_image_encoder(dim: int, description: Mapping[str, Any]) -> RegionEncoder:

@@ -194,7 +194,7 @@ def test_a_run_names_its_features_and_does_not_go_on_with_others(
     try:
         state["conv1.0.weight"] += 0.1
         torch.save(state, path)
-        from stackflower.build import _load_features
+        from stackflower.features.loading import _load_features
 
         _load_features.cache_clear()
         assert "the features' weights changed" in stackflower("train", "--resume", "run", "--images", 24, code=2).output
@@ -242,7 +242,7 @@ def test_features_go_with_the_discriminator_that_used_them(stackflower) -> None:
 
 
 def test_without_the_extra_one_sentence_says_what_to_install(stackflower, monkeypatch: pytest.MonkeyPatch) -> None:
-    from stackflower.build import _load_features
+    from stackflower.features.loading import _load_features
 
     _load_features.cache_clear()
     monkeypatch.setitem(sys.modules, "timm", None)

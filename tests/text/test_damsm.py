@@ -119,7 +119,7 @@ def test_matching_pairs_have_a_lower_loss() -> None:
 @pytest.fixture
 def described(monkeypatch: pytest.MonkeyPatch) -> None:
     features = tiny_features()
-    monkeypatch.setattr(module, "_load_features", lambda part: features)
+    monkeypatch.setattr(module, "load_features", lambda part: features)
 
 
 @pytest.mark.parametrize("kind", ["features", "convolutional"])

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import copy
-import json
 import math
 from collections.abc import Iterable, Mapping
-from functools import cache
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -14,8 +12,8 @@ from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock
 from torchvision.ops import Conv2dNormActivation
 
-from stackflower import registry
 from stackflower.features.base import Features, compute_mean_vectors, resize_images
+from stackflower.features.loading import load_features
 
 Network = Literal["plain", "resnet18", "features"]
 DEFAULT_WIDTHS: dict[str, int] = {"plain": 32, "resnet18": 40, "features": 512}
@@ -172,13 +170,5 @@ def create_backbone(
         return PlainBackbone(width)
     if network == "resnet18":
         return ResNet18Backbone(width, resolution)
-    pretrained = _load_features(json.dumps(dict(features or {}), sort_keys=True))
+    pretrained = load_features(features or {})
     return (FineTunedFeatures if fine_tuned else FrozenFeatures)(pretrained, width)
-
-
-@cache
-def _load_features(part: str) -> Features:
-    """Load a pretrained network, given by name and options as JSON, once per process."""
-    options = json.loads(part)
-    features: Features = registry.create("features", options.pop("name"), **options)
-    return features
