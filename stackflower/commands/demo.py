@@ -76,7 +76,7 @@ def find_models(follow: bool) -> tuple[str, ...]:
     """Return the trained runs in ``runs/``, the newest first, and the shipped models; for `follow`, the newest run.
 
     Raises:
-        RunError: there is no run to follow.
+        RunError: no run exists to follow.
     """
     from stackflower.models.finding import list_shipped
     from stackflower.runs.folder import list_runs

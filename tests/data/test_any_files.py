@@ -180,7 +180,7 @@ def test_each_image_and_each_text_beside_it_is_used_or_told(stems: list[str], da
         assert all(row["text"] and all(row["text"]) for row in listing.rows)
 
 
-# lists and objects in cells have tests of their own; an empty list is no caption
+# other tests cover lists and objects in cells; an empty list does not count as a caption
 PLAIN = st.text(max_size=10).filter(lambda text: text.strip()[:1] + text.strip()[-1:] not in ("[]", "{}", "()"))
 
 

@@ -126,7 +126,8 @@ def _choose_texts(
     of files are not captions.
 
     Returns:
-        The columns, empty if they are unclear; and the other columns that may hold captions, None if there is no doubt.
+        The columns, empty if they are unclear; and the other columns that may hold captions, None if the choice is
+        certain.
     """
     if chosen:
         return (chosen,), None
