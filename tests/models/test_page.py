@@ -161,6 +161,16 @@ def test_the_controls_draw_what_they_say(visit: Callable[..., Any], site: str) -
     page.fill("#caption", "_")
     page.click("#draw")
     page.get_by_text("has no word that the model can use").wait_for()
+    for caption, message in (
+        ("a " * 1001, "1,001 words; at most 1,000"),
+        ("a" * 100_000, "100,000 characters; at most"),
+    ):
+        page.fill("#caption", caption)
+        page.click("#draw")
+        page.get_by_text(message).wait_for()
+    page.fill("#caption", "<script>alert(1)</script> 🌺")
+    page.click("#draw")
+    page.get_by_text("3 images in").wait_for()
     assert page.problems == [] and all(url.startswith((site, "blob:")) for url in page.urls)
 
 

@@ -10,6 +10,7 @@
   const MAX_BATCH = 16;
   const FAST_RUN = 80; // milliseconds; batches grow while a run takes less
   const MAX_SEED = 2 ** 31 - 1;
+  const [MAX_WORDS, MAX_CHARACTERS] = [1000, 10000]; // of a caption, as in the demo
   const element = (id) => document.getElementById(id);
   const noiseSize = config.noise.reduce((total, [, size]) => total + size, 0);
   const encoderOptions = { ...config.encoder };
@@ -195,10 +196,19 @@
     return element("blend").checked;
   }
 
+  function checkLength(count, most, unit) {
+    const [given, allowed] = [count, most].map((number) => number.toLocaleString("en"));
+    if (count > most) throw new Error(`The caption has ${given} ${unit}; at most ${allowed} are allowed.`);
+  }
+
   function readEmbedding() {
     const captions = [element("caption").value.trim()];
     if (isBlending()) captions.push(element("caption-2").value.trim());
     if (captions.includes("")) throw new Error("Type what the image should show.");
+    for (const caption of captions) {
+      checkLength(caption.split(/\s+/u).length, MAX_WORDS, "words");
+      checkLength([...caption].length, MAX_CHARACTERS, "characters");
+    }
     const embeddings = captions.map(encode);
     const empty = embeddings.findIndex((embedding) => embedding.every((value) => value === 0));
     if (empty >= 0) throw new Error(`“${captions[empty]}” has no word that the model can use.`);
